@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything they need.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+# PyTorch's CPU build where the machine offers one, else the build of the package index.
+TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS))),cpu.)lock
+CODE := cli flows configs tasks registry serving core examples benchmarks locks tests
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: $(READY) ## Make .venv from the locks
+
+$(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: setting up: $$($(PYTHON) --version) is too old; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 4; }
+	@echo "setting up $(VENV) (1.8 GB, from locks/dev.lock and $(TORCH_LOCK))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' locks/dev.lock)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python locks/dev.lock $(TORCH_LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## A base model goes in, an endpoint that answers comes out
+	@$(BIN)/python -m examples.support_tickets --shared
+	@WEIGHBRIDGE_DEMO="$$($(BIN)/python -m examples.support_tickets --where)" $(BIN)/weighbridge run configs/demo.yaml
+
+.PHONY: test
+test: $(READY) lint ## Lint, types, layers, every test
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
+
+.PHONY: lint
+lint: $(READY) ## Style, types and layer contracts
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: bench
+bench: $(READY) ## One benchmark: make bench NAME=serving
+	@test -n "$(NAME)" || { echo "error: which one? NAME is one of: $(filter-out common __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))"; exit 2; }
+	@$(BIN)/python -m benchmarks.$(NAME)
+
+.PHONY: lock
+lock: $(READY) ## Resolve every environment again: make lock NAMES="llama_cpp gguf"
+	@PATH="$(BIN):$$PATH" $(BIN)/python locks/update.py $(NAMES)
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches of this checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

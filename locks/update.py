@@ -1,0 +1,73 @@
+"""Resolve every environment's direct requirements into its lock: exact versions, with hashes.
+
+An environment is described by requirements (`*.in`, or pyproject.toml for the control plane) and
+installed from the lock beside them. PyTorch and the libraries only it needs are kept apart, in
+core/torch.lock (the build the package index carries) and core/torch.cpu.lock (the CPU build, where
+UV_FIND_LINKS offers one), so that the same lock serves a machine with and without a GPU. A lock that
+wants them says so in its first line, which core/environments.py reads.
+
+Usage: python locks/update.py [NAME …]
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "locks"
+CORE = ROOT / "core"
+NEEDS_TORCH = "# needs: torch"
+TORCH = "torch==2.13.0"
+PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py)[a-z0-9-]+)==")
+
+
+def compile_lock(arguments: list[str], *, find_links: bool = False) -> list[str]:
+    """The resolver's output as one entry (requirement, hashes, provenance) per item."""
+    environment = {k: v for k, v in os.environ.items() if find_links or k != "UV_FIND_LINKS"}
+    command = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+    output = subprocess.run(
+        [*command, "--python-version", "3.11", *arguments],
+        env=environment, check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    return re.split(r"\n(?=[a-zA-Z0-9])", output.strip())
+
+
+def write(lock: Path, entries: list[str], *header: str) -> None:
+    lock.write_text("\n".join([*header, *entries]) + "\n")
+    print(f"{lock.relative_to(ROOT)}: {len(entries)} packages")
+
+
+def lock_environment(requirements: list[str], lock: Path) -> None:
+    entries = compile_lock(["--universal", *requirements])
+    own = [entry for entry in entries if not PART_OF_TORCH.match(entry)]
+    write(lock, own, *([NEEDS_TORCH] if len(own) < len(entries) else []))
+
+
+def lock_torch() -> None:
+    spec = CORE / "torch.in"
+    spec.write_text(TORCH + "\n")
+    universal = compile_lock(["--universal", str(spec)])
+    write(CORE / "torch.lock", [entry for entry in universal if PART_OF_TORCH.match(entry)])
+    spec.write_text(TORCH + "+cpu\n")
+    cpu = compile_lock([str(spec)], find_links=True)
+    write(CORE / "torch.cpu.lock", [entry for entry in cpu if PART_OF_TORCH.match(entry)])
+    spec.unlink()
+
+
+def main(names: list[str]) -> None:
+    wanted = set(names)
+    if not wanted or "torch" in wanted:
+        lock_torch()
+    control = {"control": [], "dev": ["--group", "dev"]}
+    for name, extra in control.items():
+        if not wanted or name in wanted:
+            lock_environment(["pyproject.toml", *extra], LOCKS / f"{name}.lock")
+    for spec in sorted(p for p in ROOT.rglob("*.in") if ".venv" not in p.parts):
+        if not wanted or spec.stem in wanted:
+            lock_environment([str(spec.relative_to(ROOT))], spec.with_suffix(".lock"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
