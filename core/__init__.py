@@ -1,0 +1,1 @@
+"""What every layer shares: errors, settings, the artifact store, plugins, environments, processes."""

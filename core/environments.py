@@ -1,0 +1,219 @@
+"""Locked environments: every engine and optimizer lives in one of its own, built from its lock on demand."""
+
+import configparser
+import hashlib
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache as remember
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from core.errors import Unavailable
+from core.processes import run
+from core.progress import track
+
+TORCH_LOCKS = Path(__file__).parent
+NEEDS_TORCH = "# needs: torch"
+LONGEST = 480
+"""Letters of uv's own words that fit into one line."""
+_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE)
+
+logger = logging.getLogger("weighbridge.environments")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A finished virtual environment."""
+
+    name: str
+    path: Path
+
+    @property
+    def python(self) -> Path:
+        return self.path / "bin" / "python"
+
+    def bin(self, command: str) -> Path:
+        return self.path / "bin" / command
+
+
+def uv() -> str:
+    """Path of the uv executable that came with our dependencies.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    try:
+        from uv import find_uv_bin
+
+        return find_uv_bin()
+    except (ImportError, FileNotFoundError) as exc:
+        raise Unavailable("looking for uv", "it is not installed", "run: pip install uv") from exc
+
+
+def uv_variables() -> Mapping[str, str]:
+    """Environment variables that make uv look where the user's pip looks, for what uv itself was told nothing about.
+
+    uv reads neither pip's variables nor its pip.conf; a machine behind a mirror often has nothing else.
+    """
+    return _uv_variables(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("UV_", "PIP_", "SSL_")))))
+
+
+@remember
+def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    pip = _pip_options(dict(environment))
+    wanted: dict[str, str] = {}
+    if pip.get("find-links"):
+        wanted["UV_FIND_LINKS"] = pip["find-links"].replace(" ", ",")
+    if pip.get("cert"):
+        wanted["SSL_CERT_FILE"] = pip["cert"]
+    told = {"UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX", "UV_CONFIG_FILE"}
+    if not told & {name for name, _ in environment}:
+        wanted |= _index_variables(pip)
+    return {name: value for name, value in wanted.items() if name not in dict(environment)}
+
+
+def _index_variables(pip: Mapping[str, str]) -> dict[str, str]:
+    wanted = {}
+    if pip.get("index-url"):
+        wanted["UV_DEFAULT_INDEX"] = pip["index-url"]
+    if pip.get("extra-index-url"):
+        # pip takes the best of all indexes; uv would stop at the first that has the name. The locks' hashes guard it.
+        wanted |= {"UV_INDEX": pip["extra-index-url"], "UV_INDEX_STRATEGY": "unsafe-best-match"}
+    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        wanted["UV_NO_INDEX"] = "1"
+    return wanted
+
+
+def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
+    """The options of pip that we hand on; its variables win over its files, the user's file over the system's."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    files = [
+        Path("/etc/pip.conf"),
+        Path.home() / ".pip/pip.conf",
+        config / "pip/pip.conf",
+        Path(sys.prefix) / "pip.conf",
+    ]
+    if named := environment.get("PIP_CONFIG_FILE"):
+        files = [] if named == os.devnull else [*files, Path(named)]
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(files)
+    except configparser.Error as exc:
+        logger.warning("pip's configuration is not read: %s", " ".join(str(exc).split()))
+    found = dict(parser["global"]) if parser.has_section("global") else {}
+    for name in ("index-url", "extra-index-url", "find-links", "cert", "no-index"):
+        if value := environment.get(f"PIP_{name.upper().replace('-', '_')}"):
+            found[name] = value
+    return {name: " ".join(value.split()) for name, value in found.items()}
+
+
+def torch_lock() -> Path:
+    """The lock of PyTorch for this machine: its CPU build where UV_FIND_LINKS or pip's find-links offers one."""
+    folders = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "").replace(",", " ").split()
+    offered = any(path for folder in folders for path in Path(folder.removeprefix("file://")).glob("torch-*+cpu*.whl"))
+    return TORCH_LOCKS / ("torch.cpu.lock" if offered else "torch.lock")
+
+
+def locks_of(lock: Path) -> list[Path]:
+    """A lock and, where it says so in its first line, the lock of PyTorch."""
+    with lock.open() as stream:
+        needs_torch = stream.readline().strip() == NEEDS_TORCH
+    return [lock, torch_lock()] if needs_torch else [lock]
+
+
+def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
+    """Where the environment of a lock lives, and whether it is there and whole."""
+    content = b"".join(path.read_bytes() for path in locks_of(lock))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    digest = hashlib.sha256(content + version.encode()).hexdigest()[:16]
+    environment = Environment(lock.stem, cache / "environments" / f"{lock.stem}-{digest}")
+    return environment, (environment.path / ".complete").exists() and environment.python.exists()
+
+
+def ensure(lock: Path, cache: Path) -> Environment:
+    """The environment of a lock, built if it is not there: whole or not at all, by one process at a time.
+
+    Raises:
+        Unavailable: it cannot be built; the message names the package, or the disk, that stands in the way.
+    """
+    environment, whole = locate(lock, cache)
+    if whole:
+        return environment
+    doing = f"building the environment '{environment.name}'"
+    try:
+        environment.path.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(environment.path, doing):
+            if not locate(lock, cache)[1]:
+                _build(environment, locks_of(lock), doing)
+    except OSError as exc:
+        raise Unavailable(doing, str(exc), f"make room or give rights at {cache}, then run again") from exc
+    return environment
+
+
+@contextmanager
+def one_at_a_time(path: Path, doing: str) -> Iterator[None]:
+    """Only one process at a time gets in; who has to wait says so."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: waiting for another process that does it now", doing)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(environment: Environment, locks: list[Path], doing: str) -> None:
+    shutil.rmtree(environment.path, ignore_errors=True)  # what an interrupted build left
+    requirements = [word for lock in locks for word in ("-r", str(lock))]
+    packages = sum(len(re.findall(r"^[\w.\[\]-]+==", lock.read_text(), re.MULTILINE)) for lock in locks)
+    logger.info("%s, up to %d packages (first time only), in %s", doing, packages, environment.path)
+    started = time.monotonic()
+    try:
+        with track(doing, None):
+            run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
+            run_uv(doing, "pip", "install", "--require-hashes", "--python", str(environment.python), *requirements)
+    except BaseException:
+        shutil.rmtree(environment.path, ignore_errors=True)
+        raise
+    (environment.path / ".complete").touch()
+    logger.info("environment '%s' built in %.0f s", environment.name, time.monotonic() - started)
+
+
+def run_uv(doing: str, *arguments: str) -> str:
+    """Run uv under the user's pip and uv configuration; returns what it printed.
+
+    Raises:
+        Unavailable: it failed; its own reason, and what to do about it.
+    """
+    done = run("uv", [uv(), *arguments, "--quiet", "--color", "never"], env=uv_variables())
+    if done.status != 0:
+        raise Unavailable(doing, *_explain(done.output, done.status))
+    return done.output
+
+
+def _explain(output: str, status: int) -> tuple[str, str]:
+    """What is wrong and what to do, out of uv's error report."""
+    if _DISK_FULL.search(output):
+        remedy = "make room on the disks of WEIGHBRIDGE_CACHE and of uv's own cache (`uv cache prune`), then run again"
+        return "the disk is full", remedy
+    lines = (re.sub(r"^[\s×│├╰─▶]+", "", line) for line in output.strip().splitlines())
+    words = re.sub(r"\s+", " ", " ".join(lines)).removeprefix("error: ")
+    if reason := re.search(r"Because (.+?)(?: and you require .*?)?, we can conclude", words):
+        words = reason[1]
+    words = words.rstrip(". ") or f"uv ended with status {status}"
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST // 2]} … {words[-LONGEST // 2 :]}"
+    if re.search(r"hash mismatch|there is no version|was not found in|no wheels|no matching", words, re.IGNORECASE):
+        return words, "the package index in use does not carry what the lock names: check pip's or uv's index settings"
+    return words, "check the network and the package index, then run again"

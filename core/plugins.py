@@ -1,0 +1,122 @@
+"""Plugins by name: built-in ones in a table, third parties through one entry-point group.
+
+A plugin is a module-level object (or class) that follows the protocol of its point. A third party
+declares it in its package's metadata::
+
+    [project.entry-points."weighbridge.plugins.v1"]
+    "engine.my_engine" = "my_package.engine:MyEngine"
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from core.errors import BadInput
+
+Point = Literal["source", "optimizer", "engine", "metric", "target"]
+GROUP = "weighbridge.plugins.v1"
+
+BUILT_IN: Mapping[Point, Mapping[str, str]] = {
+    "source": {
+        "file": "tasks.sources.file:FileSource",
+        "hf": "tasks.sources.hf:HubSource",
+        "s3": "tasks.sources.s3:S3Source",
+    },
+    "optimizer": {
+        "none": "tasks.optimizers.none:Unchanged",
+        "gguf": "tasks.optimizers.gguf:Gguf",
+    },
+    "engine": {
+        "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",
+        "vllm": "serving.engines.vllm:Vllm",
+    },
+    "metric": {
+        "exact_match": "tasks.metrics.exact_match:ExactMatch",
+        "json_fields": "tasks.metrics.json_fields:JsonFields",
+        "rouge_l": "tasks.metrics.rouge_l:RougeL",
+        "bleu": "tasks.metrics.bleu:Bleu",
+        "nll": "tasks.metrics.nll:Nll",
+        "hub": "tasks.metrics.hub:HubMetric",
+    },
+    "target": {
+        "local": "serving.targets.local:Local",
+    },
+}
+
+
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def names(point: Point) -> list[str]:
+    """Every name that `load` knows at this point, built-in ones first."""
+    prefix = f"{point}."
+    return [*BUILT_IN[point], *(name.removeprefix(prefix) for name in _third_party() if name.startswith(prefix))]
+
+
+@cache
+def load(point: Point, name: str) -> Any:
+    """An instance of the plugin.
+
+    Raises:
+        BadInput: no plugin has this name; the nearest one is named.
+    """
+    if name in BUILT_IN[point]:
+        module, attribute = BUILT_IN[point][name].split(":")
+        return getattr(importlib.import_module(module), attribute)()
+    if entry := _third_party().get(f"{point}.{name}"):
+        return entry.load()()
+    raise BadInput(f"looking for {point} '{name}'", "there is none", suggestion(name, names(point)))
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """Advice after a name nobody knows."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class PluginArgs:
+    """Annotation for a recipe field that holds one plugin's `Args`, told apart by `kind`.
+
+    Validation looks up the plugin that `kind` names and validates with its `Args`. The JSON schema is
+    a plain `anyOf`: Prefect's run form shows that as a switch with fields, a discriminated union
+    only as raw JSON.
+    """
+
+    point: Point
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(self._dump, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        variants = [handler(TypeAdapter(load(self.point, name).Args).core_schema) for name in names(self.point)]
+        return {"anyOf": variants}
+
+    def _validate(self, value: Any) -> BaseModel:
+        if isinstance(value, BaseModel):
+            return value
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            known = ", ".join(names(self.point))
+            raise PydanticCustomError("plugin_kind", "needs a `kind`, one of: {known}", {"known": known})
+        try:
+            plugin = load(self.point, value["kind"])
+        except BadInput as exc:
+            raise PydanticCustomError("plugin_kind", "{text}", {"text": f"{exc.wrong}; {exc.remedy}"}) from exc
+        args: BaseModel = plugin.Args.model_validate(value)
+        return args
+
+    def _dump(self, value: BaseModel, info: core_schema.SerializationInfo) -> Any:
+        return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset, by_alias=info.by_alias)

@@ -1,0 +1,225 @@
+"""Child processes that end with their parent: own process group, log to a file, peak memory, patient waiting."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from core.errors import Unavailable
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody listens on the port right now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+        return False
+
+
+def listens(group: int, port: int) -> bool:
+    """Whether it is a process of this group that listens on the port."""
+    for process in _members(group):
+        with contextlib.suppress(psutil.Error):
+            if any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+                for connection in process.net_connections("tcp")
+            ):
+                return True
+    return False
+
+
+class Process:
+    """A command in a process group of its own; the whole group ends with it.
+
+    Use as a context manager. Must be started from a thread that outlives it: the kernel kills the
+    child when the starting thread ends, so that nothing is left behind by a killed parent.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str | Path], *, log: Path, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            try:
+                self._popen = subprocess.Popen(
+                    [str(word) for word in argv], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
+                    cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
+                )  # fmt: skip
+            except OSError as exc:
+                raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def tail(self, lines: int = 8) -> str:
+        """The last lines of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float, poll: float = 0.1) -> float:
+        """Wait until `ready()`; returns the seconds it took.
+
+        Raises:
+            Unavailable: the process died (at once, with the tail of its log) or time ran out.
+        """
+        started = time.monotonic()
+        while True:
+            if not self.alive():
+                self._give_up(f"it ended with status {self._popen.returncode} before it was ready")
+            if ready():
+                return time.monotonic() - started
+            if time.monotonic() - started > timeout:
+                self._give_up(f"it was not ready within {timeout:.0f} s")
+            time.sleep(poll)
+
+    def stop(self, grace: float = 10.0) -> None:
+        """SIGTERM to the group, SIGKILL to what is left of it after `grace` seconds."""
+        members = _members(self.pid)
+        self._signal_group(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(grace)
+        psutil.wait_procs(members, timeout=0.2 if self.alive() else grace)
+        self._signal_group(signal.SIGKILL)
+        self._popen.wait()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def _give_up(self, wrong: str) -> None:
+        raise Unavailable(f"starting {self.name}", f"{wrong}. Its log ends:\n{self.tail()}\n", f"whole log: {self.log}")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end."""
+
+    status: int
+    output: str
+    """What it printed, standard output and standard error together."""
+
+    def tail(self, lines: int = 3) -> str:
+        """The last lines it printed, in one."""
+        return " ".join(" ".join(self.output.strip().splitlines()[-lines:]).split())
+
+
+def run(
+    name: str,
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Finished:
+    """Run a command to its end, telling `on_line` each line it prints as it comes.
+
+    It has a process group of its own, which ends when this call is interrupted or this process dies.
+
+    Raises:
+        Unavailable: it cannot be started. A status other than 0 is the caller's to judge.
+    """
+    try:
+        popen = subprocess.Popen(
+            [str(word) for word in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
+            text=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as exc:
+        raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
+    lines: list[str] = []
+    try:
+        for line in popen.stdout or ():
+            lines.append(line)
+            on_line(line.rstrip("\n"))
+        status = popen.wait()
+    finally:
+        if popen.poll() is None:
+            os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+        if popen.stdout:
+            popen.stdout.close()
+    return Finished(status, "".join(lines))
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """Every process of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(process.pid) == group:
+                found.append(process)
+    return found
+
+
+class PeakMemory:
+    """Samples the memory of a process group until stopped; pages shared by its processes count once (PSS)."""
+
+    def __init__(self, group: int, interval: float = 0.25) -> None:
+        self.bytes = 0
+        self._group = group
+        self._interval = interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, sum(_proportional_size(process) for process in _members(self._group)))
+            if self._done.wait(self._interval):
+                return
+
+
+def _proportional_size(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,169 @@
+"""Finished stages are not run again: results kept by the digest of inputs, arguments and stage version."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from filelock import FileLock
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
+
+from core.artifact import Artifact
+from core.store import Store
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What a stage gave, and whether it had to run for it."""
+
+    value: R
+    reused: bool
+    why: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast(Generic[R]):
+    """What would happen if the stage ran now."""
+
+    value: R | None
+    why: str
+
+
+def canonical(value: Any) -> Any:
+    """JSON that identifies `value`: artifacts count by digest and format, never by where they lie."""
+    if isinstance(value, Artifact):
+        return {"artifact": value.digest, "format": value.format}
+    if isinstance(value, SecretStr):
+        raise TypeError("a secret cannot identify a stage")
+    if isinstance(value, BaseModel):
+        return {name: canonical(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in sorted(value.items())}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [canonical(item) for item in value]
+        return sorted(items, key=repr) if isinstance(value, set | frozenset) else items
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot identify a stage")
+
+
+def fingerprint(value: Any) -> str:
+    """Hex sha256 of what `canonical` says identifies `value`."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def artifacts_in(value: Any) -> Iterator[Artifact]:
+    """Every artifact inside a stage's result."""
+    if isinstance(value, Artifact):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from artifacts_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from artifacts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from artifacts_in(item)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}" if path else key).items()}
+    if isinstance(value, list) and value:
+        return {k: v for index, item in enumerate(value) for k, v in _flat(item, f"{path}[{index}]").items()}
+    return {path: value}
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first few leaves in which two canonical values differ, for a person."""
+    old, new = _flat(before), _flat(now)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    shown = [f"{key.removesuffix('.artifact')} changed" for key in changed[:3]]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+class StageCache:
+    """Results of finished stages, one JSON file each, under `root/<stage>/<key>.json`."""
+
+    def __init__(self, root: Path, store: Store) -> None:
+        self.root = root
+        self.store = store
+
+    def run(
+        self,
+        stage: str,
+        version: int,
+        result: type[R],
+        inputs: Mapping[str, Any],
+        compute: Callable[[], R],
+        keep: Callable[[R], bool] = lambda _: True,
+    ) -> Outcome[R]:
+        """The recorded result, if it still holds; else compute it and record it whole.
+
+        `inputs` must hold everything the result depends on. A value that `keep` refuses is returned
+        but not recorded, so that it is tried again. Two processes that ask for the same stage at
+        once compute it once.
+        """
+        identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
+        record = self._record(stage, identity)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(record.with_suffix(".lock")):
+            forecast = self._look(record, identity, TypeAdapter(result))
+            if forecast.value is not None:
+                return Outcome(forecast.value, reused=True, why=forecast.why, seconds=0.0)
+            started = time.monotonic()
+            value = compute()
+            seconds = time.monotonic() - started
+            if keep(value):
+                self._write(record, identity, TypeAdapter(result).dump_python(value, mode="json"), seconds)
+        return Outcome(value, reused=False, why=forecast.why, seconds=seconds)
+
+    def forecast(self, stage: str, version: int, result: type[R], inputs: Mapping[str, Any]) -> Forecast[R]:
+        """What `run` would do, without doing it."""
+        identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
+        return self._look(self._record(stage, identity), identity, TypeAdapter(result))
+
+    def _record(self, stage: str, identity: Mapping[str, Any]) -> Path:
+        return self.root / stage / f"{fingerprint(identity)}.json"
+
+    def _look(self, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]) -> Forecast[R]:
+        try:
+            saved = json.loads(record.read_text())
+            value = adapter.validate_python(saved["value"])
+        except FileNotFoundError:
+            return Forecast(None, self._why_missing(record.parent, identity))
+        except (ValueError, KeyError, ValidationError):
+            return Forecast(None, "the record of the last run cannot be read")
+        for artifact in artifacts_in(value):
+            if not self.store.is_whole(artifact):
+                return Forecast(None, f"{artifact.format} artifact {artifact.short} is gone or damaged")
+        return Forecast(value, f"same inputs and arguments as on {saved['finished']}")
+
+    def _why_missing(self, folder: Path, identity: Mapping[str, Any]) -> str:
+        """Compare with the newest record of the stage, whoever made it."""
+        records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        if not records:
+            return "not run before"
+        before = json.loads(records[-1].read_text())["identity"]
+        if before["version"] != identity["version"]:
+            return f"the stage itself changed (version {before['version']} to {identity['version']})"
+        return _difference(before["inputs"], identity["inputs"])
+
+    def _write(self, record: Path, identity: Mapping[str, Any], value: Any, seconds: float) -> None:
+        finished = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = json.dumps(
+            {"identity": identity, "value": value, "seconds": round(seconds, 3), "finished": finished}, indent=1
+        )
+        scratch = record.with_suffix(".tmp")
+        scratch.write_text(text)
+        scratch.replace(record)

@@ -1,0 +1,197 @@
+"""The artifact store: folders named by their digest, whole or not there at all.
+
+::
+
+    blobs/ab/<sha256>              one file each, read-only; what resuming a download finds again
+    trees/<digest>/files/…         an artifact's folder, hard links to its blobs
+    trees/<digest>/manifest.json   its file list
+    tmp/                           scratch on the same file system, so that publishing is a rename
+
+Every stored file is dated to the same second; one that bears another date was touched, and is
+hashed again before it is believed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.artifact import Artifact, File, Format, digest_of
+from core.errors import Unavailable
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, streamed."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+UNTOUCHED = 1_000_000_000 * 10**9
+"""Modification time of stored files, in nanoseconds: Nix dates its store alike, for the same reason."""
+
+
+def _is_whole(path: Path, file: File) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    if status.st_size != file.size:
+        return False
+    return status.st_mtime_ns == UNTOUCHED or sha256_of(path) == file.sha256
+
+
+def _publish(scratch: Path, final: Path) -> None:
+    """Rename into place; somebody who published the same content first has won."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Store:
+    """Content-addressed folders under one root. Safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder on the store's file system, removed afterwards."""
+        parent = self.root / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        self.root.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.root).free
+
+    def blob(self, sha256: str) -> Path | None:
+        """The stored file with this content, if there is one."""
+        path = self._blob_path(sha256)
+        whole = path.exists() and (path.stat().st_mtime_ns == UNTOUCHED or sha256_of(path) == sha256)
+        return path if whole else None
+
+    def put_blob(self, path: Path, *, adopt: bool, sha256: str = "") -> File:
+        """Store one file by its content; `adopt` moves it (our own scratch), else it is copied.
+
+        `sha256` is its digest where the caller has just computed it. The returned `File` has the base name as its path.
+        """
+        size, sha256 = path.stat().st_size, sha256 or sha256_of(path)
+        file = File(path=path.name, size=size, sha256=sha256)
+        final = self._blob_path(sha256)
+        if not _is_whole(final, file):
+            self._store_blob(path, final, adopt=adopt)
+        return file
+
+    def add(
+        self, folder: Path, format: Format, origin: Mapping[str, str] | None = None, *, adopt: bool = True
+    ) -> Artifact:
+        """Store every file below `folder` as one artifact.
+
+        With `adopt` the files are moved out of `folder`, which must be scratch of ours; else copied.
+        """
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = [
+            self.put_blob(path, adopt=adopt).model_copy(update={"path": path.relative_to(folder).as_posix()})
+            for path in paths
+        ]
+        return self.assemble(files, format, origin)
+
+    def assemble(self, files: list[File], format: Format, origin: Mapping[str, str] | None = None) -> Artifact:
+        """An artifact out of blobs that are already stored."""
+        digest = digest_of(files)
+        if not self._tree_is_whole(digest):
+            self._build_tree(digest, files)
+        size = sum(file.size for file in files)
+        path = self._tree_path(digest) / "files"
+        return Artifact(digest=digest, format=format, path=path, size=size, origin=dict(origin or {}))
+
+    def files(self, digest: str) -> list[File]:
+        """The file list of a stored artifact.
+
+        Raises:
+            Unavailable: it is not in this store.
+        """
+        try:
+            manifest = json.loads((self._tree_path(digest) / "manifest.json").read_text())
+        except FileNotFoundError as exc:
+            raise Unavailable(f"opening artifact {digest[:19]}", "it is not in the store") from exc
+        return [File.model_validate(entry) for entry in manifest["files"]]
+
+    def is_whole(self, artifact: Artifact) -> bool:
+        """Whether every byte is still there: files untouched since they were verified, or hashed again."""
+        return self._tree_is_whole(artifact.digest)
+
+    def remove(self, artifact: Artifact) -> None:
+        """Drop an artifact and those of its blobs that no other artifact links to."""
+        tree = self._tree_path(artifact.digest)
+        files = self.files(artifact.digest)
+        shutil.rmtree(tree)
+        for file in files:
+            blob = self._blob_path(file.sha256)
+            if blob.exists() and blob.stat().st_nlink == 1:
+                blob.unlink()
+
+    def _blob_path(self, sha256: str) -> Path:
+        return self.root / "blobs" / sha256[:2] / sha256
+
+    def _tree_path(self, digest: str) -> Path:
+        return self.root / "trees" / digest.removeprefix("sha256:")
+
+    def _store_blob(self, path: Path, final: Path, *, adopt: bool) -> None:
+        with self.scratch() as scratch:
+            whole = scratch / "blob"
+            if adopt:
+                shutil.move(path, whole)
+            else:
+                shutil.copyfile(path, whole)
+            whole.chmod(0o444)
+            os.utime(whole, ns=(UNTOUCHED, UNTOUCHED))
+            _sync(whole)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            whole.replace(final)
+
+    def _build_tree(self, digest: str, files: list[File]) -> None:
+        final = self._tree_path(digest)
+        with self.scratch() as scratch:
+            tree = scratch / "tree"
+            for file in files:
+                link = tree / "files" / file.path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                os.link(self._blob_path(file.sha256), link)
+            tree.mkdir(exist_ok=True)
+            manifest = tree / "manifest.json"
+            manifest.write_text(json.dumps({"files": [file.model_dump() for file in files]}, indent=1))
+            _sync(manifest)
+            self._discard_damaged(final)
+            _publish(tree, final)
+
+    def _discard_damaged(self, tree: Path) -> None:
+        if tree.exists():
+            with self.scratch() as scratch:
+                tree.rename(scratch / "damaged")
+
+    def _tree_is_whole(self, digest: str) -> bool:
+        try:
+            files = self.files(digest)
+        except (Unavailable, ValueError, KeyError):
+            return False
+        return all(_is_whole(self._tree_path(digest) / "files" / file.path, file) for file in files)

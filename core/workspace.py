@@ -1,0 +1,22 @@
+"""Where a stage works: settings, the artifact store and the record of finished stages."""
+
+from dataclasses import dataclass, field
+
+from core.settings import Settings
+from core.stagecache import StageCache
+from core.store import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Handed to every stage; made once per process from the settings."""
+
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.settings.home / "store")
+
+    @property
+    def stages(self) -> StageCache:
+        return StageCache(self.settings.home / "stages", self.store)

@@ -1,0 +1,268 @@
+"""Locked environments: built whole or not at all, once, from the index that the machine is set up for."""
+
+import base64
+import hashlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import environments
+from core.environments import ensure, locate
+from core.errors import Unavailable
+
+ENSURE = "import sys; from pathlib import Path; from core.environments import ensure; ensure(*map(Path, sys.argv[1:]))"
+
+
+def make_wheel(folder: Path, name: str, version: str = "1.0") -> str:
+    """Write a wheel with one module that knows its version; returns its line for a lock."""
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
+    files[f"{name}-{version}.dist-info/RECORD"] = record + f"{name}-{version}.dist-info/RECORD,,\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
+def _digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that is all there is in the world."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    return folder
+
+
+@pytest.fixture
+def silent_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package index that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.delenv("UV_NO_INDEX", raising=False)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.getsockname()[1]}/simple")
+        yield "127.0.0.1"
+
+
+def write_lock(folder: Path, text: str, name: str = "tool") -> Path:
+    lock = folder / f"{name}.lock"
+    lock.write_text(text)
+    return lock
+
+
+def version_in(environment: environments.Environment, module: str) -> str:
+    script = f"import {module}; print({module}.version)"
+    return subprocess.run([environment.python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_an_environment_holds_what_its_lock_names(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha", "1.5"))
+    make_wheel(wheels, "alpha", "2.0")
+    assert version_in(ensure(lock, tmp_path / "cache"), "alpha") == "1.5"
+
+
+def test_an_environment_is_built_once(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha"))
+    first = ensure(lock, tmp_path / "cache")
+    (wheels / "alpha-1.0-py3-none-any.whl").unlink()
+    assert ensure(lock, tmp_path / "cache") == first
+
+
+def test_another_lock_is_another_environment(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha", "1.0"))
+    first = ensure(lock, tmp_path / "cache")
+    lock.write_text(make_wheel(wheels, "alpha", "2.0"))
+    second = ensure(lock, tmp_path / "cache")
+    assert (version_in(first, "alpha"), version_in(second, "alpha")) == ("1.0", "2.0")
+
+
+def test_a_version_nobody_has_is_named(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("1.0", "9.9"))
+    with pytest.raises(Unavailable, match=r"environment 'tool'.*alpha==9\.9.*index settings") as caught:
+        ensure(lock, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_bytes_under_the_same_version_are_refused(tmp_path: Path, wheels: Path) -> None:
+    line = make_wheel(wheels, "alpha")
+    lock = write_lock(tmp_path, line[:-8] + "00000000"[: len(line[-8:-1])] + "\n")
+    with pytest.raises(Unavailable, match="alpha"):
+        ensure(lock, tmp_path / "cache")
+
+
+def test_a_lock_without_hashes_is_refused(tmp_path: Path, wheels: Path) -> None:
+    make_wheel(wheels, "alpha")
+    with pytest.raises(Unavailable, match="alpha"):
+        ensure(write_lock(tmp_path, "alpha==1.0\n"), tmp_path / "cache")
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("1.0", "9.9"))
+    with pytest.raises(Unavailable):
+        ensure(lock, tmp_path / "cache")
+    environment, whole = locate(lock, tmp_path / "cache")
+    assert not whole
+    assert not environment.path.exists()
+
+
+def test_what_an_interrupted_build_left_is_built_anew(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha"))
+    environment = ensure(lock, tmp_path / "cache")
+    (environment.path / ".complete").unlink()
+    next(environment.path.rglob("alpha.py")).write_text("version = 'half written'\n")
+    assert version_in(ensure(lock, tmp_path / "cache"), "alpha") == "1.0"
+
+
+def test_an_environment_whose_python_is_gone_is_built_anew(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha"))
+    environment = ensure(lock, tmp_path / "cache")
+    environment.python.unlink()
+    assert version_in(ensure(lock, tmp_path / "cache"), "alpha") == "1.0"
+
+
+def test_a_killed_builder_takes_its_installer_along(tmp_path: Path, wheels: Path, silent_index: str) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("alpha", "beta"))
+    with subprocess.Popen([sys.executable, "-c", ENSURE, lock, tmp_path / "cache"]) as builder:
+        installer = _child_of(builder.pid)
+        builder.send_signal(signal.SIGKILL)
+    psutil.wait_procs([installer], timeout=10)
+    assert not installer.is_running()
+    assert not locate(lock, tmp_path / "cache")[1]
+
+
+def _child_of(pid: int) -> psutil.Process:
+    """The installer, once it waits for the index."""
+    parent = psutil.Process(pid)
+    while True:
+        for child in parent.children(recursive=True):
+            if "install" in child.cmdline():
+                return child
+        assert parent.is_running()
+
+
+def test_two_at_once_build_one(tmp_path: Path, wheels: Path) -> None:
+    lock, cache = write_lock(tmp_path, make_wheel(wheels, "alpha")), tmp_path / "cache"
+    told = ENSURE.replace("import sys;", "import sys, logging; logging.basicConfig(level=logging.INFO);")
+    command = [sys.executable, "-c", told, str(lock), str(cache)]
+    builders = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    words = [builder.communicate()[1] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0], words
+    assert sum("built in" in text for text in words) == 1
+
+
+def test_who_waits_for_another_builder_says_so(tmp_path: Path, wheels: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "weighbridge")
+    lock, cache = write_lock(tmp_path, make_wheel(wheels, "alpha")), tmp_path / "cache"
+    path = locate(lock, cache)[0].path
+    path.parent.mkdir(parents=True)
+    waiter = threading.Thread(target=ensure, args=(lock, cache))
+    with environments.one_at_a_time(path, "building"):
+        waiter.start()
+        waiter.join(1)
+        assert "waiting for another process" in caplog.text
+    waiter.join()
+    assert locate(lock, cache)[1]
+
+
+def test_a_full_disk_is_called_so() -> None:
+    report = "error: Failed to install: alpha-1.0\n  Caused by: No space left on device (os error 28)\n"
+    wrong, remedy = environments._explain(report, 2)
+    assert wrong == "the disk is full"
+    assert "uv cache prune" in remedy
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path, wheels: Path) -> None:
+    lock = write_lock(tmp_path, make_wheel(wheels, "alpha"))
+    (tmp_path / "cache").write_text("a file, no folder")
+    with pytest.raises(Unavailable, match=str(tmp_path / "cache")):
+        ensure(lock, tmp_path / "cache")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """URL of a package index on this machine that has `gamma`; the lock's line lies beside its files."""
+    root = tmp_path / "index"
+    line = make_wheel(root / "simple" / "gamma", "gamma")
+    (tmp_path / "gamma.line").write_text(line)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_uv_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("UV_", "PIP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+def test_the_index_that_pip_is_told_in_the_environment_is_used(
+    tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", index)
+    lock = write_lock(tmp_path, (tmp_path / "gamma.line").read_text())
+    assert version_in(ensure(lock, tmp_path / "cache"), "gamma") == "1.0"
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+def test_the_index_of_pips_own_file_is_used(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {index}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    lock = write_lock(tmp_path, (tmp_path / "gamma.line").read_text())
+    assert version_in(ensure(lock, tmp_path / "cache"), "gamma") == "1.0"
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+def test_what_uv_is_told_goes_before_what_pip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://pip.invalid/simple")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://uv.invalid/simple")
+    assert "UV_DEFAULT_INDEX" not in environments.uv_variables()
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+@pytest.mark.parametrize("name", ["UV_FIND_LINKS", "PIP_FIND_LINKS"])
+def test_torchs_cpu_build_is_taken_where_a_folder_offers_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert environments.torch_lock().name == "torch.lock"
+    (tmp_path / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").touch()
+    monkeypatch.setenv(name, str(tmp_path))
+    assert environments.torch_lock().name == "torch.cpu.lock"
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+def test_a_lock_that_needs_torch_brings_the_lock_of_torch(tmp_path: Path) -> None:
+    lock = write_lock(tmp_path, "# needs: torch\nalpha==1.0\n")
+    assert [path.name for path in environments.locks_of(lock)] == ["tool.lock", "torch.lock"]
