@@ -169,17 +169,15 @@ def run(
     except OSError as exc:
         raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
     lines: list[str] = []
-    try:
-        for line in popen.stdout or ():
-            lines.append(line)
-            on_line(line.rstrip("\n"))
-        status = popen.wait()
-    finally:
-        if popen.poll() is None:
+    with popen:
+        try:
+            for line in popen.stdout or ():
+                lines.append(line)
+                on_line(line.rstrip("\n"))
+            status = popen.wait()
+        except BaseException:
             os.killpg(popen.pid, signal.SIGKILL)
-            popen.wait()
-        if popen.stdout:
-            popen.stdout.close()
+            raise
     return Finished(status, "".join(lines))
 
 

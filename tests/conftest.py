@@ -8,6 +8,9 @@ import pytest
 
 from core.settings import Settings
 from core.workspace import Workspace
+from tasks.sources import ranges
+from tests.stand_ins.hub import Hub
+from tests.stand_ins.swift import Swift
 
 MACHINE_CACHE = Settings().cache
 
@@ -52,3 +55,34 @@ def _quiet_loggers() -> Iterator[None]:
     yield
     logger.setLevel(level)
     logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub that HF_ENDPOINT names."""
+    with Hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(ranges, "PATIENCE", 0.01)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """One S3 service for all tests of a process: take a bucket of your own."""
+    with Swift(tmp_path_factory.mktemp("swift"), MACHINE_CACHE) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(swift_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket; boto3 finds the service and its keys in the environment."""
+    for name, value in swift_server.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(ranges, "PATIENCE", 0.01)
+    name = f"b{abs(hash(tmp_path)):x}"
+    swift_server.create_bucket(name)
+    return name

@@ -79,9 +79,13 @@ def test_touching_a_file_without_changing_it_is_no_damage(store: Store, tmp_path
 
 
 def test_interrupted_adding_leaves_no_artifact(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), store.scratch() as scratch:
-        (scratch / "half").write_text("half")
-        raise RuntimeError
+    def interrupted() -> None:
+        with store.scratch() as scratch:
+            (scratch / "half").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert not list((store.root / "tmp").iterdir())
 
 
