@@ -1,0 +1,12 @@
+"""MLflow: runs, versions and lineage, aliases, ledger. The one place that knows it.
+
+Importing this costs nothing; MLflow itself is loaded by `Registry.connect`.
+"""
+
+from registry.api import Registry, Shown
+from registry.ledger import Intent, Rollout
+from registry.measurements import Figures
+from registry.runs import Dataset, Run
+from registry.versions import Role, Version
+
+__all__ = ["Dataset", "Figures", "Intent", "Registry", "Role", "Rollout", "Run", "Shown", "Version"]

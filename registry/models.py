@@ -1,0 +1,135 @@
+"""Logged models: an artifact's files in MLflow without loading weights, and without copying where a link will do."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from core.artifact import Artifact
+from core.errors import Unavailable
+from core.progress import track
+from registry.connection import Connection
+from registry.runs import Run
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+logger = logging.getLogger("weighbridge.registry")
+
+IDENTITY = "weighbridge.identity"
+OWN = "weighbridge"
+"""Folder of a logged model that holds what we say about it, beside the artifact's own files."""
+_REGISTERED = "mlflow.modelVersions"
+
+
+def ensure(
+    connection: Connection, run: Run, *, name: str, identity: str, artifact: Artifact | None,
+    tags: Mapping[str, str], params: Mapping[str, str],
+) -> "LoggedModel":  # fmt: skip
+    """The logged model with this identity: whole and ready, finished if an earlier process left it half done."""
+    model = find(connection, run.experiment_id, identity)
+    if model is None:
+        model = connection.client.create_logged_model(
+            run.experiment_id, name=name, source_run_id=run.run_id, tags={**tags, IDENTITY: identity},
+            params=dict(params), model_type=tags.get("role", ""),
+        )  # fmt: skip
+    if str(model.status) != "READY":
+        if artifact is not None:
+            place(connection, model, artifact)
+        model = connection.client.finalize_logged_model(model.model_id, "READY")
+    return model
+
+
+def find(connection: Connection, experiment_id: str, identity: str) -> "LoggedModel | None":
+    """The oldest logged model with this identity; a ready one before one that is not."""
+    found = connection.client.search_logged_models([experiment_id], f"tags.`{IDENTITY}` = '{identity}'")
+    by_age = sorted(found, key=lambda model: (str(model.status) != "READY", model.creation_timestamp))
+    return by_age[0] if by_age else None
+
+
+def note_registered(connection: Connection, model: "LoggedModel", name: str, version: str) -> None:
+    """Tell the logged model which version it became: MLflow does so on a server, not on a database."""
+    entry = {"name": name, "version": str(version)}
+    known = json.loads(model.tags.get(_REGISTERED) or "[]")
+    if entry not in [{"name": item["name"], "version": str(item["version"])} for item in known]:
+        connection.client.set_logged_model_tags(model.model_id, {_REGISTERED: json.dumps([*known, entry])})
+
+
+def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> None:
+    """Put an artifact's files where MLflow keeps those of a logged model: links on one file system, else copies."""
+    files = sorted(path for path in artifact.path.rglob("*") if path.is_file())
+    if (folder := local_folder(model.artifact_location)) is not None:
+        for path in files:
+            link(path, folder / path.relative_to(artifact.path))
+        return
+    done = 0
+    with track(f"uploading {model.name} to MLflow", artifact.size, "B") as update:
+        for path in files:
+            inside = path.relative_to(artifact.path).parent.as_posix()
+            connection.client.log_model_artifact(model.model_id, str(path), None if inside == "." else inside)
+            update(done := done + path.stat().st_size)
+
+
+def attach(connection: Connection, model_id: str, files: Mapping[str, Path | str]) -> None:
+    """Keep files (paths, or text) in our own folder of a logged model, replacing older ones."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            path = Path(scratch) / name
+            if isinstance(content, Path):
+                shutil.copyfile(content, path)
+            else:
+                path.write_text(content)
+        connection.client.log_model_artifacts(model_id, scratch, OWN)
+
+
+def read(connection: Connection, model_id: str, name: str) -> str:
+    """A text from our own folder of a logged model.
+
+    Raises:
+        Unavailable: it is not there, or cannot be fetched.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        return fetch(connection, model_id, Path(scratch), f"{OWN}/{name}").read_text()
+
+
+def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Path:
+    """Download a logged model's files, or one of them; returns where it or they are."""
+    from mlflow.artifacts import download_artifacts
+
+    location = connection.client.get_logged_model(model_id).artifact_location
+    if (folder := local_folder(location)) is not None:
+        if not (folder / path).exists():
+            raise Unavailable(f"reading '{path}' of logged model {model_id}", f"{folder} does not hold it")
+        return folder / path
+    uri = f"{location.rstrip('/')}/{path}".rstrip("/")
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(to), tracking_uri=connection.uri))
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """The artifact's files in a logged model's folder: all but what we say about it."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.relative_to(folder).parts[0] != OWN)
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder an artifact location names on this machine; None for a bucket or a server."""
+    parsed = urlparse(location)
+    if parsed.scheme == "file":
+        return Path(unquote(parsed.path))
+    return Path(location) if not parsed.scheme and location.startswith("/") else None
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file systems differ; whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".placing-") as scratch:
+        fresh = Path(scratch) / "file"
+        try:
+            os.link(source, fresh)
+        except OSError:
+            shutil.copyfile(source, fresh)
+        fresh.replace(target)

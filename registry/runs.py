@@ -1,0 +1,284 @@
+"""Runs: one per release, one below it per stage; found again by what went into them, so that none is made twice."""
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from core.stagecache import canonical
+from registry.connection import Connection
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.entities import Run as MlflowRun
+
+logger = logging.getLogger("weighbridge.registry")
+
+KEY, STAGE, OWNER = "weighbridge.key", "weighbridge.stage", "weighbridge.owner"
+PARENT, NAME, NOTE, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content", "mlflow.source.name"
+_FLUSH_AFTER = 1.0
+"""Seconds that live metrics may wait for each other: every write to SQLite waits for the disk."""
+_LONGEST_PARAMETER = 6000
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data that a metric was taken on, as MLflow lists it."""
+
+    name: str
+    digest: str
+    source: str = ""
+    context: str = "evaluation"
+
+    @property
+    def short(self) -> str:
+        """MLflow holds 36 characters."""
+        return self.digest.removeprefix("sha256:")[:12]
+
+
+def key_of(stage: str, inputs: Any) -> str:
+    """What identifies a run: the stage and everything that went into it."""
+    text = json.dumps([stage, canonical(inputs)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def owner() -> str:
+    """This process, told apart from a later one with the same number."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
+
+
+def is_gone(owner_tag: str) -> bool:
+    """Whether the owner was a process of this host and is dead."""
+    try:
+        host, pid, started = owner_tag.split()
+        if host != socket.gethostname():
+            return False
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, psutil.Error):
+        return False
+
+
+@dataclass
+class Run:
+    """One run. Usable as a context manager: leaving it ends the run as finished, failed or killed."""
+
+    connection: Connection
+    experiment: str
+    experiment_id: str
+    run_id: str
+    name: str
+    stage: str
+    done: bool
+    """It was finished before: nothing needs to be told again."""
+    continued: bool = False
+    """It was begun by an earlier process."""
+    _pending: list["Metric"] = field(default_factory=list)
+    _flushed: float = field(default_factory=time.monotonic)
+    _known: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
+        if exc is None:
+            self.finish()
+        else:
+            self.finish("FAILED" if isinstance(exc, Exception) else "KILLED")
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters; nested ones are flattened to `outer.inner`. Telling the same again changes nothing."""
+        from mlflow.entities import Param
+
+        flat = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(params).items()]
+        with self._telling("parameters"):
+            for some in _batches(flat):
+                self.connection.client.log_batch(self.run_id, params=some)
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Live metrics of one step, gathered for up to a second; a step that is there already is left alone."""
+        self._add(step, metrics)
+        if time.monotonic() - self._flushed > _FLUSH_AFTER:
+            self.flush()
+
+    def log_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The whole curve: rows of numbers with a `step`. Only what is missing is written."""
+        for row in rows:
+            self._add(int(row["step"]), {key: value for key, value in row.items() if key != "step"})
+        self.flush()
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], dataset: Dataset | None = None, model_id: str | None = None, step: int = 0
+    ) -> None:
+        """Final figures, on a data set and for a logged model if given. Written once per run."""
+        self._add(step, metrics, dataset, model_id)
+        self.flush()
+
+    def log_dataset(self, dataset: Dataset) -> None:
+        """List a data set among the run's inputs."""
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        source, profile = json.dumps({"uri": dataset.source}), json.dumps({"digest": dataset.digest})
+        entity = MlflowDataset(dataset.name, dataset.short, "uri", source, profile=profile)
+        with self._telling("data"):
+            tag = InputTag("mlflow.data.context", dataset.context)
+            self.connection.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+
+    def log_models(self, made: Iterable[str] = (), used: Iterable[str] = ()) -> None:
+        """Link logged models to the run, as its outputs or its inputs."""
+        from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+        with self._telling("models"):
+            known = self.connection.client.get_run(self.run_id)
+            outputs_known = {item.model_id for item in known.outputs.model_outputs} if known.outputs else set()
+            inputs_known = {item.model_id for item in known.inputs.model_inputs} if known.inputs else set()
+            outputs = [LoggedModelOutput(model_id, 0) for model_id in made if model_id not in outputs_known]
+            inputs = [LoggedModelInput(model_id) for model_id in used if model_id not in inputs_known]
+            if outputs:
+                self.connection.client.log_outputs(self.run_id, outputs)
+            if inputs:
+                self.connection.client.log_inputs(self.run_id, models=inputs)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with self._telling("tags"):
+            self.connection.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def describe(self, markdown: str) -> None:
+        """The run's description in the UI."""
+        self.set_tags({NOTE: markdown})
+
+    def attach(self, file: Path, folder: str = "") -> None:
+        """Keep a file with the run."""
+        with self._telling(file.name):
+            self.connection.client.log_artifact(self.run_id, str(file), folder or None)
+
+    def attach_text(self, path: str, text: str) -> None:
+        """Keep a text with the run, as a file."""
+        with self._telling(path):
+            self.connection.client.log_text(self.run_id, text, path)
+
+    def flush(self) -> None:
+        """Write the live metrics that still wait."""
+        pending, self._pending = self._pending, []
+        self._flushed = time.monotonic()
+        with self._telling("metrics"):
+            for some in _batches(pending):
+                self.connection.client.log_batch(self.run_id, metrics=some)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run. One that was finished before is left alone, unless it fails now."""
+        self.flush()
+        if self.done and status == "FINISHED":
+            return
+        with self._telling("its end"):
+            self.connection.client.set_terminated(self.run_id, status)
+        self.done = status == "FINISHED"
+
+    def _add(
+        self, step: int, metrics: Mapping[str, Any], dataset: Dataset | None = None, model_id: str | None = None
+    ) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        about = (dataset.name, dataset.short) if dataset else (None, None)
+        for key, value in metrics.items():
+            known = self._steps(key, model_id, dataset)
+            if isinstance(value, int | float) and value == value and step not in known:
+                known.add(step)
+                self._pending.append(Metric(key, float(value), now, step, model_id, *about))
+
+    def _steps(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
+        """Steps at which this metric is there already, told by us or by the process that began the run."""
+        series = (key, model_id or "", dataset.short if dataset else "")
+        if series not in self._known:
+            self._known[series] = self._steps_in_mlflow(key, model_id, dataset) if self.continued else set()
+        return self._known[series]
+
+    def _steps_in_mlflow(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
+        with self._telling(key):
+            if model_id is None:
+                return {point.step for point in self.connection.client.get_metric_history(self.run_id, key)}
+            points = self.connection.client.get_logged_model(model_id).metrics or []
+        digest = dataset.short if dataset else None
+        same = [point for point in points if (point.key, point.run_id) == (key, self.run_id)]
+        return {point.step for point in same if (point.dataset_digest or None) == digest}
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        with self.connection.doing(f"telling MLflow {what} of run '{self.name}'"):
+            yield
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as `outer.inner`; None and empty ones are left out."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif value is not None and value not in ("", []):
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _batches(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+
+
+def begin(
+    connection: Connection, experiment: str, stage: str, inputs: Any, *, name: str, parent: Run | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:  # fmt: skip
+    """The run of a stage with these inputs: the one that is there, whatever became of it, else a new one."""
+    experiment_id, key = connection.experiment(experiment), key_of(stage, inputs)
+    with connection.doing(f"opening run '{name}' in MLflow"), connection.alone(f"run-{key}"):
+        found = _find(connection, experiment_id, key)
+        if found is None:
+            own = {STAGE: stage, KEY: key, OWNER: owner(), SOURCE: "weighbridge", NAME: name, **(tags or {})}
+            made = connection.client.create_run(experiment_id, run_name=name, tags={**own, **_parent(parent)})
+            return Run(connection, experiment, experiment_id, made.info.run_id, name, stage, done=False)
+        run_id, done = found.info.run_id, found.info.status == "FINISHED"
+        if not done:
+            connection.client.set_tag(run_id, OWNER, owner())
+            connection.client.update_run(run_id, status="RUNNING")
+        return Run(connection, experiment, experiment_id, run_id, name, stage, done, continued=True)
+
+
+def _parent(parent: Run | None) -> dict[str, str]:
+    return {PARENT: parent.run_id} if parent else {}
+
+
+def _find(connection: Connection, experiment_id: str, key: str) -> "MlflowRun | None":
+    """Finished runs first, then the one that got furthest: the newest."""
+    found = connection.client.search_runs(
+        [experiment_id], f"tags.`{KEY}` = '{key}'", max_results=20, order_by=["attributes.start_time ASC"]
+    )
+    finished = [run for run in found if run.info.status == "FINISHED"]
+    return next(iter([*finished, *reversed(found)]), None)
+
+
+def mark_killed(connection: Connection, experiment: str) -> list[str]:
+    """End every run that says RUNNING though its process is gone; returns their ids."""
+    experiment_id = connection.experiment(experiment)
+    killed = []
+    with connection.doing("looking for killed runs in MLflow"):
+        for run in connection.client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+            if is_gone(run.data.tags.get(OWNER, "")):
+                connection.client.set_terminated(run.info.run_id, "KILLED")
+                logger.info("run '%s' was killed; marked so in MLflow", run.info.run_name)
+                killed.append(run.info.run_id)
+    return killed

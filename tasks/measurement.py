@@ -1,0 +1,50 @@
+"""What is put on the scale, and what the scale says."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from core.artifact import Artifact
+from core.plugins import PluginArgs
+from serving.engines.base import EngineArgs
+from serving.load import LoadFigures
+from tasks.metrics.base import Score
+
+
+class Variant(BaseModel):
+    """A servable artifact an optimizer made out of the merged weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str = Field(description="Unique within a recipe: `gguf-Q8_0`.")
+    optimizer: str
+    artifact: Artifact
+    facts: dict[str, str] = Field(default_factory=dict, description="What the optimizer proved and used.")
+
+
+class Candidate(BaseModel):
+    """An artifact and the engine, with its options, that would serve it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str = Field(description="`<engine>/<variant>`.")
+    variant: Variant
+    engine: Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]
+
+
+class Measurement(BaseModel):
+    """Quality, speed, memory and cost of one candidate, through its own engine's HTTP endpoint."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: Candidate = Field(description="With the tuned engine options that every figure was taken under.")
+    scores: dict[str, Score] = Field(description="By metric label, on the validation split.")
+    test_scores: dict[str, Score] = Field(default_factory=dict, description="On the split no choice is made on.")
+    predictions: Artifact | None = Field(description="JSONL, one row per example: prompt, reference, answer, scores.")
+    load: list[LoadFigures]
+    load_seconds: float = Field(description="From process start to the first real token.")
+    peak_memory: int = Field(description="Bytes, whole process group.")
+    cost_per_million_tokens: float | None = Field(None, description="At the best throughput, in the recipe's currency.")
+    tuning: list[dict[str, int | float | str]] = Field(default_factory=list, description="Options tried and tokens/s seen.")
+    machine: dict[str, str] = Field(default_factory=dict, description="Processor, cores, memory, engine version.")
+    failure: str = Field("", description="Why it could not be measured; then every figure is empty.")

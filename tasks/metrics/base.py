@@ -1,0 +1,42 @@
+"""How good an answer is: what a `metric` plugin offers."""
+
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class MetricArgs(BaseModel):
+    """Base of every metric's arguments; `kind` names the plugin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+
+    def label(self) -> str:
+        """Name under which the score is kept: `exact_match`."""
+        return self.kind
+
+
+class Score(BaseModel):
+    """One metric over a data set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float
+    """Lower end of the 95 % confidence interval of `value`."""
+    high: float
+    per_example: list[float]
+    """One score per row, in the order of the rows; empty where the metric exists for a whole corpus alone."""
+    greater_is_better: bool = True
+
+
+class Metric(Protocol):
+    """Scores predictions against references, or token log-probabilities of the references."""
+
+    Args: ClassVar[type[MetricArgs]]
+    uses: ClassVar[str]
+    """`text`: called with predictions and references; `logprobs`: called with log-probabilities per row."""
+
+    def score(self, args: Any, predictions: list[Any], references: list[str]) -> Score:
+        """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its reference's tokens."""

@@ -1,0 +1,93 @@
+"""The ticket's chart: quality against speed, one panel per metric, the winner marked."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks.measurement import Measurement
+from tasks.metrics.base import Score
+from tasks.select import Decision, figures_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777", "#57534e", "#ca8a04")
+_INK = "#334155"
+
+
+def title_of(label: str) -> str:
+    """A metric's label as people read it."""
+    return "NLL" if label == "nll" else label.replace("_", " ")
+
+
+def draw(measurements: Sequence[Measurement], decision: Decision, headline: str) -> bytes:
+    """PNG. Up and to the right is better, whatever the metric; hollow marks are candidates outside the limits."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = _metrics(measurements, decision)
+    figure = Figure(figsize=(5.2 * len(metrics) + 0.8, 4.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for panel, metric in zip(panels, metrics, strict=True):
+        _dress(panel, metric, decision)
+        for color, one in zip(_repeat(_COLORS, len(measurements)), measurements, strict=True):
+            _mark(panel, one, metric, color, decision)
+        if any(not one.scores[metric].greater_is_better for one in measurements if metric in one.scores):
+            panel.invert_yaxis()
+    handles, labels = _legend(panels)
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=_INK)
+    else:
+        panels[0].text(0.5, 0.5, "nothing was measured", ha="center", transform=panels[0].transAxes, color=_INK)
+    figure.suptitle(headline, x=0.02, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[str]:
+    """The metric that decided, and NLL beside it where it was measured: it shows damage earlier."""
+    nll = "nll" if decision.metric != "nll" and any("nll" in one.scores for one in measurements) else None
+    return [decision.metric, nll] if nll else [decision.metric]
+
+
+def _repeat(colors: Sequence[str], number: int) -> list[str]:
+    return [colors[index % len(colors)] for index in range(number)]
+
+
+def _mark(panel: "Axes", one: Measurement, metric: str, color: str, decision: Decision) -> None:
+    load, score = figures_at(one, decision.concurrency), one.scores.get(metric)
+    if load is None or score is None or not math.isfinite(score.value) or not math.isfinite(load.tokens_per_second):
+        return
+    label = one.candidate.label
+    won, out = label == decision.winner, label in decision.refused
+    x = load.tokens_per_second
+    panel.errorbar(x, score.value, yerr=_interval(score), color=color, elinewidth=1, capsize=3, alpha=0.5, zorder=1)
+    panel.scatter(
+        x, score.value, s=260 if won else 60, marker="*" if won else "o", zorder=2, linewidths=1.4, edgecolors=color,
+        facecolors="white" if out and not won else color, label=f"{label} (winner)" if won else label,
+    )  # fmt: skip
+
+
+def _interval(score: Score) -> list[list[float]]:
+    return [[max(score.value - score.low, 0.0)], [max(score.high - score.value, 0.0)]]
+
+
+def _dress(panel: "Axes", metric: str, decision: Decision) -> None:
+    at = f" at concurrency {decision.concurrency}" if decision.concurrency else ""
+    panel.set_xlabel(f"output tokens per second{at}", color=_INK)
+    panel.set_ylabel(f"{title_of(metric)}, better is up", color=_INK)
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(colors=_INK, labelsize=9)
+    panel.margins(x=0.15, y=0.2)
+
+
+def _legend(panels: "Sequence[Axes]") -> "tuple[list[Any], list[str]]":
+    seen: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            seen.setdefault(label, handle)
+    return list(seen.values()), list(seen)

@@ -1,0 +1,84 @@
+"""Connecting: cheap, whole, and one line when it fails."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from core.errors import BadInput, Unavailable
+from core.processes import free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from registry import Registry
+from registry.connection import _Without, checked_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_the_registry_does_not_import_mlflow() -> None:
+    assert python("import sys, registry; print('mlflow' in sys.modules, 'pandas' in sys.modules)") == "False False"
+
+
+@pytest.mark.slow
+def test_mlflow_comes_without_pandas_and_pandas_can_be_imported_afterwards() -> None:
+    code = (
+        "import sys; from registry.connection import load_mlflow; load_mlflow();"
+        "print('pandas' in sys.modules, 'pyarrow' in sys.modules);"
+        "import pandas, pyarrow; print(len(pyarrow.array(pandas.Series([1, 2])).to_numpy()))"
+    )
+    assert python(code) == "False False\n2"
+
+
+def test_other_threads_import_what_they_like_meanwhile() -> None:
+    finder = _Without(frozenset({"pandas"}))
+    with pytest.raises(ModuleNotFoundError):
+        finder.find_spec("pandas", None)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(finder.find_spec("pandas", None)))
+    thread.start()
+    thread.join()
+    assert found == [None]
+
+
+def test_an_absent_server_is_said_at_once_and_on_one_line(workspace: Workspace) -> None:
+    settings = Settings(home=workspace.settings.home, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match="connecting to MLflow at http://127") as stop:
+        Registry.connect(settings)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_damaged_database_is_said_on_one_line(workspace: Workspace) -> None:
+    workspace.settings.home.mkdir(parents=True)
+    (workspace.settings.home / "mlflow.db").write_text("this is no database, and never was one\n" * 100)
+    with pytest.raises(Unavailable, match="not an SQLite file") as stop:
+        Registry.connect(workspace.settings)
+    assert "\n" not in str(stop.value)
+
+
+def test_the_database_is_mlflows_own_and_needs_no_migration(registry: Registry, workspace: Workspace) -> None:
+    from mlflow.store.db.utils import _verify_schema, create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(workspace.settings.mlflow_uri())
+    _verify_schema(engine)
+    engine.dispose()
+
+
+def test_an_experiment_deleted_in_the_ui_is_named_with_its_remedy(registry: Registry) -> None:
+    experiment = registry.connection.experiment("gone")
+    registry.connection.client.delete_experiment(experiment)
+    registry.connection._experiments.clear()
+    with pytest.raises(BadInput, match=r"mlflow experiments restore -x"):
+        registry.connection.experiment("gone")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "-x", "a b", "it's", "x" * 101])
+def test_names_that_would_break_somewhere_are_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="choose another name"):
+        checked_name(name)

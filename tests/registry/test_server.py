@@ -1,0 +1,88 @@
+"""The same against a real tracking server, and with artifacts in a real S3 service."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from core.processes import Process, free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from registry import Dataset, Figures, Intent, Registry
+from tests.registry.conftest import Make
+from tests.stand_ins.swift import Swift
+
+pytestmark = pytest.mark.slow
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of an MLflow server of its own, on SQLite, that takes artifacts over HTTP."""
+    port, folder = free_port(), tmp_path / "server"
+    folder.mkdir()
+    command = [
+        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with Process("mlflow server", command, log=folder / "log", cwd=folder) as process:
+        process.wait_until(lambda: _healthy(f"http://127.0.0.1:{port}"), timeout=180)
+        yield f"http://127.0.0.1:{port}"
+
+
+def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:
+    """What a release tells MLflow, twice, and what is read back."""
+    data = Dataset("validation", "sha256:d")
+    gguf = make("q8", "gguf", "model.gguf", "sub/tokenizer.json")
+    for _ in range(2):
+        with registry.release("demo", 1, params={"a": 1}, tags={"recipe": "demo"}) as release:
+            base = registry.register("demo", "base", make("base"), run=release)
+            with registry.stage(release, "finetune", 1) as run:
+                run.log_dataset(data)
+                run.log_step(1, {"loss": 1.0})
+            variant = registry.register("demo", "variant", gguf, run=release, parent=base, label="gguf-Q8_0")
+            with registry.stage(release, "weigh", 1) as run:
+                registry.record_measurement(
+                    variant, "llama_cpp/gguf-Q8_0", run=run, document='{"a": 1}',
+                    figures=[Figures({"exact_match": 0.9}, data)],
+                )  # fmt: skip
+            registry.set_challenger(variant, "llama_cpp/gguf-Q8_0")
+            registry.promote(variant)
+    assert [one.label for one in registry.versions("demo")] == ["gguf-Q8_0", "base"]
+    shown = registry.show("demo")
+    assert shown.measurements == {"llama_cpp/gguf-Q8_0": '{"a": 1}'}
+    assert shown.version.aliases == ("challenger", "champion")
+    workspace.store.remove(gguf)
+    assert registry.fetch(shown.version, workspace.store).digest == gguf.digest
+    rollout = registry.begin_rollout(Intent("local", "demo", "2"))
+    registry.finish_rollout(rollout, "serving")
+    assert [entry.outcome for entry in registry.history("local")] == ["serving"]
+
+
+def test_a_release_on_a_tracking_server(server: str, workspace: Workspace, make: Make) -> None:
+    registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=server))
+    whole_release(registry, workspace, make)
+    model = registry.connection.client.get_logged_model(registry.version("demo", "1").model_id)
+    assert model.artifact_location.startswith("mlflow-artifacts:")
+
+
+def test_a_release_with_artifacts_in_a_bucket(
+    tmp_path: Path, workspace: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Swift(tmp_path / "swift", workspace.settings.cache) as swift:
+        for name, value in swift.variables.items():
+            monkeypatch.setenv(name, value)
+        swift.create_bucket("artifacts")
+        registry = Registry.connect(Settings(home=workspace.settings.home, artifact_root="s3://artifacts/mlflow"))
+        whole_release(registry, workspace, make)
+        keys = [entry["Key"] for entry in swift.client().list_objects_v2(Bucket="artifacts")["Contents"]]
+        assert any(key.endswith("/artifacts/sub/tokenizer.json") for key in keys)
+    assert not (workspace.settings.home / "mlartifacts").exists()
