@@ -1,0 +1,120 @@
+"""How long an evaluation takes: the same prompts through the engine, and through transformers one by one and batched.
+
+Usage: python -m benchmarks.evaluation [--prompts 500] [--rounds 3] [--streams 8]
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.common import Figures, alternate, report
+from core.artifact import Artifact
+from core.plugins import load
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import runner
+from serving.client import Client
+from serving.engines.llama_cpp import LlamaCppArgs
+from tasks.data import Row, read_rows
+
+TOKENS = 32
+BATCH = 64
+SIDES = ("engine", "one_by_one", "batched")
+
+
+@dataclass
+class Subject:
+    """One model in both of its forms, the rows to ask it, and the last answers of every side."""
+
+    weights: Artifact
+    gguf: Path
+    rows: Sequence[Row]
+    answers: dict[str, list[str]] = field(default_factory=dict)
+
+
+def subject(workspace: Workspace, prompts: int) -> Subject:
+    """The demo's base model, and its GGUF of the same precision through the optimizer."""
+    from examples.support_tickets import ensure
+    from tasks.download import DownloadArgs, download, pin
+
+    made = ensure(workspace.settings.cache)
+    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
+    got = download(pin(args, workspace), args, workspace)
+    plugin = load("optimizer", "gguf")
+    out = workspace.settings.home / "gguf"
+    out.mkdir(parents=True)
+    plugin.optimize(got.model, got.data, plugin.Args(quantization="F16"), out, workspace)
+    return Subject(got.model, out, read_rows(got.data, "train")[:prompts])
+
+
+def through_engine(about: Subject, url: str, streams: int) -> list[str]:
+    client = Client(url)
+
+    def ask(row: Row) -> str:
+        return client.ask([message.model_dump() for message in row.prompt], max_tokens=TOKENS).text  # type: ignore[union-attr]
+
+    with ThreadPoolExecutor(streams) as pool:
+        return list(pool.map(ask, about.rows))
+
+
+def through_transformers(about: Subject) -> Callable[[int], list[str]]:
+    """The model, loaded once; the function takes the batch size."""
+    from tasks import generation, hf
+    from tasks.encoding import encode, load_tokenizer
+
+    tokenizer = load_tokenizer(about.weights.path)
+    prompts = [row.prompt for row in encode(tokenizer, about.rows)]
+    with hf.quiet():
+        model = hf.load_model(about.weights.path)
+
+    def answer(batch: int) -> list[str]:
+        with hf.quiet(), hf.threads(about.weights.path):
+            return generation.answers(model, tokenizer, prompts, max_new_tokens=TOKENS, batch_size=batch)
+
+    return answer
+
+
+def measure(about: Subject, workspace: Workspace, rounds: int, streams: int, figures: Figures) -> None:
+    """Every side in turn, and how many of the answers are the same."""
+    args = LlamaCppArgs(threads=1, parallel=streams)
+    log = workspace.settings.home / "logs" / "engine.log"
+    transformer = through_transformers(about)
+    with runner.serve(about.gguf, args, workspace.settings.cache, log) as running:
+        ways: dict[str, Callable[[], list[str]]] = {
+            "engine": lambda: through_engine(about, running.url, streams),
+            "one_by_one": lambda: transformer(1),
+            "batched": lambda: transformer(BATCH),
+        }
+
+        def turn(side: str) -> float:
+            started = time.perf_counter()
+            about.answers[side] = ways[side]()
+            return time.perf_counter() - started
+
+        turns = alternate(SIDES, turn, rounds)
+    figures.add_many("seconds", turns)
+    for side in SIDES[1:]:
+        figures.ratio("seconds", side, "engine")
+        same = sum(a == b for a, b in zip(about.answers["engine"], about.answers[side], strict=True))
+        figures.add(f"same_answers_engine_and_{side}", same / len(about.rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", type=int, default=8)
+    options = parser.parse_args()
+    figures = Figures("evaluation")
+    with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
+        workspace = Workspace(Settings(home=Path(folder) / "home"))
+        measure(subject(workspace, options.prompts), workspace, options.rounds, options.streams, figures)
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What packaging costs: a served Bento against the bare engine, same command, same requests.
+
+Three sides take turns within one run: the engine alone; the address that the target `local` serves, where clients
+talk to the engine that BentoML watches; and the port of `bentoml serve`, where everything passes through BentoML.
+
+Usage: python -m benchmarks.serving [--rounds 5] [--small] [--model GGUF …]
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import Figures, alternate, report
+from benchmarks.random_gguf import B_300M, write
+from core.artifact import Artifact
+from core.plugins import load
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import bento, runner
+from serving.engines.base import EngineArgs
+from serving.load import LoadFigures, run_load
+
+SIDES = ("bare", "served", "bentoml")
+CONCURRENCIES = (1, 4, 16)
+GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to serve, and the length of a turn."""
+
+    name: str
+    gguf: Artifact
+    requests: int
+    """Per stream and turn."""
+    tokens: int
+    """Per answer."""
+
+
+class Payloads:
+    """Requests that all differ from their first word on, so that no prompt is ever found in a cache."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._numbers = itertools.count(100_000)
+
+    def take(self, count: int) -> list[dict[str, object]]:
+        words = "My order came late and the box was open, please tell me what happens now. " * 3
+        return [
+            {
+                "messages": [{"role": "user", "content": f"{number} {words}"}],
+                "max_tokens": self._tokens, "temperature": 0, "ignore_eos": True,
+                "stream_options": {"include_usage": True},
+            }
+            for number in itertools.islice(self._numbers, count)
+        ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict[str, str]]:
+    """URL of every side, all up at once and all idle but the one whose turn it is."""
+    logs = workspace.settings.home / "logs"
+    contents = bento.Contents(model.name, "", model.name, args, model.gguf, {})
+    built = bento.build(contents, workspace.settings.cache)
+    exported = bento.export(built, model.gguf, workspace.store, {})
+    with (
+        runner.serve(model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log") as bare,
+        bento.serve(exported.path, workspace.settings.cache, logs / f"{model.name}-bento.log", 600) as proof,
+    ):
+        yield {"bare": bare.url, "served": proof.engine_url, "bentoml": proof.url}
+
+
+def measure(model: Model, workspace: Workspace, rounds: int, figures: Figures) -> None:
+    """Every concurrency, `rounds` turns of each side."""
+    # Without a store of past prompts: it would cost the side more whose engine has seen more of them.
+    options = {"threads": 1, "parallel": max(CONCURRENCIES), "ctx_size": 512 * max(CONCURRENCIES), "cache_ram": 0}
+    args: EngineArgs = load("engine", "llama_cpp").Args(**options)
+    payloads = Payloads(model.tokens)
+    with sides(model, args, workspace) as urls:
+        for url in urls.values():
+            run_load(url, payloads.take(4), 1)
+        for concurrency in CONCURRENCIES:
+
+            def turn(side: str, streams: int = concurrency) -> LoadFigures:
+                requests = payloads.take(max(4, model.requests * streams))
+                return run_load(urls[side], requests, streams, max_seconds=600, timeout=600)
+
+            turns = alternate(SIDES, turn, rounds)
+            key = f"{model.name}_c{concurrency}"
+            errors = {side: sum(load.errors for load in loads) for side, loads in turns.items()}
+            figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
+            figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
+            for side in SIDES[1:]:
+                figures.ratio(f"{key}_tokens_per_second", side, "bare", at_least=GOAL)
+                figures.ratio(f"{key}_ttft_ms", side, "bare")
+                figures.add(f"{key}_errors_{side}", errors[side], at_most=0)
+
+
+def by_side(turns: dict[str, list[LoadFigures]], figure: Callable[[LoadFigures], float]) -> dict[str, list[float]]:
+    return {side: [figure(load) for load in loads] for side, loads in turns.items()}
+
+
+def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Model]:
+    for path in given:
+        with workspace.store.scratch() as scratch:
+            (scratch / "model.gguf").symlink_to(path.absolute())
+            yield Model(path.stem.lower(), workspace.store.add(scratch, "gguf", adopt=False), 16, 64)
+    with workspace.store.scratch() as scratch:
+        if small:
+            write(scratch / "model.gguf")
+            yield Model("tiny", workspace.store.add(scratch, "gguf"), 16, 64)
+        else:
+            write(scratch / "model.gguf", B_300M)
+            yield Model("random-300m", workspace.store.add(scratch, "gguf"), 3, 32)
+
+
+def demo(workspace: Workspace) -> list[Path]:
+    """The demo's base model as Q8_0, through the stages that the demo itself uses."""
+    from examples.support_tickets import ensure
+    from tasks.download import DownloadArgs, download, pin
+
+    made = ensure(workspace.settings.cache)
+    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
+    downloaded = download(pin(args, workspace), args, workspace)
+    plugin = load("optimizer", "gguf")
+    out = workspace.settings.home / "demo"
+    out.mkdir(parents=True)
+    plugin.optimize(downloaded.model, downloaded.data, plugin.Args(quantization="Q8_0"), out, workspace)
+    return [next(out.glob("*.gguf")).rename(out / "demo.gguf")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="a tiny random model alone: does the benchmark work?")
+    parser.add_argument("--model", type=Path, action="append", help="GGUF files instead of the demo's model")
+    options = parser.parse_args()
+    figures = Figures("serving")
+    with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
+        os.environ["BENTOML_HOME"] = f"{folder}/bentoml"
+        workspace = Workspace(Settings(home=Path(folder) / "home"))
+        given = options.model or ([] if options.small else demo(workspace))
+        for model in models(given, options.small, workspace):
+            measure(model, workspace, options.rounds, figures)
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()

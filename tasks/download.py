@@ -1,0 +1,239 @@
+"""Stage download: URIs of a model and of data -> two artifacts in the store.
+
+In three steps, because a branch or a folder can move between two runs::
+
+    pinned = pin(args, workspace)                        # asks the sources; cheap, no bytes move
+    inputs = identity(pinned, args)                      # what the stage's result depends on
+    download(pinned, args, workspace)                    # the stage itself, cached under `inputs`
+"""
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.artifact import Artifact, File
+from core.errors import BadInput, Unavailable
+from core.plugins import load
+from core.progress import track
+from core.stagecache import canonical
+from core.store import Store
+from core.workspace import Workspace
+from tasks import model_files
+from tasks.data import FORMATS, SPLITS, DataArgs, Split, prepare
+from tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
+from tasks.sources.gather import Gathering, check_disk
+from tasks.sources.uri import Location
+
+VERSION: Final = 1
+DIGESTS_AT_ONCE: Final = 8
+
+logger = logging.getLogger("weighbridge.download")
+
+
+class DownloadArgs(BaseModel):
+    """Where the base model and the data come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Location = Field(description="A URI (hf://org/name@revision, s3://…, file://…) or a source's arguments.")
+    data: DataArgs
+
+
+class Downloaded(BaseModel):
+    """The base model and the canonical data, in the store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Artifact = Field(description="Format safetensors: configuration, tokenizer, weights.")
+    data: Artifact = Field(description="Format jsonl: train.jsonl, validation.jsonl, test.jsonl; see tasks.data.")
+
+
+class Pinned(BaseModel):
+    """What would be downloaded: the chosen files alone, by content that cannot move any more."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Listing
+    data: Listing
+
+
+def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
+    """Ask the sources what the arguments stand for right now.
+
+    What is named by its commit is asked for once and then kept, so that it works with the source away.
+
+    Raises:
+        BadInput: something does not exist, or is no model or no data that we take.
+        Unavailable: a source does not answer.
+    """
+    model = _pin(args.model, workspace, lambda listing: model_files.choose(listing.files, _uri(listing)))
+    data = _pin(args.data.source, workspace, lambda listing: _unique(_choose_data(listing, args.data)))
+    return Pinned(model=model, data=data)
+
+
+def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
+    """The stage's inputs, for the stage cache: contents, where they come from, and how rows are made of them."""
+    rows = args.data.model_dump(exclude={"source"})
+    return {"model": _identity(pinned.model), "data": _identity(pinned.data), "rows": rows}
+
+
+def download(pinned: Pinned, args: DownloadArgs, workspace: Workspace) -> Downloaded:
+    """Fetch what was pinned, verified, whole or not at all.
+
+    Raises:
+        BadInput: a file is corrupted, or a row is not what `args.data` says.
+        Unavailable: a source does not answer, or the disk is too small.
+    """
+    store = workspace.store
+    model = Gathering(pinned.model, args.model, store, inspect=model_files.inspect)
+    data = Gathering(pinned.data, args.data.source, store)
+    check_disk([model, data], store)
+    return Downloaded(model=_bring_model(model), data=_bring_data(data, args.data))
+
+
+def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
+    """Bytes that `download` would still have to move, and the disk space it takes."""
+    listings = ((pinned.model, args.model), (pinned.data, args.data.source))
+    return sum(Gathering(listing, location, store).missing_bytes() for listing, location in listings)
+
+
+def _bring_model(gathering: Gathering) -> Artifact:
+    files = gathering.run("downloading the model")
+    paths = _paths(files, gathering.store)
+    if model_files.INDEX in paths:
+        shards = {path: blob for path, blob in paths.items() if path.endswith(".safetensors")}
+        model_files.check_shards(paths[model_files.INDEX], shards)
+    return _finish(gathering, gathering.store.assemble(files, "safetensors", gathering.listing.origin))
+
+
+def _bring_data(gathering: Gathering, args: DataArgs) -> Artifact:
+    """The files as they came stay in the store as blobs: another mapping of columns needs no second download."""
+    paths = _paths(gathering.run("downloading the data"), gathering.store)
+    splits: dict[Split, list[tuple[str, Path]]] = {
+        split: [(file.path, paths[file.path]) for file in _matching(gathering.listing, args, split)]
+        for split in SPLITS
+        if args.pattern(split)
+    }
+    with gathering.store.scratch() as out:
+        counts = prepare(splits, args, out)
+        logger.info("data: %s", ", ".join(f"{count} {split}" for split, count in counts.items()))
+        return _finish(gathering, gathering.store.add(out, "jsonl", gathering.listing.origin))
+
+
+def _finish(gathering: Gathering, artifact: Artifact) -> Artifact:
+    gathering.forget()
+    logger.info("%s is %s, %.1f MB", _uri(gathering.listing), artifact.short, artifact.size / 1e6)
+    return artifact
+
+
+def _paths(files: list[File], store: Store) -> dict[str, Path]:
+    blobs = {file.path: store.blob(file.sha256) for file in files}
+    return {path: blob for path, blob in blobs.items() if blob is not None}
+
+
+def _uri(listing: Listing) -> str:
+    return listing.origin.get("uri", "the source")
+
+
+def _identity(listing: Listing) -> dict[str, Any]:
+    return {"origin": listing.origin, "files": {file.path: _content(file) for file in listing.files}}
+
+
+def _content(file: RemoteFile) -> str:
+    named = {"sha256": file.sha256, "git": file.git_sha1, "version": file.version and f"{file.version} {file.size}"}
+    names = (f"{kind}:{name}" for kind, name in named.items() if name)
+    return next(names, "unnamed:" + uuid.uuid4().hex)  # never equal: nothing says that the content is the same
+
+
+def _choose_data(listing: Listing, args: DataArgs) -> list[RemoteFile]:
+    return [file for split in SPLITS if args.pattern(split) for file in _matching(listing, args, split)]
+
+
+def _unique(files: list[RemoteFile]) -> list[RemoteFile]:
+    return list({file.path: file for file in files}.values())
+
+
+def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile]:
+    """The files of one split, in the order of their names; a location that is one file is its own train split."""
+    pattern = args.pattern(split)
+    found = [file for file in listing.files if file.path == pattern or fnmatchcase(file.path, pattern)]
+    if found:
+        return sorted(found, key=lambda file: file.path)
+    single = listing.files if len(listing.files) == 1 and _is_data(listing.files[0]) else []
+    if split == "train" and single and pattern == DataArgs.model_fields["train"].default:
+        return single
+    there = sorted(file.path for file in listing.files if _is_data(file))
+    shown = ", ".join(there[:6]) + (f" and {len(there) - 6} more" if len(there) > 6 else "")
+    remedy = f"its data files are: {shown}" if there else f"it has no data file ({', '.join(FORMATS)})"
+    raise BadInput(f"looking for the {split} data in {_uri(listing)}", f"there is no {pattern}", remedy)
+
+
+def _is_data(file: RemoteFile) -> bool:
+    return file.path.rpartition(".")[2] in FORMATS
+
+
+def _pin(location: SourceArgs, workspace: Workspace, choose: Callable[[Listing], list[RemoteFile]]) -> Listing:
+    source: Source = load("source", location.kind)
+    listing = _listing(source, location, workspace.settings.home / "listings")
+    chosen = choose(listing)
+    if isinstance(source, Digesting):
+        chosen = _digested(source, location, chosen)
+    return listing.model_copy(update={"files": chosen})
+
+
+def _digested(source: Digesting, location: SourceArgs, files: list[RemoteFile]) -> list[RemoteFile]:
+    def digest(file: RemoteFile) -> RemoteFile:
+        return file if file.sha256 else source.digest(location, file)
+
+    total, found = sum(file.size for file in files), []
+    with track("looking up digests", total, "B") as update, ThreadPoolExecutor(DIGESTS_AT_ONCE) as pool:
+        for file in pool.map(digest, files):
+            found.append(file)
+            update(sum(file.size for file in found))
+    return found
+
+
+def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
+    """The source's listing; one that cannot change any more comes from the last time."""
+    record = _record(kept, location)
+    last = _recall(record)
+    if last and last.immutable:
+        return last
+    try:
+        listing = source.list_files(location)
+    except Unavailable as exc:
+        if last and (revision := last.origin.get("revision")):
+            remedy = f"{exc.remedy}, or name the commit seen last: {revision}"
+            raise Unavailable(exc.doing, exc.wrong, remedy) from exc
+        raise
+    if "revision" in listing.origin:
+        _keep(listing, record)
+        _keep(listing.model_copy(update={"immutable": True}), _record(kept, source.parse(_uri(listing))))
+    return listing
+
+
+def _record(folder: Path, location: SourceArgs) -> Path:
+    text = json.dumps(canonical(location), sort_keys=True)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+
+def _recall(record: Path) -> Listing | None:
+    try:
+        return Listing.model_validate_json(record.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _keep(listing: Listing, record: Path) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    scratch = record.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    scratch.write_text(listing.model_dump_json())
+    scratch.replace(record)

@@ -1,0 +1,144 @@
+"""What belongs to a safetensors model: which files are taken, and which are refused."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from core.errors import BadInput
+from tasks.sources.base import RemoteFile
+
+INDEX: Final = "model.safetensors.index.json"
+WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+WANTED: Final = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", INDEX,
+    "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+LONGEST_HEADER: Final = 100_000_000
+"""Bytes; the format's own limit."""
+WIDTHS: Final[Mapping[str, int]] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Bits per element. A type that is not here has no size we could check."""
+
+
+def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
+    """The files of a model that are needed to run and to pass it on.
+
+    Raises:
+        BadInput: there is no configuration or there are no safetensors weights.
+    """
+    weights = _weights(files, uri)
+    paths = {file.path for file in files}
+    if "config.json" not in paths:
+        remedy = "give the folder or repository of a whole model in the Hugging Face layout"
+        raise BadInput(f"looking for a model in {uri}", "there is no config.json", remedy)
+    if len(weights) > 1 and INDEX not in paths:
+        wrong = f"there are {len(weights)} weight files and no {INDEX}"
+        raise BadInput(f"looking for a model in {uri}", wrong, "add the index that the weights were saved with")
+    others = [file for file in files if any(_matches(file.path, pattern) for pattern in WANTED)]
+    return sorted([*others, *weights], key=lambda file: file.path)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
+
+
+def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
+    """The usual names if they are there, for some repositories hold the same weights twice."""
+    top = [file for file in files if _matches(file.path, "*.safetensors")]
+    found = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
+    if found:
+        return found
+    pickles = [file.path for file in files if any(_matches(file.path, pattern) for pattern in PICKLES)]
+    if pickles:
+        wrong = f"its weights are pickles ({', '.join(pickles[:3])}), and loading a pickle runs whatever code is in it"
+        raise BadInput(f"looking for a model in {uri}", wrong, "choose a revision or repository with *.safetensors")
+    raise BadInput(f"looking for a model in {uri}", "there are no *.safetensors", "check the address")
+
+
+def inspect(file: RemoteFile, path: Path) -> None:
+    """Refuse weights that cannot be loaded, and a configuration that is no JSON object. Raises BadInput."""
+    if file.path.endswith(".safetensors"):
+        if wrong := _header_problem(path):
+            raise BadInput(f"checking {file.path}", f"the file is corrupted: {wrong}", "fetch or write it again")
+    elif file.path in ("config.json", INDEX):
+        read_object(file.path, path)
+
+
+def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
+    """Every tensor of the index must be in its shard.
+
+    Raises:
+        BadInput: a shard, or a tensor in it, is missing.
+    """
+    placed = read_object(INDEX, index).get("weight_map")
+    if not isinstance(placed, dict):
+        raise BadInput(f"checking {INDEX}", "it has no weight_map", "save the model again")
+    missing = sorted(set(map(str, placed.values())) - shards.keys())
+    if missing:
+        wrong = f"it names {', '.join(missing[:3])}, which {'is' if len(missing) == 1 else 'are'} not there"
+        raise BadInput(f"checking {INDEX}", wrong, "add the missing weight files")
+    tensors = {name: read_header(path).keys() for name, path in shards.items()}
+    for tensor, shard in placed.items():
+        if tensor not in tensors[shard]:
+            raise BadInput(f"checking {shard}", f"tensor {tensor} of the index is not in it", "fetch or write it again")
+
+
+def read_object(name: str, path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises BadInput if it holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as exc:
+        raise BadInput(f"checking {name}", f"it is not JSON: {exc}", "fetch or write it again") from exc
+    if not isinstance(value, dict):
+        raise BadInput(f"checking {name}", "it is not a JSON object", "fetch or write it again")
+    return value
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, by name. Raises ValueError if it has no proper header."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEADER, size - 8):
+            raise ValueError(f"a header of {length:,} bytes does not fit into {size:,}")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not an object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _header_problem(path: Path) -> str:
+    """Why no library would load the file; empty if nothing speaks against it."""
+    try:
+        spans = sorted(_spans(read_header(path)))
+    except (ValueError, KeyError, TypeError) as exc:
+        return f"its header cannot be read ({' '.join(str(exc).split())})"
+    end = 0
+    for begin, after, name, length in spans:
+        if begin != end:
+            return f"tensor {name} starts at byte {begin} where {end} is expected"
+        if length >= 0 and after - begin != length:
+            return f"tensor {name} takes {after - begin} bytes where its shape needs {length}"
+        end = after
+    with path.open("rb") as stream:
+        data = path.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+    return f"its tensors take {end:,} bytes and it holds {data:,}" if end != data else ""
+
+
+def _spans(header: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
+    """Begin, end, name and expected length of each tensor; -1 where its type is unknown to us."""
+    for name, tensor in header.items():
+        begin, end = map(int, tensor["data_offsets"])
+        width = WIDTHS.get(tensor["dtype"])
+        yield begin, end, name, -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8

@@ -1,0 +1,255 @@
+"""S3 transport that downloading and pushing share: clients, listings, parallel ranges, uploads that carry their digest.
+
+Any S3 service: the endpoint comes from the arguments or AWS_ENDPOINT_URL, credentials from boto3's own chain.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import Field
+
+from core.errors import BadInput, Unavailable, WeighbridgeError
+from tasks.sources.base import RemoteFile, SourceArgs
+from tasks.sources.ranges import ReadRange, Transient
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+
+SHA256: Final = "sha256"
+"""Name of the user metadata that holds an object's hex digest."""
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+URI: Final = re.compile(r"s3://(?P<bucket>[^/\s]+)(/(?P<prefix>.*))?")
+CONNECTIONS: Final = 32
+CHUNK: Final = 1 << 20
+UPLOAD_PART: Final = 16 << 20
+MISSING: Final = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
+REFUSED: Final = (
+    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+)  # fmt: skip
+
+
+class Place(SourceArgs):
+    """A bucket and what keys in it begin with. Credentials are never written here: boto3's own chain finds them."""
+
+    kind: str = "s3"
+    bucket: str = Field(min_length=1, description="Name of the bucket.")
+    prefix: str = Field("", description="What the keys begin with, up to a slash.")
+    endpoint_url: str = Field("", description="Address of the service; empty: AWS_ENDPOINT_URL, else Amazon's.")
+    region: str = Field("", description="Region; empty: AWS's own configuration.")
+    profile: str = Field("", description="Profile of AWS's shared configuration; empty: the default one.")
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.folder}".rstrip("/")
+
+    @property
+    def folder(self) -> str:
+        """The prefix as it stands before a file's path: empty, or with a slash at its end."""
+        prefix = self.prefix.strip("/")
+        return f"{prefix}/" if prefix else ""
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and prefix of `s3://bucket/prefix`. Raises BadInput."""
+    match = URI.fullmatch(uri)
+    if not match:
+        raise BadInput(f"reading '{uri}'", "it is not s3://bucket/prefix")
+    return match["bucket"], (match["prefix"] or "").strip("/")
+
+
+def connect(place: Place) -> "S3Client":
+    """A client, shared by all threads, as long as place and environment stay as they are.
+
+    Raises:
+        BadInput: the profile or the endpoint cannot be right.
+    """
+    variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    with translated(f"connecting to {place.uri}"):
+        try:
+            return _client(place.endpoint_url, place.region, place.profile, variables)
+        except ValueError as exc:
+            raise BadInput(f"connecting to {place.uri}", str(exc), "check endpoint_url and AWS_ENDPOINT_URL") from exc
+
+
+@lru_cache(maxsize=8)
+def _client(endpoint_url: str, region: str, profile: str, variables: tuple[tuple[str, str], ...]) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        max_pool_connections=CONNECTIONS, connect_timeout=10, read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 4},
+    )  # fmt: skip
+    session = boto3.Session(profile_name=profile or None, region_name=region or None)
+    client: S3Client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
+    return client
+
+
+def list_objects(place: Place) -> list[RemoteFile]:
+    """Every object below the prefix.
+
+    Raises:
+        BadInput: there is no such bucket, or nothing is there.
+        Unavailable: the service does not answer.
+    """
+    client = connect(place)
+    with translated(f"listing {place.uri}"):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.folder)
+        found = [
+            RemoteFile(path=entry["Key"].removeprefix(place.folder), size=entry["Size"], version=entry["ETag"])
+            for page in pages
+            for entry in page.get("Contents", [])
+            if not entry["Key"].endswith("/")
+        ]
+    if not found:
+        raise BadInput(f"listing {place.uri}", "there is nothing below it", "check bucket and prefix")
+    return found
+
+
+def head(place: Place, key: str) -> RemoteFile | None:
+    """What is stored under a key, with the digest it carries; None if there is nothing."""
+    from botocore.exceptions import ClientError
+
+    with translated(f"looking at s3://{place.bucket}/{key}"):
+        try:
+            about = connect(place).head_object(Bucket=place.bucket, Key=key)
+        except ClientError as exc:
+            if _code(exc) in MISSING:
+                return None
+            raise
+    sha256 = about["Metadata"].get(SHA256, "")
+    digest = sha256 if DIGEST.fullmatch(sha256) else ""
+    return RemoteFile(path=key, size=about["ContentLength"], sha256=digest, version=about["ETag"])
+
+
+def reader(place: Place, key: str, version: str) -> ReadRange:
+    """Reads ranges of one object; of another version of it not a byte."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    client = connect(place)
+    doing = f"downloading s3://{place.bucket}/{key}"
+
+    def read(start: int, end: int) -> Iterator[bytes]:
+        wanted = f"bytes={start}-{end - 1}"
+        with translated(doing):
+            try:
+                if version:
+                    answer = client.get_object(Bucket=place.bucket, Key=key, Range=wanted, IfMatch=version)
+                else:
+                    answer = client.get_object(Bucket=place.bucket, Key=key, Range=wanted)
+                with answer["Body"] as body:
+                    while chunk := body.read(CHUNK):
+                        yield chunk
+            except ClientError as exc:
+                if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                    raise BadInput(doing, "it was changed while it was being fetched", "run again") from exc
+                raise
+            except (BotoCoreError, HTTPError, ConnectionError) as exc:
+                if _is_configuration(exc):
+                    raise
+                raise Transient(str(exc)) from exc
+
+    return read
+
+
+def upload(place: Place, path: Path, key: str, sha256: str, advance: Callable[[int], None]) -> None:
+    """Store a file under a key, in parts if it is large, with its digest as user metadata.
+
+    The service checks the checksum that boto3 sends along. `advance` takes bytes since the last call.
+
+    Raises:
+        BadInput: bucket or credentials are refused.
+        Unavailable: the service does not answer.
+    """
+    from boto3.s3.transfer import TransferConfig
+
+    # boto3's other client, crt, ignores the endpoint.
+    config = TransferConfig(
+        multipart_threshold=2 * UPLOAD_PART, multipart_chunksize=UPLOAD_PART, max_concurrency=4,
+        preferred_transfer_client="classic",
+    )  # fmt: skip
+    extra = {"Metadata": {SHA256: sha256}}
+    with translated(f"uploading {path.name} to s3://{place.bucket}/{key}"):
+        connect(place).upload_file(str(path), place.bucket, key, ExtraArgs=extra, Callback=advance, Config=config)
+
+
+def get(place: Place, key: str) -> bytes | None:
+    """A small object's content; None if there is nothing."""
+    from botocore.exceptions import ClientError
+
+    with translated(f"reading s3://{place.bucket}/{key}"):
+        try:
+            with connect(place).get_object(Bucket=place.bucket, Key=key)["Body"] as body:
+                content: bytes = body.read()
+                return content
+        except ClientError as exc:
+            if _code(exc) == "NoSuchKey":
+                return None
+            raise
+
+
+def put(place: Place, key: str, content: bytes) -> None:
+    """Store a small object."""
+    with translated(f"writing s3://{place.bucket}/{key}"):
+        connect(place).put_object(Bucket=place.bucket, Key=key, Body=content)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Errors of boto3 as ours."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as exc:
+        raise _from_answer(doing, exc) from exc
+    except Boto3Error as exc:
+        cause = exc.__context__
+        raise (_from_answer(doing, cause) if isinstance(cause, ClientError) else _from_boto(doing, exc)) from exc
+    except BotoCoreError as exc:
+        raise _from_boto(doing, exc) from exc
+
+
+def _code(exc: "ClientError") -> str:
+    return exc.response.get("Error", {}).get("Code", "")
+
+
+def _from_answer(doing: str, exc: "ClientError") -> WeighbridgeError:
+    code, status = _code(exc), exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in MISSING:
+        wrong = "there is no such bucket" if code == "NoSuchBucket" else "it is not there"
+        return BadInput(doing, wrong, "check bucket and prefix")
+    if code in REFUSED:
+        return BadInput(doing, f"the service refuses access ({code})", "check the AWS_* variables or the profile")
+    if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+        return Unavailable(doing, f"the service answers {code} ({status})", "run again later")
+    return BadInput(doing, f"the service answers {code}: {exc.response.get('Error', {}).get('Message', '')}")
+
+
+def _is_configuration(exc: Exception) -> bool:
+    from botocore import exceptions
+
+    return isinstance(
+        exc,
+        exceptions.NoCredentialsError
+        | exceptions.PartialCredentialsError
+        | exceptions.CredentialRetrievalError
+        | exceptions.ProfileNotFound
+        | exceptions.ParamValidationError
+        | exceptions.NoRegionError,
+    )
+
+
+def _from_boto(doing: str, exc: Exception) -> WeighbridgeError:
+    wrong = " ".join(str(exc).split())
+    if _is_configuration(exc):
+        return BadInput(doing, wrong, "check the bucket's name, the profile and the AWS_* variables")
+    return Unavailable(doing, wrong, "check the network and the endpoint, then run again")

@@ -1,0 +1,66 @@
+"""Where bytes come from: what a `source` plugin offers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SourceArgs(BaseModel):
+    """Base of every source's arguments; `kind` names the plugin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+
+
+class RemoteFile(BaseModel):
+    """One file a source offers."""
+
+    path: str = Field(description="Relative, with forward slashes.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field("", description="Published hex digest; empty where the source publishes none.")
+    git_sha1: str = Field("", description="Published git blob id; empty where there is none.")
+    version: str = Field("", description="What else names this content at the source: an ETag, a modification time.")
+
+
+class Listing(BaseModel):
+    """What a source holds at one moment, pinned."""
+
+    files: list[RemoteFile]
+    origin: dict[str, str] = Field(description="`uri` with the revision pinned, `revision`, …")
+    immutable: bool = Field(False, description="The arguments alone already name this content: keep it.")
+
+
+class Source(Protocol):
+    """A place that models and data come from."""
+
+    Args: ClassVar[type[SourceArgs]]
+
+    def parse(self, uri: str) -> SourceArgs:
+        """Arguments out of `<kind>://…`. Raises BadInput when it is malformed."""
+
+    def list_files(self, args: Any) -> Listing:
+        """Every file, with the revision resolved to what cannot move any more.
+
+        Raises:
+            BadInput: the repository, bucket, folder or revision does not exist.
+            Unavailable: the service does not answer.
+        """
+
+    def fetch(self, args: Any, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> None:
+        """Write one file's bytes to `to`; `advance` takes the bytes written since the last call.
+
+        `to` may hold the beginning of this very file from an interrupted run: go on from there if you can. Notes
+        about what is there may be kept in files beside it, named `<to's name>.<anything>`. Called from several
+        threads at once. The caller checks size and digests.
+        """
+
+
+@runtime_checkable
+class Digesting(Protocol):
+    """What a source may offer besides: digests that its listing is too quick to hold."""
+
+    def digest(self, args: Any, file: RemoteFile) -> RemoteFile:
+        """The file with its sha256, where one can be had without moving the bytes."""

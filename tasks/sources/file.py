@@ -1,0 +1,102 @@
+"""Source `file`: a folder, or one file, on this machine."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.errors import BadInput
+from core.store import sha256_of
+from tasks.sources.base import Listing, RemoteFile, SourceArgs
+
+CHUNK = 4 << 20
+
+
+class FileArgs(SourceArgs):
+    """A folder or file on this machine."""
+
+    kind: Literal["file"] = "file"
+    path: str = Field(min_length=1, description="Folder or file; `~` is the home folder; relative to where you are.")
+
+    def absolute(self) -> Path:
+        return Path(self.path).expanduser().absolute()
+
+
+class FileSource:
+    """Copies, never links: what lies outside the store may change at any time."""
+
+    Args: ClassVar[type[SourceArgs]] = FileArgs
+
+    def parse(self, uri: str) -> FileArgs:
+        path = uri.removeprefix("file://")
+        if not path:
+            raise BadInput(f"reading '{uri}'", "no path is named", "write file:///folder, or a path alone")
+        return FileArgs(path=path)
+
+    def list_files(self, args: FileArgs) -> Listing:
+        path = args.absolute()
+        try:
+            files = list(_below(path)) if path.is_dir() else [_remote(path, path.parent)]
+        except OSError as exc:
+            remedy = "check the path" if isinstance(exc, FileNotFoundError) else "check who may read it"
+            raise BadInput(f"looking into {exc.filename or path}", (exc.strerror or "failed").lower(), remedy) from exc
+        return Listing(files=files, origin={"uri": f"file://{path}"})
+
+    def digest(self, args: FileArgs, file: RemoteFile) -> RemoteFile:
+        """By content, so that the same bytes made again count as the same."""
+        path = self._path(args, file)
+        try:
+            return file.model_copy(update={"sha256": _sha256(path, _version(path.stat()), file.size)})
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+
+    def fetch(
+        self, args: FileArgs, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]
+    ) -> None:
+        path = self._path(args, file)
+        try:
+            with path.open("rb") as source, to.open("ab") as target:
+                source.seek(min(target.tell(), path.stat().st_size))
+                advance(source.tell())
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+                    advance(len(chunk))
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+
+    def _path(self, args: FileArgs, file: RemoteFile) -> Path:
+        root = args.absolute()
+        return root / file.path if root.is_dir() else root
+
+
+def _unreadable(path: Path, exc: OSError) -> BadInput:
+    return BadInput(f"reading {path}", (exc.strerror or str(exc)).lower(), "check that it is there and may be read")
+
+
+def _below(folder: Path) -> Iterator[RemoteFile]:
+    """Every file below a folder; hidden folders hold caches and repositories, never a model."""
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (_remote(Path(parent) / name, folder) for name in sorted(names) if (Path(parent) / name).exists())
+
+
+def _raise(exc: OSError) -> None:
+    raise exc
+
+
+def _remote(path: Path, root: Path) -> RemoteFile:
+    status = path.stat()
+    return RemoteFile(path=path.relative_to(root).as_posix(), size=status.st_size, version=_version(status))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}"
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, version: str, size: int) -> str:
+    """Hashed once per process: the same file is asked for when planning, when listing and when running."""
+    return sha256_of(path)

@@ -1,0 +1,255 @@
+"""Bytes from any source into the store: verified, several files at once, going on where a killed run stopped.
+
+::
+
+    store/partial/<key>/bytes    the beginning of a file (and what its source notes beside it)
+    store/partial/<key>/sha256   the file is whole and in the store under this digest
+
+The key names the content: bytes of two revisions never meet in one file.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from core.artifact import File
+from core.errors import BadInput, Unavailable
+from core.plugins import load
+from core.progress import track
+from core.store import Store, sha256_of
+from tasks.sources.base import Listing, RemoteFile, Source, SourceArgs
+
+FILES_AT_ONCE = 8
+SPARE = 64 << 20
+"""Bytes of disk that must stay free."""
+CHUNK = 1 << 20
+
+logger = logging.getLogger("weighbridge.download")
+
+
+class _Stopped(Exception):
+    """Another file has failed."""
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """The files of one pinned listing on their way into the store."""
+
+    listing: Listing
+    args: SourceArgs
+    store: Store
+    inspect: Callable[[RemoteFile, Path], None] = lambda file, path: None
+    """Refuses a file, by BadInput, whose bytes came over well but cannot be right."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        for file in self.listing.files:
+            if not _stays_below(file.path):
+                raise BadInput(f"reading the listing of {self._uri}", f"'{file.path}' leads out of the folder")
+
+    def missing_bytes(self) -> int:
+        """What is still to be moved, and so how much disk it takes."""
+        return sum(file.size - self._there(file) for file in self.listing.files if self.known(file) is None)
+
+    def known(self, file: RemoteFile) -> File | None:
+        """The file, if an earlier run has brought it into the store."""
+        sha256 = file.sha256
+        note = self._folder(file) / "sha256"
+        if not sha256 and _content_name(file) and note.exists():
+            sha256 = note.read_text()
+        if sha256 and self.store.blob(sha256):
+            return File(path=file.path, size=file.size, sha256=sha256)
+        return None
+
+    def run(self, what: str) -> list[File]:
+        """Every file as a blob of the store, in the listing's order.
+
+        Raises:
+            BadInput: a file's bytes are not those that were published.
+            Unavailable: the source does not answer, or the disk is full.
+        """
+        files = self.listing.files
+        total = sum(file.size for file in files)
+        with _meter(what, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            futures = [pool.submit(self._bring, file, advance) for file in files]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+
+    def forget(self) -> None:
+        """Drop what was kept for resuming: the artifact is whole."""
+        for file in self.listing.files:
+            shutil.rmtree(self._folder(file), ignore_errors=True)
+            self._lock(file).unlink(missing_ok=True)
+
+    def _bring(self, file: RemoteFile, advance: Callable[[int], None]) -> File:
+        folder = self._folder(file)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._lock(file)):
+            if found := self.known(file):
+                advance(file.size)
+                return found
+            folder.mkdir(exist_ok=True)
+            try:
+                sha256 = self._fetch_verified(file, folder / "bytes", advance)
+                stored = self.store.put_blob(folder / "bytes", adopt=True, sha256=sha256)
+            except OSError as exc:
+                remedy = "make room and run again; what has arrived is kept"
+                raise Unavailable(f"storing {file.path}", exc.strerror or str(exc), remedy) from exc
+            (folder / "sha256").write_text(sha256)
+        return stored.model_copy(update={"path": file.path})
+
+    def _fetch_verified(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> str:
+        """The sha256 of the fetched bytes. Bytes kept from an earlier run may be bad: then it starts anew, once."""
+        if not _content_name(file):
+            _clear(to)
+        resumed = to.exists()
+        sha256, wrong = self._fetch(file, to, advance)
+        if wrong and resumed:
+            logger.warning("%s: what was kept of it is damaged; fetching it anew", file.path)
+            _clear(to)
+            sha256, wrong = self._fetch(file, to, advance)
+        try:
+            if wrong:
+                remedy = "the file is corrupted where it comes from, or on its way; try again, or another source"
+                raise BadInput(f"verifying {file.path} of {self._uri}", wrong, remedy)
+            self.inspect(file, to)
+        except BadInput:
+            _clear(to)
+            raise
+        return sha256
+
+    def _fetch(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> tuple[str, str]:
+        """The sha256 of what came, and what is wrong with it."""
+        moved = _Moved(advance, self._stop)
+        source: Source = load("source", self.args.kind)
+        source.fetch(self.args, self.listing, file, to, moved)
+        moved.settle(file.size)
+        sha256 = sha256_of(to)
+        wrong = _mismatch(file, to, sha256)
+        if wrong:
+            moved.settle(0)
+        return sha256, wrong
+
+    @property
+    def _uri(self) -> str:
+        return self.listing.origin.get("uri", self.args.kind)
+
+    def _folder(self, file: RemoteFile) -> Path:
+        name = _content_name(file)
+        if not file.sha256:
+            name = json.dumps([self.args.kind, self._uri, file.path, file.size, name])
+        return self.store.root / "partial" / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def _lock(self, file: RemoteFile) -> Path:
+        return self._folder(file).with_suffix(".lock")
+
+    def _there(self, file: RemoteFile) -> int:
+        """Bytes on disk from an earlier run; a file that was filled in parts has holes."""
+        path = self._folder(file) / "bytes"
+        return min(path.stat().st_blocks * 512, file.size) if path.exists() else 0
+
+
+class _Moved:
+    """Bytes of one file that were told as progress; ends the transfer when another file has failed."""
+
+    def __init__(self, advance: Callable[[int], None], stop: threading.Event) -> None:
+        self._advance = advance
+        self._stop = stop
+        self._told = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, count: int) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        with self._lock:
+            self._told += count
+        self._advance(count)
+
+    def settle(self, size: int) -> None:
+        """Correct what was told to `size`."""
+        self(size - self._told)
+
+
+@contextmanager
+def _meter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Adds up what many threads have moved, and tells it as progress."""
+    lock = threading.Lock()
+    done = 0
+    with track(what, total, "B") as update:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                update(done)
+
+        yield advance
+
+
+def check_disk(gatherings: Iterable[Gathering], store: Store) -> None:
+    """Refuse work that cannot be finished.
+
+    Raises:
+        Unavailable: what is missing does not fit on the store's disk.
+    """
+    needed = sum(gathering.missing_bytes() for gathering in gatherings)
+    free = store.free_bytes()
+    if needed and needed + SPARE > free:
+        wrong = f"{_megabytes(needed)} are to be fetched and {_megabytes(max(free - SPARE, 0))} are free"
+        remedy = f"make room on the disk of {store.root}, or set WEIGHBRIDGE_HOME to another"
+        raise Unavailable("checking the disk before downloading", wrong, remedy)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _stays_below(path: str) -> bool:
+    parts = path.split("/")
+    return not path.startswith("/") and all(part not in ("", ".", "..") for part in parts) and "\0" not in path
+
+
+def _content_name(file: RemoteFile) -> str:
+    """What tells this content from any other; empty where nothing does."""
+    return file.sha256 or file.git_sha1 or file.version
+
+
+def _clear(to: Path) -> None:
+    for path in to.parent.glob(f"{to.name}*"):
+        path.unlink()
+
+
+def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str:
+    """What is wrong with the bytes; empty if they are those that were published."""
+    size = path.stat().st_size
+    if size != file.size:
+        return f"expected {file.size} bytes, got {size}"
+    if file.sha256 and sha256 != file.sha256:
+        return f"expected sha256 {file.sha256}, got {sha256}"
+    if file.git_sha1 and not file.sha256 and (got := git_sha1_of(path)) != file.git_sha1:
+        return f"expected git blob {file.git_sha1}, got {got}"
+    return ""
+
+
+def git_sha1_of(path: Path) -> str:
+    """The id under which git knows a file's content."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

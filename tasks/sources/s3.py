@@ -1,0 +1,44 @@
+"""Source `s3`: a prefix of a bucket, at Amazon or any service that speaks S3."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from core.errors import Unavailable
+from tasks import s3
+from tasks.sources.base import Listing, RemoteFile, SourceArgs
+from tasks.sources.ranges import Transient, fetch_ranges
+
+
+class S3Args(s3.Place):
+    """A prefix of a bucket. Credentials come from boto3's own chain, never from here."""
+
+    kind: Literal["s3"] = "s3"
+
+
+class S3Source:
+    """Contents are pinned by ETag, and verified where an object carries its sha256, as those that we push do."""
+
+    Args: ClassVar[type[SourceArgs]] = S3Args
+
+    def parse(self, uri: str) -> S3Args:
+        bucket, prefix = s3.split(uri)
+        return S3Args(bucket=bucket, prefix=prefix)
+
+    def list_files(self, args: S3Args) -> Listing:
+        return Listing(files=s3.list_objects(args), origin={"uri": args.uri})
+
+    def digest(self, args: S3Args, file: RemoteFile) -> RemoteFile:
+        """From the object's metadata; without any, the ETag alone says which bytes are meant."""
+        found = s3.head(args, args.folder + file.path)
+        if not found or found.version != file.version:
+            return file
+        return file.model_copy(update={"sha256": found.sha256})
+
+    def fetch(self, args: S3Args, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> None:
+        key = args.folder + file.path
+        try:
+            fetch_ranges(s3.reader(args, key, file.version), file.size, to, advance)
+        except Transient as exc:
+            doing, remedy = f"downloading s3://{args.bucket}/{key}", "what has arrived is kept: run again to go on"
+            raise Unavailable(doing, f"the service does not deliver ({exc})", remedy) from exc

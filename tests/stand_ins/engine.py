@@ -1,0 +1,59 @@
+"""The stand-in server as an `engine` plugin: what a third party's would look like, and what can go wrong with one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from core.artifact import Format
+from serving.engines.base import Capabilities, EngineArgs
+from tests.stand_ins import openai
+
+PATH = "tests.stand_ins.engine:StandInEngine"
+
+
+class StandInArgs(EngineArgs):
+    """Options of `tests/stand_ins/openai.py`."""
+
+    kind: Literal["stand_in"] = "stand_in"
+    default: str = "one two three four"
+    first_delay: float = 0.0
+    token_delay: float = 0.0
+    load_seconds: float = 0.0
+    error_every: int = 0
+    die_after: int = 0
+    die_loading: str = ""
+    threads: int | None = None
+    """Tuned: answers come `0.005 * |threads - 2|` s later."""
+
+
+class StandInEngine:
+    """Serves any GGUF artifact: its file is the table of answers."""
+
+    name: ClassVar[str] = "stand_in"
+    Args: ClassVar[type[EngineArgs]] = StandInArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
+    lock: ClassVar[Path] = Path(__file__).with_name("engine.lock")
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def command(self, model: Path, args: StandInArgs, host: str, port: int, python: Path) -> list[str]:
+        options = {
+            "port": port, "answers": model / "model.gguf", "default": args.default, "load-seconds": args.load_seconds,
+            "first-delay": args.first_delay + 0.005 * abs((args.threads or 2) - 2), "token-delay": args.token_delay,
+            "error-every": args.error_every, "die-after": args.die_after, "die-loading": args.die_loading,
+        }  # fmt: skip
+        words = [f"--{name}={value}" for name, value in options.items()]
+        return [str(python), "-I", openai.__file__, *words]
+
+    def env(self, args: StandInArgs) -> dict[str, str]:
+        return {}
+
+    def tunings(self, args: StandInArgs, cores: int) -> Sequence[StandInArgs]:
+        if args.threads:
+            return [args]
+        return [args.model_copy(update={"threads": threads}) for threads in (1, 2, 8)]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        raise NotImplementedError
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        return [len(word) for word in text.split()]

@@ -1,0 +1,234 @@
+"""A small real server of OpenAI's API, with faults on request. Standard library only: it runs in any environment.
+
+Usage: python -I tests/stand_ins/openai.py --port 8000 [--answers FILE] [faults]
+"""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+MODEL = "stand-in"
+
+
+@dataclass
+class Behaviour:
+    """How the server answers. `every=3` of a fault means requests 3, 6, 9 …; 0 means never."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    """By prompt; whatever is not in it gets `default`."""
+    default: str = "one two three four"
+    first_delay: float = 0.0
+    token_delay: float = 0.0
+    error_every: int = 0
+    truncate_every: int = 0
+    """The connection is closed in the middle of the stream."""
+    unfinished_every: int = 0
+    """The stream ends properly, but without a reason and without `[DONE]`."""
+    break_every: int = 0
+    """An error is told within the stream."""
+    die_after: int = 0
+    """The process ends at this request."""
+    cut: int = 0
+    """Send streams in pieces of so many bytes, whatever they cut through; 0: an event at a time."""
+
+    @classmethod
+    def of(cls, fault: str, every: int) -> "Behaviour":
+        """Flawless but for one fault."""
+        behaviour = cls()
+        setattr(behaviour, fault, every)
+        return behaviour
+
+    def says(self, prompt: str) -> list[str]:
+        """The answer, token by token: each a word with the space before it."""
+        words = self.answers.get(prompt, self.default).split(" ")
+        return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
+
+
+class Server(ThreadingHTTPServer):
+    """Counts requests and keeps their bodies."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], behaviour: Behaviour) -> None:
+        super().__init__(address, Handler)
+        self.behaviour = behaviour
+        self.seen: list[dict[str, Any]] = []
+        self.most_at_once = 0
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._now = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def enter(self, body: dict[str, Any]) -> int:
+        with self._lock:
+            self.seen.append(body)
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+            return next(self._numbers)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._now -= 1
+
+    def __enter__(self) -> "Server":
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The routes."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        print(format % args, file=sys.stderr)
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        else:
+            self._json(404, {"error": {"message": f"no route {self.path}"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path not in ("/v1/chat/completions", "/v1/completions"):
+            self._json(404, {"error": {"message": f"no route {self.path}"}})
+            return
+        number = self.server.enter(body)
+        try:
+            self._answer(number, body)
+        finally:
+            self.server.leave()
+
+    def _answer(self, number: int, body: dict[str, Any]) -> None:
+        behaviour = self.server.behaviour
+        if behaviour.die_after and number >= behaviour.die_after:
+            print("out of memory: the stand-in dies as it was told", file=sys.stderr, flush=True)
+            os._exit(9)
+        time.sleep(behaviour.first_delay)
+        if _hits(behaviour.error_every, number):
+            self._json(500, {"error": {"message": "the stand-in fails as it was told"}})
+            return
+        chat = "messages" in body
+        prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+        tokens = behaviour.says(prompt)[: body.get("max_tokens") or None]
+        whole = len(behaviour.says(prompt)) == len(tokens)
+        usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(tokens)}
+        reason = "stop" if whole else "length"
+        if body.get("stream"):
+            self._stream(number, chat, tokens, reason, usage)
+            return
+        text = "".join(tokens)
+        choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        self._json(200, {"choices": [{"index": 0, "finish_reason": reason, **choice}], "usage": usage})
+
+    def _stream(self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, int]) -> None:
+        behaviour = self.server.behaviour
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if chat:
+            self._event(
+                {"choices": [{"index": 0, "finish_reason": None, "delta": {"role": "assistant", "content": ""}}]}
+            )
+        for place, token in enumerate(tokens):
+            if place * 2 >= len(tokens):
+                if _hits(behaviour.truncate_every, number):
+                    self.close_connection = True
+                    return
+                if _hits(behaviour.break_every, number):
+                    self._event({"error": {"message": "the stand-in breaks off as it was told"}})
+                    break
+            if place:
+                time.sleep(behaviour.token_delay)
+            piece = {"delta": {"content": token}} if chat else {"text": token}
+            self._event({"choices": [{"index": 0, "finish_reason": None, **piece}]})
+        else:
+            if not _hits(behaviour.unfinished_every, number):
+                last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+                self._event({"choices": [{"index": 0, "finish_reason": reason, **last}]})
+                self._event({"choices": [], "usage": usage})
+                self._raw(b"data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._raw(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    def _raw(self, data: bytes) -> None:
+        step = self.server.behaviour.cut or len(data)
+        for start in range(0, len(data), step):
+            piece = data[start : start + step]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.flush()
+            if step < len(data):
+                time.sleep(0.0005)
+
+    def _json(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _hits(every: int, number: int) -> bool:
+    return every > 0 and number % every == 0
+
+
+def serve(behaviour: Behaviour | None = None, port: int = 0) -> Server:
+    """A server in this process, as a context manager."""
+    return Server(("127.0.0.1", port), behaviour or Behaviour())
+
+
+def main() -> None:
+    """Serve in the foreground until killed."""
+    parser = argparse.ArgumentParser(description="A stand-in for an engine.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--answers", type=Path)
+    parser.add_argument("--default", default="one two three four")
+    for name in ("--first-delay", "--token-delay", "--load-seconds"):
+        parser.add_argument(name, type=float, default=0.0)
+    for name in ("--error-every", "--die-after"):
+        parser.add_argument(name, type=int, default=0)
+    parser.add_argument("--die-loading", default="", help="say this and end with status 3 instead of serving")
+    args = parser.parse_args()
+    time.sleep(args.load_seconds)
+    if args.die_loading:
+        sys.exit(args.die_loading)
+    behaviour = Behaviour(
+        answers=json.loads(args.answers.read_text()) if args.answers else {},
+        default=args.default,
+        first_delay=args.first_delay,
+        token_delay=args.token_delay,
+        error_every=args.error_every,
+        die_after=args.die_after,
+    )
+    with serve(behaviour, args.port) as server:
+        print(f"listening on {server.url}", file=sys.stderr, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A real S3 server: OpenStack Swift with its S3 API, one node, in an environment of its own.
+
+::
+
+    with Swift(folder, cache) as swift:
+        os.environ.update(swift.variables)      # AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …
+        swift.create_bucket("models")
+
+It checks signatures and checksums, and takes multipart uploads, as S3 itself does.
+"""
+
+import contextlib
+import getpass
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from core.environments import Environment, ensure
+from core.processes import Process, free_port
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+LOCK: Final = Path(__file__).with_name("swift.lock")
+ACCESS_KEY: Final = "test:tester"
+SECRET_KEY: Final = "testing"
+REGION: Final = "us-east-1"
+STORAGE: Final = ("account", "container", "object")
+READY_WITHIN: Final = 120.0
+ATTEMPTS: Final = 3
+"""Swift cannot choose a free port itself: another program may take the one found before Swift does."""
+PIPELINE: Final = (
+    "catch_errors gatekeeper proxy-logging cache listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
+    " symlink proxy-server"
+)
+PROXY: Final = """
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
+[filter:s3api]
+use = egg:swift#s3api
+location = us-east-1
+dns_compliant_bucket_names = false
+[filter:copy]
+use = egg:swift#copy
+[filter:slo]
+use = egg:swift#slo
+[filter:dlo]
+use = egg:swift#dlo
+[filter:bulk]
+use = egg:swift#bulk
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:1
+[filter:catch_errors]
+use = egg:swift#catch_errors
+[filter:gatekeeper]
+use = egg:swift#gatekeeper
+[filter:proxy-logging]
+use = egg:swift#proxy_logging
+[filter:listing_formats]
+use = egg:swift#listing_formats
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+[filter:symlink]
+use = egg:swift#symlink
+"""
+POLICY: Final = """
+[swift-hash]
+swift_hash_path_suffix = stand-in
+[storage-policy:0]
+name = gold
+default = yes
+[swift-constraints]
+max_header_size = 16384
+"""
+
+
+class Swift:
+    """Proxy, account, container and object server on free ports of 127.0.0.1; ends with its block.
+
+    Start it from a thread that outlives it (see core.processes.Process).
+    """
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self._cache = cache
+        self._processes = contextlib.ExitStack()
+        self.url = ""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What boto3 and every other S3 client reads from the environment."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def client(self) -> "S3Client":
+        """A client that needs nothing from the environment."""
+        import boto3
+
+        session = boto3.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
+        client: S3Client = session.client("s3", endpoint_url=self.url)
+        return client
+
+    def create_bucket(self, name: str) -> None:
+        self.client().create_bucket(Bucket=name)
+
+    def __enter__(self) -> "Swift":
+        environment = ensure(LOCK, self._cache)
+        for attempt in range(ATTEMPTS):
+            folder = self.folder / str(attempt)
+            try:
+                self._start(environment, folder)
+                return self
+            except Exception:
+                self._processes.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._processes.close()
+
+    def _start(self, environment: Environment, folder: Path) -> None:
+        (folder / "devices" / "d1").mkdir(parents=True)
+        ports = {name: free_port() for name in (*STORAGE, "proxy")}
+        (folder / "swift.conf").write_text(POLICY)
+        _make_rings(environment, folder, {name: ports[name] for name in STORAGE})
+        for name in STORAGE:
+            pipeline = f"[pipeline:main]\npipeline = {name}-server\n[app:{name}-server]\nuse = egg:swift#{name}\n"
+            (folder / f"{name}-server.conf").write_text(_defaults(folder, ports[name]) + pipeline)
+        proxy = f"[pipeline:main]\npipeline = {PIPELINE}\n{PROXY}"
+        (folder / "proxy-server.conf").write_text(_defaults(folder, ports["proxy"]) + proxy)
+        self.url = f"http://127.0.0.1:{ports['proxy']}"
+        running = [self._run(environment, folder, name) for name in (*STORAGE, "proxy")]
+        for process, port in zip(running, ports.values(), strict=True):
+            process.wait_until(lambda port=port: _answers(f"http://127.0.0.1:{port}/"), READY_WITHIN)  # type: ignore[misc]
+
+    def _run(self, environment: Environment, folder: Path, name: str) -> Process:
+        command: list[str | Path] = [
+            environment.python,
+            environment.bin(f"swift-{name}-server"),
+            folder / f"{name}-server.conf",
+            "-v",
+        ]
+        return self._processes.enter_context(
+            Process(f"swift {name} server", command, log=folder / f"{name}.log", cwd=folder)
+        )
+
+
+def _defaults(folder: Path, port: int) -> str:
+    """No worker processes: every server is one, and ends when it is told to."""
+    return (
+        f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\nuser = {getpass.getuser()}\n"
+        f"swift_dir = {folder}\ndevices = {folder / 'devices'}\nmount_check = false\nlog_address = {folder}/no-syslog\n"
+        "fallocate_reserve = 0\n"
+    )
+
+
+def _make_rings(environment: Environment, folder: Path, ports: Mapping[str, int]) -> None:
+    """In one process: starting Python costs more than the rings."""
+    device = "dict(id=0, region=1, zone=1, ip='127.0.0.1', port=int(port), device='d1', weight=1.0)"
+    script = (
+        "import sys\nfrom swift.common.ring import RingBuilder\n"
+        "for name, port in (word.split('=') for word in sys.argv[1:]):\n"
+        f"    ring = RingBuilder(4, 1, 0)\n    ring.add_dev({device})\n    ring.rebalance()\n"
+        "    ring.get_ring().save(f'{name}.ring.gz')\n"
+    )
+    words = [f"{name}={port}" for name, port in ports.items()]
+    subprocess.run(
+        [environment.python, "-W", "ignore", "-c", script, *words], check=True, capture_output=True, cwd=folder
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
