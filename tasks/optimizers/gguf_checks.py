@@ -1,0 +1,89 @@
+"""What can be known about a conversion to GGUF before any time is spent on it."""
+
+import ast
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.errors import BadInput, Unavailable
+from core.store import Store
+from serving import llama_cpp_native
+from tasks.model_files import read_header, read_object
+from tasks.optimizers.gguf_quantizations import Quantization
+
+
+def tensors(model: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Name, number type and shape of every tensor of a safetensors model, out of the files' headers.
+
+    Raises:
+        BadInput: a file has no proper header.
+    """
+    for path in sorted(model.glob("*.safetensors")):
+        try:
+            header = read_header(path)
+        except ValueError as exc:
+            raise BadInput(f"reading {path.name}", str(exc), "fetch or write it again") from exc
+        for name, tensor in header.items():
+            yield name, str(tensor["dtype"]), [int(n) for n in tensor["shape"]]
+
+
+def base_type(model: Path) -> str:
+    """The narrowest GGUF type that holds the weights without loss."""
+    kinds = {kind for _, kind, shape in tensors(model) if len(shape) > 1}
+    return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(kinds), "F32")
+
+
+def known_architectures(sources: Path) -> list[str]:
+    """Every architecture that llama.cpp's converter names, read from its sources without running them."""
+    tree = ast.parse((sources / "conversion" / "__init__.py").read_text(encoding="utf-8"))
+    for statement in tree.body:
+        if isinstance(statement, ast.AnnAssign) and getattr(statement.target, "id", "") == "TEXT_MODEL_MAP":
+            return sorted(ast.literal_eval(statement.value)) if statement.value else []
+    raise AssertionError("llama.cpp's converter lists no architectures where it used to")
+
+
+def check_architecture(model: Path, cache: Path, doing: str) -> None:
+    """Raises BadInput for an architecture that the converter does not know, naming the nearest."""
+    named = read_object("config.json", model / "config.json").get("architectures") or []
+    if not named:
+        raise BadInput(doing, "config.json names no `architectures`", "add the model's class, as transformers saves it")
+    known = known_architectures(llama_cpp_native.source(cache))
+    if named[0] not in known:
+        near = difflib.get_close_matches(str(named[0]), known, n=1)
+        nearest = f"; the nearest it knows is {near[0]}" if near else ""
+        wrong = f"llama.cpp {llama_cpp_native.VERSION}'s converter does not know the architecture {named[0]}{nearest}"
+        raise BadInput(doing, wrong, "serve it with `kind: none` on vLLM instead")
+
+
+def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
+    """Raises BadInput where a matrix is too narrow or uneven for the quantization's blocks, listing tensors."""
+    uneven = [
+        f"{name} ({shape[-1]})"
+        for name, _, shape in tensors(model)
+        if len(shape) == 2 and name.endswith(".weight") and shape[-1] % quantization.block
+    ]
+    if uneven:
+        shown = ", ".join(uneven[:3]) + (f" and {len(uneven) - 3} more" if len(uneven) > 3 else "")
+        wrong = f"it needs rows of a multiple of {quantization.block} weights, and these are not: {shown}"
+        raise BadInput(
+            doing, wrong, "choose Q8_0, Q5_0 or Q4_0, or set `allow_fallback: true` to let such tensors be larger"
+        )
+
+
+def check_tools(names: list[str], cache: Path, doing: str) -> None:
+    """Raises Unavailable, with the command that helps, where one of llama.cpp's programs is missing."""
+    missing = [name for name in names if llama_cpp_native.tool(name, cache) is None]
+    if missing:
+        wrong = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} neither built nor on the PATH"
+        raise Unavailable(doing, wrong, f"run: {llama_cpp_native.INSTALL}")
+
+
+def check_room(model: Path, quantization: Quantization, store: Store, doing: str) -> None:
+    """Raises Unavailable when neither the lossless intermediate nor the result would fit onto the store's disk."""
+    whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    widest = 32 if base_type(model) == "F32" else 16
+    needed = int(whole * (1 + quantization.bits / widest))
+    free = store.free_bytes()
+    if free < needed:
+        wrong = f"it takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        raise Unavailable(doing, wrong, f"make room on the disk of {store.root}")

@@ -1,0 +1,160 @@
+"""What a GGUF file says about itself: metadata and list of tensors. The standard library alone."""
+
+import hashlib
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+MAGIC = b"GGUF"
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_BLOCKS = {
+    "F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22), "Q5_1": (7, 32, 24), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110), "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210),
+    "IQ2_XXS": (16, 256, 66), "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98), "IQ1_S": (19, 256, 50),
+    "IQ4_NL": (20, 32, 18), "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82), "IQ4_XS": (23, 256, 136),
+    "I32": (26, 1, 4), "IQ1_M": (29, 256, 56), "BF16": (30, 1, 2),
+}  # fmt: skip
+TYPES = {code: (name, block, size) for name, (code, block, size) in _BLOCKS.items()}
+"""ggml's tensor types that we meet: name, weights per block, bytes per block."""
+CODES = {name: code for name, (code, _, _) in _BLOCKS.items()}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One entry of the metadata, by where it lies; its bytes are type and content."""
+
+    start: int
+    raw: bytes
+
+    @property
+    def content(self) -> int | float | bool | str | None:
+        """The value; None for an array."""
+        kind = struct.unpack_from("<I", self.raw)[0]
+        if kind == _STRING:
+            return self.raw[12:].decode("utf-8", "replace")
+        if kind == _ARRAY:
+            return None
+        value: int | float | bool = struct.unpack_from("<" + _SCALARS[kind], self.raw, 4)[0]
+        return value
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place in the file; `shape` with the row width first, as ggml counts."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    """Bytes from the start of the file."""
+
+    @property
+    def weights(self) -> int:
+        product = 1
+        for n in self.shape:
+            product *= n
+        return product
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        _, block, size = TYPES[CODES[self.type]]
+        return self.weights // block * size
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything before the weights."""
+
+    values: dict[str, Value]
+    tensors: list[Tensor]
+    tensors_start: int
+    """Where the list of tensors begins: all metadata lies before it."""
+    alignment: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * sum(tensor.size for tensor in self.tensors) / sum(tensor.weights for tensor in self.tensors)
+
+    def tokenizer_digest(self) -> str:
+        """Digest of all metadata that decides how texts become tokens."""
+        told = sorted((name, value.raw) for name, value in self.values.items() if name.startswith("tokenizer."))
+        return hashlib.sha256(b"".join(name.encode() + raw for name, raw in told)).hexdigest()
+
+    def summary(self) -> str:
+        """How many tensors have which type: `7 F32, 14 Q4_0, 1 Q8_0`."""
+        return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(tensor.type for tensor in self.tensors).items()))
+
+
+def aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a little-endian GGUF file.
+
+    Raises:
+        ValueError: it is none, or cut short.
+    """
+    with path.open("rb") as stream:
+        magic, version, tensor_count, value_count = struct.unpack("<4sIQQ", _take(stream, 24))
+        if magic != MAGIC or version not in (2, 3):
+            raise ValueError(f"{path} is no GGUF file of version 2 or 3")
+        values = dict(_value(stream) for _ in range(value_count))
+        start = stream.tell()
+        infos = [_tensor(stream) for _ in range(tensor_count)]
+        told = values["general.alignment"].content if "general.alignment" in values else 32
+        alignment = int(told or 32)
+        data = aligned(stream.tell(), alignment)
+    tensors = [Tensor(name, shape, kind, data + offset) for name, shape, kind, offset in infos]
+    if tensors and max(tensor.offset + tensor.size for tensor in tensors) > path.stat().st_size:
+        raise ValueError(f"{path} is cut short")
+    return Header(values, tensors, start, alignment)
+
+
+def _take(stream: BinaryIO, size: int) -> bytes:
+    found = stream.read(size)
+    if len(found) < size:
+        raise ValueError("a GGUF file ends in the middle of its header")
+    return found
+
+
+def _text(stream: BinaryIO) -> str:
+    return _take(stream, struct.unpack("<Q", _take(stream, 8))[0]).decode("utf-8", "replace")
+
+
+def _value(stream: BinaryIO) -> tuple[str, Value]:
+    name, start = _text(stream), stream.tell()
+    _skip(stream, struct.unpack("<I", _take(stream, 4))[0])
+    size = stream.tell() - start
+    stream.seek(start)
+    return name, Value(start, _take(stream, size))
+
+
+def _skip(stream: BinaryIO, kind: int) -> None:
+    if kind in _SCALARS:
+        stream.seek(struct.calcsize("<" + _SCALARS[kind]), 1)
+    elif kind == _STRING:
+        stream.seek(struct.unpack("<Q", _take(stream, 8))[0], 1)
+    elif kind == _ARRAY:
+        inner, count = struct.unpack("<IQ", _take(stream, 12))
+        if inner in _SCALARS:
+            stream.seek(count * struct.calcsize("<" + _SCALARS[inner]), 1)
+        else:
+            for _ in range(count):
+                _skip(stream, inner)
+    else:
+        raise ValueError(f"a GGUF file holds a value of unknown kind {kind}")
+
+
+def _tensor(stream: BinaryIO) -> tuple[str, tuple[int, ...], str, int]:
+    name = _text(stream)
+    dimensions = struct.unpack("<I", _take(stream, 4))[0]
+    *shape, kind, offset = struct.unpack(f"<{dimensions}QIQ", _take(stream, 8 * dimensions + 12))
+    if kind not in TYPES:
+        raise ValueError(f"tensor {name} has the unknown type {kind}")
+    return name, tuple(shape), TYPES[kind][0], offset

@@ -1,0 +1,370 @@
+"""GGUF: refused early where it cannot work, faithful where it does, and the same bytes each time."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from core.environments import ensure
+from core.errors import BadInput, Unavailable
+from core.processes import run
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import llama_cpp_native
+from serving.client import Client
+from serving.engines.llama_cpp import LlamaCppArgs
+from serving.runner import serve
+from tasks.measurement import Variant
+from tasks.optimize import OptimizeArgs, optimize
+from tasks.optimizers import gguf_checks
+from tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
+from tasks.optimizers.gguf_quantizations import QUANTIZATIONS
+from tasks.optimizers.gguf_scripts.convert import Refusal, name_of
+from tasks.optimizers.gguf_scripts.gguf_header import read_header
+
+MACHINE_CACHE = Settings().cache
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEXTS = ("It's 12345 o'clock,  I'LL go", "naïve\n\n  tabs\tand 🙂 emoji", "x = {'a': [1, 22, 333]}  \r\n")
+native_tools = pytest.mark.skipif(
+    llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None, reason=f"not built: {llama_cpp_native.INSTALL}"
+)
+
+
+def write_rows(folder: Path, rows: int = 40) -> Path:
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        lines = [
+            {
+                "prompt": [{"role": "user", "content": f"{split} {number}: {TEXTS[number % len(TEXTS)]}"}],
+                "completion": [{"role": "assistant", "content": f"order {number} is late"}],
+            }
+            for number in range(rows)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def made(variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path) -> list[Variant]:
+    """Make variants of a model, with rows of our own as data."""
+    weights = workspace.store.add(model, "safetensors", adopt=False)
+    data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
+    args = OptimizeArgs.model_validate({"variants": [{"kind": "gguf", **variant} for variant in variants]})
+    return optimize(weights, data, args, workspace).variants
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One workspace for all tests of this module, so that one conversion serves them all."""
+    return Workspace(Settings(home=tmp_path_factory.mktemp("gguf") / "home", cache=MACHINE_CACHE))
+
+
+@pytest.fixture(scope="module")
+def variants(tiny_model: Path, shared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
+    """The three variants of the demo, of the tiny model."""
+    wanted = [{"quantization": name} for name in ("F16", "Q8_0", "Q4_0")]
+    found = made(wanted, tiny_model, shared, tmp_path_factory.mktemp("data"))
+    return {variant.label: variant for variant in found}
+
+
+def types_in(variant: Variant) -> dict[str, str]:
+    header = read_header(variant.artifact.path / "model.gguf")
+    return {tensor.name: tensor.type for tensor in header.tensors}
+
+
+# What the options mean
+
+
+def test_an_unknown_quantization_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValidationError, match=r"no quantization 'Q4_KM'; did you mean 'Q4_K_M'"):
+        GgufArgs(quantization="Q4_KM")
+
+
+def test_quantizations_are_known_in_small_letters_too() -> None:
+    assert GgufArgs(quantization="q4_k_m").label() == "gguf-Q4_K_M"
+
+
+def test_an_importance_matrix_has_no_use_at_eight_bits() -> None:
+    with pytest.raises(ValidationError, match="changes nothing in Q8_0"):
+        GgufArgs(quantization="Q8_0", imatrix=True)
+
+
+def test_two_bits_without_an_importance_matrix_are_refused() -> None:
+    with pytest.raises(ValidationError, match="set `imatrix: true`"):
+        GgufArgs(quantization="IQ2_XXS")
+
+
+def test_a_variant_with_an_importance_matrix_has_a_name_of_its_own() -> None:
+    assert GgufArgs(quantization="Q4_0", imatrix=True).label() == "gguf-Q4_0-imatrix"
+
+
+# What is refused before time is spent
+
+
+def with_config(model: Path, to: Path, **changes: Any) -> Path:
+    shutil.copytree(model, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, **changes}))
+    return to
+
+
+@pytest.mark.slow
+def test_an_architecture_the_converter_does_not_know_is_refused_with_the_nearest(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    model = with_config(tiny_model, tmp_path / "model", architectures=["Qwen9ForCausalLM"])
+    with pytest.raises(BadInput, match=r"does not know the architecture Qwen9ForCausalLM; the nearest .*Qwen\d\w*For"):
+        Gguf().check(model, GgufArgs(), workspace)
+
+
+def test_rows_that_k_quants_cannot_cut_are_listed(tiny_model: Path, workspace: Workspace) -> None:
+    with pytest.raises(BadInput, match=r"multiple of 256.*model\.embed_tokens\.weight \(64\).* and \d+ more"):
+        Gguf().check(tiny_model, GgufArgs(quantization="Q4_K_M"), workspace)
+
+
+def test_a_dry_check_fetches_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    bare = Workspace(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+    Gguf().check(tiny_model, GgufArgs(), bare, dry=True)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_tools_are_one_line_with_the_command_that_helps(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bare = Workspace(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+    wanted = GgufArgs(quantization="Q4_K_M", imatrix=True, allow_fallback=True)
+    line = (
+        "making gguf-Q4_K_M-imatrix: llama-quantize and llama-imatrix are neither built nor on the PATH; "
+        "run: weighbridge engines install llama_cpp --native"
+    )
+    with pytest.raises(Unavailable) as caught:
+        Gguf().check(tiny_model, wanted, bare)
+    assert str(caught.value) == line
+
+
+# Pre-tokenizers
+
+
+def bpe(*steps: dict[str, Any], **model: Any) -> dict[str, Any]:
+    return {"model": {"type": "BPE", **model}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)}}
+
+
+def split(pattern: str, **changes: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **changes}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
+BYTES_AND_WORDS = {**BYTES, "use_regex": True}
+
+
+def test_pre_tokenizers_are_known_by_their_pattern() -> None:
+    assert name_of(bpe(split(LLAMA_3), BYTES, ignore_merges=True)) == "llama-bpe"
+    assert name_of(bpe(split(LLAMA_3), BYTES, ignore_merges=False)) == "smaug-bpe"
+    assert name_of(bpe(split(LLAMA_3.replace("{1,3}", "")), BYTES)) == "qwen2"
+    assert name_of(bpe(BYTES_AND_WORDS)) == "gpt-2"
+    assert name_of({"model": {"type": "BPE"}, "pre_tokenizer": BYTES_AND_WORDS}) == "gpt-2"
+    assert name_of(bpe({"type": "Digits", "individual_digits": True}, BYTES_AND_WORDS)) == "smollm"
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        bpe(split(r"\w+"), BYTES),
+        bpe(split(LLAMA_3, invert=True), BYTES),
+        bpe(split(LLAMA_3), BYTES_AND_WORDS),
+        bpe({**BYTES_AND_WORDS, "add_prefix_space": True}),
+        bpe({"type": "Whitespace"}),
+        {"model": {"type": "Unigram"}, "pre_tokenizer": BYTES_AND_WORDS},
+        {"model": {"type": "BPE"}, "pre_tokenizer": None},
+    ],
+)
+def test_any_other_pre_tokenizer_is_refused(tokenizer: dict[str, Any]) -> None:
+    with pytest.raises(Refusal):
+        name_of(tokenizer)
+
+
+def with_tokenizer(model: Path, to: Path, **changes: Any) -> Path:
+    shutil.copytree(model, to)
+    tokenizer = json.loads((to / "tokenizer.json").read_text())
+    (to / "tokenizer.json").write_text(json.dumps({**tokenizer, **changes}))
+    return to
+
+
+@pytest.mark.slow
+def test_a_model_with_another_pre_tokenizer_is_refused_in_one_line(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    steps = bpe(split(r"\w+|\W+"), BYTES)["pre_tokenizer"]
+    model = with_tokenizer(tiny_model, tmp_path / "model", pre_tokenizer=steps)
+    with pytest.raises(BadInput, match=r"converting the model to GGUF: .*no pre-tokenizer like") as caught:
+        made([{}], model, workspace, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_conversion_that_cuts_texts_otherwise_does_not_count(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    model = with_tokenizer(tiny_model, tmp_path / "model", normalizer={"type": "Lowercase"})
+    with pytest.raises(BadInput, match=r"proving gguf-Q8_0: the engine cuts texts otherwise.*around") as caught:
+        made([{}], model, workspace, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list((workspace.settings.home / "stages" / "optimize.variant").glob("*.json"))
+
+
+# What is made
+
+
+@pytest.mark.slow
+def test_weights_have_the_wanted_precision_and_vectors_stay_wide(variants: dict[str, Variant]) -> None:
+    types = types_in(variants["gguf-Q4_0"])
+    assert types["blk.0.ffn_down.weight"] == "Q4_0"
+    assert types["token_embd.weight"] == "Q8_0"
+    assert types["blk.0.attn_norm.weight"] == "F32"
+    assert set(types_in(variants["gguf-F16"]).values()) == {"F16", "F32"}
+    assert set(types_in(variants["gguf-Q8_0"]).values()) == {"Q8_0", "F32"}
+
+
+@pytest.mark.slow
+def test_our_precisions_are_the_converters_own_bytes(
+    variants: dict[str, Variant], tiny_model: Path, shared: Workspace, tmp_path: Path
+) -> None:
+    python = ensure(Gguf.lock or Path(), MACHINE_CACHE).python
+    name = f"weighbridge-{shared.store.add(tiny_model, 'safetensors', adopt=False).short}"
+    (folder := tmp_path / "model").symlink_to(tiny_model)
+    script: list[str | Path] = [python, "-P", SCRIPTS / "convert.py", llama_cpp_native.source(MACHINE_CACHE), folder]
+    assert run("the converter", [*script, tmp_path / "model.gguf", "q8_0", name, tmp_path / "report"]).status == 0
+    ours = variants["gguf-Q8_0"].artifact.path / "model.gguf"
+    assert (tmp_path / "model.gguf").read_bytes() == ours.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_model_is_converted_and_its_tokens_compared_once_for_all_variants(
+    variants: dict[str, Variant], shared: Workspace
+) -> None:
+    stages = shared.settings.home / "stages"
+    assert len(list((stages / "optimize.gguf_base").glob("*.json"))) == 1
+    assert len(list((stages / "optimize.gguf_tokens").glob("*.json"))) == 1
+    assert len(list((stages / "optimize.variant").glob("*.json"))) >= len(variants)
+
+
+@pytest.mark.slow
+def test_what_was_proved_is_told(variants: dict[str, Variant]) -> None:
+    facts = variants["gguf-Q4_0"].facts
+    assert int(facts["rows_checked"]) == 120
+    assert int(facts["tokens_checked"]) > 1000
+    assert 4.5 < float(facts["bits_per_weight"]) < 8.5
+    assert llama_cpp_native.VERSION in facts["converter"]
+    assert facts["pre_tokenizer_known_by"] == "its pattern"
+
+
+@pytest.mark.slow
+def test_everything_that_renders_a_prompt_lies_beside_the_weights(variants: dict[str, Variant]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(variants["gguf-Q8_0"].artifact.path / "tokenizer")
+    assert "hello" in tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+
+
+@pytest.mark.slow
+def test_the_engine_says_what_transformers_says(variants: dict[str, Variant], tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    chat = [{"role": "user", "content": "hello there"}]
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        whole = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0]
+    expected = tokenizer.decode(whole[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    args = LlamaCppArgs(parallel=1, threads=1)
+    with serve(variants["gguf-F16"].artifact.path, args, MACHINE_CACHE, tmp_path / "log") as running:
+        answer = Client(running.url).ask(chat, max_tokens=12)
+    assert answer.text.strip() == expected.strip()
+
+
+@pytest.mark.slow
+def test_the_same_model_gives_the_same_bytes_elsewhere(
+    variants: dict[str, Variant], tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    again = made([{"quantization": "Q4_0"}], tiny_model, workspace, tmp_path)[0]
+    assert again.artifact.digest == variants["gguf-Q4_0"].artifact.digest
+
+
+@pytest.mark.slow
+@native_tools
+def test_k_quants_and_importance_matrices_come_from_llama_cpps_own_tools(tmp_path: Path, workspace: Workspace) -> None:
+    model = wide_model(tmp_path / "wide")
+    weighted_too: dict[str, Any] = {"quantization": "Q4_K_M", "imatrix": True}
+    wanted = [{"quantization": "Q4_K_M"}, weighted_too, {"quantization": "Q6_K"}]
+    plain, weighted, six = made(wanted, model, workspace, tmp_path)
+    assert types_in(plain)["blk.0.ffn_up.weight"] == "Q4_K"
+    assert types_in(six)["blk.0.ffn_up.weight"] == "Q6_K"
+    assert weighted.facts["imatrix_rows"] == "40"
+    assert weighted.artifact.digest != plain.artifact.digest
+    content = (weighted.artifact.path / "model.gguf").read_bytes()
+    assert os.fsencode(tmp_path) not in content
+
+
+def wide_model(to: Path) -> Path:
+    """A random Llama of K-quants' width with the tiny model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from tests.models import tiny_model
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model(MACHINE_CACHE))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(to)
+    tokenizer.save_pretrained(to)
+    return to
+
+
+# What llama.cpp's sources say
+
+
+@pytest.mark.slow
+def test_our_table_of_quantizations_is_llama_cpps() -> None:
+    constants = (llama_cpp_native.source(MACHINE_CACHE) / "gguf-py/gguf/constants.py").read_text()
+    for name, quantization in QUANTIZATIONS.items():
+        named = f"ALL_{name}" if name == "F32" else f"MOSTLY_{name}"
+        line = next(line for line in constants.splitlines() if line.split("=")[0].strip() == named)
+        assert int(line.split("=")[1].split("#")[0]) == quantization.file_type
+
+
+@pytest.mark.slow
+def test_the_converters_architectures_are_read_from_its_sources() -> None:
+    known = gguf_checks.known_architectures(llama_cpp_native.source(MACHINE_CACHE))
+    assert {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"} <= set(known)
+
+
+def test_the_base_holds_the_weights_without_loss(tiny_model: Path) -> None:
+    assert gguf_checks.base_type(tiny_model) == "F32"
+
+
+def test_a_model_without_an_architecture_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = with_config(tiny_model, tmp_path / "model", architectures=None)
+    with pytest.raises(BadInput, match="names no `architectures`"):
+        gguf_checks.check_architecture(model, MACHINE_CACHE, "making gguf-Q8_0")
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGML" + bytes(40))
+    with pytest.raises(ValueError, match="no GGUF file"):
+        read_header(tmp_path / "model.gguf")
+
+
+def test_a_cut_off_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (5).to_bytes(8, "little") * 2)
+    with pytest.raises(ValueError, match="ends in the middle"):
+        read_header(tmp_path / "model.gguf")
