@@ -96,8 +96,10 @@ def measure(model: Model, workspace: Workspace, rounds: int, figures: Figures) -
             figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
             figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
             for side in SIDES[1:]:
-                figures.ratio(f"{key}_tokens_per_second", side, "bare", at_least=GOAL)
-                figures.ratio(f"{key}_ttft_ms", side, "bare")
+                # The goal is that of the address clients are given; what BentoML's own port costs is told beside it.
+                goal = GOAL if side == "served" else None
+                figures.ratio(f"{key}_tokens_per_second", side, "bare", at_least=goal)
+                figures.ratio(f"{key}_ttft_ms", "bare", side, at_least=goal)
                 figures.add(f"{key}_errors_{side}", errors[side], at_most=0)
 
 

@@ -1,0 +1,189 @@
+"""What Prefect costs: CPU of flows against plain scripts that call the same stages.
+
+Two comparisons, in each of which the sides take turns:
+
+- stages that do nothing, 8 of them and 108, through the stage cache: as tasks of a flow with an API of its own, and in
+  a plain loop; once as new work, once with nothing to do. The difference is the coat, its server, and their imports.
+- a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same release with
+  its coats taken off, which leaves stages and MLflow; and the stages alone. The last two show what MLflow costs.
+
+Usage: python -m benchmarks.overhead [--rounds 5] [--quick]      (--quick: without the release)
+"""
+
+import argparse
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from benchmarks.common import Figures, alternate, report
+from benchmarks.cpu import COMMAND, ROOT, bytecode_note, cpu_seconds
+from core.settings import Settings
+from core.stagecache import Outcome
+from core.workspace import Workspace
+
+ON_TOP = 5.0
+PER_TASK = 0.02
+FEW, MANY = 8, 108
+
+
+class Nothing(BaseModel):
+    """A stage's result."""
+
+    number: int
+
+
+def stage(number: int, run: int) -> Outcome[Nothing]:
+    """A stage that only the cache works for; `run` makes it new work."""
+    inputs = {"number": number, "run": run}
+    return Workspace().stages.run(f"stage-{number}", 1, Nothing, inputs, lambda: Nothing(number=number))
+
+
+def plain(count: int, run: int) -> None:
+    for number in range(count):
+        stage(number, run)
+
+
+def coated(count: int, run: int) -> None:
+    from flows.prefect_server import prefect_api
+
+    with prefect_api(Settings()):
+        from flows.coats import release_flow, run_stage
+
+        @release_flow(name="overhead")
+        def overhead() -> None:
+            for number in range(count):
+                run_stage(f"stage-{number}", partial(stage, number, run))
+
+        overhead()
+
+
+def without_coats(recipe: str) -> None:
+    """The release as a plain script: the same code, and in the place of the coats the bare call."""
+    bare: Any = types.ModuleType("flows.coats")
+    bare.run_stage = lambda name, call, description="": call()
+    bare.release_flow = lambda **options: lambda function: function
+    bare.publish_ticket = lambda *args, **kwargs: None
+    sys.modules["flows.coats"] = bare
+    from configs.load import load
+    from flows.release import release
+
+    release(load(Path(recipe)))
+
+
+def stages_alone(recipe: str) -> None:
+    """Every stage up to the packaged winner, without MLflow."""
+    from configs.load import load
+    from flows import steps
+    from tasks.download import pin
+
+    loaded, workspace = load(Path(recipe)), Workspace()
+    got = steps.download_step(pin(loaded.download, workspace), loaded, workspace).run(workspace).value
+    tuned = steps.finetune_step(got, loaded, workspace, lambda step, losses: None).run(workspace).value
+    evaluated = steps.evaluate_step(got, tuned, loaded, workspace).run(workspace).value
+    made = steps.optimize_step(got, tuned, loaded, workspace).run(workspace).value
+    weighed = steps.weigh_step(got, made, loaded, workspace).run(workspace).value
+    decision = steps.select_step(weighed, evaluated, None, loaded).run(workspace).value
+    winner = steps.winner_of(decision, weighed)
+    assert winner is not None
+    steps.package_step(winner, steps.lineage_of(got, tuned, loaded), loaded, workspace).run(workspace)
+
+
+SIDES: dict[str, Callable[..., None]] = {
+    "plain": lambda count, run: plain(int(count), int(run)),
+    "flow": lambda count, run: coated(int(count), int(run)),
+    "uncoated": without_coats,
+    "stages": stages_alone,
+}
+
+
+def this(*words: object) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.overhead", "--side", *map(str, words)]
+
+
+def compare_coats(figures: Figures, rounds: int) -> None:
+    """Flow against loop; the homes stay for all turns, so that only the very first makes Prefect's tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        homes = {side: {"WEIGHBRIDGE_HOME": f"{folder}/{side}"} for side in ("plain", "flow")}
+        turn_of = dict.fromkeys(homes, 0)
+
+        def turn(name: str) -> float:
+            side, count, new = name.split()
+            turn_of[side] += new == "new"
+            return cpu_seconds(this(side, count, turn_of[side]), homes[side])
+
+        turn(f"flow {FEW} new")
+        names = [f"{side} {count} {kind}" for kind in ("new", "again") for count in (FEW, MANY) for side in homes]
+        cpu = alternate(names, turn, rounds)
+    for kind, title in (("new", ""), ("again", "_nothing_to_do")):
+        on_top = [flow - loop for flow, loop in zip(cpu[f"flow {FEW} {kind}"], cpu[f"plain {FEW} {kind}"], strict=True)]
+        many = [flow - loop for flow, loop in zip(cpu[f"flow {MANY} {kind}"], cpu[f"plain {MANY} {kind}"], strict=True)]
+        per_task = [(more - few) / (MANY - FEW) for more, few in zip(many, on_top, strict=True)]
+        figures.add(f"plain{title}_cpu_s", cpu[f"plain {FEW} {kind}"])
+        figures.add(f"flow{title}_cpu_s", cpu[f"flow {FEW} {kind}"])
+        figures.add(f"flow_on_top{title}_cpu_s", on_top, at_most=ON_TOP)
+        figures.add(f"extra_task{title}_cpu_s", per_task, at_most=PER_TASK)
+
+
+def small_recipe(folder: Path) -> Path:
+    """The demo's recipe with as little work as goes through every stage, its winner left as challenger."""
+    recipe = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    recipe["name"] = "overhead"
+    recipe["finetune"] |= {"max_steps": 2, "save_steps": 2}
+    recipe["evaluate"] |= {"limit": 8, "max_new_tokens": 4, "min_gain": -1.0}
+    recipe["optimize"]["variants"] = recipe["optimize"]["variants"][:1]
+    recipe["weigh"] |= {"concurrency": [1], "requests": 2, "max_tokens": 4}
+    recipe["select"] = {"metric": recipe["select"]["metric"], "max_loss": None, "objective": "throughput"}
+    recipe["deploy"]["promote"] = "never"
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def compare_releases(figures: Figures, rounds: int) -> None:
+    from examples.support_tickets import ensure
+
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"WEIGHBRIDGE_HOME": f"{folder}/home", "BENTOML_HOME": f"{folder}/bentoml", "DO_NOT_TRACK": "1"}
+        env["WEIGHBRIDGE_DEMO"] = str(ensure(Settings().cache))
+        recipe = small_recipe(Path(folder))
+        sides = {
+            "run": [COMMAND, "run", str(recipe)],
+            "uncoated": this("uncoated", recipe),
+            "stages": this("stages", recipe),
+        }
+        cpu_seconds(sides["run"], env)
+        cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
+    for side in ("stages", "uncoated", "run"):
+        figures.add(f"release_{side}_nothing_to_do_cpu_s", cpu[side])
+    journal = [with_mlflow - alone for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)]
+    on_top = [run - bare for run, bare in zip(cpu["run"], cpu["uncoated"], strict=True)]
+    figures.add("mlflow_on_top_nothing_to_do_cpu_s", journal)
+    figures.add("run_on_top_nothing_to_do_cpu_s", on_top, at_most=ON_TOP)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="Only stages that do nothing, no release.")
+    parser.add_argument("--side", nargs="+", metavar="WORD", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        SIDES[options.side[0]](*options.side[1:])
+        return
+    bytecode_note()
+    figures = Figures("overhead")
+    compare_coats(figures, options.rounds)
+    if not options.quick:
+        compare_releases(figures, options.rounds)
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""Bentos: built by the BentoML of the environment that they will run in, published whole, exported by links.
+
+::
+
+    BENTOML_HOME/models/<name>/<digest>    the model's files, hard links to the artifact store where it can be
+    BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds `serving`, `core` and `candidate.json`
+    (artifact store) format `bento`        the same exported: a Bento with its model inside, which needs no store
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from core.artifact import Artifact, File
+from core.environments import Environment, ensure, locks_of, one_at_a_time
+from core.errors import Unavailable
+from core.plugins import load
+from core.processes import Process, free_port, run
+from core.store import Store, sha256_of
+from serving.candidate import BentoCandidate
+from serving.client import is_ready
+from serving.engines.base import Engine, EngineArgs
+
+logger = logging.getLogger("weighbridge.bento")
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("core", "serving")
+BUILDER = Path(__file__).with_name("bento_build.py")
+FORMAT = 1
+"""Raised when the same inputs give another Bento."""
+
+_BENTOML_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[|Traceback |Exception in ")
+_TRAVELS = frozenset({".py", ".lock", ".in", ".json", ".typed"})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a Bento is made of; equal contents have equal versions."""
+
+    name: str
+    version: str
+    """Leading part of the Bento's version, for people; may be empty."""
+    label: str
+    engine: EngineArgs
+    model: Artifact
+    lineage: Mapping[str, str]
+
+    @property
+    def plugin(self) -> Engine:
+        engine: Engine = load("engine", self.engine.kind)
+        return engine
+
+    def programs(self) -> list[Path]:
+        """Executables of the engine that no environment holds: they travel in the Bento."""
+        program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[0]
+        return [Path(program)] if Path(program).is_absolute() else []
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that goes in, so that the same Bento always has the same version."""
+        parts = {
+            "format": FORMAT, "name": self.name, "label": self.label, "engine": self.engine.model_dump(mode="json"),
+            "model": self.model.digest, "lineage": dict(self.lineage), "code": _digest_of_code(),
+            "locks": [sha256_of(lock) for lock in locks_of(self.plugin.lock)],
+            "programs": [sha256_of(program) for program in self.programs()],
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def bento_name(self) -> str:
+        return re.sub(r"[^a-z0-9._-]+", "-", self.name.lower()).strip("-._") or "model"
+
+    @property
+    def bento_version(self) -> str:
+        prefix = re.sub(r"[^a-z0-9._-]+", "-", self.version.lower()).strip("-._")
+        return f"{prefix}-{self.digest[:12]}" if prefix else self.digest[:12]
+
+    @property
+    def tag(self) -> str:
+        return f"{self.bento_name}:{self.bento_version}"
+
+    @property
+    def model_version(self) -> str:
+        return self.model.short
+
+
+@dataclass(frozen=True)
+class Built:
+    """A Bento in BentoML's store."""
+
+    tag: str
+    folder: Path
+    model: Path
+    reused: bool
+
+
+def bentoml_home() -> Path:
+    """BentoML's own folder: `BENTOML_HOME`, or `~/bentoml`."""
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").expanduser().absolute()
+
+
+def folder_of(tag: str) -> Path:
+    """Where BentoML's store keeps a Bento."""
+    name, _, version = tag.partition(":")
+    return bentoml_home() / "bentos" / name / version
+
+
+def build(contents: Contents, cache: Path) -> Built:
+    """The Bento in BentoML's store, built if it is not there; half of one is never visible.
+
+    Raises:
+        Unavailable: the environment cannot be built, or BentoML refuses.
+    """
+    home = bentoml_home()
+    folder = folder_of(contents.tag)
+    model = home / "models" / contents.bento_name / contents.model_version
+    scratch_root = home / "tmp"
+    scratch_root.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"):
+        if (folder / "bento.yaml").exists() and (model / "model.yaml").exists():
+            return Built(contents.tag, folder, model, reused=True)
+        environment = ensure(contents.plugin.lock, cache)
+        with tempfile.TemporaryDirectory(prefix="weighbridge-", dir=scratch_root) as scratch:
+            _stage(contents, Path(scratch) / "src")
+            _build(contents, environment, Path(scratch))
+            _link(contents.model.path, Path(scratch) / "home" / "models" / contents.bento_name / contents.model_version)
+            _publish(Path(scratch) / "home" / "models", home / "models", contents.bento_name, contents.model_version)
+            _publish(Path(scratch) / "home" / "bentos", home / "bentos", contents.bento_name, contents.bento_version)
+    return Built(contents.tag, folder, model, reused=False)
+
+
+def export(built: Built, model: Artifact, store: Store, origin: Mapping[str, str]) -> Artifact:
+    """The Bento with its model inside, as `bentoml export` lays it out, without copying the model."""
+    name, version = built.model.parent.name, built.model.name
+    inside = f"models/{name}/{version}"
+    known = [file.model_copy(update={"path": f"{inside}/{file.path}"}) for file in store.files(model.digest)]
+    own = {file.path for file in store.files(model.digest)}
+    made = [(path, f"{inside}/{path.relative_to(built.model)}") for path in _files(built.model)]
+    made = [(path, to) for path, to in made if to.removeprefix(f"{inside}/") not in own]
+    made += [(path, path.relative_to(built.folder).as_posix()) for path in _files(built.folder)]
+    with store.scratch() as scratch:
+        latest = scratch / "latest"
+        latest.write_text(version)
+        files = [*known, _put(store, latest, f"models/{name}/latest"), *(_put(store, path, to) for path, to in made)]
+        return store.assemble(files, "bento", {**origin, "tag": built.tag})
+
+
+def candidate_of(folder: Path) -> BentoCandidate:
+    """What a Bento in `folder` serves.
+
+    Raises:
+        Unavailable: it is not one of ours.
+    """
+    try:
+        return BentoCandidate.model_validate_json((folder / "src" / "candidate.json").read_bytes())
+    except (OSError, ValueError) as exc:
+        wrong = "it has no readable candidate.json"
+        raise Unavailable(f"opening the Bento in {folder}", wrong, "package it again") from exc
+
+
+def environment_of(folder: Path, cache: Path) -> Environment:
+    """The environment a Bento runs in, made from its own lock if it is not there."""
+    return ensure(folder / "src" / candidate_of(folder).lock, cache)
+
+
+def variables(host: str, port: int) -> dict[str, str]:
+    """Environment variables under which a Bento's engine listens at this address."""
+    return {
+        "WEIGHBRIDGE_ENGINE_HOST": host,
+        "WEIGHBRIDGE_ENGINE_PORT": str(port),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def serve_command(folder: Path, environment: Environment, host: str, port: int) -> list[str]:
+    """`bentoml serve` of the Bento in `folder`; `port` is BentoML's own, for management."""
+    return [str(environment.bin("bentoml")), "serve", str(folder), "--host", host, "--port", str(port)]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A Bento that runs and has answered."""
+
+    url: str
+    """BentoML's port."""
+    engine_url: str
+    """The engine's own port."""
+    process: Process
+    seconds: float
+
+
+@contextmanager
+def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Proof]:
+    """Run an exported Bento in its own environment until the block ends.
+
+    Raises:
+        Unavailable: it ended (its log's tail is in the message), or gave no real completion within `timeout` seconds.
+    """
+    environment = environment_of(folder, cache)
+    port, engine_port = free_port(), free_port()
+    command = serve_command(folder, environment, "127.0.0.1", port)
+    url, engine_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}"
+    with (
+        tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch,
+        Process("the Bento", command, log=log, cwd=Path(scratch), env=variables("127.0.0.1", engine_port)) as process,
+    ):
+        yield Proof(url, engine_url, process, _wait(process, (engine_url, url), timeout))
+
+
+def last_words(log: str, lines: int = 10) -> str:
+    """What the engine said last; where it was never started, what BentoML said last."""
+    _, started, said = log.rpartition("Running service with command: ")
+    if started:
+        own = list(itertools.takewhile(lambda line: not _BENTOML_LINE.match(line), said.splitlines()[1:]))
+        return "\n".join(own[-lines:]) or "(the engine said nothing)"
+    return "\n".join(log.strip().splitlines()[-lines:]) or "(nothing)"
+
+
+def _wait(process: Process, urls: Sequence[str], timeout: float) -> float:
+    """Seconds until a real completion came from each of `urls`."""
+    started = time.monotonic()
+    while not all(is_ready(url) for url in urls):
+        if process.alive() and time.monotonic() - started < timeout:
+            time.sleep(0.1)
+            continue
+        wrong = f"no completion came within {timeout:.0f} s" if process.alive() else "it ended before it answered"
+        words = last_words(process.log.read_text(errors="replace"))
+        raise Unavailable("starting the Bento", f"{wrong}. Its log ends:\n{words}\n", f"whole log: {process.log}")
+    return time.monotonic() - started
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _put(store: Store, path: Path, to: str) -> File:
+    return store.put_blob(path, adopt=False).model_copy(update={"path": to})
+
+
+def _code() -> list[Path]:
+    return [path for package in PACKAGES for path in _files(ROOT / package) if path.suffix in _TRAVELS]
+
+
+def _digest_of_code() -> str:
+    lines = [f"{sha256_of(path)}  {path.relative_to(ROOT)}\n" for path in _code()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _stage(contents: Contents, src: Path) -> None:
+    """Lay out what becomes the Bento's `src`."""
+    for path in _code():
+        target = src / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    lock = contents.plugin.lock
+    for program in contents.programs():
+        (src / "bin").mkdir(exist_ok=True)
+        shutil.copy(program, src / "bin" / program.name)
+    (src / "environment").mkdir()
+    shutil.copyfile(lock, src / "environment" / lock.name)
+    (src / "requirements.txt").write_text("".join(_portable(path).read_text() for path in locks_of(lock)))
+    candidate = BentoCandidate(
+        name=contents.bento_name,
+        label=contents.label,
+        engine=contents.engine.model_dump(mode="json"),
+        model=f"{contents.bento_name}:{contents.model_version}",
+        lock=f"environment/{lock.name}",
+    )
+    (src / "candidate.json").write_text(candidate.model_dump_json(indent=1))
+    (src / "lineage.json").write_text(json.dumps(dict(contents.lineage), indent=1, sort_keys=True))
+
+
+def _portable(lock: Path) -> Path:
+    """Whoever installs the Bento elsewhere gets PyTorch as its index carries it, not this machine's build."""
+    return lock.with_name("torch.lock") if lock.name == "torch.cpu.lock" else lock
+
+
+def _build(contents: Contents, environment: Environment, scratch: Path) -> None:
+    order: dict[str, Any] = {
+        "name": contents.bento_name,
+        "version": contents.bento_version,
+        "model": f"{contents.bento_name}:{contents.model_version}",
+        "labels": _labels(contents),
+        "description": _description(contents),
+        "metadata": {"digest": contents.model.digest, "format": contents.model.format, **contents.model.origin},
+    }
+    order_file = scratch / "order.json"
+    order_file.write_text(json.dumps(order))
+    home = scratch / "home"
+    env = {
+        "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONDONTWRITEBYTECODE": "1",
+        "BENTO_ORDER": str(order_file), "WEIGHBRIDGE_ENGINE_PORT": "8000",
+    }  # fmt: skip
+    done = run("bentoml build", [environment.python, BUILDER], env=env, cwd=scratch / "src")
+    if done.status != 0:
+        logger.info("%s", done.output)
+        raise Unavailable(f"building Bento {contents.tag}", done.tail(6))
+
+
+def _labels(contents: Contents) -> dict[str, str]:
+    return {
+        **contents.lineage,
+        "weighbridge.candidate": contents.label,
+        "weighbridge.model": contents.model.digest,
+        "openai_endpoint": "/v1",
+    }
+
+
+def _description(contents: Contents) -> str:
+    rows = "\n".join(f"| {key} | `{value}` |" for key, value in sorted(_labels(contents).items()))
+    return (
+        f"# {contents.bento_name}\n\nAn OpenAI-compatible endpoint. `bentoml serve {contents.tag}`, then ask "
+        f"`/v1/chat/completions`.\n\n| | |\n| --- | --- |\n{rows}\n"
+    )
+
+
+def _link(source: Path, to: Path) -> None:
+    """The artifact's files in BentoML's model folder: hard links, or copies on another file system."""
+    for path in _files(source):
+        target = to / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+def _publish(scratch: Path, final: Path, name: str, version: str) -> None:
+    """Move a finished item into a store of BentoML's, and have `latest` name it."""
+    target = final / name / version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        whole = (target / "bento.yaml").exists() or (target / "model.yaml").exists()
+        if not whole:
+            shutil.rmtree(target)
+    with suppress(FileExistsError):
+        if not target.exists():
+            (scratch / name / version).rename(target)
+    latest = scratch / "latest"
+    latest.write_text(version)
+    latest.replace(final / name / "latest")

@@ -1,0 +1,182 @@
+"""A small client of OpenAI's HTTP API: readiness, quality, probes and `weighbridge ask` speak through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from core.errors import Unavailable
+
+if TYPE_CHECKING:
+    import httpx
+
+OK: Final = 200
+SERVER_ERROR: Final = 500
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""Plain text, or the messages of a chat."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one prompt."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class RequestRefused(Unavailable):
+    """The server answered, with an error of its own."""
+
+    def __init__(self, url: str, status: int, words: str) -> None:
+        super().__init__(f"asking {url}", f"HTTP {status}: {words}")
+        self.status = status
+
+
+class Client:
+    """Asks one server; `url` is its base without `/v1`. Safe for several threads at once."""
+
+    def __init__(self, url: str, timeout: float = 120.0) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.timeout = timeout
+
+    @cached_property
+    def model(self) -> str:
+        """The name of what is served, which some servers insist on."""
+        return next(iter(self.models()), "model")
+
+    def models(self) -> list[str]:
+        """Names the server goes by."""
+        return [str(model["id"]) for model in get(f"{self.url}/v1/models", self.timeout)["data"]]
+
+    def ask(self, prompt: Prompt, **options: Any) -> Answer:
+        """One answer, greedy unless `options` (of OpenAI's API) say otherwise.
+
+        Raises:
+            RequestRefused: the server said no.
+            Unavailable: it is not there, broke off, or sent something else than an answer.
+        """
+        path, body = request(prompt, model=self.model, **options)
+        reply = post(f"{self.url}{path}", body, self.timeout)
+        try:
+            choice, usage = reply["choices"][0], reply.get("usage") or {}
+            text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
+            return Answer(
+                text or "", choice["finish_reason"] or "",
+                int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)),
+            )  # fmt: skip
+        except (KeyError, IndexError, TypeError) as exc:
+            raise Unavailable(f"asking {self.url}{path}", f"there is no answer in its reply: {reply}") from exc
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """The answer, piece by piece as it comes.
+
+        Raises:
+            Unavailable: as for `ask`, and when the stream ends before the answer does.
+        """
+        path, body = request(prompt, model=self.model, stream=True, **options)
+        for event in self._events(f"{self.url}{path}", body):
+            if "error" in event:
+                raise Unavailable(f"asking {self.url}{path}", f"it broke off: {event['error']}")
+            for choice in event.get("choices", []):
+                piece = choice.get("text") if isinstance(prompt, str) else choice["delta"].get("content")
+                if piece:
+                    yield piece
+
+    def _events(self, url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        import httpx
+
+        try:
+            with _http().stream("POST", url, json=body, timeout=self.timeout) as response:
+                if response.status_code != OK:
+                    response.read()
+                    raise RequestRefused(url, response.status_code, _words(response))
+                for line in response.iter_lines():
+                    if line == "data: [DONE]":
+                        return
+                    if line.startswith("data: "):
+                        yield json.loads(line.removeprefix("data: "))
+        except httpx.HTTPError as exc:
+            raise Unavailable(f"asking {url}", _reason(exc)) from exc
+        except ValueError as exc:
+            raise Unavailable(f"asking {url}", f"its stream is not JSON: {exc}") from exc
+        raise Unavailable(f"asking {url}", "the stream ended before the answer did")
+
+
+def request(prompt: Prompt, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Path and body of a request in OpenAI's API for a chat or for plain text."""
+    body = {"model": "model", "temperature": 0, **options}
+    if isinstance(prompt, str):
+        return "/v1/completions", {**body, "prompt": prompt}
+    return "/v1/chat/completions", {**body, "messages": [dict(message) for message in prompt]}
+
+
+def is_ready(url: str, timeout: float = 60.0) -> bool:
+    """Whether a real token comes back, from the chat or, where the model has no chat, as plain text."""
+    client = Client(url, timeout)
+    for prompt in ([{"role": "user", "content": "Hi"}], "Hi"):
+        try:
+            return client.ask(prompt, max_tokens=1).completion_tokens > 0
+        except RequestRefused as exc:
+            if exc.status >= SERVER_ERROR:
+                return False
+        except Unavailable:
+            return False
+    return False
+
+
+def get(url: str, timeout: float = 120.0) -> Any:
+    """JSON from a server. Raises as `post`."""
+    return _ask("GET", url, None, timeout)
+
+
+def post(url: str, body: Mapping[str, Any], timeout: float = 120.0) -> Any:
+    """JSON for JSON.
+
+    Raises:
+        RequestRefused: the server said no.
+        Unavailable: it is not there, broke off, or did not answer in JSON.
+    """
+    return _ask("POST", url, body, timeout)
+
+
+def _ask(method: str, url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+    import httpx
+
+    try:
+        response = _http().request(method, url, json=body, timeout=timeout)
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"asking {url}", _reason(exc)) from exc
+    if response.status_code != OK:
+        raise RequestRefused(url, response.status_code, _words(response))
+    try:
+        return response.json()
+    except ValueError as exc:
+        raise Unavailable(f"asking {url}", f"its reply is not JSON: {exc}") from exc
+
+
+@cache
+def _http() -> httpx.Client:
+    """One connection per request: servers that promise to keep one open and close it break pooled ones."""
+    import httpx  # here: recipes import engines, and engines this
+
+    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
+
+def _reason(exc: httpx.HTTPError) -> str:
+    return str(exc) or type(exc).__name__
+
+
+def _words(response: httpx.Response) -> str:
+    """What the server says is wrong, in whichever of the usual forms."""
+    try:
+        reply = response.json()
+        error = reply.get("error", reply) if isinstance(reply, dict) else reply
+        return str(error.get("message", error) if isinstance(error, dict) else error)[:400]
+    except ValueError:
+        return " ".join(response.text.split())[:400]

@@ -1,0 +1,59 @@
+"""What answers: what an `engine` plugin offers. A caller never asks which engine it has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.artifact import Format
+
+
+class EngineArgs(BaseModel):
+    """Base of every engine's arguments; `kind` names the plugin. Options keep the engine's own names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    start_timeout: float = Field(300.0, gt=0, description="Seconds until the first real token must have come.")
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; the conformance suite proves each claim."""
+
+    devices: frozenset[str] = frozenset({"cpu"})
+    streaming: bool = True
+    lora: bool = False
+    embeddings: bool = False
+    metrics: bool = False
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """A command that listens on a port and speaks OpenAI's HTTP API."""
+
+    name: ClassVar[str]
+    Args: ClassVar[type[EngineArgs]]
+    formats: ClassVar[frozenset[Format]]
+    lock: ClassVar[Path]
+    capabilities: ClassVar[Capabilities]
+
+    def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
+        """The command line; `model` is the artifact's folder, `python` the interpreter of the locked environment."""
+
+    def env(self, args: Any) -> dict[str, str]:
+        """Environment variables on top of the caller's."""
+
+    def tunings(self, args: Any, cores: int) -> Sequence[Any]:
+        """Arguments worth measuring against each other on this machine, where `args` leaves them open."""
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Natural-log probability of every completion token after the prompt, under the serving engine.
+
+        `url` is the server's base without `/v1`. Raises NotImplementedError where its API cannot tell.
+        """
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids the running engine gives a text (special tokens parsed, none added)."""

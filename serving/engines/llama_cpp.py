@@ -1,0 +1,235 @@
+"""llama.cpp's own server: from the wheel `xllamacpp` in its locked environment, or built natively."""
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from core.errors import BadInput, Unavailable
+from core.settings import Settings
+from serving.client import SERVER_ERROR, RequestRefused, post
+from serving.engines.base import Capabilities, EngineArgs
+
+LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
+AUTO_SLOTS: Final = 4
+"""Slots llama-server takes when nobody says how many."""
+AUTO_CONTEXT: Final = 4096
+"""Most tokens of context per slot when nobody says how many: a long-context model would eat all memory."""
+FORCED_AT_ONCE: Final = 256
+"""Tokens per request."""
+CERTAIN: Final = 1e9
+LIKELIEST: Final = (256, 8192, 10**7)
+"""How many of the likeliest tokens to ask for: few first, in the end all."""
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+
+
+class LlamaCppArgs(EngineArgs):
+    """Options of llama-server, under their own names; what is left open is measured on the machine."""
+
+    kind: Literal["llama_cpp"] = "llama_cpp"
+    build: Literal["wheel", "native", "auto"] = Field(
+        "wheel",
+        description="`native`: llama-server found on the PATH or built for this processor; `auto`: native where it is.",
+    )
+    ctx_size: int | None = Field(
+        None,
+        ge=256,
+        description="Tokens of context of all slots together; open: the model's own, up to 4096, per slot.",
+    )
+    parallel: int | None = Field(None, ge=1, le=256, description="Slots: requests decoded together.")
+    kv_unified: bool | None = Field(
+        None, description="Slots share one pool of context; open: only where ctx_size is given and parallel is not."
+    )
+    threads: int | None = Field(None, ge=1, le=512, description="Threads that generate.")
+    threads_batch: int | None = Field(None, ge=1, le=512, description="Threads that read prompts; open: as `threads`.")
+    batch_size: int = Field(2048, ge=1, description="Most tokens of one logical batch.")
+    ubatch_size: int = Field(512, ge=1, description="Most tokens of one physical batch.")
+    n_gpu_layers: int | None = Field(None, ge=0, description="Layers kept on the GPU; open: as many as fit.")
+    flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
+    cache_type_k: CacheType = Field("f16", description="Number format of cached keys.")
+    cache_type_v: CacheType = Field("f16", description="Number format of cached values.")
+    cache_ram: int = Field(256, ge=0, description="Most MiB kept of prompts that no slot holds any more.")
+    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+
+
+class LlamaCpp:
+    """Serves one GGUF file."""
+
+    name: ClassVar[str] = "llama_cpp"
+    Args: ClassVar[type[EngineArgs]] = LlamaCppArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
+    lock: ClassVar[Path] = Path(__file__).with_suffix(".lock")
+    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+
+    def command(self, model: Path, args: LlamaCppArgs, host: str, port: int, python: Path) -> list[str]:
+        """The command line of the native server, or of the launcher that takes the same options."""
+        server = _native(args)
+        program = [str(server)] if server else [str(python), "-I", str(LAUNCHER)]
+        weights = model / "model.gguf"
+        return [*program, "--model", str(weights), "--host", host, "--port", str(port), *_options(weights, args)]
+
+    def env(self, args: LlamaCppArgs) -> dict[str, str]:
+        """Let threads that wait for each other sleep.
+
+        By default they spin, and where the processor has other work as well, one that spins keeps the one it waits
+        for from running: tokens per second fall by two orders of magnitude.
+        """
+        return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+
+    def tunings(self, args: LlamaCppArgs, cores: int) -> Sequence[LlamaCppArgs]:
+        """Every number of threads worth trying with every number of slots worth trying."""
+        threads = [args.threads] if args.threads else sorted({max(1, cores // 2), cores})
+        slots = [args.parallel] if args.parallel else [4, 8]
+        return [args.model_copy(update={"threads": t, "parallel": s}) for t in threads for s in slots]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Force the completion token by token and read what the model itself thought of each.
+
+        Raises:
+            Unavailable: the server does not answer, or does not do as it is told.
+        """
+        known: list[float] = []
+        while len(known) < len(completion):
+            before = [*prompt, *completion[: len(known)]]
+            # The last token is usually the one that ends the generation, and no grammar can force that.
+            rest = list(completion[len(known) : -1][:FORCED_AT_ONCE])
+            known += _force(url, before, rest) if rest else []
+            known.append(_force_one(url, [*prompt, *completion[: len(known)]], completion[len(known)]))
+        return known
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        answer = post(f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True})
+        return [int(token) for token in answer["tokens"]]
+
+
+def _native(args: LlamaCppArgs) -> Path | None:
+    if args.build == "wheel":
+        return None
+    from serving import llama_cpp_native
+
+    server = llama_cpp_native.tool("llama-server", Settings().cache)
+    if server is None and args.build == "native":
+        remedy = "run: weighbridge engines install llama_cpp --native"
+        raise Unavailable("starting llama_cpp", "there is no native llama-server", remedy)
+    return server
+
+
+def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
+    slots = args.parallel or AUTO_SLOTS
+    context = args.ctx_size or slots * min(trained_context(weights), AUTO_CONTEXT)
+    shared = args.kv_unified if args.kv_unified is not None else (args.ctx_size is not None and args.parallel is None)
+    given: dict[str, object] = {
+        "alias": args.alias, "ctx-size": context, "parallel": slots, "threads": args.threads,
+        "threads-batch": args.threads_batch or args.threads, "batch-size": args.batch_size,
+        "ubatch-size": args.ubatch_size, "n-gpu-layers": args.n_gpu_layers, "flash-attn": args.flash_attn,
+        "cache-type-k": args.cache_type_k, "cache-type-v": args.cache_type_v, "cache-ram": args.cache_ram,
+    }  # fmt: skip
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    return [*words, "--kv-unified" if shared else "--no-kv-unified", "--jinja", "--metrics", "--no-webui"]
+
+
+def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
+    """Log-probabilities of these tokens; of the first ones only, where one among them ends the generation."""
+    rules = " ".join(f"<[{token}]>" for token in tokens)
+    try:
+        answer = _complete(url, before, len(tokens), {"grammar": f"root ::= {rules}"})
+    except RequestRefused as exc:
+        if exc.status < SERVER_ERROR:
+            raise
+        # The server gives up where a grammar asks for a token that ends the generation: stop short of it.
+        half = len(tokens) // 2
+        return _force(url, before, tokens[:half]) if half else []
+    found: list[float] = []
+    for entry, wanted in zip(answer, tokens, strict=False):
+        if entry["id"] != wanted:
+            break
+        found.append(float(entry["logprob"]))
+    return found
+
+
+def _force_one(url: str, before: list[int], token: int) -> float:
+    """Log-probability of one token of any kind, made certain by a bias that its probability does not show."""
+    answer = _complete(url, before, 1, {"logit_bias": [[token, CERTAIN]]})
+    if answer and answer[0]["id"] == token:
+        return float(answer[0]["logprob"])
+    return _look_up(url, before, token)
+
+
+def _look_up(url: str, before: list[int], token: int) -> float:
+    """Log-probability of a token that the server keeps to itself: one that ends within a character.
+
+    Another one is forced in its place, and what was wanted is found among the likeliest of that place.
+    """
+    plain = LlamaCpp().tokenize(url, "a")[-1]
+    for count in LIKELIEST:
+        answer = _complete(url, before, 1, {"logit_bias": [[plain, CERTAIN]], "n_probs": count})
+        for entry in answer[0]["top_logprobs"] if answer else []:
+            if entry["id"] == token:
+                return float(entry["logprob"])
+    raise Unavailable("asking llama_cpp for log-probabilities", f"it says nothing about token {token}")
+
+
+def _complete(url: str, prompt: list[int], count: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    body = {
+        "prompt": prompt,
+        "n_predict": count,
+        "n_probs": 1,
+        "temperature": 0,
+        "samplers": ["temperature"],
+        **options,
+    }
+    answer: list[dict[str, Any]] = post(f"{url}/completion", body).get("completion_probabilities", [])
+    return answer
+
+
+def trained_context(weights: Path) -> int:
+    """Tokens of context a GGUF file's model was made for.
+
+    Raises:
+        BadInput: it is no GGUF file, or does not say.
+    """
+    try:
+        with weights.open("rb") as stream:
+            for key, value in _metadata(stream):
+                if key.endswith(".context_length"):
+                    return int(value)
+    except (OSError, struct.error, KeyError, ValueError) as exc:
+        raise BadInput(f"reading {weights}", f"it is not a GGUF file: {exc}") from exc
+    raise BadInput(f"reading {weights}", "it does not say how long its context is")
+
+
+SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""GGUF's value types as `struct` writes them; 8 is text and 9 a list."""
+
+
+def _metadata(stream: BinaryIO) -> Any:
+    """Key and value of every entry of a GGUF header, one after another."""
+    magic, _version, _tensors, count = _read(stream, "4sIQQ")
+    if magic != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    for _ in range(count):
+        key = _text(stream)
+        yield key, _value(stream, _read(stream, "I")[0])
+
+
+def _read(stream: BinaryIO, form: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))
+
+
+def _text(stream: BinaryIO) -> str:
+    return stream.read(_read(stream, "Q")[0]).decode(errors="replace")
+
+
+def _value(stream: BinaryIO, kind: int) -> Any:
+    if kind == 8:
+        return _text(stream)
+    if kind == 9:
+        element, count = _read(stream, "IQ")
+        return [_value(stream, element) for _ in range(count)]
+    return _read(stream, SCALARS[kind])[0]

@@ -1,0 +1,80 @@
+"""llama-server out of the wheel `xllamacpp`, under llama-server's own options.
+
+Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules named like packages.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from typing import Any
+
+LOG_DELAY = 0.3
+"""Seconds llama.cpp's own logging thread gets to say what went wrong: nothing waits for it."""
+
+
+def parse() -> argparse.Namespace:
+    """The options of llama-server that the engine gives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("--model", "--host", "--alias", "--flash-attn", "--cache-type-k", "--cache-type-v"):
+        parser.add_argument(name)
+    numbers = ("--port", "--ctx-size", "--parallel", "--threads", "--threads-batch", "--batch-size", "--ubatch-size")
+    for name in (*numbers, "--n-gpu-layers", "--cache-ram"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--kv-unified", action=argparse.BooleanOptionalAction)
+    for name in ("--jinja", "--metrics", "--no-webui"):
+        parser.add_argument(name, action="store_true")
+    return parser.parse_args()
+
+
+def parameters(args: argparse.Namespace) -> Any:
+    """The same as llama.cpp's own structure."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = args.model
+    params.model_alias = {args.alias}
+    params.hostnames = [args.host]
+    params.port = args.port
+    params.n_ctx = args.ctx_size
+    params.n_parallel = args.parallel
+    params.kv_unified = args.kv_unified
+    params.n_batch = args.batch_size
+    params.n_ubatch = args.ubatch_size
+    params.cache_ram_mib = args.cache_ram
+    params.flash_attn_type = getattr(
+        xllamacpp.llama_flash_attn_type,
+        "LLAMA_FLASH_ATTN_TYPE_" + {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[args.flash_attn],
+    )
+    params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_k.upper()}")
+    params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_v.upper()}")
+    params.use_jinja = args.jinja
+    params.endpoint_metrics = args.metrics
+    params.ui = not args.no_webui
+    if args.threads:
+        params.cpuparams.n_threads = args.threads
+    if args.threads_batch:
+        params.cpuparams_batch.n_threads = args.threads_batch
+    if args.n_gpu_layers is not None:
+        params.n_gpu_layers = args.n_gpu_layers
+    return params
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    import xllamacpp
+
+    endings = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before the server's threads exist, so that they inherit it and sigwait alone gets the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    try:
+        server = xllamacpp.Server(parameters(parse()))
+    except RuntimeError as exc:
+        time.sleep(LOG_DELAY)
+        sys.exit(f"llama-server did not start: {exc}")
+    signal.sigwait(endings)
+    del server
+
+
+if __name__ == "__main__":
+    main()

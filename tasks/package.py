@@ -1,0 +1,111 @@
+"""The winner as a Bento: model, service, lineage and its own lock, proven to answer before it counts."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.artifact import Artifact
+from core.environments import locate
+from core.progress import track
+from core.store import sha256_of
+from core.workspace import Workspace
+from serving import bento
+from serving.targets.base import Release
+from tasks.measurement import Candidate
+
+VERSION: Final = 1
+
+logger = logging.getLogger("weighbridge.package")
+
+
+class PackageArgs(BaseModel):
+    """How the winner is packaged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start_timeout: float = Field(600.0, gt=0, description="Seconds within which the packaged Bento must have answered.")
+    push: str = Field(
+        "",
+        pattern=r"^(s3://[^/]+.*)?$",
+        description="`s3://bucket/prefix` that the exported Bento is sent to as well; empty: nowhere.",
+    )
+
+
+class Packaged(BaseModel):
+    """A Bento that has answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: str = Field(description="In BentoML's store: `name:version`.")
+    model: str = Field(description="Tag of the model in BentoML's store.")
+    digest: str = Field(description="Of the exported Bento; the same as the artifact's.")
+    artifact: Artifact = Field(description="The exported Bento, its model inside.")
+    lock: str = Field(description="sha256 of the lock of its environment.")
+    environment: Path = Field(description="That environment on this machine.")
+    start_seconds: float = Field(description="From `bentoml serve` to the first real completion.")
+    pushed: str = Field("", description="Where the exported Bento was sent to.")
+
+    def release(self, name: str, version: str) -> Release:
+        """What a target is asked to serve."""
+        return Release(name=name, version=version, bento=self.tag, digest=self.digest)
+
+
+def package(
+    candidate: Candidate, name: str, version: str, lineage: dict[str, str], args: PackageArgs, workspace: Workspace
+) -> Packaged:
+    """Build, export and prove the Bento of one candidate; the same inputs give the same Bento.
+
+    `lineage` goes into the Bento's labels, its README and `lineage.json`; so does nothing else, so what changes from
+    run to run does not belong there. The Bento appears in BentoML's store (`BENTOML_HOME`) whole or not at all.
+
+    Raises:
+        Unavailable: its environment cannot be built, BentoML refuses, or the Bento does not answer.
+    """
+    contents = bento.Contents(name, version, candidate.label, candidate.engine, candidate.variant.artifact, lineage)
+    with track(f"building Bento {contents.tag}", None):
+        built = bento.build(contents, workspace.settings.cache)
+    logger.info("Bento %s %s in %s", built.tag, "is there already" if built.reused else "built", bento.bentoml_home())
+    model = candidate.variant.artifact
+    exported = bento.export(built, model, workspace.store, {"model": model.digest})
+    seconds = _prove(exported, args, workspace)
+    logger.info("Bento %s answered %.1f s after its start", built.tag, seconds)
+    lock = exported.path / "src" / bento.candidate_of(exported.path).lock
+    return Packaged(
+        tag=built.tag,
+        model=f"{built.model.parent.name}:{built.model.name}",
+        digest=exported.digest,
+        artifact=exported,
+        lock=sha256_of(lock),
+        environment=locate(lock, workspace.settings.cache)[0].path,
+        start_seconds=seconds,
+        pushed=_push(exported, args.push, workspace),
+    )
+
+
+def lineage_of(folder: Path) -> dict[str, str]:
+    """What a Bento in `folder` says about where it comes from."""
+    found: dict[str, str] = json.loads((folder / "src" / "lineage.json").read_text())
+    return found
+
+
+def _prove(exported: Artifact, args: PackageArgs, workspace: Workspace) -> float:
+    """Start the exported Bento in an environment made from its own lock, and have it answer."""
+    log = workspace.settings.home / "logs" / f"package-{exported.short}-{time.time_ns()}.log"
+    with (
+        track(f"starting Bento {exported.origin['tag']}", None),
+        bento.serve(exported.path, workspace.settings.cache, log, args.start_timeout) as proof,
+    ):
+        return proof.seconds
+
+
+def _push(exported: Artifact, to: str, workspace: Workspace) -> str:
+    if not to:
+        return ""
+    from tasks.push import push
+    from tasks.sources.s3 import S3Source
+
+    return push(exported, S3Source().parse(f"{to.rstrip('/')}/{exported.short}"), workspace.store).uri

@@ -1,0 +1,189 @@
+"""weigh: every candidate on its own engine, over HTTP -> quality, speed under load, memory, cost.
+
+Candidates are measured one after another, never side by side: they would measure each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from core import environments, plugins
+from core.artifact import Artifact
+from core.errors import BadInput, Unavailable, WeighbridgeError
+from core.plugins import PluginArgs
+from core.workspace import Workspace
+from serving.engines.base import Engine, EngineArgs
+from tasks import machine
+from tasks.measurement import Candidate, Measurement, Variant
+from tasks.scale import Scale
+
+if TYPE_CHECKING:
+    from tasks.evaluate import EvaluateArgs
+
+VERSION = 1
+log = logging.getLogger("weighbridge.weigh")
+
+DUMMY_HOST: Final = "127.0.0.1"
+DUMMY_PORT: Final = 1
+
+
+class WeighArgs(BaseModel):
+    """How candidates are put on the scale."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engines: list[Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]] = Field(
+        min_length=1, description="Engines, with their options; each takes the variants whose format it knows."
+    )
+    concurrency: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        [1, 4, 8], min_length=1, description="Numbers of requests under way together, each measured."
+    )
+    requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
+    seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
+    max_seconds: float = Field(60.0, gt=0, description="Most time per concurrency; what is under way then is dropped.")
+    max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
+    request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
+    tune: bool = Field(True, description="Measure the engine options that are left open, such as threads and slots.")
+    price_per_hour: float | None = Field(None, ge=0, description="Of this machine; gives the cost per million tokens.")
+    currency: str = Field("USD", description="Of the price; only shown.")
+
+
+class Weighed(BaseModel):
+    """What the scale says of every candidate."""
+
+    measurements: list[Measurement]
+
+
+def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> list[Candidate]:
+    """Every variant with every engine that takes its format.
+
+    Raises:
+        BadInput: no engine takes any of them.
+    """
+    names = _engine_labels(engines)
+    found = [
+        Candidate(label=f"{name}/{variant.label}", variant=variant, engine=args)
+        for variant in variants
+        for name, args in zip(names, engines, strict=True)
+        if variant.artifact.format in plugins.load("engine", args.kind).formats
+    ]
+    if not found:
+        formats = ", ".join(sorted({variant.artifact.format for variant in variants})) or "nothing"
+        kinds = ", ".join(sorted({args.kind for args in engines}))
+        raise BadInput("pairing variants with engines", f"none of {kinds} serves {formats}", "add an engine or variant")
+    return found
+
+
+def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
+    """The kind, and where one kind comes several times, the options that were given, or else a number."""
+    kinds = [args.kind for args in engines]
+    labels: list[str] = []
+    for args in engines:
+        given = args.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+        options = ",".join(f"{name}={value}" for name, value in given.items())
+        label = f"{args.kind}({options})" if kinds.count(args.kind) > 1 and options else args.kind
+        labels.append(label)
+    return [
+        label if labels.index(label) == place else f"{label}#{labels[: place + 1].count(label)}"
+        for place, label in enumerate(labels)
+    ]
+
+
+def weigh(
+    variants: Sequence[Variant],
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
+    also: Sequence[Candidate] = (),
+) -> Weighed:
+    """Measure every candidate; each is kept by itself, and one that fails does not stop the others.
+
+    `also` are candidates made elsewhere, such as the one that serves now.
+
+    Raises:
+        BadInput: no engine takes any variant.
+        Unavailable: not one candidate could be measured.
+    """
+    measurements = []
+    everyone = [*candidates(variants, args.engines), *also]
+    for number, candidate in enumerate(everyone, start=1):
+        log.info("weighing %s (%d of %d)", candidate.label, number, len(everyone))
+        measurements.append(weigh_one(candidate, data, metrics, args, workspace))
+    if all(measurement.failure for measurement in measurements):
+        raise Unavailable("weighing", f"no candidate could be measured; the first: {measurements[0].failure}")
+    return Weighed(measurements=measurements)
+
+
+def inputs_of(
+    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+) -> dict[str, Any]:
+    """Everything a candidate's measurement depends on, this machine and the engine's build included."""
+    engine: Engine = plugins.load("engine", candidate.engine.kind)
+    how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
+    return {
+        "artifact": candidate.variant.artifact,
+        "engine": candidate.engine,
+        "build": _build_of(engine, candidate, workspace),
+        "data": data,
+        "metrics": metrics,
+        "how": how,
+        "machine": machine.describe(),
+    }
+
+
+def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str:
+    """The locked environment and, where the engine's program lies outside of it, that program's size and time."""
+    environment, _ = environments.locate(engine.lock, workspace.settings.cache)
+    model = candidate.variant.artifact.path
+    program = Path(engine.command(model, candidate.engine, DUMMY_HOST, DUMMY_PORT, environment.python)[0])
+    if program == environment.python:
+        return environment.path.name
+    status = program.stat()
+    return f"{environment.path.name}, {program.name} of {status.st_size} bytes, {status.st_mtime_ns}"
+
+
+def weigh_one(
+    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+) -> Measurement:
+    """Measure one candidate, or take what was measured of it; a failure is part of the measurement."""
+    return _with_cost(_weigh_one(candidate, data, metrics, args, workspace), args)
+
+
+def _weigh_one(
+    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+) -> Measurement:
+    try:
+        inputs = inputs_of(candidate, data, metrics, args, workspace)
+        build = str(inputs["build"])
+        outcome = workspace.stages.run(
+            "weigh.candidate", VERSION, Measurement, inputs,
+            lambda: Scale(candidate, data, metrics, args, build, workspace).measure(),
+        )  # fmt: skip
+    except WeighbridgeError as exc:
+        log.warning("%s could not be measured: %s", candidate.label, exc)
+        return _failed(candidate, str(exc))
+    log.info("%s: %s", candidate.label, f"reused, {outcome.why}" if outcome.reused else "measured")
+    # The record may be of a variant of the same bytes that went by another name.
+    tuned = candidate.model_copy(update={"engine": outcome.value.candidate.engine})
+    return outcome.value.model_copy(update={"candidate": tuned})
+
+
+def _failed(candidate: Candidate, why: str) -> Measurement:
+    return Measurement(
+        candidate=candidate, scores={}, predictions=None, load=[], load_seconds=0.0, peak_memory=0,
+        machine=machine.describe(), failure=why,
+    )  # fmt: skip
+
+
+def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
+    """The price is no part of what is kept: it changes without anything being measured again."""
+    best = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
+    if args.price_per_hour is None or best <= 0:
+        return measurement
+    return measurement.model_copy(update={"cost_per_million_tokens": args.price_per_hour / (best * 3600) * 1e6})

@@ -1,0 +1,185 @@
+"""llama.cpp: its command line, and a real server of a converted model that must think what transformers thinks."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import plugins
+from core.errors import BadInput, Unavailable
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import llama_cpp_native
+from serving.client import Client, RequestRefused
+from serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
+from serving.runner import Running, serve
+from tests.conftest import MACHINE_CACHE
+
+TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
+
+
+@pytest.fixture(scope="module")
+def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model's F16 artifact."""
+    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("llama_cpp") / "home", cache=MACHINE_CACHE))
+    rows = tmp_path_factory.mktemp("rows")
+    row = json.dumps(
+        {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "x"}]}
+    )
+    for split in ("train", "validation", "test"):
+        (rows / f"{split}.jsonl").write_text(row + "\n")
+    out = tmp_path_factory.mktemp("gguf")
+    optimizer = plugins.load("optimizer", "gguf")
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    data = workspace.store.add(rows, "jsonl")
+    optimizer.optimize(model, data, optimizer.Args(quantization="F16"), out, workspace)
+    return out
+
+
+@pytest.fixture(scope="module")
+def running(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    args = LlamaCppArgs(threads=1, parallel=2, alias="tiny")
+    with serve(gguf, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def transformer(tiny_model: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)
+
+
+def header(path: Path, *entries: tuple[str, int, bytes]) -> Path:
+    """A GGUF file that is only a header."""
+    body = b"".join(
+        struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + raw for key, kind, raw in entries
+    )
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + body)
+    return path
+
+
+def words(folder: Path, args: LlamaCppArgs) -> list[str]:
+    header(folder / "model.gguf", ("llama.context_length", 4, struct.pack("<I", 32768)))
+    return LlamaCpp().command(folder, args, "127.0.0.1", 8080, Path("python"))
+
+
+def value(command: list[str], option: str) -> str:
+    return command[command.index(option) + 1]
+
+
+# The command
+
+
+def test_options_are_llama_servers_own(tmp_path: Path) -> None:
+    args = LlamaCppArgs(parallel=3, threads=5, ctx_size=6000, flash_attn="on", cache_type_k="q8_0")
+    command = words(tmp_path, args)
+    assert command[:2] == ["python", "-I"]
+    wanted = {"--parallel": "3", "--threads": "5", "--threads-batch": "5", "--ctx-size": "6000", "--flash-attn": "on"}
+    assert {option: value(command, option) for option in wanted} == wanted
+    assert "--no-kv-unified" in command
+
+
+def test_open_context_is_bounded_and_every_slots_own(tmp_path: Path) -> None:
+    assert value(words(tmp_path, LlamaCppArgs(parallel=3)), "--ctx-size") == str(3 * 4096)
+
+
+def test_a_given_context_with_open_slots_is_shared_by_them(tmp_path: Path) -> None:
+    assert "--kv-unified" in words(tmp_path, LlamaCppArgs(ctx_size=6000))
+
+
+def test_the_native_server_takes_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp_native, "tool", lambda name, cache: Path("/opt") / name)
+    args = LlamaCppArgs(parallel=3)
+    native = words(tmp_path, args.model_copy(update={"build": "native"}))
+    assert native[0] == "/opt/llama-server"
+    wheel = words(tmp_path, args)
+    assert native[1:] == wheel[wheel.index("--model") :]
+
+
+def test_a_native_server_that_is_not_there_is_said_unless_any_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp_native, "tool", lambda name, cache: None)
+    with pytest.raises(Unavailable, match="weighbridge engines install llama_cpp --native"):
+        words(tmp_path, LlamaCppArgs(build="native"))
+    assert words(tmp_path, LlamaCppArgs(build="auto"))[0] == "python"
+
+
+def test_only_open_options_are_tuned() -> None:
+    engine = LlamaCpp()
+    assert engine.tunings(LlamaCppArgs(threads=3, parallel=2), 8) == [LlamaCppArgs(threads=3, parallel=2)]
+    tried = {(args.threads, args.parallel) for args in engine.tunings(LlamaCppArgs(), 2)}
+    assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
+
+
+def test_the_trained_context_is_read_past_whatever_comes_before(tmp_path: Path) -> None:
+    texts = struct.pack("<IQ", 8, 2) + struct.pack("<Q", 1) + b"a" + struct.pack("<Q", 2) + b"bc"
+    path = header(
+        tmp_path / "model.gguf",
+        ("tokens", 9, texts), ("scale", 6, struct.pack("<f", 1.5)), ("qwen2.context_length", 4, struct.pack("<I", 777)),
+    )  # fmt: skip
+    assert trained_context(path) == 777
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else entirely", b"GGUF\x03\x00\x00\x00"])
+def test_what_is_no_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="not a GGUF file"):
+        trained_context(path)
+
+
+# The server
+
+
+def test_it_answers_in_openais_api(running: Running) -> None:
+    client = Client(running.url)
+    assert client.models() == ["tiny"]
+    answer = client.ask([{"role": "user", "content": "hello"}], max_tokens=5)
+    pieces = list(client.stream([{"role": "user", "content": "hello"}], max_tokens=5))
+    assert answer.completion_tokens <= 5
+    assert "".join(pieces) == answer.text
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_its_words(running: Running) -> None:
+    with pytest.raises(RequestRefused, match="context size"):
+        Client(running.url).ask("word " * 3000)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"])
+def test_its_tokens_are_the_tokenizers(text: str, running: Running, transformer: tuple[Any, Any]) -> None:
+    ids = transformer[1](text, add_special_tokens=False)["input_ids"]
+    assert LlamaCpp().tokenize(running.url, text) == ids
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("ending", ["", "<|im_end|>", "<|im_end|>\n<|im_start|>user\nmore"])
+def test_log_probabilities_are_those_of_transformers(
+    text: str, ending: str, running: Running, transformer: tuple[Any, Any]
+) -> None:
+    """Whatever the tokens are: ones that end the answer, ones within a character."""
+    import torch
+
+    model, tokenizer = transformer
+    prompt = tokenizer("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
+    completion = tokenizer(text + ending, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+    expected = [float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)]
+    found = LlamaCpp().token_logprobs(running.url, prompt, completion)
+    differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
+    assert sum(differences) / len(differences) < 0.01
+    assert max(differences) < 0.05
+
+
+def test_a_damaged_file_is_told_with_llama_cpps_own_words(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes((gguf / "model.gguf").read_bytes()[:-100_000])
+    with (
+        pytest.raises(Unavailable, match="model is corrupted or incomplete"),
+        serve(tmp_path, LlamaCppArgs(threads=1, parallel=1), MACHINE_CACHE, tmp_path / "log"),
+    ):
+        pass

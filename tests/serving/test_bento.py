@@ -1,0 +1,196 @@
+"""Bentos: what is in them, and that they run by themselves."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from core.artifact import Artifact
+from core.environments import Environment
+from core.errors import Unavailable
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import bento
+from serving.client import Client, is_ready
+from tests.serving import bentos
+
+pytestmark = pytest.mark.xdist_group("bento")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bento")
+
+
+@pytest.fixture(autouse=True)
+def _bentoml_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(home / "bentoml"))
+
+
+@pytest.fixture(scope="module")
+def shared(home: Path) -> Workspace:
+    return Workspace(Settings(home=home / "home"))
+
+
+@pytest.fixture(scope="module")
+def contents(shared: Workspace) -> bento.Contents:
+    return bentos.contents(shared)
+
+
+@pytest.fixture
+def built(contents: bento.Contents, shared: Workspace) -> bento.Built:
+    return bento.build(contents, shared.settings.cache)
+
+
+@pytest.fixture
+def exported(built: bento.Built, contents: bento.Contents, shared: Workspace) -> Artifact:
+    return bento.export(built, contents.model, shared.store, {})
+
+
+@pytest.fixture
+def environment(exported: Artifact, shared: Workspace) -> Environment:
+    return bento.environment_of(exported.path, shared.settings.cache)
+
+
+@contextlib.contextmanager
+def serving(exported: Artifact, shared: Workspace, tmp_path: Path) -> Iterator[bento.Proof]:
+    with bento.serve(exported.path, shared.settings.cache, tmp_path / "log", 120) as proof:
+        yield proof
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def ended(processes: list[psutil.Process], within: float = 20) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:
+    packages = {path.name for path in (built.folder / "src").iterdir() if path.is_dir()}
+    assert packages == {"core", "serving", "environment"}
+
+
+def test_model_is_the_stores_own_file(built: bento.Built, contents: bento.Contents) -> None:
+    assert (built.model / "model.gguf").samefile(contents.model.path / "model.gguf")
+
+
+def test_requirements_are_the_engines_lock_with_its_hashes(built: bento.Built, contents: bento.Contents) -> None:
+    requirements = built.folder / "env" / "python" / "requirements.txt"
+    assert requirements.read_text() == contents.plugin.lock.read_text()
+
+
+def test_built_again_it_is_reused(built: bento.Built, contents: bento.Contents, shared: Workspace) -> None:
+    again = bento.build(contents, shared.settings.cache)
+    assert again == replace(built, reused=True)
+
+
+def test_other_lineage_is_another_version(contents: bento.Contents) -> None:
+    other = replace(contents, lineage={"recipe": "another"})
+    assert other.tag != contents.tag
+    assert other.model_version == contents.model_version
+
+
+def test_names_that_bentoml_refuses_are_made_fit(contents: bento.Contents) -> None:
+    assert replace(contents, name="Team A/Größe").bento_name == "team-a-gr-e"
+
+
+def test_a_build_that_fails_leaves_nothing_behind(
+    contents: bento.Contents, shared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    monkeypatch.setattr(bento, "BUILDER", tmp_path / "missing.py")
+    with pytest.raises(Unavailable, match="building Bento"):
+        bento.build(contents, shared.settings.cache)
+    assert bentos.files(tmp_path / "bentoml") <= {"tmp/weighbridge-demo.lock"}
+
+
+def test_half_a_bento_of_somebody_killed_is_replaced(
+    contents: bento.Contents, shared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    (bento.folder_of(contents.tag) / "src").mkdir(parents=True)
+    assert (bento.build(contents, shared.settings.cache).folder / "bento.yaml").exists()
+
+
+def test_bentoml_lists_it_with_its_lineage(built: bento.Built, environment: Environment) -> None:
+    command = [str(environment.bin("bentoml")), "list", "--output", "json"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert built.tag in {entry["tag"] for entry in listed}
+    assert json.loads((built.folder / "src" / "lineage.json").read_text()) == {"recipe": "test"}
+    assert "recipe: test" in (built.folder / "bento.yaml").read_text()
+
+
+def test_its_environment_holds_none_of_the_control_plane(environment: Environment) -> None:
+    installed = {path.name.split("-")[0] for path in environment.path.glob("lib/python*/site-packages/*.dist-info")}
+    assert "bentoml" in installed
+    assert installed.isdisjoint({"prefect", "mlflow", "torch", "transformers", "weighbridge"})
+
+
+def test_exported_it_answers_on_both_ports(exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
+    with serving(exported, shared, tmp_path) as proof:
+        for url in (proof.url, proof.engine_url):
+            assert Client(url).ask([{"role": "user", "content": "Hello"}], max_tokens=5).completion_tokens == 5
+            assert list(Client(url).stream("Hello", max_tokens=5, ignore_eos=True))
+        for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
+            assert httpx.get(proof.url + path).status_code == 200
+        refused = httpx.post(f"{proof.url}/v1/chat/completions", content=b"{")
+        assert refused.status_code == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
+        processes = tree(proof.process.pid)
+    assert ended(processes)
+
+
+def test_a_client_that_hangs_up_frees_its_slot(exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True, "ignore_eos": True, "max_tokens": 400}
+    with serving(exported, shared, tmp_path) as proof:
+        with httpx.stream("POST", f"{proof.url}/v1/chat/completions", json=body) as response:
+            next(response.iter_lines())
+        time.sleep(0.5)
+        metrics = httpx.get(f"{proof.engine_url}/metrics").text
+    assert "llamacpp:requests_processing 0" in metrics
+
+
+@pytest.mark.parametrize("victim", ["engine", "worker", "arbiter"])
+def test_nothing_is_orphaned(victim: str, exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
+    with serving(exported, shared, tmp_path) as proof:
+        processes = tree(proof.process.pid)
+        arbiter, worker, engine = processes
+        {"engine": engine, "worker": worker, "arbiter": arbiter}[victim].send_signal(signal.SIGKILL)
+        assert ended(processes if victim != "worker" else [worker, engine])
+
+
+def test_an_engine_that_dies_while_loading_is_told_at_once(shared: Workspace, tmp_path: Path) -> None:
+    what = bentos.contents(shared, whole=False, name="broken")
+    exported = bento.export(bento.build(what, shared.settings.cache), what.model, shared.store, {})
+    started = time.monotonic()
+    with (
+        pytest.raises(Unavailable, match=r"did not start|failed to load"),
+        bento.serve(exported.path, shared.settings.cache, tmp_path / "log", 300),
+    ):
+        pass
+    assert time.monotonic() - started < 100
+
+
+def test_bentoml_serves_it_by_its_tag(built: bento.Built, environment: Environment, tmp_path: Path) -> None:
+    from core.processes import Process, free_port
+
+    port = free_port()
+    command = [str(environment.bin("bentoml")), "serve", built.tag, "--host", "127.0.0.1", "--port", str(port)]
+    env = {"BENTOML_HOME": os.environ["BENTOML_HOME"]}
+    with Process("bentoml serve", command, log=tmp_path / "log", cwd=tmp_path, env=env) as process:
+        process.wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), 120)

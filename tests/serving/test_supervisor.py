@@ -1,0 +1,147 @@
+"""Our supervisord: it keeps programs alive, outlives who started it, and leaves nothing behind."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core.errors import Unavailable
+from core.processes import free_port
+from serving.supervisor import Program, Supervisor
+
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path / "home")
+    yield made
+    made.shutdown()
+
+
+def program(supervisor: Supervisor, name: str = "sleep", command: list[str] = SLEEP) -> Program:
+    return Program(name, command, supervisor.logs / f"{name}.log", supervisor.logs, {"WORDS": "100% 'so'"}, 5)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def pid_of(supervisor: Supervisor, name: str = "sleep") -> int:
+    until(lambda: (state := supervisor.state(name)) and state.up and state.pid)
+    state = supervisor.state(name)
+    assert state
+    return state.pid
+
+
+def test_starts_on_demand_and_once(supervisor: Supervisor) -> None:
+    assert not supervisor.running()
+    supervisor.ensure()
+    first = (supervisor.folder / "supervisord.pid").read_text()
+    supervisor.ensure()
+    assert supervisor.running()
+    assert (supervisor.folder / "supervisord.pid").read_text() == first
+
+
+def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor))
+    pid = pid_of(supervisor)
+    log = supervisor.logs / "sleep.log"
+    until(lambda: log.exists() and "up" in log.read_text())
+    time.sleep(1.1)  # supervisord takes less for a start that failed, and pauses
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: (state := supervisor.state("sleep")) and state.up and state.pid != pid)
+
+
+def test_removed_it_has_ended_and_is_forgotten(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor))
+    pid = pid_of(supervisor)
+    supervisor.remove("sleep")
+    assert not alive(pid)
+    assert supervisor.state("sleep") is None
+    assert supervisor.names() == []
+
+
+def test_adding_the_same_program_again_leaves_it_alone(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor))
+    pid = pid_of(supervisor)
+    supervisor.add(program(supervisor))
+    assert pid_of(supervisor) == pid
+
+
+def test_programs_come_up_again_with_a_new_supervisord_and_not_twice(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor))
+    pid = pid_of(supervisor)
+    os.kill(int((supervisor.folder / "supervisord.pid").read_text()), signal.SIGKILL)
+    until(lambda: not alive(pid))
+    supervisor.ensure()
+    assert pid_of(supervisor) != pid
+
+
+def test_shutdown_leaves_no_process(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor))
+    pids = [pid_of(supervisor), int((supervisor.folder / "supervisord.pid").read_text())]
+    supervisor.shutdown()
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_values_reach_the_program_as_they_are(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor, command=[sys.executable, "-c", "import os; print(os.environ['WORDS'])"]))
+    log = supervisor.logs / "sleep.log"
+    until(lambda: log.exists() and "100% 'so'" in log.read_text())
+
+
+def test_a_home_too_deep_for_a_socket_works(tmp_path: Path) -> None:
+    deep = Supervisor(tmp_path / ("d" * 60) / ("e" * 60))
+    try:
+        deep.ensure()
+        assert deep.running()
+        assert deep.socket.parent.stat().st_mode & 0o077 == 0
+    finally:
+        deep.shutdown()
+
+
+def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    broken = Supervisor(tmp_path)
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / "supervisord.pid").mkdir()
+    (tmp_path / "run" / "logs" / "supervisord.log").mkdir()
+    with pytest.raises(Unavailable, match="starting supervisord"):
+        broken.ensure()
+
+
+def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
+    from core.processes import Process
+
+    tether = Path(__file__).parents[2] / "serving" / "tether.py"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-I", str(tether), "--await-port", "127.0.0.1", str(port), "--", *SLEEP]
+        log = supervisor.folder / "tether.log"
+        with Process("tether", command, log=log, cwd=supervisor.folder.parent.parent) as process:
+            time.sleep(0.5)
+            assert process.tail() == ""
+            taken.close()
+            until(lambda: process.tail() == "up")
+    assert port != free_port()

@@ -1,0 +1,52 @@
+"""package: the winner as a Bento that has answered."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from core.environments import ensure
+from core.errors import Unavailable
+from core.workspace import Workspace
+from serving import bento
+from tasks.package import PackageArgs, lineage_of, package
+from tests.serving import bentos
+
+
+def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
+    candidate = bentos.candidate(workspace)
+    lineage = {"base": "sha256:1", "recipe": "demo"}
+    packaged = package(candidate, "Demo", "3", lineage, PackageArgs(start_timeout=120), workspace)
+    assert packaged.tag.startswith("demo:3-")
+    assert packaged.start_seconds > 0
+    assert workspace.store.is_whole(packaged.artifact)
+    assert lineage_of(packaged.artifact.path) == lineage
+    assert packaged.environment == ensure(candidate_lock(), workspace.settings.cache).path
+    release = packaged.release("Demo", "3")
+    assert (release.bento, release.digest) == (packaged.tag, packaged.artifact.digest)
+
+    again = package(candidate, "Demo", "3", lineage, PackageArgs(start_timeout=120), workspace)
+    assert (again.tag, again.digest) == (packaged.tag, packaged.digest)
+
+
+def candidate_lock() -> Path:
+    from core.plugins import load
+
+    lock: Path = load("engine", "llama_cpp").lock
+    return lock
+
+
+def test_a_bento_that_does_not_answer_does_not_count(workspace: Workspace) -> None:
+    candidate = bentos.candidate(workspace, whole=False)
+    with pytest.raises(Unavailable, match="ended before it answered"):
+        package(candidate, "Demo", "3", {}, PackageArgs(start_timeout=300), workspace)
+
+
+def test_the_exported_bento_needs_no_bentoml_store(workspace: Workspace, tmp_path: Path) -> None:
+    what = bentos.contents(workspace)
+    exported = bento.export(bento.build(what, workspace.settings.cache), what.model, workspace.store, {})
+    copied = tmp_path / "elsewhere"
+    subprocess.run(["cp", "-r", str(exported.path), str(copied)], check=True)
+    subprocess.run(["rm", "-rf", str(bento.bentoml_home())], check=True)
+    with bento.serve(copied, workspace.settings.cache, tmp_path / "log", 120) as proof:
+        assert proof.seconds > 0

@@ -1,0 +1,202 @@
+"""Weigh: every candidate through its own engine, kept by itself, and none that fails stops the others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import plugins
+from core.artifact import Artifact
+from core.errors import BadInput, Unavailable
+from core.workspace import Workspace
+from serving.engines.llama_cpp import LlamaCppArgs
+from tasks import machine
+from tasks.evaluate import EvaluateArgs
+from tasks.measurement import Candidate, Measurement, Variant
+from tasks.weigh import WeighArgs, candidates, weigh
+from tests.stand_ins import engine
+from tests.stand_ins.engine import StandInArgs
+
+METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})
+QUESTIONS = {f"what is {n} doubled": f"it is {2 * n}" for n in range(40)}
+
+
+@pytest.fixture(autouse=True)
+def _plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plugins.BUILT_IN["engine"], "stand_in", engine.PATH)
+
+
+@pytest.fixture
+def data(tmp_path: Path, workspace: Workspace) -> Artifact:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    rows = [
+        json.dumps(
+            {
+                "prompt": [{"role": "user", "content": question}],
+                "completion": [{"role": "assistant", "content": answer}],
+            }
+        )
+        for question, answer in QUESTIONS.items()
+    ]
+    for split, part in {"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}.items():
+        (folder / f"{split}.jsonl").write_text("\n".join(part) + "\n")
+    return workspace.store.add(folder, "jsonl")
+
+
+@pytest.fixture
+def variant(tmp_path: Path, workspace: Workspace) -> Callable[..., Variant]:
+    """A variant that knows the answers to so many of the questions."""
+
+    def make(label: str = "whole", known: int = len(QUESTIONS)) -> Variant:
+        folder = tmp_path / label
+        folder.mkdir()
+        (folder / "model.gguf").write_text(json.dumps(dict(list(QUESTIONS.items())[:known])))
+        return Variant(label=label, optimizer="made", artifact=workspace.store.add(folder, "gguf"))
+
+    return make
+
+
+def args(*engines: StandInArgs, **options: Any) -> WeighArgs:
+    quick = {"concurrency": [1, 2], "requests": 8, "seconds": 0.0, "tune": False, **options}
+    return WeighArgs.model_validate({"engines": list(engines) or [StandInArgs(threads=2)], **quick})
+
+
+def test_a_candidate_is_an_engine_with_a_variant_it_serves(variant: Callable[..., Variant], tmp_path: Path) -> None:
+    gguf = variant()
+    weights = gguf.model_copy(
+        update={"label": "bf16", "artifact": gguf.artifact.model_copy(update={"format": "safetensors"})}
+    )
+    found = candidates([gguf, weights], [StandInArgs(), LlamaCppArgs(), LlamaCppArgs(threads=1)])
+    assert [candidate.label for candidate in found] == [
+        "stand_in/whole",
+        "llama_cpp/whole",
+        "llama_cpp(threads=1)/whole",
+    ]
+    with pytest.raises(BadInput, match="none of stand_in serves safetensors"):
+        candidates([weights], [StandInArgs()])
+
+
+def test_quality_is_what_the_engine_answers_on_both_splits(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    (measured,) = weigh([variant(known=27)], data, METRICS, args(), workspace).measurements
+    assert measured.scores["exact_match"].value == pytest.approx(0.7)
+    assert measured.test_scores["exact_match"].value == 0
+    assert measured.predictions
+    lines = (measured.predictions.path / "validation.jsonl").read_text().splitlines()
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    assert (first["answer"], first["reference"], first["scores"]) == ("it is 40", "it is 40", {"exact_match": 1.0})
+    assert (last["answer"], last["scores"]) == ("one two three four", {"exact_match": 0.0})
+
+
+def test_every_figure_is_there(variant: Callable[..., Variant], data: Artifact, workspace: Workspace) -> None:
+    (measured,) = weigh([variant()], data, METRICS, args(price_per_hour=3.6), workspace).measurements
+    assert [figures.concurrency for figures in measured.load] == [1, 2]
+    assert all(figures.tokens_per_second > 0 and not figures.errors for figures in measured.load)
+    assert measured.load_seconds > 0
+    assert measured.peak_memory > 1 << 20
+    best = max(figures.tokens_per_second for figures in measured.load)
+    assert measured.cost_per_million_tokens == pytest.approx(1000 / best)
+    assert measured.machine["cores"] == str(machine.cores())
+
+
+def test_open_options_are_measured_and_the_best_taken(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    (measured,) = weigh([variant()], data, METRICS, args(StandInArgs(), tune=True), workspace).measurements
+    assert isinstance(measured.candidate.engine, StandInArgs)
+    assert measured.candidate.engine.threads == 2
+    assert [note["threads"] for note in measured.tuning] == [1, 2, 8]
+
+
+def test_a_measurement_is_kept_and_the_price_is_no_part_of_it(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    candidate = variant()
+    (first,) = weigh([candidate], data, METRICS, args(price_per_hour=1), workspace).measurements
+    (again,) = weigh([candidate], data, METRICS, args(price_per_hour=2), workspace).measurements
+    assert first.cost_per_million_tokens
+    assert again.cost_per_million_tokens == pytest.approx(2 * first.cost_per_million_tokens)
+    assert _figures(again) == _figures(first)
+
+
+def test_one_more_candidate_does_not_measure_the_others_again(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    one, two = variant("one"), variant("two", known=30)
+    (alone,) = weigh([one], data, METRICS, args(), workspace).measurements
+    champion = Candidate(label="champion", variant=one, engine=StandInArgs(threads=2))
+    both = weigh([one, two], data, METRICS, args(), workspace, also=[champion]).measurements
+    assert [measured.candidate.label for measured in both] == ["stand_in/one", "stand_in/two", "champion"]
+    assert _figures(both[0]) == _figures(alone) == _figures(both[2])
+
+
+def test_another_machine_measures_again(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = variant()
+    (first,) = weigh([candidate], data, METRICS, args(), workspace).measurements
+    monkeypatch.setattr(machine, "describe", lambda: {"cores": "96"})
+    (again,) = weigh([candidate], data, METRICS, args(), workspace).measurements
+    assert _figures(again) != _figures(first)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (StandInArgs(die_loading="not enough memory"), "not enough memory"),
+        (StandInArgs(threads=2, die_after=12), "dies as it was told"),
+        (StandInArgs(threads=2, load_seconds=20, start_timeout=0.5), "not ready within"),
+    ],
+)
+def test_a_candidate_that_fails_says_why_and_the_rest_go_on(
+    broken: StandInArgs, reason: str, variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    whole, failed = weigh([variant()], data, METRICS, args(StandInArgs(threads=2), broken), workspace).measurements
+    assert not whole.failure
+    assert reason in failed.failure
+    assert (failed.scores, failed.load, failed.predictions) == ({}, [], None)
+
+
+def test_a_failure_is_not_kept(variant: Callable[..., Variant], data: Artifact, workspace: Workspace) -> None:
+    candidate = variant()
+    with pytest.raises(Unavailable, match="no candidate could be measured"):
+        weigh([candidate], data, METRICS, args(StandInArgs(die_loading="for now")), workspace)
+    assert not list((workspace.settings.home / "stages" / "weigh.candidate").glob("*.json"))
+
+
+def test_a_question_the_engine_refuses_is_answered_wrongly(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    # Requests 5, 10, … fail: some under load, and some of the twenty that quality is judged by.
+    measured, _ = weigh(
+        [variant("flawed"), variant("other", known=3)], data, METRICS, args(StandInArgs(error_every=5)), workspace
+    ).measurements
+    assert measured.load[0].errors > 0
+    assert 0.6 <= measured.scores["exact_match"].value <= 0.8
+    assert measured.predictions
+    lines = (measured.predictions.path / "test.jsonl").read_text().splitlines()
+    problems = [json.loads(line).get("problem") for line in lines]
+    assert any("HTTP 500" in problem for problem in problems if problem)
+
+
+def test_metrics_an_engine_cannot_serve_are_left_out(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.encoding.load_tokenizer", lambda model: None)
+    monkeypatch.setattr("tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows])
+    metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, {"kind": "nll"}]})
+    (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements
+    assert set(measured.scores) == {"exact_match"}
+
+
+class _Encoded:
+    prompt: tuple[int, ...] = (1,)
+    completion: tuple[int, ...] = (2,)
+
+
+def _figures(measurement: Measurement) -> dict[str, Any]:
+    return measurement.model_dump(include={"scores", "load", "load_seconds", "peak_memory", "predictions"})
