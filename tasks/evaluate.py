@@ -1,0 +1,200 @@
+"""Stage evaluate: base against fine-tuned, on rows that neither was trained on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from core import progress
+from core.artifact import Artifact
+from core.errors import BadInput, GateFailed
+from core.plugins import PluginArgs
+from core.workspace import Workspace
+from tasks.data import Row, Split, read_rows
+from tasks.encoding import encode, load_tokenizer
+from tasks.metrics.base import MetricArgs, Score
+from tasks.metrics.exact_match import ExactMatchArgs
+from tasks.metrics.nll import NllArgs
+from tasks.scoring import needs_logprobs, score_all, worse_by
+
+VERSION: Final = 1
+log = logging.getLogger("weighbridge.evaluate")
+
+
+class EvaluateArgs(BaseModel):
+    """What is measured, and what must not get worse by fine-tuning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: list[Annotated[SerializeAsAny[MetricArgs], PluginArgs("metric")]] = Field(
+        default_factory=lambda: [ExactMatchArgs(), NllArgs()], min_length=1, description="Each with its `kind`."
+    )
+    gate: str = Field("", description="Label of the metric that must not get worse; empty: the first one.")
+    min_gain: float = Field(
+        0.0,
+        description="How much better than the base the fine-tuned model must at least be on `gate`, in its unit; "
+        "below 0: how much worse it may be.",
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
+    batch_size: int = Field(64, ge=1, description="Rows answered at a time.")
+    limit: int | None = Field(None, ge=1, description="Only the first so many rows of each split.")
+
+    @model_validator(mode="after")
+    def _labels_are_clear(self) -> EvaluateArgs:
+        labels = [metric.label() for metric in self.metrics]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two metrics have the label '{twice[0]}'")
+        if self.gate and self.gate not in labels:
+            raise ValueError(f"gate '{self.gate}' is none of the metrics: {', '.join(labels)}")
+        return self
+
+    @property
+    def gate_label(self) -> str:
+        return self.gate or self.metrics[0].label()
+
+
+class Evaluated(BaseModel):
+    """Scores by metric label, and every answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: dict[str, Score] = Field(description="On the validation split.")
+    finetuned: dict[str, Score] = Field(description="On the validation split.")
+    test: dict[str, Score] = Field(
+        default_factory=dict, description="Of the fine-tuned model, on the split no choice is made on."
+    )
+    predictions: Artifact = Field(
+        description="validation.jsonl and test.jsonl: prompt, reference, answers of both models, scores by metric."
+    )
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One model on one split."""
+
+    answers: list[str]
+    scores: dict[str, Score]
+
+
+def evaluate(
+    base: Artifact, finetuned: Artifact, data: Artifact, args: EvaluateArgs, workspace: Workspace
+) -> Evaluated:
+    """Answer the validation rows with both models, the test rows with the fine-tuned one, greedily, and score them.
+
+    Raises:
+        BadInput: there are no validation rows, or a model or metric cannot be loaded.
+    """
+    started = time.monotonic()
+    validation, test = (read_rows(data, split)[: args.limit] for split in _SPLITS)
+    if not validation:
+        raise BadInput("evaluating", "the data hold no validation rows", "give a validation file, or more rows")
+    before, after, unseen = _answer_all(base, finetuned, validation, test, args)
+    with workspace.store.scratch() as scratch:
+        _write(scratch / "validation.jsonl", validation, {"base": before, "finetuned": after})
+        _write(scratch / "test.jsonl", test, {"finetuned": unseen})
+        origin = {"made_by": "evaluate", "base": base.digest, "finetuned": finetuned.digest, "data": data.digest}
+        predictions = workspace.store.add(scratch, "jsonl", origin)
+    for label, score in after.scores.items():
+        log.info("%s: base %s, fine-tuned %s", label, shown(before.scores[label]), shown(score))
+    return Evaluated(
+        base=before.scores,
+        finetuned=after.scores,
+        test=unseen.scores,
+        predictions=predictions,
+        seconds=time.monotonic() - started,
+    )
+
+
+def gate(evaluated: Evaluated, args: EvaluateArgs) -> None:
+    """Stop a fine-tune that is worse than its base: the plain difference of the two figures must reach `min_gain`.
+
+    Raises:
+        GateFailed: it does not; the message holds both figures with their intervals.
+    """
+    label = args.gate_label
+    before, after = evaluated.base[label], evaluated.finetuned[label]
+    gain = -worse_by(before, after)
+    # Written so that a figure that is no number fails, too.
+    if not gain >= args.min_gain:
+        raise GateFailed(
+            f"comparing the fine-tuned model with its base on {label}",
+            f"fine-tuned {shown(after)}, base {shown(before)}: a gain of {gain:.4g}, at least {args.min_gain:.4g} "
+            "is asked for",
+            "train longer or otherwise (finetune), or change evaluate.gate and evaluate.min_gain",
+        )
+
+
+def shown(score: Score) -> str:
+    """A figure with its 95 % interval, for people."""
+    return f"{score.value:.4g} [{score.low:.4g}, {score.high:.4g}]"
+
+
+_SPLITS: Final[tuple[Split, Split]] = ("validation", "test")
+
+
+def _answer_all(
+    base: Artifact, finetuned: Artifact, validation: Sequence[Row], test: Sequence[Row], args: EvaluateArgs
+) -> tuple[Answered, Answered, Answered]:
+    """The base on validation, the fine-tuned model on validation and on test."""
+    passes = 2 if needs_logprobs(args.metrics) else 1
+    total = passes * (2 * len(validation) + len(test))
+    done = 0
+    with progress.track("evaluating", total, "rows") as update:
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            update(done)
+
+        (before,) = _answer(base.path, [validation], args, advance)
+        after, unseen = _answer(finetuned.path, [validation, test], args, advance)
+    return before, after, unseen
+
+
+def _answer(model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any) -> list[Answered]:
+    """One model on several splits; it is loaded once."""
+    from tasks import generation, hf
+
+    tokenizer = load_tokenizer(model)
+    answered = []
+    with hf.quiet(), hf.threads(model):
+        loaded = hf.load_model(model)
+        for rows in splits:
+            if not rows:
+                answered.append(Answered([], {}))
+                continue
+            encoded = encode(tokenizer, rows)
+            answers = generation.answers(
+                loaded,
+                tokenizer,
+                [row.prompt for row in encoded],
+                max_new_tokens=args.max_new_tokens,
+                batch_size=args.batch_size,
+                advance=advance,
+            )
+            logprobs = None
+            if needs_logprobs(args.metrics):
+                logprobs = generation.logprobs(loaded, encoded, batch_size=args.batch_size, advance=advance)
+            references = [row.reference for row in rows]
+            answered.append(Answered(answers, score_all(args.metrics, answers, references, logprobs)))
+    return answered
+
+
+def _write(path: Path, rows: Sequence[Row], models: dict[str, Answered]) -> None:
+    """One JSON object a row: `prompt`, `reference`, and by model `answer` and `scores`."""
+    with path.open("w", encoding="utf-8") as stream:
+        for index, row in enumerate(rows):
+            entry: dict[str, Any] = row.model_dump(include={"prompt"}) | {"reference": row.reference}
+            for name, answered in models.items():
+                scores = {label: each.per_example[index] for label, each in answered.scores.items() if each.per_example}
+                entry[name] = {"answer": answered.answers[index], "scores": scores}
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")

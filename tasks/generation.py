@@ -1,0 +1,111 @@
+"""Answers and log-probabilities of a model that is loaded here. Imports torch: import it late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from tasks.encoding import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOGITS_AT_ONCE: Final = 2**27
+"""Most logits held at a time: 0.5 GB in float32, whatever the vocabulary."""
+Advance = Callable[[int], None]
+"""Takes the rows done since the last call."""
+
+
+def _silent(rows: int) -> None:
+    """For callers who show no progress."""
+
+
+@torch.inference_mode()
+def answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    advance: Advance = _silent,
+) -> list[str]:
+    """The greedy answer to each prompt, in their order, without special tokens.
+
+    Prompts of like length share a batch, so that little is padded.
+    """
+    from transformers import GenerationConfig
+
+    ends = _end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    options = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
+    )
+    # What the model's own configuration says of sampling would be filled in where ours says nothing.
+    model.generation_config = options
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    found: dict[int, str] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, mask = _left_padded([prompts[index] for index in batch], pad, model.device)
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[:, ids.shape[1] :]
+        found.update(zip(batch, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True))
+        advance(len(batch))
+    return [found[index] for index in range(len(prompts))]
+
+
+@torch.inference_mode()
+def logprobs(model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: Advance = _silent) -> list[list[float]]:
+    """Natural-log probability of every completion token, by one forward pass over prompt and completion."""
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
+    found: dict[int, list[float]] = {}
+    for batch in _batches(order, rows, batch_size, model.config.get_text_config().vocab_size):
+        chosen = [rows[index] for index in batch]
+        found.update(zip(batch, _completion_logprobs(model, chosen), strict=True))
+        advance(len(batch))
+    return [found[index] for index in range(len(rows))]
+
+
+def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
+    # Padded on the left, all completions end in the last column: only the logits of the last columns are needed.
+    ids, mask = _left_padded([row.prompt + row.completion for row in rows], 0, model.device)
+    longest = max(len(row.completion) for row in rows)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=longest + 1)
+    probabilities = out.logits[:, :-1].float().log_softmax(-1)
+    targets = ids[:, -longest:].unsqueeze(-1)
+    picked = probabilities[:, -longest:].gather(-1, targets).squeeze(-1).cpu().tolist()
+    return [list(line[longest - len(row.completion) :]) for line, row in zip(picked, rows, strict=True)]
+
+
+def _batches(order: list[int], rows: Sequence[Encoded], size: int, vocabulary: int) -> Iterator[list[int]]:
+    """At most `size` rows each, and no more than fit into `LOGITS_AT_ONCE`."""
+    batch: list[int] = []
+    longest = 0
+    for index in order:
+        longest_then = max(longest, len(rows[index].completion) + 1)
+        if batch and (len(batch) == size or (len(batch) + 1) * longest_then * vocabulary > LOGITS_AT_ONCE):
+            yield batch
+            batch, longest_then = [], len(rows[index].completion) + 1
+        batch.append(index)
+        longest = longest_then
+    if batch:
+        yield batch
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer, as the model's configuration and its tokenizer say."""
+    told = getattr(model.generation_config, "eos_token_id", None)
+    ends = told if isinstance(told, list) else [told]
+    return list(dict.fromkeys(end for end in (*ends, tokenizer.eos_token_id) if end is not None))

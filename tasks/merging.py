@@ -1,0 +1,64 @@
+"""Adapter and merged weights as clean folders. Imports torch: import it late."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from core.errors import BadInput
+from tasks import hf
+
+BESIDE_WEIGHTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
+
+
+def write_adapter(trained: Path, out: Path, base: str) -> None:
+    """The adapter without what a trainer leaves beside it: two files, the same bytes wherever it was trained."""
+    out.mkdir()
+    shutil.copyfile(trained / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    config = json.loads((trained / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base
+    if isinstance(config["target_modules"], list):
+        # PEFT keeps a set, whose order changes from process to process.
+        config["target_modules"].sort()
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_merged(base: Path, adapter: Path, out: Path) -> None:
+    """The base's folder with other weights: tokenizer, template and configuration stay as they are, byte for byte.
+
+    Each layer is merged in float32 and put back into the base's own number type.
+
+    Raises:
+        BadInput: the adapter makes a weight that is no number.
+    """
+    model = PeftModel.from_pretrained(hf.load_model(base, dtype="auto", to="cpu"), str(adapter))
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            _merge(module)
+    # `unload`, not `merge_and_unload`: that would merge a second time, in the base's number type.
+    model.base_model.unload().save_pretrained(out)
+    for file in base.iterdir():
+        if file.is_file() and _belongs(file.name):
+            shutil.copyfile(file, out / file.name)
+
+
+def _merge(layer: LoraLayer) -> None:
+    inner = layer.get_base_layer()
+    dtype: torch.dtype = inner.weight.dtype
+    inner.to(torch.float32)
+    try:
+        layer.merge(safe_merge=True)
+    except ValueError as exc:
+        raise BadInput("merging the adapter", str(exc), "lower finetune.learning_rate") from exc
+    inner.to(dtype)
+
+
+def _belongs(name: str) -> bool:
+    return (name.endswith(BESIDE_WEIGHTS) and not name.endswith(".safetensors.index.json")) or name.startswith(LEGAL)

@@ -1,0 +1,77 @@
+"""Share of right fields in answers that should be JSON."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import evaluate
+
+UNPARSABLE = object()
+
+
+class JsonFields(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
+    """Mean share of the fields, of prediction and reference together, that are in both and equal."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="Share of JSON fields that are right. What cannot be parsed is wrong, on either side.",
+            citation="",
+            inputs_description="predictions, references: lists of str. Returns json_fields in [0, 1] and per_example.",
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[str], fields: tuple[str, ...] = ()) -> dict[str, Any]:
+        scores = [share(*pair, fields) for pair in zip(predictions, references, strict=True)]
+        return {"json_fields": sum(scores) / len(scores), "per_example": scores}
+
+
+def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> float:
+    """Right fields among those of both texts; a field is a leaf, named by its path: `customer.name`, `items.0`.
+
+    With `fields`, only these and what lies below them count.
+    """
+    said, wanted = parse(prediction), parse(reference)
+    if said is UNPARSABLE or wanted is UNPARSABLE:
+        return 0.0
+    found, right = dict(leaves(said)), dict(leaves(wanted))
+    paths = [path for path in {**right, **found} if not fields or _is_below(path, fields)]
+    equal = [path in found and path in right and same(found[path], right[path]) for path in paths]
+    return sum(equal) / len(equal) if equal else 1.0
+
+
+def parse(text: str) -> Any:
+    """The JSON value, or `UNPARSABLE`."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return UNPARSABLE
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every scalar and every empty container, with the path to it."""
+    if isinstance(value, dict) and value:
+        pairs = list(value.items())
+    elif isinstance(value, list) and value:
+        pairs = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        yield path, value
+        return
+    for key, item in pairs:
+        yield from leaves(item, f"{path}.{key}" if path else key)
+
+
+def same(one: Any, other: Any) -> bool:
+    """JSON equality: `1` is `1.0`, but neither is `true`."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return bool(one == other)
+
+
+def _is_below(path: str, fields: tuple[str, ...]) -> bool:
+    return any(path == field or path.startswith(f"{field}.") for field in fields)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,43 @@
+"""Answers to scores: the one place that runs the metrics, for the evaluation and for the weighing alike."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from core import plugins
+from tasks.metrics.base import MetricArgs, Score
+
+log = logging.getLogger("weighbridge.scoring")
+
+
+def score_all(
+    metrics: Sequence[MetricArgs],
+    answers: list[str],
+    references: list[str],
+    logprobs: list[list[float]] | None,
+) -> dict[str, Score]:
+    """Every metric over the same rows, by label.
+
+    `logprobs` holds, per row, the natural-log probability of every token of the encoded completion (see
+    `tasks.encoding`). Where an engine cannot tell them pass None: metrics that need them are left out.
+    """
+    scores = {}
+    for args in metrics:
+        metric = plugins.load("metric", args.kind)
+        inputs: list[Any] | None = logprobs if metric.uses == "logprobs" else answers
+        if inputs is None:
+            log.warning("metric %s left out: there are no log-probabilities", args.label())
+        else:
+            scores[args.label()] = metric.score(args, inputs, references)
+    return scores
+
+
+def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:
+    """Whether any of the metrics asks for log-probabilities."""
+    return any(plugins.load("metric", args.kind).uses == "logprobs" for args in metrics)
+
+
+def worse_by(before: Score, after: Score) -> float:
+    """By how much `after` is worse than `before`, in the metric's own unit; negative where it is better."""
+    difference = before.value - after.value
+    return difference if before.greater_is_better else -difference

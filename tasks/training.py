@@ -1,0 +1,302 @@
+"""The training run of stage finetune: SFTTrainer, its checkpoints, its losses. Imports torch: import it late."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import torch
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from core import progress
+from core.errors import BadInput, Unavailable
+from tasks import hf
+from tasks.encoding import Encoded, load_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from tasks.finetune import FinetuneArgs, OnLog
+
+IGNORE: Final = -100
+"""Label of a token that no loss is taken of."""
+WHOLE: Final = "weighbridge-whole.json"
+"""Written last into a checkpoint; it names every file and its size."""
+KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accuracy", "entropy")
+"""Figures that a resumed run gives as an uninterrupted one does; counts of tokens begin again at 0."""
+T = TypeVar("T")
+log = logging.getLogger("weighbridge.finetune")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    adapter: Path
+    """Folder with the adapter as the trainer wrote it."""
+    losses: list[dict[str, float]]
+    facts: dict[str, str]
+
+
+def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog) -> Run:
+    """Train in `folder`, going on from the last whole checkpoint in it. See `tasks.finetune.finetune`."""
+    checkpoint = last_whole(folder)
+    if is_first():
+        _discard_others(folder, checkpoint)
+    trainer = _trainer(base, rows, args, folder)
+    log.info("fine-tuning on %d rows%s", len(rows), f", going on after {checkpoint.name}" if checkpoint else "")
+    with progress.track("fine-tuning", _steps(trainer), "steps") as update:
+        watch = _Watch(args.logging_steps, on_log, update)
+        trainer.add_callback(watch)
+        if checkpoint and (finished := _finished(checkpoint)):
+            # The trainer would take one step too many.
+            trainer.state = finished
+            watch.on_train_begin(trainer.args, finished, trainer.control)
+            return Run(checkpoint, losses(finished), _facts(trainer, checkpoint))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as exc:
+            remedy = "lower per_device_train_batch_size or max_length, or set gradient_checkpointing and bf16"
+            raise Unavailable("fine-tuning", "the GPU's memory is too small", remedy) from exc
+    adapter = folder / "adapter"
+    trainer.save_model(str(adapter))
+    return Run(adapter, losses(trainer.state), _facts(trainer, checkpoint))
+
+
+def losses(state: TrainerState) -> list[dict[str, float]]:
+    """The figures of every step, once each."""
+    steps = {entry["step"]: _figures(entry) for entry in state.log_history if "loss" in entry}
+    return [{"step": float(step), **figures} for step, figures in sorted(steps.items())]
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def _finished(checkpoint: Path) -> TrainerState | None:
+    """The state of a run whose last step this checkpoint is."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state if state.global_step >= state.max_steps else None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: the only one, or rank 0 of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def once(compute: Callable[[], T]) -> T:
+    """Let the first rank compute, and give its result to all. The trainer has joined them by then."""
+    if not _several():
+        return compute()
+    box: list[Any] = [compute() if is_first() else None]
+    torch.distributed.broadcast_object_list(box)
+    result: T = box[0]
+    return result
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
+    """Tells progress and losses, stops at a loss that is no number, marks checkpoints as whole."""
+
+    def __init__(self, every: int, on_log: OnLog, update: Callable[[float], None]) -> None:
+        self._every = every
+        self._on_log = on_log
+        self._update = update
+        self._since: list[float] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
+    ) -> None:
+        for entry in losses(state):
+            self._tell(int(entry.pop("step")), entry, state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        self._update(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **unused: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self._check(logs, state.global_step)
+            self._tell(state.global_step, _figures(logs), state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        if state.is_world_process_zero:
+            _mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+    def _check(self, logs: dict[str, float], step: int) -> None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(float(logs.get(name, 0.0))):
+                remedy = "lower finetune.learning_rate, lengthen warmup_steps, or look for broken rows"
+                raise BadInput("fine-tuning", f"the {name} of step {step} is {float(logs[name])}", remedy)
+
+    def _tell(self, step: int, figures: dict[str, float], state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._since.append(figures["loss"])
+        if step % self._every == 0 or step == state.max_steps:
+            mean = math.fsum(self._since) / len(self._since)
+            self._on_log(step, {**figures, "loss": mean})
+            self._since.clear()
+
+
+def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) -> SFTTrainer:
+    from peft import LoraConfig
+    from trl import SFTTrainer
+
+    targets = args.target_modules if isinstance(args.target_modules, str) else list(args.target_modules)
+    lora = LoraConfig(
+        r=args.r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    model, tokenizer, config = hf.load_model(base), load_tokenizer(base), _config(args, folder)
+    try:
+        with warnings.catch_warnings():
+            # Merged into weights that two layers share, such an adapter would change the other layer, too.
+            warnings.filterwarnings("error", message=".*a tied layer is part of the adapter")
+            trainer = SFTTrainer(
+                model=model,
+                args=config,
+                train_dataset=_dataset(rows, args),
+                processing_class=tokenizer,
+                peft_config=lora,
+            )
+    except (ValueError, UserWarning) as exc:
+        wrong = " ".join(str(exc).split())[:300]
+        raise BadInput("preparing fine-tuning", wrong, "check finetune.target_modules") from exc
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _dataset(rows: list[Encoded], args: FinetuneArgs) -> Dataset:
+    """Token ids and labels; the trainer adds nothing to them."""
+    from datasets import Dataset
+
+    ids = [row.prompt + row.completion for row in rows]
+    labels = [[IGNORE] * len(row.prompt) + row.completion for row in rows] if args.completion_only_loss else ids
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+
+
+def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
+    from trl import SFTConfig
+
+    on_cpu = hf.device() == "cpu"
+    config = SFTConfig(
+        output_dir=str(folder),
+        learning_rate=args.learning_rate,
+        lr_scheduler_type=args.lr_scheduler_type,
+        warmup_steps=args.warmup_steps,
+        weight_decay=args.weight_decay,
+        num_train_epochs=args.num_train_epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        # Rows are measured before: without packing there is nothing to cut.
+        max_length=args.max_length if args.packing else None,
+        packing=args.packing,
+        bf16=args.bf16,
+        activation_checkpointing=args.gradient_checkpointing,
+        max_grad_norm=args.max_grad_norm,
+        seed=args.seed,
+        data_seed=args.seed,
+        save_strategy="steps",
+        save_steps=args.save_steps,
+        save_total_limit=2,
+        # Every step: a mean over several would differ after a resume between two of them.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+    )
+    if not _several():
+        # Several visible GPUs and no launcher: SFTTrainer refuses nn.DataParallel, so one of them is used.
+        config._n_gpu = min(1, config.n_gpu)
+    return config
+
+
+def _steps(trainer: SFTTrainer) -> int:
+    """Optimizer steps of the whole run."""
+    settings = trainer.args
+    if settings.max_steps > 0:
+        return int(settings.max_steps)
+    rows = settings.per_device_train_batch_size * settings.world_size
+    batches: int = math.ceil(len(trainer.train_dataset) / rows)
+    each_epoch: int = math.ceil(batches / settings.gradient_accumulation_steps)
+    steps: int = math.ceil(settings.num_train_epochs * each_epoch)
+    return steps
+
+
+def _facts(trainer: SFTTrainer, checkpoint: Path | None) -> dict[str, str]:
+    trainable = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    return {
+        "trainer": "trl.SFTTrainer",
+        **{name: version(name) for name in ("trl", "peft", "transformers", "torch")},
+        "device": str(trainer.args.device),
+        "steps": str(trainer.state.global_step),
+        "trainable_parameters": str(trainable),
+        "parameters": str(sum(each.numel() for each in trainer.model.parameters()) - trainable),
+        "resumed_from": checkpoint.name if checkpoint else "",
+    }
+
+
+def _figures(entry: dict[str, float]) -> dict[str, float]:
+    return {name: float(entry[name]) for name in KEPT if name in entry}
+
+
+def _mark_whole(checkpoint: Path) -> None:
+    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
+    scratch = checkpoint / f"{WHOLE}.tmp"
+    scratch.write_text(json.dumps(sizes))
+    scratch.rename(checkpoint / WHOLE)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        sizes = json.loads((checkpoint / WHOLE).read_text())
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    return [path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(WHOLE)]
+
+
+def _discard_others(folder: Path, checkpoint: Path | None) -> None:
+    """Half-written checkpoints would count among those that are kept."""
+    for path in folder.glob("checkpoint-*"):
+        if not _is_whole(path):
+            log.warning("%s was not written to its end: going on from %s", path.name, checkpoint or "the start")
+            shutil.rmtree(path)

@@ -1,0 +1,167 @@
+"""The shipped metrics: each as a plugin, and as a module that Hugging Face `evaluate` loads by its path."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from core import plugins
+from core.errors import BadInput, Unavailable
+from tasks.metrics.base import Score
+
+MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
+
+
+def score(kind: str, predictions: list[Any], references: list[str], **options: Any) -> Score:
+    metric = plugins.load("metric", kind)
+    result: Score = metric.score(metric.Args.model_validate({"kind": kind, **options}), predictions, references)
+    return result
+
+
+def rows(kind: str, prediction: Any, reference: str, **options: Any) -> float:
+    return score(kind, [prediction], [reference], **options).per_example[0]
+
+
+def test_exact_match_is_the_share_of_equal_answers() -> None:
+    result = score("exact_match", ["yes", " no\n", "maybe", ""], ["yes", "no", "no", "no"])
+    assert (result.value, result.per_example) == (0.5, [1.0, 1.0, 0.0, 0.0])
+    assert 0 < result.low < 0.5 < result.high < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0.0),
+        ({"ignore_case": True}, 0.0),
+        ({"ignore_case": True, "ignore_punctuation": True}, 0.0),
+        ({"ignore_case": True, "ignore_punctuation": True, "ignore_numbers": True}, 1.0),
+        ({"regexes_to_ignore": [r"[\d!]", "(?i)yes"]}, 1.0),
+    ],
+)
+def test_exact_match_ignores_what_it_is_told_to(options: dict[str, Any], expected: float) -> None:
+    assert rows("exact_match", "YES!", "yes2", **options) == expected
+
+
+def test_exact_match_counts_white_space_when_asked() -> None:
+    assert rows("exact_match", "yes ", "yes", strip=False) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ('{"a": 1, "b": 2}', '{"b":2,"a":1}', 1.0),
+        ('{"a": 1, "b": 3}', '{"a": 1, "b": 2}', 0.5),
+        ('{"a": 1}', '{"a": 1, "b": 2}', 0.5),
+        ('{"a": 1, "b": 2, "c": 3, "d": 4}', '{"a": 1, "b": 2}', 0.5),
+        ('{"a": {"x": 1, "y": 2}}', '{"a": {"x": 1, "y": 3}}', 0.5),
+        ('{"a": [1, 2, 3, 4]}', '{"a": [1, 2, 3]}', 0.75),
+        ('{"a": true}', '{"a": 1}', 0.0),
+        ('{"a": 1.0}', '{"a": 1}', 1.0),
+        ('{"a": null}', '{"b": null}', 0.0),
+        ("{}", "{}", 1.0),
+        ("[]", "{}", 0.0),
+        ('"a"', '"a"', 1.0),
+        ("not json", "not json", 0.0),
+        ("", "", 0.0),
+        ('{"a": NaN}', '{"a": NaN}', 0.0),
+        ('{"a": 1} trailing', '{"a": 1}', 0.0),
+    ],
+)
+def test_json_fields_is_the_share_of_right_fields(prediction: str, reference: str, expected: float) -> None:
+    assert rows("json_fields", prediction, reference) == expected
+
+
+def test_json_fields_looks_at_the_named_fields_alone() -> None:
+    said, wanted = '{"a": 1, "b": {"c": 2, "d": 3}}', '{"a": 9, "b": {"c": 2, "d": 4}}'
+    assert rows("json_fields", said, wanted, fields=["b"]) == 0.5
+    assert rows("json_fields", said, wanted, fields=["b.c"]) == 1.0
+
+
+@given(st.text(), st.text())
+def test_json_fields_survives_any_text(prediction: str, reference: str) -> None:
+    from tasks.metrics.modules.json_fields import share
+
+    assert 0.0 <= share(prediction, reference) <= 1.0
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
+    # Common: the cat on mat: 4 of 5 words and 4 of 6.
+    assert rows("rouge_l", "the cat on red mat", "the cat sat on the mat") == pytest.approx(8 / 11)
+
+
+def test_rouge_l_reads_other_scripts_when_split_at_white_space() -> None:
+    assert rows("rouge_l", "вода и хлеб", "вода и соль") == 0.0
+    assert rows("rouge_l", "вода и хлеб", "вода и соль", tokenizer="whitespace") == pytest.approx(2 / 3)
+
+
+def test_bleu_equals_sacrebleus_own() -> None:
+    import sacrebleu
+
+    said = ["the cat sat on the mat", "there is a dog in the garden today"]
+    wanted = ["the cat sat on a mat", "there is a dog in the garden now"]
+    result = score("bleu", said, wanted)
+    assert result.value == pytest.approx(sacrebleu.corpus_bleu(said, [wanted]).score)
+    assert 0 <= result.low <= result.value <= result.high <= 100
+    assert len(result.per_example) == 2
+
+
+def test_nll_weighs_every_token_alike() -> None:
+    result = score("nll", [[-1.0, -2.0, -3.0], [-10.0]], ["a b c", "d"])
+    assert (result.value, result.per_example) == (4.0, [2.0, 10.0])
+    assert not result.greater_is_better
+    assert result.low <= result.value <= result.high
+
+
+def test_perplexity_is_the_exponential_of_nll() -> None:
+    result = score("nll", [[math.log(0.25)] * 3, [math.log(0.25)]], ["a b c", "d"], report="perplexity")
+    assert result.value == pytest.approx(4.0)
+    assert plugins.load("metric", "nll").Args(report="perplexity").label() == "perplexity"
+
+
+@pytest.mark.parametrize("name", ["exact_match", "json_fields", "rouge_l", "bleu", "nll"])
+def test_every_module_is_an_evaluate_metric_that_loads_by_path(name: str, tmp_path: Path) -> None:
+    import evaluate
+
+    metric = evaluate.load(str(MODULES / f"{name}.py"), keep_in_memory=True, cache_dir=str(tmp_path))
+    assert isinstance(metric, evaluate.Metric)
+    prediction: Any = [-0.5, -1.5] if name == "nll" else '{"a": 1}'
+    result = metric.compute(predictions=[prediction], references=['{"a": 1}'])
+    assert result is not None
+    assert name in result
+
+
+def test_a_metric_is_loaded_by_its_path(tmp_path: Path) -> None:
+    result = score("hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), compute={"strip": False})
+    assert (result.value, result.per_example) == (0.5, [1.0, 0.0])
+    assert result.low < 0.5 < result.high
+
+
+def test_a_metric_without_scores_of_its_rows_has_no_width() -> None:
+    result = score("hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), each=False)
+    assert (result.low, result.value, result.high, result.per_example) == (0.5, 0.5, 0.5, [])
+
+
+def test_a_list_as_figure_is_the_scores_of_the_rows() -> None:
+    result = score("hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), key="per_example")
+    assert (result.value, result.per_example) == (0.5, [1.0, 0.0])
+
+
+def test_a_figure_that_is_not_in_the_result_is_refused() -> None:
+    with pytest.raises(BadInput, match="set `key` to one of: exact_match, per_example"):
+        score("hub", ["a"], ["a"], name=str(MODULES / "exact_match.py"), key="accuracy")
+
+
+def test_a_metric_that_is_nowhere_is_said_in_one_line() -> None:
+    with pytest.raises((BadInput, Unavailable), match="loading metric 'no/such_metric'") as caught:
+        score("hub", ["a"], ["a"], name="no/such_metric")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["exact_match", "json_fields", "rouge_l", "bleu", "nll", "hub"])
+def test_unknown_options_are_refused(kind: str) -> None:
+    with pytest.raises(ValidationError):
+        plugins.load("metric", kind).Args.model_validate({"kind": kind, "name": "x", "no_such_option": 1})

@@ -1,0 +1,164 @@
+"""Evaluation: answers and log-probabilities are right, both models are scored, a worse fine-tune is stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from core import progress
+from core.artifact import Artifact
+from core.errors import BadInput, GateFailed
+from core.workspace import Workspace
+from tasks.data import Message, Row, write_rows
+from tasks.encoding import encode, load_tokenizer
+from tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
+from tasks.metrics.base import Score
+from tasks.scoring import score_all
+
+
+def chat(number: int) -> Row:
+    question = Message(role="user", content="late " * (number % 7) + f"order {number}")
+    return Row(prompt=[question], completion=[Message(role="assistant", content="team " * (number % 3) + "ok")])
+
+
+def stored_rows(workspace: Workspace, **splits: list[Row]) -> Artifact:
+    with workspace.store.scratch() as scratch:
+        for split in ("train", "validation", "test"):
+            write_rows(splits.get(split, []), scratch / f"{split}.jsonl")
+        return workspace.store.add(scratch, "jsonl")
+
+
+def two_models(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> tuple[Artifact, Artifact]:
+    from tests.models import make
+
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "other", seed=1)
+    base = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    return base, workspace.store.add(tmp_path / "other", "safetensors")
+
+
+def test_batched_answers_equal_those_one_by_one(tiny_model: Path) -> None:
+    from tasks import generation, hf
+
+    tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
+    prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(20)])]
+
+    def answers(prompts: list[list[int]], batch_size: int) -> list[str]:
+        return generation.answers(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
+
+    with hf.threads(tiny_model):
+        batched = answers(prompts, 8)
+        alone = [answers([prompt], 1)[0] for prompt in prompts]
+    assert batched == alone
+    assert len(set(batched)) > 1
+
+
+def test_batched_log_probabilities_equal_those_of_a_plain_forward_pass(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from tasks import generation, hf
+
+    tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
+    rows = encode(tokenizer, [chat(number) for number in range(20)])
+    # Small enough that a batch is cut by it, too.
+    monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 5 * 4 * len(tokenizer))
+    with hf.threads(tiny_model):
+        found = generation.logprobs(model, rows, batch_size=8)
+    for row, logprobs in zip(rows, found, strict=True):
+        with torch.inference_mode():
+            everything = model(torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
+        expected = [everything[len(row.prompt) + at - 1, token].item() for at, token in enumerate(row.completion)]
+        assert logprobs == pytest.approx(expected, abs=1e-3)
+
+
+def test_both_models_are_scored_and_every_answer_is_kept(
+    workspace: Workspace, tmp_path: Path, tiny_model: Path
+) -> None:
+    base, other = two_models(workspace, tmp_path, tiny_model)
+    data = stored_rows(workspace, validation=[chat(n) for n in range(9)], test=[chat(n) for n in range(9, 13)])
+    args = EvaluateArgs.model_validate({"max_new_tokens": 6, "metrics": [{"kind": "rouge_l"}, {"kind": "nll"}]})
+    seen: list[progress.Step] = []
+    with progress.listen(seen.append):
+        result = evaluate(base, other, data, args, workspace)
+    assert set(result.base) == set(result.finetuned) == set(result.test) == {"rouge_l", "nll"}
+    assert result.base["nll"].value != result.finetuned["nll"].value
+    assert len(result.base["nll"].per_example) == 9
+    assert (seen[-1].done, seen[-1].total) == (44, 44)
+
+    lines = [json.loads(line) for line in (result.predictions.path / "validation.jsonl").read_text().splitlines()]
+    assert len(lines) == 9
+    assert lines[4]["reference"] == chat(4).reference
+    assert lines[4]["finetuned"]["scores"]["nll"] == result.finetuned["nll"].per_example[4]
+    assert lines[4]["base"]["answer"] != lines[4]["finetuned"]["answer"]
+    assert len((result.predictions.path / "test.jsonl").read_text().splitlines()) == 4
+
+
+def test_limit_takes_the_first_rows(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> None:
+    base, other = two_models(workspace, tmp_path, tiny_model)
+    data = stored_rows(workspace, validation=[chat(n) for n in range(9)])
+    result = evaluate(base, other, data, EvaluateArgs(limit=3, max_new_tokens=2), workspace)
+    assert len(result.base["nll"].per_example) == 3
+    assert result.test == {}
+
+
+def test_no_validation_rows_are_refused(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> None:
+    base, other = two_models(workspace, tmp_path, tiny_model)
+    with pytest.raises(BadInput, match="no validation rows"):
+        evaluate(base, other, stored_rows(workspace), EvaluateArgs(), workspace)
+
+
+def figures(value: float, *, greater_is_better: bool = True) -> Score:
+    return Score(value=value, low=value - 0.1, high=value + 0.1, per_example=[], greater_is_better=greater_is_better)
+
+
+def evaluated(before: Score, after: Score) -> Evaluated:
+    nothing = Artifact(digest="sha256:0", format="jsonl", path=Path("/nowhere"), size=0)
+    return Evaluated(base={"exact_match": before}, finetuned={"exact_match": after}, predictions=nothing)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "min_gain", "greater"),
+    [(0.5, 0.4, 0.0, True), (0.5, 0.6, 0.2, True), (1.0, 1.5, 0.0, False), (0.5, float("nan"), 0.0, True)],
+)
+def test_a_worse_fine_tune_is_stopped_with_both_figures(
+    before: float, after: float, min_gain: float, greater: bool
+) -> None:
+    made = evaluated(figures(before, greater_is_better=greater), figures(after, greater_is_better=greater))
+    with pytest.raises(GateFailed, match=f"fine-tuned {after:.4g} .*, base {before:.4g} ") as caught:
+        gate(made, EvaluateArgs(min_gain=min_gain))
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "min_gain", "greater"),
+    [(0.5, 0.5, 0.0, True), (0.5, 0.9, 0.2, True), (1.5, 1.0, 0.0, False), (0.5, 0.45, -0.1, True)],
+)
+def test_a_fine_tune_that_is_good_enough_passes(before: float, after: float, min_gain: float, greater: bool) -> None:
+    made = evaluated(figures(before, greater_is_better=greater), figures(after, greater_is_better=greater))
+    gate(made, EvaluateArgs(min_gain=min_gain))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"metrics": [{"kind": "nll"}, {"kind": "nll"}]}, "two metrics have the label 'nll'"),
+        ({"gate": "rouge_l"}, "gate 'rouge_l' is none of the metrics: exact_match, nll"),
+        ({"metrics": []}, "at least 1 item"),
+        ({"metrics": [{"kind": "exact_mach"}]}, "did you mean 'exact_match'"),
+    ],
+)
+def test_arguments_that_contradict_themselves_are_refused(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        EvaluateArgs.model_validate(wrong)
+
+
+def test_arguments_survive_their_own_json() -> None:
+    args = EvaluateArgs.model_validate({"metrics": [{"kind": "json_fields", "fields": ["a"]}]})
+    assert EvaluateArgs.model_validate_json(args.model_dump_json()) == args
+
+
+def test_metrics_that_need_log_probabilities_are_left_out_where_there_are_none() -> None:
+    assert set(score_all(EvaluateArgs().metrics, ["a"], ["a"], None)) == {"exact_match"}
