@@ -1,0 +1,1 @@
+"""Small, complete things made with Weighbridge, or for it to work on."""
