@@ -1,0 +1,57 @@
+"""The command that looks at the machine: doctor."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import click
+
+from core.settings import Settings
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing a machine has or lacks."""
+
+    what: str
+    state: str
+    ok: bool
+    remedy: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what is missing on this machine, and how to get it."""
+    findings = list(_findings(Settings()))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        from cli.screen import table
+
+        marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
+        table(["", "what", "state", "how to get it"], [[marks[f.ok], f.what, f.state, f.remedy] for f in findings])
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    from core import environments, plugins
+
+    for label, folder in (("state", settings.home), ("cache", settings.cache)):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free / GIB
+        yield Finding(f"disk for {label}", f"{free:.0f} GiB free at {folder}", free >= 5, "make room, or move it")
+    for name in plugins.names("engine"):
+        environment, whole = environments.locate(plugins.load("engine", name).lock, settings.cache)
+        remedy = "" if whole else f"weighbridge engines install {name} (or wait: a run installs what it needs)"
+        yield Finding(f"engine {name}", str(environment.path) if whole else "environment not built", whole, remedy)
+    for tool, remedy in (
+        ("cmake", "for K-quants: apt-get install cmake"),
+        ("g++", "for K-quants: apt-get install g++"),
+    ):
+        found = shutil.which(tool)
+        yield Finding(tool, found or "not on the PATH", bool(found), "" if found else remedy)
+    gpu = shutil.which("nvidia-smi")
+    yield Finding("GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone")

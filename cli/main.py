@@ -1,0 +1,95 @@
+"""The `weighbridge` command. Every subcommand is imported when it is called, not before."""
+
+import importlib
+import logging
+import sys
+from typing import ClassVar
+
+import click
+
+from core.errors import WeighbridgeError
+
+
+class LazyGroup(click.Group):
+    """Finds a subcommand by name in a table, and imports its module only to run or describe it."""
+
+    table: ClassVar[dict[str, tuple[str, str]]] = {
+        "init": ("cli.recipes:init", "Write a commented starter recipe."),
+        "plan": ("cli.recipes:plan", "Say what would run, what would be reused and why; change nothing."),
+        "run": ("cli.run:run", "Run a recipe: from base model to served endpoint."),
+        "schema": ("cli.recipes:schema", "Print the JSON schema of recipes, for editors."),
+        "status": ("cli.serve:status", "Say what serves, at which address, and whether it answers."),
+        "down": ("cli.serve:down", "Stop what serves; leave no process behind."),
+        "ask": ("cli.serve:ask", "Stream one answer from a live endpoint."),
+        "models": ("cli.models:models", "List registered models and their versions."),
+        "show": ("cli.models:show", "Show one version: lineage, tags, measurements."),
+        "engines": ("cli.engines:engines", "List engines; install their environments."),
+        "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and how to get it."),
+    }
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.table:
+            return None
+        module, attribute = self.table[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.table and not args[0].startswith("-"):
+            from core.plugins import suggestion
+
+            raise click.UsageError(f"no command '{args[0]}'; {suggestion(args[0], list(self.table))}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table, so that `--help` imports no subcommand."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--verbose", is_flag=True, help="Show tracebacks and debug logs.")
+@click.version_option(package_name="weighbridge")
+def cli(verbose: bool) -> None:
+    """Takes a language model from base weights to a served endpoint.
+
+    A recipe (one YAML file) goes in; candidates are made, weighed on the engine that would serve
+    them, and the winner serves behind an OpenAI-compatible address.
+    """
+    logging.getLogger("weighbridge").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script: errors become one line and DESIGN's exit codes."""
+    words = sys.argv[1:] if argv is None else argv
+    verbose = "--verbose" in words
+    try:
+        # --verbose may stand anywhere on the line.
+        cli.main(["--verbose"] * verbose + [word for word in words if word != "--verbose"], standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except WeighbridgeError as exc:
+        if verbose:
+            raise
+        click.echo(f"{click.style('error', fg='red')}: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except Exception as exc:
+        if verbose:
+            raise
+        click.echo(f"unexpected {type(exc).__name__}: {exc}; --verbose shows where", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Commands that read MLflow: models, show."""
+
+import json
+import time
+from typing import Any
+
+import click
+
+from core.settings import Settings
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(name: str | None, as_json: bool) -> None:
+    """List the registered models, or the versions of NAME."""
+    from cli.screen import table
+    from core.units import human_size
+    from registry import Registry
+
+    registry = Registry.connect(Settings())
+    found = [version for model in ([name] if name else registry.names()) for version in registry.versions(model)]
+    if as_json:
+        click.echo(json.dumps([_plain(version) for version in found], indent=2))
+        return
+    if not found:
+        click.echo("no model is registered; make one with: weighbridge run RECIPE")
+        return
+    rows = [
+        [
+            version.name,
+            version.version,
+            version.label,
+            version.parent or "—",
+            version.short,
+            human_size(version.size),
+            ", ".join(version.aliases),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created)),
+        ]
+        for version in found
+    ]
+    table(["model", "version", "what", "made of", "digest", "size", "alias", "registered"], rows, right=["size"])
+
+
+@click.command()
+@click.argument("which", metavar="NAME[@ALIAS|VERSION]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(which: str, as_json: bool) -> None:
+    """Show one version: where it comes from, what was made of it, what the scale said.
+
+    Without an alias or a version, the champion.
+    """
+    from registry import Registry
+
+    name, _, wanted = which.partition("@")
+    found = Registry.connect(Settings()).show(name, wanted or "champion")
+    if as_json:
+        measured = {label: json.loads(text) for label, text in found.measurements.items()}
+        lineage = [_plain(version) for version in found.lineage]
+        click.echo(json.dumps({**_plain(found.version), "lineage": lineage, "measurements": measured}, indent=2))
+        return
+    from cli.screen import console, table
+
+    version = found.version
+    console.print(f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}")
+    table(["lineage", "version", "digest"], [[item.label, item.version, item.digest] for item in found.lineage])
+    shown = sorted(
+        (key, value) for key, value in version.tags.items() if not key.startswith(("weighbridge.", "mlflow."))
+    )
+    table(["tag", "value"], [[key, value] for key, value in shown])
+    for label, text in found.measurements.items():
+        table([f"measured as {label}", ""], _figures(json.loads(text)), right=[""])
+
+
+def _plain(version: Any) -> dict[str, Any]:
+    fields = ("name", "version", "role", "label", "digest", "format", "size", "parent", "base", "aliases", "created")
+    return {**{field: getattr(version, field) for field in fields}, "tags": dict(version.tags)}
+
+
+def _figures(measurement: dict[str, Any]) -> list[list[str]]:
+    scores = [
+        [label, f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"]
+        for label, score in measurement["scores"].items()
+    ]
+    speed = [
+        [f"at concurrency {load['concurrency']}", f"{load['tokens_per_second']:.0f} tokens/s"]
+        for load in measurement["load"]
+    ]
+    return [*scores, *speed]

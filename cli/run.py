@@ -1,0 +1,75 @@
+"""The command that does it all: run."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flows.release import Released
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
+def run(recipe: Path, as_json: bool) -> None:
+    """Run RECIPE: download, finetune, evaluate, optimize, weigh, select, package, deploy.
+
+    Finished stages are reused, also those of a run that was killed. Nothing needs to be running.
+    """
+    from cli import screen
+    from configs.load import load
+    from core.settings import Settings
+    from flows.prefect_server import prefect_api
+
+    loaded = load(recipe)
+    settings = Settings()
+    with screen.live(screen.stderr if as_json else screen.console), prefect_api(settings):
+        from flows.release import release
+
+        released = release(loaded)
+    if as_json:
+        click.echo(json.dumps(_plain(released), indent=2))
+        return
+    _show(released)
+    _where_to_look(settings.mlflow_uri(), settings.home / "prefect")
+
+
+def _plain(released: "Released") -> dict[str, Any]:
+    return {
+        **released.chosen.model_dump(mode="json"),
+        "headline": released.ticket.headline,
+        "why": released.ticket.why,
+        "candidates": released.ticket.rows,
+        "serving": released.serving.model_dump(mode="json") if released.serving else None,
+        "mlflow_run": released.run_id,
+    }
+
+
+def _show(released: "Released") -> None:
+    from cli.screen import console, print_ticket
+    from serving.client import Client, request
+
+    console.print()
+    print_ticket(released.ticket)
+    console.print()
+    chosen = released.chosen
+    if released.serving is None:
+        console.print(f"{chosen.name} {chosen.version} is `challenger`; it serves once somebody promotes it.")
+        return
+    address = released.serving.address
+    prompt: Any = released.example.model_dump()["prompt"]
+    path, body = request(prompt, max_tokens=64)
+    console.print(f"[bold]{chosen.name} {chosen.version} serves at {address}/v1[/bold]\n")
+    command = ["curl", f"{address}{path}", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    click.echo(shlex.join(command))
+    click.echo(f"\n{prompt if isinstance(prompt, str) else prompt[-1]['content']}")
+    click.echo(f"→ {Client(address).ask(prompt, max_tokens=64).text}\n")
+
+
+def _where_to_look(mlflow_uri: str, prefect_home: Path) -> None:
+    ui = f"mlflow ui --backend-store-uri {mlflow_uri}" if mlflow_uri.startswith("sqlite") else f"open {mlflow_uri}"
+    click.echo(f"versions and figures: {ui}")
+    click.echo(f"runs and ticket:      PREFECT_HOME={prefect_home} prefect server start")

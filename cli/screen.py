@@ -1,0 +1,139 @@
+"""What the terminal shows: stages as they finish, progress of the one that runs, tables."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from core.progress import Step, listen
+from core.units import human_size
+
+if TYPE_CHECKING:
+    from flows.plan import Plan
+    from tasks.ticket import Ticket
+
+console = Console(highlight=False)
+stderr = Console(highlight=False, stderr=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[str] = ()) -> None:
+    """Print rows under headings; columns named in `right` are figures."""
+    shown = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+class LiveSteps:
+    """Bars for whatever `core.progress` tells, gone when they are full; plain lines where there is no terminal."""
+
+    def __init__(self, progress: Progress, screen: Console) -> None:
+        self._progress = progress
+        self._screen = screen
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+
+    def __call__(self, step: Step) -> None:
+        if not self._screen.is_terminal:
+            self._plain(step)
+            return
+        if step.what not in self._tasks:
+            self._tasks[step.what] = self._progress.add_task(step.what, total=step.total, unit="")
+        task = self._tasks[step.what]
+        self._progress.update(task, completed=step.done, total=step.total, unit=_amount(step))
+        if step.total is not None and step.done >= step.total:
+            self._progress.remove_task(task)
+            del self._tasks[step.what]
+
+    def _plain(self, step: Step) -> None:
+        """At most a line every ten seconds, for logs."""
+        now = time.monotonic()
+        if now - self._last_line.setdefault(step.what, now) >= 10:
+            self._last_line[step.what] = now
+            self._screen.print(f"  {step.what}: {_amount(step)}")
+
+
+def _amount(step: Step) -> str:
+    if step.unit == "B":
+        done, total = human_size(step.done), human_size(step.total) if step.total else ""
+    else:
+        done, total = f"{step.done:g}", f"{step.total:g} {step.unit}" if step.total else step.unit
+    return f"{done} / {total}" if step.total else f"{done} {total}"
+
+
+@contextmanager
+def live(screen: Console = console) -> Iterator[None]:
+    """Show progress, and what our own code logs, while the block runs."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+    )
+    logger = logging.getLogger("weighbridge")
+    handler = _Lines(screen)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        logger.addHandler(handler)
+        try:
+            with listen(LiveSteps(progress, screen)):
+                yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Stages stand out, what happens within them is indented; errors are left to whoever ends the program."""
+
+    def __init__(self, screen: Console) -> None:
+        super().__init__(logging.INFO)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            return
+        text = record.getMessage()
+        if stage := getattr(record, "stage", ""):
+            self._screen.print(f"[bold green]✓[/bold green] [bold]{stage:<10}[/bold] {escape(text)}")
+        else:
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            self._screen.print(f"  {text}", style=style, markup=False)
+
+
+def print_plan(plan: "Plan") -> None:
+    """The plan as a table, and the room there is."""
+    colours = {"reuse": "green", "run": "yellow", "wait": "dim"}
+    rows = [
+        [
+            stage.stage,
+            f"[{colours[stage.action]}]{stage.action}[/{colours[stage.action]}]",
+            escape(stage.why),
+            escape("; ".join(stage.needs)),
+        ]
+        for stage in plan.stages
+    ]
+    table(["stage", "action", "why", "needs"], rows)
+    console.print(f"{human_size(plan.disk_free)} of disk free")
+
+
+def print_ticket(ticket: "Ticket") -> None:
+    """The ticket as tables: base against fine-tuned, every candidate, and why not the others."""
+    if ticket.before_after:
+        columns = list(ticket.before_after[0])
+        table(columns, [list(row.values()) for row in ticket.before_after])
+        console.print()
+    columns = [column for column in ticket.rows[0] if column != "verdict"]
+    right = columns[1:]
+    table(columns, [[row[column] for column in columns] for row in ticket.rows], right=right)
+    console.print(f"\n[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}")
+    for row in ticket.rows:
+        if row["verdict"] != "winner":
+            console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}")

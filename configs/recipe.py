@@ -1,0 +1,45 @@
+"""The recipe: one YAML file, one model, the sum of the stages' arguments."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.deploy import DeployArgs
+from tasks.download import DownloadArgs
+from tasks.evaluate import EvaluateArgs
+from tasks.finetune import FinetuneArgs
+from tasks.optimize import OptimizeArgs
+from tasks.package import PackageArgs
+from tasks.select import SelectArgs
+from tasks.weigh import WeighArgs
+
+NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+class Recipe(BaseModel):
+    """From a base model to a served one, stage by stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Recipe")
+
+    name: str = Field(pattern=NAME, description="Name of the registered model and of its experiment in MLflow.")
+    download: DownloadArgs = Field(description="Base model and data: where their bytes come from.")
+    finetune: FinetuneArgs = Field(default_factory=FinetuneArgs, description="LoRA fine-tune of the base model.")
+    evaluate: EvaluateArgs = Field(
+        default_factory=EvaluateArgs, description="Metrics, and the gate that a fine-tune worse than its base fails."
+    )
+    optimize: OptimizeArgs = Field(description="Servable variants made out of the merged weights.")
+    weigh: WeighArgs = Field(description="Engines the variants are measured on, and how.")
+    select: SelectArgs = Field(default_factory=SelectArgs, description="Limits and objective that decide the winner.")
+    package: PackageArgs = Field(default_factory=PackageArgs, description="The winner's Bento.")
+    deploy: DeployArgs = Field(description="Where the winner serves, and whether it is promoted by itself.")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors and for Prefect's run form."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def write_schema(path: Path) -> None:
+    path.write_text(json.dumps(json_schema(), indent=2) + "\n")

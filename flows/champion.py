@@ -1,0 +1,52 @@
+"""The version that serves now, as a candidate the others have to beat."""
+
+import logging
+from dataclasses import dataclass
+
+from core.errors import WeighbridgeError
+from core.workspace import Workspace
+from registry import Registry, Version
+from tasks.measurement import Candidate, Measurement, Variant
+
+logger = logging.getLogger("weighbridge.champion")
+
+WEIGHING = "weighing"
+"""Version tag: fingerprint of the weighing that this version won."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A version with alias `champion`, and how it was measured when it won."""
+
+    version: Version
+    measurement: Measurement
+
+    @property
+    def weighing(self) -> str:
+        return self.version.tags.get(WEIGHING, "")
+
+
+def find_champion(registry: Registry, name: str) -> Champion | None:
+    """The champion of a model; None where there is none, or where the alias names what was never weighed."""
+    version = registry.champion(name)
+    if version is None:
+        return None
+    document = registry.measurement_of(version)
+    if document is None:
+        logger.warning("champion %s %s was never weighed: the winner is not compared with it", name, version.version)
+        return None
+    return Champion(version, Measurement.model_validate_json(document))
+
+
+def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -> Candidate | None:
+    """The champion with its artifact back in the store; None where it cannot be had any more."""
+    candidate = champion.measurement.candidate
+    if workspace.store.is_whole(candidate.variant.artifact):
+        return candidate
+    try:
+        artifact = registry.fetch(champion.version, workspace.store)
+    except WeighbridgeError as exc:
+        logger.warning("champion %s is not weighed again: %s", champion.version.version, exc)
+        return None
+    variant = Variant(**{**dict(candidate.variant), "artifact": artifact})
+    return candidate.model_copy(update={"variant": variant})

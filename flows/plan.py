@@ -1,0 +1,133 @@
+"""What a run would do, stage by stage, without doing any of it."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from configs.recipe import Recipe
+from core.environments import locate
+from core.plugins import load
+from core.workspace import Workspace
+from flows import steps
+from tasks import optimize
+from tasks.download import Pinned, missing_bytes, pin
+
+Action = Literal["reuse", "run", "wait"]
+STAGES: Final = ("download", "finetune", "evaluate", "optimize", "weigh", "select", "package", "deploy")
+R = TypeVar("R")
+
+
+class PlannedStage(BaseModel):
+    """One line of a plan."""
+
+    stage: str
+    action: Action
+    """`wait`: what it would do depends on a stage that has to run first."""
+    why: str
+    needs: list[str] = []
+
+
+class Plan(BaseModel):
+    """A recipe's stages in order, and the room they have."""
+
+    recipe: str
+    stages: list[PlannedStage]
+    disk_free: int
+    """Bytes free where artifacts are kept."""
+
+
+class _Blocked(Exception):
+    """A stage has to run before anything can be said of those after it."""
+
+
+def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
+    """Forecast every stage. Nothing is downloaded, built, registered or served.
+
+    Raises:
+        BadInput: a source does not exist, or a variant cannot be made of the model.
+        Unavailable: a source does not answer.
+    """
+    workspace = workspace or Workspace()
+    stages: list[PlannedStage] = []
+    try:
+        for stage in _Forecaster(recipe, workspace).stages():
+            stages.append(stage)
+    except _Blocked:
+        pass
+    first = next((stage.stage for stage in stages if stage.action == "run"), "")
+    waiting = [
+        PlannedStage(stage=name, action="wait", why=f"follows {first}", needs=_needs(name, recipe, workspace))
+        for name in STAGES[len(stages) :]
+    ]
+    home = next(path for path in (workspace.settings.home, *workspace.settings.home.parents) if path.exists())
+    return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=shutil.disk_usage(home).free)
+
+
+class _Forecaster:
+    """Goes through the stages as the release flow does, asking instead of running."""
+
+    def __init__(self, recipe: Recipe, workspace: Workspace) -> None:
+        self.recipe = recipe
+        self.workspace = workspace
+        self.last: Any = None
+        """Result of the stage that was forecast last."""
+
+    def stages(self) -> Iterator[PlannedStage]:
+        """One line per stage whose inputs are known. Raises _Blocked after the first that has to run."""
+        recipe, workspace = self.recipe, self.workspace
+        pinned = pin(recipe.download, workspace)
+        yield from self._forecast(steps.download_step(pinned, recipe, workspace), _download_needs(pinned, self))
+        got = self.last
+        optimize.check(got.model.path, recipe.optimize, workspace, dry=True)
+        yield from self._forecast(steps.finetune_step(got, recipe, workspace), _memory("training", got.model.size, 3))
+        tuned = self.last
+        yield from self._forecast(steps.evaluate_step(got, tuned, recipe, workspace))
+        evaluated = self.last
+        yield from self._forecast(steps.optimize_step(got, tuned, recipe, workspace))
+        yield from self._forecast(steps.weigh_step(got, self.last, recipe, workspace))
+        weighed = self.last
+        yield from self._forecast(steps.select_step(weighed, evaluated, None, recipe))
+        winner = steps.winner_of(self.last, weighed)
+        if winner is None:
+            return
+        lineage = steps.lineage_of(got, tuned, recipe)
+        yield from self._forecast(steps.package_step(winner, lineage, recipe, workspace))
+        yield PlannedStage(stage="deploy", action="run", why="does nothing where the winner serves already")
+
+    def _forecast(self, step: steps.Step[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
+        forecast = step.forecast(self.workspace)
+        if forecast.value is not None:
+            self.last = forecast.value
+            yield PlannedStage(stage=step.name, action="reuse", why=forecast.why)
+            return
+        own = [*needs, *_needs(step.name, self.recipe, self.workspace)]
+        yield PlannedStage(stage=step.name, action="run", why=forecast.why, needs=own)
+        raise _Blocked
+
+
+def _download_needs(pinned: Pinned, forecaster: _Forecaster) -> Iterator[str]:
+    missing = missing_bytes(pinned, forecaster.recipe.download, forecaster.workspace.store)
+    yield f"{missing / 1e6:,.0f} MB to fetch and to keep"
+
+
+def _memory(what: str, weights: int, times: float) -> Iterator[str]:
+    yield f"about {weights * times / 1e9:,.1f} GB of memory for {what}, {weights / 1e9:,.1f} GB of disk for the result"
+
+
+def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
+    """Environments a stage works in, and whether they are there."""
+    locks: dict[str, Path] = {}
+    if stage == "optimize":
+        plugins = [load("optimizer", variant.kind) for variant in recipe.optimize.variants]
+        locks = {plugin.lock.stem: plugin.lock for plugin in plugins if plugin.lock}
+    if stage == "weigh":
+        locks = {args.kind: load("engine", args.kind).lock for args in recipe.weigh.engines}
+    return [_environment(lock, workspace) for lock in locks.values()]
+
+
+def _environment(lock: Path, workspace: Workspace) -> str:
+    environment, whole = locate(lock, workspace.settings.cache)
+    return f"environment {environment.name} ({'installed' if whole else 'will be installed'})"

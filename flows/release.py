@@ -1,0 +1,50 @@
+"""Release: a base model goes in, an endpoint that answers comes out."""
+
+from dataclasses import dataclass
+
+from configs.recipe import Recipe
+from flows.coats import publish_ticket, release_flow
+from flows.steps import lineage_of, winner_of
+from flows.work import Work
+from serving.targets.base import Release, Serving
+from tasks.data import Row, read_rows
+from tasks.select import require_winner
+from tasks.ticket import Ticket, ticket
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a release leaves."""
+
+    chosen: Release
+    ticket: Ticket
+    serving: Serving | None
+    """None where the recipe leaves the winner as challenger."""
+    run_id: str
+    """Of the release in MLflow."""
+    example: Row
+    """One row of the test split, to try the endpoint with."""
+
+
+@release_flow(name="release", flow_run_name="release {recipe.name}")
+def release(recipe: Recipe) -> Released:
+    """From base model to served endpoint. Finished stages are reused; nothing is registered twice."""
+    work = Work.begin(recipe)
+    with work.journal.run:
+        got = work.download()
+        tuned = work.finetune(got)
+        evaluated = work.evaluate(got, tuned)
+        made = work.optimize(got, tuned)
+        weighed = work.weigh(got, made)
+        decision, measurements = work.select(got, evaluated, weighed)
+        report = ticket(
+            decision, measurements, evaluated, recipe.name,
+            facts=lineage_of(got, tuned, recipe), currency=recipe.weigh.currency,
+        )  # fmt: skip
+        work.journal.ticket(report, work.workspace)
+        publish_ticket(report.markdown, report.rows, report.chart)
+        require_winner(decision)
+        winner = winner_of(decision, weighed)
+        chosen = work.package(got, tuned, winner, weighed) if winner else work.champions_release()
+        serving = work.deploy(chosen) if winner is None or work.promotes() else None
+        return Released(chosen, report, serving, work.journal.run.run_id, read_rows(got.data, "test")[0])

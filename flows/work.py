@@ -1,0 +1,169 @@
+"""One release under way: each stage as a Prefect task over a cached step, and what MLflow is told of it."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from configs.recipe import Recipe
+from core.errors import WeighbridgeError
+from core.stagecache import Outcome, fingerprint
+from core.workspace import Workspace
+from flows import steps
+from flows.champion import WEIGHING, Champion, as_candidate, find_champion
+from flows.coats import run_stage
+from flows.journal import Journal
+from registry import Intent, Registry, Rollout, Version
+from serving.targets.base import Release, Serving
+from tasks import deploy as deploying
+from tasks import optimize as optimizing
+from tasks import weigh as weighing
+from tasks.download import Downloaded, pin
+from tasks.evaluate import Evaluated, gate
+from tasks.finetune import Finetuned
+from tasks.measurement import Candidate, Measurement
+from tasks.optimize import Optimized
+from tasks.select import Decision
+from tasks.weigh import Weighed
+
+logger = logging.getLogger("weighbridge.release")
+R = TypeVar("R")
+
+BENTO, BENTO_DIGEST = "bento", "bento_digest"
+"""Version tags: what serves this version."""
+
+
+@dataclass
+class Work:
+    """Recipe, workspace and MLflow of one release, and the versions it has registered so far."""
+
+    recipe: Recipe
+    workspace: Workspace
+    registry: Registry
+    journal: Journal
+    versions: dict[str, Version] = field(default_factory=dict)
+    """By role (`base`, `merged`) and by variant label."""
+
+    @classmethod
+    def begin(cls, recipe: Recipe) -> "Work":
+        workspace = Workspace()
+        registry = Registry.connect(workspace.settings)
+        return cls(recipe, workspace, registry, Journal(registry, recipe))
+
+    def download(self) -> Downloaded:
+        def call() -> Outcome[Downloaded]:
+            pinned = pin(self.recipe.download, self.workspace)
+            return steps.download_step(pinned, self.recipe, self.workspace).run(self.workspace)
+
+        got = run_stage("download", call).value
+        self.versions["base"] = self.journal.base(got)
+        # Seconds after the download, and not hours after the fine-tune.
+        optimizing.check(got.model.path, self.recipe.optimize, self.workspace)
+        return got
+
+    def finetune(self, got: Downloaded) -> Finetuned:
+        inputs = steps.finetune_inputs(got, self.recipe)
+        with self.journal.stage("finetune", inputs, self.recipe.finetune.model_dump(mode="json")) as run:
+            tuned = self._stage(steps.finetune_step(got, self.recipe, self.workspace, run.log_step))
+            self.versions["merged"] = self.journal.finetuned(tuned, self.versions["base"], run)
+        return tuned
+
+    def evaluate(self, got: Downloaded, tuned: Finetuned) -> Evaluated:
+        """Raises GateFailed when the fine-tuned model is worse than its base."""
+        step = steps.evaluate_step(got, tuned, self.recipe, self.workspace)
+        with self.journal.stage("evaluate", step.inputs) as run:
+            evaluated = self._stage(step)
+            self.journal.evaluated(evaluated, got, self.versions["base"], self.versions["merged"], run)
+        gate(evaluated, self.recipe.evaluate)
+        return evaluated
+
+    def optimize(self, got: Downloaded, tuned: Finetuned) -> Optimized:
+        made = self._stage(steps.optimize_step(got, tuned, self.recipe, self.workspace))
+        self.versions |= self.journal.variants(made.variants, self.versions["merged"])
+        return made
+
+    def weigh(self, got: Downloaded, made: Optimized) -> Weighed:
+        step = steps.weigh_step(got, made, self.recipe, self.workspace)
+        with self.journal.stage("weigh", step.inputs) as run:
+            weighed = self._stage(step)
+            for measurement in weighed.measurements:
+                self.journal.measured(measurement, self.versions[measurement.candidate.variant.label], got, run)
+        return weighed
+
+    def select(self, got: Downloaded, evaluated: Evaluated, weighed: Weighed) -> tuple[Decision, list[Measurement]]:
+        """The decision, and every measurement it looked at, the champion's included."""
+        champion = self._champion_measured(got, weighed)
+        decision = self._stage(steps.select_step(weighed, evaluated, champion, self.recipe))
+        return decision, [*weighed.measurements, *([champion] if champion else [])]
+
+    def package(self, got: Downloaded, tuned: Finetuned, winner: Candidate, weighed: Weighed) -> Release:
+        """The winner's Bento; its version becomes the challenger."""
+        lineage = steps.lineage_of(got, tuned, self.recipe)
+        packaged = self._stage(steps.package_step(winner, lineage, self.recipe, self.workspace))
+        version = self.versions[winner.variant.label]
+        facts = {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest, WEIGHING: fingerprint(weighed)}
+        self.registry.tag(version, facts | ({"bento_pushed": packaged.pushed} if packaged.pushed else {}))
+        self.registry.set_challenger(version, winner.label)
+        return packaged.release(version.name, version.version)
+
+    def champions_release(self) -> Release:
+        """What serves now, to be served on."""
+        champion = self.registry.version(self.recipe.name)
+        return Release(
+            name=champion.name, version=champion.version, bento=champion.tags[BENTO], digest=champion.tags[BENTO_DIGEST]
+        )
+
+    def promotes(self) -> bool:
+        """Whether the recipe's policy lets the challenger serve without being asked."""
+        policy = self.recipe.deploy.promote
+        return policy == "always" or (policy == "first" and self.registry.champion(self.recipe.name) is None)
+
+    def deploy(self, release: Release) -> Serving:
+        """Serve the release and let `champion` name its version; the ledger holds what was tried and how it ended."""
+        version = self.registry.version(release.name, release.version)
+        champion = self.registry.champion(release.name)
+        previous = champion.version if champion else ""
+        intent = Intent(
+            self.recipe.deploy.name or release.name, release.name, release.version, previous,
+            evidence={"bento": release.bento}, digests={"bento": release.digest, "artifact": version.digest},
+        )  # fmt: skip
+        tried: list[Rollout] = []
+
+        def call() -> Outcome[Serving]:
+            started = time.monotonic()
+            serving = deploying.serving_already(release, self.recipe.deploy, self.workspace)
+            if serving is not None:
+                return Outcome(serving, reused=True, why=f"{release.bento} serves at {serving.address}", seconds=0.0)
+            tried.append(self.registry.begin_rollout(intent))
+            serving = deploying.deploy(release, self.recipe.deploy, self.workspace)
+            return Outcome(serving, reused=False, why="it did not serve yet", seconds=time.monotonic() - started)
+
+        try:
+            serving = run_stage("deploy", call).value
+        except WeighbridgeError as exc:
+            for rollout in tried:
+                self.registry.finish_rollout(rollout, "failed", str(exc))
+            raise
+        self.registry.promote(version)
+        for rollout in tried:
+            self.registry.finish_rollout(rollout, "serving", serving.detail)
+        return serving
+
+    def _stage(self, step: steps.Step[R]) -> R:
+        return run_stage(step.name, lambda: step.run(self.workspace)).value
+
+    def _champion_measured(self, got: Downloaded, weighed: Weighed) -> Measurement | None:
+        """The champion on today's scale; None where there is none, or where it won this very weighing."""
+        champion = find_champion(self.registry, self.recipe.name)
+        if champion is None or champion.weighing == fingerprint(weighed):
+            return None
+        candidate = as_candidate(champion, self.registry, self.workspace)
+        if candidate is None:
+            return None
+        named = candidate.model_copy(update={"label": champion_label(champion)})
+        return weighing.weigh_one(named, got.data, self.recipe.evaluate, self.recipe.weigh, self.workspace)
+
+
+def champion_label(champion: Champion) -> str:
+    """How the ticket calls the version that serves now."""
+    return f"champion {champion.version.version} ({champion.measurement.candidate.label})"

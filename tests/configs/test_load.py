@@ -1,0 +1,91 @@
+"""Reading recipes: every complaint names line, field and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.load import load, parse
+from configs.recipe import json_schema
+from core.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VALID = """\
+name: demo
+download:
+  model: file:///models/base
+  data:
+    source: file:///data
+    train: train.jsonl
+finetune:
+  r: 8
+optimize:
+  variants:
+    - kind: gguf
+      quantization: Q8_0
+weigh:
+  engines:
+    - kind: llama_cpp
+deploy:
+  target:
+    kind: local
+    port: 8300
+"""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_in_the_tree_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/made")
+    monkeypatch.setenv("BUCKET", "models")
+    assert load(path).name
+
+
+def test_recipe_round_trips_through_json() -> None:
+    recipe = parse(VALID)
+    assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
+    text = str(json_schema())
+    assert "'discriminator'" not in text
+    assert "Q8_0" in text
+    assert "llama_cpp" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("  r: 8", "  rr: 8", "line 8, finetune.rr: unknown key; did you mean 'r'?"),
+        ("  r: 8", "  r: 0", "line 8, finetune.r: "),
+        ("  r: 8", "  r: many", "line 8, finetune.r: "),
+        ("finetune:", "fintune:", "line 7, fintune: unknown key; did you mean 'finetune'?"),
+        ("name: demo", "name: De mo", "line 1, name: "),
+        ("kind: gguf", "kind: ggf", "line 11, optimize.variants[0]: there is none; did you mean 'gguf'?"),
+        ("quantization: Q8_0", "quantisation: Q8_0", "did you mean 'quantization'?"),
+        ("kind: llama_cpp", "kind: lama_cpp", "did you mean 'llama_cpp'?"),
+        ("deploy:", "name: twice\ndeploy:", "'name' is there twice"),
+        ("name: demo", "- demo", "reading recipe"),
+        ("name: demo", "name: ${NOT_SET_ANYWHERE}", "environment variable NOT_SET_ANYWHERE is not set"),
+        ("name: demo", "name: ${HF_TOKEN}", "looks like a secret"),
+    ],
+)
+def test_mistakes_are_one_line_with_place_and_remedy(before: str, after: str, expected: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(VALID.replace(before, after))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_stage_is_named() -> None:
+    with pytest.raises(BadInput, match="weigh: missing"):
+        parse(VALID.replace("weigh:\n  engines:\n    - kind: llama_cpp\n", ""))
+
+
+def test_names_from_the_environment_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_NAME", "support")
+    assert parse(VALID.replace("name: demo", "name: ${MODEL_NAME}")).name == "support"
+    assert parse(VALID.replace("name: demo", "name: ${NOT_SET:-fallback}")).name == "fallback"
+
+
+def test_missing_file_says_how_to_start(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no such file; run: weighbridge init"):
+        load(tmp_path / "none.yaml")

@@ -1,0 +1,148 @@
+"""The API a run reports to: there for the run, gone with it, and its records readable afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import Unavailable
+from core.settings import Settings
+from flows.prefect_server import mark_interrupted, prefect_api, users_api
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+    import sys, time
+    from core.settings import Settings
+    from core.stagecache import Outcome
+    from flows.prefect_server import prefect_api
+    with prefect_api(Settings()):
+        from flows.coats import release_flow, run_stage
+        def stage() -> Outcome[int]:
+            print("running", flush=True)
+            time.sleep(float(sys.argv[2]))
+            return Outcome(1, False, "not run before", 0.1)
+        @release_flow(name="release", flow_run_name=sys.argv[1])
+        def release() -> None:
+            for number in range(5):
+                run_stage(f"stage-{number}", stage)
+        release()
+    """
+
+
+@pytest.fixture(autouse=True)
+def _no_api_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def start(name: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
+    """A process that runs a flow of five tasks."""
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Its status and what it wrote to stderr."""
+    _, errors = process.communicate(timeout=180)
+    return process.returncode, errors
+
+
+def query(what: str, **body: Any) -> list[dict[str, Any]]:
+    """What Prefect's API answers to a filter."""
+    from prefect.client.orchestration import get_client
+
+    path: Any = f"/{what}/filter"
+    with get_client(sync_client=True) as client:
+        found: list[dict[str, Any]] = client.request("POST", path, json=body).json()
+        return found
+
+
+def states(path: str) -> dict[str, str]:
+    return {run["name"]: run["state_type"] for run in query(path)}
+
+
+def test_a_run_is_found_afterwards_in_the_database_under_home() -> None:
+    assert ended(start("first")) == (0, "")
+    with prefect_api(Settings()) as users:
+        assert users is None
+        assert states("flow_runs") == {"first": "COMPLETED"}
+        assert states("task_runs") == {f"stage-{number}": "COMPLETED" for number in range(5)}
+
+
+def test_two_runs_at_once_on_one_home_are_both_recorded_whole() -> None:
+    both = [start("one", 0.2), start("two", 0.2)]
+    assert [ended(process) for process in both] == [(0, ""), (0, "")]
+    with prefect_api(Settings()):
+        assert states("flow_runs") == {"one": "COMPLETED", "two": "COMPLETED"}
+        assert [run["state_type"] for run in query("task_runs")] == ["COMPLETED"] * 10
+
+
+def test_a_killed_run_leaves_no_process_and_is_crashed_for_the_next_one() -> None:
+    process = start("killed", 60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    time.sleep(2)  # the server writes task runs once a second
+    os.kill(process.pid, signal.SIGKILL)
+    assert ended(process)[0] == -signal.SIGKILL
+    with prefect_api(Settings()):
+        assert states("flow_runs") == {"killed": "CRASHED"}
+        assert states("task_runs") == {"stage-0": "CRASHED"}
+        assert "killed" in query("flow_runs")[0]["state"]["message"]
+
+
+def test_a_run_of_a_living_process_is_not_called_crashed() -> None:
+    with prefect_api(Settings()):
+        from prefect import flow
+
+        assert flow(mark_interrupted)() == []
+
+
+def test_a_new_home_gets_its_tables_from_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for home in ("a", "b"):
+        with prefect_api(Settings(home=tmp_path / home, cache=cache)):
+            assert query("flow_runs") == []
+    assert [path.suffix for path in cache.iterdir()] == [".db"]
+
+
+def test_the_api_of_the_users_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
+    with prefect_api(Settings()) as users:
+        assert users == "http://prefect.example:4200/api"
+    assert not (Settings().home / "prefect" / "prefect.db").exists()
+
+
+def test_the_api_of_the_users_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    profiles = '[profiles.local]\n[profiles.team]\nPREFECT_API_URL = "https://prefect.example/api"\n'
+    (tmp_path / "profiles.toml").write_text(f'active = "team"\n{profiles}')
+    assert users_api() == "https://prefect.example/api"
+    (tmp_path / "profiles.toml").write_text(f'active = "local"\n{profiles}')
+    assert users_api() is None
+
+
+def test_the_environment_is_as_before_when_it_is_over() -> None:
+    before = dict(os.environ)
+    with prefect_api(Settings()):
+        assert os.environ["PREFECT_API_URL"].startswith("http://127.0.0.1:")
+    assert dict(os.environ) == before
+
+
+def test_a_damaged_database_is_named_with_what_to_do() -> None:
+    home = Settings().home / "prefect"
+    home.mkdir(parents=True)
+    (home / "prefect.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(Unavailable, match=r"Prefect's database: file is not a database; move .*prefect\.db away"):
+        prefect_api(Settings()).__enter__()
+
+
+def test_importing_it_imports_neither_prefect_nor_its_server() -> None:
+    code = "import sys, flows.prefect_server; print({'prefect', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,183 @@
+"""The whole chain: a base model goes in, an endpoint that answers comes out."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from core.settings import Settings
+from registry import Registry
+from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_serving(tmp_path: Path) -> Iterator[None]:
+    yield
+    weighbridge("down")
+    home = str(tmp_path)
+    left = [
+        process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if home in str(process.info["cmdline"])
+    ]
+    assert not left
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_model: Path) -> Path:
+    """A recipe of seconds over the tiny model."""
+    data = write_data(tmp_path / "data")
+    return write(tmp_path / "recipe.yaml", recipe(f"file://{tiny_model}", f"file://{data}"))
+
+
+def address(path: Path) -> str:
+    import yaml
+
+    return f"http://127.0.0.1:{yaml.safe_load(path.read_text())['deploy']['target']['port']}"
+
+
+def roles() -> list[str]:
+    return sorted(version.role for version in Registry.connect(Settings()).versions("chain"))
+
+
+def stages(output: str) -> dict[str, str]:
+    """What the terminal said of each stage."""
+    lines = [line.split(maxsplit=2) for line in output.splitlines() if line.startswith("✓")]
+    return {name: text for _, name, text in lines}
+
+
+def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small: Path) -> None:
+    first = weighbridge("run", small)
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert f"serves at {address(small)}/v1" in first.stdout
+    client = openai.OpenAI(base_url=f"{address(small)}/v1", api_key="none")
+    question: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "order 7"}]
+    whole = client.chat.completions.create(model="model", messages=question, max_tokens=8, temperature=0)
+    pieces = client.chat.completions.create(model="model", messages=question, max_tokens=8, temperature=0, stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert text == whole.choices[0].message.content
+    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    assert asked.stdout.strip("\n") == text.strip("\n")
+
+    registry = Registry.connect(Settings())
+    champion, challenger = registry.champion("chain"), registry.challenger("chain")
+    assert champion is not None
+    assert challenger is not None
+    assert champion.version == challenger.version
+    assert [version.role for version in registry.show("chain").lineage] == ["base", "adapter", "merged", "variant"]
+    assert roles() == ["adapter", "base", "merged", "variant", "variant"]
+    assert registry.measurement_of(champion)
+    (rollout,) = registry.history("chain")
+    assert (rollout.outcome, rollout.version) == ("serving", champion.version)
+
+    again = weighbridge("run", small)
+    assert again.returncode == 0, again.stderr + again.stdout
+    said = stages(again.stdout)
+    assert list(said) == ["download", "finetune", "evaluate", "optimize", "weigh", "select", "package", "deploy"]
+    assert all(text.startswith("reused: ") for text in said.values()), said
+    assert roles() == ["adapter", "base", "merged", "variant", "variant"]
+    assert len(registry.history("chain")) == 1
+
+    plan = json.loads(weighbridge("plan", small, "--json").stdout)
+    assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 7
+    status = json.loads(weighbridge("status", "--json").stdout)["chain"]
+    assert status["healthy"]
+    assert status["release"]["version"] == champion.version
+
+
+def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(small: Path) -> None:
+    for stage in ("download", "finetune", "optimize", "weigh", "package"):
+        _kill_once_in(stage, small)
+    done = weighbridge("run", small)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert roles() == ["adapter", "base", "merged", "variant", "variant"]
+    assert stages(done.stdout)["weigh"].startswith("reused: ")
+    assert httpx.get(f"{address(small)}/health").status_code == 200
+
+
+def _kill_once_in(stage: str, path: Path) -> None:
+    """SIGKILL as soon as the terminal names the stage, which is somewhere after it began."""
+    before = {"download": "", "finetune": "download", "optimize": "evaluate", "weigh": "optimize", "package": "select"}
+    with subprocess.Popen(
+        command("run", path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if not before[stage] or line.startswith(f"✓ {before[stage]} "):
+                time.sleep(0.3)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.read()
+    assert process.returncode == -signal.SIGKILL, "".join(seen)
+
+
+def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_data(tmp_path / "data")
+    worse = recipe(f"file://{tiny_model}", f"file://{data}", evaluate__gate="nll", evaluate__min_gain=100.0)
+    done = weighbridge("run", write(tmp_path / "worse.yaml", worse))
+    assert done.returncode == 3
+    assert "comparing the fine-tuned model with its base on nll" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "variant" not in roles()
+
+
+def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
+    small: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    assert weighbridge("run", small).returncode == 0
+    before = Registry.connect(Settings()).champion("chain")
+    strict = write(
+        tmp_path / "strict.yaml",
+        recipe(
+            f"file://{tiny_model}", f"file://{tmp_path / 'data'}", select__min_tokens_per_second=1e9,
+            select__max_loss=None, select__max_nll_increase=None,
+        ),
+    )  # fmt: skip
+    done = weighbridge("run", strict)
+    assert done.returncode == 3, done.stdout
+    assert "no candidate is within the limits" in done.stderr
+    assert "tokens/s" in done.stderr
+    assert Registry.connect(Settings()).champion("chain") == before
+    assert httpx.get(f"{address(small)}/health").status_code == 200
+
+
+def test_the_winner_waits_as_challenger_where_the_recipe_says_never(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_data(tmp_path / "data")
+    waits = recipe(f"file://{tiny_model}", f"file://{data}", deploy__promote="never")
+    done = weighbridge("run", write(tmp_path / "waits.yaml", waits))
+    assert done.returncode == 0, done.stderr
+    registry = Registry.connect(Settings())
+    assert registry.champion("chain") is None
+    assert registry.challenger("chain") is not None
+    assert "nothing serves" in weighbridge("status").stdout
+
+
+def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
+    tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.push import push_folder
+    from tasks.sources.s3 import S3Source
+
+    data = write_data(tmp_path / "data")
+    push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))
+    push_folder(data, "jsonl", S3Source().parse(f"s3://{bucket}/data"))
+    monkeypatch.setenv("WEIGHBRIDGE_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
+    there = recipe(f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos")
+    done = weighbridge("run", write(tmp_path / "s3.yaml", there))
+    assert done.returncode == 0, done.stderr + done.stdout
+    registry = Registry.connect(Settings())
+    champion = registry.champion("chain")
+    assert champion is not None
+    assert champion.tags["bento_pushed"].startswith(f"s3://{bucket}/bentos/")
+    assert registry.measurement_of(champion)

@@ -1,0 +1,76 @@
+"""Invariants of the tree: what lies on disk is what is registered, declared and documented."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from core.plugins import BUILT_IN, Point, load
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS: dict[Point, str] = {
+    "source": "tasks/sources",
+    "optimizer": "tasks/optimizers",
+    "engine": "serving/engines",
+    "metric": "tasks/metrics",
+    "target": "serving/targets",
+}
+
+
+@pytest.mark.parametrize(("point", "name"), [(point, name) for point in BUILT_IN for name in BUILT_IN[point]])
+def test_every_plugin_in_the_table_loads_and_its_args_bear_its_name(point: Point, name: str) -> None:
+    plugin = load(point, name)
+    assert plugin.Args.model_fields["kind"].default == name
+
+
+@pytest.mark.parametrize("point", FOLDERS)
+def test_every_plugin_in_the_table_has_a_file_of_its_own_name(point: Point) -> None:
+    files = {path.stem for path in (ROOT / FOLDERS[point]).glob("*.py")}
+    assert set(BUILT_IN[point]) <= files
+
+
+@pytest.mark.parametrize("point", ["engine", "target", "source"])
+def test_every_file_of_a_plugin_folder_is_in_the_table(point: Point) -> None:
+    helpers = {"__init__", "base"}
+    defined = {
+        path.stem
+        for path in (ROOT / FOLDERS[point]).glob("*.py")
+        if path.stem not in helpers and re.search(r"^class .*Args\(", path.read_text(), re.MULTILINE)
+    }
+    assert defined == set(BUILT_IN[point])
+
+
+def test_every_environment_is_locked_with_hashes() -> None:
+    for spec in ROOT.rglob("*.in"):
+        if {".venv", "build"} & set(spec.relative_to(ROOT).parts):
+            continue
+        lock = spec.with_suffix(".lock").read_text()
+        pinned = re.findall(r"^[a-zA-Z0-9][^ ;\\\n]*", lock, re.MULTILINE)
+        assert pinned, spec
+        assert all("==" in requirement for requirement in pinned), spec
+        assert lock.count("--hash=sha256:") >= len(pinned), spec
+
+
+def test_control_lock_holds_every_direct_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = {re.split(r"[<>=\[;]", requirement)[0] for requirement in project["dependencies"]}
+    locks = (ROOT / "locks/control.lock").read_text() + (ROOT / "core/torch.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z0-9,-]+\])?==", locks, re.MULTILINE))
+    assert direct <= locked
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cli.main", ("pydantic", "yaml", "rich", "prefect", "mlflow", "torch", "transformers", "bentoml")),
+        ("configs.load", ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib")),
+        ("flows.plan", ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib")),
+    ],
+)
+def test_what_must_start_fast_imports_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
