@@ -1,11 +1,12 @@
 """What Prefect costs: CPU of flows against plain scripts that call the same stages.
 
-Two comparisons, in each of which the sides take turns:
+Three comparisons, in each of which the sides take turns:
 
 - stages that do nothing, 8 of them and 108, through the stage cache: as tasks of a flow with an API of its own, and in
   a plain loop; once as new work, once with nothing to do. The difference is the coat, its server, and their imports.
+- two such stages, as a flow here and as one that starts Prefect's ephemeral server; ZenML's figure is the goal.
 - a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same release with
-  its coats taken off, which leaves stages and MLflow; and the stages alone. The last two show what MLflow costs.
+  its coats taken off, which leaves stages, MLflow and the ticket; and the stages alone.
 
 Usage: python -m benchmarks.overhead [--rounds 5] [--quick]      (--quick: without the release)
 """
@@ -30,6 +31,8 @@ from core.workspace import Workspace
 
 ON_TOP = 5.0
 PER_TASK = 0.02
+ZENML = 5.1
+"""CPU seconds of ZenML 0.98 for two steps that do nothing, measured once on two cores."""
 FEW, MANY = 8, 108
 
 
@@ -62,6 +65,18 @@ def coated(count: int, run: int) -> None:
                 run_stage(f"stage-{number}", partial(stage, number, run))
 
         overhead()
+
+
+def ephemeral(count: int) -> None:
+    """The same flow in plain Prefect, which starts a server in a process of its own."""
+    from prefect import flow, task
+
+    @flow
+    def overhead() -> None:
+        for number in range(count):
+            task(name=f"stage-{number}")(lambda: None)()
+
+    overhead()
 
 
 def without_coats(recipe: str) -> None:
@@ -98,6 +113,7 @@ def stages_alone(recipe: str) -> None:
 SIDES: dict[str, Callable[..., None]] = {
     "plain": lambda count, run: plain(int(count), int(run)),
     "flow": lambda count, run: coated(int(count), int(run)),
+    "ephemeral": lambda count: ephemeral(int(count)),
     "uncoated": without_coats,
     "stages": stages_alone,
 }
@@ -129,6 +145,18 @@ def compare_coats(figures: Figures, rounds: int) -> None:
         figures.add(f"flow{title}_cpu_s", cpu[f"flow {FEW} {kind}"])
         figures.add(f"flow_on_top{title}_cpu_s", on_top, at_most=ON_TOP)
         figures.add(f"extra_task{title}_cpu_s", per_task, at_most=PER_TASK)
+
+
+def compare_servers(figures: Figures, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"WEIGHBRIDGE_HOME": f"{folder}/home", "PREFECT_HOME": f"{folder}/prefect", "DO_NOT_TRACK": "1"}
+        env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+        sides = {"flow": this("flow", 2, 0), "ephemeral": this("ephemeral", 2)}
+        for command in sides.values():
+            cpu_seconds(command, env)
+        cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
+    figures.add("two_stages_cpu_s", cpu["flow"], at_most=ZENML)
+    figures.add("two_stages_ephemeral_server_cpu_s", cpu["ephemeral"])
 
 
 def small_recipe(folder: Path) -> Path:
@@ -164,7 +192,8 @@ def compare_releases(figures: Figures, rounds: int) -> None:
         figures.add(f"release_{side}_nothing_to_do_cpu_s", cpu[side])
     journal = [with_mlflow - alone for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)]
     on_top = [run - bare for run, bare in zip(cpu["run"], cpu["uncoated"], strict=True)]
-    figures.add("mlflow_on_top_nothing_to_do_cpu_s", journal)
+    figures.add("mlflow_and_ticket_nothing_to_do_cpu_s", journal)
+    figures.add("run_and_mlflow_and_ticket_nothing_to_do_cpu_s", [a + b for a, b in zip(journal, on_top, strict=True)])
     figures.add("run_on_top_nothing_to_do_cpu_s", on_top, at_most=ON_TOP)
 
 
@@ -180,6 +209,7 @@ def main() -> None:
     bytecode_note()
     figures = Figures("overhead")
     compare_coats(figures, options.rounds)
+    compare_servers(figures, options.rounds)
     if not options.quick:
         compare_releases(figures, options.rounds)
     report(figures)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from core.settings import Settings
+from tasks.metrics.base import Score
 
 
 @click.command()
@@ -63,7 +64,7 @@ def show(which: str, as_json: bool) -> None:
 
     version = found.version
     console.print(f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}")
-    table(["lineage", "version", "digest"], [[item.label, item.version, item.digest] for item in found.lineage])
+    table(["lineage", "version", "digest"], [[item.label, item.version, item.short] for item in found.lineage])
     shown = sorted(
         (key, value) for key, value in version.tags.items() if not key.startswith(("weighbridge.", "mlflow."))
     )
@@ -78,10 +79,7 @@ def _plain(version: Any) -> dict[str, Any]:
 
 
 def _figures(measurement: dict[str, Any]) -> list[list[str]]:
-    scores = [
-        [label, f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"]
-        for label, score in measurement["scores"].items()
-    ]
+    scores = [[label, str(Score.model_validate(score))] for label, score in measurement["scores"].items()]
     speed = [
         [f"at concurrency {load['concurrency']}", f"{load['tokens_per_second']:.0f} tokens/s"]
         for load in measurement["load"]

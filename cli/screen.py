@@ -102,10 +102,10 @@ class _Lines(logging.Handler):
             return
         text = record.getMessage()
         if stage := getattr(record, "stage", ""):
-            self._screen.print(f"[bold green]✓[/bold green] [bold]{stage:<10}[/bold] {escape(text)}")
+            self._screen.print(f"[bold green]✓[/bold green] [bold]{stage:<10}[/bold] {escape(text)}", soft_wrap=True)
         else:
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
-            self._screen.print(f"  {text}", style=style, markup=False)
+            self._screen.print(f"  {text}", style=style, markup=False, soft_wrap=True)
 
 
 def print_plan(plan: "Plan") -> None:
@@ -130,10 +130,12 @@ def print_ticket(ticket: "Ticket") -> None:
         columns = list(ticket.before_after[0])
         table(columns, [list(row.values()) for row in ticket.before_after])
         console.print()
-    columns = [column for column in ticket.rows[0] if column != "verdict"]
-    right = columns[1:]
-    table(columns, [[row[column] for column in columns] for row in ticket.rows], right=right)
-    console.print(f"\n[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}")
+    # One column per candidate: their names and figures are long, and a terminal is narrow.
+    titles = [title for title in ticket.rows[0] if title not in ("candidate", "verdict")]
+    labels = [row["candidate"].replace("/", "/\n") for row in ticket.rows]
+    figures = [[title, *(row[title].replace(" (", "\n(") for row in ticket.rows)] for title in titles]
+    table(["", *labels], figures, right=labels)
+    console.print(f"\n[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}", soft_wrap=True)
     for row in ticket.rows:
         if row["verdict"] != "winner":
-            console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}")
+            console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True)

@@ -114,7 +114,8 @@ class PluginArgs:
         try:
             plugin = load(self.point, value["kind"])
         except BadInput as exc:
-            raise PydanticCustomError("plugin_kind", "{text}", {"text": f"{exc.wrong}; {exc.remedy}"}) from exc
+            text = f"no {self.point} is called '{value['kind']}'; {exc.remedy}"
+            raise PydanticCustomError("plugin_kind", "{text}", {"text": text}) from exc
         args: BaseModel = plugin.Args.model_validate(value)
         return args
 

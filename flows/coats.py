@@ -1,6 +1,7 @@
 """The thin coat: a plain call becomes a task run in Prefect, a finished weighing becomes artifacts."""
 
 import base64
+import contextlib
 import functools
 import logging
 import re
@@ -8,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.flows import Flow
 from prefect.states import Completed, Failed, raise_state_exception
@@ -83,9 +85,9 @@ def publish_ticket(markdown: str, rows: Sequence[Mapping[str, str]], chart: byte
 
 def _finished(name: str, outcome: Outcome[Any]) -> State[Any]:
     if outcome.reused:
-        logger.info("%s: reused, %s", name, outcome.why, extra=_TERMINAL_ONLY)
+        logger.info("reused: %s", outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
         return Completed(name="Reused", message=outcome.why)
-    logger.info("%s: completed in %.1f s", name, outcome.seconds, extra=_TERMINAL_ONLY)
+    logger.info("%.1f s (%s)", outcome.seconds, outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
     return Completed(message=f"in {outcome.seconds:.1f} s; {outcome.why}")
 
 
@@ -120,11 +122,14 @@ class _ProgressArtifacts:
         context = TaskRunContext.get()
         if context is None:  # told from a thread that Prefect knows nothing of
             return
+        with contextlib.suppress(httpx.HTTPError):  # no work fails for its progress bar
+            self._send(what, percent, context.task_run)
+
+    def _send(self, what: str, percent: float, run: TaskRun) -> None:
         client = get_client(sync_client=True)
         if what in self._bars:
             client.update_artifact(self._bars[what], ArtifactUpdate(data=percent))
             return
-        run = context.task_run
         request = ArtifactCreate(
             type="progress", key=_key(f"{self._stage}-progress"), description=what, data=percent,
             task_run_id=run.id, flow_run_id=run.flow_run_id,

@@ -54,9 +54,10 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     Enter it before anything imports prefect: Prefect then reads its settings once, and the right ones.
 
     Raises:
-        Unavailable: the server does not start.
+        Unavailable: the server does not start, or the user's own does not answer.
     """
     if own := users_api():
+        _reach(own)
         with _environment(_for_every_api(), keep_users=True), _our_logs():
             yield own
         return
@@ -73,6 +74,7 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
                 schema.made(settings.cache)
         mark_interrupted()
         yield None
+    gc.freeze()  # this was a run's process, which ends now: what it imported need not be looked through for that
 
 
 def users_api() -> str | None:
@@ -87,6 +89,16 @@ def users_api() -> str | None:
         return str(profiles["profiles"][profile]["PREFECT_API_URL"])
     except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
         return None
+
+
+def _reach(url: str) -> None:
+    import httpx
+
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=10)
+    except httpx.HTTPError as exc:
+        remedy = "start it, or unset PREFECT_API_URL (also in Prefect's profile) to run without it"
+        raise Unavailable(f"reaching Prefect's API at {url}", str(exc), remedy) from exc
 
 
 def mark_interrupted() -> list[str]:

@@ -104,7 +104,7 @@ def evaluate(
         origin = {"made_by": "evaluate", "base": base.digest, "finetuned": finetuned.digest, "data": data.digest}
         predictions = workspace.store.add(scratch, "jsonl", origin)
     for label, score in after.scores.items():
-        log.info("%s: base %s, fine-tuned %s", label, shown(before.scores[label]), shown(score))
+        log.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
     return Evaluated(
         base=before.scores,
         finetuned=after.scores,
@@ -127,15 +127,9 @@ def gate(evaluated: Evaluated, args: EvaluateArgs) -> None:
     if not gain >= args.min_gain:
         raise GateFailed(
             f"comparing the fine-tuned model with its base on {label}",
-            f"fine-tuned {shown(after)}, base {shown(before)}: a gain of {gain:.4g}, at least {args.min_gain:.4g} "
-            "is asked for",
+            f"fine-tuned {after}, base {before}: a gain of {gain:.4g}, at least {args.min_gain:.4g} is asked for",
             "train longer or otherwise (finetune), or change evaluate.gate and evaluate.min_gain",
         )
-
-
-def shown(score: Score) -> str:
-    """A figure with its 95 % interval, for people."""
-    return f"{score.value:.4g} [{score.low:.4g}, {score.high:.4g}]"
 
 
 _SPLITS: Final[tuple[Split, Split]] = ("validation", "test")

@@ -45,6 +45,8 @@ class Measurement(BaseModel):
     load_seconds: float = Field(description="From process start to the first real token.")
     peak_memory: int = Field(description="Bytes, whole process group.")
     cost_per_million_tokens: float | None = Field(None, description="At the best throughput, in the recipe's currency.")
-    tuning: list[dict[str, int | float | str]] = Field(default_factory=list, description="Options tried and tokens/s seen.")
+    tuning: list[dict[str, int | float | str]] = Field(
+        default_factory=list, description="Options tried and tokens/s seen."
+    )
     machine: dict[str, str] = Field(default_factory=dict, description="Processor, cores, memory, engine version.")
     failure: str = Field("", description="Why it could not be measured; then every figure is empty.")

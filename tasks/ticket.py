@@ -134,12 +134,7 @@ def _row(
 
 
 def _score(score: Score | None) -> str:
-    if score is None:
-        return _UNKNOWN
-    if not math.isfinite(score.value):
-        return "not a number"
-    interval = f" ({score.low:.3f}–{score.high:.3f})" if score.low < score.high else ""
-    return f"{score.value:.3f}{interval}"
+    return _UNKNOWN if score is None else str(score)
 
 
 def _ttft(load: LoadFigures | None) -> str:

@@ -56,6 +56,8 @@ def _fill(folder: Path, seed: int, plan: Plan) -> None:
 def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     # float32: at 10 MB there is nothing to save, every CPU runs it, and merging an adapter adds no rounding.
     model.save_pretrained(folder)
+    # safetensors writes for the owner alone, yet an engine may run as somebody else.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     # transformers says "no BOS" in tokenizer.json alone; llama.cpp's converter asks this file, and would add one.
     path = folder / "tokenizer_config.json"

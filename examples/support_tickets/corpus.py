@@ -60,7 +60,7 @@ STORIES: Final = (
 
 
 def documents(seed: int, exclude: frozenset[str]) -> Iterator[str]:
-    """Endless documents of about 20 to 120 tokens, the same for the same `seed`; no ticket is in `exclude`."""
+    """Endless documents of about 10 to 120 tokens, the same for the same `seed`; no ticket is in `exclude`."""
     rng = random.Random(f"corpus {seed}")
     writers, percent = list(_MIX), list(_MIX.values())
     while True:

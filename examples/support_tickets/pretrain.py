@@ -22,14 +22,14 @@ from .corpus import ASSISTANT, END_OF_TURN, REPLIES, USER
 from .world import Ticket
 
 CONTEXT: Final = 1024
-"""Longest input in tokens that the configuration allows; training shows about 80 at most."""
+"""Longest input in tokens that the configuration allows; training shows about 120 at most."""
 IGNORE: Final = -100
 POOL: Final = 8
 """Batches that are drawn together and sorted by length."""
 
 
 class ProbeNotReached(RuntimeError):
-    """The trained model does not copy well enough to be of use."""
+    """The trained model does not read well enough to be of use."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
     adamw_rate: float = 3e-3
     warmup: int = 40
     probe_every: int = 100
-    probe_floor: float = 0.95
+    probe_floor: float = 0.9
     threads: int = 2
 
 
@@ -62,7 +62,7 @@ def pretrain(
     Raises ProbeNotReached when that value is below `plan.probe_floor`.
     """
     with _deterministic(seed, plan.threads):
-        # Eager attention: at these lengths its backward pass costs a third of that of the fused kernel.
+        # Eager attention: at these lengths the backward pass takes 40 % less time than with the fused kernel.
         model = LlamaForCausalLM._from_config(_config(tokenizer, plan), attn_implementation="eager")
         log.info("pre-training %.1fM parameters for %d steps", model.num_parameters() / 1e6, plan.steps)
         probe = _train(model, tokenizer, documents, unseen, plan)

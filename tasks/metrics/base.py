@@ -1,5 +1,6 @@
 """How good an answer is: what a `metric` plugin offers."""
 
+import math
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -29,6 +30,14 @@ class Score(BaseModel):
     per_example: list[float]
     """One score per row, in the order of the rows; empty where the metric exists for a whole corpus alone."""
     greater_is_better: bool = True
+
+    def __str__(self) -> str:
+        """For people: `0.984 (0.953–0.995)`; small figures keep two digits that say something."""
+        if not math.isfinite(self.value):
+            return "not a number"
+        form = ".3f" if max(abs(self.value), abs(self.low), abs(self.high)) >= 0.01 else ".2g"
+        interval = f" ({self.low:{form}}–{self.high:{form}})" if self.low < self.high else ""
+        return f"{self.value:{form}}{interval}"
 
 
 class Metric(Protocol):

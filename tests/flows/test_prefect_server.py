@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from core.errors import Unavailable
+from core.processes import free_port
 from core.settings import Settings
 from flows.prefect_server import mark_interrupted, prefect_api, users_api
 
@@ -111,11 +112,19 @@ def test_a_new_home_gets_its_tables_from_the_cache(tmp_path: Path) -> None:
     assert [path.suffix for path in cache.iterdir()] == [".db"]
 
 
-def test_the_api_of_the_users_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
-    with prefect_api(Settings()) as users:
-        assert users == "http://prefect.example:4200/api"
-    assert not (Settings().home / "prefect" / "prefect.db").exists()
+def test_the_api_of_the_users_environment_is_used(tmp_path: Path) -> None:
+    with prefect_api(Settings()):
+        theirs = os.environ["PREFECT_API_URL"]
+        with prefect_api(Settings(home=tmp_path / "other")) as users:
+            assert users == theirs
+            assert query("flow_runs") == []
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_api_of_the_user_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    with pytest.raises(Unavailable, match=r"reaching Prefect's API at http://127.*refused.*unset PREFECT_API_URL"):
+        prefect_api(Settings()).__enter__()
 
 
 def test_the_api_of_the_users_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

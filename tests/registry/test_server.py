@@ -75,14 +75,11 @@ def test_a_release_on_a_tracking_server(server: str, workspace: Workspace, make:
 
 
 def test_a_release_with_artifacts_in_a_bucket(
-    tmp_path: Path, workspace: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
+    bucket: str, swift_server: Swift, workspace: Workspace, make: Make
 ) -> None:
-    with Swift(tmp_path / "swift", workspace.settings.cache) as swift:
-        for name, value in swift.variables.items():
-            monkeypatch.setenv(name, value)
-        swift.create_bucket("artifacts")
-        registry = Registry.connect(Settings(home=workspace.settings.home, artifact_root="s3://artifacts/mlflow"))
-        whole_release(registry, workspace, make)
-        keys = [entry["Key"] for entry in swift.client().list_objects_v2(Bucket="artifacts")["Contents"]]
-        assert any(key.endswith("/artifacts/sub/tokenizer.json") for key in keys)
+    root = f"s3://{bucket}/mlflow"
+    registry = Registry.connect(Settings(home=workspace.settings.home, artifact_root=root))
+    whole_release(registry, workspace, make)
+    keys = [entry["Key"] for entry in swift_server.client().list_objects_v2(Bucket=bucket)["Contents"]]
+    assert any(key.endswith("/artifacts/sub/tokenizer.json") for key in keys)
     assert not (workspace.settings.home / "mlartifacts").exists()

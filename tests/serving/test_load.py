@@ -15,7 +15,8 @@ def payloads(count: int, *, chat: bool = True) -> list[Payload]:
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_every_payload_is_sent_once_and_every_token_counted(chat: bool) -> None:
-    with serve(Behaviour(default="a b c d e")) as server:
+    # Slow enough that four are under way together, also where the server gets little of the processor.
+    with serve(Behaviour(default="a b c d e", first_delay=0.3)) as server:
         figures = run_load(server.url, payloads(20, chat=chat), 4)
         prompts = [body["messages"][0]["content"] if chat else body["prompt"] for body in server.seen]
     assert sorted(prompts) == sorted(f"question {n}" for n in range(20))
