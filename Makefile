@@ -25,7 +25,7 @@ $(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
 	@echo "setting up $(VENV) (1.8 GB, from locks/dev.lock and $(TORCH_LOCK))"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' locks/dev.lock)"
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python locks/dev.lock $(TORCH_LOCK)
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python locks/dev.lock $(TORCH_LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

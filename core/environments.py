@@ -182,7 +182,8 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
     try:
         with track(doing, None):
             run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
-            run_uv(doing, "pip", "install", "--require-hashes", "--python", str(environment.python), *requirements)
+            options = ["--require-hashes", "--compile-bytecode", "--python", str(environment.python)]
+            run_uv(doing, "pip", "install", *options, *requirements)
     except BaseException:
         shutil.rmtree(environment.path, ignore_errors=True)
         raise

