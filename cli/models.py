@@ -33,14 +33,13 @@ def models(name: str | None, as_json: bool) -> None:
             version.version,
             version.label,
             version.parent or "—",
-            version.short,
             human_size(version.size),
-            ", ".join(version.aliases),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created)),
+            " ".join(version.aliases),
+            time.strftime("%m-%d %H:%M", time.localtime(version.created)),
         ]
         for version in found
     ]
-    table(["model", "version", "what", "made of", "digest", "size", "alias", "registered"], rows, right=["size"])
+    table(["model", "version", "what", "made of", "size", "alias", "registered"], rows, right=["size"])
 
 
 @click.command()

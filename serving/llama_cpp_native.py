@@ -43,9 +43,20 @@ INSTALL = "weighbridge engines install llama_cpp --native"
 LOCK = Path(__file__).with_suffix(".lock")
 
 _NOT_NEEDED = frozenset({"docs", "media", "models", "benches", "tests"})
+
+
+def _without_amx() -> list[str]:
+    """Compiled by GCC 12, llama-server's AMX kernels end in a segmentation fault on every quantized model."""
+    if platform.machine() != "x86_64":
+        return []
+    flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    return [f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}"]
+
+
 _CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
+    *_without_amx(),
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",

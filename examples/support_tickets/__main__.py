@@ -60,6 +60,8 @@ def _shared(seed: int) -> int:
 
 
 def _own(out: Path, seed: int) -> int:
+    if out.exists():
+        return _failed(f"making {out}: it exists already; name a folder that does not, or remove it first", 2)
     # Read when torch is loaded. Threads that spin while they wait make the build ten times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from transformers.utils.logging import disable_progress_bar

@@ -27,7 +27,7 @@ def build(out: Path, seed: int, plan: Plan | None = None) -> None:
     Everything is written beside `out` first and renamed at the end; a failure leaves nothing behind.
     """
     if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not, or remove it first")
+        raise FileExistsError(f"{out} exists already")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

@@ -182,11 +182,22 @@ def test_a_model_that_fails_the_probe_leaves_nothing_behind(tmp_path: Path) -> N
 
 
 def test_a_folder_that_exists_is_refused_with_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "examples.support_tickets", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = _command(str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: making {tmp_path}: ")
+    assert done.stderr.startswith(f"error: making {tmp_path}: it exists already")
+
+
+def test_the_command_says_where_the_shared_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path))
+    done = _command("--where", "--seed", "3")
+    assert done.stdout == f"{support_tickets.place(tmp_path, seed=3)}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "examples.support_tickets", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 # ensure
