@@ -133,7 +133,9 @@ def print_ticket(ticket: "Ticket") -> None:
     # One column per candidate: their names and figures are long, and a terminal is narrow.
     titles = [title for title in ticket.rows[0] if title not in ("candidate", "verdict")]
     labels = [row["candidate"].replace("/", "/\n") for row in ticket.rows]
-    figures = [[title, *(row[title].replace(" (", "\n(") for row in ticket.rows)] for title in titles]
+    figures = [
+        [title.replace(" / ", "/"), *(row[title].replace(" (", "\n(") for row in ticket.rows)] for title in titles
+    ]
     table(["", *labels], figures, right=labels)
     console.print(f"\n[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}", soft_wrap=True)
     for row in ticket.rows:

@@ -162,8 +162,8 @@ class Store:
             if adopt:
                 shutil.move(path, whole)
             else:
-                shutil.copyfile(path, whole)
-            whole.chmod(0o444)
+                shutil.copy(path, whole)
+            whole.chmod(0o555 if os.access(whole, os.X_OK) else 0o444)
             os.utime(whole, ns=(UNTOUCHED, UNTOUCHED))
             _sync(whole)
             final.parent.mkdir(parents=True, exist_ok=True)

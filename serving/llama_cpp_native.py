@@ -41,6 +41,8 @@ COMMIT = "0c1e57098"
 TOOLS = ("llama-server", "llama-quantize", "llama-imatrix", "llama-bench", "llama-perplexity")
 INSTALL = "weighbridge engines install llama_cpp --native"
 LOCK = Path(__file__).with_suffix(".lock")
+TRAVELLING = Path(__file__).resolve().parent.parent / "bin"
+"""Where a Bento carries the programs it was weighed with; a checkout has no such folder."""
 
 _NOT_NEEDED = frozenset({"docs", "media", "models", "benches", "tests"})
 
@@ -97,10 +99,10 @@ def source(cache: Path) -> Path:
 
 
 def tool(name: str, cache: Path) -> Path | None:
-    """One of llama.cpp's programs: as built by `build`, else as found on the PATH, else None."""
-    built = _programs(cache) / name
-    if built.exists():
-        return built
+    """One of llama.cpp's programs: as it came with this Bento, as built by `build`, as found on the PATH, or None."""
+    for place in (TRAVELLING / name, _programs(cache) / name):
+        if place.exists():
+            return place
     found = shutil.which(name)
     return Path(found) if found else None
 
@@ -140,13 +142,14 @@ def _programs(cache: Path) -> Path:
 
 @remember
 def _machine() -> str:
-    """Architecture and a digest of the processor's abilities: a native build runs on its own kind alone."""
+    """Architecture and a digest of the processor's abilities and our options: a build runs on its own kind alone."""
     abilities = platform.processor()
     with_flags = Path("/proc/cpuinfo")
     if with_flags.exists():
         found = re.search(r"^(?:flags|Features)\s*:(.*)$", with_flags.read_text(), re.MULTILINE)
         abilities = " ".join(sorted(found[1].split())) if found else abilities
-    return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:8]}"
+    identity = " ".join([abilities, *_CMAKE_OPTIONS])
+    return f"{platform.machine()}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _fetch(folder: Path, doing: str) -> None:

@@ -31,6 +31,9 @@ class Compared(Protocol):
     @property
     def finetuned(self) -> Mapping[str, Score]: ...
 
+    @property
+    def test(self) -> Mapping[str, Score]: ...
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -153,7 +156,12 @@ def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
     if evaluated is None:
         return []
     return [
-        {"metric": title_of(label), "base": _score(before), "fine-tuned": _score(evaluated.finetuned[label])}
+        {
+            "metric": title_of(label),
+            "base": _score(before),
+            "fine-tuned": _score(evaluated.finetuned[label]),
+            "fine-tuned, test split": _score(evaluated.test.get(label)),
+        }
         for label, before in evaluated.base.items()
         if label in evaluated.finetuned
     ]

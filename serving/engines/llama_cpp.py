@@ -73,6 +73,12 @@ class LlamaCpp:
         weights = model / "model.gguf"
         return [*program, "--model", str(weights), "--host", host, "--port", str(port), *_options(weights, args)]
 
+    def build_native(self, cache: Path) -> Path:
+        """Build llama-server and the quantizing tools for this processor; returns their folder. Raises Unavailable."""
+        from serving import llama_cpp_native
+
+        return llama_cpp_native.build(cache)
+
     def env(self, args: LlamaCppArgs) -> dict[str, str]:
         """Let threads that wait for each other sleep.
 

@@ -50,6 +50,13 @@ def test_files_of_an_artifact_are_read_only(store: Store, tmp_path: Path) -> Non
     assert (artifact.path / "a").stat().st_mode & 0o222 == 0
 
 
+def test_a_program_stays_executable(store: Store, tmp_path: Path) -> None:
+    source = folder(tmp_path, program="#!/bin/sh")
+    (source / "program").chmod(0o755)
+    artifact = store.add(source, "bento", adopt=False)
+    assert (artifact.path / "program").stat().st_mode & 0o777 == 0o555
+
+
 def test_equal_files_of_two_artifacts_take_room_once(store: Store, tmp_path: Path) -> None:
     first = store.add(folder(tmp_path / "1", tokenizer="t", weights="one"), "safetensors")
     second = store.add(folder(tmp_path / "2", tokenizer="t", weights="two"), "safetensors")

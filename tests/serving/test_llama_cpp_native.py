@@ -175,3 +175,12 @@ def test_credentials_stay_with_their_own_host(monkeypatch: pytest.MonkeyPatch, t
 def test_the_pinned_sources_are_there(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     assert (native.source(Settings().cache) / "convert_hf_to_gguf.py").exists()
+
+
+def test_what_came_with_a_bento_is_used_before_what_is_on_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "TRAVELLING", tmp_path)
+    program = tmp_path / "llama-server"
+    program.touch()
+    assert native.tool("llama-server", tmp_path / "cache") == program

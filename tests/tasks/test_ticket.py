@@ -20,7 +20,7 @@ def report() -> Ticket:
         measured("dead", failure="died | <script>alert(1)</script>\nsecond line"),
     ]  # fmt: skip
     decision = select(measurements, REFERENCE, None, SelectArgs())
-    evaluated = SimpleNamespace(base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)})
+    evaluated = SimpleNamespace(base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)}, test={})
     return ticket(decision, measurements, evaluated, "demo", facts={"base model": "sha256:abc"}, currency="EUR")
 
 
