@@ -38,7 +38,7 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
 TETHER = Path(__file__).with_name("tether.py")
 
-_BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED = 10, 60, 70, 90
+_BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,24 @@ class Supervisor:
 
     def _drop(self, name: str) -> None:
         """Stop and forget, where it is there at all."""
-        for method in ("stopProcessGroup", "removeProcessGroup"):
-            try:
-                self._call(method, name)
-            except xmlrpc.client.Fault as fault:
-                if fault.faultCode not in {_BAD_NAME, _NOT_RUNNING}:
-                    raise self._refused(f"stopping {name}", fault) from fault
+        self._tell_group("stopProcessGroup", name)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        # One that somebody else began to stop is still stopping when the call to stop it comes back.
+        while self._tell_group("removeProcessGroup", name) == _STILL_RUNNING:
+            if time.monotonic() > deadline:
+                log = self.logs / "supervisord.log"
+                raise Unavailable(f"stopping {name}", f"it still runs after {STOP_TIMEOUT:.0f} s", f"see {log}")
+            time.sleep(0.1)
+
+    def _tell_group(self, method: str, name: str) -> int:
+        """Call a method about a program; 0, or the code of a fault that can be lived with."""
+        try:
+            self._call(method, name)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in {_BAD_NAME, _NOT_RUNNING, _STILL_RUNNING}:
+                raise self._refused(f"stopping {name}", fault) from fault
+            return int(fault.faultCode)
+        return 0
 
     def _refused(self, doing: str, fault: xmlrpc.client.Fault) -> Unavailable:
         return Unavailable(doing, f"supervisord says: {fault.faultString}", f"its log: {self.logs / 'supervisord.log'}")

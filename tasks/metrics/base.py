@@ -35,7 +35,7 @@ class Score(BaseModel):
         """For people: `0.984 (0.953–0.995)`; small figures keep two digits that say something."""
         if not math.isfinite(self.value):
             return "not a number"
-        form = ".3f" if max(abs(self.value), abs(self.low), abs(self.high)) >= 0.01 else ".2g"
+        form = ".3f" if max(abs(self.value), abs(self.low), abs(self.high)) >= 0.01 else "#.2g"
         interval = f" ({self.low:{form}}–{self.high:{form}})" if self.low < self.high else ""
         return f"{self.value:{form}}{interval}"
 

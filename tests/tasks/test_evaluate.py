@@ -1,6 +1,7 @@
 """Evaluation: answers and log-probabilities are right, both models are scored, a worse fine-tune is stopped."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,8 @@ def test_a_worse_fine_tune_is_stopped_with_both_figures(
     before: float, after: float, min_gain: float, greater: bool
 ) -> None:
     made = evaluated(figures(before, greater_is_better=greater), figures(after, greater_is_better=greater))
-    with pytest.raises(GateFailed, match=f"fine-tuned {after:.4g} .*, base {before:.4g} ") as caught:
+    said = f"fine-tuned {made.finetuned['exact_match']}, base {made.base['exact_match']}:"
+    with pytest.raises(GateFailed, match=re.escape(said)) as caught:
         gate(made, EvaluateArgs(min_gain=min_gain))
     assert caught.value.exit_code == 3
 
