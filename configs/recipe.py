@@ -1,7 +1,5 @@
 """The recipe: one YAML file, one model, the sum of the stages' arguments."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +37,3 @@ class Recipe(BaseModel):
 def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors and for Prefect's run form."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
-def write_schema(path: Path) -> None:
-    path.write_text(json.dumps(json_schema(), indent=2) + "\n")

@@ -166,11 +166,6 @@ class Run:
         with self._telling(file.name):
             self.connection.client.log_artifact(self.run_id, str(file), folder or None)
 
-    def attach_text(self, path: str, text: str) -> None:
-        """Keep a text with the run, as a file."""
-        with self._telling(path):
-            self.connection.client.log_text(self.run_id, text, path)
-
     def flush(self) -> None:
         """Write the live metrics that still wait."""
         pending, self._pending = self._pending, []

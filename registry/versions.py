@@ -275,13 +275,6 @@ def set_alias(connection: Connection, version: Version, alias: str) -> None:
         connection.client.set_registered_model_alias(version.name, alias, version.version)
 
 
-def drop_alias(connection: Connection, name: str, alias: str) -> None:
-    """Take an alias away, if it is there."""
-    if by_alias(connection, name, alias) is not None:
-        with connection.doing(f"removing '{name}@{alias}' in MLflow"):
-            connection.client.delete_registered_model_alias(name, alias)
-
-
 def tag(connection: Connection, version: Version, tags: Mapping[str, str]) -> None:
     """Set tags on a version; empty values are left out."""
     with connection.doing(f"tagging version {version.version} of '{version.name}' in MLflow"):
