@@ -64,6 +64,8 @@ class Faults:
     """Range is ignored: whole files, status 200."""
     delay: float = 0.0
     """Seconds to wait before every 64 KiB of a file."""
+    hold_from: int = 0
+    """Ranges that begin at this byte or later get nothing for as long as it is set."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,8 @@ class _HubHandler(BaseHTTPRequestHandler):
                 raise _Answer(416)
             status, headers = 206, {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
             content = content[start : end + 1]
+            while 0 < self.hub.faults.hold_from <= start and not self.hub.stopping.wait(0.01):
+                pass
         if self.command == "GET":
             self.hub.downloads.append(Request(path, asked))
         self._send(status, content, headers, self._limit(path))

@@ -239,7 +239,7 @@ def test_a_killed_download_goes_on(hub: Hub, workspace: Workspace) -> None:
     """Of 48 MB in three parts, those that had arrived are not asked for again."""
     hub.add("org/data", {"train.jsonl": rows()}, kind="datasets")
     hub.add("org/model", model(kilobytes=48 * 1024 - 64))
-    hub.faults.delay = 0.005
+    hub.faults.hold_from = 1
     command = [sys.executable, "-c", KILLED, json.dumps(HERE.model_dump(mode="json"))]
     started = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
     deadline = time.monotonic() + 60
@@ -251,7 +251,7 @@ def test_a_killed_download_goes_on(hub: Hub, workspace: Workspace) -> None:
     started.wait()
     assert not list((workspace.store.root / "trees").glob("*"))
     hub.downloads.clear()
-    hub.faults.delay = 0
+    hub.faults.hold_from = 0
     fetched(HERE, workspace)
     asked = [request.range for request in hub.downloads if request.path == "model.safetensors"]
     assert not any(text.startswith("bytes=0-") for text in asked)
