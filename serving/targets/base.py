@@ -20,7 +20,8 @@ class Release(BaseModel):
     name: str = Field(description="Registered model.")
     version: str = Field(description="Its version in MLflow.")
     bento: str = Field(description="Bento tag.")
-    digest: str = Field(description="Digest of the served artifact.")
+    digest: str = Field(description="Digest of the exported Bento.")
+    peak_memory: int = Field(0, description="Bytes it took when it was weighed; 0: not known.")
 
 
 class Serving(BaseModel):
