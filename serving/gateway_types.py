@@ -8,7 +8,9 @@ class GatewayArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    in_flight: int = Field(64, ge=1, description="Requests that one version works on at a time; more wait in the queue.")
+    in_flight: int = Field(
+        64, ge=1, description="Requests that one version works on at a time; more wait in the queue."
+    )
     queue: int = Field(256, ge=0, description="Requests that may wait; past it: 503 with Retry-After.")
     queue_seconds: float = Field(30.0, gt=0, description="Longest wait in the queue, in seconds.")
     api_keys: str = Field("", description="File with the sha256 of one API key per line (hex); empty: no key needed.")

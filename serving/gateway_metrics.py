@@ -1,0 +1,41 @@
+"""What the gateway counted of one version, from its Prometheus metrics."""
+
+import re
+from collections.abc import Mapping
+
+import httpx
+
+_LINE = re.compile(r'haproxy_server_(\w+)\{proxy="([^"]*)",server="([^"]*)"(?:,code="(\w+)")?\} (\S+)')
+_NAMES = {
+    "http_responses_total": "responses",
+    "total_time_average_seconds": "seconds_average",
+    "queue_time_average_seconds": "queue_seconds_average",
+    "current_sessions": "in_flight",
+}
+
+
+def figures(port: int, target: str, server: str) -> dict[str, float]:
+    """`responses_2xx` … `responses_5xx` since the gateway started, averages over the last 1,024 requests, in flight.
+
+    Empty where the gateway does not answer, or does not know the version.
+    """
+    try:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).raise_for_status().text
+    except httpx.HTTPError:
+        return {}
+    found = {}
+    for name, proxy, who, code, value in _LINE.findall(text):
+        if (proxy, who) == (target, server) and name in _NAMES:
+            found[f"{_NAMES[name]}_{code}" if code else _NAMES[name]] = float(value)
+    return found
+
+
+def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """Figures between two looks; counters that fell began anew with the gateway."""
+    counters = {key: value for key, value in now.items() if key.startswith("responses_")}
+    anew = any(value < before.get(key, 0) for key, value in counters.items())
+    grown = {key: value - (0 if anew else before.get(key, 0)) for key, value in counters.items()}
+    requests = sum(grown.values())
+    shares = {"errors": grown.get("responses_5xx", 0) / requests} if requests else {}
+    rest = {key: value for key, value in now.items() if key not in counters}
+    return {**rest, "requests": requests, **shares}

@@ -1,0 +1,473 @@
+"""The gateway, with a real haproxy: what it promises clients, and that no change loses a request."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from core.errors import BadInput, Unavailable
+from core.processes import free_port
+from serving import gateway as module
+from serving.gateway import Gateway
+from serving.gateway_types import Front, GatewayArgs, Route
+from serving.haproxy import Gone, Master
+from serving.supervisor import Supervisor
+from tests.serving.upstreams import Load, Upstream, until, upstreams
+
+ASK = "/v1/chat/completions"
+
+
+@pytest.fixture(autouse=True)
+def _any_metrics_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "a home's $place"
+    yield folder
+    Supervisor(folder).shutdown()
+
+
+@pytest.fixture
+def gateway(home: Path) -> Gateway:
+    return Gateway(home)
+
+
+@pytest.fixture
+def two() -> Iterator[list[Upstream]]:
+    with upstreams("7", "8") as made:
+        yield made
+
+
+def front(port: int, *servers: Upstream, target: str = "demo", weights: tuple[int, ...] = (), **args: object) -> Front:
+    routes = [
+        Route(name=upstream.name, port=upstream.port, weight=weight)
+        for upstream, weight in zip(servers, weights or [100] * len(servers), strict=True)
+    ]
+    return Front(target=target, port=port, args=GatewayArgs.model_validate(args), routes=tuple(routes))
+
+
+def draining(wish: Front, name: str) -> Front:
+    routes = [r.model_copy(update={"draining": True, "weight": 0}) if r.name == name else r for r in wish.routes]
+    return wish.model_copy(update={"routes": tuple(routes)})
+
+
+def ask(port: int, path: str = ASK, **headers: str) -> httpx.Response:
+    return httpx.post(f"http://127.0.0.1:{port}{path}", json={}, headers=headers, trust_env=False, timeout=20)
+
+
+def shares(port: int, count: int = 60, **headers: str) -> Counter[str]:
+    return Counter(ask(port, **headers).json()["by"] for _ in range(count))
+
+
+def workers(gateway: Gateway) -> list[int]:
+    return Master(gateway._socket).workers()
+
+
+def master_of(gateway: Gateway) -> int:
+    state = Supervisor(gateway._home).state("gateway")
+    assert state
+    return state.pid
+
+
+def entries(gateway: Gateway) -> list[dict[str, object]]:
+    return [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_an_answer_says_which_version_gave_it(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    answer = ask(port, **{"X-Request-ID": 'mine "7"'})
+    assert answer.json() == {"by": "7"}
+    assert answer.headers["X-Weighbridge-Version"] == "7"
+    assert answer.headers["X-Request-ID"] == 'mine "7"'
+    assert len(ask(port).headers["X-Request-ID"]) == 36
+    assert two[0].seen[0]["X-Request-ID"] == 'mine "7"'
+    until(lambda: len(entries(gateway)) == 2)
+    first = entries(gateway)[0]
+    assert (first["server"], first["status"], first["id"], first["path"]) == ("7", 200, 'mine "7"', ASK)
+
+
+def test_every_change_of_versions_under_load_loses_nothing(gateway: Gateway, two: list[Upstream]) -> None:
+    port, (old, new) = free_port(), two
+    gateway.apply(front(port, old))
+    before = workers(gateway)
+    with Load(f"http://127.0.0.1:{port}") as load:
+        for there, coming in ((old, new), (new, old), (old, new)):
+            for weights in ((100, 0), (90, 10), (50, 50), (0, 100)):
+                gateway.apply(wish := front(port, there, coming, weights=weights))
+                time.sleep(0.3)
+            gateway.apply(draining(wish, there.name))
+            until(lambda there=there: gateway.sessions("demo", there.name) == 0)  # type: ignore[misc]
+            gateway.apply(front(port, coming))
+            assert [fact.name for fact in gateway.facts("demo")] == [coming.name]
+    assert load.wrong == []
+    assert min(load.answered["7"], load.answered["8"]) > 50
+    assert workers(gateway) == before
+
+
+def test_reloads_under_load_lose_nothing_and_streams_end_whole(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
+    port, other = free_port(), free_port()
+    gateway.apply(front(port, two[0]))
+    with Load(f"http://127.0.0.1:{port}") as load:
+        for number in range(4):
+            gateway.apply(front(port, two[0], queue=100 + number))
+            gateway.apply(front(other, two[1], target="other"))
+            time.sleep(0.5)
+            assert ask(other).json() == {"by": "8"}
+            gateway.remove("other")
+    assert load.wrong == []
+    assert sum(load.answered.values()) > 100
+    with pytest.raises(httpx.ConnectError):
+        ask(other)
+
+
+def test_requests_begun_before_a_reload_count_and_keep_their_version(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    answers: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: answers.append(ask(port, "/stream")))
+    client.start()
+    until(lambda: gateway.sessions("demo", "7") == 1)
+    gateway.apply(front(port, two[0], queue=9))
+    assert len(workers(gateway)) == 2
+    assert gateway.sessions("demo", "7") == 1
+    assert sum(fact.sessions for fact in gateway.facts("demo")) == 1
+    gateway.apply(front(port, two[1], queue=9))
+    client.join()
+    assert answers[0].text.endswith("[DONE]\n\n")
+    assert gateway.sessions("demo", "7") == 0
+
+
+def test_an_idle_connection_from_before_a_reload_reaches_the_new_version(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert client.post(ASK, json={}).json() == {"by": "7"}
+        gateway.apply(front(port, two[0], queue=9))
+        gateway.apply(front(port, two[1], queue=9))
+        assert client.post(ASK, json={}).json() == {"by": "8"}
+
+
+@pytest.mark.parametrize("victim", ["master", "worker"])
+def test_killed_it_comes_back_as_it_was_last_told(gateway: Gateway, two: list[Upstream], victim: str) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    gateway.apply(front(port, *two, weights=(0, 100)))
+    pid = workers(gateway)[0]
+    os.kill(master_of(gateway) if victim == "master" else pid, signal.SIGKILL)
+    until(lambda: gateway.running() and workers(gateway) != [pid])
+    assert shares(port, 10) == {"8": 10}
+    assert ask(port, **{"X-Weighbridge-Version": "7"}).json() == {"by": "7"}
+    assert {(f.name, f.weight, f.draining) for f in gateway.facts("demo")} == {("7", 0, False), ("8", 100, False)}
+
+
+def test_a_change_that_was_cut_off_is_finished_by_the_next(
+    gateway: Gateway, two: list[Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    told: list[str] = []
+
+    def cut_off(self: Master, worker: int, command: str, real: object = Master.tell) -> str:
+        answer = real(self, worker, command)  # type: ignore[operator]
+        if command.startswith(("add", "set", "enable", "del")):
+            told.append(command)
+            if len(told) == stop:
+                raise KeyboardInterrupt
+        return str(answer)
+
+    monkeypatch.setattr(Master, "tell", cut_off)
+    for stop in range(1, 10):
+        told.clear()
+        there, coming = two if stop % 2 else two[::-1]
+        try:
+            gateway.apply(front(port, coming))
+        except KeyboardInterrupt:
+            stop = 0
+            gateway.ensure()
+        assert [fact.name for fact in gateway.facts("demo") if not fact.draining] == [coming.name], told
+        assert shares(port, 4) == {coming.name: 4}, there.name
+
+
+def test_traffic_follows_the_weights(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, *two, weights=(75, 25)))
+    assert 20 < shares(port, 200)["8"] < 85
+    gateway.apply(front(port, *two, weights=(100, 0)))
+    assert shares(port, 30) == {"7": 30}
+
+
+def test_a_pinned_request_gets_its_version_or_an_error_but_never_another(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, *two, weights=(100, 0)))
+    assert shares(port, 5, **{"X-Weighbridge-Version": "8"}) == {"8": 5}
+    unknown = ask(port, **{"X-Weighbridge-Version": "9"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    two[1].close()
+    with upstreams() as none:
+        assert none == []
+        assert ask(port, **{"X-Weighbridge-Version": "8"}).status_code == 503
+    gateway.apply(draining(front(port, *two, weights=(100, 0)), "8"))
+    assert ask(port, **{"X-Weighbridge-Version": "8"}).status_code == 404
+    two[1] = Upstream("8")
+    two[1].close()
+    two[1] = Upstream("8")
+
+
+def test_a_conversation_stays_on_its_version_over_weights_and_reloads(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    session = {"X-Weighbridge-Session": "conversation-1"}
+    assert shares(port, 2, **session) == {"7": 2}
+    gateway.apply(front(port, *two, weights=(0, 100)))
+    assert shares(port, 5, **session) == {"7": 5}
+    assert shares(port, 5) == {"8": 5}
+    gateway.apply(front(port, *two, weights=(0, 100), queue=9))
+    time.sleep(1)
+    assert shares(port, 5, **session) == {"7": 5}
+    gateway.apply(draining(front(port, *two, weights=(0, 100), queue=9), "7"))
+    assert shares(port, 5, **session) == {"8": 5}
+
+
+def test_a_version_that_is_not_well_gets_nothing(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    two[1].health = "/well"
+    wish = front(port, *two)
+    routes = (wish.routes[0], wish.routes[1].model_copy(update={"health": "/well"}))
+    gateway.apply(wish.model_copy(update={"routes": routes}))
+    time.sleep(1.5)
+    assert [fact.up for fact in gateway.facts("demo")] == [True, True]
+    two[0].healthy = False
+    until(lambda: not next(fact for fact in gateway.facts("demo") if fact.name == "7").up)
+    assert shares(port, 20) == {"8": 20}
+
+
+def test_where_nothing_answers_the_error_says_when_to_come_back(gateway: Gateway) -> None:
+    port = free_port()
+    gateway.apply(front(port))
+    answer = ask(port)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("queue", [0, 1])
+def test_past_the_bound_of_the_queue_requests_are_turned_away(
+    gateway: Gateway, two: list[Upstream], queue: int
+) -> None:
+    port = free_port()
+    two[0].delay = 1.0
+    gateway.apply(front(port, two[0], in_flight=1, queue=queue, queue_seconds=20))
+    answers: list[int] = []
+    clients = []
+    for _ in range(4):
+        clients.append(threading.Thread(target=lambda: answers.append(ask(port).status_code)))
+        clients[-1].start()
+        time.sleep(0.1)
+    for client in clients:
+        client.join()
+    assert sorted(answers) == [200] * (1 + queue) + [503] * (3 - queue)
+
+
+def test_waiting_ends_after_the_longest_wait(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    two[0].delay = 3.0
+    gateway.apply(front(port, two[0], in_flight=1, queue_seconds=0.3))
+    first = threading.Thread(target=ask, args=(port,))
+    first.start()
+    until(lambda: gateway.sessions("demo", "7") == 1)
+    began = time.monotonic()
+    assert ask(port).status_code == 503
+    assert time.monotonic() - began < 2
+    first.join()
+
+
+def test_keys_open_and_are_in_no_log_and_no_command(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
+    port, keys = free_port(), tmp_path / "keys"
+    keys.write_text(f"# of the shop\n{hashlib.sha256(b'open-sesame').hexdigest()}\n")
+    gateway.apply(front(port, two[0], api_keys=str(keys)))
+    refused = ask(port, Authorization="Bearer guess")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert ask(port).status_code == 401
+    assert ask(port, Authorization="Bearer open-sesame").status_code == 200
+    assert ask(port, Authorization=f"Bearer {gateway.key}").status_code == 200
+    assert all("Authorization" not in seen for seen in two[0].seen)
+    until(lambda: len(entries(gateway)) == 4)
+    said = gateway.log.read_text() + " ".join(psutil.Process(master_of(gateway)).cmdline())
+    assert "open-sesame" not in said
+    assert gateway.key not in said
+    keys.write_text(hashlib.sha256(b"changed").hexdigest())
+    gateway.apply(front(port, two[0], api_keys=str(keys)))
+    assert ask(port, Authorization="Bearer open-sesame").status_code == 401
+    assert ask(port, Authorization="Bearer changed").status_code == 200
+
+
+def test_a_key_written_as_it_is_is_refused(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("open-sesame\n")
+    with pytest.raises(BadInput, match="not the sha256") as refused:
+        gateway.apply(front(free_port(), api_keys=str(tmp_path / "keys")))
+    assert "open-sesame" not in str(refused.value)
+
+
+def test_tls(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
+    port, pem = free_port(), tmp_path / "my certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    made = [*command.split(), "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt")]
+    subprocess.run(made, check=True, capture_output=True)
+    pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())
+    gateway.apply(front(port, two[0], tls=str(pem)))
+    import ssl
+
+    context = ssl.create_default_context(cafile=tmp_path / "crt")
+    answer = httpx.post(f"https://127.0.0.1:{port}{ASK}", json={}, verify=context, trust_env=False)
+    assert answer.json() == {"by": "7"}
+    with pytest.raises(BadInput):
+        gateway.apply(front(port, two[0], tls=str(tmp_path / "nowhere")))
+    until(lambda: entries(gateway))
+    assert entries(gateway)[0]["target"] == "demo~"
+
+
+def test_a_port_of_somebody_elses_is_refused_before_anything_changes(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        theirs = taken.getsockname()[1]
+        with pytest.raises(BadInput, match="taken by"):
+            gateway.apply(front(theirs, two[1]))
+    with pytest.raises(BadInput, match="another target's"):
+        gateway.apply(front(port, two[1], target="other"))
+    assert gateway.fronts() == [front(port, two[0])]
+    assert ask(port).json() == {"by": "7"}
+
+
+def test_a_port_taken_at_the_last_moment_leaves_all_as_it_was(
+    gateway: Gateway, two: list[Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    monkeypatch.setattr(module, "port_is_free", lambda host, port: True)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="refuses"):
+        gateway.apply(front(taken.getsockname()[1], two[1], target="other"))
+    assert gateway.fronts() == [front(port, two[0])]
+    assert ask(port).json() == {"by": "7"}
+    gateway.apply(front(port, two[1]))
+    assert ask(port).json() == {"by": "8"}
+
+
+def test_a_target_moves_to_another_address(gateway: Gateway, two: list[Upstream]) -> None:
+    first, second = free_port(), free_port()
+    gateway.apply(front(first, two[0]))
+    gateway.apply(front(first, two[0]).model_copy(update={"host": "0.0.0.0"}))
+    assert ask(first).json() == {"by": "7"}
+    gateway.apply(front(second, two[0]))
+    assert ask(second).json() == {"by": "7"}
+    with pytest.raises(httpx.ConnectError):
+        ask(first)
+
+
+def test_a_version_that_listens_elsewhere_now_is_followed(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    moved = Route(name="7", port=two[1].port)
+    gateway.apply(front(port).model_copy(update={"routes": (moved,)}))
+    assert shares(port, 5) == {"8": 5}
+    assert [fact.port for fact in gateway.facts("demo")] == [two[1].port]
+
+
+def test_doing_the_same_again_changes_nothing(gateway: Gateway, two: list[Upstream]) -> None:
+    port = free_port()
+    gateway.apply(front(port, *two, weights=(90, 10)))
+    before, master = workers(gateway), master_of(gateway)
+    gateway.apply(front(port, *two, weights=(90, 10)))
+    gateway.ensure()
+    assert (workers(gateway), master_of(gateway)) == (before, master)
+
+
+def test_metrics_are_told_on_the_loopback_at_a_port_that_stays(gateway: Gateway, home: Path) -> None:
+    gateway.ensure()
+    port = gateway.metrics_port
+    assert 20_000 <= port <= 32_000
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    assert "haproxy_process_uptime_seconds" in metrics
+    gateway.stop()
+    assert not gateway.running()
+    Gateway(home).ensure()
+    assert gateway.metrics_port == port
+
+
+def test_a_home_too_deep_for_a_socket_works(tmp_path: Path, two: list[Upstream]) -> None:
+    home, port = tmp_path / ("d" * 60) / ("e" * 60), free_port()
+    try:
+        Gateway(home).apply(front(port, two[0]))
+        assert ask(port).json() == {"by": "7"}
+    finally:
+        Supervisor(home).shutdown()
+
+
+def test_two_targets_changed_at_once_both_become_what_was_asked(gateway: Gateway, two: list[Upstream]) -> None:
+    ports = [free_port(), free_port()]
+    changes = [
+        threading.Thread(target=Gateway(gateway._home).apply, args=(front(port, upstream, target=f"t{upstream.name}"),))
+        for port, upstream in zip(ports, two, strict=True)
+    ]
+    for change in changes:
+        change.start()
+    for change in changes:
+        change.join()
+    assert [ask(port).json()["by"] for port in ports] == ["7", "8"]
+
+
+def test_names_haproxy_cannot_have_are_refused(gateway: Gateway) -> None:
+    with pytest.raises(BadInput, match="cannot be a name"):
+        gateway.apply(front(free_port(), target="a b\n  server x"))
+    with pytest.raises(BadInput, match="not a path"):
+        routes = (Route(name="7", port=9, health="/x\nset y"),)
+        gateway.apply(front(free_port()).model_copy(update={"routes": routes}))
+
+
+def test_without_haproxy_it_says_how_to_get_it(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.gateway.shutil.which", lambda *args, **kwargs: None)
+    with pytest.raises(Unavailable, match="apt-get install haproxy"):
+        gateway.ensure()
+
+
+def test_facts_of_a_gateway_that_does_not_run_are_not_made_up(gateway: Gateway) -> None:
+    assert not gateway.running()
+    assert gateway.fronts() == []
+    with pytest.raises(Unavailable, match="asking the gateway"):
+        gateway.facts("demo")
+    with pytest.raises(Gone):
+        Master(gateway.folder / "nowhere").workers()
+
+
+def test_random_changes_under_load_end_as_asked_with_nothing_lost(gateway: Gateway, two: list[Upstream]) -> None:
+    port, dice = free_port(), random.Random(4)
+    gateway.apply(front(port, *two))
+    with Load(f"http://127.0.0.1:{port}", short=4, streams=2) as load:
+        for _ in range(25):
+            weights = dice.choice([(100, 0), (0, 100), (50, 50), (1, 99)])
+            wish = front(port, *two, weights=weights, queue=dice.choice([256, 256, 256, 255]))
+            if dice.random() < 0.4:
+                wish = draining(wish, "7" if weights[1] else "8")
+            gateway.apply(wish)
+            facts = {fact.name: (fact.weight, fact.draining) for fact in gateway.facts("demo")}
+            assert facts == {route.name: (route.weight, route.draining) for route in wish.routes}
+    assert load.wrong == []
