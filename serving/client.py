@@ -39,11 +39,12 @@ class RequestRefused(Unavailable):
 
 
 class Client:
-    """Asks one server; `url` is its base without `/v1`. Safe for several threads at once."""
+    """Asks one server; `url` is its base without `/v1`, `headers` go with every request. Safe for several threads."""
 
-    def __init__(self, url: str, timeout: float = 120.0) -> None:
+    def __init__(self, url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
+        self.headers = dict(headers or {})
 
     @cached_property
     def model(self) -> str:
@@ -52,7 +53,7 @@ class Client:
 
     def models(self) -> list[str]:
         """Names the server goes by."""
-        return [str(model["id"]) for model in get(f"{self.url}/v1/models", self.timeout)["data"]]
+        return [str(model["id"]) for model in get(f"{self.url}/v1/models", self.timeout, self.headers)["data"]]
 
     def ask(self, prompt: Prompt, **options: Any) -> Answer:
         """One answer, greedy unless `options` (of OpenAI's API) say otherwise.
@@ -62,7 +63,7 @@ class Client:
             Unavailable: it is not there, broke off, or sent something else than an answer.
         """
         path, body = request(prompt, model=self.model, **options)
-        reply = post(f"{self.url}{path}", body, self.timeout)
+        reply = post(f"{self.url}{path}", body, self.timeout, self.headers)
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
@@ -92,7 +93,7 @@ class Client:
         import httpx
 
         try:
-            with _http().stream("POST", url, json=body, timeout=self.timeout) as response:
+            with _http().stream("POST", url, json=body, timeout=self.timeout, headers=self.headers) as response:
                 if response.status_code != OK:
                     response.read()
                     raise RequestRefused(url, response.status_code, _words(response))
@@ -116,9 +117,9 @@ def request(prompt: Prompt, **options: Any) -> tuple[str, dict[str, Any]]:
     return "/v1/chat/completions", {**body, "messages": [dict(message) for message in prompt]}
 
 
-def is_ready(url: str, timeout: float = 60.0) -> bool:
+def is_ready(url: str, timeout: float = 60.0, headers: Mapping[str, str] | None = None) -> bool:
     """Whether a real token comes back, from the chat or, where the model has no chat, as plain text."""
-    client = Client(url, timeout)
+    client = Client(url, timeout, headers)
     for prompt in ([{"role": "user", "content": "Hi"}], "Hi"):
         try:
             return client.ask(prompt, max_tokens=1).completion_tokens > 0
@@ -130,26 +131,28 @@ def is_ready(url: str, timeout: float = 60.0) -> bool:
     return False
 
 
-def get(url: str, timeout: float = 120.0) -> Any:
+def get(url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> Any:
     """JSON from a server. Raises as `post`."""
-    return _ask("GET", url, None, timeout)
+    return _ask("GET", url, None, timeout, headers)
 
 
-def post(url: str, body: Mapping[str, Any], timeout: float = 120.0) -> Any:
+def post(url: str, body: Mapping[str, Any], timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> Any:
     """JSON for JSON.
 
     Raises:
         RequestRefused: the server said no.
         Unavailable: it is not there, broke off, or did not answer in JSON.
     """
-    return _ask("POST", url, body, timeout)
+    return _ask("POST", url, body, timeout, headers)
 
 
-def _ask(method: str, url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+def _ask(
+    method: str, url: str, body: Mapping[str, Any] | None, timeout: float, headers: Mapping[str, str] | None
+) -> Any:
     import httpx
 
     try:
-        response = _http().request(method, url, json=body, timeout=timeout)
+        response = _http().request(method, url, json=body, timeout=timeout, headers=headers)
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {url}", _reason(exc)) from exc
     if response.status_code != OK:

@@ -58,6 +58,18 @@ def test_nobody_there_is_one_line() -> None:
     assert "\n" not in str(gone.value)
 
 
+def test_headers_go_with_every_request() -> None:
+    headers = {"X-Weighbridge-Version": "7"}
+    with serve() as server:
+        client = Client(server.url, headers=headers)
+        client.ask(CHAT)
+        list(client.stream(CHAT))
+        assert is_ready(server.url, headers=headers)
+        assert [sent["X-Weighbridge-Version"] for sent in server.headers] == ["7"] * 5
+        Client(server.url).ask(CHAT)
+        assert server.headers[-1]["X-Weighbridge-Version"] is None
+
+
 def test_ready_means_that_a_token_came_back() -> None:
     with serve() as server:
         assert is_ready(server.url)
