@@ -1,6 +1,10 @@
-"""Small real Bentos for tests: random weights on llama.cpp, one engine option apart from each other."""
+"""Small real Bentos for tests: random weights on llama.cpp, and the stand-in for versions that are bad on purpose."""
 
+import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.random_gguf import write
 from core.artifact import Artifact
@@ -10,6 +14,8 @@ from serving import bento
 from serving.engines.base import EngineArgs
 from serving.targets.base import Release
 from tasks.measurement import Candidate, Variant
+from tests.stand_ins import openai
+from tests.stand_ins.engine import StandInArgs, options
 
 
 def gguf(workspace: Workspace, *, whole: bool = True) -> Artifact:
@@ -42,6 +48,49 @@ def release(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> R
     built = bento.build(what, workspace.settings.cache)
     exported = bento.export(built, what.model, workspace.store, {})
     return Release(name="demo", version="1", bento=built.tag, digest=exported.digest)
+
+
+class StandIn(bento.Contents):
+    """A Bento of llama.cpp, in whose place it carries the stand-in server as its native `llama-server`.
+
+    So it needs no plugin and no environment that other tests do not need, too.
+    """
+
+    def programs(self) -> list[Path]:
+        return [self.model.path / "llama-server"]
+
+
+def stand_in_release(
+    workspace: Workspace, version: str, *, name: str = "demo", answers: Mapping[str, str] | None = None,
+    peak_memory: int = 0, **faults: Any,
+) -> Release:  # fmt: skip
+    """A version that answers at once, from `answers`, and is bad as `faults` (of `StandInArgs`) say.
+
+    Two versions with the same faults are two Bentos, and the answers of each are its own name: `version 7`.
+    """
+    args = StandInArgs.model_validate({"default": f"version {version}", **faults})
+    with workspace.store.scratch() as scratch:
+        (scratch / "model.gguf").write_text(json.dumps(dict(answers or {})))
+        program = scratch / "llama-server"
+        program.write_text(_program(options(args)))
+        program.chmod(0o755)
+        model = workspace.store.add(scratch, "gguf", {"uri": "stand-in"})
+    engine = load("engine", "llama_cpp").Args(build="native", threads=1, parallel=1, ctx_size=512)
+    what = StandIn(name, version, "stand_in/answers", engine, model, {"recipe": "test", "version": version})
+    built = bento.build(what, workspace.settings.cache)
+    exported = bento.export(built, model, workspace.store, {})
+    return Release(name=name, version=version, bento=built.tag, digest=exported.digest, peak_memory=peak_memory)
+
+
+def _program(words: list[str]) -> str:
+    """The stand-in with these options built in, which takes address and model from llama-server's."""
+    head = (
+        f"#!{sys.executable} -I\n"
+        "import sys\n"
+        "given = lambda name: sys.argv[sys.argv.index(name) + 1]\n"
+        f"sys.argv[1:] = [*{words!r}, '--port', given('--port'), '--answers', given('--model')]\n"
+    )
+    return head + Path(openai.__file__).read_text()
 
 
 def files(folder: Path) -> set[str]:

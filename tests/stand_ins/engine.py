@@ -20,10 +20,25 @@ class StandInArgs(EngineArgs):
     token_delay: float = 0.0
     load_seconds: float = 0.0
     error_every: int = 0
+    error_share: float = 0.0
+    garbage: bool = False
+    slower: float = 1.0
+    leak: int = 0
+    never_ready: bool = False
     die_after: int = 0
+    die_seconds: float = 0.0
     die_loading: str = ""
     threads: int | None = None
     """Tuned: answers come `0.005 * |threads - 2|` s later."""
+
+
+def options(args: StandInArgs) -> list[str]:
+    """The command line of `openai.py` that does as `args` say."""
+    given = args.model_dump(exclude={*EngineArgs.model_fields, "threads"})
+    given["first_delay"] += 0.005 * abs((args.threads or 2) - 2)
+    names = {name: name.replace("_", "-") for name in given}
+    switches = [f"--{names[name]}" for name in openai.SWITCHES if given.pop(name)]
+    return [*(f"--{names[name]}={value}" for name, value in given.items()), *switches]
 
 
 class StandInEngine:
@@ -36,13 +51,9 @@ class StandInEngine:
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     def command(self, model: Path, args: StandInArgs, host: str, port: int, python: Path) -> list[str]:
-        options = {
-            "port": port, "answers": model / "model.gguf", "default": args.default, "load-seconds": args.load_seconds,
-            "first-delay": args.first_delay + 0.005 * abs((args.threads or 2) - 2), "token-delay": args.token_delay,
-            "error-every": args.error_every, "die-after": args.die_after, "die-loading": args.die_loading,
-        }  # fmt: skip
-        words = [f"--{name}={value}" for name, value in options.items()]
-        return [str(python), "-I", openai.__file__, *words]
+        return [
+            str(python), "-I", openai.__file__, f"--port={port}", f"--answers={model / 'model.gguf'}", *options(args)
+        ]  # fmt: skip
 
     def env(self, args: StandInArgs) -> dict[str, str]:
         return {}

@@ -7,15 +7,23 @@ import argparse
 import itertools
 import json
 import os
+import random
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 MODEL = "stand-in"
+FAULTS: dict[str, type] = {
+    "first_delay": float, "token_delay": float, "slower": float, "error_every": int, "error_share": float,
+    "die_after": int, "die_seconds": float, "leak": int,
+}  # fmt: skip
+"""Fields of `Behaviour` that are options of the command line, too."""
+SWITCHES = ("garbage", "never_ready")
 
 
 @dataclass
@@ -36,6 +44,18 @@ class Behaviour:
     """An error is told within the stream."""
     die_after: int = 0
     """The process ends at this request."""
+    die_seconds: float = 0.0
+    """The process ends so long after the first request, whatever is under way."""
+    error_share: float = 0.0
+    """Part of the requests, drawn at random, that get an error."""
+    garbage: bool = False
+    """Answers are words that nobody asked for, others for every prompt."""
+    slower: float = 1.0
+    """Factor of both delays."""
+    leak: int = 0
+    """MiB of memory that every request takes for good."""
+    never_ready: bool = False
+    """Everything is answered with 503, health too."""
     cut: int = 0
     """Send streams in pieces of so many bytes, whatever they cut through; 0: an event at a time."""
 
@@ -48,12 +68,18 @@ class Behaviour:
 
     def says(self, prompt: str) -> list[str]:
         """The answer, token by token: each a word with the space before it."""
+        if self.garbage:
+            drawn = random.Random(prompt)
+            return [f" {drawn.choice(_NOISE)}" for _ in range(drawn.randint(5, 30))]
         words = self.answers.get(prompt, self.default).split(" ")
         return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
 
 
+_NOISE = ("the", "the", "]]", "Â", "�", "0", "of", "\n")
+
+
 class Server(ThreadingHTTPServer):
-    """Counts requests and keeps their bodies."""
+    """Counts requests and keeps their bodies and all headers."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -62,6 +88,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.behaviour = behaviour
         self.seen: list[dict[str, Any]] = []
+        self.headers: list[Message] = []
+        self.leaked: list[bytes] = []
         self.most_at_once = 0
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -74,6 +102,8 @@ class Server(ThreadingHTTPServer):
     def enter(self, body: dict[str, Any]) -> int:
         with self._lock:
             self.seen.append(body)
+            if self.behaviour.die_seconds and len(self.seen) == 1:
+                threading.Thread(target=_die, args=[self.behaviour.die_seconds], daemon=True).start()
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
             return next(self._numbers)
@@ -103,8 +133,18 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         print(format % args, file=sys.stderr)
 
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        if parsed:
+            self.server.headers.append(self.headers)
+        return parsed
+
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
+        if self.server.behaviour.never_ready:
+            self._json(503, {"error": {"message": "loading model"}})
+        elif self.path == "/health":
+            self._json(200, {"status": "ok"})
+        elif self.path == "/v1/models":
             self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
         else:
             self._json(404, {"error": {"message": f"no route {self.path}"}})
@@ -123,10 +163,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, number: int, body: dict[str, Any]) -> None:
         behaviour = self.server.behaviour
         if behaviour.die_after and number >= behaviour.die_after:
-            print("out of memory: the stand-in dies as it was told", file=sys.stderr, flush=True)
-            os._exit(9)
-        time.sleep(behaviour.first_delay)
-        if _hits(behaviour.error_every, number):
+            _die(0)
+        if behaviour.never_ready:
+            self._json(503, {"error": {"message": "loading model"}})
+            return
+        self.server.leaked += [b"\1" * (behaviour.leak << 20)] if behaviour.leak else []
+        time.sleep(behaviour.first_delay * behaviour.slower)
+        if _hits(behaviour.error_every, number) or random.random() < behaviour.error_share:
             self._json(500, {"error": {"message": "the stand-in fails as it was told"}})
             return
         chat = "messages" in body
@@ -161,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
                     self._event({"error": {"message": "the stand-in breaks off as it was told"}})
                     break
             if place:
-                time.sleep(behaviour.token_delay)
+                time.sleep(behaviour.token_delay * behaviour.slower)
             piece = {"delta": {"content": token}} if chat else {"text": token}
             self._event({"choices": [{"index": 0, "finish_reason": None, **piece}]})
         else:
@@ -193,6 +236,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def _die(seconds: float) -> None:
+    time.sleep(seconds)
+    print("out of memory: the stand-in dies as it was told", file=sys.stderr, flush=True)
+    os._exit(9)
+
+
 def _hits(every: int, number: int) -> bool:
     return every > 0 and number % every == 0
 
@@ -208,23 +257,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--default", default="one two three four")
-    for name in ("--first-delay", "--token-delay", "--load-seconds"):
-        parser.add_argument(name, type=float, default=0.0)
-    for name in ("--error-every", "--die-after"):
-        parser.add_argument(name, type=int, default=0)
+    parser.add_argument("--load-seconds", type=float, default=0.0)
+    for fault, kind in FAULTS.items():
+        parser.add_argument(f"--{fault.replace('_', '-')}", type=kind, default=getattr(Behaviour, fault))
+    for switch in SWITCHES:
+        parser.add_argument(f"--{switch.replace('_', '-')}", action="store_true")
     parser.add_argument("--die-loading", default="", help="say this and end with status 3 instead of serving")
     args = parser.parse_args()
     time.sleep(args.load_seconds)
     if args.die_loading:
         sys.exit(args.die_loading)
-    behaviour = Behaviour(
-        answers=json.loads(args.answers.read_text()) if args.answers else {},
-        default=args.default,
-        first_delay=args.first_delay,
-        token_delay=args.token_delay,
-        error_every=args.error_every,
-        die_after=args.die_after,
-    )
+    answers = json.loads(args.answers.read_text()) if args.answers else {}
+    faults = {name: getattr(args, name) for name in (*FAULTS, *SWITCHES)}
+    behaviour = Behaviour(answers=answers, default=args.default, **faults)
     with serve(behaviour, args.port) as server:
         print(f"listening on {server.url}", file=sys.stderr, flush=True)
         threading.Event().wait()
