@@ -1,7 +1,7 @@
 """The registry as the other layers use it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,17 @@ from core.errors import BadInput
 from core.settings import Settings
 from core.store import Store
 from registry import connection as connections
-from registry import ledger, measurements, runs, versions
+from registry import ledger, measurements, places, runs, versions, webhooks
 from registry.connection import Connection
+from registry.entries import Entry
 from registry.ledger import Rollout
 from registry.measurements import Figures
+from registry.places import Place
 from registry.runs import Run
 from registry.versions import CANDIDATE, CHALLENGER, CHAMPION, Role, Version
+
+MONITORING = "weighbridge.monitoring"
+"""Experiment: what was seen of versions while they served."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Registry:
     """MLflow, seen through what Weighbridge needs of it. Every change can be made again without effect."""
 
     connection: Connection
+    _webhooks: webhooks.Known = field(default_factory=dict)
 
     @classmethod
     def connect(cls, settings: Settings) -> "Registry":
@@ -98,6 +104,16 @@ class Registry:
         now = self.champion(version.name)
         if now is None or now.version != version.version:
             versions.set_alias(self.connection, version, CHAMPION)
+
+    def restore_champion(self, tried: Version, before: Version | None) -> None:
+        """Let `champion` name `before` again (nobody, where it is None), unless it was moved on from `tried`."""
+        now = self.champion(tried.name)
+        if now is None or now.version != tried.version:
+            return
+        if before is None:
+            versions.delete_alias(self.connection, tried.name, CHAMPION)
+        else:
+            versions.set_alias(self.connection, before, CHAMPION)
 
     def names(self) -> list[str]:
         """Every registered model."""
@@ -163,15 +179,45 @@ class Registry:
         """
         return versions.restore(self.connection, version, store)
 
+    # Targets
+
+    def wish(self, model: str) -> Version | None:
+        """The version that shall serve; None where nobody named one, or the one that was named is gone."""
+        return self.champion(model)
+
+    def set_place(self, place: Place) -> None:
+        """Let a target serve the champion of this model, and of no other. Raises BadInput."""
+        places.put(self.connection, place)
+
+    def places(self) -> list[Place]:
+        """Every target and the model it serves."""
+        return places.listed(self.connection)
+
+    def remove_place(self, target: str) -> None:
+        """Let nothing be served at this target any more."""
+        places.remove(self.connection, target)
+
+    def ensure_webhook(self, url: str, secret: str) -> None:
+        """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if need be.
+
+        Raises:
+            Unavailable: MLflow is no server.
+        """
+        webhooks.ensure(self.connection, url, secret, self._webhooks)
+
+    def note(self, version: Version, target: str, figures: Mapping[str, float], step: int) -> None:
+        """Figures of a version while it serves at a target, on its logged model; `step` is their time in seconds."""
+        name = f"{target}: {version.name} {version.version}"
+        inputs = {"target": target, "name": version.name, "version": version.version}
+        run = runs.begin(self.connection, MONITORING, "monitor", inputs, name=name, tags=inputs)
+        run.log_metrics(figures, model_id=version.model_id or None, step=step)
+        run.finish()
+
     # Ledger
 
-    def begin_rollout(self, intent: ledger.Intent) -> Rollout:
-        """Write down a rollout before it is tried."""
-        return ledger.begin(self.connection, intent)
-
-    def finish_rollout(self, rollout: Rollout, outcome: str, detail: str = "") -> None:
-        """Write down how it ended: `serving`, `failed`, `rolled back` or `interrupted`."""
-        ledger.finish(self.connection, rollout, outcome, detail)
+    def mirror(self, entries: Sequence[Entry]) -> None:
+        """Bring a rollout's lines, which are kept on its machine, into MLflow. The same ones again change nothing."""
+        ledger.mirror(self.connection, entries)
 
     def history(self, target: str, limit: int = 50) -> list[Rollout]:
         """The rollouts of a target, newest first."""

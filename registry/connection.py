@@ -33,6 +33,8 @@ _OPTIONAL = frozenset({"numpy", "pandas", "pyarrow"})
 _BELOW = ("mlflow", "requests", "urllib3", "sqlalchemy", "alembic", "botocore", "boto3")
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it MLflow's UI takes models for agents and shows no metrics beside them."""
+_REMEDY = "check WEIGHBRIDGE_HOME, WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_TRACKING_URI"
+_MLFLOW_SCHEMA = "mlflow"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -66,6 +68,8 @@ def load_mlflow() -> "type[MlflowClient]":
         from mlflow.tracking import MlflowClient
     finally:
         sys.meta_path.remove(finder)
+    # It logs, with its traceback, every database error that it then raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     client: type[MlflowClient] = MlflowClient
     return client
 
@@ -176,7 +180,7 @@ def connect(settings: Settings) -> Connection:
         _knock(uri)
     own_files = not settings.tracking_uri or bool(settings.artifact_root)
     artifacts = settings.mlflow_artifacts() if own_files else ""
-    with _translated(f"opening MLflow at {_shown(uri)}", "check WEIGHBRIDGE_HOME and WEIGHBRIDGE_TRACKING_URI"):
+    with _translated(f"opening MLflow at {_shown(uri)}", _REMEDY):
         client = _open(uri, settings)
     return Connection(client, uri, artifacts, settings.home / "locks")
 
@@ -187,16 +191,64 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         client_class = load_mlflow()
-        schema.prepare(uri, settings.cache)
+        prepare_database(settings)
         client = client_class(tracking_uri=uri, registry_uri=uri)
         client.get_experiment_by_name("Default")
         client.search_registered_models(max_results=1)
     return client
 
 
+def prepare_database(settings: Settings) -> None:
+    """MLflow's tables are there, where the installation keeps them itself: in SQLite, or in PostgreSQL.
+
+    Raises:
+        Unavailable: the database does not answer, or is none.
+    """
+    uri = settings.mlflow_uri()
+    with _translated(f"opening MLflow's database {_shown(uri)}", _REMEDY):
+        schema.prepare(uri, settings.cache)
+        if uri.startswith("postgresql"):
+            make_schema(settings, _MLFLOW_SCHEMA)
+            _make_tables(uri, settings.home / "locks")
+
+
+def make_schema(settings: Settings, name: str) -> None:
+    """Have PostgreSQL keep a schema of this name in the installation's database. Raises Unavailable."""
+    from sqlalchemy import create_engine, text
+
+    uri = settings.postgresql("psycopg2")
+    with _translated(f"opening the database {_shown(uri)}", "check WEIGHBRIDGE_DATABASE_URL"):
+        engine = create_engine(uri)
+        try:
+            with engine.begin() as database:
+                # PostgreSQL lets two at once fail over the same new schema.
+                database.execute(text("SELECT pg_advisory_xact_lock(hashtext('weighbridge.schema'))"))
+                if not database.execute(text("SELECT to_regnamespace(:name)"), {"name": name}).scalar():
+                    database.execute(text(f'CREATE SCHEMA "{name}"'))
+        finally:
+            engine.dispose()
+
+
+def _make_tables(uri: str, locks: Path) -> None:
+    """MLflow's migrations, by one process at a time: two at once would stumble over each other."""
+    load_mlflow()
+    from mlflow.store.db.utils import _all_tables_exist, _initialize_tables, create_sqlalchemy_engine
+
+    locks.mkdir(parents=True, exist_ok=True)
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        with FileLock(locks / "mlflow-tables.lock"):
+            if not _all_tables_exist(engine):
+                logger.info("making MLflow's tables")
+                # MLflow offers no public function for this; the version is pinned and a test holds it.
+                _initialize_tables(engine)
+    finally:
+        engine.dispose()
+
+
 def _shown(uri: str) -> str:
-    """A URI without the password in it."""
-    return re.sub(r"://[^@/]*@", "://***@", uri)
+    """A URI without the password in it, nor the options after its path."""
+    return re.sub(r"://[^@/]*@", "://***@", uri).partition("?")[0]
 
 
 def _knock(uri: str) -> None:

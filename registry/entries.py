@@ -16,6 +16,6 @@ class Entry(BaseModel):
     event: str = Field(description="`begin`, `start`, `probe`, `shift`, `commit`, `drain`, `stop`, `back`, …, `end`.")
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="begin: target, model, version, previous, trigger, digests. end: outcome, verdict, detail, evidence, "
-        "requests, failed, cut. Others: whatever the event is about.",
+        description="begin: target, model, version, previous, trigger, digests. end: outcome, verdict, detail, "
+        "evidence, requests, failed, cut. Others: whatever the event is about.",
     )

@@ -1,106 +1,228 @@
-"""The ledger: experiment `weighbridge.deployments`, one run per rollout."""
+"""The ledger in MLflow: experiment `weighbridge.deployments`, one run per rollout, one tag per line.
+
+A mirror: the lines are written to a file on the machine first, and brought here when MLflow answers. Bringing the same
+lines again changes nothing, whoever did it before and wherever that was broken off.
+"""
 
 import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from registry.connection import Connection
-from registry.runs import NOTE, OWNER, SOURCE, owner
+from pydantic import BaseModel, ConfigDict, Field
+
+from registry.connection import Connection, checked_name
+from registry.entries import Entry
+from registry.runs import NAME, NOTE, SOURCE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 EXPERIMENT = "weighbridge.deployments"
-_STATUS = {"serving": "FINISHED", "failed": "FAILED", "rolled back": "FAILED", "interrupted": "KILLED"}
+_LINE = "event."
+_LONGEST_TAG = 5000
+_TAGS_AT_ONCE = 90
+_STATUS = {
+    "failed": "FAILED", "kept": "FAILED", "rolled back": "FAILED", "interrupted": "KILLED", "aborted": "KILLED",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """One entry."""
+class Rollout(BaseModel):
+    """What is known of one rollout: its lines, and what they come to."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
-    target: str
-    name: str
-    version: str
-    previous: str
-    """Version that served before; empty for none."""
-    trigger: str
-    """What asked for it: `run`, `promote`, `rollback`, `webhook`, …"""
-    outcome: str
-    """`begun`, then `serving`, `failed`, `rolled back` or `interrupted`."""
-    detail: str
-    evidence: Mapping[str, str]
-    digests: Mapping[str, str]
+    target: str = ""
+    name: str = Field("", description="Registered model.")
+    version: str = ""
+    previous: str = Field("", description="Version that served before; empty for none.")
+    trigger: str = Field("", description="What asked for it: `run`, `promote`, `rollback`, `webhook`, …")
+    outcome: str = Field("begun", description="`begun`, until the line `end` says what became of it.")
+    verdict: str = ""
+    detail: str = ""
+    evidence: dict[str, Any] = {}
+    digests: dict[str, str] = {}
     began: float
-    ended: float | None
+    ended: float | None = None
+    requests: int = Field(0, description="Answered at the target's address meanwhile.")
+    failed: int = Field(0, description="Of those, by our fault.")
+    cut: int = Field(0, description="Broken off when draining reached its bound.")
+    events: tuple[Entry, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.ended is None else self.ended - self.began
 
 
-@dataclass(frozen=True)
-class Intent:
-    """What a rollout is about to do."""
+def fold(entries: Iterable[Entry]) -> Rollout:
+    """What the lines of one rollout come to; lines may be missing, doubled and in any order."""
+    lines = sorted({entry.n: entry for entry in entries}.values(), key=lambda entry: entry.n)
+    facts: dict[str, Any] = {"id": lines[0].rollout, "began": lines[0].at, "events": tuple(lines)}
+    for line in lines:
+        if line.event == "begin":
+            facts |= {"began": line.at, "name": str(line.fields.get("model", "")), **_strings(line.fields)}
+            facts["digests"] = line.fields.get("digests") or {}
+        if line.event == "end":
+            facts |= {"ended": line.at, **{key: line.fields[key] for key in _END & line.fields.keys()}}
+    # Draining goes on after the end: how many requests were cut is known when it is over.
+    facts.setdefault("cut", sum(int(line.fields.get("cut") or 0) for line in lines if line.event == "stop"))
+    return Rollout.model_validate({key: value for key, value in facts.items() if value is not None})
 
-    target: str
-    name: str
-    version: str
-    previous: str = ""
-    trigger: str = "run"
-    evidence: Mapping[str, str] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
+
+_BEGIN = ("target", "version", "previous", "trigger")
+_END = frozenset({"outcome", "verdict", "detail", "evidence", "requests", "failed", "cut"})
 
 
-def begin(connection: Connection, intent: Intent) -> Rollout:
-    """Write down a rollout before it is tried."""
-    experiment_id = connection.experiment(EXPERIMENT)
-    before = f" (was {intent.previous})" if intent.previous else ""
+def _strings(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(fields.get(key) or "") for key in _BEGIN}
+
+
+def mirror(connection: Connection, entries: Iterable[Entry]) -> None:
+    """Bring lines into MLflow that are not there yet; the run of a rollout ends with its line `end`."""
+    rollouts: dict[str, list[Entry]] = {}
+    for entry in entries:
+        rollouts.setdefault(entry.rollout, []).append(entry)
+    for rollout, lines in rollouts.items():
+        experiment_id = connection.experiment(EXPERIMENT)
+        with connection.doing(f"writing rollout {rollout} into the ledger"), connection.alone(f"rollout-{rollout}"):
+            _mirror(connection, experiment_id, lines)
+
+
+def _mirror(connection: Connection, experiment_id: str, lines: Sequence[Entry]) -> None:
+    rollout = fold(lines)
+    run = _find(connection, experiment_id, rollout.id) or _create(connection, experiment_id, rollout)
+    known = _lines(run)
+    missing = _missing(known, lines)
+    rollout = fold([*known, *missing])
+    if missing:
+        _write(connection, run.info.run_id, rollout, missing)
+    if rollout.ended is not None and run.info.status == "RUNNING":
+        status = _STATUS.get(rollout.outcome, "FINISHED")
+        connection.client.set_terminated(run.info.run_id, status, int(rollout.ended * 1000))
+
+
+def _missing(known: Sequence[Entry], lines: Iterable[Entry]) -> list[Entry]:
+    """Lines that are not known. What happened later under a number that is taken gets the next free one.
+
+    The machine's file may begin anew in the middle of a rollout: what drains is stopped after the end.
+    """
+    told, taken, found = {(line.at, line.event) for line in known}, {line.n for line in known}, []
+    for line in sorted(lines, key=lambda line: (line.at, line.n)):
+        if (line.at, line.event) in told:
+            continue
+        free = line if line.n not in taken else line.model_copy(update={"n": max(taken) + 1})
+        told.add((line.at, line.event))
+        taken.add(free.n)
+        found.append(free)
+    return found
+
+
+def _find(connection: Connection, experiment_id: str, rollout: str) -> "MlflowRun | None":
+    found = connection.client.search_runs(
+        [experiment_id], f"tags.rollout = '{rollout}'", max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    return found[0] if found else None
+
+
+def _create(connection: Connection, experiment_id: str, rollout: Rollout) -> "MlflowRun":
+    """The tag that it is found by is there from its first moment: an answer that is lost does no harm."""
+    tags = {"rollout": rollout.id, SOURCE: "weighbridge"}
+    return connection.client.create_run(experiment_id, int(rollout.began * 1000), tags, run_name=_name(rollout))
+
+
+def _name(rollout: Rollout) -> str:
+    return f"{rollout.target}: {rollout.name} {rollout.version}"
+
+
+def _write(connection: Connection, run_id: str, rollout: Rollout, lines: Sequence[Entry]) -> None:
+    """The summary first, since a line that is there is taken as sign that all before it was written."""
+    from mlflow.entities import RunTag
+
+    summary = [RunTag(key, value) for key, value in _summary(rollout).items()]
+    connection.client.log_batch(run_id, metrics=list(_metrics(rollout)), tags=summary)
+    for start in range(0, len(lines), _TAGS_AT_ONCE):
+        some = [RunTag(_key(line), _packed(line)) for line in lines[start : start + _TAGS_AT_ONCE]]
+        connection.client.log_batch(run_id, tags=some)
+
+
+def _summary(rollout: Rollout) -> dict[str, str]:
+    """What people search and sort by, and the page's description."""
     tags = {
-        "target": intent.target, "model": intent.name, "version": intent.version, "previous": intent.previous,
-        "trigger": intent.trigger, "outcome": "begun", "evidence": json.dumps(dict(intent.evidence)),
-        "digests": json.dumps(dict(intent.digests)), OWNER: owner(), SOURCE: "weighbridge",
-        NOTE: f"**{intent.name} {intent.version}**{before} on target `{intent.target}`, asked for by {intent.trigger}.",
+        "target": rollout.target, "model": rollout.name, "version": rollout.version, "previous": rollout.previous,
+        "trigger": rollout.trigger, "outcome": rollout.outcome, "verdict": rollout.verdict,
+        "detail": rollout.detail[:_LONGEST_TAG], NOTE: _described(rollout), NAME: _name(rollout),
     }  # fmt: skip
-    with connection.doing(f"writing the rollout to '{intent.target}' into the ledger"):
-        name = f"{intent.target}: {intent.name} {intent.version}"
-        run = connection.client.create_run(experiment_id, run_name=name, tags={k: v for k, v in tags.items() if v})
-        return _rollout(run)
+    return {key: value for key, value in tags.items() if value}
 
 
-def finish(connection: Connection, rollout: Rollout, outcome: str, detail: str = "") -> None:
-    """Write down how it ended: `serving`, `failed`, `rolled back` or `interrupted`."""
-    with connection.doing(f"writing the end of the rollout to '{rollout.target}' into the ledger"):
-        connection.client.set_tag(rollout.id, "outcome", outcome)
-        if detail:
-            connection.client.set_tag(rollout.id, "detail", detail[:5000])
-        connection.client.log_metric(rollout.id, "seconds", time.time() - rollout.began)
-        connection.client.set_terminated(rollout.id, _STATUS.get(outcome, "FINISHED"))
+def _metrics(rollout: Rollout) -> "Iterator[Any]":
+    """Figures of the end, at its own time: the same ones again are no second point."""
+    from mlflow.entities import Metric
+
+    if rollout.ended is None:
+        return
+    figures = {"requests": rollout.requests, "failed": rollout.failed, "cut": rollout.cut, "seconds": rollout.seconds}
+    for key, value in {**rollout.evidence, **figures}.items():
+        if isinstance(value, int | float) and value == value:
+            yield Metric(key, float(value), int(rollout.ended * 1000), 0)
+
+
+def _described(rollout: Rollout) -> str:
+    before = f" (was {rollout.previous})" if rollout.previous else ""
+    head = f"**{rollout.name} {rollout.version}**{before} on target `{rollout.target}`, asked for by {rollout.trigger}"
+    rows = [f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |" for line in rollout.events[-40:]]
+    end = ": ".join(word for word in (rollout.outcome, rollout.detail[:1000]) if word)
+    return f"{head}. {end}\n\n| seconds | event | |\n| ---: | --- | --- |\n" + "\n".join(rows)
+
+
+def _cell(fields: Mapping[str, Any]) -> str:
+    words = ", ".join(f"{key} {value}" for key, value in fields.items() if value not in (None, "", {}, []))
+    return " ".join(words.replace("|", "\\|").split())[:100]
+
+
+def _key(line: Entry) -> str:
+    return f"{_LINE}{line.n:03d}"
+
+
+def _packed(line: Entry) -> str:
+    """As JSON that MLflow holds: long words are shortened until it fits."""
+    for longest in (_LONGEST_TAG, 1000, 200, 40, 0):
+        fields = _shortened(line.fields, longest) if longest else {}
+        text = json.dumps({"at": line.at, "event": line.event, "fields": fields}, default=str)
+        if len(text) <= _LONGEST_TAG:
+            break
+    return text
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[:longest]}…"
+    if isinstance(value, Mapping):
+        return {key: _shortened(one, longest) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(one, longest) for one in value[:longest]]
+    return value
 
 
 def history(connection: Connection, target: str, limit: int = 50) -> list[Rollout]:
     """The rollouts of a target, newest first."""
+    wanted = checked_name(target)
     experiment_id = connection.known_experiment(EXPERIMENT)
     if experiment_id is None:
         return []
     with connection.doing(f"reading the ledger of '{target}'"):
         found = connection.client.search_runs(
-            [experiment_id], f"tags.target = '{target}'", max_results=limit, order_by=["attributes.start_time DESC"]
+            [experiment_id], f"tags.target = '{wanted}'", max_results=limit, order_by=["attributes.start_time DESC"]
         )
-        return [_rollout(run) for run in found]
+        folded = [fold(lines) for run in found if (lines := _lines(run))]
+    return sorted(folded, key=lambda rollout: -rollout.began)
 
 
-def _rollout(run: "MlflowRun") -> Rollout:
+def _lines(run: "MlflowRun") -> list[Entry]:
+    """The lines that a run holds."""
     tags = run.data.tags
-    return Rollout(
-        id=run.info.run_id,
-        target=tags.get("target", ""),
-        name=tags.get("model", ""),
-        version=tags.get("version", ""),
-        previous=tags.get("previous", ""),
-        trigger=tags.get("trigger", ""),
-        outcome=tags.get("outcome", ""),
-        detail=tags.get("detail", ""),
-        evidence=json.loads(tags.get("evidence", "{}")),
-        digests=json.loads(tags.get("digests", "{}")),
-        began=run.info.start_time / 1000,
-        ended=run.info.end_time / 1000 if run.info.end_time else None,
-    )
+    return [
+        Entry(rollout=tags["rollout"], n=int(key.removeprefix(_LINE)), **json.loads(value))
+        for key, value in tags.items()
+        if key.startswith(_LINE)
+    ]

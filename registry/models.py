@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlparse
 from core.artifact import Artifact
 from core.errors import Unavailable
 from core.progress import track
+from core.store import link_or_copy
 from registry.connection import Connection
 from registry.runs import Run
 
@@ -65,7 +65,7 @@ def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> N
     files = sorted(path for path in artifact.path.rglob("*") if path.is_file())
     if (folder := local_folder(model.artifact_location)) is not None:
         for path in files:
-            link(path, folder / path.relative_to(artifact.path))
+            link_or_copy(path, folder / path.relative_to(artifact.path))
         return
     done = 0
     with track(f"uploading {model.name} to MLflow", artifact.size, "B") as update:
@@ -121,15 +121,3 @@ def local_folder(location: str) -> Path | None:
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))
     return Path(location) if not parsed.scheme and location.startswith("/") else None
-
-
-def link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file systems differ; whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".placing-") as scratch:
-        fresh = Path(scratch) / "file"
-        try:
-            os.link(source, fresh)
-        except OSError:
-            shutil.copyfile(source, fresh)
-        fresh.replace(target)

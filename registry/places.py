@@ -1,8 +1,20 @@
 """Which targets a registered model serves at: kept on the model itself, as tags."""
 
-from typing import Any
+import json
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from core.errors import BadInput
+from registry.connection import Connection, checked_name
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
+
+_TAG = "weighbridge.target."
+_LONGEST_TAG = 5000
 
 
 class Place(BaseModel):
@@ -13,3 +25,62 @@ class Place(BaseModel):
     target: str
     model: str
     deploy: dict[str, Any] = Field(description="The recipe's `deploy` arguments, as JSON.")
+
+
+def put(connection: Connection, place: Place) -> None:
+    """Let a target serve the champion of this model, and of no other."""
+    doing = f"noting target '{checked_name(place.target)}' on model '{place.model}' in MLflow"
+    with connection.doing(doing), connection.alone(f"place-{place.target}"):
+        claims = dict(_claims(connection, place.target))
+        if claims and _newest(claims) == place.model and claims[place.model]["deploy"] == place.deploy:
+            _drop(connection, place.target, claims.keys() - {place.model})
+            return
+        text = json.dumps({"deploy": place.deploy, "since": time.time()})
+        if len(text) > _LONGEST_TAG:
+            raise BadInput(doing, f"the deploy arguments are longer than {_LONGEST_TAG} characters", "shorten them")
+        connection.client.set_registered_model_tag(checked_name(place.model), _TAG + place.target, text)
+        _drop(connection, place.target, claims.keys() - {place.model})
+
+
+def listed(connection: Connection) -> list[Place]:
+    """Every target, by name. Of two models that claim one, the later claim holds: it was killed before it was done."""
+    with connection.doing("reading the targets in MLflow"):
+        models = list(_models(connection))
+    targets = {key for model in models for key in model.tags if key.startswith(_TAG)}
+    return [_place(tag, models) for tag in sorted(targets)]
+
+
+def remove(connection: Connection, target: str) -> None:
+    """Let nothing be served at this target any more; what serves there is not touched."""
+    with connection.doing(f"forgetting target '{target}' in MLflow"), connection.alone(f"place-{target}"):
+        _drop(connection, target, dict(_claims(connection, target)))
+
+
+def _place(tag: str, models: "list[RegisteredModel]") -> Place:
+    claims = {model.name: json.loads(model.tags[tag]) for model in models if tag in model.tags}
+    model = _newest(claims)
+    return Place(target=tag.removeprefix(_TAG), model=model, deploy=claims[model]["deploy"])
+
+
+def _newest(claims: dict[str, dict[str, Any]]) -> str:
+    return max(claims, key=lambda model: float(claims[model]["since"]))
+
+
+def _claims(connection: Connection, target: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for model in _models(connection):
+        if text := model.tags.get(_TAG + target):
+            yield model.name, json.loads(text)
+
+
+def _drop(connection: Connection, target: str, models: "set[str] | dict[str, Any]") -> None:
+    for model in models:
+        connection.client.delete_registered_model_tag(model, _TAG + target)
+
+
+def _models(connection: Connection) -> "Iterator[RegisteredModel]":
+    token = None
+    while True:
+        page = connection.client.search_registered_models(max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return

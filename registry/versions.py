@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from core.artifact import Artifact, Format
 from core.errors import BadInput, Unavailable
-from core.store import Store
+from core.store import Store, link_or_copy
 from core.units import human_size
 from registry import models
 from registry.connection import Connection, checked_name
@@ -275,6 +275,12 @@ def set_alias(connection: Connection, version: Version, alias: str) -> None:
         connection.client.set_registered_model_alias(version.name, alias, version.version)
 
 
+def delete_alias(connection: Connection, name: str, alias: str) -> None:
+    """Let an alias name nothing."""
+    with connection.doing(f"deleting '{name}@{alias}' in MLflow"):
+        connection.client.delete_registered_model_alias(name, alias)
+
+
 def tag(connection: Connection, version: Version, tags: Mapping[str, str]) -> None:
     """Set tags on a version; empty values are left out."""
     with connection.doing(f"tagging version {version.version} of '{version.name}' in MLflow"):
@@ -301,7 +307,7 @@ def restore(connection: Connection, version: Version, store: Store) -> Artifact:
     with connection.doing(doing), store.scratch() as scratch:
         folder = models.fetch(connection, version.model_id, scratch / "fetched")
         for path in models.own_files(folder):
-            models.link(path, scratch / "files" / path.relative_to(folder))
+            link_or_copy(path, scratch / "files" / path.relative_to(folder))
         origin = {
             key: version.tags[tag] for key, tag in (("uri", "source"), ("revision", "revision")) if tag in version.tags
         }

@@ -10,7 +10,7 @@ import pytest
 from core.processes import Process, free_port
 from core.settings import Settings
 from core.workspace import Workspace
-from registry import Dataset, Figures, Intent, Registry
+from registry import Dataset, Entry, Figures, Place, Registry
 from tests.registry.conftest import Make
 from tests.stand_ins.swift import Swift
 
@@ -62,9 +62,23 @@ def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:
     assert shown.version.aliases == ("challenger", "champion")
     workspace.store.remove(gguf)
     assert registry.fetch(shown.version, workspace.store).digest == gguf.digest
-    rollout = registry.begin_rollout(Intent("local", "demo", "2"))
-    registry.finish_rollout(rollout, "serving")
-    assert [entry.outcome for entry in registry.history("local")] == ["serving"]
+    rollout_and_place(registry)
+
+
+def rollout_and_place(registry: Registry) -> None:
+    """What a deployment tells MLflow, twice, and what is read back."""
+    told = {
+        "begin": {"target": "local", "model": "demo", "version": "2"},
+        "end": {"outcome": "serving", "requests": 3, "evidence": {"latency_ratio": 1.5}},
+    }
+    lines = [Entry(rollout="r", n=n, at=1000.0 + n, event=key, fields=told[key]) for n, key in enumerate(told)]
+    place = Place(target="local", model="demo", deploy={"port": 3000})
+    for _ in range(2):
+        registry.mirror(lines)
+        registry.set_place(place)
+    (rollout,) = registry.history("local")
+    assert (rollout.outcome, rollout.requests, rollout.events) == ("serving", 3, tuple(lines))
+    assert registry.places() == [place]
 
 
 def test_a_release_on_a_tracking_server(server: str, workspace: Workspace, make: Make) -> None:

@@ -80,7 +80,7 @@ def test_files_are_copied_where_links_cannot_be(
         raise OSError(18, "Invalid cross-device link")
 
     artifact = make("base")
-    monkeypatch.setattr("registry.models.os.link", refuse)
+    monkeypatch.setattr("core.store.os.link", refuse)
     folder = folder_of(registry, registry.register("demo", "base", artifact, run=run))
     assert (folder / "weights.bin").read_text() == "weights.bin: base"
     assert (folder / "weights.bin").stat().st_ino != (artifact.path / "weights.bin").stat().st_ino

@@ -1,0 +1,187 @@
+"""Our webhook in a real MLflow server: one, pointing at us, signed with our secret, whatever was done to it."""
+
+import base64
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from core.errors import Unavailable
+from core.processes import Process, free_port
+from core.settings import Settings
+from flows.receiver import Refused, verified
+from registry import Registry
+from registry.webhooks import EVENTS, NAME
+from tests.registry.conftest import Make
+
+SECRET = "s3cret"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server of its own that may call receivers on this machine."""
+    port, folder = free_port(), tmp_path_factory.mktemp("mlflow")
+    command = [
+        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
+    }  # fmt: skip
+    with Process("mlflow server", command, log=folder / "log", cwd=folder, env=environment) as process:
+        process.wait_until(lambda: _healthy(f"http://127.0.0.1:{port}"), timeout=180)
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def registry(server: str, tmp_path: Path) -> Registry:
+    registry = Registry.connect(Settings(home=tmp_path / "home", tracking_uri=server))
+    for hook in registry.connection.client.list_webhooks():
+        registry.connection.client.delete_webhook(hook.webhook_id)
+    return registry
+
+
+@dataclass
+class Listener:
+    """Takes what MLflow sends."""
+
+    url: str = ""
+    heard: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def signed(self, secret: str) -> list[bytes]:
+        bodies = []
+        for headers, body in list(self.heard):
+            try:
+                verified(headers, body, secret, time.time())
+            except Refused:
+                continue
+            bodies.append(body)
+        return bodies
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            listener.heard.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        listener.url = f"http://127.0.0.1:{running.server_port}/webhooks/mlflow"
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield listener
+        running.shutdown()
+        thread.join()
+
+
+def soon(done: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 20
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_an_alias_that_moves_is_told_to_the_address_and_signed_with_the_secret(
+    registry: Registry, listener: Listener, make: Make
+) -> None:
+    with registry.release("demo", 1, params={}, tags={}) as run:
+        version = registry.register("demo", "base", make("base"), run=run)
+    registry.ensure_webhook(listener.url, SECRET)
+    registry.promote(version)
+    assert soon(lambda: listener.signed(SECRET))
+    assert b'"alias": "champion"' in listener.signed(SECRET)[0]
+    assert listener.signed("another") == []
+    registry.connection.client.delete_registered_model_alias("demo", "champion")
+    assert soon(lambda: len(listener.signed(SECRET)) == 2)
+    assert b'"deleted"' in listener.signed(SECRET)[1]
+
+
+def test_it_is_there_once_however_often_it_is_ensured_and_is_not_written_again(registry: Registry) -> None:
+    registry.ensure_webhook("http://127.0.0.1:1/a", SECRET)
+    (first,) = registry.connection.client.list_webhooks()
+    registry.ensure_webhook("http://127.0.0.1:1/a", SECRET)
+    (again,) = registry.connection.client.list_webhooks()
+    assert (again.name, again.url, str(again.status)) == (NAME, "http://127.0.0.1:1/a", "ACTIVE")
+    assert sorted(map(str, again.events)) == sorted(f"{e}" for e in map(_event, EVENTS))
+    assert again.last_updated_timestamp == first.last_updated_timestamp
+
+
+def _event(name: str) -> object:
+    from mlflow.entities.webhook import WebhookEvent
+
+    return WebhookEvent.from_str(name)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"url": "http://127.0.0.1:2/elsewhere"},
+        {"status": "DISABLED"},
+        {"events": ["registered_model.created"]},
+        {"secret": "another"},
+    ],
+    ids=["url", "status", "events", "secret"],
+)
+def test_whatever_was_done_to_it_is_repaired(registry: Registry, listener: Listener, harm: dict[str, object]) -> None:
+    client = registry.connection.client
+    registry.ensure_webhook(listener.url, SECRET)
+    (hook,) = client.list_webhooks()
+    time.sleep(0.002)  # MLflow's clock of changes ticks in milliseconds
+    client.update_webhook(hook.webhook_id, **harm)
+    registry.ensure_webhook(listener.url, SECRET)
+    (mended,) = client.list_webhooks()
+    assert (mended.url, str(mended.status), len(mended.events)) == (listener.url, "ACTIVE", 2)
+    assert client.test_webhook(mended.webhook_id).success
+    assert len(listener.signed(SECRET)) == 1
+
+
+def test_another_process_and_another_address_take_it_over(registry: Registry, listener: Listener) -> None:
+    registry.ensure_webhook("http://127.0.0.1:1/before", "before")
+    Registry(registry.connection).ensure_webhook(listener.url, SECRET)
+    (hook,) = registry.connection.client.list_webhooks()
+    assert registry.connection.client.test_webhook(hook.webhook_id).success
+    assert len(listener.signed(SECRET)) == 1
+
+
+def test_doubles_go_those_of_others_stay_and_a_deleted_one_comes_back(registry: Registry) -> None:
+    client, url = registry.connection.client, "http://127.0.0.1:1/a"
+    for name in (NAME, "of-somebody-else", NAME):
+        client.create_webhook(name, url, ["model_version.created"])
+    registry.ensure_webhook(url, SECRET)
+    assert sorted(hook.name for hook in client.list_webhooks()) == ["of-somebody-else", NAME]
+    for hook in client.list_webhooks():
+        client.delete_webhook(hook.webhook_id)
+    registry.ensure_webhook(url, SECRET)
+    assert [hook.name for hook in client.list_webhooks()] == [NAME]
+
+
+def test_a_database_without_a_server_sends_none_and_says_so(tmp_path: Path) -> None:
+    registry = Registry.connect(Settings(home=tmp_path / "home"))
+    with pytest.raises(Unavailable, match="only its server sends webhooks"):
+        registry.ensure_webhook("http://127.0.0.1:1/a", SECRET)
