@@ -1,13 +1,18 @@
 """The `weighbridge` command. Every subcommand is imported when it is called, not before."""
 
+import errno
 import importlib
 import logging
+import shutil
 import sys
 from typing import ClassVar
 
 import click
 
 from core.errors import WeighbridgeError
+
+FULL = 8 << 20
+"""Bytes of room with which databases and logs cannot be written any more."""
 
 
 class LazyGroup(click.Group):
@@ -18,8 +23,15 @@ class LazyGroup(click.Group):
         "plan": ("cli.recipes:plan", "Say what would run, what would be reused and why; change nothing."),
         "run": ("cli.run:run", "Run a recipe: from base model to served endpoint."),
         "schema": ("cli.recipes:schema", "Print the JSON schema of recipes, for editors."),
-        "status": ("cli.serve:status", "Say what serves, at which address, and whether it answers."),
-        "down": ("cli.serve:down", "Stop what serves; leave no process behind."),
+        "up": ("cli.platform:up", "Bring up the platform: Prefect, MLflow, deployer, worker, gateway."),
+        "status": ("cli.platform:status", "Say how each service and each target is: wish, fact, since when."),
+        "down": ("cli.platform:down", "Stop the platform and what serves; leave no process behind."),
+        "promote": ("cli.rollouts:promote", "Let a version be champion, and wait until it serves."),
+        "rollback": ("cli.rollouts:rollback", "Let the version before serve again."),
+        "history": ("cli.rollouts:history", "List the rollouts at a target, and what became of them."),
+        "pause": ("cli.rollouts:pause", "Hold the rollout at a target."),
+        "resume": ("cli.rollouts:resume", "Let it go on."),
+        "abort": ("cli.rollouts:abort", "Take it back."),
         "ask": ("cli.serve:ask", "Stream one answer from a live endpoint."),
         "models": ("cli.models:models", "List registered models and their versions."),
         "show": ("cli.models:show", "Show one version: lineage, tags, measurements."),
@@ -62,6 +74,7 @@ def cli(verbose: bool) -> None:
     them, and the winner serves behind an OpenAI-compatible address.
     """
     logging.getLogger("weighbridge").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.raiseExceptions = verbose  # a log that cannot be written must not bury the one line that says why
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,8 +100,23 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as exc:
         if verbose:
             raise
+        _exit_where_the_disk_is_full(exc)
         click.echo(f"unexpected {type(exc).__name__}: {exc}; --verbose shows where", err=True)
         sys.exit(1)
+
+
+def _exit_where_the_disk_is_full(exc: BaseException) -> None:
+    """A full disk shows as whatever failed to be written first, be it in a database or a server of ours."""
+    from core.errors import Unavailable
+    from core.settings import Settings
+
+    home = Settings().home
+    folder = next(path for path in (home, *home.parents) if path.exists())
+    if shutil.disk_usage(folder).free > FULL and getattr(exc, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        return
+    full = Unavailable("writing", "the disk is full", f"make room on the disk of {home}, then run again")
+    click.echo(f"{click.style('error', fg='red')}: {full}", err=True)
+    sys.exit(full.exit_code)
 
 
 if __name__ == "__main__":

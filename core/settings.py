@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_POSTGRESQL = ("postgresql", "postgres")
 
 
 def _default_cache() -> Path:
@@ -24,16 +27,51 @@ class Settings(BaseSettings):
         default_factory=_default_cache,
         description="What can be made again and is shared by installations: environments, pinned sources.",
     )
-    tracking_uri: str = Field("", description="MLflow tracking server; empty: SQLite under home.")
+    tracking_uri: str = Field("", description="MLflow tracking server; empty: the database below.")
     artifact_root: str = Field("", description="MLflow's artifact root (path or s3://); empty: under home.")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="postgresql://USER:PASSWORD@HOST/DATABASE for MLflow and Prefect, each in a schema of its own; "
+        "empty: SQLite files under home.",
+    )
+    prefect_port: int = Field(4200, ge=0, le=65535, description="Of Prefect's server; 0: any that is free.")
+    mlflow_port: int = Field(5000, ge=0, le=65535, description="Of MLflow's server; 0: any that is free.")
+    deployer_port: int = Field(4280, ge=0, le=65535, description="Of the deployer; 0: any that is free.")
+    metrics_port: int = Field(4290, ge=0, le=65535, description="Of the gateway's metrics; 0: any that is free.")
+    reconcile_seconds: float = Field(15.0, gt=0, description="How often the deployer compares wish and fact.")
+    history_kept: int = Field(3, ge=1, description="Versions before the one that serves that are kept whole.")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Signs what MLflow tells the deployer; `weighbridge up` makes it and hands it on."
+    )
 
     @field_validator("home", "cache")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr) -> SecretStr:
+        scheme, separator, _ = url.get_secret_value().partition("://")
+        if url.get_secret_value() and (not separator or scheme.partition("+")[0] not in _POSTGRESQL):
+            raise ValueError("only postgresql://USER:PASSWORD@HOST/DATABASE is known")
+        return url
+
     def mlflow_uri(self) -> str:
-        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        if self.tracking_uri:
+            return self.tracking_uri
+        return self.postgresql("psycopg2", "mlflow") or f"sqlite:///{self.home / 'mlflow.db'}"
 
     def mlflow_artifacts(self) -> str:
         return self.artifact_root or str(self.home / "mlartifacts")
+
+    def postgresql(self, driver: str, schema: str = "") -> str:
+        """The database's URL for a driver of SQLAlchemy; empty where the installation uses SQLite.
+
+        `schema` is where psycopg2 finds its tables; other drivers take it elsewhere.
+        """
+        _, separator, rest = self.database_url.get_secret_value().partition("://")
+        if not separator:
+            return ""
+        option = f"{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}" if schema else ""
+        return f"postgresql+{driver}://{rest}{option}"

@@ -20,7 +20,6 @@ import sqlite3
 import sys
 import threading
 import time
-import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -34,6 +33,8 @@ from filelock import FileLock
 
 from core.errors import Unavailable
 from core.settings import Settings
+from flows import addresses, prefect_settings
+from flows.prefect_settings import users_api
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,14 +43,15 @@ if TYPE_CHECKING:
 CREATOR = "WEIGHBRIDGE"
 STARTUP_TIMEOUT = 120.0
 SETTLE_TIMEOUT = 10.0
-_LOGGING = Path(__file__).with_name("prefect_logging.yaml")
 
 logger = logging.getLogger("weighbridge.prefect")
 
 
 @contextlib.contextmanager
 def prefect_api(settings: Settings) -> Iterator[str | None]:
-    """Within the block, flows have an API to report to; yields the address of the user's own, or None.
+    """Within the block, flows have an API to report to; yields its address, or None where it is gone afterwards.
+
+    It is the one the user told Prefect about, else the platform's where that is up, else one for this block.
 
     Enter it before anything imports prefect: Prefect then reads its settings once, and the right ones.
 
@@ -58,8 +60,12 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     """
     if own := users_api():
         _reach(own)
-        with _environment(_for_every_api(), keep_users=True), _our_logs():
+        with _environment(prefect_settings.for_every_api(), keep_users=True), _our_logs():
             yield own
+        return
+    if platforms := _platforms_api(settings):
+        with _environment(prefect_settings.for_platform(settings, platforms)), _our_logs():
+            yield platforms
         return
     home = settings.home / "prefect"
     home.mkdir(parents=True, exist_ok=True)
@@ -67,7 +73,7 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
         with _without_garbage_collection(), _one_at_a_time(home) as schema:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             migrate = schema.must_be_made(settings.cache)
-            stack.enter_context(_environment(_for_own_server(home, url, migrate)))
+            stack.enter_context(_environment(prefect_settings.for_own_server(home, url, migrate)))
             stack.enter_context(_Server(listener, home))
             stack.enter_context(_our_logs())
             if migrate:
@@ -77,18 +83,18 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     gc.freeze()  # this was a run's process, which ends now: what it imported need not be looked through for that
 
 
-def users_api() -> str | None:
-    """The API the user told Prefect about: in the environment, or in Prefect's active profile."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
-    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-    try:
-        profiles = tomllib.loads(path.read_text())
-        profile = os.environ.get("PREFECT_PROFILE") or profiles["active"]
-        return str(profiles["profiles"][profile]["PREFECT_API_URL"])
-    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
-        return None
+def _platforms_api(settings: Settings) -> str | None:
+    """The API of `weighbridge up`, where it answers now."""
+    ports = addresses.read(settings.home)
+    return ports.prefect_api if ports and addresses.answers(f"{ports.prefect_api}/health") else None
+
+
+def prepare_database(settings: Settings) -> None:
+    """Spare a server that is about to start the migrations, where another one of this machine has made them."""
+    home = settings.home / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(home) as schema:
+        schema.must_be_made(settings.cache)
 
 
 def _reach(url: str) -> None:
@@ -143,47 +149,6 @@ def _alive(identity: str) -> bool:
     except psutil.NoSuchProcess:
         return False
     return abs(started - datetime.fromisoformat(found[3]).timestamp()) < 2
-
-
-def _for_every_api() -> dict[str, str]:
-    return {
-        "PREFECT_LOGGING_SETTINGS_PATH": str(_LOGGING),
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "DO_NOT_TRACK": "1",
-    }
-
-
-def _for_own_server(home: Path, url: str, migrate: bool) -> dict[str, str]:
-    """Prefect's settings: everything off that a server without visitors does not need."""
-    off = (
-        "PREFECT_SERVER_ANALYTICS_ENABLED",
-        "PREFECT_SERVER_UI_ENABLED",
-        "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED",
-        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED",
-        "PREFECT_SERVER_SERVICES_EVENT_LOGGER_ENABLED",
-        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
-        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION",
-        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START",
-        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED",
-    )
-    return {
-        **_for_every_api(),
-        **dict.fromkeys(off, "false"),
-        "PREFECT_HOME": str(home),
-        "PREFECT_PROFILE": "ephemeral",
-        "PREFECT_API_URL": url,
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(migrate),
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "[]",
-        # Two runs share the database: wait for the other one's write rather than fail.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        # A transaction for many events instead of one for each.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
-        # Plain HTTP to ourselves: reading the certificate store for every client is in vain.
-        "PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "true",
-    }
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """Release: a base model goes in, an endpoint that answers comes out."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from configs.recipe import Recipe
 from flows.coats import publish_ticket, release_flow
+from flows.forms import RunForm
 from flows.steps import lineage_of, winner_of
 from flows.work import Work
 from serving.targets.base import Release, Serving
@@ -27,7 +29,7 @@ class Released:
 
 
 @release_flow(name="release", flow_run_name="release {recipe.name}")
-def release(recipe: Recipe) -> Released:
+def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
     """From base model to served endpoint. Finished stages are reused; nothing is registered twice."""
     work = Work.begin(recipe)
     with work.journal.run:

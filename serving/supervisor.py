@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,23 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: int = 30
     """Between SIGTERM and SIGKILL."""
+    secrets: Path | None = None
+    """Further variables, as JSON in a file that its owner alone can read."""
+    mark: str = ""
+    """It and all it starts carry this in their environment: so they are found again."""
+    sweep: bool = False
+    """Children of one before that died without a word are killed before it starts; they may hold its port."""
+    retries: int = 10
+    """Starts in a row that fail before it is given up."""
 
     def ini(self) -> str:
         """Its section of supervisord's configuration."""
         # Through `env`: supervisord's own `environment=` strips quotes off the ends of values.
         variables = [f"{key}={value}" for key, value in sorted(self.environment.items())]
-        words = [sys.executable, "-I", str(TETHER), "--", "env", *variables, *self.command]
+        options = ["--secrets", str(self.secrets)] if self.secrets else []
+        options += ["--mark", self.mark] if self.mark else []
+        options += ["--sweep"] if self.sweep else []
+        words = [sys.executable, "-I", str(TETHER), *options, "--", "env", *variables, *self.command]
         if any("\n" in word for word in words):
             raise Unavailable("configuring supervisord", f"a line break in the command of {self.name}")
         section = {
@@ -67,7 +78,7 @@ class Program:
             "autorestart": "true",
             # Ended before this: not a start that counts, so that one that cannot start is given up.
             "startsecs": "10",
-            "startretries": "10",
+            "startretries": str(self.retries),
             "stopsignal": "TERM",
             "stopwaitsecs": str(self.stop_seconds),
             "stopasgroup": "true",
@@ -134,11 +145,7 @@ class Supervisor:
 
     @property
     def socket(self) -> Path:
-        path = self.folder / "supervisor.sock"
-        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-            return path
-        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}" / f"{name}.sock"
+        return short_socket(self.folder / "supervisor.sock")
 
     def running(self) -> bool:
         """Whether it answers."""
@@ -157,7 +164,7 @@ class Supervisor:
         with FileLock(self.folder / "supervisord.lock"):
             if self.running():
                 return
-            self._make_socket_folder()
+            make_socket_folder(self.socket, self.folder)
             config = self.folder / "supervisord.conf"
             _write(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
@@ -206,8 +213,13 @@ class Supervisor:
         """Every program that is configured, whether supervisord runs or not."""
         return sorted(path.stem for path in self._programs.glob("*.ini"))
 
-    def shutdown(self) -> None:
-        """Stop every program and supervisord itself; returns when all have ended."""
+    def shutdown(self, forget: Collection[str] = ()) -> None:
+        """Stop every program and supervisord itself; returns when all have ended.
+
+        Those to forget are not started again by the next `ensure`.
+        """
+        for name in forget:
+            (self._programs / f"{name}.ini").unlink(missing_ok=True)
         try:
             pid = int(self._call("getPID"))
             self._call("shutdown")
@@ -245,13 +257,6 @@ class Supervisor:
         with xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self.socket)) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 
-    def _make_socket_folder(self) -> None:
-        folder = self.socket.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder != self.folder and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077):
-            remedy = "remove it, or shorten WEIGHBRIDGE_HOME"
-            raise Unavailable("starting supervisord", f"{folder} is not private to you", remedy)
-
     def _configuration(self) -> str:
         config = configparser.RawConfigParser()
         config["unix_http_server"] = {"file": _escaped(str(self.socket)), "chmod": "0700"}
@@ -281,6 +286,27 @@ class Supervisor:
                 remedy = f"its log: {self.logs / 'supervisord.log'}"
                 raise Unavailable("starting supervisord", f"it did not answer within {timeout:.0f} s", remedy)
             time.sleep(0.05)
+
+
+def short_socket(path: Path) -> Path:
+    """The path itself, or one in a private temporary folder where the kernel would find it too long."""
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}" / f"{name}.sock"
+
+
+def make_socket_folder(path: Path, home: Path) -> None:
+    """Make a socket's folder, private where it is not `home` itself.
+
+    Raises:
+        Unavailable: it is there and others may write to it.
+    """
+    folder = path.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder != home and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077):
+        remedy = "remove it, or shorten WEIGHBRIDGE_HOME"
+        raise Unavailable("starting supervisord", f"{folder} is not private to you", remedy)
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,21 +2,32 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I tether.py [--await-port HOST PORT] -- COMMAND …
+    python -I tether.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] -- COMMAND …
 
-The command takes this process's place, so no process is added. With ``--await-port`` it starts once
-nobody listens there any more: a successor loads everything it can while the one before still serves.
+The command takes this process's place, so no process is added.
+
+``--await-port``  it starts once nobody listens there any more: a successor loads everything it can while the one
+                  before still serves.
+``--secrets``     environment variables as JSON in a file: a command line is everybody's to read, a file is not.
+``--mark``        the command and all it starts carry this mark in their environment.
+``--sweep``       what still carries the mark is killed first: the children of one before that died without a word.
 """
 
+import argparse
+import contextlib
 import ctypes
+import json
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _POLL = 0.02
+MARK = "WEIGHBRIDGE_PROGRAM"
 
 
 def die_with_parent() -> None:
@@ -38,16 +49,44 @@ def port_is_free(host: str, port: int) -> bool:
         return True
 
 
+def marked(mark: str) -> Iterator[int]:
+    """Ids of the processes of this user that carry the mark, or one that begins with it, without this process."""
+    wanted = f"{MARK}={mark}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if any(entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")):
+                    yield int(folder.name)
+
+
+def sweep(mark: str) -> None:
+    """Kill whatever carries the mark."""
+    for pid in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def main(arguments: list[str]) -> None:
     split = arguments.index("--")
-    options, command = arguments[:split], arguments[split + 1 :]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--await-port", nargs=2)
+    parser.add_argument("--secrets", type=Path)
+    parser.add_argument("--mark", default="")
+    parser.add_argument("--sweep", action="store_true")
+    options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     die_with_parent()
     # A SIGTERM to its parent's group is the parent's to act on: it drains first and ends the command then.
     if os.getpgrp() != os.getpid():
         os.setsid()
     os.closerange(3, 4096)
-    if options:
-        host, port = options[1], int(options[2])
+    if options.secrets:
+        os.environ.update(json.loads(options.secrets.read_text()))
+    if options.mark:
+        os.environ[MARK] = options.mark
+    if options.sweep:
+        sweep(options.mark)
+    if options.await_port:
+        host, port = options.await_port[0], int(options.await_port[1])
         while not port_is_free(host, port):
             time.sleep(_POLL)
     os.execvp(command[0], command)

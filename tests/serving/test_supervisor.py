@@ -1,5 +1,7 @@
 """Our supervisord: it keeps programs alive, outlives who started it, and leaves nothing behind."""
 
+import dataclasses
+import json
 import os
 import signal
 import socket
@@ -12,8 +14,9 @@ import psutil
 import pytest
 
 from core.errors import Unavailable
-from core.processes import free_port
+from core.processes import free_port, is_taken
 from serving.supervisor import Program, Supervisor
+from serving.tether import marked, sweep
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -145,3 +148,46 @@ def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
             taken.close()
             until(lambda: process.tail() == "up")
     assert port != free_port()
+
+
+def test_secrets_reach_a_program_and_no_command_line(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.ensure()
+    secrets, out = tmp_path / "secrets.json", tmp_path / "out"
+    secrets.write_text(json.dumps({"WORD": "s3cret '%' x"}))
+    code = f"import os, pathlib, time; pathlib.Path({str(out)!r}).write_text(os.environ['WORD']); time.sleep(600)"
+    made = dataclasses.replace(program(supervisor, command=[sys.executable, "-c", code]), secrets=secrets)
+    supervisor.add(made)
+    until(lambda: out.exists() and out.read_text() == "s3cret '%' x")
+    assert "s3cret" not in made.ini()
+    assert "s3cret" not in " ".join(psutil.Process(pid_of(supervisor)).cmdline())
+
+
+def test_children_of_a_killed_program_do_not_keep_its_port_from_it(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.ensure()
+    port, pids = free_port(), tmp_path / "pids"
+    child = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+    code = (
+        "import subprocess, sys, pathlib; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); "
+        f"pathlib.Path({str(pids)!r}).open('a').write(f'{{child.pid}} '); "
+        "child.wait()"
+    )
+    command = [sys.executable, "-c", code]
+    supervisor.add(dataclasses.replace(program(supervisor, command=command), mark=f"{tmp_path}:sleep", sweep=True))
+    until(lambda: is_taken(port))
+    first = int(pids.read_text())
+    os.kill(pid_of(supervisor), signal.SIGKILL)
+    until(lambda: len(pids.read_text().split()) == 2)
+    assert not alive(first)
+    until(lambda: is_taken(port))
+    assert set(marked(f"{tmp_path}:")) == {pid_of(supervisor), int(pids.read_text().split()[1])}
+    sweep(f"{tmp_path}:")
+
+
+def test_what_is_forgotten_does_not_come_back(supervisor: Supervisor) -> None:
+    supervisor.ensure()
+    supervisor.add(program(supervisor, "kept"))
+    supervisor.add(program(supervisor, "gone"))
+    supervisor.shutdown(forget=["gone"])
+    supervisor.ensure()
+    assert [state.name for state in supervisor.states()] == ["kept"]

@@ -1,0 +1,134 @@
+"""Commands about this machine as a platform: up, down, status."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.settings import Settings
+from core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.services import Component
+    from tasks.targets import TargetStatus
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the services as JSON; progress goes to stderr.")
+def up(as_json: bool) -> None:
+    """Bring up Prefect, MLflow, the deployer, a worker and the gateway, and whatever served before.
+
+    They are kept alive until `weighbridge down`, and listen for this machine alone.
+    """
+    from cli import screen
+    from flows.services import Platform
+
+    with screen.live(screen.stderr if as_json else screen.console):
+        components = Platform(Settings()).up()
+    if as_json:
+        click.echo(json.dumps([part.model_dump(mode="json") for part in components], indent=2))
+        return
+    _print_components(components)
+    screen.console.print("\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status")
+
+
+@click.command()
+def down() -> None:
+    """Stop the platform and everything that serves here, and leave no process behind.
+
+    What served serves again after `weighbridge up`.
+    """
+    from cli.screen import console
+    from flows.services import Platform
+
+    with console.status("stopping"):
+        stopped = Platform(Settings()).down()
+    click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Say how each service is, and for every target what should serve, what does, and since when."""
+    from flows.services import Platform
+    from tasks import targets
+
+    workspace = Workspace()
+    components, found = Platform(workspace.settings).components(), targets.status(workspace)
+    if as_json:
+        services = [part.model_dump(mode="json") for part in components]
+        click.echo(
+            json.dumps({"services": services, "targets": [one.model_dump(mode="json") for one in found]}, indent=2)
+        )
+        return
+    if any(part.state != "STOPPED" for part in components):
+        _print_components(components)
+    else:
+        click.echo("the platform is down; bring it up with: weighbridge up")
+    click.echo()
+    if found:
+        _print_targets(found)
+    else:
+        click.echo("nothing serves; start with: weighbridge run RECIPE")
+
+
+def _print_components(components: "list[Component]") -> None:
+    from cli.screen import table
+
+    rows = [
+        [
+            part.name,
+            "[green]answers[/green]" if part.answers else f"[red]{part.state.lower()}[/red]",
+            _ago(part.since),
+            part.address or "—",
+        ]
+        for part in components
+    ]
+    table(["service", "health", "up for", "address"], rows)
+
+
+def _print_targets(found: "list[TargetStatus]") -> None:
+    from rich.markup import escape
+
+    from cli.screen import console, table
+
+    rows = [
+        [
+            one.target,
+            "[green]answers[/green]" if one.healthy else "[red]down[/red]",
+            one.wish or "—",
+            f"{one.serving.name} {one.serving.version}" if one.serving else "—",
+            _ago(one.since),
+            one.address,
+        ]
+        for one in found
+    ]
+    table(["target", "health", "wish", "fact", "for", "address"], rows)
+    for one in found:
+        for line in _remarks(one):
+            console.print(f"{escape(one.target)}: {escape(line)}", soft_wrap=True)
+
+
+def _remarks(one: "TargetStatus") -> list[str]:
+    """What else there is to say about a target."""
+    lines = []
+    if one.phase:
+        lines.append(f"version {one.trying} is being rolled out: {one.phase}, {one.share} % of new requests")
+    if one.paused:
+        lines.append(f"paused; go on with: weighbridge resume {one.target}")
+    return [*lines, *([one.detail] if one.detail else [])]
+
+
+def _ago(since: float) -> str:
+    """How long ago, in the two largest units."""
+    if not since:
+        return "—"
+    seconds = max(0, int(time.time() - since))
+    units: list[tuple[str, Any]] = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
+    parts: list[str] = []
+    for unit, size in units:
+        if seconds >= size or (unit == "s" and not parts):
+            parts.append(f"{seconds // size} {unit}")
+            seconds %= size
+    return " ".join(parts[:2])

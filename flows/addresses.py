@@ -1,0 +1,75 @@
+"""Where the platform's own services listen: chosen by `weighbridge up`, found by everybody else."""
+
+import contextlib
+from pathlib import Path
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.files import replace_text
+from core.processes import free_port
+from core.settings import Settings
+
+HOST = "127.0.0.1"
+
+
+class Addresses(BaseModel):
+    """Ports on this machine. They listen for this machine alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prefect: int
+    mlflow: int
+    deployer: int
+
+    @property
+    def prefect_api(self) -> str:
+        return f"{self.url('prefect')}/api"
+
+    def url(self, name: str) -> str:
+        """Base URL of `prefect`, `mlflow` or `deployer`."""
+        return f"http://{HOST}:{getattr(self, name)}"
+
+
+def read(home: Path) -> Addresses | None:
+    """What was chosen last; None where the platform has never been up."""
+    with contextlib.suppress(FileNotFoundError, ValidationError):
+        return Addresses.model_validate_json(_file(home).read_bytes())
+    return None
+
+
+def choose(settings: Settings) -> Addresses:
+    """The ports of the settings, and remembered or free ones where those leave it open."""
+    before = read(settings.home)
+    asked = {
+        "prefect": settings.prefect_port, "mlflow": settings.mlflow_port, "deployer": settings.deployer_port
+    }  # fmt: skip
+    chosen = {name: port or (getattr(before, name) if before else free_port()) for name, port in asked.items()}
+    addresses = Addresses(**chosen)
+    if addresses != before:
+        replace_text(_file(settings.home), addresses.model_dump_json())
+    return addresses
+
+
+def answers(url: str, timeout: float = 5.0) -> bool:
+    """Whether a service says that it is well."""
+    try:
+        return bool(httpx.get(url, timeout=timeout, trust_env=False).is_success)
+    except httpx.HTTPError:
+        return False
+
+
+def _file(home: Path) -> Path:
+    return home / "run" / "platform.json"
+
+
+def wake(home: Path, target: str, trigger: str) -> bool:
+    """Have the deployer look at a target (empty: all) now; False where none answers."""
+    ports = read(home)
+    if ports is None:
+        return False
+    told = {"target": target, "trigger": trigger}
+    try:
+        return httpx.post(f"{ports.url('deployer')}/wake", json=told, timeout=5, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,42 @@
+"""The run form in Prefect's UI: fields in the order of the models they come from, choices by the names of a recipe."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True)
+class RunForm:
+    """Annotation of a flow's parameter: its JSON schema, down to the last model, reads well as a form."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler(schema)
+        for model in _models(made, handler, set()):
+            # PostgreSQL gives the keys of what it stores back by length, Prefect's UI shows them by position.
+            for position, field in enumerate(model["properties"].values()):
+                field["position"] = position
+            # A plugin's arguments are a choice, called as `kind` calls it; others are a stage of the recipe.
+            kind = model["properties"].get("kind", {}).get("const")
+            model["title"] = kind or str(model.get("title", "")).removesuffix("Args")
+        return made
+
+
+def _models(node: Any, handler: GetJsonSchemaHandler, seen: set[str]) -> Iterator[dict[str, Any]]:
+    """Every object with properties, however deep, once."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _models(item, handler, seen)
+    if not isinstance(node, dict):
+        return
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference not in seen:
+        seen.add(reference)
+        yield from _models(handler.resolve_ref_schema({"$ref": reference}), handler, seen)
+    if isinstance(node.get("properties"), dict):
+        yield node
+    for item in list(node.values()):
+        yield from _models(item, handler, seen)

@@ -1,0 +1,97 @@
+"""Prefect's settings, as environment variables: for a run on its own, for the platform, for an API of the user's."""
+
+import os
+import tomllib
+from pathlib import Path
+
+from core.settings import Settings
+
+POSTGRESQL_SCHEMA = "prefect"
+_LOGGING = Path(__file__).with_name("prefect_logging.yaml")
+
+
+def users_api() -> str | None:
+    """The API the user told Prefect about: in the environment, or in Prefect's active profile."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    try:
+        profiles = tomllib.loads(path.read_text())
+        profile = os.environ.get("PREFECT_PROFILE") or profiles["active"]
+        return str(profiles["profiles"][profile]["PREFECT_API_URL"])
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
+        return None
+
+
+def for_every_api() -> dict[str, str]:
+    return {
+        "PREFECT_LOGGING_SETTINGS_PATH": str(_LOGGING),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def for_platform(settings: Settings, url: str) -> dict[str, str]:
+    """Prefect's settings for the platform's server and for everybody who reports to it; no secrets."""
+    database = {"PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_SEARCH_PATH": POSTGRESQL_SCHEMA}
+    if not postgresql(settings):
+        database = {"PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(settings.home / "prefect")}
+    return {
+        **for_every_api(),
+        **_for_every_server(settings.home / "prefect", url),
+        **database,
+        "PREFECT_SERVER_UI_ENABLED": "true",
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        # A worker that starts before the server says only with its next heartbeat that it is there.
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
+    }
+
+
+def postgresql(settings: Settings) -> str:
+    """The database's URL as Prefect wants it; empty where the installation uses SQLite. It may hold a password."""
+    # libpq's name for it, which MLflow's driver takes, is not asyncpg's.
+    return settings.postgresql("asyncpg").replace("sslmode=", "ssl=")
+
+
+def _sqlite(home: Path) -> str:
+    return f"sqlite+aiosqlite:///{home / 'prefect.db'}"
+
+
+def _for_every_server(home: Path, url: str) -> dict[str, str]:
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILE": "ephemeral",
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        # Many share the database: wait for the others' writes rather than fail.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        # A transaction for many events instead of one for each.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+        # Plain HTTP to ourselves: reading the certificate store for every client is in vain.
+        "PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "true",
+    }
+
+
+def for_own_server(home: Path, url: str, migrate: bool) -> dict[str, str]:
+    """Prefect's settings: everything off that a server without visitors does not need."""
+    off = (
+        "PREFECT_SERVER_UI_ENABLED",
+        "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED",
+        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED",
+        "PREFECT_SERVER_SERVICES_EVENT_LOGGER_ENABLED",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START",
+    )
+    return {
+        **for_every_api(),
+        **_for_every_server(home, url),
+        **dict.fromkeys(off, "false"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(home),
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(migrate),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "[]",
+    }

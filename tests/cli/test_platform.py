@@ -1,0 +1,54 @@
+"""status: what should serve, what does, and why not."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import cli
+from core.workspace import Workspace
+from tasks import targets
+from tests.stand_ins.target import Version
+from tests.tasks.rollouts import Machine, machine
+
+
+@pytest.fixture
+def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with machine(workspace, monkeypatch) as made:
+        yield made
+
+
+def weighbridge(*words: str) -> str:
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_status_tells_wish_from_fact_and_why_they_differ(shop: Machine) -> None:
+    shop.promote("1")
+    shop.world.versions["2"] = Version(garbage=True)
+    shop.promote("2")
+    [seen] = json.loads(weighbridge("status", "--json"))["targets"]
+    assert (seen["target"], seen["wish"], seen["serving"]["version"]) == ("shop", "2", "1")
+    assert "its answers" in seen["detail"]
+    shown = weighbridge("status")
+    assert "the platform is down" in shown
+    assert "demo 1" in shown
+    assert "its answers" in shown
+
+
+def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
+    shop.promote("1")
+    targets.order("shop", "pause", shop.workspace)
+    assert "paused; go on with: weighbridge resume shop" in weighbridge("status")
+
+
+def test_services_that_do_not_run_are_stopped(workspace: Workspace) -> None:
+    services = json.loads(weighbridge("status", "--json"))["services"]
+    assert [one["name"] for one in services] == ["gateway", "prefect", "mlflow", "deployer", "worker"]
+    assert {one["state"] for one in services} == {"STOPPED"}
+
+
+def test_down_where_nothing_runs_says_so(workspace: Workspace) -> None:
+    assert weighbridge("down") == "nothing was running\n"
