@@ -1,0 +1,225 @@
+"""What the deployer listens to: MLflow's webhook, a wake-up call, and questions how it is.
+
+A webhook is a hint. What is forged, too old, too long or told twice changes nothing; what is lost is found by
+reconciling.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from core.errors import Unavailable
+from core.files import replace_text
+
+logger = logging.getLogger("weighbridge.receiver")
+
+PATH = "/webhooks/mlflow"
+WINDOW = 300.0
+"""Seconds that a delivery may be old, or ahead of our clock."""
+LONGEST_BODY = 64 * 1024
+BODY_TIMEOUT = 10.0
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Delivery(BaseModel):
+    """One webhook of MLflow's, proved to be its own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    entity: str
+    action: str
+    data: dict[str, Any]
+
+    @property
+    def event(self) -> str:
+        """As Prefect names events: `mlflow.model-version-alias.created`."""
+        return f"mlflow.{self.entity.replace('_', '-')}.{self.action}"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a receiver does with what it hears. None of it may block."""
+
+    told: Callable[[Delivery], None]
+    wake: Callable[[str, str], None]
+    """Target (empty: all of them) and trigger."""
+    status: Callable[[], Mapping[str, Any]]
+
+
+class Refused(Exception):
+    """A request that is answered with a status of its own."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
+    """What MLflow puts into `X-MLflow-Signature`."""
+    digest = hmac.new(secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -> str:
+    """The id of a delivery that MLflow signed within the window.
+
+    Raises:
+        Refused: it is not signed, not with this secret, or not now. Without a secret nothing is believed.
+    """
+    delivery, timestamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
+    given = headers.get("x-mlflow-signature", "")
+    right = signature(secret, delivery, timestamp, body)
+    if not secret or not delivery or not hmac.compare_digest(given.encode(), right.encode()):
+        raise Refused(401, "the signature is missing or wrong")
+    if not re.fullmatch("[0-9]{1,15}", timestamp) or abs(now - int(timestamp)) > WINDOW:
+        raise Refused(401, f"the timestamp is not within {WINDOW:.0f} s of now")
+    return delivery
+
+
+class Seen:
+    """Ids of deliveries that were taken, kept over restarts for as long as their timestamps would be believed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ids: dict[str, float] = {}
+        # Damaged or not there: the worst that follows is a wake-up for nothing.
+        with contextlib.suppress(OSError, ValueError):
+            self._ids = {str(key): float(at) for key, at in json.loads(path.read_text()).items()}
+
+    def __contains__(self, delivery: str) -> bool:
+        return delivery in self._ids
+
+    def add(self, delivery: str, now: float) -> None:
+        kept = {key: at for key, at in self._ids.items() if now - at <= 2 * WINDOW}
+        self._ids = {**kept, delivery: now}
+        try:
+            replace_text(self._path, json.dumps(self._ids), mode=0o600)
+        except OSError as exc:
+            logger.warning("%s cannot be written, a replay after a restart will not be noticed: %s", self._path, exc)
+
+
+def application(hooks: Hooks, secret: SecretStr, seen: Seen, clock: Callable[[], float] = time.time) -> Starlette:
+    """The receiver's HTTP interface."""
+
+    async def webhook(request: Request) -> JSONResponse:
+        body = await _body(request)
+        delivery = verified(request.headers, body, secret.get_secret_value(), clock())
+        if delivery in seen:
+            return JSONResponse({"detail": "seen before"})
+        told = _parsed(delivery, body)
+        seen.add(delivery, clock())
+        hooks.told(told)
+        return JSONResponse({"detail": "taken"})
+
+    async def wake(request: Request) -> JSONResponse:
+        words = _words(await _body(request))
+        hooks.wake(words.get("target", ""), words.get("trigger", "wake"))
+        return JSONResponse({"detail": "woken"}, 202)
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def status(_: Request) -> JSONResponse:
+        return JSONResponse(dict(hooks.status()))
+
+    async def refused(_: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, Refused)
+        logger.warning("refused a request with %d: %s", exc.status, exc.why)
+        return JSONResponse({"detail": exc.why}, exc.status)
+
+    routes = [
+        Route(PATH, webhook, methods=["POST"]),
+        Route("/wake", wake, methods=["POST"]),
+        Route("/health", health),
+        Route("/status", status),
+    ]
+    return Starlette(routes=routes, exception_handlers={Refused: refused})
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body, as long as it is short and comes soon."""
+    said = request.headers.get("content-length", "0")
+    if said.isdigit() and int(said) > LONGEST_BODY:
+        raise Refused(413, f"longer than {LONGEST_BODY} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > LONGEST_BODY:
+                    raise Refused(413, f"longer than {LONGEST_BODY} bytes")
+    except TimeoutError:
+        raise Refused(408, f"it did not come within {BODY_TIMEOUT:.0f} s") from None
+    except ClientDisconnect:
+        raise Refused(400, "it broke off") from None
+    return bytes(body)
+
+
+def _parsed(delivery: str, body: bytes) -> Delivery:
+    try:
+        return Delivery.model_validate({**json.loads(body), "id": delivery})
+    except (ValueError, TypeError, ValidationError, RecursionError):
+        raise Refused(400, "it is not what MLflow's webhooks look like") from None
+
+
+def _words(body: bytes) -> dict[str, str]:
+    """`target` and `trigger` of a wake-up call, both optional."""
+    try:
+        words = json.loads(body or b"{}")
+        chosen = {key: words[key] for key in ("target", "trigger") if words.get(key)}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise Refused(400, "a JSON object is wanted") from None
+    if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in chosen.values()):
+        raise Refused(400, "`target` and `trigger` are names")
+    return chosen
+
+
+class Receiver:
+    """The receiver on a thread of this process; its port is taken when it is made."""
+
+    def __init__(self, app: Starlette, port: int) -> None:
+        try:
+            self._listener = socket.create_server(("127.0.0.1", port))
+        except OSError as exc:
+            remedy = "stop what listens there, or set WEIGHBRIDGE_DEPLOYER_PORT"
+            raise Unavailable(f"listening on port {port}", exc.strerror or str(exc), remedy) from exc
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(5)
+        self._listener.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._listener]))

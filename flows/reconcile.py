@@ -1,0 +1,36 @@
+"""Reconcile: every target serves what its model's alias names."""
+
+import logging
+from typing import Any
+
+from core.errors import GateFailed, WeighbridgeError
+from core.workspace import Workspace
+from flows.coats import release_flow
+from registry import Place, Registry
+from tasks import redeploy as work
+
+logger = logging.getLogger("weighbridge.reconcile")
+
+
+@release_flow(name="reconcile", flow_run_name="reconcile")
+def reconcile(trigger: str = "reconcile") -> Any:
+    """Let every target serve the version that `champion` names. One that fails does not stop the others."""
+    from prefect.states import Completed
+
+    workspace = Workspace()
+    registry = Registry.connect(workspace.settings)
+    outcomes = {place.target: _one(place, registry, workspace, trigger) for place in registry.places()}
+    if failed := {target: words for target, (good, words) in outcomes.items() if not good}:
+        raise GateFailed("reconciling", "; ".join(f"{target}: {words}" for target, words in failed.items()))
+    return Completed(message="; ".join(f"{target}: {words}" for target, (_, words) in outcomes.items()) or "no targets")
+
+
+def _one(place: Place, registry: Registry, workspace: Workspace, trigger: str) -> tuple[bool, str]:
+    """Whether it went well, and what became of it."""
+    try:
+        result = work.redeploy(place, registry, workspace, trigger)
+    except WeighbridgeError as exc:
+        logger.warning("%s: %s", place.target, exc)
+        return False, str(exc)
+    logger.info("%s: %s, %s", place.target, result.action, result.detail)
+    return result.action != "failed", result.detail

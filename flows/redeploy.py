@@ -1,0 +1,56 @@
+"""Redeploy: one target serves what the alias `champion` names."""
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from core.errors import BadInput, GateFailed
+from core.workspace import Workspace
+from flows.coats import release_flow
+from registry import Place, Registry
+from tasks import redeploy as work
+from tasks.redeploy import Result
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+logger = logging.getLogger("weighbridge.redeploy")
+
+NAME = "redeploy"
+TITLE = "redeploy {target}"
+
+
+@release_flow(name=NAME, flow_run_name=TITLE)
+def redeploy(
+    target: Annotated[str, Field(description="As in `weighbridge status`.")],
+    trigger: Annotated[str, Field(description="What the ledger says asked for it.")] = "prefect",
+) -> Any:
+    """Let one target serve the version that the alias `champion` names, if it does not yet."""
+    workspace = Workspace()
+    registry = Registry.connect(workspace.settings)
+    return state_of(work.redeploy(place_of(target, registry), registry, workspace, trigger))
+
+
+def place_of(target: str, registry: Registry) -> Place:
+    """A target by its name.
+
+    Raises:
+        BadInput: no model is served there.
+    """
+    places = {place.target: place for place in registry.places()}
+    if target not in places:
+        known = ", ".join(places) or "none"
+        raise BadInput(f"looking for target '{target}'", f"no model says that it serves there (known: {known})")
+    return places[target]
+
+
+def state_of(result: Result) -> "State[Any]":
+    """How a flow run ends: what was tried and did not work is Failed, in the result's own words."""
+    from prefect.states import Completed, Failed
+
+    if result.action == "failed":
+        error = GateFailed("redeploying", result.detail, f"version {result.version or 'none'} goes on serving")
+        return Failed(message=str(error), data=error)
+    names = {"deployed": "Deployed", "nothing": "NothingToDo", "kept": "Kept", "interrupted": "Interrupted"}
+    return Completed(name=names[result.action], message=result.detail)

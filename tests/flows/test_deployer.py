@@ -1,0 +1,456 @@
+"""The deployer: hints wake it, reconciling decides, and neither MLflow nor one bad target stops the rest."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from core.errors import Unavailable
+from core.processes import Process, free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from flows.announce import Announcement
+from flows.deployer import Deployer
+from flows.receiver import PATH
+from registry import Place, Registry
+from tasks.redeploy import Result
+from tests.flows.test_receiver import ALIAS
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = Place(target="demo", model="demo", deploy={})
+EDGE = Place(target="edge", model="other", deploy={})
+
+
+class Mlflow:
+    """Stands in for the registry."""
+
+    def __init__(self, *places: Place) -> None:
+        self.told = list(places)
+        self.down = ""
+        self.webhooks: list[tuple[str, str]] = []
+        self.no_webhooks = ""
+
+    def connect(self, _: Settings) -> Any:
+        self._check(self.down)
+        return self
+
+    def places(self) -> list[Place]:
+        self._check(self.down)
+        return self.told
+
+    def ensure_webhook(self, url: str, secret: str) -> None:
+        self._check(self.no_webhooks)
+        self.webhooks.append((url, secret))
+
+    def _check(self, wrong: str) -> None:
+        if wrong:
+            raise Unavailable("asking MLflow", wrong)
+
+
+class Work:
+    """Stands in for what is done at a target."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+        self.recovered = 0
+        self.held: dict[str, threading.Event] = {}
+        self.wrong: dict[str, BaseException] = {}
+        self.needed = False
+        self.failure = 0.0
+        self.forced: list[bool] = []
+        self.at_work: set[str] = set()
+
+    def redeploy(
+        self, place: Place, registry: Any, workspace: Workspace, trigger: str, *, force: bool = False
+    ) -> Result:
+        self.forced.append(force)
+        assert place.target not in self.at_work, "two at once at one target"
+        self.at_work.add(place.target)
+        try:
+            self.done.append((place.target, trigger))
+            if (gate := self.held.get(place.target)) is not None:
+                assert gate.wait(30)
+            if error := self.wrong.pop(place.target, None):
+                raise error
+            return Result("nothing", "version 7 serves already", "7")
+        finally:
+            self.at_work.discard(place.target)
+
+    def needs(self, place: Place, registry: Any, workspace: Workspace, *, force: bool = False) -> bool:
+        return self.needed
+
+    def failed_at(self, place: Place, workspace: Workspace) -> float:
+        return self.failure
+
+    def recover(self, workspace: Workspace) -> None:
+        self.recovered += 1
+
+
+def soon(done: Callable[[], object], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+class Bench:
+    """A deployer over stand-ins, its loop on a thread."""
+
+    def __init__(self, home: Path, *places: Place) -> None:
+        self.mlflow, self.work = Mlflow(*places), Work()
+        self.events: list[Announcement] = []
+        settings = Settings(home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret"))
+        self.deployer = Deployer(
+            Workspace(settings), connect=self.mlflow.connect, work=self.work, announce=self.events.append
+        )
+        self._over = False
+        self._thread = threading.Thread(target=self._loop)
+
+    def start(self) -> "Bench":
+        self.deployer.start()
+        self.deployer.reconcile("start")
+        self._thread.start()
+        return self
+
+    def deliver(self, **data: str) -> int:
+        import json
+        import uuid
+
+        from flows.receiver import signature
+
+        body = json.dumps({**ALIAS, "data": {**ALIAS["data"], **data}}).encode()  # type: ignore[dict-item]
+        id, now = uuid.uuid4().hex, str(int(time.time()))
+        headers = {
+            "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": now,
+            "X-MLflow-Signature": signature("s3cret", id, now, body),
+        }  # fmt: skip
+        return httpx.post(f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False).status_code
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
+
+    def wake(self, **words: str) -> None:
+        assert httpx.post(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+
+    def close(self) -> None:
+        for gate in self.work.held.values():
+            gate.set()
+        self._over = True
+        self.deployer.wake("", "end")
+        if self._thread.is_alive():
+            self._thread.join(20)
+        self.deployer.stop()
+
+    def _loop(self) -> None:
+        while not self._over:
+            self.deployer.turn()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "home", DEMO, EDGE)
+    yield bench
+    bench.close()
+
+
+def test_every_target_is_looked_at_at_the_start_and_what_was_left_is_settled_first(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: sorted(bench.work.done) == [("demo", "start"), ("edge", "start")])
+    assert bench.work.recovered == 1
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("version") == "7")
+    assert bench.get("/status")["mlflow"]["answers"] is True
+
+
+def test_what_failed_is_tried_again_when_somebody_asks_for_it_after_that(bench: Bench) -> None:
+    bench.work.failure = time.time() + 3600
+    bench.start()
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: ("demo", "promote") in bench.work.done)
+    assert not any(bench.work.forced)
+    bench.work.failure = time.time() - 1
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: any(bench.work.forced))
+
+
+def test_it_looks_anyway_when_nobody_wakes_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "home", DEMO)
+    object.__setattr__(bench.deployer._settings, "reconcile_seconds", 0.05)
+    try:
+        bench.start()
+        assert soon(lambda: bench.work.done.count(("demo", "reconcile")) >= 3)
+    finally:
+        bench.close()
+
+
+def test_a_webhook_wakes_it_and_becomes_an_event_of_prefects(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.deliver() == 200
+    assert soon(lambda: ("demo", "webhook") in bench.work.done)
+    (event,) = bench.events
+    assert (event.event, event.model) == ("mlflow.model-version-alias.created", "demo")
+    assert event.related == {"mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias"}
+
+
+def test_another_alias_is_told_to_prefect_and_wakes_nobody(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.deliver(alias="challenger") == 200
+    assert len(bench.events) == 1
+    time.sleep(0.3)
+    assert len(bench.work.done) == 2
+
+
+def test_a_forged_webhook_wakes_nobody(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert httpx.post(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
+    time.sleep(0.3)
+    assert len(bench.work.done) == 2
+    assert bench.events == []
+
+
+def test_a_burst_while_a_rollout_goes_on_is_one_more_look_afterwards(bench: Bench) -> None:
+    gate = bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    for _ in range(50):
+        assert bench.deliver() == 200
+    assert soon(lambda: bench.get("/status")["targets"]["demo"]["busy_since"])
+    time.sleep(0.3)
+    gate.set()
+    assert soon(lambda: bench.work.done.count(("demo", "webhook")) == 1)
+    time.sleep(0.3)
+    assert [one for one in bench.work.done if one[0] == "demo"] == [("demo", "start"), ("demo", "webhook")]
+
+
+def test_a_target_that_hangs_does_not_delay_another(bench: Bench) -> None:
+    bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    bench.wake(target="edge", trigger="promote")
+    assert soon(lambda: ("edge", "promote") in bench.work.done)
+    assert bench.work.at_work == {"demo"}
+
+
+def test_without_mlflow_what_serves_is_kept_right_and_status_says_so(bench: Bench) -> None:
+    bench.mlflow.down = "connection refused"
+    bench.start()
+    assert bench.work.recovered == 2  # at the start, and as nobody attends the targets
+    assert bench.get("/status")["mlflow"]["answers"] is False
+    assert "connection refused" in bench.get("/status")["mlflow"]["detail"]
+    assert bench.work.done == []
+    bench.mlflow.down = ""
+    bench.wake()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.get("/status")["mlflow"]["answers"] is True
+
+
+def test_mlflow_gone_in_the_middle_of_a_rollout_leaves_the_rollout_alone(bench: Bench) -> None:
+    gate = bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    bench.mlflow.down = "gone"
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["mlflow"]["answers"] is False)
+    assert bench.work.recovered == 1
+    gate.set()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action"))
+
+
+def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Bench) -> None:
+    bench.work.wrong["demo"] = Unavailable("starting haproxy", "it is not installed", "apt-get install haproxy")
+    bench.start()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "error")
+    assert "apt-get install haproxy" in bench.get("/status")["targets"]["demo"]["detail"]
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"]["action"] == "nothing")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None:
+    bench.work.wrong["demo"] = RuntimeError("a bug")
+    bench.start()
+    assert soon(lambda: bench.work.done.count(("demo", "start")) == 1 and not bench.deployer._posts["demo"].alive)
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
+
+
+def test_targets_come_and_go_and_move(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    bench.mlflow.told = [Place(target="demo", model="moved", deploy={})]
+    bench.wake()
+    assert soon(lambda: list(bench.get("/status")["targets"]) == ["demo"])
+    assert bench.get("/status")["targets"]["demo"]["model"] == "moved"
+    assert soon(lambda: not any(thread.name == "target edge" for thread in threading.enumerate()))
+
+
+def test_only_where_something_is_to_be_done_is_there_a_flow_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def show(job: Any, work: Callable[[], Result], state: object, tags: object) -> Result:
+        shown.append(job.trigger)
+        return work()
+
+    monkeypatch.setattr("flows.deployer.accompanied", show)
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert shown == []
+    bench.work.needed = True
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: "promote" in shown)
+
+
+def test_its_webhook_is_set_up_and_where_it_cannot_be_that_is_said(bench: Bench) -> None:
+    bench.mlflow.no_webhooks = "only on a server"
+    bench.start()
+    status = bench.get("/status")["webhook"]
+    assert (status["set"], "only on a server" in status["detail"]) == (False, True)
+    bench.mlflow.no_webhooks = ""
+    bench.deployer._webhook_due = 0.0
+    bench.wake()
+    assert soon(lambda: bench.mlflow.webhooks == [(f"{bench.deployer.url}{PATH}", "s3cret")])
+    bench.wake()
+    time.sleep(0.3)
+    assert len(bench.mlflow.webhooks) == 1
+
+
+# The process
+
+
+@pytest.fixture
+def deployer(tmp_path: Path) -> Iterator["Running"]:
+    running = Running(tmp_path / "home", tmp_path)
+    yield running
+    running.kill()
+
+
+class Running:
+    """`python -m flows.deployer`, started and killed."""
+
+    def __init__(self, home: Path, folder: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.environment = {
+            **os.environ, "WEIGHBRIDGE_HOME": str(home), "WEIGHBRIDGE_DEPLOYER_PORT": str(self.port),
+            "WEIGHBRIDGE_RECONCILE_SECONDS": "3600", "WEIGHBRIDGE_WEBHOOK_SECRET": "s3cret",
+            "WEIGHBRIDGE_MLFLOW_PORT": str(free_port()), **settings,
+        }  # fmt: skip
+        self.environment.pop("PREFECT_API_URL", None)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._folder / "deployer.log").open("ab") as log:
+            command = [sys.executable, "-m", "flows.deployer"]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+
+    def log(self) -> str:
+        return (self._folder / "deployer.log").read_text()
+
+    def status(self) -> Any:
+        try:
+            return httpx.get(f"{self.url}/status", trust_env=False, timeout=5).json()
+        except httpx.HTTPError:
+            return {}
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def test_it_runs_ends_at_once_when_told_to_and_comes_back_after_a_kill(deployer: Running) -> None:
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
+        deployer.start()
+        assert soon(lambda: deployer.status().get("mlflow", {}).get("answers"), 120), deployer.log()
+        began = time.monotonic()
+        assert deployer.kill(number) == status
+        assert time.monotonic() - began < 2
+    assert "Traceback" not in deployer.log()
+
+
+def test_a_taken_port_ends_it_with_one_line(deployer: Running) -> None:
+    with socket.create_server(("127.0.0.1", deployer.port)):
+        deployer.start()
+        assert deployer.process is not None
+        assert deployer.process.wait(120) == 4
+    assert "WEIGHBRIDGE_DEPLOYER_PORT" in deployer.log()
+    assert "Traceback" not in deployer.log()
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """A real MLflow server, and the port it listens on."""
+    port, folder = free_port(), tmp_path / "server"
+    folder.mkdir()
+    command = [
+        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+    }  # fmt: skip
+
+    def well() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    with Process("mlflow server", command, log=folder / "log", cwd=folder, env=environment) as process:
+        process.wait_until(well, timeout=180)
+        yield f"http://127.0.0.1:{port}", process.pid
+
+
+@pytest.mark.slow
+def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
+    mlflow: tuple[str, int],
+    tmp_path: Path,
+    workspace: Workspace,
+) -> None:
+    uri, server = mlflow
+    registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=uri))
+    with registry.release("demo", 1, params={}, tags={}) as run:
+        with workspace.store.scratch() as scratch:
+            (scratch / "files").mkdir()
+            (scratch / "files" / "weights.bin").write_text("weights")
+            artifact = workspace.store.add(scratch / "files", "safetensors", {})
+        version = registry.register("demo", "base", artifact, run=run)
+    registry.set_place(Place(target="demo", model="demo", deploy={}))
+    deployer = Running(workspace.settings.home, tmp_path, WEIGHBRIDGE_TRACKING_URI=uri)
+    try:
+        deployer.start()
+
+        def target() -> dict[str, Any]:
+            found: dict[str, Any] = deployer.status().get("targets", {}).get("demo", {})
+            return found
+
+        assert soon(lambda: target().get("action") == "kept", 120), deployer.log()
+        assert "no version of demo has the alias" in target()["detail"]
+        assert soon(lambda: deployer.status()["webhook"]["set"])
+        registry.promote(version)
+        assert soon(lambda: target()["trigger"] == "webhook" and "never weighed" in target()["detail"]), target()
+        os.killpg(os.getpgid(server), signal.SIGKILL)
+        assert httpx.post(f"{deployer.url}/wake", trust_env=False).status_code == 202
+        assert soon(lambda: deployer.status()["mlflow"]["answers"] is False, 60)
+        assert "Traceback" not in deployer.log()
+    finally:
+        deployer.kill()
