@@ -1,0 +1,142 @@
+"""Commands about what serves where, and what served: promote, rollback, pause, resume, abort, history."""
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.promotion import Promotion
+    from registry.ledger import Rollout
+    from tasks.orders import Verb
+
+_no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: weighbridge status.")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--now", is_flag=True, help="Skip the steps: all traffic to it as soon as it has answered.")
+@_no_wait
+def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
+    """Let VERSION of the model NAME be its champion, and wait until it serves.
+
+    The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as `challenger`.
+    Ends with 3 when the version does not hold: what served before goes on serving then.
+    """
+    from flows.promotion import promote as move
+
+    _wait(move(name, version, Workspace()), no_wait=no_wait, now=now)
+
+
+@click.command()
+@click.argument("target")
+@_no_wait
+def rollback(target: str, no_wait: bool) -> None:
+    """Let the version before serve at TARGET again; while a version is being rolled out, take that back.
+
+    It moves the alias `champion` back. The last versions are kept whole: nothing is built or fetched.
+    """
+    from flows.promotion import rollback as move
+
+    _wait(move(target, Workspace()), no_wait=no_wait, now=False)
+
+
+@click.command()
+@click.argument("target")
+def pause(target: str) -> None:
+    """Hold the rollout at TARGET where it is, and let none begin."""
+    _order(target, "pause")
+
+
+@click.command()
+@click.argument("target")
+def resume(target: str) -> None:
+    """Let the rollout at TARGET go on, or the next one begin."""
+    _order(target, "resume")
+
+
+@click.command()
+@click.argument("target")
+def abort(target: str) -> None:
+    """Take the rollout at TARGET back: what served before goes on serving. The alias stays where it is."""
+    _order(target, "abort")
+
+
+@click.command()
+@click.argument("target")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every line of the ledger.")
+def history(target: str, limit: int, as_json: bool) -> None:
+    """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
+    from flows.promotion import history as read
+
+    found = read(target, Workspace(), limit)
+    if as_json:
+        click.echo(json.dumps([rollout.model_dump(mode="json") for rollout in found], indent=2))
+        return
+    if not found:
+        click.echo(f"nothing was ever rolled out to {target}")
+        return
+    from rich.markup import escape
+
+    from cli.screen import console, table
+
+    right = ["took", "requests", "failed"]
+    columns = ["when", "version", "before", "asked by", "outcome", "took", "requests", "failed"]
+    table(columns, [_row(rollout) for rollout in found], right=right)
+    for rollout in found:
+        if rollout.detail:
+            console.print(f"{_when(rollout.began)}  {escape(rollout.detail)}", soft_wrap=True)
+
+
+def _row(rollout: "Rollout") -> list[str]:
+    colour = "green" if rollout.outcome == "serving" else "yellow" if rollout.ended is None else "red"
+    seconds = "—" if rollout.seconds is None else f"{rollout.seconds:.1f} s"
+    outcome = f"[{colour}]{rollout.outcome}[/{colour}]"
+    version = f"{rollout.name} {rollout.version}"
+    failed = str(rollout.failed + rollout.cut)
+    return [
+        _when(rollout.began), version, rollout.previous or "—", rollout.trigger, outcome, seconds,
+        str(rollout.requests), failed,
+    ]  # fmt: skip
+
+
+def _when(at: float) -> str:
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _order(target: str, verb: "Verb") -> None:
+    from flows.promotion import order
+
+    click.echo(order(target, verb, Workspace()))
+
+
+def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
+    """Say what was moved, and follow it until it serves."""
+    from cli.screen import console
+
+    version = moved.version
+    click.echo(f"champion of {version.name} is version {version.version}")
+    if not moved.places:
+        click.echo(f"no target serves {version.name}; start one with: weighbridge run RECIPE")
+        return
+    if no_wait:
+        if not moved.wake(Workspace()):
+            click.echo("no deployer runs: it serves after `weighbridge up`, or without --no-wait")
+        return
+    with console.status("") as spinner:
+        said = [""]
+
+        def tell(text: str) -> None:
+            spinner.update(text)
+            if not console.is_terminal and text != said[-1]:
+                click.echo(f"  {text}")
+                said.append(text)
+
+        moved.follow(Workspace(), now=now, tell=tell)
+    seconds = time.time() - moved.at
+    click.echo(f"version {version.version} serves at {', '.join(p.target for p in moved.places)} after {seconds:.1f} s")

@@ -1,0 +1,233 @@
+"""promote, rollback, pause, resume, abort, history: with a deployer and without one."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import cli
+from core.errors import BadInput, GateFailed
+from core.settings import Settings
+from core.workspace import Workspace
+from flows import promotion
+from flows.addresses import Addresses
+from flows.deployer import Deployer
+from registry import Place
+from registry.ledger import Rollout, fold
+from tasks import orders, targets
+from tests.stand_ins.target import Version
+from tests.tasks.rollouts import Machine, Named, Wishes, machine
+
+
+class Models(Wishes):
+    """A registry with one model, whose champion serves at one target."""
+
+    shop: Machine
+
+    def version(self, name: str, which: str) -> Named:
+        if name != "demo" or not which.isdigit():
+            raise BadInput(f"looking for '{name}@{which}'", "MLflow has no such model or alias")
+        return Named(name, which, {})
+
+    def promote(self, version: Named) -> None:
+        self.alias = version.version
+
+    def places(self) -> list[Place]:
+        return [self.shop.place]
+
+    def history(self, target: str, limit: int) -> list[Rollout]:
+        ids = dict.fromkeys(entry.rollout for entry in self.ledger)
+        return [fold(entry for entry in self.ledger if entry.rollout == one) for one in ids]
+
+
+@pytest.fixture
+def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with machine(workspace, monkeypatch) as made:
+        models = made.wishes = Models()
+        models.shop = made
+        monkeypatch.setattr(promotion, "Registry", SimpleNamespace(connect=lambda settings: models))
+        monkeypatch.setattr(promotion, "POLL", 0.01)
+        yield made
+        assert made.world.violations == []
+
+
+@pytest.fixture
+def deployer(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployer]:
+    """One in this process, which the commands find where `up` writes it down."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("WEIGHBRIDGE_DEPLOYER_PORT", "0")
+    made = Deployer(Workspace(Settings()), connect=lambda settings: shop.wishes, announce=lambda event: None)  # type: ignore[arg-type,return-value]
+    made.start()
+    made.reconcile()
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            made.turn()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    path = shop.workspace.settings.home / "run" / "platform.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    port = int(made.url.rpartition(":")[2])
+    path.write_text(Addresses(prefect=1, mlflow=1, deployer=port).model_dump_json())
+    yield made
+    over.set()
+    made.wake("", "end")
+    thread.join()
+    made.stop()
+
+
+def weighbridge(*words: str) -> str:
+    """What a command prints; its error is raised."""
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def until(true: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def settled(shop: Machine) -> str:
+    """The version that serves once nothing is being rolled out; empty before."""
+    [found] = targets.status(shop.workspace) or [None]
+    return found.serving.version if found and found.serving and not found.rollout else ""
+
+
+def test_promote_without_a_deployer_rolls_out_in_this_process(shop: Machine) -> None:
+    said = weighbridge("promote", "demo", "1")
+    assert "champion of demo is version 1" in said
+    assert re.search(r"version 1 serves at shop after \d+\.\d s", said)
+    assert shop.serves() == "1"
+    [end] = [entry for entry in shop.wishes.ledger if entry.event == "begin"]
+    assert end.fields["trigger"] == "promote"
+
+
+def test_promote_wakes_the_deployer_and_waits_for_it(shop: Machine, deployer: Deployer) -> None:
+    began = time.monotonic()
+    weighbridge("promote", "demo", "1")
+    weighbridge("promote", "demo", "2")
+    assert shop.serves() == "2"
+    assert time.monotonic() - began < Settings().reconcile_seconds
+    assert deployer.status()["targets"]["shop"]["version"] == "2"
+
+
+@pytest.mark.parametrize("with_deployer", [True, False])
+def test_a_version_that_does_not_hold_ends_with_3_and_says_why(
+    shop: Machine, with_deployer: bool, request: pytest.FixtureRequest
+) -> None:
+    if with_deployer:
+        request.getfixturevalue("deployer")
+    weighbridge("promote", "demo", "1")
+    shop.world.versions["2"] = Version(garbage=True)
+    with pytest.raises(GateFailed, match=r"serving demo 2 at shop: its answers.*; version 1 goes on serving") as stop:
+        weighbridge("promote", "demo", "2")
+    assert stop.value.exit_code == 3
+    assert shop.serves() == "1"
+
+
+def test_promote_of_an_unknown_version_changes_nothing(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    with pytest.raises(BadInput, match="no such model or alias"):
+        weighbridge("promote", "demo", "nobody")
+    assert shop.wishes.alias == "1"
+
+
+def test_no_wait_returns_at_once(shop: Machine, deployer: Deployer) -> None:
+    weighbridge("promote", "demo", "1", "--no-wait")
+    until(lambda: settled(shop) == "1")
+
+
+def test_no_wait_without_a_deployer_says_that_nothing_happens(shop: Machine) -> None:
+    assert "no deployer runs" in weighbridge("promote", "demo", "1", "--no-wait")
+    assert shop.world.routes == {}
+
+
+def test_now_skips_the_steps(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.policy["step_seconds"] = 600
+    weighbridge("promote", "demo", "2", "--now")
+    assert shop.serves() == "2"
+
+
+def test_rollback_goes_back_to_the_version_before_and_again_forward(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    weighbridge("promote", "demo", "2")
+    assert "champion of demo is version 1" in weighbridge("rollback", "shop")
+    assert (shop.serves(), shop.wishes.alias) == ("1", "1")
+    weighbridge("rollback", "shop")
+    assert (shop.serves(), shop.wishes.alias) == ("2", "2")
+
+
+def test_rollback_takes_back_what_is_being_rolled_out_even_paused(shop: Machine, deployer: Deployer) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.policy["step_seconds"] = 600
+    weighbridge("promote", "demo", "2", "--no-wait")
+    until(lambda: shop.record.rollout is not None and shop.record.rollout.share)
+    assert "paused" in weighbridge("pause", "shop")
+    weighbridge("rollback", "shop")
+    assert (shop.serves(), shop.wishes.alias) == ("1", "1")
+    assert shop.record.rollout is None
+
+
+def test_rollback_of_the_first_version_says_that_there_is_none_before(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    with pytest.raises(BadInput, match="no version served there before"):
+        weighbridge("rollback", "shop")
+
+
+def test_abort_keeps_the_old_version_and_leaves_the_alias(shop: Machine, deployer: Deployer) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.policy["step_seconds"] = 600
+    weighbridge("promote", "demo", "2", "--no-wait")
+    until(lambda: shop.record.rollout is not None and shop.record.rollout.share)
+    assert "version 2 to shop is taken back" in weighbridge("abort", "shop")
+    until(lambda: shop.record.rollout is None)
+    assert (shop.serves(), shop.wishes.alias) == ("1", "2")
+
+
+def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Deployer) -> None:
+    weighbridge("promote", "demo", "1")
+    weighbridge("pause", "shop")
+    weighbridge("pause", "shop")
+    with pytest.raises(GateFailed, match=r"the target is paused: `weighbridge resume shop`"):
+        weighbridge("promote", "demo", "2")
+    assert orders.read(shop.site.folder).paused
+    weighbridge("resume", "shop")
+    until(lambda: settled(shop) == "2")
+
+
+@pytest.mark.parametrize("command", ["rollback", "pause", "resume", "abort", "history"])
+def test_an_unknown_target_is_named(shop: Machine, command: str) -> None:
+    with pytest.raises(BadInput, match="'nowhere'"):
+        weighbridge(command, "nowhere")
+
+
+def test_history_shows_every_rollout_newest_first(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.world.versions["2"] = Version(garbage=True)
+    with pytest.raises(GateFailed):
+        weighbridge("promote", "demo", "2")
+    found = json.loads(weighbridge("history", "shop", "--json"))
+    assert [(one["version"], one["outcome"]) for one in found] == [("2", "failed"), ("1", "serving")]
+    assert found[0]["previous"] == "1"
+    assert "its answers" in found[0]["detail"]
+    shown = weighbridge("history", "shop")
+    assert shown.index("demo 2") < shown.index("demo 1")
+
+
+def test_history_holds_what_mlflow_was_not_told_yet(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.site.book.write("r2", "begin", target="shop", model="demo", version="2", trigger="webhook")
+    found = json.loads(weighbridge("history", "shop", "--json"))
+    assert [(one["version"], one["outcome"]) for one in found] == [("2", "begun"), ("1", "serving")]
