@@ -6,31 +6,29 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from configs.recipe import Recipe
-from core.errors import WeighbridgeError
+from core.errors import GateFailed
 from core.stagecache import Outcome, fingerprint
 from core.workspace import Workspace
 from flows import steps
-from flows.champion import WEIGHING, Champion, as_candidate, find_champion
 from flows.coats import run_stage
 from flows.journal import Journal
-from registry import Intent, Registry, Rollout, Version
+from registry import Place, Registry, Version
 from serving.targets.base import Release, Serving
-from tasks import deploy as deploying
 from tasks import optimize as optimizing
+from tasks import targets
 from tasks import weigh as weighing
+from tasks.champion import BENTO, BENTO_DIGEST, WEIGHING, Champion, as_candidate, find_champion
 from tasks.download import Downloaded, pin
 from tasks.evaluate import Evaluated, gate
 from tasks.finetune import Finetuned
 from tasks.measurement import Candidate, Measurement
 from tasks.optimize import Optimized
+from tasks.redeploy import Result, redeploy, site_of
 from tasks.select import Decision
 from tasks.weigh import Weighed
 
 logger = logging.getLogger("weighbridge.release")
 R = TypeVar("R")
-
-BENTO, BENTO_DIGEST = "bento", "bento_digest"
-"""Version tags: what serves this version."""
 
 
 @dataclass
@@ -119,35 +117,43 @@ class Work:
         return policy == "always" or (policy == "first" and self.registry.champion(self.recipe.name) is None)
 
     def deploy(self, release: Release) -> Serving:
-        """Serve the release and let `champion` name its version; the ledger holds what was tried and how it ended."""
+        """Let `champion` name the release's version, and have it served; on failure it names what served before.
+
+        Raises:
+            GateFailed: it was tried, and the version before goes on serving.
+        """
         version = self.registry.version(release.name, release.version)
-        champion = self.registry.champion(release.name)
-        previous = champion.version if champion else ""
-        intent = Intent(
-            self.recipe.deploy.name or release.name, release.name, release.version, previous,
-            evidence={"bento": release.bento}, digests={"bento": release.digest, "artifact": version.digest},
-        )  # fmt: skip
-        tried: list[Rollout] = []
-
-        def call() -> Outcome[Serving]:
-            started = time.monotonic()
-            serving = deploying.serving_already(release, self.recipe.deploy, self.workspace)
-            if serving is not None:
-                return Outcome(serving, reused=True, why=f"{release.bento} serves at {serving.address}", seconds=0.0)
-            tried.append(self.registry.begin_rollout(intent))
-            serving = deploying.deploy(release, self.recipe.deploy, self.workspace)
-            return Outcome(serving, reused=False, why="it did not serve yet", seconds=time.monotonic() - started)
-
-        try:
-            serving = run_stage("deploy", call).value
-        except WeighbridgeError as exc:
-            for rollout in tried:
-                self.registry.finish_rollout(rollout, "failed", str(exc))
-            raise
+        before = self.registry.champion(release.name)
+        place = self.place()
+        self.registry.set_place(place)
         self.registry.promote(version)
-        for rollout in tried:
-            self.registry.finish_rollout(rollout, "serving", serving.detail)
-        return serving
+
+        def call() -> Outcome[Result]:
+            started = time.monotonic()
+            result = redeploy(place, self.registry, self.workspace, "run", force=True)
+            if result.action in ("failed", "kept", "interrupted"):
+                self.registry.restore_champion(version, before)
+                goes_on = f"version {result.version} goes on serving" if result.version else "nothing serves"
+                raise GateFailed(f"deploying version {version.version}", result.detail, goes_on)
+            seconds = time.monotonic() - started
+            return Outcome(result, reused=result.action == "nothing", why=result.detail, seconds=seconds)
+
+        run_stage("deploy", call)
+        return self._until_drained(place)
+
+    def place(self) -> Place:
+        """The target of this recipe, with what its monitor has to know of the recipe."""
+        deploy, select = self.recipe.deploy, self.recipe.select
+        floor = select.floor if deploy.monitor.floor is None else deploy.monitor.floor
+        monitor = deploy.monitor.model_copy(update={"floor": floor, "metric": deploy.monitor.metric or select.metric})
+        args = deploy.model_copy(update={"monitor": monitor}).model_dump(mode="json", exclude_unset=True)
+        return Place(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
+
+    def _until_drained(self, place: Place) -> Serving:
+        """What serves now, once the version before has finished its requests."""
+        while not targets.settle(place.target, self.workspace):
+            time.sleep(0.2)
+        return targets.serving(site_of(place, self.workspace))
 
     def _stage(self, step: steps.Step[R]) -> R:
         return run_stage(step.name, lambda: step.run(self.workspace)).value

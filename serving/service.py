@@ -114,17 +114,25 @@ async def _disconnected(receive: Any) -> None:
         pass
 
 
+def _engine() -> int:
+    """Process id of the engine; 0 before it is there. Libraries start short-lived children of their own."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(str(PORT) in word for word in child.cmdline()):
+                return int(child.pid)
+    return 0
+
+
 def _end_with_engine() -> None:
     """End the whole service when its engine has ended, so that whoever supervises it can tell and restart it.
 
     BentoML itself would answer 503 from then on.
     """
-    worker = psutil.Process()
     stop = threading.Event()
-    while not (children := worker.children()):
+    while not (engine := _engine()):
         stop.wait(0.05)
     with contextlib.suppress(ChildProcessError):  # BentoML, which waits for it too, was first
-        os.waitid(os.P_PID, children[0].pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, engine, os.WEXITED | os.WNOWAIT)
     logger.info("the engine has ended: the service ends too")
     os.kill(os.getppid(), signal.SIGTERM)
 

@@ -10,6 +10,8 @@ from tasks.measurement import Candidate, Measurement, Variant
 
 logger = logging.getLogger("weighbridge.champion")
 
+BENTO, BENTO_DIGEST = "bento", "bento_digest"
+"""Version tags: what serves this version."""
 WEIGHING = "weighing"
 """Version tag: fingerprint of the weighing that this version won."""
 
@@ -31,11 +33,16 @@ def find_champion(registry: Registry, name: str) -> Champion | None:
     version = registry.champion(name)
     if version is None:
         return None
-    document = registry.measurement_of(version)
-    if document is None:
+    found = find_measured(registry, version)
+    if found is None:
         logger.warning("champion %s %s was never weighed: the winner is not compared with it", name, version.version)
-        return None
-    return Champion(version, Measurement.model_validate_json(document))
+    return found
+
+
+def find_measured(registry: Registry, version: Version) -> Champion | None:
+    """A version and how it was measured; None where it never was."""
+    document = registry.measurement_of(version)
+    return Champion(version, Measurement.model_validate_json(document)) if document else None
 
 
 def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -> Candidate | None:

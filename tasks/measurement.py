@@ -41,6 +41,7 @@ class Measurement(BaseModel):
     scores: dict[str, Score] = Field(description="By metric label, on the validation split.")
     test_scores: dict[str, Score] = Field(default_factory=dict, description="On the split no choice is made on.")
     predictions: Artifact | None = Field(description="JSONL, one row per example: prompt, reference, answer, scores.")
+    max_new_tokens: int = Field(128, description="Longest answer that was asked for, in tokens.")
     load: list[LoadFigures]
     load_seconds: float = Field(description="From process start to the first real token.")
     peak_memory: int = Field(description="Bytes, whole process group.")

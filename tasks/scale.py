@@ -121,6 +121,7 @@ class Scale:
             scores=scores["validation"],
             test_scores=scores["test"],
             predictions=self._keep(answers, scores),
+            max_new_tokens=self.metrics.max_new_tokens,
             load=load,
             load_seconds=running.load_seconds,
             peak_memory=peak.bytes,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +55,25 @@ def test_errors_are_one_line_with_their_exit_code(
     assert capsys.readouterr().err == "error: doing this: that is wrong; do so\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [(OSError(28, "No space left on device"), 1 << 40), (RuntimeError("500 Internal Server Error"), 0)],
+)
+def test_a_full_disk_is_called_so_wherever_it_shows(
+    error: Exception, free: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cli.main.cli.main", fail)
+    monkeypatch.setattr("cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(SystemExit) as exit_:
+        main(["run", "x.yaml"])
+    assert exit_.value.code == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: writing: the disk is full; make room")
+
+
 def test_init_writes_a_recipe_that_loads_and_never_overwrites(tmp_path: Path) -> None:
     from configs.load import load
 
@@ -73,4 +93,4 @@ def test_status_of_a_fresh_installation_says_what_to_do() -> None:
 def test_asking_an_unknown_target_exits_2() -> None:
     done = weighbridge("ask", "nowhere", "hello")
     assert done.returncode == 2
-    assert "there is no such target" in done.stderr
+    assert "there is none of that name" in done.stderr

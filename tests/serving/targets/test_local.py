@@ -1,13 +1,9 @@
-"""Target `local`: one release at one address, and a way back."""
+"""Target `local`: versions are programs of supervisord, haproxy shares the requests out among them."""
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,184 +14,171 @@ from core.errors import BadInput, Unavailable
 from core.processes import free_port, is_taken
 from core.settings import Settings
 from core.workspace import Workspace
-from serving.client import is_ready
+from serving.gateway import Gateway
+from serving.gateway_types import Front
 from serving.supervisor import Supervisor
-from serving.targets.base import Release
-from serving.targets.local import Local, LocalArgs
-from tests.serving import bentos
+from serving.targets.base import Release, Share
+from serving.targets.local import Local, LocalArgs, LocalRevision
+from tests.serving.bentos import stand_in_release
 
 pytestmark = pytest.mark.xdist_group("local")
-ROOT = Path(__file__).parents[3]
+LOCAL = Local()
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """One home for the module: Bentos are built once; every test serves under a name and a port of its own."""
+    """One home for the module: Bentos are built once; every test has a target of its own."""
     folder = tmp_path_factory.mktemp("local")
-    yield Workspace(Settings(home=folder / "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        yield Workspace(Settings(home=folder / "home"))
     Supervisor(folder / "home").shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _homes(shared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENTOML_HOME", str(shared.settings.home.parent / "bentoml"))
 
 
 @pytest.fixture(scope="module")
 def releases(shared: Workspace) -> dict[str, Release]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENTOML_HOME", str(shared.settings.home.parent / "bentoml"))
-        return {
-            "old": bentos.release(shared, parallel=1),
-            "new": bentos.release(shared, parallel=2),
-            "broken": bentos.release(shared, whole=False),
-        }
+    made = {version: stand_in_release(shared, version) for version in "78"}
+    return {**made, "broken": stand_in_release(shared, "9", die_loading="no such tensor")}
 
 
 @pytest.fixture
-def home(shared: Workspace) -> Path:
-    return shared.settings.home
+def home(shared: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = shared.settings.home
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
+    monkeypatch.setenv("BENTOML_HOME", str(home.parent / "bentoml"))
+    return home
 
 
 @pytest.fixture
 def args() -> LocalArgs:
-    return LocalArgs(port=free_port(), start_timeout=120, stop_seconds=10)
+    return LocalArgs(port=free_port(), stop_seconds=10)
 
 
 @pytest.fixture
-def name(args: LocalArgs, home: Path) -> Iterator[str]:
-    yield f"target{args.port}"
-    Local().down(f"target{args.port}", home)
+def target(args: LocalArgs, home: Path) -> Iterator[str]:
+    name = f"target{args.port}"
+    yield name
+    for revision in LOCAL.running(name, home):
+        LOCAL.stop_named(name, revision, home)
+    Gateway(home).remove(name)
 
 
-def until_healthy(name: str, home: Path, seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not Local().status(name, home).healthy:
-        assert time.monotonic() < deadline, Local().status(name, home)
+    while not holds():
+        assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def program(name: str, home: Path) -> psutil.Process:
-    state = next(state for state in Supervisor(home).states() if state.name.startswith(name))
-    return psutil.Process(state.pid)
+def started(target: str, args: LocalArgs, release: Release, home: Path) -> LocalRevision:
+    revision = LOCAL.prepare(target, args, release, LOCAL.running(target, home), home)
+    LOCAL.start(revision, home)
+    until(lambda: LOCAL.answers(revision))
+    return revision
 
 
-def test_serves_at_its_address(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    serving = Local().deploy(name, args, releases["old"], home)
-    assert serving.address == f"http://127.0.0.1:{args.port}"
-    assert is_ready(serving.address)
-    status = Local().status(name, home)
-    assert status.healthy
-    assert status.release == releases["old"]
-    assert status.since == pytest.approx(time.time(), abs=60)
+def served_by(args: LocalArgs, **headers: str) -> str:
+    answer = httpx.get(f"{LOCAL.address(args)}/v1/models", headers=headers, trust_env=False)
+    return answer.headers["x-weighbridge-version"] if answer.is_success else str(answer.status_code)
 
 
-def test_served_already_nothing_is_done(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    first = Local().deploy(name, args, releases["old"], home)
-    pid = program(name, home).pid
-    again = Local().deploy(name, args, releases["old"], home)
-    assert "nothing to do" in again.detail
-    assert (again.since, program(name, home).pid) == (first.since, pid)
-
-
-def test_a_swap_is_short(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    misses: list[float] = []
-    over = threading.Event()
-
-    def poll() -> None:
-        while not over.wait(0.05):
-            try:
-                httpx.get(f"http://127.0.0.1:{args.port}/health", timeout=5).raise_for_status()
-            except httpx.HTTPError:
-                misses.append(time.monotonic())
-
-    watcher = threading.Thread(target=poll)
-    watcher.start()
-    swapped = Local().deploy(name, args, releases["new"], home)
-    over.set()
-    watcher.join()
-    assert swapped.release == releases["new"]
-    assert len([state for state in Supervisor(home).states() if state.name.startswith(name)]) == 1
-    assert not misses or misses[-1] - misses[0] < 5
-
-
-def test_one_that_does_not_answer_never_costs_the_old_one(
-    name: str, args: LocalArgs, releases: dict[str, Release], home: Path
+def test_two_versions_share_the_requests_of_one_address(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
 ) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    with pytest.raises(Unavailable, match=r"failed to load model|did not start"):
-        Local().deploy(name, args, releases["broken"], home)
-    status = Local().status(name, home)
-    assert status.healthy
-    assert status.release == releases["old"]
-    assert is_ready(status.address)
+    seven, eight = (started(target, args, releases[version], home) for version in "78")
+    shares = [Share(revision=seven, weight=50), Share(revision=eight, weight=50)]
+    LOCAL.route(target, args, shares, home)
+    assert LOCAL.routed(target, args, shares, home)
+    assert {served_by(args) for _ in range(40)} == {"7", "8"}
+    LOCAL.route(target, args, [Share(revision=seven, weight=100), Share(revision=eight, weight=0)], home)
+    assert not LOCAL.routed(target, args, shares, home)
+    assert {served_by(args) for _ in range(20)} == {"7"}
+    assert served_by(args, **{"X-Weighbridge-Version": "8"}) == "8"
+    traffic = LOCAL.traffic(target, home)
+    served_by(args)
+    until(lambda: [seen.server for seen in traffic.read()] == ["7"], 10)
 
 
-def test_the_first_one_that_does_not_answer_leaves_nothing(
-    name: str, args: LocalArgs, releases: dict[str, Release], home: Path
+def test_a_version_started_beside_itself_has_another_name(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
 ) -> None:
-    with pytest.raises(Unavailable, match=r"failed to load model|did not start"):
-        Local().deploy(name, args, releases["broken"], home)
-    assert Local().status(name, home).release is None
-    assert not is_taken(args.port)
+    first = started(target, args, releases["7"], home)
+    second = LOCAL.prepare(target, args, releases["7"], {"7"}, home)
+    assert (first.name, second.name) == ("7", "7.2")
+    assert LOCAL.running(target, home) == {"7"}
 
 
-def test_a_port_of_somebody_elses_is_refused_first(
-    name: str, args: LocalArgs, releases: dict[str, Release], home: Path
+def test_a_version_that_dies_while_it_loads_is_told_with_its_log(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
 ) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+    revision = LOCAL.prepare(target, args, releases["broken"], (), home)
+    pulse = LOCAL.start(revision, home)
+    with pytest.raises(Unavailable, match=r"(?s)it ended\. Its log ends:.*no such tensor"):
+        until(lambda: bool(pulse.check()))
+
+
+def test_one_that_died_is_told_even_when_it_is_up_again(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+) -> None:
+    revision = LOCAL.prepare(target, args, releases["7"], (), home)
+    pulse = LOCAL.start(revision, home)
+    until(lambda: LOCAL.answers(revision))
+    pulse.check()
+    assert pulse.memory() > 10 << 20
+    state = Supervisor(home).state(revision.program)
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    until(lambda: LOCAL.answers(revision))
+    with pytest.raises(Unavailable, match="it ended"):
+        pulse.check()
+
+
+def test_killed_it_comes_back_at_the_same_address(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+) -> None:
+    revision = started(target, args, releases["7"], home)
+    LOCAL.route(target, args, [Share(revision=revision)], home)
+    state = Supervisor(home).state(revision.program)
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    until(lambda: served_by(args) == "7")
+
+
+def test_stopped_it_leaves_no_process(target: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
+    revision = started(target, args, releases["7"], home)
+    state = Supervisor(home).state(revision.program)
+    assert state is not None
+    family = [psutil.Process(state.pid), *psutil.Process(state.pid).children(recursive=True)]
+    LOCAL.stop(revision, home)
+    assert not LOCAL.is_well(revision, home)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    assert not is_taken(revision.port)
+
+
+def test_a_port_of_somebody_elses_is_refused(target: str, home: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(BadInput, match=f"port {port} .* is taken by .*process {os.getpid()}"):
-            Local().deploy(name, args.model_copy(update={"port": port}), releases["new"], home)
-    assert Local().status(name, home).release == releases["old"]
+        with pytest.raises(BadInput, match=f"port {port}.*taken"):
+            LOCAL.route(target, LocalArgs(port=port), [], home)
+    assert all(front.target != target for front in Gateway(home).fronts())
 
 
-def test_another_targets_port_is_refused(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    with pytest.raises(BadInput, match="is taken"):
-        Local().deploy("another", args, releases["new"], home)
+def test_a_bento_that_is_nowhere_is_told(target: str, args: LocalArgs, home: Path) -> None:
+    release = Release(name="demo", version="1", bento="demo:gone", digest="sha256:" + "0" * 64)
+    assert not LOCAL.has(release, home)
+    with pytest.raises(Unavailable, match="is not on this machine"):
+        LOCAL.prepare(target, args, release, (), home)
 
 
-def test_killed_it_comes_back(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    program(name, home).kill()
-    until_healthy(name, home)
-
-
-def test_down_leaves_no_process(name: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    root = program(name, home)
-    processes = [root, *root.children(recursive=True)]
-    Local().down(name, home)
-    deadline = time.monotonic() + 10
-    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert not is_taken(args.port)
-    assert Local().status(name, home).release is None
-
-
-@pytest.mark.parametrize("seconds", [0.3, 3.0, 6.0])
-def test_killed_in_the_middle_one_of_them_serves(
-    seconds: float, name: str, args: LocalArgs, releases: dict[str, Release], home: Path
+def test_the_last_target_takes_the_gateway_along(
+    target: str, args: LocalArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Local().deploy(name, args, releases["old"], home)
-    code = (
-        "import sys; from pathlib import Path; from serving.targets.base import Release; "
-        "from serving.targets.local import Local, LocalArgs; "
-        "Local().deploy(sys.argv[1], LocalArgs.model_validate_json(sys.argv[2]), "
-        "Release.model_validate_json(sys.argv[3]), Path(sys.argv[4]))"
-    )
-    words = [name, args.model_dump_json(), releases["new"].model_dump_json(), str(home)]
-    deployer = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT)
-    time.sleep(seconds + 1.0)
-    deployer.send_signal(signal.SIGKILL)
-    deployer.wait()
-    until_healthy(name, home)
-    assert Local().deploy(name, args, releases["new"], home).release == releases["new"]
-    assert is_ready(f"http://127.0.0.1:{args.port}")
-    assert len([state for state in Supervisor(home).states() if state.name.startswith(name)]) == 1
+    home = tmp_path / "alone"
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
+    LOCAL.route(target, args, [], home)
+    assert Gateway(home).fronts() == [Front(target=target, port=args.port, args=args.gateway)]
+    LOCAL.close(target, home)
+    assert not Supervisor(home).running()
+    assert not is_taken(args.port)
