@@ -197,7 +197,10 @@ def run_uv(doing: str, *arguments: str) -> str:
     Raises:
         Unavailable: it failed; its own reason, and what to do about it.
     """
-    done = run("uv", [uv(), *arguments, "--quiet", "--color", "never"], env=uv_variables())
+    variables = {**os.environ, **uv_variables()}
+    # uv has options for it alone, and no variable.
+    told = ["--no-index"] if arguments[0] == "pip" and variables.get("UV_NO_INDEX") else []
+    done = run("uv", [uv(), *arguments, *told, "--quiet", "--color", "never"], env=uv_variables())
     if done.status != 0:
         raise Unavailable(doing, *_explain(done.output, done.status))
     return done.output

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 
 import psutil
 
@@ -70,13 +71,7 @@ class Process:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
-            try:
-                self._popen = subprocess.Popen(
-                    [str(word) for word in argv], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-                    cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
-                )  # fmt: skip
-            except OSError as exc:
-                raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
+            self._popen = _start(name, argv, stream, cwd=cwd, env=env)
 
     @property
     def pid(self) -> int:
@@ -160,14 +155,7 @@ def run(
     Raises:
         Unavailable: it cannot be started. A status other than 0 is the caller's to judge.
     """
-    try:
-        popen = subprocess.Popen(
-            [str(word) for word in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
-            text=True, encoding="utf-8", errors="replace",
-        )  # fmt: skip
-    except OSError as exc:
-        raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
+    popen = _start(name, argv, subprocess.PIPE, cwd=cwd, env=env)
     lines: list[str] = []
     with popen:
         try:
@@ -179,6 +167,20 @@ def run(
             os.killpg(popen.pid, signal.SIGKILL)
             raise
     return Finished(status, "".join(lines))
+
+
+def _start(
+    name: str, argv: Sequence[str | Path], output: IO[Any] | int, *, cwd: Path | None, env: Mapping[str, str] | None
+) -> subprocess.Popen[str]:
+    """A child in a process group of its own that dies with this thread; `output` takes all that it prints."""
+    try:
+        return subprocess.Popen(
+            [str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
+            text=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as exc:
+        raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
 
 
 def _members(group: int) -> list[psutil.Process]:

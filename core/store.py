@@ -30,6 +30,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file systems differ; `target` is replaced, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".placing-") as scratch:
+        fresh = Path(scratch) / "file"
+        try:
+            os.link(source, fresh)
+        except OSError:
+            shutil.copyfile(source, fresh)
+        fresh.replace(target)
+
+
 UNTOUCHED = 1_000_000_000 * 10**9
 """Modification time of stored files, in nanoseconds: Nix dates its store alike, for the same reason."""
 

@@ -3,7 +3,7 @@
 ::
 
     BENTOML_HOME/models/<name>/<digest>    the model's files, hard links to the artifact store where it can be
-    BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds `serving`, `core` and `candidate.json`
+    BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds what the service imports
     (artifact store) format `bento`        the same exported: a Bento with its model inside, which needs no store
 """
 
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from core.artifact import Artifact, File
-from core.environments import Environment, ensure, locks_of, one_at_a_time
+from core.environments import Environment, ensure, locks_of, one_at_a_time, uv
 from core.errors import Unavailable
 from core.plugins import load
 from core.processes import Process, free_port, run
-from core.store import Store, sha256_of
+from core.store import Store, link_or_copy, sha256_of
 from serving.candidate import BentoCandidate
 from serving.client import is_ready
 from serving.engines.base import Engine, EngineArgs
@@ -36,13 +36,18 @@ from serving.engines.base import Engine, EngineArgs
 logger = logging.getLogger("weighbridge.bento")
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("core", "serving")
+TRAVELS = (
+    "core/__init__.py", "core/artifact.py", "core/environments.py", "core/errors.py", "core/plugins.py",
+    "core/processes.py", "core/progress.py", "core/settings.py",
+    "serving/__init__.py", "serving/candidate.py", "serving/client.py", "serving/llama_cpp_native.py",
+    "serving/service.py", "serving/tether.py", "serving/engines/*.py",
+)  # fmt: skip
+"""What the service imports, engines included, and nothing else: what changes elsewhere makes no new Bento."""
 BUILDER = Path(__file__).with_name("bento_build.py")
 FORMAT = 1
-"""Raised when the same inputs give another Bento."""
+"""Raised when the same inputs give another Bento: when this module or the builder lays it out differently."""
 
 _BENTOML_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[|Traceback |Exception in ")
-_TRAVELS = frozenset({".py", ".lock", ".in", ".json", ".typed"})
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ def _put(store: Store, path: Path, to: str) -> File:
 
 
 def _code() -> list[Path]:
-    return [path for package in PACKAGES for path in _files(ROOT / package) if path.suffix in _TRAVELS]
+    return [path for pattern in TRAVELS for path in sorted(ROOT.glob(pattern))]
 
 
 def _digest_of_code() -> str:
@@ -304,6 +309,8 @@ def _build(contents: Contents, environment: Environment, scratch: Path) -> None:
     env = {
         "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONDONTWRITEBYTECODE": "1",
         "BENTO_ORDER": str(order_file), "WEIGHBRIDGE_ENGINE_PORT": "8000",
+        # BentoML looks for uv before it knows whether it needs it, and would install it by pip, which is not there.
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(uv()).parent)]),
     }  # fmt: skip
     done = run("bentoml build", [environment.python, BUILDER], env=env, cwd=scratch / "src")
     if done.status != 0:
@@ -329,14 +336,9 @@ def _description(contents: Contents) -> str:
 
 
 def _link(source: Path, to: Path) -> None:
-    """The artifact's files in BentoML's model folder: hard links, or copies on another file system."""
+    """The artifact's files in BentoML's model folder, which would copy them."""
     for path in _files(source):
-        target = to / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(path)
-        except OSError:
-            shutil.copyfile(path, target)
+        link_or_copy(path, to / path.relative_to(source))
 
 
 def _publish(scratch: Path, final: Path, name: str, version: str) -> None:

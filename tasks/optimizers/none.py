@@ -1,8 +1,6 @@
 """The weights as they are, in safetensors, for engines that take those: kept or cast to one number type."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +9,7 @@ from pydantic import Field
 from core.artifact import Artifact, Format
 from core.errors import BadInput, Unavailable
 from core.progress import track
+from core.store import link_or_copy
 from core.workspace import Workspace
 from tasks.model_files import INDEX, read_header, read_object
 from tasks.optimizers.base import OptimizerArgs
@@ -62,7 +61,7 @@ class Unchanged:
                 if path.suffix == ".safetensors" and wanted and _kinds(path) - {wanted}:
                     _cast(path, out / path.name, args.dtype)
                 else:
-                    _link(path, out / path.name)
+                    link_or_copy(path, out / path.name)
                 update(done)
         if wanted:
             total = sum(_tensor_bytes(path) for path in _weights(out))
@@ -117,10 +116,3 @@ def _tell(folder: Path, dtype: str, total: int) -> None:
 def _rewrite(path: Path, value: dict[str, Any]) -> None:
     path.unlink()  # it may be a link to the store's own, read-only copy
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def _link(source: Path, to: Path) -> None:
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copyfile(source, to)

@@ -12,7 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,6 +120,14 @@ def test_a_lock_without_hashes_is_refused(tmp_path: Path, wheels: Path) -> None:
         ensure(write_lock(tmp_path, "alpha==1.0\n"), tmp_path / "cache")
 
 
+def test_where_the_user_has_no_index_none_is_asked(
+    tmp_path: Path, wheels: Path, silent_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    with pytest.raises(Unavailable, match="beta was not found in the provided package locations"):
+        ensure(write_lock(tmp_path, make_wheel(wheels, "alpha").replace("alpha", "beta")), tmp_path / "cache")
+
+
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, wheels: Path) -> None:
     lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("1.0", "9.9"))
     with pytest.raises(Unavailable):
@@ -159,8 +167,9 @@ def _child_of(pid: int) -> psutil.Process:
     parent = psutil.Process(pid)
     while parent.status() != psutil.STATUS_ZOMBIE:
         for child in parent.children():
-            if "install" in child.cmdline():
-                return child
+            with suppress(psutil.ZombieProcess):  # the step before it, which has just ended
+                if "install" in child.cmdline():
+                    return child
         time.sleep(0.05)
     raise AssertionError("the builder ended by itself")
 

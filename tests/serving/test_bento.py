@@ -1,5 +1,6 @@
 """Bentos: what is in them, and that they run by themselves."""
 
+import ast
 import contextlib
 import json
 import os
@@ -84,6 +85,52 @@ def ended(processes: list[psutil.Process], within: float = 20) -> bool:
 def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:
     packages = {path.name for path in (built.folder / "src").iterdir() if path.is_dir()}
     assert packages == {"core", "serving", "environment"}
+
+
+def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(built: bento.Built) -> None:
+    src = built.folder / "src"
+    travels = {path.relative_to(src).as_posix() for path in src.rglob("*.py")}
+    needed = {"serving/service.py", *(path.relative_to(src).as_posix() for path in src.glob("serving/engines/*.py"))}
+    unread = list(needed)
+    while unread:
+        new = set(imported_by(unread.pop())) - needed
+        needed |= new
+        unread += new
+    assert travels == needed
+
+
+def imported_by(file: str) -> Iterator[str]:
+    """Our own files that a file of ours imports, be it late, and the packages they lie in."""
+    packages = [parent / "__init__.py" for parent in Path(file).parents if parent.name]
+    yield from (package.as_posix() for package in packages)
+    for node in ast.walk(ast.parse((bento.ROOT / file).read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        candidates = [f"{name.replace('.', '/')}.py" for name in names]
+        yield from (path for path in candidates if (bento.ROOT / path).exists())
+
+
+def test_every_module_that_travels_is_imported_by_the_bentos_own_python(
+    built: bento.Built, environment: Environment
+) -> None:
+    src = built.folder / "src"
+    files = [path.relative_to(src).with_suffix("") for path in src.rglob("*.py") if path.name != "__init__.py"]
+    names = [".".join(path.parts) for path in files]
+    script = "import importlib, sys; sys.path.insert(0, '.'); [importlib.import_module(name) for name in sys.argv[1:]]"
+    command = [str(environment.python), "-I", "-c", script, *names]
+    done = subprocess.run(command, cwd=src, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_is_built_where_no_uv_is_on_the_path(
+    shared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not bento.build(bentos.contents(shared, name="pathless"), shared.settings.cache).reused
 
 
 def test_model_is_the_stores_own_file(built: bento.Built, contents: bento.Contents) -> None:
