@@ -19,6 +19,7 @@ from core.plugins import PluginArgs
 from core.workspace import Workspace
 from tasks.data import Row, Split, read_rows
 from tasks.encoding import encode, load_tokenizer
+from tasks.machine import let_waiting_threads_sleep
 from tasks.metrics.base import MetricArgs, Score
 from tasks.metrics.exact_match import ExactMatchArgs
 from tasks.metrics.nll import NllArgs
@@ -94,6 +95,7 @@ def evaluate(
         BadInput: there are no validation rows, or a model or metric cannot be loaded.
     """
     started = time.monotonic()
+    let_waiting_threads_sleep()
     validation, test = (read_rows(data, split)[: args.limit] for split in _SPLITS)
     if not validation:
         raise BadInput("evaluating", "the data hold no validation rows", "give a validation file, or more rows")

@@ -28,6 +28,7 @@ from core.stagecache import canonical
 from core.workspace import Workspace
 from tasks.data import read_rows
 from tasks.encoding import Encoded, encode, load_tokenizer
+from tasks.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from tasks.training import Run
@@ -104,6 +105,7 @@ def finetune(
         Unavailable: the disk or the GPU's memory is too small.
     """
     started = time.monotonic()
+    let_waiting_threads_sleep()
     rows, dropped = _training_rows(base, data, args)
     _check_disk(base, workspace)
 

@@ -6,15 +6,20 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from core.errors import BadInput
+from tasks import machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+NOT_FOR_USERS: Final = "mtime may not be reliable on this filesystem"
+"""What the trainer says of checkpoints written within one second; it then goes by their numbers."""
 
 BETWEEN_LIBRARIES: Final = ("`is_gradient_checkpointing` is deprecated",)
 """Beginnings of warnings about how one library calls another (PEFT 0.21 calls transformers by an old name)."""
@@ -57,28 +62,17 @@ def load_model(folder: Path, *, dtype: torch.dtype | str | None = None, to: str 
     return model.to(to)
 
 
-def cores() -> int:
-    """Processors that this process may use: its affinity, and the CPU quota of its control group."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        limit = allowed if quota == "max" else max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        limit = allowed
-    return min(allowed, limit)
-
-
 @contextmanager
 def threads(model: Path) -> Iterator[int]:
     """torch gets as many processors as the model has work for, or what OMP_NUM_THREADS says; and back as it was.
 
-    Threads that wait for each other spin: with two of them on two busy cores, 40 training steps of a model of 10 MB
-    took 85 s of CPU and more, with one 12 s.
+    More of them wait for each other instead: with two that spin on two busy cores, 40 training steps of a model of
+    10 MB took 85 s of CPU and more, with one 12 s.
     """
     before = torch.get_num_threads()
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     useful = max(1, round(weights / BYTES_PER_THREAD))
-    count = before if os.environ.get("OMP_NUM_THREADS") else min(cores(), useful)
+    count = before if os.environ.get("OMP_NUM_THREADS") else min(machine.cores(), useful)
     torch.set_num_threads(count)
     try:
         yield count
@@ -95,13 +89,20 @@ def quiet() -> Iterator[None]:
     bars = logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    trainers = logging.get_logger("transformers.trainer_utils")
+    trainers.addFilter(_is_for_users)
     try:
         with warnings.catch_warnings():
             for message in BETWEEN_LIBRARIES:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
+        trainers.removeFilter(_is_for_users)
         if bars[0]:
             logging.enable_progress_bar()
         if bars[1]:
             datasets.enable_progress_bars()
+
+
+def _is_for_users(record: LogRecord) -> bool:
+    return NOT_FOR_USERS not in record.getMessage()

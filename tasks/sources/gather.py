@@ -210,7 +210,9 @@ def check_disk(gatherings: Iterable[Gathering], store: Store) -> None:
     needed = sum(gathering.missing_bytes() for gathering in gatherings)
     free = store.free_bytes()
     if needed and needed + SPARE > free:
-        wrong = f"{_megabytes(needed)} are to be fetched and {_megabytes(max(free - SPARE, 0))} are free"
+        wrong = (
+            f"{_megabytes(needed)} are to be fetched, {_megabytes(SPARE)} to be left and {_megabytes(free)} are free"
+        )
         remedy = f"make room on the disk of {store.root}, or set WEIGHBRIDGE_HOME to another"
         raise Unavailable("checking the disk before downloading", wrong, remedy)
 

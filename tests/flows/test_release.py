@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -88,14 +88,23 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small:
 
     plan = json.loads(weighbridge("plan", small, "--json").stdout)
     assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 7
-    status = json.loads(weighbridge("status", "--json").stdout)["chain"]
-    assert status["healthy"]
-    assert status["release"]["version"] == champion.version
+    (target,) = json.loads(weighbridge("status", "--json").stdout)["targets"]
+    assert target["healthy"]
+    assert target["serving"]["version"] == target["wish"] == champion.version
 
 
-def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(small: Path) -> None:
-    for stage in ("download", "finetune", "optimize", "weigh", "package"):
-        _kill_once_in(stage, small)
+def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(small: Path, tmp_path: Path) -> None:
+    points: dict[str, Callable[[str], bool]] = {
+        "download": lambda said: any(tmp_path.glob("home/store/blobs/*/*")),
+        "finetune": lambda said: any(tmp_path.glob("home/runs/*/checkpoint-4/weighbridge-whole.json")),
+        "optimize": lambda said: "proving gguf-F16: loaded" in said,
+        "weigh": lambda said: "llama_cpp/gguf-F16: measured" in said,
+        "package": lambda said: any(tmp_path.glob("bentoml/tmp/weighbridge-*/home/models")),
+    }
+    said = {stage: _killed_at(reached, small, tmp_path / f"{stage}.log") for stage, reached in points.items()}
+    for stage, words in said.items():
+        assert stage not in stages(words), words
+    assert "going on after checkpoint-4" in said["optimize"]
     done = weighbridge("run", small)
     assert done.returncode == 0, done.stderr + done.stdout
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
@@ -103,23 +112,17 @@ def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(sm
     assert httpx.get(f"{address(small)}/health").status_code == 200
 
 
-def _kill_once_in(stage: str, path: Path) -> None:
-    """SIGKILL as soon as the terminal names the stage, which is somewhere after it began."""
-    before = {"download": "", "finetune": "download", "optimize": "evaluate", "weigh": "optimize", "package": "select"}
-    with subprocess.Popen(
-        command("run", path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+def _killed_at(reached: Callable[[str], bool], path: Path, log: Path) -> str:
+    """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or by its files."""
+    with log.open("w") as stream, subprocess.Popen(
+        command("run", path), cwd=ROOT, stdout=stream, stderr=stream,
         env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
     ) as process:  # fmt: skip
-        assert process.stdout
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if not before[stage] or line.startswith(f"✓ {before[stage]} "):
-                time.sleep(0.3)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.read()
-    assert process.returncode == -signal.SIGKILL, "".join(seen)
+        while not reached(log.read_text()):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    return log.read_text()
 
 
 def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(tmp_path: Path, tiny_model: Path) -> None:

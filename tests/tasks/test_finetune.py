@@ -275,13 +275,22 @@ print(result.model_dump_json(), flush=True)
 """
 
 
-def start(base: Artifact, data: Artifact, args: FinetuneArgs, *launcher: str) -> subprocess.Popen[str]:
+def start(
+    base: Artifact, data: Artifact, args: FinetuneArgs, *launcher: str, **variables: str
+) -> subprocess.Popen[str]:
     script = base.path.parents[2] / "script.py"
     script.write_text(SCRIPT)
     words = [base.model_dump_json(), data.model_dump_json(), args.model_dump_json()]
     command = [sys.executable, *launcher, str(script), *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    output = subprocess.STDOUT if variables else None
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, text=True, env=environment, cwd=ROOT)
+
+
+def test_threads_that_wait_for_each_other_sleep(base: Artifact, data: Artifact, workspace: Workspace) -> None:
+    process = start(base, data, arguments(max_steps=1), OMP_DISPLAY_ENV="verbose")
+    said, _ = process.communicate(timeout=300)
+    assert "GOMP_SPINCOUNT = '0'" in said
 
 
 def last_result(process: subprocess.Popen[str]) -> Finetuned:
