@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,10 +11,14 @@ T = TypeVar("T")
 
 
 def alternate(sides: Sequence[str], turn: Callable[[str], T], rounds: int) -> dict[str, list[T]]:
-    """`rounds` turns of every side, in an order that is reversed each round, so that no side always comes first."""
+    """`rounds` turns of every side, in an order that is reversed each round, so that no side always comes first.
+
+    Standard error says whose turn it is: a benchmark takes minutes.
+    """
     results: dict[str, list[T]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
+            print(f"round {number + 1} of {rounds}: {side}", file=sys.stderr, flush=True)
             results[side].append(turn(side))
     return results
 

@@ -8,7 +8,10 @@ Three comparisons, in each of which the sides take turns:
 - a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same release with
   its coats taken off, which leaves stages, MLflow and the ticket; and the stages alone.
 
-Usage: python -m benchmarks.overhead [--rounds 5] [--quick]      (--quick: without the release)
+Usage: python -m benchmarks.overhead [--rounds N] [--quick]
+
+A round takes half a minute on two idle cores, twice that on busy ones. `--quick` is one round without the release:
+does the benchmark work, and is the order of magnitude right?
 """
 
 import argparse
@@ -199,8 +202,8 @@ def compare_releases(figures: Figures, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="Only stages that do nothing, no release.")
+    parser.add_argument("--rounds", type=int, help="turns of each side: 5, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="only stages that do nothing, no release")
     parser.add_argument("--side", nargs="+", metavar="WORD", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -208,10 +211,11 @@ def main() -> None:
         return
     bytecode_note()
     figures = Figures("overhead")
-    compare_coats(figures, options.rounds)
-    compare_servers(figures, options.rounds)
+    rounds = options.rounds or (1 if options.quick else 5)
+    compare_coats(figures, rounds)
+    compare_servers(figures, rounds)
     if not options.quick:
-        compare_releases(figures, options.rounds)
+        compare_releases(figures, rounds)
     report(figures)
 
 

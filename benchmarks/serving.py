@@ -3,7 +3,7 @@
 Three sides take turns within one run: the engine alone; the address that the target `local` serves, where clients
 talk to the engine that BentoML watches; and the port of `bentoml serve`, where everything passes through BentoML.
 
-Usage: python -m benchmarks.serving [--rounds 5] [--small] [--model GGUF …]
+Usage: python -m benchmarks.serving [--rounds N] [--small] [--model GGUF …]
 """
 
 import argparse
@@ -12,7 +12,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
@@ -28,6 +28,8 @@ from serving.load import LoadFigures, run_load
 SIDES = ("bare", "served", "bentoml")
 CONCURRENCIES = (1, 4, 16)
 GOAL = 0.95
+LONG = "My order came late and the box was open, please tell me what happens now. " * 3
+SHORT = "is late, why?"
 
 
 @dataclass(frozen=True)
@@ -36,25 +38,28 @@ class Model:
 
     name: str
     gguf: Artifact
-    requests: int
+    requests: int = 16
     """Per stream and turn."""
-    tokens: int
+    tokens: int = 64
     """Per answer."""
+    words: str = LONG
+    """Prompt, after a number of its own."""
+    threads: int = 1
+    rounds: int = 5
 
 
 class Payloads:
     """Requests that all differ from their first word on, so that no prompt is ever found in a cache."""
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._numbers = itertools.count(100_000)
 
     def take(self, count: int) -> list[dict[str, object]]:
-        words = "My order came late and the box was open, please tell me what happens now. " * 3
         return [
             {
-                "messages": [{"role": "user", "content": f"{number} {words}"}],
-                "max_tokens": self._tokens, "temperature": 0, "ignore_eos": True,
+                "messages": [{"role": "user", "content": f"{number} {self._model.words}"}],
+                "max_tokens": self._model.tokens, "temperature": 0, "ignore_eos": True,
                 "stream_options": {"include_usage": True},
             }
             for number in itertools.islice(self._numbers, count)
@@ -75,12 +80,13 @@ def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict
         yield {"bare": bare.url, "served": proof.engine_url, "bentoml": proof.url}
 
 
-def measure(model: Model, workspace: Workspace, rounds: int, figures: Figures) -> None:
-    """Every concurrency, `rounds` turns of each side."""
+def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
+    """Every concurrency, `model.rounds` turns of each side."""
     # Without a store of past prompts: it would cost the side more whose engine has seen more of them.
-    options = {"threads": 1, "parallel": max(CONCURRENCIES), "ctx_size": 512 * max(CONCURRENCIES), "cache_ram": 0}
+    slots = max(CONCURRENCIES)
+    options = {"threads": model.threads, "parallel": slots, "ctx_size": 512 * slots, "cache_ram": 0}
     args: EngineArgs = load("engine", "llama_cpp").Args(**options)
-    payloads = Payloads(model.tokens)
+    payloads = Payloads(model)
     with sides(model, args, workspace) as urls:
         for url in urls.values():
             run_load(url, payloads.take(4), 1)
@@ -90,7 +96,7 @@ def measure(model: Model, workspace: Workspace, rounds: int, figures: Figures) -
                 requests = payloads.take(max(4, model.requests * streams))
                 return run_load(urls[side], requests, streams, max_seconds=600, timeout=600)
 
-            turns = alternate(SIDES, turn, rounds)
+            turns = alternate(SIDES, turn, model.rounds)
             key = f"{model.name}_c{concurrency}"
             errors = {side: sum(load.errors for load in loads) for side, loads in turns.items()}
             figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
@@ -111,14 +117,15 @@ def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Mod
     for path in given:
         with workspace.store.scratch() as scratch:
             (scratch / "model.gguf").symlink_to(path.absolute())
-            yield Model(path.stem.lower(), workspace.store.add(scratch, "gguf", adopt=False), 16, 64)
+            yield Model(path.stem.lower(), workspace.store.add(scratch, "gguf", adopt=False))
     with workspace.store.scratch() as scratch:
         if small:
             write(scratch / "model.gguf")
-            yield Model("tiny", workspace.store.add(scratch, "gguf"), 16, 64)
+            yield Model("tiny", workspace.store.add(scratch, "gguf"))
         else:
             write(scratch / "model.gguf", B_300M)
-            yield Model("random-300m", workspace.store.add(scratch, "gguf"), 3, 32)
+            # Its tokenizer takes every letter for a token, and a thread reads about 100 of them a second.
+            yield Model("random-300m", workspace.store.add(scratch, "gguf"), 2, 16, SHORT, threads=2, rounds=3)
 
 
 def demo(workspace: Workspace) -> list[Path]:
@@ -138,7 +145,7 @@ def demo(workspace: Workspace) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="turns of each side, whatever the model")
     parser.add_argument("--small", action="store_true", help="a tiny random model alone: does the benchmark work?")
     parser.add_argument("--model", type=Path, action="append", help="GGUF files instead of the demo's model")
     options = parser.parse_args()
@@ -148,7 +155,7 @@ def main() -> None:
         workspace = Workspace(Settings(home=Path(folder) / "home"))
         given = options.model or ([] if options.small else demo(workspace))
         for model in models(given, options.small, workspace):
-            measure(model, workspace, options.rounds, figures)
+            measure(replace(model, rounds=options.rounds or model.rounds), workspace, figures)
     report(figures)
 
 
