@@ -29,13 +29,30 @@ $(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What no package index of Python's carries: $(call system,PROGRAM,PACKAGE)
+PATH := $(PATH):/usr/sbin:/sbin
+define system
+	@command -v $(1) >/dev/null || ls /usr/lib/postgresql/*/bin/$(1) >/dev/null 2>&1 || { \
+	  command -v apt-get >/dev/null || { echo "error: $(1) is missing, and there is no apt-get here to install it with; install $(2), then run: make $(MAKECMDGOALS)"; exit 4; }; \
+	  test "$$(id -u)" = 0 && SUDO= || SUDO=sudo; \
+	  echo "installing $(2) with apt-get"; \
+	  { $$SUDO apt-get install -qq -y $(2) || { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2); }; } >/dev/null 2>&1 \
+	  || { echo "error: apt-get could not install $(2); install it, then run: make $(MAKECMDGOALS)"; exit 4; }; \
+	}
+endef
+
+.PHONY: system
+system: ## Install haproxy, where it is missing
+	$(call system,haproxy,haproxy)
+
 .PHONY: demo
-demo: $(READY) ## A base model goes in, an endpoint that answers comes out
+demo: system $(READY) ## A base model goes in, an endpoint that answers comes out
 	@$(BIN)/python -m examples.support_tickets --shared
 	@WEIGHBRIDGE_DEMO="$$($(BIN)/python -m examples.support_tickets --where)" $(BIN)/weighbridge run configs/demo.yaml
 
 .PHONY: test
-test: $(READY) lint ## Lint, types, layers, every test
+test: system $(READY) lint ## Lint, types, layers, every test
+	$(call system,postgres,postgresql)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
 
 .PHONY: lint

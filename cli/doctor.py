@@ -1,6 +1,7 @@
 """The command that looks at the machine: doctor."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -45,13 +46,14 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"disk for {label}", f"{free:.0f} GiB free at {folder}", free >= 5, "make room, or move it")
     for name in plugins.names("engine"):
         environment, whole = environments.locate(plugins.load("engine", name).lock, settings.cache)
-        remedy = "" if whole else f"weighbridge engines install {name} (or wait: a run installs what it needs)"
-        yield Finding(f"engine {name}", str(environment.path) if whole else "environment not built", whole, remedy)
+        remedy = "" if whole else f"a run builds what it needs; now: weighbridge engines install {name}"
+        yield Finding(f"engine {name}", str(environment.path) if whole else "environment not built yet", True, remedy)
     for tool, remedy in (
+        ("haproxy", "serves every target: apt-get install haproxy"),
         ("cmake", "for K-quants: apt-get install cmake"),
         ("g++", "for K-quants: apt-get install g++"),
     ):
-        found = shutil.which(tool)
+        found = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         yield Finding(tool, found or "not on the PATH", bool(found), "" if found else remedy)
     gpu = shutil.which("nvidia-smi")
     yield Finding("GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from configs.recipe import Recipe
-from core.errors import GateFailed
+from core.errors import GateFailed, WeighbridgeError
 from core.stagecache import Outcome, fingerprint
 from core.workspace import Workspace
 from flows import steps
@@ -49,6 +49,10 @@ class Work:
         return cls(recipe, workspace, registry, Journal(registry, recipe))
 
     def download(self) -> Downloaded:
+        site = site_of(self.place(), self.workspace)
+        # An address that can't be had is told now, and not when everything else is done.
+        site.target.check(site.name, site.args.target, site.home)
+
         def call() -> Outcome[Downloaded]:
             pinned = pin(self.recipe.download, self.workspace)
             return steps.download_step(pinned, self.recipe, self.workspace).run(self.workspace)
@@ -130,7 +134,11 @@ class Work:
 
         def call() -> Outcome[Result]:
             started = time.monotonic()
-            result = redeploy(place, self.registry, self.workspace, "run", force=True)
+            try:
+                result = redeploy(place, self.registry, self.workspace, "run", force=True)
+            except WeighbridgeError:
+                self.registry.restore_champion(version, before)
+                raise
             if result.action in ("failed", "kept", "interrupted"):
                 self.registry.restore_champion(version, before)
                 goes_on = f"version {result.version} goes on serving" if result.version else "nothing serves"

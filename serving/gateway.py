@@ -111,6 +111,16 @@ class Gateway:
             self._validate(wish)
             self._bring(wish)
 
+    def check(self, front: Front) -> None:
+        """Whether it could listen there, long before it has to.
+
+        Raises:
+            BadInput: the port belongs to somebody else.
+            Unavailable: haproxy is not installed.
+        """
+        _haproxy()
+        self._check_port(front)
+
     def apply(self, front: Front) -> None:
         """A target and all that stands behind it become exactly this, losing no request.
 

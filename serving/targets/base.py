@@ -87,6 +87,9 @@ class Target(Protocol):
     def address(self, args: Any) -> str:
         """Base URL that clients use, without `/v1`."""
 
+    def check(self, target: str, args: Any, home: Path) -> None:
+        """Whether it could serve here, long before it has to. Raises BadInput, Unavailable."""
+
     def credentials(self, args: Any, home: Path) -> dict[str, str]:
         """Headers that a request of ours to the address must carry."""
 

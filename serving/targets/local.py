@@ -96,6 +96,10 @@ class Local:
         """Base URL that clients use, without `/v1`."""
         return f"{'https' if args.gateway.tls else 'http'}://{_reachable(args.host)}:{args.port}"
 
+    def check(self, target: str, args: LocalArgs, home: Path) -> None:
+        """haproxy is installed, and the port is ours to take. Raises Unavailable, BadInput."""
+        Gateway(home).check(_front(target, args, ()))
+
     def credentials(self, args: LocalArgs, home: Path) -> dict[str, str]:
         """Our own key, where the address wants one."""
         return {"Authorization": f"Bearer {Gateway(home).key}"} if args.gateway.api_keys else {}

@@ -158,6 +158,9 @@ class MemoryTarget:
     def address(self, args: MemoryArgs) -> str:
         return "http://memory"
 
+    def check(self, target: str, args: MemoryArgs, home: Path) -> None:
+        pass
+
     def credentials(self, args: MemoryArgs, home: Path) -> dict[str, str]:
         return {}
 
