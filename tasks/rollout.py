@@ -88,11 +88,12 @@ class Rollout:
         except KeyboardInterrupt:
             self._back(Stopped("interrupted", "error", "interrupted"))
             raise
+        else:
+            self._finish()
+            return None
         finally:
             self._canary.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
-        self._finish()
-        return None
 
     # The steps
 

@@ -249,20 +249,22 @@ class Site:
             return
         logger.warning("%s: an interrupted rollout of %s is settled", self.name, under.next.release.bento)
         if under.committed:
+            self._keep_running(under.next)
             self.finish({}, "finished after an interruption")
         else:
+            if under.previous is not None and not under.swap:
+                self._keep_running(under.previous)
             self.back("interrupted", "error", f"interrupted at `{under.phase}`", {})
 
     def mend(self) -> None:
         """The two invariants, whatever happened: what is routed to runs, and what runs is known."""
         record = self.load()
-        if record.current is None:
-            return
-        known = {record.current.name, *(one.revision.name for one in record.retiring)}
-        if not self.target.is_well(record.current, self.home):
-            self.target.start(record.current, self.home)
-        if not self.target.routed(self.name, self.args.target, shares(record), self.home):
-            self.route()
+        known = {one.revision.name for one in record.retiring}
+        if record.current is not None:
+            known.add(record.current.name)
+            self._keep_running(record.current)
+            if not self.target.routed(self.name, self.args.target, shares(record), self.home):
+                self.route()
         for name in self.target.running(self.name, self.home) - known:
             logger.warning("%s: %s runs and nobody knows why: it is stopped", self.name, name)
             self.target.stop_named(self.name, name, self.home)
@@ -277,6 +279,11 @@ class Site:
         if record.rollout:
             self._end(record.rollout, "interrupted", "error", "taken down", {})
         self.change(rollout=None, retiring=())
+
+    def _keep_running(self, revision: Revision) -> None:
+        """What is about to get traffic runs, even where the machine was started anew."""
+        if not self.target.is_well(revision, self.home):
+            self.target.start(revision, self.home)
 
     def _retiring(self, revision: Revision, rollout: str) -> Retiring[Any]:
         return Retiring(revision=revision, until=time.time() + self.args.rollout.drain_seconds, rollout=rollout)

@@ -438,8 +438,8 @@ def test_two_targets_changed_at_once_both_become_what_was_asked(gateway: Gateway
 def test_names_haproxy_cannot_have_are_refused(gateway: Gateway) -> None:
     with pytest.raises(BadInput, match="cannot be a name"):
         gateway.apply(front(free_port(), target="a b\n  server x"))
+    routes = (Route(name="7", port=9, health="/x\nset y"),)
     with pytest.raises(BadInput, match="not a path"):
-        routes = (Route(name="7", port=9, health="/x\nset y"),)
         gateway.apply(front(free_port()).model_copy(update={"routes": routes}))
 
 

@@ -104,7 +104,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ga
 
 
 def test_sees_what_the_gateway_answered_whole_cut_and_left(served: tuple[Gateway, Upstream, str]) -> None:
-    gateway, upstream, url = served
+    gateway, _, url = served
     traffic = Traffic(gateway.log, "demo")
     seen: list[Seen] = []
 
