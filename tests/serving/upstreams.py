@@ -51,10 +51,10 @@ class Upstream:
         app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_post("/stream", self._stream)
         app.router.add_post("/broken", self._broken)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", port), backlog=512)
-        await web.SockSite(self._runner, listener, shutdown_timeout=0.1).start()
+        await web.SockSite(self._runner, listener).start()
         return int(listener.getsockname()[1])
 
     async def _health(self, request: web.Request) -> web.Response:
