@@ -27,7 +27,8 @@ def orders(front: Front, there: Mapping[str, Server], files: Mapping[str, Mappin
         if name in going and not server.in_maintenance
     ]
     gone = [f"del server {front.target}/{name}" for name in sorted(_absent(front, there))]
-    return [*early, *begin, *(order for order in enter if order not in early), *leave, *rest, *gone]
+    less = [_weigh(front, route) for route in front.routes if _loses(route, there.get(route.name))]
+    return [*early, *begin, *(order for order in enter if order not in early), *leave, *less, *rest, *gone]
 
 
 def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
@@ -40,10 +41,19 @@ def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
             yield f"set server {name} addr {route.host} port {route.port}"
         if server.limit != front.args.in_flight:
             yield f"set maxconn server {name} {front.args.in_flight}"
-        if server.weight != route.weight:
-            yield f"set server {name} weight {route.weight}"
+        if server.weight != route.weight and not _loses(route, server):
+            yield _weigh(front, route)
     if not route.draining and (server is None or server.in_maintenance):
         yield f"set server {name} state ready"
+
+
+def _loses(route: Route, server: Server | None) -> bool:
+    """Whether it gets less of the traffic than it has: it does so when the others have more already."""
+    return server is not None and not server.in_maintenance and route.weight < server.weight
+
+
+def _weigh(front: Front, route: Route) -> str:
+    return f"set server {front.target}/{route.name} weight {route.weight}"
 
 
 def _absent(front: Front, there: Mapping[str, Server]) -> set[str]:
