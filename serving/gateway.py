@@ -10,7 +10,7 @@
     HOME/run/logs/gateway.log        a line of JSON per request
 
 What a target is (address, keys, TLS, queue) changes by a reload, which loses nothing: the worker before ends with
-its last request. What stands behind it (versions, weights) changes at run time, in every worker. The files always say
+its last request. What stands behind it (versions, weights) changes at run time. The files always say
 the same as the processes, so that a haproxy that is killed comes back as it was. Every change may be repeated after a
 crash at any point: it brings files and processes to the wish, from wherever they are.
 """
@@ -165,12 +165,18 @@ class Gateway:
     def sessions(self, target: str, server: str) -> int:
         """Requests under way or waiting at a version, those begun before a reload included.
 
+        A worker from before a reload counts as one for as long as it lives: it can be told of no change any more, and
+        serves a last request on each connection that was idle then, by the versions that it knows.
+
         Raises:
             Unavailable: haproxy does not run.
         """
         with self._asking():
-            found = [row for worker in self._master.workers() for row in self._others(worker, target)]
-        return sum(row.current + row.queued for row in found if row.name == server)
+            first, *older = self._master.workers()
+            now = self._master.servers(first, target)
+            before = [row for worker in older for row in self._others(worker, target)]
+        under_way = sum(row.current + row.queued for row in [*now, *before] if row.name == server)
+        return max(under_way, sum(row.name == server and not row.in_maintenance for row in before))
 
     def _others(self, worker: int, target: str) -> list[Server]:
         """What a worker that may be ending says."""
@@ -273,15 +279,15 @@ class Gateway:
         deadline, reloads, trouble = time.monotonic() + TIMEOUT, -1, ""
         while True:
             try:
-                first, *older = self._master.workers()
+                first = self._master.workers()[0]
                 if self._master.description(first) == description:
                     trouble = self._tell(first, wish)
                     if not trouble:
-                        self._tell_older(older, wish)
                         return
                 elif reloads < 0:
-                    reloads = self._master.reloads().done
-                    self._master.reload()
+                    if self._master.hands_over(first):
+                        reloads = self._master.reloads().done
+                        self._master.reload()
                 elif (seen := self._master.reloads()).done > reloads and seen.failed:
                     raise _Refused(
                         "changing the gateway", f"haproxy refuses: {_alerts(_tail(self.log))}", str(self.log)
@@ -310,12 +316,6 @@ class Gateway:
         # A version that is still answering cannot be forgotten: the next change does that.
         left = [order for order in self._orders(worker, wish) if not order.startswith("del server ")] if answers else []
         return "; ".join(answers) if left else ""
-
-    def _tell_older(self, workers: Sequence[int], wish: Wish) -> None:
-        """What still comes in on connections made before a reload must reach the same versions."""
-        for worker in workers:
-            with contextlib.suppress(Gone):
-                self._tell(worker, wish)
 
     def _orders(self, worker: int, wish: Wish) -> list[str]:
         known = self._master.targets(worker)

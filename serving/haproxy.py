@@ -12,6 +12,9 @@ from pathlib import Path
 
 TIMEOUT = 10.0
 _WORKER = re.compile(r"^(\d+)\s+worker\b", re.MULTILINE)
+_SYNC = re.compile(r"\bflags=0x([0-9a-f]+) resync_timeout")
+_SYNCED = 0b11
+"""Flags of a worker that has a predecessor's table, or waits for none any more."""
 _MASTER = re.compile(r"^\d+\s+master\s+(\d+) \[failed: (\d+)\]", re.MULTILINE)
 
 
@@ -91,6 +94,16 @@ class Master:
         if answer.startswith("Can't find the target"):
             raise Gone(f"haproxy's worker {worker} has ended")
         return answer.strip()
+
+    def hands_over(self, worker: int) -> bool:
+        """Whether a successor would be given its table of conversations, where there are any.
+
+        A worker gives it away once it has its predecessor's, or has waited five seconds for one in vain.
+        """
+        if not re.search(r"\bused:[1-9]", self.tell(worker, "show table")):
+            return True
+        flags = _SYNC.search(self.tell(worker, "show peers"))
+        return flags is None or int(flags[1], 16) & _SYNCED == _SYNCED
 
     def description(self, worker: int) -> str:
         """What the configuration that the worker runs calls itself."""
