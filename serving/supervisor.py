@@ -289,8 +289,11 @@ class Supervisor:
 
 
 def short_socket(path: Path) -> Path:
-    """The path itself, or one in a private temporary folder where the kernel would find it too long."""
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+    """The path itself, or one in a private temporary folder.
+
+    There where the kernel would find it too long, or haproxy a variable in it, which it looks for even between quotes.
+    """
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH and "$" not in str(path):
         return path
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}" / f"{name}.sock"
