@@ -69,7 +69,7 @@ def _seen(line: bytes, target: str) -> Seen | None:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
         return None
-    if said.get("target", "").rstrip("~") != target:
+    if said.get("target") != target:
         return None
     who, phase = said["cut"][0], said["cut"][1]
     return Seen(

@@ -43,8 +43,9 @@ def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
     traffic = Traffic(log, "demo")
     write(log, 2)
     write(log, 3, target="other")
-    write(log, 4, target="demo~")
-    log.open("a").write("[NOTICE] (1) : haproxy's own words\n")
+    write(log, 4)
+    with log.open("a") as stream:
+        stream.write("[NOTICE] (1) : haproxy's own words\n")
     seen = traffic.read()
     assert numbers(seen) == [2, 4]
     assert (seen[0].server, seen[0].stream, seen[0].pinned, seen[0].at) == ("7", True, True, 0.005)

@@ -93,7 +93,7 @@ class Server(ThreadingHTTPServer):
         self.most_at_once = 0
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._now = 0
+        self._now: set[int] = set()
 
     @property
     def url(self) -> str:
@@ -104,13 +104,14 @@ class Server(ThreadingHTTPServer):
             self.seen.append(body)
             if self.behaviour.die_seconds and len(self.seen) == 1:
                 threading.Thread(target=_die, args=[self.behaviour.die_seconds], daemon=True).start()
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
+            self._now.add(threading.get_ident())
+            self.most_at_once = max(self.most_at_once, len(self._now))
             return next(self._numbers)
 
     def leave(self) -> None:
+        """The caller's thread has answered: before the last byte, since a client may ask again on reading that."""
         with self._lock:
-            self._now -= 1
+            self._now.discard(threading.get_ident())
 
     def __enter__(self) -> "Server":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -213,6 +214,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._event({"choices": [{"index": 0, "finish_reason": reason, **last}]})
                 self._event({"choices": [], "usage": usage})
                 self._raw(b"data: [DONE]\n\n")
+        self.server.leave()
         self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, event: dict[str, Any]) -> None:
@@ -229,6 +231,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
+        self.server.leave()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
