@@ -134,6 +134,8 @@ class Deployer:
         self._posts: dict[str, Post] = {}
         self._woken = threading.Event()
         self._trigger = ""
+        self._triggers: dict[str, str] = {}
+        """By target, of whoever woke it."""
         self._began = time.time()
         self._mlflow: dict[str, Any] = {"answers": None, "detail": "not asked yet"}
         self._webhook: dict[str, Any] = {"set": False, "detail": "not set up yet"}
@@ -169,19 +171,20 @@ class Deployer:
         self._announce(of_delivery(delivery))
         if delivery.data.get("alias") == _ALIAS:
             model = delivery.data.get("name")
-            for post in [post for post in self._posts.values() if post.place.model == model]:
-                post.ask("webhook")
-            self._wake_all("webhook")
+            targets = [name for name, post in list(self._posts.items()) if post.place.model == model]
+            self._triggers |= dict.fromkeys(targets, "webhook")
+            self._woken.set()
 
     def wake(self, target: str, trigger: str) -> None:
         """Somebody wants a target (empty: all) to be looked at now."""
-        posts = [self._posts[target]] if target in self._posts else list(self._posts.values())
-        for post in posts:
-            post.ask(trigger)
-        self._wake_all(trigger if not target else RECONCILE)
+        if target:
+            self._triggers[target] = trigger
+        else:
+            self._trigger = trigger
+        self._woken.set()
 
     def reconcile(self, trigger: str = RECONCILE) -> None:
-        """Ask MLflow which targets there are, and have each attended."""
+        """Ask MLflow which targets there are, and with what arguments; then have each attended."""
         try:
             self._registry = self._registry or self._connect(self._settings)
             places = self._registry.places()
@@ -192,8 +195,8 @@ class Deployer:
             logger.info("MLflow answers")
         self._mlflow = {"answers": True, "detail": "", "at": time.time()}
         self._man(places)
-        for post in list(self._posts.values()):
-            post.ask(trigger)
+        for name, post in list(self._posts.items()):
+            post.ask(self._triggers.pop(name, trigger))
         self._ensure_webhook()
 
     def status(self) -> dict[str, Any]:
@@ -205,10 +208,6 @@ class Deployer:
             "prefect": users_api() or "",
             "targets": {name: post.status() for name, post in list(self._posts.items())},
         }
-
-    def _wake_all(self, trigger: str) -> None:
-        self._trigger = trigger
-        self._woken.set()
 
     def _man(self, places: list[Place]) -> None:
         """A post for each place; one whose thread died of an error is manned again."""
