@@ -1,0 +1,232 @@
+"""A machine that is up: real Prefect, MLflow, deployer, haproxy, and a target whose versions are as one wants them."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from core.processes import free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from flows import addresses
+from flows.services import Platform
+from registry import Place, Registry
+from registry.ledger import Rollout
+from registry.versions import CANDIDATE
+from serving.gateway import Gateway
+from serving.supervisor import Supervisor
+from tasks.champion import BENTO, BENTO_DIGEST
+from tasks.site import Record, open_site
+from tests.serving.bentos import stand_in_release
+from tests.tasks.made import exact, measured
+
+KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
+POLICY = {
+    "step_seconds": 1, "step_deadline": 30, "start_deadline": 10, "min_requests": 20, "questions": 8,
+    "drain_seconds": 60, "memory_reserve": 0,
+}  # fmt: skip
+LABEL = "llama_cpp/gguf-Q8_0"
+MODEL = "shop"
+GOOD = ("1", "2")
+LONG = 300
+"""Words of an answer to anything but the known questions: at 20 ms each, six seconds of a stream."""
+
+
+class Live:
+    """Model `shop`, served at target `shop`; its versions are stand-ins that stream slowly, or are bad on purpose."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = settings.home
+        self.workspace = Workspace(settings)
+        self.platform = Platform(settings)
+        self.registry = Registry.connect(settings)
+        self.host = Supervisor(self.home)
+        self.port = free_port()
+        self._run = self.registry.release("shop", 1, params={}, tags={"recipe": "shop"})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def record(self) -> Record[Any]:
+        site = open_site(MODEL, self.workspace)
+        return site.load() if site else Record()
+
+    @property
+    def good(self) -> str:
+        """The one of the two good versions that serves; the first where neither does."""
+        current = self.record.current
+        return current.release.version if current and current.release.version in GOOD else GOOD[0]
+
+    @property
+    def other(self) -> str:
+        """The other one."""
+        return GOOD[1 - GOOD.index(self.good)]
+
+    def claim(self, **policy: Any) -> None:
+        """Let the target serve the model, with this policy of rollouts."""
+        target = {"kind": "local", "port": self.port, "stop_seconds": 5}
+        deploy = {"name": MODEL, "target": target, "rollout": {**POLICY, **policy}}
+        self.registry.set_place(Place(target=MODEL, model=MODEL, deploy=deploy))
+
+    def add(self, *, peak_memory: int = 256 << 20, **faults: Any) -> str:
+        """Register another version, weighed as one that knows every answer; its number."""
+        number = str(len(self.registry.versions(MODEL)) + 1) if MODEL in self.registry.names() else "1"
+        with self.workspace.store.scratch() as scratch:
+            rows = [
+                {
+                    "prompt": asked,
+                    "reference": answer,
+                    "answer": answer,
+                    "scores": {"exact_match": 1.0},
+                    "version": number,
+                }
+                for asked, answer in KNOWN.items()
+            ]
+            (scratch / "validation.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            rows_artifact = self.workspace.store.add(scratch, "jsonl")
+        version = self.registry.register(MODEL, "variant", rows_artifact, run=self._run, label="gguf-Q8_0")
+        assert version.version == number
+        document = measured("gguf-Q8_0").model_copy(
+            update={
+                "scores": {"exact_match": exact(200)}, "predictions": rows_artifact, "peak_memory": peak_memory,
+                "max_new_tokens": 16,
+            }
+        )  # fmt: skip
+        self.registry.record_measurement(version, LABEL, run=self._run, document=document.model_dump_json(), figures=[])
+        faults = {"default": f"version {number}" + " more" * LONG, "token_delay": 0.02, **faults}
+        release = stand_in_release(self.workspace, number, name=MODEL, answers=KNOWN, **faults)
+        self.registry.tag(version, {CANDIDATE: LABEL, BENTO: release.bento, BENTO_DIGEST: release.digest})
+        return number
+
+    def alias(self, number: str, *, through: str = "mlflow") -> None:
+        """Move `champion`: through MLflow's server, or the database."""
+        if through == "database":
+            self.registry.promote(self.registry.version(MODEL, number))
+            return
+        body = {"name": MODEL, "alias": "champion", "version": number}
+        httpx.post(f"{self.mlflow}/api/2.0/mlflow/registered-models/alias", json=body, timeout=30).raise_for_status()
+
+    def no_alias(self) -> None:
+        body = {"name": MODEL, "alias": "champion"}
+        url = f"{self.mlflow}/api/2.0/mlflow/registered-models/alias"
+        httpx.request("DELETE", url, json=body, timeout=30).raise_for_status()
+
+    @property
+    def mlflow(self) -> str:
+        return self.ports.url("mlflow")
+
+    @property
+    def ports(self) -> addresses.Addresses:
+        ports = addresses.read(self.home)
+        assert ports is not None
+        return ports
+
+    def events(self, since: float) -> list[dict[str, Any]]:
+        """Moves of an alias that Prefect was told of since then (Unix time)."""
+        body = {
+            "filter": {
+                "event": {"name": ["mlflow.model-version-alias.created"]},
+                "occurred": {"since": datetime.fromtimestamp(since, UTC).isoformat()},
+            }
+        }
+        answer = httpx.post(f"{self.ports.prefect_api}/events/filter", json=body, timeout=30).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["events"]
+        return found
+
+    def serves(self, number: str, seconds: float = 60) -> None:
+        """Wait until this version has all the traffic, and nothing goes on."""
+        until(
+            lambda: (
+                (record := self.record).current is not None
+                and record.current.release.version == number
+                and record.rollout is None
+            ),
+            seconds, lambda: f"version {number} should serve: {self.record}",
+        )  # fmt: skip
+
+    def phase(self, *names: str, seconds: float = 60) -> None:
+        """Wait until a rollout is at one of these phases."""
+        until(
+            lambda: (under := self.record.rollout) is not None and under.phase in names, seconds,
+            lambda: f"a rollout should be at {names}: {self.record}",
+        )  # fmt: skip
+
+    def rolled_out(self, number: str, since: float) -> Rollout:
+        """The rollout of this version that began after `since` (Unix time), once MLflow's ledger says how it ended."""
+
+        def found() -> list[Rollout]:
+            history = self.registry.history(MODEL)
+            return [one for one in history if one.version == number and one.began >= since and one.outcome != "begun"]
+
+        until(found, 30, lambda: f"the ledger should tell of version {number}: {self.registry.history(MODEL)[:3]}")
+        return found()[0]
+
+    def failed(self, number: str, since: float, seconds: float = 90) -> Rollout:
+        """Wait until this version was tried, after `since` (Unix time), and given up; how it went."""
+        until(
+            lambda: (
+                (failed := self.record.failed) is not None
+                and failed.release.version == number
+                and failed.at >= since
+                and self.record.rollout is None
+            ),
+            seconds, lambda: f"version {number} should have failed: {self.record}",
+        )  # fmt: skip
+        rollout = self.rolled_out(number, since)
+        assert rollout.outcome == "failed"
+        return rollout
+
+    def pid(self, program: str) -> int:
+        until(
+            lambda: (state := self.host.state(program)) is not None and state.pid, 20,
+            lambda: f"{program} should run: {self.host.states()}",
+        )  # fmt: skip
+        state = self.host.state(program)
+        assert state is not None
+        return state.pid
+
+    def kill(self, program: str) -> None:
+        """As the kernel does that lacks memory."""
+        os.kill(self.pid(program), signal.SIGKILL)
+
+    def well(self, seconds: float = 90) -> None:
+        """Wait until every service answers."""
+        until(
+            lambda: all(part.answers for part in self.platform.components()), seconds,
+            lambda: f"every service should answer: {self.platform.components()}",
+        )  # fmt: skip
+
+    def check_invariants(self) -> None:
+        """The gateway sends everything to what serves, and no other version runs that does not drain."""
+        while True:
+            record, facts, programs = self.record, Gateway(self.home).facts(MODEL), self.host.names()
+            if record == self.record:  # else something was stopped while we looked
+                break
+        assert record.current is not None
+        assert record.rollout is None
+        name, draining = record.current.name, {one.revision.name for one in record.retiring}
+        assert {fact.name: fact.weight for fact in facts if fact.weight and not fact.draining} == {name: 100}
+        running = {program.removeprefix(f"{MODEL}@") for program in programs if program.startswith(f"{MODEL}@")}
+        assert running == {name} | draining
+
+
+def settings(home: Path, cache: Path, **changes: Any) -> Settings:
+    """Ports of nobody; looks at the wish often."""
+    ports = {"prefect_port": 0, "mlflow_port": 0, "deployer_port": 0, "metrics_port": 0}
+    return Settings(home=home, cache=cache, **{**ports, **changes})
+
+
+def until(true: Callable[[], object], seconds: float, otherwise: Callable[[], str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.1)

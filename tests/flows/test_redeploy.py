@@ -1,0 +1,304 @@
+"""A promotion in MLflow, and what becomes of it at the address, with real services and 32 busy clients."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from benchmarks.crowd import Crowd, Habits
+from core.errors import BadInput
+from flows.promotion import promote, rollback
+from serving.tether import marked
+from tasks import orders, targets
+from tests.conftest import MACHINE_CACHE
+from tests.flows.live import LONG, MODEL, Live, settings, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
+BACK = 30.0
+"""Seconds within which what was killed answers again, also on a busy machine."""
+HABITS = Habits(stream_tokens=LONG + 2)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Up, with two good versions, 1 and 2; some version of them serves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+        patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
+        patch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        home = tmp_path_factory.mktemp("live")
+        patch.setenv("WEIGHBRIDGE_HOME", str(home))
+        machine = Live(settings(home, MACHINE_CACHE, reconcile_seconds=3))
+        try:
+            machine.platform.up()
+            assert (machine.add(), machine.add()) == ("1", "2")
+            machine.claim()
+            machine.alias("1")
+            machine.serves("1")
+            yield machine
+        finally:
+            machine.platform.down()
+    assert list(marked(f"{home}:")) == []
+
+
+@pytest.fixture
+def shop(live: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
+    """The same, quiet, with a good version serving by the usual policy."""
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(live.home))
+    live.well()
+    live.claim()
+    live.alias(live.good)
+    live.serves(live.good)
+    until(lambda: not live.record.retiring, 90, lambda: f"nothing should drain: {live.record}")
+    return live
+
+
+def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -> None:
+    # A look at the alias that was due anyway may come before MLflow's hint, and the hint after another move.
+    old, new = shop.good, shop.other
+    by_itself = {"webhook", "reconcile"}
+    ways: list[tuple[str, set[str], Callable[[], Any]]] = [
+        (new, by_itself, lambda: shop.alias(new)),
+        (old, by_itself, lambda: shop.alias(old, through="database")),
+        (new, {"promote"}, lambda: promote(MODEL, new, shop.workspace).follow(shop.workspace, now=True, tell=print)),
+        (old, by_itself, lambda: shop.alias(old)),
+    ]
+    begin = time.time()
+    with Crowd(shop.url, HABITS) as crowd:
+        for version, triggers, move in ways:
+            began, asked = time.monotonic(), time.time()
+            move()
+            shop.serves(version)
+            until(
+                lambda version=version, began=began: crowd.first_answer(version, began), 10,  # type: ignore[misc]
+                lambda version=version: f"version {version} should answer",  # type: ignore[misc]
+            )  # fmt: skip
+            rollout = shop.rolled_out(version, asked)
+            assert rollout.outcome == "serving"
+            assert rollout.trigger in triggers
+            assert (rollout.failed, rollout.cut) == (0, 0)
+            assert rollout.requests > 50
+    assert crowd.problems == []
+    assert {one.version for one in crowd.requests if one.kind == "stream"} == {"1", "2"}
+    shop.check_invariants()
+    # Each move through the server was told to the deployer, and by it to Prefect.
+    until(lambda: len(shop.events(begin)) == 2, 30, lambda: f"Prefect should know of two moves: {shop.events(begin)}")
+
+
+def test_a_burst_of_promotions_ends_in_the_last_and_that_is_deployed_once(shop: Live) -> None:
+    old, new, asked = shop.good, shop.other, time.time()
+    with Crowd(shop.url, HABITS) as crowd:
+        for number in [new, old] * 24 + [new]:
+            shop.alias(number)
+        shop.serves(new)
+        shop.rolled_out(new, asked)
+    assert crowd.problems == []
+    outcomes = [one.outcome for one in shop.registry.history(MODEL) if one.began >= asked]
+    assert outcomes.count("serving") == 1
+    assert set(outcomes) <= {"serving", "superseded"}
+
+
+def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
+    old = shop.good
+    with Crowd(shop.url, HABITS) as crowd:
+        shop.no_alias()
+        until(lambda: "no version" in shop.record.note, 30, lambda: f"it should be said: {shop.record}")
+        shop.serves(old)
+    assert crowd.problems == []
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What is wrong with a version, how that is found, and what part of all requests it may cost at most."""
+
+    faults: dict[str, Any]
+    why: str
+    policy: dict[str, Any] = field(default_factory=dict)
+    cost: float = 0.0
+    in_traffic: bool = True
+
+
+BAD = {
+    "never starts": Bad({"die_loading": "no such tensor: blk.7"}, "no such tensor: blk.7", in_traffic=False),
+    "never gets ready": Bad({"never_ready": True}, "no completion", {"start_deadline": 6}, in_traffic=False),
+    "garbage": Bad({"garbage": True}, "its answers", in_traffic=False),
+    # One in twenty of what the new version answers, which is at most everything.
+    "errors": Bad({"error_share": 0.05}, "fails more often", {"step_seconds": 5}, cost=0.05),
+    "slow": Bad({"first_delay": 0.25}, "slower"),
+    # What it has under way when it dies: 10 % of the traffic.
+    "dies": Bad({"die_seconds": 10.0}, "out of memory: the stand-in dies", {"step_seconds": 15}, cost=0.03),
+    "eats memory": Bad({"leak": 32}, "of memory", {"step_seconds": 15}),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_version_is_taken_back_and_the_old_one_goes_on(shop: Live, how: str) -> None:
+    bad, old = BAD[how], shop.good
+    number, asked = shop.add(**bad.faults), time.time()
+    shop.claim(**bad.policy)
+    with Crowd(shop.url, HABITS) as crowd:
+        shop.alias(number)
+        rollout = shop.failed(number, asked)
+        began = time.monotonic()
+        shop.alias(old)
+        until(lambda: len(crowd.since(began)) > 50, 30, lambda: f"version {old} should answer")
+        assert {one.version for one in crowd.since(began)} == {old}
+    assert bad.why in rollout.detail
+    assert rollout.previous == old
+    assert bad.in_traffic == any(line.event == "shift" for line in rollout.events)
+    # What a version breaks off that dies has its name; what was about to be sent to it may have none.
+    assert {one.version for one in crowd.problems} <= ({number, ""} if bad.cost else set()), crowd.told()
+    assert len(crowd.problems) <= bad.cost * len(crowd.requests), crowd.told()
+    shop.serves(old)
+    shop.check_invariants()
+
+
+@pytest.mark.parametrize("victim", ["deployer", "prefect", "mlflow", "gateway", "old", "new"])
+@pytest.mark.parametrize("phase", ["start", "probe", "shift"])
+def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(shop: Live, victim: str, phase: str) -> None:
+    shop.claim(step_seconds=2)
+    with Crowd(shop.url, HABITS) as crowd:
+        until(lambda: len(crowd.requests) > 20, 30, lambda: "clients should be answered")
+        new, asked = shop.other, time.time()
+        shop.alias(new)
+        shop.phase(phase)
+        under = shop.record.rollout
+        assert under is not None
+        name = {"old": f"shop@{under.previous.name}", "new": f"shop@{under.next.name}"}.get(victim, victim)
+        killed = time.monotonic()
+        shop.kill(name)
+        if victim == "new":
+            shop.failed(new, asked)
+            shop.alias(new)  # asked for again
+        shop.serves(new, 120)
+        shop.well()
+    if victim in ("deployer", "prefect", "mlflow") or (victim == "new" and phase != "shift"):
+        assert crowd.problems == [], crowd.told()
+    # Of what is killed while it answers, those answers are lost, and what knocks until supervisord has it back.
+    assert all(killed <= one.ended <= killed + BACK for one in crowd.problems), crowd.told()
+    shop.check_invariants()
+    shop.rolled_out(new, asked)
+    assert all(one.outcome != "begun" for one in shop.registry.history(MODEL))
+
+
+def test_prefect_and_mlflow_down_do_not_matter_to_who_asks(shop: Live) -> None:
+    """Stopped, not killed: they take connections and never answer."""
+    new, pids = shop.other, [shop.pid("prefect"), shop.pid("mlflow")]
+    with Crowd(shop.url, HABITS) as crowd:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(8)
+            shop.alias(new, through="database")
+            shop.serves(new, 90)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    assert crowd.problems == []
+    shop.well()
+
+
+def test_hints_that_nobody_took_are_made_up_for(shop: Live) -> None:
+    """Longer than MLflow tries to deliver them."""
+    old, new, deployer = shop.good, shop.other, shop.pid("deployer")
+    with Crowd(shop.url, HABITS) as crowd:
+        os.kill(deployer, signal.SIGSTOP)
+        try:
+            shop.alias(old)
+            shop.alias(new)
+            time.sleep(12)
+        finally:
+            os.kill(deployer, signal.SIGCONT)
+        shop.serves(new)
+    assert crowd.problems == []
+
+
+def test_where_memory_holds_one_version_the_old_one_comes_back_when_the_new_one_fails(shop: Live) -> None:
+    """Nobody answers meanwhile, and that is said with the time to come back at."""
+    number, asked, old = shop.add(garbage=True), time.time(), shop.good
+    shop.claim(memory_reserve=1 << 50)
+    with Crowd(shop.url, HABITS) as crowd:
+        shop.alias(number)
+        rollout = shop.failed(number, asked)
+        shop.alias(old)
+        shop.serves(old)
+    assert [line.event for line in rollout.events if line.event in ("swap", "probe", "back")] == [
+        "swap",
+        "probe",
+        "back",
+    ]
+    assert 0 < rollout.evidence["restore_seconds"] < 60
+    assert {one.problem for one in crowd.problems} == {"HTTP 503"}
+    assert [one.kind for one in crowd.requests if one.kind == "stream" and one.problem == "truncated"] == []
+    shop.check_invariants()
+
+
+class Walk(RuleBasedStateMachine):
+    """People and mishaps at a machine whose clients never stop; nothing of it may cost one of them an answer."""
+
+    shop: ClassVar[Live]
+    bad: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crowd = Crowd(self.shop.url, HABITS).__enter__()
+
+    @rule(version=st.sampled_from(["1", "2"]), through=st.sampled_from(["mlflow", "database"]))
+    def promote(self, version: str, through: str) -> None:
+        self.shop.well()
+        self.shop.alias(version, through=through)
+
+    @rule()
+    def promote_a_bad_one(self) -> None:
+        self.shop.well()
+        self.shop.alias(self.bad)
+
+    @rule()
+    def roll_back(self) -> None:
+        with contextlib.suppress(BadInput):  # nothing served before
+            rollback(MODEL, self.shop.workspace)
+
+    @rule(verb=st.sampled_from(["pause", "resume", "now", "abort"]))
+    def order(self, verb: orders.Verb) -> None:
+        targets.order(MODEL, verb, self.shop.workspace)
+
+    @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))
+    def kill(self, victim: str) -> None:
+        self.shop.well()
+        self.shop.kill(victim)
+
+    @rule(seconds=st.integers(1, 5))
+    def time_passes(self, seconds: int) -> None:
+        time.sleep(seconds)
+
+    @invariant()
+    def every_request_was_answered(self) -> None:
+        assert self.crowd.problems == [], self.crowd.told()
+
+    def teardown(self) -> None:
+        self.shop.well()
+        self.order("resume")
+        self.shop.alias("2")
+        self.shop.serves("2", 120)
+        self.crowd.__exit__()
+        assert self.crowd.problems == [], self.crowd.told()
+        self.shop.check_invariants()
+
+
+def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_last_wish_serves(shop: Live) -> None:
+    Walk.shop, Walk.bad = shop, shop.add(garbage=True)
+    # One walk in these minutes; thousands without real processes: tests/tasks/test_rollout_walk.py.
+    walk = hypothesis.settings(
+        derandomize=True, max_examples=1, stateful_step_count=12, deadline=None, database=None,
+        phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    run_state_machine_as_test(Walk, settings=walk)
