@@ -23,11 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from benchmarks.common import Figures, alternate, report
-from benchmarks.cpu import COMMAND, ROOT, bytecode_note, cpu_seconds
+from benchmarks.cpu import COMMAND, bytecode_note, cpu_seconds
+from benchmarks.recipes import small_recipe
 from core.settings import Settings
 from core.stagecache import Outcome
 from core.workspace import Workspace
@@ -162,28 +162,13 @@ def compare_servers(figures: Figures, rounds: int) -> None:
     figures.add("two_stages_ephemeral_server_cpu_s", cpu["ephemeral"])
 
 
-def small_recipe(folder: Path) -> Path:
-    """The demo's recipe with as little work as goes through every stage, its winner left as challenger."""
-    recipe = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-    recipe["name"] = "overhead"
-    recipe["finetune"] |= {"max_steps": 2, "save_steps": 2}
-    recipe["evaluate"] |= {"limit": 8, "max_new_tokens": 4, "min_gain": -1.0}
-    recipe["optimize"]["variants"] = recipe["optimize"]["variants"][:1]
-    recipe["weigh"] |= {"concurrency": [1], "requests": 2, "max_tokens": 4}
-    recipe["select"] = {"metric": recipe["select"]["metric"], "max_loss": None, "objective": "throughput"}
-    recipe["deploy"]["promote"] = "never"
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
 def compare_releases(figures: Figures, rounds: int) -> None:
     from examples.support_tickets import ensure
 
     with tempfile.TemporaryDirectory() as folder:
         env = {"WEIGHBRIDGE_HOME": f"{folder}/home", "BENTOML_HOME": f"{folder}/bentoml", "DO_NOT_TRACK": "1"}
         env["WEIGHBRIDGE_DEMO"] = str(ensure(Settings().cache))
-        recipe = small_recipe(Path(folder))
+        recipe = small_recipe(Path(folder), "overhead", deploy={"promote": "never"})
         sides = {
             "run": [COMMAND, "run", str(recipe)],
             "uncoated": this("uncoated", recipe),

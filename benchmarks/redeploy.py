@@ -1,0 +1,271 @@
+"""What a promotion costs, with a crowd at the address that never leaves; what the gateway costs; what others cost.
+
+- promotions: the alias `champion` moves back and forth between two versions on real MLflow, Prefect, deployer, haproxy
+  and llama.cpp, while 32 clients ask, 8 of them for long streams. From the moment before MLflow is told until the
+  first byte of an answer of the new version; and that less the time that the version took from its start to its first
+  completion, which no redeployment can spare. A request that fails, or a stream that ends before its end, counts.
+- restart: the same Bento under the plain `bentoml serve`, stopped and started again under the same crowd.
+- gateway: short answers by one engine, asked directly and through haproxy, in turns.
+
+ZenML 0.98 (BentoML deployer, continuous mode) was measured once on two cores: it stops the old service first, 10 to
+19 s of outage and 1,025 of 5,640 requests failed per promotion; a version that raises at its start leaves nothing
+serving, and the call tells of success.
+
+Usage: python -m benchmarks.redeploy [--promotions N] [--only promotions|restart|gateway]
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from benchmarks.common import Figures, alternate, report
+from benchmarks.cpu import COMMAND, ROOT
+from benchmarks.crowd import Crowd, Habits, Request
+from benchmarks.recipes import small_recipe
+from core.processes import Process, free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from flows import addresses
+from flows.services import Platform
+from registry import Registry
+from registry.ledger import Rollout
+from serving import bento
+from serving.client import is_ready
+from serving.gateway import Gateway
+from serving.gateway_types import Front, Route
+from serving.load import percentile
+from tasks import targets
+from tasks.champion import BENTO_DIGEST
+from tasks.site import Record, known_sites, open_site
+
+NAME = "switch"
+PROMOTIONS = 20
+ON_TOP = 3.0
+"""Seconds, over the version's own start, within which it shall answer at the address."""
+BEFORE, AFTER = 3.0, 5.0
+"""Seconds that the crowd is there before the first, and after the last change."""
+LIMIT = 180.0
+ENGINE = {"kind": "llama_cpp", "threads": 1, "parallel": 16, "ctx_size": 16 * 1024}
+HABITS = Habits(stream_tokens=800, short_tokens=8, pause=0.5, body={"ignore_eos": True})
+GATEWAY_SECONDS = 5.0
+GATEWAY_ROUNDS = 5
+CONCURRENCIES = (1, 16)
+
+
+@dataclass
+class Installation:
+    """A home of its own with two versions of one model, and everything that `weighbridge up` starts."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        ports = ("PREFECT_PORT", "MLFLOW_PORT", "DEPLOYER_PORT", "METRICS_PORT")
+        os.environ |= {
+            "WEIGHBRIDGE_HOME": str(self.folder / "home"), "BENTOML_HOME": str(self.folder / "bentoml"),
+            "DO_NOT_TRACK": "1", **{f"WEIGHBRIDGE_{name}": "0" for name in ports},
+        }  # fmt: skip
+        os.environ.pop("PREFECT_API_URL", None)
+        self.workspace = Workspace(Settings())
+        self.platform = Platform(self.workspace.settings)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def record(self) -> Record:  # type: ignore[type-arg]
+        site = open_site(NAME, self.workspace) if NAME in known_sites(self.workspace.settings.home) else None
+        return site.load() if site else Record()
+
+    def release(self) -> None:
+        """Two versions through the release flow; the better one serves."""
+        from examples.support_tickets import ensure
+
+        os.environ["WEIGHBRIDGE_DEMO"] = str(ensure(self.workspace.settings.cache))
+        rollout = {"step_seconds": 1, "memory_reserve": 0}
+        recipe = small_recipe(
+            self.folder, NAME, variants=2, weigh={"engines": [ENGINE]}, evaluate={"limit": 32},
+            deploy={"target": {"kind": "local", "port": self.port}, "rollout": rollout},
+        )  # fmt: skip
+        subprocess.run([COMMAND, "run", str(recipe)], cwd=ROOT, check=True, stdout=sys.stderr)
+
+    def versions(self) -> list[str]:
+        """The one that does not serve first."""
+        registry = Registry.connect(self.workspace.settings)
+        found = [version.version for version in registry.versions(NAME) if version.role == "variant"]
+        return sorted(found, key=lambda number: number == self.serving())
+
+    def serving(self) -> str:
+        record = self.record
+        return record.current.release.version if record.current and not record.rollout else ""
+
+    def move_alias(self, version: str) -> None:
+        """As MLflow's UI does."""
+        ports = addresses.read(self.workspace.settings.home)
+        assert ports is not None
+        body = {"name": NAME, "alias": "champion", "version": version}
+        url = f"{ports.url('mlflow')}/api/2.0/mlflow/registered-models/alias"
+        httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
+
+    def await_serving(self, version: str) -> None:
+        """Until it has all the traffic and nothing drains."""
+        wait(lambda: self.serving() == version and targets.settle(NAME, self.workspace), f"version {version} to serve")
+
+    def last(self) -> Rollout:
+        """The newest rollout, as MLflow has it."""
+        registry = Registry.connect(self.workspace.settings)
+        wait(lambda: registry.history(NAME, 1)[0].ended, "the ledger to tell how it ended")
+        return registry.history(NAME, 1)[0]
+
+
+def wait(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
+    """Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def installation() -> Iterator[Installation]:
+    """Up, with one version serving and both packaged."""
+    with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
+        place = Installation(Path(folder))
+        try:
+            place.release()
+            place.platform.up()
+            for version in place.versions():
+                place.move_alias(version)
+                place.await_serving(version)
+            yield place
+        finally:
+            place.platform.down()
+
+
+def promotions(place: Installation, count: int, figures: Figures) -> None:
+    """Back and forth under the crowd."""
+    there, back = place.versions()
+    waits: list[float] = []
+    rollouts: list[Rollout] = []
+    with Crowd(place.url, HABITS) as crowd:
+        time.sleep(BEFORE)
+        for number in range(count):
+            version = (there, back)[number % 2]
+            print(f"promotion {number + 1} of {count}", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            place.move_alias(version)
+            wait(partial(crowd.first_answer, version, began), f"an answer of version {version}")
+            waits.append((crowd.first_answer(version, began) or 0.0) - began)
+            place.await_serving(version)
+            rollouts.append(place.last())
+        time.sleep(AFTER)
+    starts = [float(rollout.evidence["start_seconds"]) for rollout in rollouts]
+    figures.add("promotion_first_answer_s", waits)
+    figures.add("promotion_start_of_the_version_s", starts)
+    figures.add("promotion_on_top_s", [w - s for w, s in zip(waits, starts, strict=True)], at_most=ON_TOP)
+    figures.add("promotion_whole_s", [rollout.seconds or 0.0 for rollout in rollouts])
+    figures.add("promotions_that_did_not_hold", sum(rollout.outcome != "serving" for rollout in rollouts), at_most=0)
+    add_crowd(figures, "promotion", crowd.requests, at_most=0)
+    print(crowd.told(), file=sys.stderr)
+
+
+def add_crowd(figures: Figures, key: str, requests: Sequence[Request], *, at_most: float | None = None) -> None:
+    """Requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 % confidence."""
+    failed = sum(bool(one.problem) for one in requests)
+    figures.add(f"{key}_requests", len(requests))
+    figures.add(f"{key}_streams", sum(one.kind == "stream" for one in requests))
+    figures.add(f"{key}_requests_failed", failed, at_most=at_most)
+    if not failed:
+        figures.add(f"{key}_failure_rate_95_percent_bound", 3 / max(len(requests), 1))
+
+
+def restart(place: Installation, rounds: int, figures: Figures) -> None:
+    """`bentoml serve` of the same Bento, restarted as one does without anything else."""
+    registry = Registry.connect(place.workspace.settings)
+    digest = registry.version(NAME, place.serving()).tags[BENTO_DIGEST]
+    store = place.workspace.store
+    folder = store.assemble(store.files(digest), "bento").path
+    outages, requests, engine = [], [], free_port()
+    command = bento.serve_command(
+        folder, bento.environment_of(folder, place.workspace.settings.cache), "127.0.0.1", free_port()
+    )
+    log = place.folder / "restart.log"
+
+    def start() -> Process:
+        process = Process("bentoml", command, log=log, cwd=place.folder, env=bento.variables("127.0.0.1", engine))
+        process.wait_until(lambda: is_ready(f"http://127.0.0.1:{engine}"), LIMIT)
+        return process
+
+    process = start()
+    for number in range(rounds):
+        print(f"restart {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        with Crowd(f"http://127.0.0.1:{engine}", HABITS) as crowd:
+            time.sleep(BEFORE)
+            began = time.monotonic()
+            process.stop()
+            process = start()
+            time.sleep(AFTER)
+        outages.append(min(one.first for one in crowd.since(began) if not one.problem) - began)
+        requests += crowd.requests
+    process.stop()
+    figures.add("bentoml_restart_outage_s", outages)
+    add_crowd(figures, "bentoml_restart", requests)
+
+
+def gateway(place: Installation, figures: Figures) -> None:
+    """The same engine, asked directly and through haproxy."""
+    current = place.record.current
+    assert current is not None
+    front = Front(target="cost", port=free_port(), routes=(Route(name="1", port=current.port),))
+    Gateway(place.workspace.settings.home).apply(front)
+    urls = {"direct": current.url, "gateway": f"http://127.0.0.1:{front.port}"}
+    for streams in CONCURRENCIES:
+        turns = alternate(list(urls), partial(_short_answers, urls, streams), GATEWAY_ROUNDS)
+        for number, title in enumerate(("requests_per_second", "p50_ms", "p99_ms")):
+            key = f"c{streams}_{title}"
+            figures.add_many(key, {side: [one[number] for one in found] for side, found in turns.items()})
+            figures.ratio(key, "gateway", "direct")
+        failed = sum(one[-1] for found in turns.values() for one in found)
+        figures.add(f"c{streams}_requests_failed", failed, at_most=0)
+    Gateway(place.workspace.settings.home).remove("cost")
+
+
+def _short_answers(urls: Mapping[str, str], streams: int, side: str) -> tuple[float, float, float, int]:
+    """Requests per second, median and 99th percentile of their milliseconds, and how many failed."""
+    with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
+        time.sleep(GATEWAY_SECONDS)
+    taken = sorted(1000 * (one.ended - one.began) for one in crowd.requests if not one.problem)
+    return len(taken) / GATEWAY_SECONDS, percentile(taken, 0.5), percentile(taken, 0.99), len(crowd.problems)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--promotions", type=int, default=PROMOTIONS, help="how often the alias moves (%(default)s)")
+    parser.add_argument("--restarts", type=int, default=3, help="of plain `bentoml serve` (%(default)s)")
+    parser.add_argument("--only", choices=("promotions", "restart", "gateway"), help="one part alone")
+    options = parser.parse_args()
+    figures = Figures("redeploy")
+    with installation() as place:
+        if options.only in (None, "promotions"):
+            promotions(place, options.promotions, figures)
+        if options.only in (None, "restart"):
+            restart(place, options.restarts, figures)
+        if options.only in (None, "gateway"):
+            gateway(place, figures)
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()
