@@ -30,7 +30,8 @@ def up(as_json: bool) -> None:
         click.echo(json.dumps([part.model_dump(mode="json") for part in components], indent=2))
         return
     _print_components(components)
-    screen.console.print("\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status")
+    words = "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status"
+    screen.console.print(words, soft_wrap=True)
 
 
 @click.command()

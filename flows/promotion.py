@@ -170,6 +170,8 @@ def _held(site: Site) -> Iterator[bool]:
 def _look(target: str, version: str, workspace: Workspace, now: bool, tell: Tell) -> None:
     """Tell how far the rollout is, and hurry it where that is wanted."""
     status = next((one for one in targets.status(workspace) if one.target == target), None)
+    if status is not None and not status.trying and status.serving and status.serving.version == version:
+        return
     if status is None or status.trying != version:
         tell(f"{target}: waiting for the rollout of version {version}")
         return
