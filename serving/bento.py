@@ -40,7 +40,7 @@ TRAVELS = (
     "core/__init__.py", "core/artifact.py", "core/environments.py", "core/errors.py", "core/plugins.py",
     "core/processes.py", "core/progress.py", "core/settings.py",
     "serving/__init__.py", "serving/candidate.py", "serving/client.py", "serving/llama_cpp_native.py",
-    "serving/service.py", "serving/tether.py", "serving/engines/*.py",
+    "serving/service.py", "serving/tether.py", "serving/engines/*.py", "serving/shim/*.py",
 )  # fmt: skip
 """What the service imports, engines included, and nothing else: what changes elsewhere makes no new Bento."""
 BUILDER = Path(__file__).with_name("bento_build.py")

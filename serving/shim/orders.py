@@ -1,0 +1,178 @@
+"""A request's body, checked: what cannot be done is refused in words, nothing asked for is left out in silence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from serving.shim.protocol import Generator, Sampling
+
+COMPLETION_TOKENS: Final = 16
+"""Most tokens of a plain completion when nobody says how many: OpenAI's own default."""
+MOST_STOPS: Final = 16
+MOST_LOGPROBS: Final = 20
+NOT_OFFERED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
+    "functions": (None, []), "logit_bias": (None, {}), "frequency_penalty": (None, 0), "presence_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}), "audio": (None,),
+}  # fmt: skip
+"""Options that would change the answer and that this server does not know, with the values that ask for nothing."""
+
+
+class Refused(Exception):
+    """The request cannot be answered; `status` is HTTP's."""
+
+    def __init__(self, words: str, status: int = 400) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one request asks for."""
+
+    chat: bool
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stops: tuple[str, ...]
+    stream: bool
+    usage: bool
+    """Whether a stream ends by telling how many tokens it took."""
+
+
+def read_json(raw: bytes) -> dict[str, Any]:
+    """The object in a request's body."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise Refused(f"the body is not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise Refused("the body is not a JSON object")
+    return body
+
+
+def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> Order:
+    """Check everything before anything is generated."""
+    for name, harmless in NOT_OFFERED.items():
+        if body.get(name) not in harmless:
+            raise Refused(f"`{name}` is not offered by this server")
+    prompt = _chat(body, generator) if chat else _plain(body, generator)
+    if not prompt:
+        raise Refused("the prompt is empty")
+    room = generator.context - len(prompt)
+    if room < 1:
+        wrong = f"the prompt has {len(prompt)} tokens, and the model's context holds {generator.context}"
+        raise Refused(f"{wrong}, the answer included")
+    stream = _flag(body, "stream")
+    options = body.get("stream_options") or {}
+    if not isinstance(options, Mapping):
+        raise Refused("`stream_options` must be an object")
+    return Order(
+        chat, tuple(prompt), _sampling(body, chat, room), _stops(body), stream, _flag(options, "include_usage")
+    )
+
+
+def _chat(body: Mapping[str, Any], generator: Generator) -> list[int]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Refused("`messages` must be a list with at least one message")
+    try:
+        return generator.chat([_message(message) for message in messages])
+    except ValueError as exc:
+        raise Refused(f"the chat template refuses these messages: {exc}") from exc
+
+
+def _message(message: Any) -> dict[str, str]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise Refused("every message needs a `role` and a `content`")
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise Refused("the `content` of a message must be text")
+    return {"role": read_text(message["role"]), "content": read_text(content)}
+
+
+def read_text(text: str) -> str:
+    """The text, if it is one: JSON can spell halves of characters that no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise Refused(f"the text is not Unicode: {exc.reason}") from exc
+    return text
+
+
+def _plain(body: Mapping[str, Any], generator: Generator) -> list[int]:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return generator.tokenize(read_text(prompt), special=True)
+    return read_tokens(body, "prompt")
+
+
+def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
+    """A list of token ids."""
+    tokens = body.get(name)
+    tokens = tokens[0] if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list) else tokens
+    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+        raise Refused(f"`{name}` must be one text or one list of token ids")
+    return tokens
+
+
+def _sampling(body: Mapping[str, Any], chat: bool, room: int) -> Sampling:
+    usual = room if chat else COMPLETION_TOKENS
+    wanted = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1) or usual
+    temperature, top_p = _number(body, "temperature", 0, 100), _number(body, "top_p", 0, 1)
+    return Sampling(
+        max_tokens=min(wanted, room),
+        temperature=1.0 if temperature is None else temperature,
+        top_p=1.0 if top_p is None else top_p,
+        top_k=max(0, _whole(body, "top_k", -1) or 0),
+        seed=_whole(body, "seed", -(2**63), 2**63 - 1),
+        logprobs=_logprobs(body, chat),
+    )
+
+
+def _logprobs(body: Mapping[str, Any], chat: bool) -> int | None:
+    if not chat:
+        return _whole(body, "logprobs", 0, MOST_LOGPROBS)
+    top = _whole(body, "top_logprobs", 0, MOST_LOGPROBS) or 0
+    return top if _flag(body, "logprobs") else None
+
+
+def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stops = body.get("stop")
+    listed: Sequence[Any] = [] if stops is None else [stops] if isinstance(stops, str) else stops
+    if not isinstance(listed, list) or len(listed) > MOST_STOPS or not all(isinstance(s, str) and s for s in listed):
+        raise Refused(f"`stop` must be a text, or a list of at most {MOST_STOPS}, none of them empty")
+    return tuple(listed)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value not in (None, True, False):
+        raise Refused(f"`{name}` must be true or false")
+    return bool(value)
+
+
+def _number(body: Mapping[str, Any], name: str, least: float, most: float = math.inf) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise Refused(f"`{name}` must be a number {bounds}")
+    return value
+
+
+def _whole(body: Mapping[str, Any], name: str, least: int, most: float = math.inf) -> int | None:
+    value = _number(body, name, least, most)
+    if value is None:
+        return None
+    if value != int(value):
+        raise Refused(f"`{name}` must be a whole number")
+    return int(value)
