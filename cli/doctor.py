@@ -45,9 +45,11 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         free = shutil.disk_usage(existing).free / GIB
         yield Finding(f"disk for {label}", f"{free:.0f} GiB free at {folder}", free >= 5, "make room, or move it")
     for name in plugins.names("engine"):
-        environment, whole = environments.locate(plugins.load("engine", name).lock, settings.cache)
-        remedy = "" if whole else f"a run builds what it needs; now: weighbridge engines install {name}"
-        yield Finding(f"engine {name}", str(environment.path) if whole else "environment not built yet", True, remedy)
+        for device, lock in plugins.load("engine", name).locks.items():
+            environment, whole = environments.locate(lock, settings.cache)
+            install = f"a run builds what it needs; now: weighbridge engines install {name} --device {device}"
+            state = str(environment.path) if whole else "environment not built yet"
+            yield Finding(f"engine {name}, {device}", state, True, "" if whole else install)
     for tool, remedy in (
         ("haproxy", "serves every target: apt-get install haproxy"),
         ("cmake", "for K-quants: apt-get install cmake"),

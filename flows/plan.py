@@ -12,6 +12,7 @@ from core.environments import locate
 from core.plugins import load
 from core.workspace import Workspace
 from flows import steps
+from serving.engines.base import lock_of
 from tasks import optimize
 from tasks.download import Pinned, missing_bytes, pin
 
@@ -124,7 +125,8 @@ def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
         plugins = [load("optimizer", variant.kind) for variant in recipe.optimize.variants]
         locks = {plugin.lock.stem: plugin.lock for plugin in plugins if plugin.lock}
     if stage == "weigh":
-        locks = {args.kind: load("engine", args.kind).lock for args in recipe.weigh.engines}
+        used = [lock_of(load("engine", args.kind), args) for args in recipe.weigh.engines]
+        locks = {lock.stem: lock for lock in used}
     return [_environment(lock, workspace) for lock in locks.values()]
 
 

@@ -31,7 +31,7 @@ from core.processes import Process, free_port, run
 from core.store import Store, link_or_copy, sha256_of
 from serving.candidate import BentoCandidate
 from serving.client import is_ready
-from serving.engines.base import Engine, EngineArgs
+from serving.engines.base import Engine, EngineArgs, lock_of
 
 logger = logging.getLogger("weighbridge.bento")
 
@@ -67,6 +67,11 @@ class Contents:
         engine: Engine = load("engine", self.engine.kind)
         return engine
 
+    @property
+    def lock(self) -> Path:
+        """Of the environment that it runs in."""
+        return lock_of(self.plugin, self.engine)
+
     def programs(self) -> list[Path]:
         """Executables of the engine that no environment holds: they travel in the Bento."""
         program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[0]
@@ -78,7 +83,7 @@ class Contents:
         parts = {
             "format": FORMAT, "name": self.name, "label": self.label, "engine": self.engine.model_dump(mode="json"),
             "model": self.model.digest, "lineage": dict(self.lineage), "code": _digest_of_code(),
-            "locks": [sha256_of(lock) for lock in locks_of(self.plugin.lock)],
+            "locks": [sha256_of(lock) for lock in locks_of(self.lock)],
             "programs": [sha256_of(program) for program in self.programs()],
         }  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -136,7 +141,7 @@ def build(contents: Contents, cache: Path) -> Built:
     with one_at_a_time(scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"):
         if (folder / "bento.yaml").exists() and (model / "model.yaml").exists():
             return Built(contents.tag, folder, model, reused=True)
-        environment = ensure(contents.plugin.lock, cache)
+        environment = ensure(contents.lock, cache)
         with tempfile.TemporaryDirectory(prefix="weighbridge-", dir=scratch_root) as scratch:
             _stage(contents, Path(scratch) / "src")
             _build(contents, environment, Path(scratch))
@@ -271,7 +276,7 @@ def _stage(contents: Contents, src: Path) -> None:
         target = src / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    lock = contents.plugin.lock
+    lock = contents.lock
     for program in contents.programs():
         (src / "bin").mkdir(exist_ok=True)
         shutil.copy(program, src / "bin" / program.name)

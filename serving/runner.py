@@ -12,7 +12,7 @@ from core.errors import Unavailable
 from core.plugins import load
 from core.processes import Process, free_port, is_taken, listens
 from serving.client import is_ready
-from serving.engines.base import Engine, EngineArgs
+from serving.engines.base import Engine, EngineArgs, lock_of
 
 log = logging.getLogger("weighbridge.runner")
 
@@ -41,7 +41,7 @@ def serve(model: Path, args: EngineArgs, cache: Path, log: Path) -> Iterator[Run
         Unavailable: the environment cannot be built, or the engine died or was not ready in time.
     """
     engine: Engine = load("engine", args.kind)
-    python = ensure(engine.lock, cache).python
+    python = ensure(lock_of(engine, args), cache).python
     with ExitStack() as stack:
         # A folder of its own: one named like a Python package in the working directory would shadow that package.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weighbridge-")))

@@ -17,7 +17,7 @@ from core.artifact import Artifact
 from core.errors import BadInput, Unavailable, WeighbridgeError
 from core.plugins import PluginArgs
 from core.workspace import Workspace
-from serving.engines.base import Engine, EngineArgs
+from serving.engines.base import Engine, EngineArgs, lock_of
 from tasks import machine
 from tasks.measurement import Candidate, Measurement, Variant
 from tasks.scale import Scale
@@ -139,7 +139,7 @@ def inputs_of(
 
 def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str:
     """The locked environment and, where the engine's program lies outside of it, that program's size and time."""
-    environment, _ = environments.locate(engine.lock, workspace.settings.cache)
+    environment, _ = environments.locate(lock_of(engine, candidate.engine), workspace.settings.cache)
     model = candidate.variant.artifact.path
     program = Path(engine.command(model, candidate.engine, DUMMY_HOST, DUMMY_PORT, environment.python)[0])
     if program == environment.python:

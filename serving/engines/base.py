@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.artifact import Format
+from core.errors import Unavailable
 
 
 class EngineArgs(BaseModel):
@@ -37,8 +38,12 @@ class Engine(Protocol):
     name: ClassVar[str]
     Args: ClassVar[type[EngineArgs]]
     formats: ClassVar[frozenset[Format]]
-    lock: ClassVar[Path]
+    locks: ClassVar[Mapping[str, Path]]
+    """The lock of its environment by device, such as `cpu` or `cuda`."""
     capabilities: ClassVar[Capabilities]
+
+    def device(self, args: Any) -> str:
+        """What it would run on here: a key of `locks`. Cheap, and the same answer as long as the machine is."""
 
     def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
         """The command line; `model` is the artifact's folder, `python` the interpreter of the locked environment."""
@@ -57,3 +62,16 @@ class Engine(Protocol):
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids the running engine gives a text (special tokens parsed, none added)."""
+
+
+def lock_of(engine: Engine, args: EngineArgs) -> Path:
+    """The lock of the environment that the engine runs in under these arguments on this machine.
+
+    Raises:
+        Unavailable: the engine has none for that device.
+    """
+    device = engine.device(args)
+    if device not in engine.locks:
+        known = ", ".join(engine.locks) or "none"
+        raise Unavailable(f"choosing the environment of {engine.name}", f"it has none for {device}", f"known: {known}")
+    return engine.locks[device]

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, Literal
 
@@ -63,8 +63,12 @@ class LlamaCpp:
     name: ClassVar[str] = "llama_cpp"
     Args: ClassVar[type[EngineArgs]] = LlamaCppArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
-    lock: ClassVar[Path] = Path(__file__).with_suffix(".lock")
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+
+    def device(self, args: LlamaCppArgs) -> str:
+        """One build for whatever the machine has."""
+        return "cpu"
 
     def command(self, model: Path, args: LlamaCppArgs, host: str, port: int, python: Path) -> list[str]:
         """The command line of the native server, or of the launcher that takes the same options."""

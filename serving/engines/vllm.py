@@ -1,6 +1,6 @@
 """vLLM's own OpenAI server, in its locked environment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
@@ -41,8 +41,12 @@ class Vllm:
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
-    lock: ClassVar[Path] = Path(__file__).with_suffix(".lock")
+    locks: ClassVar[Mapping[str, Path]] = {"cuda": Path(__file__).with_suffix(".lock")}
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cuda"}), metrics=True)
+
+    def device(self, args: VllmArgs) -> str:
+        """The GPU."""
+        return "cuda"
 
     def command(self, model: Path, args: VllmArgs, host: str, port: int, python: Path) -> list[str]:
         """`vllm serve` of the locked environment; isolated, because beside this file lies one named like it."""

@@ -25,7 +25,7 @@ from core.processes import Finished, run
 from core.progress import track
 from core.workspace import Workspace
 from serving import llama_cpp_native
-from serving.engines.base import Engine
+from serving.engines.base import Engine, lock_of
 from serving.runner import serve
 from tasks.data import read_rows
 from tasks.encoding import load_tokenizer
@@ -259,10 +259,11 @@ def _prove(
     """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or Unavailable."""
     engine: Engine = load("engine", "llama_cpp")
     options = engine.Args.model_validate({"kind": engine.name, "parallel": 1, "threads": max(1, _cores() // 2)})
+    lock = lock_of(engine, options)
     rows, doing, log = proof.sample(data), f"proving {args.label()}", out.with_name(f"{out.name}.engine.log")
     inputs = {
         "tokenizer": header.tokenizer_digest(), "model": model, "data": data,
-        "engine": _digest(engine.lock), "most": proof.MOST_ROWS,
+        "engine": _digest(lock), "most": proof.MOST_ROWS,
     }  # fmt: skip
     try:
         with serve(out, options, workspace.settings.cache, log) as running:
@@ -277,7 +278,7 @@ def _prove(
     finally:
         log.unlink(missing_ok=True)
     logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
-    return {"rows_checked": str(proved.rows), "tokens_checked": str(proved.tokens), "engine": _version(engine)}
+    return {"rows_checked": str(proved.rows), "tokens_checked": str(proved.tokens), "engine": _version(engine, lock)}
 
 
 def _require(done: Finished, report: Path | None, doing: str) -> None:
@@ -308,9 +309,9 @@ def _steps(update: Callable[[float], None]) -> Callable[[str], None]:
     return on_line
 
 
-def _version(engine: Engine) -> str:
+def _version(engine: Engine, lock: Path) -> str:
     """The engine and the release of llama.cpp's wheel that its lock pins."""
-    found = re.search(r"^(xllamacpp)==([\w.]+)", engine.lock.read_text(), re.MULTILINE)
+    found = re.search(r"^(xllamacpp)==([\w.]+)", lock.read_text(), re.MULTILINE)
     return f"{engine.name} ({found[1]} {found[2]})" if found else engine.name
 
 

@@ -139,7 +139,7 @@ def test_model_is_the_stores_own_file(built: bento.Built, contents: bento.Conten
 
 def test_requirements_are_the_engines_lock_with_its_hashes(built: bento.Built, contents: bento.Contents) -> None:
     requirements = built.folder / "env" / "python" / "requirements.txt"
-    assert requirements.read_text() == contents.plugin.lock.read_text()
+    assert requirements.read_text() == contents.lock.read_text()
 
 
 def test_built_again_it_is_reused(built: bento.Built, contents: bento.Contents, shared: Workspace) -> None:

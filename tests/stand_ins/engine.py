@@ -1,6 +1,6 @@
 """The stand-in server as an `engine` plugin: what a third party's would look like, and what can go wrong with one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -47,8 +47,11 @@ class StandInEngine:
     name: ClassVar[str] = "stand_in"
     Args: ClassVar[type[EngineArgs]] = StandInArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
-    lock: ClassVar[Path] = Path(__file__).with_name("engine.lock")
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_name("engine.lock")}
     capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def device(self, args: StandInArgs) -> str:
+        return "cpu"
 
     def command(self, model: Path, args: StandInArgs, host: str, port: int, python: Path) -> list[str]:
         return [

@@ -32,7 +32,7 @@ def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
 def candidate_lock() -> Path:
     from core.plugins import load
 
-    lock: Path = load("engine", "llama_cpp").lock
+    lock: Path = load("engine", "llama_cpp").locks["cpu"]
     return lock
 
 
