@@ -4,13 +4,22 @@ Runs inside the engine's environment, by path and isolated (`python -I`): beside
 """
 
 import argparse
+import contextlib
+import os
+import re
 import signal
 import sys
 import time
+import urllib.request
 from typing import Any
 
 LOG_DELAY = 0.3
 """Seconds llama.cpp's own logging thread gets to say what went wrong: nothing waits for it."""
+
+DRAIN_SECONDS = 8.0
+"""How long answers under way may take after SIGTERM: less than it takes until SIGKILL follows."""
+LAST_BYTES = 0.1
+"""Seconds the end of an answer gets on its way from the slot to the client."""
 
 
 def parse() -> argparse.Namespace:
@@ -60,20 +69,45 @@ def parameters(args: argparse.Namespace) -> Any:
     return params
 
 
+def under_way(host: str, port: int) -> int:
+    """Requests that are answered or wait for their turn."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError), opener.open(f"http://{address}:{port}/metrics", timeout=1) as page:
+        return sum(
+            map(int, re.findall(r"^llamacpp:requests_(?:processing|deferred) (\d+)", page.read().decode(), re.M))
+        )
+    return 0
+
+
+def drain(host: str, port: int) -> None:
+    """Wait until what is under way has been answered."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    busy = False
+    while time.monotonic() < deadline and under_way(host, port):
+        busy = True
+        time.sleep(0.02)
+    time.sleep(LAST_BYTES if busy else 0)
+
+
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, then finish what is under way."""
     import xllamacpp
 
     endings = {signal.SIGTERM, signal.SIGINT}
     # Blocked before the server's threads exist, so that they inherit it and sigwait alone gets the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    args = parse()
     try:
-        server = xllamacpp.Server(parameters(parse()))
+        _server = xllamacpp.Server(parameters(args))  # serves as long as it is held
     except RuntimeError as exc:
         time.sleep(LOG_DELAY)
         sys.exit(f"llama-server did not start: {exc}")
     signal.sigwait(endings)
-    del server
+    drain(args.host, args.port)
+    sys.stdout.flush()
+    # The server's own ending cuts answers off, and now and then waits half a minute for one of its threads.
+    os._exit(0)
 
 
 if __name__ == "__main__":
