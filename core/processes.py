@@ -47,7 +47,7 @@ def is_taken(port: int, host: str = "127.0.0.1") -> bool:
 
 def listens(group: int, port: int) -> bool:
     """Whether it is a process of this group that listens on the port."""
-    for process in _members(group):
+    for process in members(group):
         with contextlib.suppress(psutil.Error):
             if any(
                 connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
@@ -103,11 +103,11 @@ class Process:
 
     def stop(self, grace: float = 10.0) -> None:
         """SIGTERM to the group, SIGKILL to what is left of it after `grace` seconds."""
-        members = _members(self.pid)
+        family = members(self.pid)
         self._signal_group(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(grace)
-        psutil.wait_procs(members, timeout=0.2 if self.alive() else grace)
+        psutil.wait_procs(family, timeout=0.2 if self.alive() else grace)
         self._signal_group(signal.SIGKILL)
         self._popen.wait()
 
@@ -183,7 +183,7 @@ def _start(
         raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
 
 
-def _members(group: int) -> list[psutil.Process]:
+def members(group: int) -> list[psutil.Process]:
     """Every process of a process group."""
     found = []
     for process in psutil.process_iter():
@@ -213,7 +213,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.bytes = max(self.bytes, sum(_proportional_size(process) for process in _members(self._group)))
+            self.bytes = max(self.bytes, sum(_proportional_size(process) for process in members(self._group)))
             if self._done.wait(self._interval):
                 return
 

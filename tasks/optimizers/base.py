@@ -1,5 +1,6 @@
 """What makes a servable artifact out of merged weights: what an `optimizer` plugin offers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -27,6 +28,8 @@ class Optimizer(Protocol):
     Args: ClassVar[type[OptimizerArgs]]
     version: ClassVar[int]
     format: ClassVar[Format]
+    faithful: ClassVar[Mapping[str, str] | None]
+    """Options with which it changes a model least; None: it always loses something. Engines are checked with those."""
     lock: ClassVar[Path | None]
 
     def check(self, model: Path, args: Any, workspace: Workspace, *, dry: bool = False) -> None:

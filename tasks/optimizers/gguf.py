@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -113,6 +113,7 @@ class Gguf:
     Args: ClassVar[type[OptimizerArgs]] = GgufArgs
     version: ClassVar[int] = 1
     format: ClassVar[Format] = "gguf"
+    faithful: ClassVar[Mapping[str, str] | None] = {"quantization": "F16"}
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
     def check(self, model: Path, args: GgufArgs, workspace: Workspace, *, dry: bool = False) -> None:

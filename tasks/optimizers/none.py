@@ -1,6 +1,7 @@
 """The weights as they are, in safetensors, for engines that take those: kept or cast to one number type."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +39,7 @@ class Unchanged:
     Args: ClassVar[type[OptimizerArgs]] = UnchangedArgs
     version: ClassVar[int] = 1
     format: ClassVar[Format] = "safetensors"
+    faithful: ClassVar[Mapping[str, str] | None] = {"dtype": "auto"}
     lock: ClassVar[Path | None] = None
 
     def check(self, model: Path, args: UnchangedArgs, workspace: Workspace, *, dry: bool = False) -> None:

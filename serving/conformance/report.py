@@ -1,0 +1,70 @@
+"""What the suite said of an engine, kept as JSON: one file per engine and device."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.environments import locks_of
+from core.files import replace_text
+from serving.engines.base import Engine, EngineArgs, lock_of
+
+
+class Report(BaseModel):
+    """One run of the suite."""
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: str
+    device: str
+    options: dict[str, Any] = Field(description="Options of the engine that were given.")
+    versions: dict[str, str] = Field(description="Packages of the engine, as its lock names them.")
+    machine: dict[str, str]
+    date: str
+    seconds: float
+    outcomes: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks that failed."""
+        return [outcome["check"] for outcome in self.outcomes if outcome["verdict"] == "failed"]
+
+    def count(self, verdict: str) -> int:
+        return sum(outcome["verdict"] == verdict for outcome in self.outcomes)
+
+    def summary(self) -> str:
+        """All verdicts in a few words."""
+        verdicts = ("passed", "failed", "known not to", "not run")
+        return ", ".join(f"{self.count(verdict)} {verdict}" for verdict in verdicts if self.count(verdict))
+
+    def version(self) -> str:
+        """The engine's version for people."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
+    def keep(self, home: Path) -> Path:
+        """Write it where `kept` finds it."""
+        path = _path(home, self.engine, self.device)
+        replace_text(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def kept(home: Path, engine: str, device: str) -> Report | None:
+    """The last report of an engine on a device; None where there is none that can be read."""
+    try:
+        return Report.model_validate_json(_path(home, engine, device).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def versions(engine: Engine, args: EngineArgs) -> dict[str, str]:
+    """Versions of the packages that an engine is made of, out of its lock."""
+    text = "".join(path.read_text() for path in locks_of(lock_of(engine, args)))
+    found = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\\n]+)", text, re.MULTILINE))
+    return {name: found[name] for name in getattr(engine, "packages", ()) if name in found}
+
+
+def _path(home: Path, engine: str, device: str) -> Path:
+    return home / "engines" / f"{engine}-{device}.json"

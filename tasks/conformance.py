@@ -1,0 +1,228 @@
+"""Hold an engine to the conformance suite: the model, its artifact in the engine's format, what transformers answers.
+
+The suite itself lies in `serving/conformance`, which knows no machine learning library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from core import plugins
+from core.artifact import Artifact
+from core.environments import one_at_a_time
+from core.errors import BadInput, WeighbridgeError
+from core.workspace import Workspace
+from serving.conformance import suite
+from serving.conformance.base import Outcome, Subject
+from serving.conformance.reference import Question, Reference, Scored, Tokens, read
+from serving.conformance.report import Report, versions
+from serving.engines.base import Engine, EngineArgs
+from tasks import conformance_model, machine
+from tasks.conformance_model import CONTEXT, LESSONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TEXTS: Final = (
+    "Hello, my kettle is broken.", "  two  spaces and a tab\t.\n\n\nend", "naïve café 🙂 – 日本語", "1234567 3.14 1e-9",
+    "<|im_start|>user\nhi<|im_end|>\n", "don't we'll I'M", '{"key": [1, "two", null]}', "\u00a0\u200b\u0301e\u0301",
+)  # fmt: skip
+SCORED: Final = ("Count to ten.", "one two ten seven! Kettles: 🙂")
+
+log = logging.getLogger("weighbridge.conformance")
+
+
+def check(
+    name: str,
+    workspace: Workspace,
+    *,
+    options: Mapping[str, Any] | None = None,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+    only: Collection[str] = (),
+) -> Report:
+    """Run the suite on an engine and keep the report; `options` are the engine's own.
+
+    Raises:
+        BadInput: there is no such engine, check or option.
+        Unavailable: the model or its reference cannot be made.
+    """
+    engine: Engine = plugins.load("engine", name)
+    _known(only)
+    args = _args(engine, options or {})
+    folder = model_folder(workspace.settings.cache)
+    started = time.monotonic()
+    outcomes = _prepare(engine, folder, workspace, tell)
+    if outcomes[0].verdict == "passed":
+        artifact = servable(engine, folder, workspace)
+        logs = workspace.settings.home / "logs" / "engines"
+        cache = workspace.settings.cache
+        subject = Subject(args, artifact.path, read(folder / "reference.json"), cache, logs)
+        outcomes += suite.run(subject, tell, only)
+    report = Report(
+        engine=name, device=engine.device(args), options=dict(options or {}), versions=versions(engine, args),
+        machine=machine.describe(), date=datetime.now(UTC).date().isoformat(),
+        seconds=round(time.monotonic() - started, 1), outcomes=[asdict(outcome) for outcome in outcomes],
+    )  # fmt: skip
+    if not only:
+        report.keep(workspace.settings.home)
+    return report
+
+
+def _known(only: Collection[str]) -> None:
+    names = [check.name for check in suite.CHECKS]
+    for name in only:
+        if name not in names:
+            raise BadInput(f"looking for check '{name}'", "there is none", plugins.suggestion(name, names))
+
+
+def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
+    """The engine's arguments; what is left open is as it would be tried first on this machine."""
+    try:
+        args = engine.Args.model_validate({"kind": engine.name, **options})
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        place = ".".join(map(str, error["loc"]))
+        known = [field for field in engine.Args.model_fields if field != "kind"]
+        raise BadInput(
+            f"reading the options of {engine.name}", f"{place}: {error['msg']}", plugins.suggestion(place, known)
+        ) from exc
+    tunings = engine.tunings(args, machine.cores())
+    first: EngineArgs = tunings[0] if tunings else args
+    return first
+
+
+def _prepare(engine: Engine, folder: Path, workspace: Workspace, tell: Callable[[Outcome], None]) -> list[Outcome]:
+    """Make the artifact; an engine whose format nothing makes cannot be checked."""
+    started = time.monotonic()
+    title = "its artifact is made"
+    try:
+        artifact = servable(engine, folder, workspace)
+        verdict, why = "passed", f"{artifact.format}, {artifact.size / 1e6:.1f} MB"
+    except WeighbridgeError as exc:
+        verdict, why = "failed", " ".join(str(exc).split())
+    outcome = Outcome("prepare", title, verdict, why, time.monotonic() - started)  # type: ignore[arg-type]
+    tell(outcome)
+    return [outcome]
+
+
+def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
+    """The model in a format that the engine takes, made by the optimizer that changes it least.
+
+    Raises:
+        BadInput: no optimizer makes any.
+        Unavailable: the optimizer cannot be run.
+    """
+    from tasks.optimize import OptimizeArgs, optimize
+
+    for kind in plugins.names("optimizer"):
+        optimizer = plugins.load("optimizer", kind)
+        faithful = getattr(optimizer, "faithful", None)
+        if faithful is not None and optimizer.format in engine.formats:
+            model = workspace.store.add(folder / "model", "safetensors", {"uri": "conformance"}, adopt=False)
+            data = workspace.store.add(folder / "data", "jsonl", {"uri": "conformance"}, adopt=False)
+            args = OptimizeArgs.model_validate({"variants": [{"kind": kind, **faithful}]})
+            return optimize(model, data, args, workspace).variants[0].artifact
+    formats = ", ".join(sorted(engine.formats))
+    raise BadInput(f"preparing a model for {engine.name}", f"no optimizer makes {formats} without loss")
+
+
+def model_folder(cache: Path) -> Path:
+    """`model`, `data` and `reference.json`, made if they are not there; one process at a time makes them."""
+    folder = cache / "models" / f"conformance-{_digest()}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder, "making the conformance model"):
+            if not folder.exists():
+                _make(folder)
+    return folder
+
+
+def _digest() -> str:
+    sources = b"".join(Path(module).read_bytes() for module in (__file__, conformance_model.__file__))
+    libraries = " ".join(version(name) for name in ("torch", "transformers"))
+    return hashlib.sha256(sources + libraries.encode()).hexdigest()[:16]
+
+
+def _make(folder: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        scratch.chmod(0o755)
+        (scratch / "model").mkdir()
+        conformance_model.make(scratch / "model")
+        (scratch / "reference.json").write_text(_reference(scratch / "model").model_dump_json(indent=1))
+        _write_rows(scratch / "data")
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_rows(folder: Path) -> None:
+    """The lessons as canonical data, which optimizers calibrate and prove with."""
+    folder.mkdir()
+    rows = [
+        {"prompt": lesson.messages, "completion": [{"role": "assistant", "content": lesson.answer}]}
+        for lesson in LESSONS
+        if lesson.messages
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _reference(folder: Path) -> Reference:
+    from transformers import AutoModelForCausalLM
+
+    from tasks.encoding import Encoded, load_tokenizer
+    from tasks.generation import logprobs
+
+    tokenizer: Any = load_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    prompt = _ids(tokenizer, conformance_model.prompt_of(tokenizer, LESSONS[0]))
+    rows = [Encoded(prompt, _ids(tokenizer, text)) for text in SCORED]
+    scored = zip(rows, logprobs(model, rows, batch_size=1), strict=True)
+    return Reference(
+        made_by=f"transformers {version('transformers')}",
+        context=CONTEXT,
+        texts=[Tokens(text=text, ids=_ids(tokenizer, text)) for text in TEXTS],
+        questions=_questions(model, tokenizer),
+        scored=[Scored(prompt_ids=row.prompt, ids=row.completion, logprobs=values) for row, values in scored],
+    )
+
+
+def _questions(model: Any, tokenizer: PreTrainedTokenizerFast) -> list[Question]:
+    """Every lesson with the answer that transformers gives; it must be the one that was taught."""
+    import torch
+
+    questions = []
+    for lesson in LESSONS:
+        prompt = _ids(tokenizer, conformance_model.prompt_of(tokenizer, lesson))
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            made = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=CONTEXT - len(prompt)
+            )
+        answer = [token for token in made[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
+        text = str(tokenizer.decode(answer))
+        if text != lesson.answer and not (lesson.endless and text.startswith(lesson.answer)):
+            raise WeighbridgeError("making the conformance reference", f"'{lesson.name}' is answered {text[:80]!r}")
+        asked = lesson.messages or str(lesson.prompt)
+        questions.append(Question(name=lesson.name, prompt=asked, prompt_ids=prompt, answer=text, answer_ids=answer))
+    return questions
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
