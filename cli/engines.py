@@ -1,27 +1,58 @@
-"""Commands about engines: list them, install their environments."""
+"""Commands about engines: list them, install and remove their environments, hold them to the conformance suite."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.conformance.base import Outcome
+    from serving.conformance.report import Report
+
+COLOURS = {"passed": "green", "failed": "red", "known not to": "dim", "not run": "yellow"}
 
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def engines(context: click.Context, as_json: bool) -> None:
-    """List engines with the formats and devices they serve, and whether their environment is there."""
+    """List engines: devices, formats, environment and its size, and what the last check said."""
     if context.invoked_subcommand:
         return
-    from core import environments, plugins
+    found = _listed(Settings())
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    from cli.screen import table
+    from core.units import human_size
 
-    cache = Settings().cache
+    rows = [
+        [
+            row["engine"], row["device"], ", ".join(row["formats"]), row["environment"],
+            human_size(row["bytes"]) if row["bytes"] else "", row["checked"] or "not checked",
+        ]
+        for row in found
+    ]  # fmt: skip
+    table(["engine", "device", "formats", "environment", "size", "last check"], rows, right=["size"])
+
+
+def _listed(settings: Settings) -> list[dict[str, Any]]:
+    from core import environments, plugins
+    from core.pruning import size_on_disk
+    from serving.conformance.report import kept
+
     found = []
     for name in plugins.names("engine"):
         engine = plugins.load("engine", name)
         for device, lock in engine.locks.items():
-            environment, whole = environments.locate(lock, cache)
+            environment, whole = environments.locate(lock, settings.cache)
+            report = kept(settings.home, name, device)
             found.append(
                 {
                     "engine": name,
@@ -29,37 +60,169 @@ def engines(context: click.Context, as_json: bool) -> None:
                     "formats": sorted(engine.formats),
                     "environment": "installed" if whole else "not installed",
                     "path": str(environment.path),
+                    "bytes": size_on_disk(environment.path) if whole else 0,
+                    "checked": f"{report.summary()} ({report.version()}, {report.date})" if report else None,
+                    "report": report.model_dump() if report else None,
                 }
             )
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    from cli.screen import table
-
-    columns = ["engine", "device", "formats", "environment"]
-    rows = [[", ".join(e[key]) if isinstance(e[key], list) else str(e[key]) for key in columns] for e in found]
-    table(columns, rows)
+    return found
 
 
 @engines.command()
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @click.option("--device", help="Such as cpu or cuda; open: what this machine has.")
 @click.option("--native", is_flag=True, help="Also build the engine's own tools from their pinned source.")
-def install(name: str, device: str | None, native: bool) -> None:
-    """Build the locked environment of the engine NAME."""
-    from cli.screen import console, live
-    from core import environments, plugins
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def install(names: Sequence[str], device: str | None, native: bool, as_json: bool) -> None:
+    """Build the locked environments of the engines NAME…, several at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cli.screen import console, live, stderr
+    from core import environments
+
+    settings = Settings()
+    locks = {name: _lock(name, device) for name in names}
+    builds = {name: _native_build(name) for name in names} if native else {}
+    with live(stderr if as_json else console), ThreadPoolExecutor(len(locks)) as pool:
+        jobs = {name: pool.submit(environments.ensure, lock, settings.cache) for name, lock in locks.items()}
+        # Every job is waited for before the first error is told: one that fails must not break off the others.
+        places = {name: str(job.result().path) for name, job in jobs.items()}
+        tools = {name: str(build(settings.cache)) for name, build in builds.items()}
+    if as_json:
+        found = [{"engine": name, "path": path, "native": tools.get(name)} for name, path in places.items()]
+        click.echo(json.dumps(found, indent=2))
+        return
+    for name, path in places.items():
+        console.print(f"{name}: environment at {path}", soft_wrap=True)
+        if name in tools:
+            console.print(f"{name}: native tools at {tools[name]}", soft_wrap=True)
+
+
+def _lock(name: str, device: str | None) -> Path:
+    from core import plugins
     from core.errors import BadInput
 
     engine = plugins.load("engine", name)
-    build = getattr(engine, "build_native", None)
-    if native and build is None:
+    wanted = device or engine.device(engine.Args())
+    if wanted not in engine.locks:
+        known = f"known: {', '.join(engine.locks) or 'none'}"
+        raise BadInput(f"installing {name}", f"it has no environment for {wanted}", known)
+    lock: Path = engine.locks[wanted]
+    return lock
+
+
+def _native_build(name: str) -> Any:
+    from core import plugins
+    from core.errors import BadInput
+
+    build = getattr(plugins.load("engine", name), "build_native", None)
+    if build is None:
         raise BadInput(f"installing {name}", "it has no native build", f"run: weighbridge engines install {name}")
-    device, settings = device or engine.device(engine.Args()), Settings()
-    if device not in engine.locks:
-        raise BadInput(f"installing {name}", f"it has no environment for {device}", f"known: {', '.join(engine.locks)}")
-    with live():
-        environment = environments.ensure(engine.locks[device], settings.cache)
-        console.print(f"{name}: environment at {environment.path}")
-        if native and build:
-            console.print(f"{name}: native tools at {build(settings.cache)}")
+    return build
+
+
+@engines.command()
+@click.argument("names", nargs=-1, metavar="NAME…")
+@click.option("--all", "everything", is_flag=True, help="Every engine, on the device that this machine has.")
+@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE", help="An option of the engine, by its name.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Only this check; the result is not kept.")
+@click.option(
+    "--docs", type=click.Path(path_type=Path, file_okay=False), help="Write engines.json and engines.md there."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(
+    names: Sequence[str],
+    everything: bool,
+    options: Sequence[str],
+    only: Sequence[str],
+    docs: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold the engines NAME… to the conformance suite; exit status 3 where a check fails.
+
+    The last result of each is kept, and shown by `weighbridge engines`.
+    """
+    from core import plugins
+    from core.workspace import Workspace
+
+    given, workspace = dict(map(_option, options)), Workspace()
+    wanted = list(names) or (plugins.names("engine") if everything else [])
+    if not wanted and not docs:
+        raise click.UsageError("name an engine, or give --all")
+    for name in wanted:
+        plugins.load("engine", name)  # a misspelt name is told before any time is spent
+    reports = [_check(name, given, only, workspace, as_json) for name in wanted]
+    if as_json:
+        click.echo(json.dumps([report.model_dump() for report in reports], indent=2))
+    if docs:
+        _write_docs(docs, workspace.settings)
+    _fail(reports)
+
+
+def _option(words: str) -> tuple[str, str]:
+    name, given, value = words.partition("=")
+    if not given:
+        raise click.UsageError(f"--set {words}: give OPTION=VALUE")
+    return name, value
+
+
+def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> Report:
+    from cli.screen import console, live, stderr
+    from tasks.conformance import check as run
+
+    screen = stderr if as_json else console
+
+    def tell(outcome: Outcome) -> None:
+        colour = COLOURS[outcome.verdict]
+        screen.print(f"  [{colour}]{outcome.verdict:<12}[/{colour}] {outcome.title}", end="")
+        screen.print(f": {outcome.why}", style="dim", markup=False, soft_wrap=True)
+
+    screen.print(f"[bold]{name}[/bold]")
+    with live(screen):
+        report = run(name, workspace, options=options, tell=tell, only=only)
+    screen.print(
+        f"[bold]{name}[/bold], {report.device}: {report.summary()}, {report.version()}, {report.seconds:.0f} s"
+    )
+    return report
+
+
+def _write_docs(folder: Path, settings: Settings) -> None:
+    from cli.screen import stderr
+    from core.files import replace_text
+    from tasks.conformance import document, recorded
+
+    entries = recorded(settings)
+    found = [entry.model_dump(mode="json") for entry in entries]
+    replace_text(folder / "engines.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / "engines.md", document(entries))
+    stderr.print(f"written: {folder / 'engines.json'}, {folder / 'engines.md'}", soft_wrap=True)
+
+
+def _fail(reports: Sequence[Report]) -> None:
+    from core.errors import GateFailed
+
+    failed = {report.engine: report.failed for report in reports if report.failed}
+    if failed:
+        words = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in failed.items())
+        raise GateFailed("checking engines", f"failed are {words}")
+
+
+@engines.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(as_json: bool) -> None:
+    """Remove environments that no lock of today names and nothing that serves runs in."""
+    from dataclasses import asdict
+
+    from cli.screen import console
+    from core.units import human_size
+    from tasks.housekeeping import prune_environments
+
+    found = prune_environments(Settings())
+    freed = sum(item.bytes for item in found if not item.kept)
+    if as_json:
+        click.echo(json.dumps({"freed": freed, "environments": [asdict(item) for item in found]}, indent=2))
+        return
+    for item in found:
+        state = f"kept: {item.kept}" if item.kept else "removed"
+        console.print(f"{item.name}, {human_size(item.bytes)}: {state}", soft_wrap=True, markup=False)
+    console.print(f"{human_size(freed)} freed" if found else "every environment is needed")

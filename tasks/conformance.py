@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,14 +22,16 @@ from pydantic import ValidationError
 
 from core import plugins
 from core.artifact import Artifact
-from core.environments import one_at_a_time
+from core.environments import ensure, one_at_a_time
 from core.errors import BadInput, WeighbridgeError
+from core.settings import Settings
 from core.workspace import Workspace
 from serving.conformance import suite
-from serving.conformance.base import Outcome, Subject
+from serving.conformance.base import Outcome, Subject, Verdict
+from serving.conformance.matrix import Entry, render
 from serving.conformance.reference import Question, Reference, Scored, Tokens, read
-from serving.conformance.report import Report, versions
-from serving.engines.base import Engine, EngineArgs
+from serving.conformance.report import Report, kept, versions
+from serving.engines.base import Engine, EngineArgs, lock_of
 from tasks import conformance_model, machine
 from tasks.conformance_model import CONTEXT, LESSONS
 
@@ -40,6 +42,8 @@ TEXTS: Final = (
     "Hello, my kettle is broken.", "  two  spaces and a tab\t.\n\n\nend", "naïve café 🙂 – 日本語", "1234567 3.14 1e-9",
     "<|im_start|>user\nhi<|im_end|>\n", "don't we'll I'M", '{"key": [1, "two", null]}', "\u00a0\u200b\u0301e\u0301",
 )  # fmt: skip
+FIRST: Final = (("environment", "its environment is built"), ("prepare", "its artifact is made"))
+"""What must be there before the suite can run."""
 SCORED: Final = ("Count to ten.", "one two ten seven! Kettles: 🙂")
 
 log = logging.getLogger("weighbridge.conformance")
@@ -62,23 +66,87 @@ def check(
     engine: Engine = plugins.load("engine", name)
     _known(only)
     args = _args(engine, options or {})
-    folder = model_folder(workspace.settings.cache)
     started = time.monotonic()
-    outcomes = _prepare(engine, folder, workspace, tell)
-    if outcomes[0].verdict == "passed":
-        artifact = servable(engine, folder, workspace)
-        logs = workspace.settings.home / "logs" / "engines"
-        cache = workspace.settings.cache
-        subject = Subject(args, artifact.path, read(folder / "reference.json"), cache, logs)
-        outcomes += suite.run(subject, tell, only)
+    outcomes = [_without_paths(outcome, workspace) for outcome in _outcomes(engine, args, workspace, tell, only)]
     report = Report(
         engine=name, device=engine.device(args), options=dict(options or {}), versions=versions(engine, args),
         machine=machine.describe(), date=datetime.now(UTC).date().isoformat(),
-        seconds=round(time.monotonic() - started, 1), outcomes=[asdict(outcome) for outcome in outcomes],
+        seconds=round(time.monotonic() - started, 1), outcomes=outcomes,
     )  # fmt: skip
     if not only:
         report.keep(workspace.settings.home)
     return report
+
+
+def _outcomes(
+    engine: Engine,
+    args: EngineArgs,
+    workspace: Workspace,
+    tell: Callable[[Outcome], None],
+    only: Collection[str],
+) -> Iterator[Outcome]:
+    """What must be there first, then the suite; where something lacks, nothing after it is run."""
+    broken = ""
+    folder = Path()
+    artifact: Artifact | None = None
+
+    def install() -> str:
+        return ensure(lock_of(engine, args), workspace.settings.cache).path.name
+
+    def prepare() -> str:
+        nonlocal folder, artifact
+        folder = model_folder(workspace.settings.cache)
+        artifact = servable(engine, folder, workspace)
+        return f"{artifact.format}, {artifact.size / 1e6:.1f} MB"
+
+    lacking: tuple[Verdict, Verdict] = ("not run", "failed")
+    for (name, title), step, verdict in zip(FIRST, (install, prepare), lacking, strict=True):
+        outcome = Outcome(name, title, "not run", broken) if broken else _step(name, title, step, verdict)
+        broken = broken or (outcome.why if outcome.verdict != "passed" else "")
+        tell(outcome)
+        yield outcome
+    if artifact is None:
+        for check in suite.CHECKS:
+            yield Outcome(check.name, check.title, "not run", broken)
+        return
+    logs, cache = workspace.settings.home / "logs" / "engines", workspace.settings.cache
+    yield from suite.run(Subject(args, artifact.path, read(folder / "reference.json"), cache, logs), tell, only)
+
+
+def _step(name: str, title: str, step: Callable[[], str], lacking: Verdict) -> Outcome:
+    started = time.monotonic()
+    verdict: Verdict = "passed"
+    try:
+        why = step()
+    except WeighbridgeError as exc:
+        verdict, why = lacking, " ".join(str(exc).split())
+    return Outcome(name, title, verdict, why, time.monotonic() - started)
+
+
+def _without_paths(outcome: Outcome, workspace: Workspace) -> dict[str, Any]:
+    """A report may be published: it says nothing of where things lie on this machine."""
+    settings, why = workspace.settings, outcome.why
+    for place, name in ((settings.home, "WEIGHBRIDGE_HOME"), (settings.cache, "WEIGHBRIDGE_CACHE")):
+        why = why.replace(str(place), f"${name}")
+    return {**asdict(outcome), "why": why, "seconds": round(outcome.seconds, 1)}
+
+
+def recorded(settings: Settings) -> list[Entry]:
+    """Every engine on every device with its last report, or why there is none."""
+    entries = []
+    for name in plugins.names("engine"):
+        engine: Engine = plugins.load("engine", name)
+        here = engine.device(_args(engine, {}))
+        for device in engine.locks:
+            report = kept(settings.home, name, device)
+            why = "" if report else "not checked yet" if device == here else f"this machine has no {device}"
+            entries.append(Entry(engine=name, device=device, report=report, why=why))
+    return entries
+
+
+def document(entries: Sequence[Entry]) -> str:
+    """The matrix of what was recorded, in Markdown."""
+    return render(entries, [*FIRST, *((check.name, check.title) for check in suite.CHECKS)])
 
 
 def _known(only: Collection[str]) -> None:
@@ -102,20 +170,6 @@ def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
     tunings = engine.tunings(args, machine.cores())
     first: EngineArgs = tunings[0] if tunings else args
     return first
-
-
-def _prepare(engine: Engine, folder: Path, workspace: Workspace, tell: Callable[[Outcome], None]) -> list[Outcome]:
-    """Make the artifact; an engine whose format nothing makes cannot be checked."""
-    started = time.monotonic()
-    title = "its artifact is made"
-    try:
-        artifact = servable(engine, folder, workspace)
-        verdict, why = "passed", f"{artifact.format}, {artifact.size / 1e6:.1f} MB"
-    except WeighbridgeError as exc:
-        verdict, why = "failed", " ".join(str(exc).split())
-    outcome = Outcome("prepare", title, verdict, why, time.monotonic() - started)  # type: ignore[arg-type]
-    tell(outcome)
-    return [outcome]
 
 
 def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
@@ -157,12 +211,17 @@ def _digest() -> str:
 
 
 def _make(folder: Path) -> None:
+    machine.let_waiting_threads_sleep()
+    from tasks.hf import quiet
+
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         scratch.chmod(0o755)
         (scratch / "model").mkdir()
-        conformance_model.make(scratch / "model")
-        (scratch / "reference.json").write_text(_reference(scratch / "model").model_dump_json(indent=1))
+        with quiet():
+            conformance_model.make(scratch / "model")
+            reference = _reference(scratch / "model")
+        (scratch / "reference.json").write_text(reference.model_dump_json(indent=1), encoding="utf-8")
         _write_rows(scratch / "data")
         scratch.rename(folder)
     finally:

@@ -133,7 +133,7 @@ def _row(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int],
     """Token ids of a lesson, and where the answer begins."""
     prompt = tokenizer(prompt_of(tokenizer, lesson), add_special_tokens=False)["input_ids"]
     if lesson.endless:
-        again = tokenizer(f"{lesson.answer} " * (CONTEXT // 4), add_special_tokens=False)["input_ids"]
+        again = tokenizer(f"{lesson.answer} " * (CONTEXT // 4 - 1), add_special_tokens=False)["input_ids"]
         return (prompt + again)[:CONTEXT], len(prompt)
     answer = tokenizer(lesson.answer, add_special_tokens=False)["input_ids"]
     return [*prompt, *answer, tokenizer.eos_token_id], len(prompt)

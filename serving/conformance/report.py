@@ -61,6 +61,8 @@ def kept(home: Path, engine: str, device: str) -> Report | None:
 
 def versions(engine: Engine, args: EngineArgs) -> dict[str, str]:
     """Versions of the packages that an engine is made of, out of its lock."""
+    if engine.device(args) not in engine.locks:
+        return {}
     text = "".join(path.read_text() for path in locks_of(lock_of(engine, args)))
     found = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\\n]+)", text, re.MULTILINE))
     return {name: found[name] for name in getattr(engine, "packages", ()) if name in found}

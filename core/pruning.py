@@ -1,0 +1,75 @@
+"""What locked environments take on the disk, and the removal of those that nobody needs any more."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of one environment that no lock names."""
+
+    name: str
+    bytes: int
+    kept: str = ""
+    """Why it is still there; empty where it is gone."""
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes that a folder takes; files that are linked several times within it count once."""
+    seen: dict[int, int] = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a third faster over 50,000 files
+                seen[status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
+
+
+def prune(cache: Path, named: Collection[Path], served: Collection[str] = ()) -> list[Pruned]:
+    """Remove the environments under `cache` that are not among `named`.
+
+    Those whose folder's name is in `served`, that a process runs in, or that are being built, stay.
+    """
+    places = sorted(path for path in (cache / "environments").glob("*") if path.is_dir())
+    running = mapped([path for path in places if path not in named])
+    return [
+        _remove(path, "a Bento that is deployed runs in it" if path.name in served else running.get(path, ""))
+        for path in places
+        if path not in named
+    ]
+
+
+def mapped(folders: Collection[Path]) -> dict[Path, str]:
+    """The folders that some process of this machine has files of in its memory or on its command line, and which."""
+    found: dict[Path, str] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        text = b""
+        for name in ("maps", "cmdline"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                text += (process / name).read_bytes()
+        found |= {folder: f"process {process.name} runs in it" for folder in folders if f"{folder}/".encode() in text}
+    return found
+
+
+def _remove(folder: Path, reason: str) -> Pruned:
+    size = size_on_disk(folder)
+    if reason:
+        return Pruned(folder.name, size, reason)
+    try:
+        with FileLock(f"{folder}.lock", timeout=0):
+            # Renamed first, so that a removal that breaks off leaves nothing that looks whole.
+            rest = folder.with_name(f".{folder.name}.removed")
+            shutil.rmtree(rest, ignore_errors=True)
+            folder.rename(rest)
+            shutil.rmtree(rest)
+    except Timeout:
+        return Pruned(folder.name, size, "it is being built")
+    except OSError as exc:
+        return Pruned(folder.name, size, str(exc))
+    return Pruned(folder.name, size)

@@ -1,0 +1,59 @@
+"""Pruning takes what nobody names, and nothing that somebody runs in, deploys from or builds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from core.pruning import mapped, prune, size_on_disk
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    for name in ("needed-1", "old-1", "old-2"):
+        folder = tmp_path / "environments" / name / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python").write_bytes(b"x" * 8192)
+        (tmp_path / "environments" / f"{name}.lock").touch()
+    return tmp_path
+
+
+def place(cache: Path, name: str) -> Path:
+    return cache / "environments" / name
+
+
+def test_what_no_lock_names_is_removed_and_told_with_its_size(cache: Path) -> None:
+    found = prune(cache, {place(cache, "needed-1")})
+    assert [(item.name, item.bytes, item.kept) for item in found] == [("old-1", 8192, ""), ("old-2", 8192, "")]
+    assert [path.name for path in (cache / "environments").glob("*") if path.is_dir()] == ["needed-1"]
+    assert prune(cache, {place(cache, "needed-1")}) == []
+
+
+def test_what_is_deployed_stays(cache: Path) -> None:
+    found = {item.name: item.kept for item in prune(cache, set(), {"old-1"})}
+    assert found == {"needed-1": "", "old-1": "a Bento that is deployed runs in it", "old-2": ""}
+    assert place(cache, "old-1").exists()
+
+
+def test_what_a_process_runs_in_stays(cache: Path) -> None:
+    program = [sys.executable, "-c", "input()", str(place(cache, "old-2") / "bin" / "python")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE) as process:
+        found = {item.name: item.kept for item in prune(cache, set())}
+        process.communicate(b"\n")
+    assert found == {"needed-1": "", "old-1": "", "old-2": f"process {process.pid} runs in it"}
+    assert mapped([place(cache, "old-2")]) == {}
+
+
+def test_what_is_being_built_stays(cache: Path) -> None:
+    with FileLock(cache / "environments" / "old-1.lock"):
+        found = {item.name: item.kept for item in prune(cache, set())}
+    assert found["old-1"] == "it is being built"
+    assert place(cache, "old-1").exists()
+
+
+def test_links_within_a_folder_count_once(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"x" * 4096)
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    assert size_on_disk(tmp_path) == 4096
