@@ -37,6 +37,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
     "engine": {
         "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",
         "vllm": "serving.engines.vllm:Vllm",
+        "transformers": "serving.engines.transformers:Transformers",
     },
     "metric": {
         "exact_match": "tasks.metrics.exact_match:ExactMatch",

@@ -1,0 +1,76 @@
+"""Hugging Face transformers behind the shim: slow, and the reference that every other engine is measured against."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from serving.engines.base import Capabilities, EngineArgs
+from serving.shim import client
+
+LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
+LOCK: Final = Path(__file__).with_suffix(".lock")
+
+
+class TransformersArgs(EngineArgs):
+    """Options of `from_pretrained`, under their own names, and how much is done at a time."""
+
+    kind: Literal["transformers"] = "transformers"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model lies.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own.")
+    attn_implementation: Literal["eager", "sdpa"] = Field("sdpa", description="How attention is computed.")
+    threads: int | None = Field(None, ge=1, le=512, description="Threads that compute.")
+    slots: int = Field(1, ge=1, le=64, description="Answers generated at a time, each by itself; others wait.")
+    max_length: int | None = Field(None, ge=16, description="Tokens of prompt and answer; open: the model's own.")
+    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+
+
+class Transformers:
+    """Serves a folder of safetensors, one answer after another."""
+
+    name: ClassVar[str] = "transformers"
+    Args: ClassVar[type[EngineArgs]] = TransformersArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": LOCK, "cuda": LOCK}
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
+    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu", "cuda"}), metrics=True)
+
+    def device(self, args: TransformersArgs) -> str:
+        """As told: the reference is the processor's."""
+        return args.device
+
+    def command(self, model: Path, args: TransformersArgs, host: str, port: int, python: Path) -> list[str]:
+        """The server script beside this file; isolated, because this file is named like the library."""
+        words = [str(python), "-I", str(LAUNCHER), "--model", str(model), "--host", host, "--port", str(port)]
+        for name, value in args.model_dump(exclude={"kind", "start_timeout"}).items():
+            words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        return words
+
+    def env(self, args: TransformersArgs) -> dict[str, str]:
+        """Nothing is looked up elsewhere, and threads that wait for each other sleep."""
+        return {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
+        }
+
+    def tunings(self, args: TransformersArgs, cores: int) -> Sequence[TransformersArgs]:
+        """Numbers of threads; on another device they don't matter."""
+        if args.threads or args.device != "cpu":
+            return [args]
+        return [args.model_copy(update={"threads": count}) for count in sorted({max(1, cores // 2), cores})]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """By one forward pass over both."""
+        return client.token_logprobs(url, prompt, completion)
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        return client.tokenize(url, text)
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return client.chat_tokens(url, messages)

@@ -1,0 +1,62 @@
+"""transformers: its command line, and how it draws a token. The server itself is held to the conformance suite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from serving.engines.transformers import Transformers, TransformersArgs
+from serving.engines.transformers_server import draw
+from serving.shim.protocol import Sampling
+
+LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0])
+
+
+def drawn(times: int = 300, **options: float) -> set[int]:
+    """Every token that comes up."""
+    drawer = torch.Generator().manual_seed(1)
+    sampling = Sampling(max_tokens=1, **options)  # type: ignore[arg-type]  # numbers of either kind
+    return {draw(LOGITS, sampling, drawer) for _ in range(times)}
+
+
+def test_options_are_those_of_from_pretrained() -> None:
+    args = TransformersArgs(dtype="bfloat16", attn_implementation="eager", threads=3)
+    command = Transformers().command(Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python"))
+    assert command[:2] == ["/env/bin/python", "-I"]
+    text = " ".join(command)
+    for words in ("--model /models/one", "--dtype bfloat16", "--attn-implementation eager", "--threads 3"):
+        assert words in text
+    assert "--max-length" not in text
+
+
+def test_only_open_threads_of_the_processor_are_tuned() -> None:
+    engine = Transformers()
+    assert [args.threads for args in engine.tunings(TransformersArgs(), 4)] == [2, 4]
+    for args in (TransformersArgs(threads=3), TransformersArgs(device="cuda")):
+        assert engine.tunings(args, 4) == [args]
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({"temperature": 0.0}, {1}),
+        ({"temperature": 1.0}, {0, 1, 2, 3}),
+        ({"temperature": 1.0, "top_k": 2}, {1, 2}),
+        ({"temperature": 1.0, "top_k": 1}, {1}),
+        ({"temperature": 1.0, "top_p": 0.7}, {1, 2}),
+        ({"temperature": 1.0, "top_p": 0.0}, {1}),
+        ({"temperature": 1.0, "top_k": 2, "top_p": 0.7}, {1}),
+    ],
+)
+def test_what_can_be_drawn(options: dict[str, float], tokens: set[int]) -> None:
+    assert drawn(**options) == tokens
+
+
+def test_equal_seeds_draw_alike() -> None:
+    sampling = Sampling(max_tokens=1, temperature=2.0)
+    one, two = ([draw(LOGITS, sampling, drawer) for _ in range(50)] for drawer in map(_seeded, (5, 5)))
+    assert one == two
+
+
+def _seeded(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
