@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serving.conformance.base import Failed, Session, equal
+from serving.conformance.base import Failed, NotRun, Session, equal
 from serving.conformance.reference import Question
 from serving.conformance.talk import Reply, ask, stream
 from serving.engines.base import TellsChat
@@ -120,6 +120,8 @@ def chat_template(session: Session) -> str:
 
 def logprobs(session: Session) -> str:
     """Log-probabilities of given tokens are those of the reference."""
+    if not session.reference.scored:
+        raise NotRun("the reference holds none")
     worst = 0.0
     for known in session.reference.scored:
         found = session.engine.token_logprobs(session.url, known.prompt_ids, known.ids)

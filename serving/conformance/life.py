@@ -41,8 +41,7 @@ def start(session: Session) -> str:
 
 
 def ready(session: Session) -> str:
-    """When it is said to be ready it answers, and rightly."""
-    session.stop()
+    """When it is said to be ready it answers, and rightly: nothing has been asked since."""
     question = session.reference.question("greeting")
     equal(ask(session, question).text, question.answer, "the first answer after it was ready")
     return "the first answer is right"

@@ -31,9 +31,9 @@ CHECKS: Final = (
     Check("bad_json", "nonsense is a 4xx", robust.bad_json),
     Check("too_long", "an over-long prompt is a 4xx", robust.too_long),
     Check("metrics", "metrics", robust.metrics, needs="metrics"),
-    Check("failed_start", "a failed start says why", life.failed_start),
     Check("sigterm", "SIGTERM ends it", life.sigterm),
     Check("drain", "SIGTERM lets answers finish", life.drain, needs="streaming"),
+    Check("failed_start", "a failed start says why", life.failed_start),
     Check("orphans", "SIGKILL of its parent leaves nothing", life.orphans),
 )
 

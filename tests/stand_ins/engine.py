@@ -28,6 +28,11 @@ class StandInArgs(EngineArgs):
     die_after: int = 0
     die_seconds: float = 0.0
     die_loading: str = ""
+    context: int = 0
+    truncate_every: int = 0
+    unfinished_every: int = 0
+    drains: bool = False
+    flaws: tuple[str, ...] = ()
     threads: int | None = None
     """Tuned: answers come `0.005 * |threads - 2|` s later."""
 
@@ -38,6 +43,7 @@ def options(args: StandInArgs) -> list[str]:
     given["first_delay"] += 0.005 * abs((args.threads or 2) - 2)
     names = {name: name.replace("_", "-") for name in given}
     switches = [f"--{names[name]}" for name in openai.SWITCHES if given.pop(name)]
+    switches += [f"--flaw={flaw}" for flaw in given.pop("flaws")]
     return [*(f"--{names[name]}={value}" for name, value in given.items()), *switches]
 
 
@@ -48,7 +54,8 @@ class StandInEngine:
     Args: ClassVar[type[EngineArgs]] = StandInArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_name("engine.lock")}
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    packages: ClassVar[tuple[str, ...]] = ()
+    capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
 
     def device(self, args: StandInArgs) -> str:
         return "cpu"

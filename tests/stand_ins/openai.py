@@ -4,10 +4,13 @@ Usage: python -I tests/stand_ins/openai.py --port 8000 [--answers FILE] [faults]
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,10 +23,31 @@ from typing import Any
 MODEL = "stand-in"
 FAULTS: dict[str, type] = {
     "first_delay": float, "token_delay": float, "slower": float, "error_every": int, "error_share": float,
-    "die_after": int, "die_seconds": float, "leak": int,
+    "die_after": int, "die_seconds": float, "leak": int, "context": int, "truncate_every": int, "unfinished_every": int,
 }  # fmt: skip
 """Fields of `Behaviour` that are options of the command line, too."""
-SWITCHES = ("garbage", "never_ready")
+SWITCHES = ("garbage", "never_ready", "drains")
+FLAWS = {
+    "wrong_usage": "counts a token too many of every prompt",
+    "silent_usage": "says nothing of tokens at the end of a stream",
+    "no_stop": "knows no stop sequences",
+    "stop_included": "leaves the stop sequence in the answer",
+    "no_max_tokens": "answers as long as it likes",
+    "no_seed": "draws anew whatever the seed",
+    "no_sampling": "gives the likeliest answer at every temperature",
+    "no_system": "hears only what was said last",
+    "torn": "sends halves of characters",
+    "one_piece": "streams everything at once",
+    "dies_of_nonsense": "ends at a body that is not JSON",
+    "blames_itself": "answers nonsense with 500",
+    "any_length": "takes prompts of any length",
+    "no_metrics": "has no metrics",
+    "deaf": "goes on answering when nobody listens",
+    "starts_anyhow": "starts without what it should serve",
+    "ignores_sigterm": "does not end on SIGTERM",
+    "leaves_child": "starts a process that outlives it",
+}
+"""What breaks one promise each; any number may be given."""
 
 
 @dataclass
@@ -58,6 +82,12 @@ class Behaviour:
     """Everything is answered with 503, health too."""
     cut: int = 0
     """Send streams in pieces of so many bytes, whatever they cut through; 0: an event at a time."""
+    context: int = 0
+    """Most words of a prompt; 0: any number."""
+    drains: bool = False
+    """SIGTERM lets the answers under way finish."""
+    flaws: frozenset[str] = frozenset()
+    """Names out of `FLAWS`."""
 
     @classmethod
     def of(cls, fault: str, every: int) -> "Behaviour":
@@ -73,6 +103,38 @@ class Behaviour:
             return [f" {drawn.choice(_NOISE)}" for _ in range(drawn.randint(5, 30))]
         words = self.answers.get(prompt, self.default).split(" ")
         return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
+
+    def hears(self, body: dict[str, Any]) -> str:
+        """The prompt: a whole chat that it has an answer to, or what was said last."""
+        if "messages" not in body:
+            return str(body["prompt"])
+        said = [str(message["content"]) for message in body["messages"]]
+        whole = "\n".join(said)
+        return whole if whole in self.answers and "no_system" not in self.flaws else said[-1]
+
+    def answer(self, body: dict[str, Any]) -> tuple[list[str], str]:
+        """The answer to a request, token by token, and why it ends."""
+        tokens, reason = self.says(self.hears(body)), "stop"
+        if body.get("temperature") and "no_sampling" not in self.flaws:
+            random.Random(None if "no_seed" in self.flaws else body.get("seed")).shuffle(tokens)
+        most = body.get("max_tokens") or len(tokens)
+        if most < len(tokens) and "no_max_tokens" not in self.flaws:
+            tokens, reason = tokens[:most], "length"
+        stops = [] if "no_stop" in self.flaws else body.get("stop") or []
+        for place in (text.find(stop) for text in ["".join(tokens)] for stop in stops):
+            if place >= 0:
+                more = len(stops[0]) if "stop_included" in self.flaws else 0
+                tokens, reason = _first_letters(tokens, place + more), "stop"
+        return tokens, reason
+
+
+def _first_letters(tokens: list[str], count: int) -> list[str]:
+    """So many letters of the text, in the same pieces."""
+    kept = []
+    for token in tokens:
+        kept.append(token[:count])
+        count -= len(kept[-1])
+    return [token for token in kept if token]
 
 
 _NOISE = ("the", "the", "]]", "Â", "�", "0", "of", "\n")
@@ -91,6 +153,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[Message] = []
         self.leaked: list[bytes] = []
         self.most_at_once = 0
+        self.tokens = 0
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._now: set[int] = set()
@@ -98,6 +161,11 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def now(self) -> int:
+        """Requests under way."""
+        return self._now
 
     def enter(self, body: dict[str, Any]) -> int:
         with self._lock:
@@ -147,13 +215,17 @@ class Handler(BaseHTTPRequestHandler):
             self._json(200, {"status": "ok"})
         elif self.path == "/v1/models":
             self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        elif self.path == "/metrics" and "no_metrics" not in self.server.behaviour.flaws:
+            self._send(200, f"tokens_total {self.server.tokens}\nrequests_running {self.server.now}\n".encode())
         else:
             self._json(404, {"error": {"message": f"no route {self.path}"}})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path not in ("/v1/chat/completions", "/v1/completions"):
             self._json(404, {"error": {"message": f"no route {self.path}"}})
+            return
+        if (body := self._understood(raw)) is None:
             return
         number = self.server.enter(body)
         try:
@@ -174,17 +246,34 @@ class Handler(BaseHTTPRequestHandler):
             self._json(500, {"error": {"message": "the stand-in fails as it was told"}})
             return
         chat = "messages" in body
-        prompt = body["messages"][-1]["content"] if chat else body["prompt"]
-        tokens = behaviour.says(prompt)[: body.get("max_tokens") or None]
-        whole = len(behaviour.says(prompt)) == len(tokens)
-        usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(tokens)}
-        reason = "stop" if whole else "length"
+        tokens, reason = behaviour.answer(body)
+        self.server.tokens += len(tokens)
+        prompt = len(behaviour.hears(body).split()) + ("wrong_usage" in behaviour.flaws)
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
         if body.get("stream"):
             self._stream(number, chat, tokens, reason, usage)
             return
         text = "".join(tokens)
         choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         self._json(200, {"choices": [{"index": 0, "finish_reason": reason, **choice}], "usage": usage})
+
+    def _understood(self, raw: bytes) -> dict[str, Any] | None:
+        """The request, or None after it was refused."""
+        flaws, context = self.server.behaviour.flaws, self.server.behaviour.context
+        try:
+            body: dict[str, Any] = json.loads(raw)
+            said = [body["prompt"]] if "prompt" in body else [message["content"] for message in body["messages"]]
+            words = sum(len(text.split()) for text in said)
+            int(body.get("max_tokens") or 0)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            if "dies_of_nonsense" in flaws:
+                _die(0)
+            self._json(500 if "blames_itself" in flaws else 400, {"error": {"message": f"not understood: {exc}"}})
+            return None
+        if context and words > context and "any_length" not in flaws:
+            self._json(400, {"error": {"message": f"{words} words are more than {context}"}})
+            return None
+        return body
 
     def _stream(self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, int]) -> None:
         behaviour = self.server.behaviour
@@ -196,6 +285,8 @@ class Handler(BaseHTTPRequestHandler):
             self._event(
                 {"choices": [{"index": 0, "finish_reason": None, "delta": {"role": "assistant", "content": ""}}]}
             )
+        if "one_piece" in behaviour.flaws:
+            tokens = ["".join(tokens)]
         for place, token in enumerate(tokens):
             if place * 2 >= len(tokens):
                 if _hits(behaviour.truncate_every, number):
@@ -206,13 +297,17 @@ class Handler(BaseHTTPRequestHandler):
                     break
             if place:
                 time.sleep(behaviour.token_delay * behaviour.slower)
+            token = (
+                token if "torn" not in behaviour.flaws or token.isascii() else f"{token[:-1]}\N{REPLACEMENT CHARACTER}"
+            )
             piece = {"delta": {"content": token}} if chat else {"text": token}
             self._event({"choices": [{"index": 0, "finish_reason": None, **piece}]})
         else:
             if not _hits(behaviour.unfinished_every, number):
                 last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
                 self._event({"choices": [{"index": 0, "finish_reason": reason, **last}]})
-                self._event({"choices": [], "usage": usage})
+                if "silent_usage" not in behaviour.flaws:
+                    self._event({"choices": [], "usage": usage})
                 self._raw(b"data: [DONE]\n\n")
         self.server.leave()
         self.wfile.write(b"0\r\n\r\n")
@@ -224,13 +319,16 @@ class Handler(BaseHTTPRequestHandler):
         step = self.server.behaviour.cut or len(data)
         for start in range(0, len(data), step):
             piece = data[start : start + step]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.flush()
+            with contextlib.suppress(*[OSError] * ("deaf" in self.server.behaviour.flaws)):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.wfile.flush()
             if step < len(data):
                 time.sleep(0.0005)
 
     def _json(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+        self._send(status, json.dumps(body).encode())
+
+    def _send(self, status: int, data: bytes) -> None:
         self.server.leave()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -265,17 +363,38 @@ def main() -> None:
         parser.add_argument(f"--{fault.replace('_', '-')}", type=kind, default=getattr(Behaviour, fault))
     for switch in SWITCHES:
         parser.add_argument(f"--{switch.replace('_', '-')}", action="store_true")
+    parser.add_argument("--flaw", action="append", default=[], choices=FLAWS)
     parser.add_argument("--die-loading", default="", help="say this and end with status 3 instead of serving")
     args = parser.parse_args()
     time.sleep(args.load_seconds)
     if args.die_loading:
         sys.exit(args.die_loading)
-    answers = json.loads(args.answers.read_text()) if args.answers else {}
     faults = {name: getattr(args, name) for name in (*FAULTS, *SWITCHES)}
-    behaviour = Behaviour(answers=answers, default=args.default, **faults)
+    behaviour = Behaviour(answers=_read(args), default=args.default, flaws=frozenset(args.flaw), **faults)
+    if "leaves_child" in behaviour.flaws:
+        subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(60)"])
+    end = threading.Event()
+    if "ignores_sigterm" in behaviour.flaws:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif behaviour.drains:
+        signal.signal(signal.SIGTERM, lambda *unused: end.set())
     with serve(behaviour, args.port) as server:
         print(f"listening on {server.url}", file=sys.stderr, flush=True)
-        threading.Event().wait()
+        end.wait()
+        server.shutdown()
+        while server.now:
+            time.sleep(0.01)
+
+
+def _read(args: argparse.Namespace) -> dict[str, str]:
+    """Its answers."""
+    try:
+        found: dict[str, str] = json.loads(args.answers.read_text()) if args.answers else {}
+    except ValueError:
+        if "starts_anyhow" not in args.flaw:
+            raise
+        return {}
+    return found
 
 
 if __name__ == "__main__":
