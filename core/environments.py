@@ -2,6 +2,7 @@
 
 import configparser
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from core.progress import track
 
 TORCH_LOCKS = Path(__file__).parent
 NEEDS_TORCH = "# needs: torch"
+AS_IT_IS = "# install: --no-deps"
 LONGEST = 480
 """Letters of uv's own words that fit into one line."""
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE)
@@ -123,10 +125,14 @@ def torch_lock() -> Path:
 
 
 def locks_of(lock: Path) -> list[Path]:
-    """A lock and, where it says so in its first line, the lock of PyTorch."""
+    """A lock and, where it says so at its top, the lock of PyTorch."""
+    return [lock, torch_lock()] if NEEDS_TORCH in _head(lock) else [lock]
+
+
+def _head(lock: Path) -> list[str]:
+    """What a lock says of itself before its first package."""
     with lock.open() as stream:
-        needs_torch = stream.readline().strip() == NEEDS_TORCH
-    return [lock, torch_lock()] if needs_torch else [lock]
+        return [line.strip() for line in itertools.takewhile(lambda line: line.startswith("#"), stream)]
 
 
 def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
@@ -183,6 +189,8 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
         with track(doing, None):
             run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
             options = ["--require-hashes", "--compile-bytecode", "--python", str(environment.python)]
+            # Its maker overruled what packages ask for: there is nothing left to resolve.
+            options += ["--no-deps"] * any(AS_IT_IS in _head(lock) for lock in locks)
             run_uv(doing, "pip", "install", *options, *requirements)
     except BaseException:
         shutil.rmtree(environment.path, ignore_errors=True)

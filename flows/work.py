@@ -50,8 +50,9 @@ class Work:
 
     def download(self) -> Downloaded:
         site = site_of(self.place(), self.workspace)
-        # An address that can't be had is told now, and not when everything else is done.
+        # An address or a device that can't be had is told now, and not when everything else is done.
         site.target.check(site.name, site.args.target, site.home)
+        weighing.check(self.recipe.weigh)
 
         def call() -> Outcome[Downloaded]:
             pinned = pin(self.recipe.download, self.workspace)

@@ -4,7 +4,10 @@ An environment is described by requirements (`*.in`, or pyproject.toml for the c
 installed from the lock beside them. PyTorch and the libraries only it needs are kept apart, in
 core/torch.lock (the build the package index carries) and core/torch.cpu.lock (the CPU build, where
 UV_FIND_LINKS offers one), so that the same lock serves a machine with and without a GPU. A lock that
-wants them says so in its first line, which core/environments.py reads.
+wants them says so at its top, which core/environments.py reads.
+
+A file `*.overrides` beside the requirements, in uv's own form, stands above what packages ask for in their metadata;
+`; sys_platform == 'never'` there leaves a package out. Such a lock says at its top that it is to be installed as it is.
 
 Usage: python locks/update.py [NAME …]
 """
@@ -19,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "locks"
 CORE = ROOT / "core"
 NEEDS_TORCH = "# needs: torch"
+AS_IT_IS = "# install: --no-deps"
 TORCH = "torch==2.13.0"
+LEFT_OUT = re.compile(r"; sys_platform == 'never'")
 PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py)[a-z0-9-]+)==")
 
 
@@ -40,9 +45,11 @@ def write(lock: Path, entries: list[str], *header: str) -> None:
 
 
 def lock_environment(requirements: list[str], lock: Path) -> None:
-    entries = compile_lock(["--universal", *requirements])
+    overrides = lock.with_suffix(".overrides")
+    told = ["--overrides", str(overrides)] if overrides.exists() else []
+    entries = [entry for entry in compile_lock(["--universal", *told, *requirements]) if not LEFT_OUT.search(entry)]
     own = [entry for entry in entries if not PART_OF_TORCH.match(entry)]
-    write(lock, own, *([NEEDS_TORCH] if len(own) < len(entries) else []))
+    write(lock, own, *[NEEDS_TORCH] * (len(own) < len(entries)), *[AS_IT_IS] * bool(told))
 
 
 def lock_torch() -> None:

@@ -12,7 +12,7 @@ from core.errors import Unavailable
 from core.plugins import load
 from core.processes import Process, free_port, is_taken, listens
 from serving.client import is_ready
-from serving.engines.base import Engine, EngineArgs, lock_of
+from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 
 log = logging.getLogger("weighbridge.runner")
 
@@ -39,8 +39,10 @@ def serve(model: Path, args: EngineArgs, cache: Path, log: Path) -> Iterator[Run
 
     Raises:
         Unavailable: the environment cannot be built, or the engine died or was not ready in time.
+        BadInput: the engine's options cannot work here.
     """
     engine: Engine = load("engine", args.kind)
+    check_engine(engine, args, model)
     python = ensure(lock_of(engine, args), cache).python
     with ExitStack() as stack:
         # A folder of its own: one named like a Python package in the working directory would shadow that package.

@@ -17,7 +17,7 @@ from core.artifact import Artifact
 from core.errors import BadInput, Unavailable, WeighbridgeError
 from core.plugins import PluginArgs
 from core.workspace import Workspace
-from serving.engines.base import Engine, EngineArgs, lock_of
+from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from tasks import machine
 from tasks.measurement import Candidate, Measurement, Variant
 from tasks.scale import Scale
@@ -57,6 +57,17 @@ class Weighed(BaseModel):
     """What the scale says of every candidate."""
 
     measurements: list[Measurement]
+
+
+def check(args: WeighArgs) -> None:
+    """Refuse engines that cannot run on this machine, before anything is made for them.
+
+    Raises:
+        Unavailable: a device that one of them needs is missing.
+        BadInput: options of one of them cannot work here.
+    """
+    for engine in args.engines:
+        check_engine(plugins.load("engine", engine.kind), engine)
 
 
 def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> list[Candidate]:

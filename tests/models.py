@@ -43,7 +43,8 @@ def make(folder: Path, *, seed: int = 0, dtype: str = "float32") -> None:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        # Heads of 32: the narrowest that every engine has a kernel for.
+        num_attention_heads=2,
         max_position_embeddings=CONTEXT,
         # Loud weights: with the usual quiet ones every answer of a random model is the same.
         initializer_range=0.3,

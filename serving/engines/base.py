@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.artifact import Format
 from core.errors import Unavailable
+
+TETHER: Final = Path(__file__).resolve().parents[1] / "tether.py"
 
 
 class EngineArgs(BaseModel):
@@ -35,7 +37,10 @@ class Capabilities:
 
 
 class Engine(Protocol):
-    """A command that listens on a port and speaks OpenAI's HTTP API."""
+    """A command that listens on a port and speaks OpenAI's HTTP API.
+
+    One that cannot start everywhere, or with every model, also has `check(args, model=None)`: see `check_engine`.
+    """
 
     name: ClassVar[str]
     Args: ClassVar[type[EngineArgs]]
@@ -74,6 +79,22 @@ class TellsChat(Protocol):
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of the messages under the model's chat template, up to where the answer begins."""
+
+
+def guarded(command: Sequence[str], python: Path) -> list[str]:
+    """The same command for a server of several processes: all of them end with its first one, however that ends."""
+    return [str(python), "-I", str(TETHER), "--guard", "--", *command]
+
+
+def check_engine(engine: Engine, args: EngineArgs, model: Path | None = None) -> None:
+    """Refuse what the engine cannot do on this machine, with this model if one is given, before time is spent on it.
+
+    Raises:
+        Unavailable: a device that it needs is missing, or lacks something.
+        BadInput: its options cannot work together, or not with the device.
+    """
+    if check := getattr(engine, "check", None):
+        check(args, model)
 
 
 def lock_of(engine: Engine, args: EngineArgs) -> Path:

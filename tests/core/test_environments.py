@@ -27,11 +27,12 @@ from core.errors import Unavailable
 ENSURE = "import sys; from pathlib import Path; from core.environments import ensure; ensure(*map(Path, sys.argv[1:]))"
 
 
-def make_wheel(folder: Path, name: str, version: str = "1.0") -> str:
+def make_wheel(folder: Path, name: str, version: str = "1.0", needs: str = "") -> str:
     """Write a wheel with one module that knows its version; returns its line for a lock."""
+    wants = f"Requires-Dist: {needs}\n" if needs else ""
     files = {
         f"{name}.py": f"version = {version!r}\n",
-        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{wants}",
         f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
@@ -279,3 +280,17 @@ def test_torchs_cpu_build_is_taken_where_a_folder_offers_it(
 def test_a_lock_that_needs_torch_brings_the_lock_of_torch(tmp_path: Path) -> None:
     lock = write_lock(tmp_path, "# needs: torch\nalpha==1.0\n")
     assert [path.name for path in environments.locks_of(lock)] == ["tool.lock", "torch.lock"]
+
+
+def test_a_lock_whose_maker_overruled_its_packages_is_installed_as_it_is(tmp_path: Path, wheels: Path) -> None:
+    line = make_wheel(wheels, "alpha", needs="sound")
+    with pytest.raises(Unavailable, match="sound"):
+        ensure(write_lock(tmp_path, line, "plain"), tmp_path / "cache")
+    overruled = write_lock(tmp_path, f"# install: --no-deps\n{line}")
+    assert version_in(ensure(overruled, tmp_path / "cache"), "alpha") == "1.0"
+
+
+def test_a_lock_that_is_installed_as_it_is_still_needs_its_hashes(tmp_path: Path, wheels: Path) -> None:
+    make_wheel(wheels, "alpha")
+    with pytest.raises(Unavailable, match="alpha"):
+        ensure(write_lock(tmp_path, "# install: --no-deps\nalpha==1.0\n"), tmp_path / "cache")

@@ -184,3 +184,22 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     assert champion is not None
     assert champion.tags["bento_pushed"].startswith(f"s3://{bucket}/bentos/")
     assert registry.measurement_of(champion)
+
+
+def test_vllm_on_the_processor_wins_is_packaged_and_serves(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_data(tmp_path / "data")
+    engine = {
+        "kind": "vllm", "device": "cpu", "dtype": "bfloat16", "max_model_len": 512, "enforce_eager": True,
+        "cpu_omp_threads_bind": "nobind",
+    }  # fmt: skip
+    small = recipe(
+        f"file://{tiny_model}", f"file://{data}", optimize__variants=[{"kind": "none"}], weigh__engines=[engine]
+    )  # fmt: skip
+    path = write(tmp_path / "recipe.yaml", small)
+    done = weighbridge("run", path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "winner: vllm/safetensors-bfloat16" in done.stdout
+    assert httpx.get(f"{address(path)}/version").json()["version"].startswith("0.")
+    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip()

@@ -15,7 +15,7 @@ from serving.engines.llama_cpp import LlamaCppArgs
 from tasks import machine
 from tasks.evaluate import EvaluateArgs
 from tasks.measurement import Candidate, Measurement, Variant
-from tasks.weigh import WeighArgs, candidates, weigh
+from tasks.weigh import WeighArgs, candidates, check, weigh
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
 
@@ -200,3 +200,10 @@ class _Encoded:
 
 def _figures(measurement: Measurement) -> dict[str, Any]:
     return measurement.model_dump(include={"scores", "load", "load_seconds", "peak_memory", "predictions"})
+
+
+def test_an_engine_whose_device_is_missing_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    wanted = WeighArgs.model_validate({"engines": [{"kind": "llama_cpp"}, {"kind": "vllm", "device": "cuda"}]})
+    with pytest.raises(Unavailable, match="starting vllm: there is no NVIDIA device here"):
+        check(wanted)

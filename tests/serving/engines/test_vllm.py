@@ -1,16 +1,39 @@
-"""vLLM: its command line, and how its log-probabilities are read. The engine itself is run elsewhere."""
+"""vLLM: its command line, what it refuses, and a real server on the processor that thinks what transformers thinks."""
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from pydantic import ValidationError
 
-from core.errors import Unavailable
-from serving.engines.vllm import Vllm, VllmArgs
+from core.environments import ensure
+from core.errors import BadInput, Unavailable
+from serving.client import Client, RequestRefused, get, post
+from serving.engines import devices
+from serving.engines import vllm as engine
+from serving.engines.base import check_engine, lock_of
+from serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
+from serving.runner import Running, serve
+from tests.conftest import MACHINE_CACHE
+
+TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
+CHAT = [{"role": "user", "content": "order 7"}]
+# Prints what vLLM's own parser makes of the options, out of the installed wheel.
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+for line in sys.stdin:
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(json.loads(line))
+    validate_parsed_serve_args(args)
+    print(json.dumps({name: repr(value) for name, value in vars(args).items()}))
+"""
 
 
 class Server(BaseHTTPRequestHandler):
@@ -50,15 +73,153 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
+def words(args: VllmArgs) -> list[str]:
+    return Vllm().command(Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python"))
+
+
+def own(args: VllmArgs) -> list[str]:
+    """What the guard starts."""
+    command = words(args)
+    return command[command.index("--") + 1 :]
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, capability: tuple[int, int] = (9, 0)) -> None:
+    """A machine with this many."""
+    for number in range(count):
+        (folder / f"nvidia{number}").touch()
+    (folder / "nvidiactl").touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "DEVICES", folder)
+    monkeypatch.setattr(engine, "compute_capability", lambda: capability)
+
+
+# The command
+
+
 def test_options_are_vllms_own() -> None:
-    args = VllmArgs(dtype="bfloat16", max_model_len=1024, enforce_eager=True, enable_prefix_caching=False)
-    command = Vllm().command(Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python"))
-    assert command[:5] == ["/env/bin/python", "-I", "/env/bin/vllm", "serve", "/models/one"]
+    args = VllmArgs(
+        device="cuda", dtype="bfloat16", max_model_len=1024, enforce_eager=True, enable_prefix_caching=False,
+        tensor_parallel_size=2, pipeline_parallel_size=3, gpu_memory_utilization=0.8, quantization="fp8",
+    )  # fmt: skip
+    command = words(args)
+    assert own(args)[:5] == ["/env/bin/python", "-I", "/env/bin/vllm", "serve", "/models/one"]
     text = " ".join(command)
-    for words in ("--port 8000", "--dtype bfloat16", "--max-model-len 1024", "--enforce-eager"):
-        assert words in text
-    assert "--no-enable-prefix-caching" in text
-    assert "--quantization" not in text
+    for option in (
+        "--port 8000", "--dtype bfloat16", "--max-model-len 1024", "--enforce-eager", "--no-enable-prefix-caching",
+        "--tensor-parallel-size 2", "--pipeline-parallel-size 3", "--gpu-memory-utilization 0.8", "--quantization fp8",
+    ):  # fmt: skip
+        assert option in text
+
+
+def test_what_is_left_open_is_left_to_vllm() -> None:
+    text = " ".join(words(VllmArgs(device="cuda")))
+    for option in ("--quantization", "--gpu-memory-utilization", "--speculative-config", "--lora", "--max-model-len"):
+        assert option not in text
+
+
+def test_guessing_ahead_is_told_as_json() -> None:
+    command = words(VllmArgs(device="cuda", speculative_config=SpeculativeConfig(prompt_lookup_max=4)))
+    told = json.loads(command[command.index("--speculative-config") + 1])
+    assert told == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
+
+
+def test_a_guessing_model_that_is_not_named_is_refused() -> None:
+    with pytest.raises(ValidationError, match="eagle3 needs `model`"):
+        SpeculativeConfig(method="eagle3")
+
+
+def test_on_a_processor_the_rest_is_told_by_environment_variables() -> None:
+    args = VllmArgs(device="cpu", cpu_kvcache_space=3, cpu_omp_threads_bind="0-1")
+    assert "cpu" not in " ".join(words(args))
+    told = Vllm().env(args)
+    assert (told["VLLM_CPU_KVCACHE_SPACE"], told["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "0-1")
+
+
+def test_a_processor_s_memory_is_not_all_taken() -> None:
+    assert Vllm().env(VllmArgs(device="cpu"))["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_adapters_need_lora_and_names_of_their_own() -> None:
+    with pytest.raises(ValidationError, match="adapters need `enable_lora: true`"):
+        VllmArgs(lora_modules={"one": "/adapters/one"})
+    with pytest.raises(ValidationError, match="both called 'model'"):
+        VllmArgs(enable_lora=True, lora_modules={"model": "/adapters/one"})
+
+
+# The device
+
+
+def test_the_device_is_the_gpu_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, tmp_path, 0)
+    assert lock_of(Vllm(), VllmArgs()).name == "vllm_cpu.lock"
+    gpus(monkeypatch, tmp_path, 1)
+    assert lock_of(Vllm(), VllmArgs()).name == "vllm.lock"
+    assert lock_of(Vllm(), VllmArgs(device="cpu")).name == "vllm_cpu.lock"
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2", 2)]
+)
+def test_hidden_gpus_do_not_count(
+    visible: str | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch, tmp_path, 2)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.nvidia_devices() == count
+
+
+def test_what_is_weighed_on_a_device_ships_for_that_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, tmp_path, 0)
+    (tuned,) = Vllm().tunings(VllmArgs(), 4)
+    gpus(monkeypatch, tmp_path, 1)
+    assert Vllm().device(tuned) == "cpu"
+
+
+def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, tmp_path, 0)
+    with pytest.raises(Unavailable, match="there is no NVIDIA device here") as caught:
+        check_engine(Vllm(), VllmArgs(device="cuda"))
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, tmp_path, 3)
+    with pytest.raises(Unavailable, match="spread over 4 GPUs and there are 3"):
+        check_engine(Vllm(), VllmArgs(tensor_parallel_size=2, pipeline_parallel_size=2))
+
+
+@pytest.mark.parametrize(
+    ("device", "option", "value"),
+    [("cpu", "gpu_memory_utilization", 0.5), ("cuda", "cpu_kvcache_space", 2), ("cuda", "cpu_omp_threads_bind", "0")],
+)
+def test_an_option_of_the_other_device_is_refused(
+    device: str, option: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValidationError, match=f"`{option}` means nothing on {device}"):
+        VllmArgs.model_validate({"device": device, option: value})
+    gpus(monkeypatch, tmp_path, int(device == "cuda"))
+    with pytest.raises(BadInput, match=f"`{option}` means nothing on {device}"):
+        check_engine(Vllm(), VllmArgs.model_validate({option: value}))
+
+
+def test_fp8_is_refused_where_the_device_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = {"weights": {"type": "float", "num_bits": 8}}
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for args, model in ((VllmArgs(quantization="fp8"), None), (VllmArgs(), tmp_path)):
+        gpus(monkeypatch, tmp_path, 0)
+        with pytest.raises(Unavailable, match="FP8, which its CPU build cannot"):
+            check_engine(Vllm(), args.model_copy(update={"device": "cpu"}), model)
+        gpus(monkeypatch, tmp_path, 1, capability=(8, 6))
+        with pytest.raises(Unavailable, match=r"FP8, and the GPU's compute capability is 8\.6, below 8\.9"):
+            check_engine(Vllm(), args, model)
+        gpus(monkeypatch, tmp_path, 1)
+        check_engine(Vllm(), args, model)
+
+
+# What it says of texts
 
 
 def test_log_probabilities_are_those_of_the_completion(url: str) -> None:
@@ -72,3 +233,161 @@ def test_missing_log_probabilities_are_an_error(url: str) -> None:
 
 def test_texts_are_cut_without_special_tokens_added(url: str) -> None:
     assert Vllm().tokenize(url, "one three") == [3, 5]
+
+
+# The engine itself, on the processor
+
+
+@pytest.mark.slow
+def test_vllms_own_parser_takes_every_option() -> None:
+    everything = VllmArgs(
+        dtype="bfloat16", quantization="compressed-tensors", max_model_len=512, max_num_seqs=8,
+        max_num_batched_tokens=1024, gpu_memory_utilization=0.5, tensor_parallel_size=2, pipeline_parallel_size=2,
+        kv_cache_dtype="fp8", enforce_eager=True, enable_prefix_caching=False, enable_lora=True, max_loras=2,
+        max_lora_rank=32, lora_modules={"one": "/adapters/one", "two": "/adapters/two"}, served_model_name="it",
+        speculative_config=SpeculativeConfig(method="eagle3", model="/models/small"),
+    )  # fmt: skip
+    commands = [
+        own(args.model_copy(update={"device": device}))
+        for args in (everything, VllmArgs())
+        for device in ("cuda", "cpu")
+    ]
+    # The first four words start it on a GPU, and the folder follows; on a processor the folder is an option.
+    given = "\n".join(json.dumps(command[4:]) for command in commands)
+    python = ensure(Vllm.locks["cpu"], MACHINE_CACHE).python
+    done = subprocess.run(
+        [python, "-I", "-c", PARSE], input=given, capture_output=True, text=True, check=False, timeout=300,
+        env=Vllm().env(VllmArgs(device="cpu")),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parsed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(parsed) == 4
+    assert all("'/models/one'" in (args["model_tag"], args["model"]) for args in parsed)
+    for args in parsed[:2]:
+        assert (args["quantization"], args["max_lora_rank"], args["pipeline_parallel_size"]) == (
+            "'compressed-tensors'", "32", "2",
+        )  # fmt: skip
+        assert "/models/small" in args["speculative_config"]
+        assert "name='two', path='/adapters/two'" in args["lora_modules"]
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters of the tiny model, loud enough to change its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from tasks.hf import load_model, quiet
+
+    made = {}
+    for number, name in enumerate(("first", "second")):
+        torch.manual_seed(number)
+        with quiet():
+            wanted = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+            model = get_peft_model(load_model(tiny_model), wanted)
+        for parameter in (parameter for key, parameter in model.named_parameters() if "lora_" in key):
+            torch.nn.init.normal_(parameter, std=0.3)
+        made[name] = tmp_path_factory.mktemp("adapters") / name
+        model.save_pretrained(made[name])
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for all; when it is killed without a word, nothing of it is left."""
+    args = VllmArgs(
+        device="cpu", dtype="float32", max_model_len=512, enforce_eager=True, cpu_omp_threads_bind="nobind",
+        enable_lora=True, lora_modules={"first": str(adapters["first"])}, allow_runtime_lora_updating=True,
+    )  # fmt: skip
+    with serve(tiny_model, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as server:
+        yield server
+        family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+        assert len(family) > 1
+        family[0].kill()
+        _, alive = psutil.wait_procs(family[1:], timeout=60)
+        assert not alive
+
+
+def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
+    from peft import PeftModel
+
+    from tasks.encoding import load_tokenizer
+    from tasks.hf import load_model, quiet
+
+    with quiet():
+        weights = load_model(model, to="cpu")
+        weights = PeftModel.from_pretrained(weights, str(adapter)) if adapter else weights
+    return weights.eval(), load_tokenizer(model)
+
+
+def greedy(model: Path, adapter: Path | None = None, tokens: int = 8) -> str:
+    """What transformers answers to the chat."""
+    import torch
+
+    weights, tokenizer = reference(model, adapter)
+    ids = torch.tensor([tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)])
+    with torch.no_grad():
+        made = weights.generate(ids, max_new_tokens=tokens, do_sample=False)[0][ids.shape[1] :]
+    return str(tokenizer.decode(made, skip_special_tokens=True))
+
+
+@pytest.mark.slow
+def test_it_answers_whole_and_streamed_as_transformers_does(running: Running, tiny_model: Path) -> None:
+    client = Client(running.url)
+    answer = client.ask(CHAT, max_tokens=8)
+    assert answer.text == greedy(tiny_model)
+    assert answer.completion_tokens == 8
+    pieces = list(client.stream(CHAT, max_tokens=8))
+    assert "".join(pieces) == answer.text
+    assert len(pieces) > 1
+
+
+@pytest.mark.slow
+def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_model: Path) -> None:
+    _, tokenizer = reference(tiny_model)
+    for text in TEXTS:
+        assert Vllm().tokenize(running.url, text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.slow
+def test_its_log_probabilities_are_those_of_transformers(running: Running, tiny_model: Path) -> None:
+    import torch
+
+    weights, tokenizer = reference(tiny_model)
+    ids = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = weights(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [float(logits[place - 1][ids[place]]) for place in range(3, len(ids))]
+    assert Vllm().token_logprobs(running.url, ids[:3], ids[3:]) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_adapters_answer_by_their_names_static_and_at_run_time(
+    running: Running, tiny_model: Path, adapters: dict[str, Path]
+) -> None:
+    def ask(name: str) -> str:
+        body = {"model": name, "messages": CHAT, "max_tokens": 8, "temperature": 0}
+        return str(post(f"{running.url}/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+    plain = ask("model")
+    assert ask("first") == greedy(tiny_model, adapters["first"]) != plain
+    with pytest.raises(RequestRefused, match="404"):
+        ask("second")
+    _load(running.url, "second", adapters["second"])
+    assert ask("second") == greedy(tiny_model, adapters["second"]) != plain
+    assert ask("model") == plain
+
+
+def _load(url: str, name: str, folder: Path) -> None:
+    import httpx
+
+    answer = httpx.post(f"{url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.slow
+def test_a_prompt_that_is_too_long_is_refused_and_it_goes_on(running: Running) -> None:
+    with pytest.raises(RequestRefused, match="HTTP 400"):
+        Client(running.url).ask("kettle " * 2000, max_tokens=8)
+    assert Client(running.url).ask("kettle", max_tokens=2).completion_tokens == 2
+    assert get(f"{running.url}/v1/models")["data"][0]["id"] == "model"
