@@ -31,7 +31,7 @@ from serving.conformance.base import Outcome, Subject, Verdict
 from serving.conformance.matrix import Entry, render
 from serving.conformance.reference import Question, Reference, Scored, Tokens, read
 from serving.conformance.report import Report, kept, versions
-from serving.engines.base import Engine, EngineArgs, lock_of
+from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from tasks import conformance_model, machine
 from tasks.conformance_model import CONTEXT, LESSONS
 
@@ -91,6 +91,7 @@ def _outcomes(
     artifact: Artifact | None = None
 
     def install() -> str:
+        check_engine(engine, args)
         return ensure(lock_of(engine, args), workspace.settings.cache).path.name
 
     def prepare() -> str:

@@ -1,0 +1,33 @@
+"""Every registered engine is held to the suite, as far as this machine can run it; one that it cannot says why."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import plugins
+from core.workspace import Workspace
+from serving.conformance import suite
+from serving.conformance.report import kept
+from serving.engines.base import Engine
+from tasks.conformance import FIRST, check
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {}
+"""Options under which an engine is checked here; none: as it would be tried first on this machine."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plugins.names("engine"))
+def test_the_engine_does_all_that_it_claims(name: str, workspace: Workspace, tmp_path: Path) -> None:
+    engine: Engine = plugins.load("engine", name)
+    report = check(name, workspace, options=OPTIONS.get(name))
+    assert report.failed == [], [outcome for outcome in report.outcomes if outcome["verdict"] == "failed"]
+    environment = report.outcomes[0]
+    if environment["verdict"] == "not run":
+        pytest.skip(f"{name} cannot be run here: {environment['why']}")
+    names = [first for first, _ in FIRST] + [one.name for one in suite.CHECKS]
+    assert [outcome["check"] for outcome in report.outcomes] == names
+    assert report.count("passed") > len(suite.CHECKS) / 2
+    assert str(tmp_path) not in report.model_dump_json()
+    assert kept(workspace.settings.home, name, engine.device(engine.Args())) == report
