@@ -102,11 +102,17 @@ class Process:
             time.sleep(poll)
 
     def stop(self, grace: float = 10.0) -> None:
-        """SIGTERM to the group, SIGKILL to what is left of it after `grace` seconds."""
+        """SIGTERM to the process, then to what is left of its group, and SIGKILL to what that leaves.
+
+        A server of several processes ends them itself, in its own order: signalled all at once, its workers would be
+        gone from under the answers that it wants to finish.
+        """
         family = members(self.pid)
-        self._signal_group(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(grace)
+        self._signal_group(signal.SIGTERM)
         psutil.wait_procs(family, timeout=0.2 if self.alive() else grace)
         self._signal_group(signal.SIGKILL)
         self._popen.wait()

@@ -30,7 +30,8 @@ from serving.runner import HOST, serve
 
 GRACE: Final = 10.0
 """Seconds after SIGTERM, or after its parent's death, by which nothing of an engine may be left."""
-DRAINED_TOKENS: Final = 256
+DRAINED_TOKENS: Final = 64
+"""Length of the answer under way: a slow engine on a busy machine says as much within the grace."""
 
 
 def start(session: Session) -> str:
@@ -127,7 +128,7 @@ def _end(session: Session) -> tuple[float | None, str]:
         heard = pool.submit(listen)
         begun.wait(session.timeout)
         started = time.monotonic()
-        os.killpg(group, signal.SIGTERM)
+        os.kill(group, signal.SIGTERM)  # to the first of its processes: it ends the others
         ended = eventually(lambda: not any(map(_lives, members(group))), GRACE, poll=0.02)
         took = time.monotonic() - started
         session.stop()
