@@ -84,6 +84,7 @@ class VllmArgs(EngineArgs):
     allow_runtime_lora_updating: bool = Field(
         False, description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may."
     )
+    shutdown_timeout: int = Field(6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them.")
     served_model_name: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
     cpu_kvcache_space: int | None = Field(
         None, ge=1, description=f"GiB of memory for cached keys and values; cpu alone. Open: {CPU_KVCACHE_GIB}."
@@ -179,6 +180,12 @@ class Vllm:
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids of a text: special tokens parsed, none added."""
         body = {"model": _served(url), "prompt": text, "add_special_tokens": False}
+        return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        asked = [dict(message) for message in messages]
+        body = {"model": _served(url), "messages": asked, "add_special_tokens": False, "add_generation_prompt": True}
         return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
 
 
