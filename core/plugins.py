@@ -38,6 +38,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",
         "vllm": "serving.engines.vllm:Vllm",
         "transformers": "serving.engines.transformers:Transformers",
+        "openai": "serving.engines.openai:OpenAI",
     },
     "metric": {
         "exact_match": "tasks.metrics.exact_match:ExactMatch",

@@ -145,7 +145,7 @@ class Shim:
         except Exception as exc:  # the status is sent: within the stream is the only place to tell
             log.exception("an answer failed")
             self.figures.counters["failures"] += 1
-            await response.write(f"data: {json.dumps(_error(str(exc), 500))}\n\n".encode())
+            await response.write(f"data: {json.dumps(error(str(exc), 500))}\n\n".encode())
         await response.write_eof()
         return response
 
@@ -210,15 +210,16 @@ async def _errors_as_json(request: web.Request, handler: Callable[[web.Request],
         response: web.StreamResponse = await handler(request)
         return response
     except Refused as exc:
-        return web.json_response(_error(str(exc), exc.status), status=exc.status)
+        return web.json_response(error(str(exc), exc.status), status=exc.status)
     except web.HTTPException as exc:
-        return web.json_response(_error(exc.reason, exc.status), status=exc.status)
+        return web.json_response(error(exc.reason, exc.status), status=exc.status)
     except Exception as exc:
         log.exception("a request failed")
-        return web.json_response(_error(f"{type(exc).__name__}: {exc}", 500), status=500)
+        return web.json_response(error(f"{type(exc).__name__}: {exc}", 500), status=500)
 
 
-def _error(words: str, status: int) -> dict[str, Any]:
+def error(words: str, status: int) -> dict[str, Any]:
+    """The body that tells of an error in OpenAI's form."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": words, "type": kind, "param": None, "code": status}}
 
@@ -234,18 +235,19 @@ def serve(load: Callable[[], Generator], host: str, port: int, name: str, drain:
     """Load the model, listen until SIGTERM or SIGINT, then finish the answers under way for at most `drain` seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     shim = Shim(load(), name)
-    asyncio.run(_serve(shim, host, port, drain))
+    asyncio.run(listen(shim.app(), host, port, drain))
 
 
-async def _serve(shim: Shim, host: str, port: int, drain: float) -> None:
+async def listen(app: web.Application, host: str, port: int, drain: float) -> None:
+    """Until SIGTERM or SIGINT; then take nothing new, and give what is under way `drain` seconds."""
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end.set)
     # A client that hangs up cancels its handler, streamed or not.
-    runner = web.AppRunner(shim.app(), handler_cancellation=True, shutdown_timeout=drain, access_log=None)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=1024).start()
     log.info("listening on http://%s:%d", host, port)
     await end.wait()
-    log.info("ending: no new requests, %d under way", shim.figures.running + shim.figures.waiting)
+    log.info("ending: nothing new is taken, and what is under way finished")
     await runner.cleanup()

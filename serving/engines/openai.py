@@ -1,0 +1,91 @@
+"""Any endpoint that speaks OpenAI's API, by its URL and the name of the variable that holds its key.
+
+Nothing is served here: a small process passes requests on and adds the key, so that an endpoint is started, asked,
+measured and stopped like every other engine, and its key is in no request, command line or log of ours. Figures taken
+through it are those of the endpoint as it is reached from here; the memory is the passing process's alone. Nothing
+proves that the endpoint serves the candidate's weights: whoever names it says so, and its answers show it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from core.errors import Unavailable
+from serving.client import Client, RequestRefused
+from serving.engines.base import Capabilities, EngineArgs
+
+LAUNCHER: Final = Path(__file__).with_name("openai_server.py")
+NO_MODEL = "it loads no model of ours"
+
+
+class OpenAIArgs(EngineArgs):
+    """Where the endpoint is."""
+
+    kind: Literal["openai"] = "openai"
+    start_timeout: float = Field(60.0, gt=0, description="Seconds until the first real token must have come.")
+    url: str = Field(
+        "http://127.0.0.1:8000/v1", pattern=r"^https?://[^@\s]+$", description="The endpoint, with its `/v1`."
+    )
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the environment variable that holds its key."
+    )
+    model: str | None = Field(None, min_length=1, description="Model to ask for; open: the first that it lists.")
+
+
+class OpenAI:
+    """Passes requests on to an endpoint."""
+
+    name: ClassVar[str] = "openai"
+    Args: ClassVar[type[EngineArgs]] = OpenAIArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("aiohttp",)
+    capabilities: ClassVar[Capabilities] = Capabilities(lacks={"failed_start": NO_MODEL})
+
+    def device(self, args: OpenAIArgs) -> str:
+        """Whatever the endpoint has: passing on needs nothing."""
+        return "cpu"
+
+    def check(self, args: OpenAIArgs, model: Path | None = None) -> None:
+        """Ask the endpoint for its models.
+
+        Raises:
+            Unavailable: its key is not set, or nobody answers.
+        """
+        doing = f"looking for an endpoint at {args.url}"
+        if args.api_key_env and not os.environ.get(args.api_key_env):
+            raise Unavailable(doing, f"the environment variable {args.api_key_env} is not set", "put its key there")
+        key = os.environ.get(args.api_key_env or "", "")
+        try:
+            Client(args.url, 30, {"Authorization": f"Bearer {key}"} if key else None).models()
+        except RequestRefused as exc:
+            if exc.status in (401, 403):
+                raise Unavailable(doing, exc.wrong, "look at `api_key_env`") from exc
+        except Unavailable as exc:
+            raise Unavailable(doing, exc.wrong, "start it, or give another `url`") from exc
+
+    def command(self, model: Path, args: OpenAIArgs, host: str, port: int, python: Path) -> list[str]:
+        """The process that passes on; it reads the key from its environment."""
+        words = [str(python), "-I", str(LAUNCHER), "--host", host, "--port", str(port), "--url", args.url]
+        for option, value in (("--api-key-env", args.api_key_env), ("--model", args.model)):
+            words += [option, value] if value else []
+        return words
+
+    def env(self, args: OpenAIArgs) -> dict[str, str]:
+        return {}
+
+    def tunings(self, args: OpenAIArgs, cores: int) -> Sequence[OpenAIArgs]:
+        """As it is: the endpoint is somebody else's to tune."""
+        return [args]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """OpenAI's API takes no tokens to judge."""
+        raise NotImplementedError
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """OpenAI's API shows no tokens."""
+        raise NotImplementedError

@@ -1,0 +1,101 @@
+"""Passes OpenAI's API on to an endpoint, and adds the key. Runs in the engine's environment, isolated and by path."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # an isolated Python knows no folder of ours
+
+from serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
+
+PASSED_BACK = ("Content-Type", "Retry-After", "x-request-id")
+
+
+class PassOn:
+    """One endpoint."""
+
+    def __init__(self, url: str, key: str, model: str | None) -> None:
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._model = model
+        self._client: aiohttp.ClientSession | None = None
+
+    def app(self) -> web.Application:
+        """Every path is the endpoint's; /health tells that this process lives."""
+        app = web.Application(client_max_size=LARGEST_BODY)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_route("*", "/{path:.*}", self._pass)
+        app.on_cleanup.append(self._close)
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        if self._model is None:
+            return await self._pass(request)
+        return web.json_response({"object": "list", "data": [{"id": self._model, "object": "model"}]})
+
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
+        """Byte by byte as it comes; a client that hangs up cancels this, and with it the request to the endpoint."""
+        if self._client is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=connector)
+        headers = {**self._headers, "Content-Type": request.headers.get("Content-Type", "application/json")}
+        target, body = f"{self._url}{request.path_qs}", self._for_model(await request.read())
+        response: web.StreamResponse | None = None
+        try:
+            async with self._client.request(request.method, target, data=body or None, headers=headers) as answer:
+                kept = {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}
+                response = web.StreamResponse(status=answer.status, headers=kept)
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+        except aiohttp.ClientError as exc:
+            if response is None:
+                return web.json_response(error(f"the endpoint does not answer: {type(exc).__name__}", 502), status=502)
+            raise
+        await response.write_eof()
+        return response
+
+    def _for_model(self, body: bytes) -> bytes:
+        """The body with the model that was named; one that is no JSON object is the endpoint's to refuse."""
+        if self._model is None or not body:
+            return body
+        try:
+            asked: Any = json.loads(body)
+        except (ValueError, RecursionError):
+            return body
+        return json.dumps({**asked, "model": self._model}).encode() if isinstance(asked, dict) else body
+
+    async def _close(self, app: web.Application) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def main() -> None:
+    """Pass on until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--api-key-env", default="")
+    parser.add_argument("--model")
+    options = parser.parse_args()
+    key = os.environ.get(options.api_key_env, "")
+    if options.api_key_env and not key:
+        sys.exit(f"the environment variable {options.api_key_env}, which is to hold the endpoint's key, is not set")
+    app = PassOn(options.url, key, options.model).app()
+    asyncio.run(listen(app, options.host, options.port, DRAIN_SECONDS))
+
+
+if __name__ == "__main__":
+    main()
