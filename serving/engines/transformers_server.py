@@ -3,15 +3,18 @@
 Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules named like packages.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # an isolated Python knows no folder of ours
 
@@ -62,6 +65,8 @@ class Loaded:
         return self.tokenize(str(text), special=False)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
+        import torch
+
         drawer = torch.Generator()
         drawer.manual_seed(sampling.seed % 2**64) if sampling.seed is not None else drawer.seed()
         ids, past = list(prompt), None
@@ -73,25 +78,31 @@ class Loaded:
                 return
             ids = [token]
 
-    @torch.inference_mode()
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        import torch
+
         if not completion:
             return []
         ids = torch.tensor([[*prompt, *completion]], device=self._device)
-        logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1).logits[0, :-1]
-        picked = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1).logits[0, :-1]
+            picked = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
         return [float(value) for value in picked[:, 0].tolist()]
 
-    @torch.inference_mode()
     def _step(self, ids: list[int], past: Any) -> tuple[torch.Tensor, Any]:
         """Logits of the next token, in float32 on the processor, and what was computed on the way."""
+        import torch
+
         new = torch.tensor([ids], device=self._device)
-        out = self._model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-        return out.logits[0, -1].float().cpu(), out.past_key_values
+        with torch.inference_mode():
+            out = self._model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
+            return out.logits[0, -1].float().cpu(), out.past_key_values
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> int:
     """The next token: the likeliest at temperature 0, else one drawn among those that top_k and top_p leave."""
+    import torch
+
     if sampling.temperature == 0:
         return int(logits.argmax())
     values, tokens = (logits / sampling.temperature).sort(descending=True)
@@ -130,6 +141,8 @@ def main() -> None:
         parser.add_argument(name, type=int)
     options = parser.parse_args()
     if options.threads:
+        import torch
+
         torch.set_num_threads(options.threads)
     serve(functools.partial(Loaded, options), options.host, options.port, options.alias)
 
