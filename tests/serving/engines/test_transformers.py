@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.workspace import Workspace
+from serving import bento
+from serving.client import Client
 from serving.engines.transformers import Transformers, TransformersArgs
 from serving.engines.transformers_server import draw
 from serving.shim.protocol import Sampling
@@ -60,3 +63,16 @@ def test_equal_seeds_draw_alike() -> None:
 
 def _seeded(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bento")
+def test_a_bento_of_it_answers_from_its_own_environment(tiny_model: Path, workspace: Workspace, tmp_path: Path) -> None:
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    contents = bento.Contents("tiny", "1", "transformers/safetensors", TransformersArgs(threads=1), model, {})
+    built = bento.build(contents, workspace.settings.cache)
+    exported = bento.export(built, model, workspace.store, {})
+    with bento.serve(exported.path, workspace.settings.cache, tmp_path / "log", 120) as proof:
+        for url in (proof.engine_url, proof.url):
+            answer = Client(url).ask([{"role": "user", "content": "hello"}], max_tokens=4)
+            assert answer.completion_tokens == 4
