@@ -189,13 +189,16 @@ def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: A
 def _write_docs(folder: Path, settings: Settings) -> None:
     from cli.screen import stderr
     from core.files import replace_text
+    from serving.conformance.matrix import Entry
     from tasks.conformance import document, recorded
 
-    entries = recorded(settings)
+    results = folder / "engines.json"
+    published = json.loads(results.read_text()) if results.exists() else []
+    entries = recorded(settings, [Entry.model_validate(one) for one in published])
     found = [entry.model_dump(mode="json") for entry in entries]
-    replace_text(folder / "engines.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    replace_text(results, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     replace_text(folder / "engines.md", document(entries))
-    stderr.print(f"written: {folder / 'engines.json'}, {folder / 'engines.md'}", soft_wrap=True)
+    stderr.print(f"written: {results}, {folder / 'engines.md'}", soft_wrap=True)
 
 
 def _fail(reports: Sequence[Report]) -> None:

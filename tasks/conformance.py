@@ -132,15 +132,20 @@ def _without_paths(outcome: Outcome, workspace: Workspace) -> dict[str, Any]:
     return {**asdict(outcome), "why": why, "seconds": round(outcome.seconds, 1)}
 
 
-def recorded(settings: Settings) -> list[Entry]:
-    """Every engine on every device with its last report, or why there is none."""
+def recorded(settings: Settings, published: Sequence[Entry] = ()) -> list[Entry]:
+    """Every engine on every device with its last report, or why there is none.
+
+    `published` are those of a document: what they hold of other machines stays until it is seen anew.
+    """
+    before = {(entry.engine, entry.device): entry.report for entry in published}
     entries = []
     for name in plugins.names("engine"):
         engine: Engine = plugins.load("engine", name)
         here = engine.device(_args(engine, {}))
         for device in engine.locks:
-            report = kept(settings.home, name, device)
-            why = "" if report else "not checked yet" if device == here else f"this machine has no {device}"
+            seen = [report for report in (kept(settings.home, name, device), before.get((name, device))) if report]
+            report = max(seen, key=lambda report: report.date, default=None)
+            why = "" if report else "not checked yet" if device == here else f"no {device} device on this machine"
             entries.append(Entry(engine=name, device=device, report=report, why=why))
     return entries
 

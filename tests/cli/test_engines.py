@@ -149,6 +149,20 @@ def test_the_document_is_written_from_what_was_recorded(capsys: pytest.CaptureFi
     assert "not run: not checked yet" in text
 
 
+def test_what_a_document_holds_of_other_machines_stays_until_it_is_seen_anew(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report(date="2026-11-02").keep(Settings().home)
+    for name, device, date in (("stand_in", "cpu", "2026-11-01"), ("vllm", "cuda", "2026-11-01")):
+        other = report(engine=name, device=device, date=date)
+        entries = [matrix.Entry(engine=name, device=device, report=other).model_dump(mode="json")]
+        (tmp_path / "engines.json").write_text(json.dumps(entries))
+        run(capsys, "check", "--docs", str(tmp_path))
+        found = {(one["engine"], one["device"]): one for one in json.loads((tmp_path / "engines.json").read_text())}
+        assert found["stand_in", "cpu"]["report"]["date"] == "2026-11-02"
+    assert found["vllm", "cuda"]["report"]["date"] == "2026-11-01"
+
+
 def test_what_was_seen_cannot_break_the_table() -> None:
     entries = [matrix.Entry(engine="e", device="cpu", report=report("failed"))]
     (row,) = [line for line in matrix.render(entries, [("chat", "chat")]).splitlines() if line.startswith("| chat")]
