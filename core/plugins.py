@@ -33,6 +33,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
     "optimizer": {
         "none": "tasks.optimizers.none:Unchanged",
         "gguf": "tasks.optimizers.gguf:Gguf",
+        "compressed_tensors": "tasks.optimizers.compressed_tensors:CompressedTensors",
     },
     "engine": {
         "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",

@@ -65,10 +65,18 @@ def _start(
             if isinstance(exc, Unavailable) and is_taken(port, HOST) and attempt < PORTS_TRIED:
                 log.info("port %d was taken while %s started: trying another", port, args.kind)
                 continue
+            if isinstance(exc, Unavailable) and (why := _reason(engine, output)):
+                raise Unavailable(f"starting {args.kind}", why, f"whole log: {output}") from exc
             raise
         stack.callback(process.stop)
         return Running(f"http://{HOST}:{port}", process, seconds)
     raise AssertionError("the last attempt raises or returns")
+
+
+def _reason(engine: Engine, output: Path) -> str:
+    """Why an engine failed, where it knows how to find that in its log."""
+    find = getattr(engine, "reason", None)
+    return str(find(output.read_text(errors="replace"))) if find else ""
 
 
 def _wait(process: Process, port: int, timeout: float) -> float:

@@ -39,7 +39,8 @@ class Capabilities:
 class Engine(Protocol):
     """A command that listens on a port and speaks OpenAI's HTTP API.
 
-    One that cannot start everywhere, or with every model, also has `check(args, model=None)`: see `check_engine`.
+    One that cannot start everywhere, or with every model, also has `check(args, model=None)`: see `check_engine`. One
+    whose log ends with other things than why it failed has `reason(log)`: the words that matter, or none.
     """
 
     name: ClassVar[str]

@@ -1,6 +1,7 @@
 """vLLM's own OpenAI server, in its locked environment: its CUDA build on a GPU, its CPU build on a processor."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -17,8 +18,10 @@ QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK
 """It serves a folder: nothing is to be looked up, and nothing told."""
 CPU_KVCACHE_GIB: Final = 1
 """What the CPU build takes for its cache when nobody says how much; by itself it would take nearly all memory."""
-FP8_SINCE: Final = (8, 9)
-"""Compute capability from which NVIDIA GPUs calculate in FP8: Ada."""
+FP8_SINCE: Final = (7, 5)
+"""Compute capability from which vLLM takes FP8 weights: it calculates in FP8 from 8.9, and in 16 bits below."""
+ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
+"""What one of its processes says before the others say that it has ended."""
 OURS: Final = frozenset(
     {"kind", "start_timeout", "device", "lora_modules", "speculative_config", "allow_runtime_lora_updating",
      "cpu_kvcache_space", "cpu_omp_threads_bind"}
@@ -135,8 +138,11 @@ class Vllm:
             raise BadInput(doing, wrong)
         if device == "cuda":
             _require_gpus(args, doing)
-        if what := _fp8_in(args, model):
-            _require_fp8(device, what, doing)
+        if device == "cpu" and args.quantization == "fp8":
+            remedy = "give it FP8 weights (`kind: compressed_tensors`, `scheme: FP8_DYNAMIC`), or a GPU"
+            raise Unavailable(doing, "its CPU build cannot make weights FP8 while it loads them", remedy)
+        if _asks_for_fp8(args, model) and (why := why_no_fp8(device)):
+            raise Unavailable(doing, why, "use a newer GPU, or int8 weights")
 
     def command(self, model: Path, args: VllmArgs, host: str, port: int, python: Path) -> list[str]:
         """vLLM's server out of the locked environment; isolated, because beside this file lies one named like it."""
@@ -162,6 +168,11 @@ class Vllm:
     def tunings(self, args: VllmArgs, cores: int) -> Sequence[VllmArgs]:
         """As it is: the engine sizes itself. The device is settled, so that what is weighed here is what ships."""
         return [args.model_copy(update={"device": self.device(args)})]
+
+    def reason(self, log: str) -> str:
+        """Why it did not start, in its own words; empty where it does not say."""
+        found = ROOT_CAUSE.search(log)
+        return found[1] if found else ""
 
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Read the completion as part of a prompt, with the log-probability of each of its tokens.
@@ -225,23 +236,17 @@ def _require_gpus(args: VllmArgs, doing: str) -> None:
         raise Unavailable(doing, f"it is to be spread over {wanted} GPUs and there are {there}", remedy)
 
 
-def _require_fp8(device: str, what: str, doing: str) -> None:
-    if device == "cpu":
-        raise Unavailable(doing, f"{what}, which its CPU build cannot calculate with", "use a GPU, or int8 weights")
-    capability = compute_capability()
-    if capability and capability < FP8_SINCE:
-        has, needs = (".".join(map(str, pair)) for pair in (capability, FP8_SINCE))
-        wrong = f"{what}, and the GPU's compute capability is {has}, below {needs}"
-        raise Unavailable(doing, wrong, "use a newer GPU, or int8 weights")
+def why_no_fp8(device: str) -> str:
+    """What keeps vLLM from running FP8 weights on this machine's device; empty if nothing does."""
+    capability = compute_capability() if device == "cuda" else None
+    if capability is None or capability >= FP8_SINCE:
+        return ""
+    has, needs = (".".join(map(str, pair)) for pair in (capability, FP8_SINCE))
+    return f"FP8 needs a GPU of compute capability {needs}, and this one has {has}"
 
 
-def _fp8_in(args: VllmArgs, model: Path | None) -> str:
-    """Where FP8 comes in, in words; empty where it does not."""
-    if args.quantization and "fp8" in args.quantization.lower():
-        return f"`quantization: {args.quantization}` is FP8"
-    if any(_is_fp8(group) for group in _quantized_groups(model)):
-        return "the model's weights are FP8"
-    return ""
+def _asks_for_fp8(args: VllmArgs, model: Path | None) -> bool:
+    return args.quantization == "fp8" or any(_is_fp8(weights) for weights in _quantized_groups(model))
 
 
 def _is_fp8(weights: Mapping[str, Any]) -> bool:

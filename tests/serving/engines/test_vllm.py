@@ -209,14 +209,25 @@ def test_fp8_is_refused_where_the_device_has_none(tmp_path: Path, monkeypatch: p
     config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     for args, model in ((VllmArgs(quantization="fp8"), None), (VllmArgs(), tmp_path)):
-        gpus(monkeypatch, tmp_path, 0)
-        with pytest.raises(Unavailable, match="FP8, which its CPU build cannot"):
-            check_engine(Vllm(), args.model_copy(update={"device": "cpu"}), model)
-        gpus(monkeypatch, tmp_path, 1, capability=(8, 6))
-        with pytest.raises(Unavailable, match=r"FP8, and the GPU's compute capability is 8\.6, below 8\.9"):
+        gpus(monkeypatch, tmp_path, 1, capability=(7, 0))
+        with pytest.raises(Unavailable, match=r"FP8 needs a GPU of compute capability 7\.5, and this one has 7\.0"):
             check_engine(Vllm(), args, model)
         gpus(monkeypatch, tmp_path, 1)
         check_engine(Vllm(), args, model)
+    check_engine(Vllm(), VllmArgs(device="cpu"), tmp_path)
+    with pytest.raises(Unavailable, match="its CPU build cannot make weights FP8 while it loads them"):
+        check_engine(Vllm(), VllmArgs(device="cpu", quantization="fp8"))
+
+
+def test_a_failed_start_is_told_by_its_root_cause() -> None:
+    log = (
+        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] Traceback (most recent call last):\n"
+        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] RuntimeError: no such kernel: [x]\n"
+        "(APIServer pid=1) ERROR 11-26 23:08:56 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: dead\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert Vllm().reason(log) == "RuntimeError: no such kernel: [x]"
+    assert Vllm().reason("vllm: error: unrecognized arguments") == ""
 
 
 # What it says of texts

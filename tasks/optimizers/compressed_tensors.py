@@ -1,0 +1,219 @@
+"""Quantized weights in the compressed-tensors format for vLLM: made by llm-compressor, and proved.
+
+A variant counts only if every linear layer is stored as asked, which is read from the tensors, and if vLLM loads it and
+answers, where this machine can run the scheme.
+"""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field, model_validator
+
+from core.artifact import Artifact, Format
+from core.environments import ensure
+from core.errors import BadInput, Unavailable
+from core.plugins import load
+from core.processes import Finished, run
+from core.progress import track
+from core.workspace import Workspace
+from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from serving.engines.vllm import why_no_fp8
+from serving.runner import serve
+from tasks.data import read_rows
+from tasks.encoding import encode, load_tokenizer
+from tasks.model_files import read_object
+from tasks.optimizers import compressed_tensors_proof as proof
+from tasks.optimizers.base import OptimizerArgs
+from tasks.optimizers.compressed_tensors_proof import Scheme
+from tasks.optimizers.gguf_proof import answers, sample
+
+SCRIPT: Final = Path(__file__).parent / "compressed_tensors_scripts" / "quantize.py"
+REFUSED: Final = 65
+"""Exit status by which our script says that its report is a reason, for a person."""
+BESIDE: Final = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
+GROUP: Final = 128
+"""Weights under one scale where nobody says how many: what every kernel takes."""
+QUIET: Final = {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore",
+    "LLM_COMPRESSOR_LOG_FILE_DISABLED": "1",
+}  # fmt: skip
+
+logger = logging.getLogger("weighbridge.compressed_tensors")
+
+
+class CompressedTensorsArgs(OptimizerArgs):
+    """Weights of all linear layers in fewer bits; options keep llm-compressor's names."""
+
+    kind: Literal["compressed_tensors"] = "compressed_tensors"
+    scheme: Literal["W8A8", "W4A16", "FP8_DYNAMIC"] = Field(
+        "W8A8",
+        description="W8A8: int8 weights and activations. W4A16: int4 weights in groups. FP8_DYNAMIC: 8-bit floats, "
+        "fast on GPUs of Ada, Hopper or later.",
+    )
+    algorithm: Literal["rtn", "gptq"] = Field(
+        "rtn", description="rtn: each weight is rounded. gptq: errors are made up for, on training rows; takes longer."
+    )
+    group_size: int = Field(GROUP, ge=8, description="Weights under one scale; W4A16 alone.")
+    calibration_rows: int = Field(512, ge=1, le=100_000, description="Training rows that gptq looks at.")
+    max_seq_length: int = Field(2048, ge=16, description="Tokens of a training row that gptq looks at.")
+    ignore: list[str] = Field(
+        ["lm_head"], description="Layers left as they are: names, or expressions after `re:`, as llm-compressor's."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CompressedTensorsArgs":
+        if self.scheme == "FP8_DYNAMIC" and self.algorithm == "gptq":
+            raise ValueError("gptq is for int weights; leave `algorithm` out")
+        if self.scheme != "W4A16" and self.group_size != GROUP:
+            raise ValueError(f"{self.scheme} has no groups; leave `group_size` out")
+        return self
+
+    def label(self) -> str:
+        group = f"-g{self.group_size}" if self.group_size != GROUP else ""
+        return self.scheme + group + ("-gptq" if self.algorithm == "gptq" else "")
+
+    @property
+    def stored(self) -> Scheme:
+        """What must be found in the files."""
+        return {
+            "W8A8": Scheme(8, "int", 0, activations=True),
+            "W4A16": Scheme(4, "int", self.group_size, activations=False),
+            "FP8_DYNAMIC": Scheme(8, "float", 0, activations=True),
+        }[self.scheme]
+
+
+class CompressedTensors:
+    """Makes a folder of safetensors that says in config.json how it is quantized."""
+
+    Args: ClassVar[type[OptimizerArgs]] = CompressedTensorsArgs
+    version: ClassVar[int] = 1
+    format: ClassVar[Format] = "safetensors"
+    lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
+
+    def check(self, model: Path, args: CompressedTensorsArgs, workspace: Workspace, *, dry: bool = False) -> None:
+        doing = f"making {args.label()}"
+        proof.check_unquantized(model, doing)
+        proof.check_widths(proof.linear_layers(model, args.ignore, doing), args.stored, doing)
+        _check_room(model, args, workspace, doing)
+        engine, options = _engine()
+        if args.scheme == "FP8_DYNAMIC" and (why := why_no_fp8(engine.device(options))):
+            raise Unavailable(doing, why, "leave it out, or choose W8A8")
+
+    def optimize(
+        self, model: Artifact, data: Artifact, args: CompressedTensorsArgs, out: Path, workspace: Workspace
+    ) -> dict[str, str]:
+        doing = f"making {args.label()}"
+        proof.check_unquantized(model.path, doing)
+        layers = proof.linear_layers(model.path, args.ignore, doing)
+        with workspace.store.scratch() as scratch:
+            facts = _quantize(model.path, data, args, scratch, workspace)
+            _collect(model.path, scratch / "made", facts.pop("dtype"), out)
+        facts |= {"scheme": args.scheme, "algorithm": args.algorithm}
+        facts |= proof.measure(out, layers, args.stored, f"proving {args.label()}")
+        return facts | _ask(out, data, args, workspace)
+
+
+def _engine() -> tuple[Engine, EngineArgs]:
+    """What serves it, and how it is asked."""
+    engine: Engine = load("engine", "vllm")
+    return engine, engine.Args.model_validate({"kind": engine.name, "enforce_eager": True, "max_num_seqs": 8})
+
+
+def _not_here(engine: Engine, options: EngineArgs, model: Path) -> str:
+    """Why the engine cannot run this here; empty if it can."""
+    try:
+        check_engine(engine, options, model)
+    except (Unavailable, BadInput) as exc:
+        return exc.wrong
+    return ""
+
+
+def _check_room(model: Path, args: CompressedTensorsArgs, workspace: Workspace, doing: str) -> None:
+    """Raises Unavailable where the result would not fit onto the store's disk."""
+    needed = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    free = workspace.store.free_bytes()
+    if free < needed:
+        wrong = f"it takes up to {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        raise Unavailable(doing, wrong, f"make room on the disk of {workspace.store.root}")
+
+
+def _quantize(
+    model: Path, data: Artifact, args: CompressedTensorsArgs, scratch: Path, workspace: Workspace
+) -> dict[str, str]:
+    """Run llm-compressor in its own environment; the result lies in `scratch / "made"`."""
+    doing, report, order = f"making {args.label()}", scratch / "report", scratch / "order.json"
+    rows = _calibration(model, data, args, scratch) if args.algorithm == "gptq" else None
+    told: dict[str, Any] = {
+        "model": str(model), "out": str(scratch / "made"), "report": str(report), "calibration": str(rows or ""),
+        "scheme": args.scheme, "algorithm": args.algorithm, "ignore": args.ignore,
+        "group_size": args.group_size if args.scheme == "W4A16" else 0,
+    }  # fmt: skip
+    order.write_text(json.dumps(told))
+    assert CompressedTensors.lock is not None
+    python = ensure(CompressedTensors.lock, workspace.settings.cache).python
+    with track(doing, None):
+        # -P: the folder of our script is no place to import from.
+        _require(run("llm-compressor", [python, "-P", SCRIPT, order], env=QUIET, cwd=scratch), report, doing)
+    facts: dict[str, str] = json.loads(report.read_text())
+    return {**facts, "calibration_rows": str(len(rows.read_text().splitlines()))} if rows else facts
+
+
+def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scratch: Path) -> Path:
+    """Training rows as the model was trained on them."""
+    rows = encode(load_tokenizer(model), read_rows(data, "train")[: args.calibration_rows])
+    path = scratch / "calibration.jsonl"
+    ids = ([*row.prompt, *row.completion][: args.max_seq_length] for row in rows)
+    path.write_text("".join(f"{json.dumps(tokens)}\n" for tokens in ids))
+    return path
+
+
+def _require(done: Finished, report: Path, doing: str) -> None:
+    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the machine's."""
+    if done.status == 0:
+        return
+    if done.status == REFUSED:
+        raise BadInput(doing, report.read_text(), "raise `calibration_rows`, or choose `algorithm: rtn`")
+    if done.status < 0:
+        wrong = f"it was ended by signal {-done.status}"
+        raise Unavailable(doing, wrong, "if memory ran out, close other programs or use a larger machine")
+    if re.search(r"No space left on device|Disk quota exceeded", done.output):
+        raise Unavailable(doing, "the disk is full", "make room, then run again")
+    errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", done.output, re.MULTILINE)
+    logger.info("%s", done.output)
+    wrong = " ".join((errors[-1] if errors else done.tail()).split())[:400]
+    raise BadInput(doing, f"llm-compressor cannot quantize this model: {wrong}", "leave this variant out")
+
+
+def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
+    """The new weights, beside the model's own tokenizer and a configuration that tells how they are stored."""
+    for path in sorted(made.glob("*.safetensors*")):
+        shutil.move(path, out / path.name)
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.suffix in BESIDE and not path.name.endswith(".safetensors.index.json"):
+            shutil.copyfile(path, out / path.name)
+    config = read_object("config.json", model / "config.json")
+    config.pop("torch_dtype", None)
+    told = read_object("config.json", made / "config.json").get("quantization_config")
+    config |= {"dtype": dtype, "quantization_config": told}
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _ask(out: Path, data: Artifact, args: CompressedTensorsArgs, workspace: Workspace) -> dict[str, str]:
+    """Load it on vLLM and let it answer; where this machine cannot run the scheme, say why it was not asked."""
+    (engine, options), doing = _engine(), f"proving {args.label()}"
+    log = out.with_name(f"{out.name}.engine.log")
+    if why := _not_here(engine, options, out):
+        logger.info("%s: not asked, %s", doing, why)
+        return {"engine": f"not asked: {why}"}
+    try:
+        with serve(out, options, workspace.settings.cache, log) as running:
+            answer = answers(running.url, sample(data, 1))
+            logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
+    finally:
+        log.unlink(missing_ok=True)
+    found = re.search(r"^(vllm[a-z-]*)==([\w.]+)", lock_of(engine, options).read_text(), re.MULTILINE)
+    return {"engine": f"{engine.name} ({found[1]} {found[2]})" if found else engine.name}
