@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,11 @@ def write(lock: Path, entries: list[str], *header: str) -> None:
 def lock_environment(requirements: list[str], lock: Path) -> None:
     overrides = lock.with_suffix(".overrides")
     told = ["--overrides", str(overrides)] if overrides.exists() else []
-    entries = [entry for entry in compile_lock(["--universal", *told, *requirements]) if not LEFT_OUT.search(entry)]
+    with tempfile.NamedTemporaryFile("w", suffix=".in") as constraint:
+        # What is resolved against another PyTorch than the one it gets does not load.
+        print(TORCH, file=constraint, flush=True)
+        entries = compile_lock(["--universal", "--constraints", constraint.name, *told, *requirements])
+    entries = [entry for entry in entries if not LEFT_OUT.search(entry)]
     own = [entry for entry in entries if not PART_OF_TORCH.match(entry)]
     write(lock, own, *[NEEDS_TORCH] * (len(own) < len(entries)), *[AS_IT_IS] * bool(told))
 
