@@ -32,6 +32,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
     },
     "optimizer": {
         "none": "tasks.optimizers.none:Unchanged",
+        "adapter": "tasks.optimizers.adapter:Adapter",
         "gguf": "tasks.optimizers.gguf:Gguf",
         "compressed_tensors": "tasks.optimizers.compressed_tensors:CompressedTensors",
     },

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import httpx
 
 OK: Final = 200
+BASE_SUFFIX: Final = "-base"
+"""After a model's name, that of the base which an adapter of the model's name stands on."""
 SERVER_ERROR: Final = 500
 
 Prompt = str | Sequence[Mapping[str, str]]
@@ -52,8 +54,10 @@ class Client:
         return next(iter(self.models()), "model")
 
     def models(self) -> list[str]:
-        """Names the server goes by."""
-        return [str(model["id"]) for model in get(f"{self.url}/v1/models", self.timeout, self.headers)["data"]]
+        """Names the server goes by; an adapter that stands for the model comes before its base."""
+        served = get(f"{self.url}/v1/models", self.timeout, self.headers)["data"]
+        served.sort(key=lambda model: model.get("parent") != f"{model['id']}{BASE_SUFFIX}")
+        return [str(model["id"]) for model in served]
 
     def ask(self, prompt: Prompt, **options: Any) -> Answer:
         """One answer, greedy unless `options` (of OpenAI's API) say otherwise.

@@ -199,8 +199,6 @@ def _store(run: Run, base: Artifact, data: Artifact, workspace: Workspace) -> li
         adapter, merged = scratch / "adapter", scratch / "merged"
         merging.write_adapter(run.adapter, adapter, base.origin.get("uri", base.digest))
         merging.write_merged(base.path, adapter, merged)
-        stored = [
-            workspace.store.add(adapter, "peft", origin),
-            workspace.store.add(merged, "safetensors", origin),
-        ]
-    return [artifact.model_dump(mode="json") for artifact in stored]
+        kept = workspace.store.add(adapter, "peft", origin)
+        whole = workspace.store.add(merged, "safetensors", {**origin, "adapter": kept.digest})
+    return [artifact.model_dump(mode="json") for artifact in (kept, whole)]

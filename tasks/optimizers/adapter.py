@@ -1,0 +1,45 @@
+"""Base and adapter side by side, unmerged: nothing is calculated, the base's files are the store's own.
+
+::
+
+    *.safetensors, config.json, tokenizer …   the base
+    adapters/<digest>/                        the adapter, in a folder named by its digest
+
+The engine names what it serves by that digest too, so that no cache of it takes one adapter for another.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from core.artifact import Artifact, Format
+from core.store import link_or_copy
+from core.workspace import Workspace
+from tasks.optimizers.base import OptimizerArgs
+from tasks.optimizers.lineage import base_and_adapter
+
+
+class AdapterArgs(OptimizerArgs):
+    """The base as it is, with the adapter applied while it serves."""
+
+    kind: Literal["adapter"] = "adapter"
+
+
+class Adapter:
+    """Passes base and adapter on, linked."""
+
+    Args: ClassVar[type[OptimizerArgs]] = AdapterArgs
+    version: ClassVar[int] = 1
+    format: ClassVar[Format] = "peft"
+    lock: ClassVar[Path | None] = None
+
+    def check(self, model: Path, args: AdapterArgs, workspace: Workspace, *, dry: bool = False) -> None:
+        """Nothing that can be known before the fine-tune speaks against it."""
+
+    def optimize(
+        self, model: Artifact, data: Artifact, args: AdapterArgs, out: Path, workspace: Workspace
+    ) -> dict[str, str]:
+        base, adapter = base_and_adapter(model, workspace, f"making {args.label()}")
+        for source, to in ((base.path, out), (adapter.path, out / "adapters" / adapter.short)):
+            for path in sorted(path for path in source.rglob("*") if path.is_file()):
+                link_or_copy(path, to / path.relative_to(source))
+        return {"base": base.digest, "adapter": adapter.digest}
