@@ -58,7 +58,7 @@ class LlamaCppArgs(EngineArgs):
 
 
 class LlamaCpp:
-    """Serves one GGUF file."""
+    """Serves one GGUF file, and the adapter that may lie beside it."""
 
     name: ClassVar[str] = "llama_cpp"
     Args: ClassVar[type[EngineArgs]] = LlamaCppArgs
@@ -76,7 +76,17 @@ class LlamaCpp:
         server = _native(args)
         program = [str(server)] if server else [str(python), "-I", str(LAUNCHER)]
         weights = model / "model.gguf"
-        return [*program, "--model", str(weights), "--host", host, "--port", str(port), *_options(weights, args)]
+        return [
+            *program,
+            "--model",
+            str(weights),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            *_options(weights, args),
+            *_adapter(model),
+        ]
 
     def build_native(self, cache: Path) -> Path:
         """Build llama-server and the quantizing tools for this processor; returns their folder. Raises Unavailable."""
@@ -148,6 +158,12 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     }  # fmt: skip
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     return [*words, "--kv-unified" if shared else "--no-kv-unified", "--jinja", "--metrics", "--no-webui"]
+
+
+def _adapter(model: Path) -> list[str]:
+    """An adapter that is applied to every request."""
+    adapter = model / "adapter.gguf"
+    return ["--lora", str(adapter)] if adapter.exists() else []
 
 
 def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:

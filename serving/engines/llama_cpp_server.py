@@ -25,7 +25,7 @@ LAST_BYTES = 0.1
 def parse() -> argparse.Namespace:
     """The options of llama-server that the engine gives."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--model", "--host", "--alias", "--flash-attn", "--cache-type-k", "--cache-type-v"):
+    for name in ("--model", "--host", "--alias", "--flash-attn", "--cache-type-k", "--cache-type-v", "--lora"):
         parser.add_argument(name)
     numbers = ("--port", "--ctx-size", "--parallel", "--threads", "--threads-batch", "--batch-size", "--ubatch-size")
     for name in (*numbers, "--n-gpu-layers", "--cache-ram"):
@@ -58,6 +58,10 @@ def parameters(args: argparse.Namespace) -> Any:
     params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_k.upper()}")
     params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_v.upper()}")
     params.use_jinja = args.jinja
+    if args.lora:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = args.lora, 1.0
+        params.lora_adapters = [adapter]
     params.endpoint_metrics = args.metrics
     params.ui = not args.no_webui
     if args.threads:

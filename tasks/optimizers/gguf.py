@@ -35,12 +35,15 @@ from tasks.optimizers import gguf_proof as proof
 from tasks.optimizers.base import OptimizerArgs
 from tasks.optimizers.gguf_quantizations import QUANTIZATIONS, WHOLE
 from tasks.optimizers.gguf_scripts.gguf_header import Header, read_header
+from tasks.optimizers.lineage import base_and_adapter
 
 BASE_VERSION = 1
 """Bumped when the lossless conversion gives other bytes."""
 SCRIPTS = Path(__file__).parent / "gguf_scripts"
 REFUSED = 65
 """Exit status by which our scripts say that their report is a reason, for a person."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+"""What a converter of llama.cpp's runs under."""
 CHUNK = 512
 """Tokens that llama-imatrix reads together."""
 
@@ -68,6 +71,11 @@ class GgufArgs(OptimizerArgs):
         description="Let llama.cpp store tensors that the blocks don't fit in a larger type, instead of refusing.",
     )
 
+    adapter: bool = Field(
+        False,
+        description="Leave the fine-tune's adapter out of the weights: the base is converted, and it lies beside.",
+    )
+
     @field_validator("quantization")
     @classmethod
     def _is_known(cls, name: str) -> str:
@@ -84,7 +92,7 @@ class GgufArgs(OptimizerArgs):
         return self
 
     def label(self) -> str:
-        return f"gguf-{self.quantization}" + ("-imatrix" if self.imatrix else "")
+        return f"gguf-{self.quantization}" + "-imatrix" * self.imatrix + "-adapter" * self.adapter
 
     @property
     def tools(self) -> list[str]:
@@ -129,21 +137,27 @@ class Gguf:
     def optimize(
         self, model: Artifact, data: Artifact, args: GgufArgs, out: Path, workspace: Workspace
     ) -> dict[str, str]:
-        base = _base(model, workspace)
+        whole, adapter = model, None
+        if args.adapter:
+            whole, adapter = base_and_adapter(model, workspace, f"making {args.label()}")
+        base = _base(whole, workspace)
         source, target = base.artifact.path / "model.gguf", out / "model.gguf"
         facts = dict(base.facts)
         if args.tools:
-            facts |= _quantize_natively(source, target, base, data, model, args, workspace)
+            facts |= _quantize_natively(source, target, base, data, whole, args, workspace)
         else:
             facts |= _quantize(source, target, args, workspace)
-        _copy_tokenizer(model.path, out / "tokenizer")
+        if adapter:
+            _convert_adapter(adapter, whole, out, workspace)
+            facts["adapter"] = adapter.digest
+        _copy_tokenizer(whole.path, out / "tokenizer")
         header = read_header(target)
         facts |= {
             "quantization": args.quantization,
             "bits_per_weight": f"{header.bits_per_weight:.3f}",
             "tensors": header.summary(),
         }
-        return facts | _prove(header, model, data, args, out, workspace)
+        return facts | _prove(header, whole, data, args, out, workspace)
 
 
 def _base(model: Artifact, workspace: Workspace) -> _Base:
@@ -171,15 +185,24 @@ def _convert(model: Artifact, out: Path, workspace: Workspace) -> dict[str, str]
     # The converter reads meaning into the folder's name: let it be the same wherever the store lies.
     (folder := out.parent / "model").symlink_to(model.path)
     script += [sources, folder, out / "model.gguf", kind.lower(), _name(model), report]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     with track(doing, None):
-        done = run("llama.cpp's converter", script, env=offline, cwd=out.parent)
+        done = run("llama.cpp's converter", script, env=OFFLINE, cwd=out.parent)
     _require(done, report, doing)
     return {
         **json.loads(report.read_text()),
         "converter": f"llama-cpp-python {llama_cpp_native.VERSION} (llama.cpp {llama_cpp_native.COMMIT})",
         "converted_through": kind,
     }
+
+
+def _convert_adapter(adapter: Artifact, base: Artifact, out: Path, workspace: Workspace) -> None:
+    """Run llama.cpp's converter of adapters; it reads the base's configuration alone."""
+    cache, doing = workspace.settings.cache, "converting the adapter to GGUF"
+    script: list[str | Path] = [ensure(_lock(), cache).python, "convert_lora_to_gguf.py"]
+    script += ["--base", base.path, "--outtype", "f32", "--outfile", out / "adapter.gguf", adapter.path]
+    with track(doing, None):
+        done = run("llama.cpp's converter", script, env=OFFLINE, cwd=llama_cpp_native.source(cache))
+    _require(done, None, doing)
 
 
 def _quantize(source: Path, target: Path, args: GgufArgs, workspace: Workspace) -> dict[str, str]:

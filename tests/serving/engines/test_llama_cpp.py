@@ -91,6 +91,12 @@ def test_a_given_context_with_open_slots_is_shared_by_them(tmp_path: Path) -> No
     assert "--kv-unified" in words(tmp_path, LlamaCppArgs(ctx_size=6000))
 
 
+def test_an_adapter_beside_the_model_is_applied(tmp_path: Path) -> None:
+    assert "--lora" not in words(tmp_path, LlamaCppArgs())
+    (tmp_path / "adapter.gguf").touch()
+    assert value(words(tmp_path, LlamaCppArgs()), "--lora") == str(tmp_path / "adapter.gguf")
+
+
 def test_the_native_server_takes_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp_native, "tool", lambda name, cache: Path("/opt") / name)
     args = LlamaCppArgs(parallel=3)

@@ -24,6 +24,8 @@ from serving.engines import vllm as engine
 from serving.engines.base import check_engine, lock_of
 from serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
 from serving.runner import Running, serve
+from tests.adapters import greedy, reference
+from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
@@ -300,23 +302,9 @@ def test_vllms_own_parser_takes_every_option() -> None:
 
 @pytest.fixture(scope="module")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two adapters of the tiny model, loud enough to change its answers."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from tasks.hf import load_model, quiet
-
-    made = {}
-    for number, name in enumerate(("first", "second")):
-        torch.manual_seed(number)
-        with quiet():
-            wanted = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-            model = get_peft_model(load_model(tiny_model), wanted)
-        for parameter in (parameter for key, parameter in model.named_parameters() if "lora_" in key):
-            torch.nn.init.normal_(parameter, std=0.3)
-        made[name] = tmp_path_factory.mktemp("adapters") / name
-        model.save_pretrained(made[name])
-    return made
+    """Two adapters of the tiny model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return {name: make_adapter(tiny_model, folder / name, seed) for seed, name in enumerate(("first", "second"))}
 
 
 @pytest.fixture(scope="module")
@@ -347,36 +335,13 @@ def running(unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ite
         assert not alive
 
 
-def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
-    from peft import PeftModel
-
-    from tasks.encoding import load_tokenizer
-    from tasks.hf import load_model, quiet
-
-    with quiet():
-        weights = load_model(model, to="cpu")
-        weights = PeftModel.from_pretrained(weights, str(adapter)) if adapter else weights
-    return weights.eval(), load_tokenizer(model)
-
-
-def greedy(model: Path, adapter: Path | None = None, tokens: int = 8) -> str:
-    """What transformers answers to the chat."""
-    import torch
-
-    weights, tokenizer = reference(model, adapter)
-    ids = torch.tensor([tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)])
-    with torch.no_grad():
-        made = weights.generate(ids, max_new_tokens=tokens, do_sample=False)[0][ids.shape[1] :]
-    return str(tokenizer.decode(made, skip_special_tokens=True))
-
-
 @pytest.mark.slow
 def test_it_answers_whole_and_streamed_as_transformers_does(
     running: Running, tiny_model: Path, adapters: dict[str, Path]
 ) -> None:
     client = Client(running.url)
     answer = client.ask(CHAT, max_tokens=8)
-    assert answer.text == greedy(tiny_model, adapters["first"])
+    assert answer.text == greedy(tiny_model, CHAT, adapters["first"])
     assert answer.completion_tokens == 8
     pieces = list(client.stream(CHAT, max_tokens=8))
     assert "".join(pieces) == answer.text
@@ -412,14 +377,14 @@ def test_adapters_answer_by_their_names_static_and_at_run_time(
         body = {"model": name, "messages": CHAT, "max_tokens": 8, "temperature": 0}
         return str(post(f"{running.url}/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
-    plain, first = greedy(tiny_model), greedy(tiny_model, adapters["first"])
+    plain, first = greedy(tiny_model, CHAT), greedy(tiny_model, CHAT, adapters["first"])
     (folder,) = unmerged.path.glob("adapters/*")
     assert plain != first
     assert [ask(name) for name in ("model", f"model-{folder.name}", "model-base")] == [first, first, plain]
     with pytest.raises(RequestRefused, match="404"):
         ask("second")
     _load(running.url, "second", adapters["second"])
-    assert ask("second") == greedy(tiny_model, adapters["second"]) not in (plain, first)
+    assert ask("second") == greedy(tiny_model, CHAT, adapters["second"]) not in (plain, first)
     assert ask("model") == first
 
 

@@ -25,6 +25,7 @@ from tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
 from tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 from tasks.optimizers.gguf_scripts.convert import Refusal, name_of
 from tasks.optimizers.gguf_scripts.gguf_header import read_header
+from tests import adapters
 
 MACHINE_CACHE = Settings().cache
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (
@@ -97,6 +98,10 @@ def test_an_importance_matrix_has_no_use_at_eight_bits() -> None:
 def test_two_bits_without_an_importance_matrix_are_refused() -> None:
     with pytest.raises(ValidationError, match="set `imatrix: true`"):
         GgufArgs(quantization="IQ2_XXS")
+
+
+def test_a_variant_with_its_adapter_beside_it_has_a_name_of_its_own() -> None:
+    assert GgufArgs(quantization="F16", adapter=True).label() == "gguf-F16-adapter"
 
 
 def test_a_variant_with_an_importance_matrix_has_a_name_of_its_own() -> None:
@@ -287,6 +292,25 @@ def test_the_engine_says_what_transformers_says(variants: dict[str, Variant], ti
     with serve(variants["gguf-F16"].artifact.path, args, MACHINE_CACHE, tmp_path / "log") as running:
         answer = Client(running.url).ask(chat, max_tokens=12)
     assert answer.text.strip() == expected.strip()
+
+
+@pytest.mark.slow
+def test_an_adapter_beside_its_base_answers_as_the_two_do_in_transformers(
+    tiny_model: Path, shared: Workspace, tmp_path: Path
+) -> None:
+    adapter = shared.store.add(adapters.make(tiny_model, tmp_path / "adapter"), "peft", adopt=False)
+    base = shared.store.add(tiny_model, "safetensors", adopt=False)
+    merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
+    data = shared.store.add(write_rows(tmp_path / "rows"), "jsonl")
+    out = tmp_path / "out"
+    out.mkdir()
+    facts = Gguf().optimize(merged, data, GgufArgs(quantization="F16", adapter=True), out, shared)
+    assert facts["adapter"] == adapter.digest
+    chat = [{"role": "user", "content": "hello there"}]
+    with serve(out, LlamaCppArgs(parallel=1, threads=1), MACHINE_CACHE, tmp_path / "log") as running:
+        answer = Client(running.url).ask(chat, max_tokens=8).text.strip()
+    assert answer == adapters.greedy(tiny_model, chat, adapter.path).strip()
+    assert answer != adapters.greedy(tiny_model, chat).strip()
 
 
 @pytest.mark.slow
