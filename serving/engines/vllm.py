@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.artifact import Format
 from core.errors import BadInput, Unavailable
-from serving.client import BASE_SUFFIX, Client, post
+from serving.client import BASE_SUFFIX, Client, get, post
 from serving.engines.base import Capabilities, EngineArgs, guarded
 from serving.engines.devices import compute_capability, nvidia_devices
 
@@ -79,6 +79,9 @@ class VllmArgs(EngineArgs):
     kv_cache_dtype: str = Field("auto", description="Number format of cached keys and values.")
     enforce_eager: bool = Field(False, description="No compilation, no CUDA graphs: starts faster, answers slower.")
     enable_prefix_caching: bool = Field(True, description="Keep what prompts have in common.")
+    shutdown_timeout: int | None = Field(
+        None, ge=0, description="Seconds that answers under way get to end after SIGTERM; open: none."
+    )
     speculative_config: SpeculativeConfig | None = Field(None, description="Guess tokens ahead; open: don't.")
     enable_lora: bool = Field(False, description="Serve LoRA adapters beside the model.")
     lora_modules: dict[str, str] = Field(
@@ -181,11 +184,16 @@ class Vllm:
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Read the completion as part of a prompt, with the log-probability of each of its tokens.
 
+        Under an adapter each token is forced by itself: vLLM 0.32's engine dies where it reads log-probabilities of a
+        prompt for one request while it answers another.
+
         Raises:
             Unavailable: the server does not answer, or leaves tokens out.
         """
-        tokens = [*prompt, *completion]
-        body = {"model": _served(url), "prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
+        tokens, name = [*prompt, *completion], _served(url)
+        if _is_adapter(url, name):
+            return [_forced(url, name, tokens[:place], tokens[place]) for place in range(len(prompt), len(tokens))]
+        body = {"model": name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
         seen = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
         if len(seen) != len(tokens):
             raise Unavailable("asking vllm for log-probabilities", f"it gave {len(seen)} for {len(tokens)} tokens")
@@ -207,6 +215,23 @@ class Vllm:
 def _served(url: str) -> str:
     """The name that requests must give: vLLM refuses any other."""
     return Client(url).models()[0]
+
+
+def _is_adapter(url: str, name: str) -> bool:
+    models = get(f"{url}/v1/models")["data"]
+    return any(model["id"] == name and model.get("parent") for model in models)
+
+
+def _forced(url: str, name: str, before: Sequence[int], token: int) -> float:
+    """Log-probability of one token, made certain by a bias that its log-probability does not show."""
+    body = {
+        "model": name, "prompt": list(before), "max_tokens": 1, "temperature": 0, "logprobs": 0,
+        "logit_bias": {str(token): 100}, "return_token_ids": True,
+    }  # fmt: skip
+    choice = post(f"{url}/v1/completions", body)["choices"][0]
+    if choice.get("token_ids") != [token]:
+        raise Unavailable("asking vllm for log-probabilities", f"it gave {choice.get('token_ids')} for token {token}")
+    return float(choice["logprobs"]["token_logprobs"][0])
 
 
 def _options(args: VllmArgs) -> list[str]:
