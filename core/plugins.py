@@ -35,12 +35,14 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "adapter": "tasks.optimizers.adapter:Adapter",
         "gguf": "tasks.optimizers.gguf:Gguf",
         "compressed_tensors": "tasks.optimizers.compressed_tensors:CompressedTensors",
+        "onnx": "tasks.optimizers.onnx:Onnx",
     },
     "engine": {
         "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",
         "vllm": "serving.engines.vllm:Vllm",
         "transformers": "serving.engines.transformers:Transformers",
         "openai": "serving.engines.openai:OpenAI",
+        "onnx": "serving.engines.onnx:Onnx",
     },
     "metric": {
         "exact_match": "tasks.metrics.exact_match:ExactMatch",

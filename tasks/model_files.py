@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -142,3 +143,11 @@ def _spans(header: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
         begin, end = map(int, tensor["data_offsets"])
         width = WIDTHS.get(tensor["dtype"])
         yield begin, end, name, -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8
+
+
+def copy_all_but_weights(model: Path, to: Path) -> None:
+    """Copy what renders a prompt out of a model's folder into a new one: tokenizer, chat template, configuration."""
+    to.mkdir()
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model") and path.name != INDEX:
+            shutil.copyfile(path, to / path.name)

@@ -29,7 +29,7 @@ from serving.engines.base import Engine, lock_of
 from serving.runner import serve
 from tasks.data import read_rows
 from tasks.encoding import load_tokenizer
-from tasks.model_files import INDEX
+from tasks.model_files import copy_all_but_weights
 from tasks.optimizers import gguf_checks as checks
 from tasks.optimizers import gguf_proof as proof
 from tasks.optimizers.base import OptimizerArgs
@@ -150,7 +150,7 @@ class Gguf:
         if adapter:
             _convert_adapter(adapter, whole, out, workspace)
             facts["adapter"] = adapter.digest
-        _copy_tokenizer(whole.path, out / "tokenizer")
+        copy_all_but_weights(whole.path, out / "tokenizer")
         header = read_header(target)
         facts |= {
             "quantization": args.quantization,
@@ -344,14 +344,6 @@ def _tool(name: str, cache: Path, doing: str) -> Path:
     program = llama_cpp_native.tool(name, cache)
     assert program is not None
     return program
-
-
-def _copy_tokenizer(model: Path, to: Path) -> None:
-    """Everything of a model's folder that is no weights: tokenizer, chat template, configuration."""
-    to.mkdir()
-    for path in sorted(model.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model") and path.name != INDEX:
-            shutil.copyfile(path, to / path.name)
 
 
 def _name(model: Artifact) -> str:

@@ -91,7 +91,7 @@ def _differ(tokenizer: Any, text: str, ids: list[int], found: list[int], doing: 
     excerpt = text[max(0, place - 20) : place + 40]
     theirs, ours = (tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (found, ids))
     wrong = f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads {theirs}, not {ours}"
-    raise BadInput(doing, wrong, "use a tokenizer that llama.cpp knows, or serve the model with `kind: none` on vLLM")
+    raise BadInput(doing, wrong, "use a tokenizer that the engine knows, or serve the model with `kind: none` on vLLM")
 
 
 def answers(url: str, rows: list[Row]) -> str:

@@ -26,29 +26,15 @@ from tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 from tasks.optimizers.gguf_scripts.convert import Refusal, name_of
 from tasks.optimizers.gguf_scripts.gguf_header import read_header
 from tests import adapters
+from tests.tasks.optimizers.rows import write_rows
 
 MACHINE_CACHE = Settings().cache
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-TEXTS = ("It's 12345 o'clock,  I'LL go", "naïve\n\n  tabs\tand 🙂 emoji", "x = {'a': [1, 22, 333]}  \r\n")
 native_tools = pytest.mark.skipif(
     llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None, reason=f"not built: {llama_cpp_native.INSTALL}"
 )
-
-
-def write_rows(folder: Path, rows: int = 40) -> Path:
-    folder.mkdir(parents=True)
-    for split in ("train", "validation", "test"):
-        lines = [
-            {
-                "prompt": [{"role": "user", "content": f"{split} {number}: {TEXTS[number % len(TEXTS)]}"}],
-                "completion": [{"role": "assistant", "content": f"order {number} is late"}],
-            }
-            for number in range(rows)
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def made(variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path) -> list[Variant]:

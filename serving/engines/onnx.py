@@ -1,0 +1,81 @@
+"""ONNX Runtime over the graphs that onnxruntime-genai's builder makes, batched continuously behind a server of ours."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from serving.engines.base import Capabilities, EngineArgs
+from serving.shim import client
+
+SERVER: Final = Path(__file__).with_name("onnx_server.py")
+AUTO_SLOTS: Final = 4
+AUTO_CONTEXT: Final = 4096
+"""Most tokens of context when nobody says how many: a long-context model would eat all memory."""
+
+
+class OnnxArgs(EngineArgs):
+    """Options under the names that ONNX Runtime and its generate extension give them."""
+
+    kind: Literal["onnx"] = "onnx"
+    intra_op_num_threads: int | None = Field(
+        None, ge=1, le=512, description="Threads that compute; open: measured, or half of the cores."
+    )
+    allow_spinning: bool = Field(
+        False, description="Threads that wait stay awake: a little faster alone, far slower beside other work."
+    )
+    max_batch_size: int | None = Field(None, ge=1, le=256, description="Answers decoded together; open: measured.")
+    context_length: int | None = Field(
+        None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
+    )
+    chunk_size: int = Field(
+        256, ge=1, description="Most tokens of a prompt read in one step, between which other answers go on."
+    )
+    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+
+
+class Onnx:
+    """Serves one decoder graph with its tokenizer."""
+
+    name: ClassVar[str] = "onnx"
+    Args: ClassVar[type[EngineArgs]] = OnnxArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+
+    def device(self, args: OnnxArgs) -> str:
+        """The processor: the lock's onnxruntime knows no other."""
+        return "cpu"
+
+    def command(self, model: Path, args: OnnxArgs, host: str, port: int, python: Path) -> list[str]:
+        """Our server in the locked environment."""
+        given: dict[str, object] = {
+            "model": model, "host": host, "port": port, "alias": args.alias,
+            "context-length": args.context_length or AUTO_CONTEXT, "max-batch-size": args.max_batch_size or AUTO_SLOTS,
+            "chunk-size": args.chunk_size, "intra-op-num-threads": args.intra_op_num_threads,
+        }  # fmt: skip
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+        return [str(python), "-I", str(SERVER), *words, *(["--allow-spinning"] if args.allow_spinning else [])]
+
+    def env(self, args: OnnxArgs) -> dict[str, str]:
+        """Nothing: all is in the options."""
+        return {}
+
+    def tunings(self, args: OnnxArgs, cores: int) -> Sequence[OnnxArgs]:
+        """Every number of threads worth trying with every number of slots worth trying."""
+        given = args.intra_op_num_threads
+        threads = [given] if given else sorted({1, max(1, cores // 2), cores})
+        slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
+        return [
+            args.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s}) for t in threads for s in slots
+        ]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Read the completion behind its prompt and take what the model thought of each token."""
+        return client.token_logprobs(url, prompt, completion)
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        return client.tokenize(url, text)

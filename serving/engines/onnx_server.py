@@ -1,0 +1,66 @@
+"""A decoder of onnxruntime-genai's builder behind OpenAI's API. Runs inside the engine's environment, by path."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# Last: beside this script lies a module named like the package `onnx`.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from serving.engines.onnx_batch import Batcher, unknown_inputs
+from serving.shim.hf_tokenizer import HfTokenizer
+from serving.shim.server import add_options, serve
+
+
+class OnnxModel(HfTokenizer):
+    """The tokenizer and the batched decoder of one artifact."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args.model / "tokenizer")
+        told = json.loads((args.model / "genai_config.json").read_text())
+        self.context = min(args.context_length, told["model"]["context_length"])
+        self.slots = args.max_batch_size
+        batcher = Batcher(
+            _session(args, told),
+            slots=self.slots,
+            context=self.context,
+            chunk=args.chunk_size,
+            head_size=told["model"]["decoder"]["head_size"],
+            ends=self.ends,
+        )
+        self.generate, self.logprobs = batcher.generate, batcher.logprobs
+
+
+def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.intra_op_num_threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(args.allow_spinning)))
+    weights = args.model / told["model"]["decoder"]["filename"]
+    session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+    if unknown := unknown_inputs(session):
+        sys.exit(f"the graph wants {', '.join(unknown)}, which only onnxruntime-genai itself can give")
+    if not told["search"]["past_present_share_buffer"]:
+        sys.exit("the graph does not extend its cache in place: make it again with this version's optimizer")
+    return session
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    parser.add_argument("--model", type=Path, required=True)
+    for name in ("--context-length", "--max-batch-size", "--chunk-size"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--intra-op-num-threads", type=int)
+    parser.add_argument("--allow-spinning", action="store_true")
+    args = parser.parse_args()
+    serve(lambda: OnnxModel(args), args.host, args.port, args.alias)
+
+
+if __name__ == "__main__":
+    main()
