@@ -43,6 +43,9 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "transformers": "serving.engines.transformers:Transformers",
         "openai": "serving.engines.openai:OpenAI",
         "onnx": "serving.engines.onnx:Onnx",
+        "tgi": "serving.engines.on_path:Tgi",
+        "sglang": "serving.engines.on_path:Sglang",
+        "tensorrt_llm": "serving.engines.on_path:TensorrtLlm",
     },
     "metric": {
         "exact_match": "tasks.metrics.exact_match:ExactMatch",

@@ -26,7 +26,7 @@ NEEDS_TORCH = "# needs: torch"
 AS_IT_IS = "# install: --no-deps"
 TORCH = "torch==2.13.0"
 LEFT_OUT = re.compile(r"; sys_platform == 'never'")
-PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py)[a-z0-9-]+)==")
+PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py|pytriton)[a-z0-9-]+)==")
 
 
 def compile_lock(arguments: list[str], *, find_links: bool = False) -> list[str]:

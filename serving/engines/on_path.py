@@ -1,0 +1,249 @@
+"""Engines that are a program on the PATH and speak OpenAI's API by themselves: each is a row of data.
+
+A row names the program, its options under its own names, and where its server differs from the others. No package
+index carries these programs: they come in containers, in which Weighbridge finds them on the PATH like anything else.
+"""
+
+import difflib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from core.artifact import Format
+from core.errors import Unavailable
+from serving.client import Client, get, post
+from serving.engines.base import Capabilities, EngineArgs
+
+LOCK: Final = Path(__file__).with_suffix(".lock")
+OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+"""They serve a folder: nothing is to be looked up, and nothing told."""
+
+
+class OnPathArgs(EngineArgs):
+    """What the options of all of them have in common."""
+
+    start_timeout: float = Field(900.0, gt=0, description="Seconds until the first real token must have come.")
+    program: str = Field("", description="The program, if it is not on the PATH under its own name.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, given: Any) -> Any:
+        """An option that the row does not list is told with the nearest one."""
+        for name in set(given) - set(cls.model_fields) if isinstance(given, Mapping) else ():
+            near = difflib.get_close_matches(name, cls.model_fields, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(cls.model_fields)}"
+            raise ValueError(f"there is no option '{name}'; {hint}")
+        return given
+
+
+Positive = Field(None, ge=1)
+Share = Field(None, gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine."""
+
+    name: str
+    program: str
+    install: str
+    """How one gets it: for the message that it is missing."""
+    command: tuple[str, ...]
+    """Words after the program; `{model}`, `{host}` and `{port}` are filled in."""
+    options: Mapping[str, tuple[Any, Any]]
+    """Type and field of every option. A flag is `--` and its name, as `dashed` says."""
+    dashed: bool = True
+    """Whether flags are written with dashes instead of underscores."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    health: str = "/health"
+    cut: Callable[[str, str], list[int]] | None = None
+    """Token ids that the server at an address gives a text, without any added."""
+    score: Callable[[str, Sequence[int], Sequence[int]], list[float]] | None = None
+    """Log-probabilities that the server at an address gives the tokens of a completion."""
+    formats: frozenset[Format] = frozenset({"safetensors"})
+    devices: frozenset[str] = frozenset({"cuda"})
+    not_run: str = ""
+    """Why the project's own tests cannot run it."""
+
+
+class OnPath:
+    """The engine of a row."""
+
+    row: ClassVar[Row]
+    name: ClassVar[str]
+    Args: ClassVar[type[EngineArgs]]
+    formats: ClassVar[frozenset[Format]]
+    locks: ClassVar[Mapping[str, Path]]
+    capabilities: ClassVar[Capabilities]
+    health: ClassVar[str]
+
+    def device(self, args: Any) -> str:
+        """The only kind of device that the program is for."""
+        return next(iter(self.locks))
+
+    def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
+        """The program with its options. Raises Unavailable where it is not on the PATH."""
+        row, named = self.row, args.program or self.row.program
+        if (program := shutil.which(named)) is None:
+            raise Unavailable(f"starting {row.name}", f"there is no {named} on the PATH", row.install)
+        words = [word.format(model=model, host=host, port=port) for word in row.command]
+        return [program, *words, *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed)]
+
+    def env(self, args: Any) -> dict[str, str]:
+        """Nothing is looked up or reported elsewhere."""
+        return {**OFFLINE, **self.row.env}
+
+    def tunings(self, args: Any, cores: int) -> Sequence[Any]:
+        """As it is: these size themselves to the GPU."""
+        return [args]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """What the server thinks of each token. Raises NotImplementedError where its API cannot tell."""
+        if self.row.score is None:
+            raise NotImplementedError(f"{self.row.name} tells no log-probabilities of given tokens")
+        return self.row.score(url, prompt, completion)
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text. Raises NotImplementedError where its API cannot tell."""
+        if self.row.cut is None:
+            raise NotImplementedError(f"{self.row.name} has no route that tells tokens")
+        return self.row.cut(url, text)
+
+
+def _flags(options: Mapping[str, Any], *, dashed: bool) -> list[str]:
+    """Options that were given, as words; a switch has no value."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-') if dashed else name}"
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+def _engine(row: Row) -> type[OnPath]:
+    """The plugin class of a row."""
+    fields: dict[str, Any] = {"kind": (Literal[row.name], row.name), **row.options}
+    args = create_model(f"{row.name}_args", __base__=OnPathArgs, __doc__=f"Options of {row.program}.", **fields)
+    capabilities = Capabilities(
+        devices=row.devices, metrics=True, extras={"not run": row.not_run} if row.not_run else {}
+    )
+    members = {
+        "row": row, "name": row.name, "Args": args, "formats": row.formats, "capabilities": capabilities,
+        "health": row.health, "locks": dict.fromkeys(sorted(row.devices), LOCK), "__doc__": f"Serves by {row.program}.",
+    }  # fmt: skip
+    return type(row.name, (OnPath,), members)
+
+
+def _tgi_cut(url: str, text: str) -> list[int]:
+    """TGI adds special tokens to what it is asked for; they cover no letter."""
+    return [int(token["id"]) for token in post(f"{url}/tokenize", {"inputs": text}) if token["stop"] > token["start"]]
+
+
+def _sglang_cut(url: str, text: str) -> list[int]:
+    body = {"model": Client(url).model, "prompt": text, "add_special_tokens": False}
+    return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
+
+
+def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    """SGLang's own route takes token ids and tells what it thought of each; of the first it thinks nothing."""
+    tokens = [*prompt, *completion]
+    sampling = {"max_new_tokens": 1, "temperature": 0}
+    body = {"input_ids": tokens, "sampling_params": sampling, "return_logprob": True, "logprob_start_len": 0}
+    seen = post(f"{url}/generate", body)["meta_info"].get("input_token_logprobs") or []
+    if [entry[1] for entry in seen] != tokens:
+        doing = "asking sglang for log-probabilities"
+        raise Unavailable(doing, f"it told of {len(seen)} tokens, not of the {len(tokens)} it was given")
+    return [float(entry[0]) for entry in seen[len(prompt) :]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a running server takes."""
+
+    input_tokens: int
+    total_tokens: int
+    requests: int
+
+
+def tgi_limits(url: str) -> Limits:
+    """What TGI at this address settled on, which depends on the GPU's memory where nothing was given."""
+    told = get(f"{url}/info")
+    return Limits(int(told["max_input_tokens"]), int(told["max_total_tokens"]), int(told["max_concurrent_requests"]))
+
+
+ROWS: Final = (
+    Row(
+        name="tgi",
+        program="text-generation-launcher",
+        install="run inside the image ghcr.io/huggingface/text-generation-inference, or set `program`",
+        command=("--model-id", "{model}", "--hostname", "{host}", "--port", "{port}", "--usage-stats", "off"),
+        options={
+            "num_shard": (int | None, Positive),
+            "dtype": (Literal["float16", "bfloat16"] | None, None),
+            "quantize": (str | None, None),
+            "kv_cache_dtype": (Literal["fp8_e4m3fn", "fp8_e5m2"] | None, None),
+            "speculate": (int | None, Positive),
+            "max_concurrent_requests": (int | None, Positive),
+            "max_input_tokens": (int | None, Positive),
+            "max_total_tokens": (int | None, Positive),
+            "max_batch_prefill_tokens": (int | None, Positive),
+            "max_batch_total_tokens": (int | None, Positive),
+            "max_batch_size": (int | None, Positive),
+            "cuda_graphs": (str | None, None),
+            "cuda_memory_fraction": (float | None, Share),
+        },
+        cut=_tgi_cut,
+        not_run="no package index carries text-generation-launcher",
+    ),
+    Row(
+        name="sglang",
+        program="sglang",
+        install="run: pip install sglang, on a machine with a GPU, or set `program`",
+        command=("serve", "--model-path", "{model}", "--host", "{host}", "--port", "{port}", "--enable-metrics"),
+        options={
+            "served_model_name": (str, "model"),
+            "dtype": (Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None, None),
+            "quantization": (str | None, None),
+            "kv_cache_dtype": (str | None, None),
+            "context_length": (int | None, Positive),
+            "tp_size": (int | None, Positive),
+            "dp_size": (int | None, Positive),
+            "mem_fraction_static": (float | None, Share),
+            "max_running_requests": (int | None, Positive),
+            "max_total_tokens": (int | None, Positive),
+            "chunked_prefill_size": (int | None, None),
+            "disable_radix_cache": (bool, False),
+            "disable_cuda_graph": (bool, False),
+        },
+        cut=_sglang_cut,
+        score=_sglang_score,
+        not_run="it needs a CUDA GPU",
+    ),
+    Row(
+        name="tensorrt_llm",
+        program="trtllm-serve",
+        install="run inside the image nvcr.io/nvidia/tensorrt-llm/release, or set `program`",
+        command=("serve", "{model}", "--host", "{host}", "--port", "{port}"),
+        options={
+            "backend": (Literal["pytorch", "tensorrt", "_autodeploy"] | None, None),
+            "max_batch_size": (int | None, Positive),
+            "max_num_tokens": (int | None, Positive),
+            "max_seq_len": (int | None, Positive),
+            "tp_size": (int | None, Positive),
+            "pp_size": (int | None, Positive),
+            "ep_size": (int | None, Positive),
+            "kv_cache_free_gpu_memory_fraction": (float | None, Share),
+        },
+        dashed=False,
+        not_run="it needs a CUDA GPU, and NVIDIA's container",
+    ),
+)
+"""All of them. A new one is a row here, and its line in `core/plugins.py`."""
+
+Tgi, Sglang, TensorrtLlm = (_engine(row) for row in ROWS)
