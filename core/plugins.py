@@ -43,6 +43,8 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "transformers": "serving.engines.transformers:Transformers",
         "openai": "serving.engines.openai:OpenAI",
         "onnx": "serving.engines.onnx:Onnx",
+        "triton": "serving.engines.triton:Triton",
+        "triton_vllm": "serving.engines.triton_vllm:TritonVllm",
         "tgi": "serving.engines.on_path:Tgi",
         "sglang": "serving.engines.on_path:Sglang",
         "tensorrt_llm": "serving.engines.on_path:TensorrtLlm",

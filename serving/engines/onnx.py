@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
@@ -16,10 +16,9 @@ AUTO_CONTEXT: Final = 4096
 """Most tokens of context when nobody says how many: a long-context model would eat all memory."""
 
 
-class OnnxArgs(EngineArgs):
-    """Options under the names that ONNX Runtime and its generate extension give them."""
+class DecoderArgs(EngineArgs):
+    """What one can say about a batched decoder, under the names that ONNX Runtime and its generate extension use."""
 
-    kind: Literal["onnx"] = "onnx"
     intra_op_num_threads: int | None = Field(
         None, ge=1, le=512, description="Threads that compute; open: measured, or half of the cores."
     )
@@ -34,6 +33,31 @@ class OnnxArgs(EngineArgs):
         256, ge=1, description="Most tokens of a prompt read in one step, between which other answers go on."
     )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+
+    def words(self, model: Path, host: str, port: int) -> list[str]:
+        """The command line of a server of ours over the model."""
+        given: dict[str, object] = {
+            "model": model, "host": host, "port": port, "alias": self.alias,
+            "context-length": self.context_length or AUTO_CONTEXT, "max-batch-size": self.max_batch_size or AUTO_SLOTS,
+            "chunk-size": self.chunk_size, "intra-op-num-threads": self.intra_op_num_threads,
+        }  # fmt: skip
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+        return [*words, *(["--allow-spinning"] if self.allow_spinning else [])]
+
+    def tunings(self, cores: int) -> list[Self]:
+        """Every number of threads worth trying with every number of slots worth trying."""
+        given = self.intra_op_num_threads
+        threads = [given] if given else sorted({1, max(1, cores // 2), cores})
+        slots = [self.max_batch_size] if self.max_batch_size else [4, 8]
+        return [
+            self.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s}) for t in threads for s in slots
+        ]
+
+
+class OnnxArgs(DecoderArgs):
+    """Options of our server around ONNX Runtime."""
+
+    kind: Literal["onnx"] = "onnx"
 
 
 class Onnx:
@@ -51,26 +75,15 @@ class Onnx:
 
     def command(self, model: Path, args: OnnxArgs, host: str, port: int, python: Path) -> list[str]:
         """Our server in the locked environment."""
-        given: dict[str, object] = {
-            "model": model, "host": host, "port": port, "alias": args.alias,
-            "context-length": args.context_length or AUTO_CONTEXT, "max-batch-size": args.max_batch_size or AUTO_SLOTS,
-            "chunk-size": args.chunk_size, "intra-op-num-threads": args.intra_op_num_threads,
-        }  # fmt: skip
-        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-        return [str(python), "-I", str(SERVER), *words, *(["--allow-spinning"] if args.allow_spinning else [])]
+        return [str(python), "-I", str(SERVER), *args.words(model, host, port)]
 
     def env(self, args: OnnxArgs) -> dict[str, str]:
         """Nothing: all is in the options."""
         return {}
 
     def tunings(self, args: OnnxArgs, cores: int) -> Sequence[OnnxArgs]:
-        """Every number of threads worth trying with every number of slots worth trying."""
-        given = args.intra_op_num_threads
-        threads = [given] if given else sorted({1, max(1, cores // 2), cores})
-        slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
-        return [
-            args.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s}) for t in threads for s in slots
-        ]
+        """Threads and slots that are left open."""
+        return args.tunings(cores)
 
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Read the completion behind its prompt and take what the model thought of each token."""

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
     if not told["search"]["past_present_share_buffer"]:
         sys.exit("the graph does not extend its cache in place: make it again with this version's optimizer")
     return session
+
+
+def options(model: Path, given: Mapping[str, Any]) -> argparse.Namespace:
+    """Options as the command line gives them, for who loads the model without one."""
+    return argparse.Namespace(model=model, **given)
 
 
 def main() -> None:

@@ -9,37 +9,23 @@ import httpx
 import psutil
 import pytest
 
-from core import plugins
 from core.errors import Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
 from serving.client import Client, post
 from serving.engines.onnx import Onnx, OnnxArgs
 from serving.runner import Running, serve
 from serving.shim.client import chat_tokens
 from tests.conftest import MACHINE_CACHE
-from tests.tasks.optimizers.rows import write_rows
 
+pytestmark = pytest.mark.xdist_group("onnx_tiny")
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 
 
 @pytest.fixture(scope="module")
-def built(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny model's artifact, without loss."""
-    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE))
-    optimizer, out = plugins.load("optimizer", "onnx"), tmp_path_factory.mktemp("built")
-    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
-    data = workspace.store.add(write_rows(tmp_path_factory.mktemp("data") / "rows", 4), "jsonl")
-    optimizer.optimize(model, data, optimizer.Args(precision="fp32"), out, workspace)
-    return out
-
-
-@pytest.fixture(scope="module")
-def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(onnx_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # Pieces shorter than the prompts, so that reading and answering take turns.
     args = OnnxArgs(intra_op_num_threads=1, max_batch_size=3, chunk_size=8, alias="tiny")
-    with serve(built, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
+    with serve(onnx_tiny, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
         yield engine
 
 
@@ -165,15 +151,15 @@ def test_a_client_that_leaves_frees_its_place(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_when_it_is_stopped(built: Path, tmp_path: Path) -> None:
-    with serve(built, OnnxArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log") as engine:
+def test_nothing_is_left_when_it_is_stopped(onnx_tiny: Path, tmp_path: Path) -> None:
+    with serve(onnx_tiny, OnnxArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log") as engine:
         known = [psutil.Process(engine.process.pid), *psutil.Process(engine.process.pid).children(recursive=True)]
     assert not [process for process in known if process.is_running()]
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_told_with_onnx_runtimes_own_words(built: Path, tmp_path: Path) -> None:
-    for path in built.iterdir():
+def test_a_damaged_file_is_told_with_onnx_runtimes_own_words(onnx_tiny: Path, tmp_path: Path) -> None:
+    for path in onnx_tiny.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "model.onnx").unlink()
     (tmp_path / "model.onnx").write_bytes(b"no graph")

@@ -1,0 +1,61 @@
+"""NVIDIA Triton with an LLM on its python backend: the graphs that the engine `onnx` serves, behind Triton's scheduler.
+
+tritonserver comes in the wheel of pytriton, with the python backend alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from serving.engines.base import Capabilities, EngineArgs
+from serving.engines.onnx import DecoderArgs
+from serving.shim import client
+
+SERVER: Final = Path(__file__).with_name("triton_server.py")
+
+
+class TritonArgs(DecoderArgs):
+    """Options under the names that Triton's model configuration and ONNX Runtime give them."""
+
+    kind: Literal["triton"] = "triton"
+    max_queue_delay_microseconds: int = Field(
+        100, ge=0, description="How long the dynamic batcher waits for requests to hand on together."
+    )
+
+
+class Triton:
+    """Serves one decoder graph with its tokenizer."""
+
+    name: ClassVar[str] = "triton"
+    Args: ClassVar[type[EngineArgs]] = TritonArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+
+    def device(self, args: TritonArgs) -> str:
+        """The processor: the lock's onnxruntime knows no other."""
+        return "cpu"
+
+    def command(self, model: Path, args: TritonArgs, host: str, port: int, python: Path) -> list[str]:
+        """Our launcher of tritonserver in the locked environment."""
+        delay = ["--max-queue-delay-microseconds", str(args.max_queue_delay_microseconds)]
+        return [str(python), "-I", str(SERVER), *args.words(model, host, port), *delay]
+
+    def env(self, args: TritonArgs) -> dict[str, str]:
+        """Nothing: all is in the options."""
+        return {}
+
+    def tunings(self, args: TritonArgs, cores: int) -> Sequence[TritonArgs]:
+        """Threads and slots that are left open."""
+        return args.tunings(cores)
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Read the completion behind its prompt and take what the model thought of each token."""
+        return client.token_logprobs(url, prompt, completion)
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        return client.tokenize(url, text)

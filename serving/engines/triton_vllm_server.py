@@ -1,0 +1,27 @@
+"""Write the repository of a model on Triton's vLLM backend, then be Triton's own OpenAI server over it.
+
+Called as `triton_vllm_server.py FRONTEND MODEL HOST PORT OPTIONS`; the repository lies in the working directory, which
+is the engine's own and goes when the engine does.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from serving.engines.triton_repository import vllm_backend
+
+PYTHON = "python3"
+"""The container's own: its packages are what the frontend imports."""
+
+
+def main(frontend: str, model: str, host: str, port: str, options: str) -> None:
+    repository = vllm_backend(Path("models").absolute(), Path(model), json.loads(options))
+    words = ["--model-repository", str(repository), "--tokenizer", model, "--backend", "vllm"]
+    os.execvp(PYTHON, [PYTHON, frontend, *words, "--host", host, "--openai-port", port])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

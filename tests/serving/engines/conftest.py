@@ -1,0 +1,22 @@
+"""Artifacts that several engines' tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from core import plugins
+from core.settings import Settings
+from core.workspace import Workspace
+from tests.conftest import MACHINE_CACHE
+from tests.tasks.optimizers.rows import write_rows
+
+
+@pytest.fixture(scope="session")
+def onnx_tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model as an ONNX graph, without loss."""
+    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE))
+    optimizer, out = plugins.load("optimizer", "onnx"), tmp_path_factory.mktemp("built")
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    data = workspace.store.add(write_rows(tmp_path_factory.mktemp("data") / "rows", 4), "jsonl")
+    optimizer.optimize(model, data, optimizer.Args(precision="fp32"), out, workspace)
+    return out
