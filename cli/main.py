@@ -36,6 +36,7 @@ class LazyGroup(click.Group):
         "models": ("cli.models:models", "List registered models and their versions."),
         "show": ("cli.models:show", "Show one version: lineage, tags, measurements."),
         "engines": ("cli.engines:engines", "List engines; install their environments."),
+        "compat": ("cli.compat:compat", "Say what the newest release of every dependency would break."),
         "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and how to get it."),
     }
 

@@ -26,9 +26,14 @@ NEEDS_TORCH = "# needs: torch"
 AS_IT_IS = "# install: --no-deps"
 LONGEST = 480
 """Letters of uv's own words that fit into one line."""
+_NO_SOLUTION = re.compile(r"No solution found when resolving|requirements are unsatisfiable")
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE)
 
 logger = logging.getLogger("weighbridge.environments")
+
+
+class Unresolvable(Unavailable):
+    """No versions of the packages that are asked for go together, or the index does not carry them."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +209,15 @@ def run_uv(doing: str, *arguments: str) -> str:
 
     Raises:
         Unavailable: it failed; its own reason, and what to do about it.
+        Unresolvable: it did its work, and there is no solution.
     """
     variables = {**os.environ, **uv_variables()}
     # uv has options for it alone, and no variable.
     told = ["--no-index"] if arguments[0] == "pip" and variables.get("UV_NO_INDEX") else []
     done = run("uv", [uv(), *arguments, *told, "--quiet", "--color", "never"], env=uv_variables())
     if done.status != 0:
-        raise Unavailable(doing, *_explain(done.output, done.status))
+        kind = Unresolvable if _NO_SOLUTION.search(done.output) else Unavailable
+        raise kind(doing, *_explain(done.output, done.status))
     return done.output
 
 

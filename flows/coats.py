@@ -83,6 +83,12 @@ def publish_ticket(markdown: str, rows: Sequence[Mapping[str, str]], chart: byte
     create_image_artifact(image, key=_key(f"{name}-chart"), description="The ticket's chart")
 
 
+def publish_report(name: str, markdown: str, rows: Sequence[Mapping[str, str]], about: str) -> None:
+    """Keep a report with the current flow run: as Markdown, and its table."""
+    create_markdown_artifact(markdown, key=_key(name), description=about)
+    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description=about)
+
+
 def _finished(name: str, outcome: Outcome[Any]) -> State[Any]:
     if outcome.reused:
         logger.info("reused: %s", outcome.why, extra={**_TERMINAL_ONLY, "stage": name})

@@ -14,7 +14,7 @@ from core.errors import Unavailable
 from core.files import replace_text
 
 POOL = "weighbridge"
-NAMES = ("release", "redeploy", "reconcile", "monitor")
+NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
 ROOT = Path(__file__).resolve().parent.parent
 
 logger = logging.getLogger("weighbridge.platform")

@@ -1,0 +1,32 @@
+"""Compat: once a week, what would the newest releases break?"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from core.errors import GateFailed
+from core.workspace import Workspace
+from flows.coats import publish_report, release_flow
+from tasks.compat.check import Options, check
+from tasks.compat.subjects import subjects
+
+
+@release_flow(name="compat", flow_run_name="compat")
+def compat(
+    environments: Annotated[
+        tuple[str, ...], Field(description="`control`, or as their locks are called; empty: all.")
+    ] = (),
+    only: Annotated[tuple[str, ...], Field(description="Packages that move; empty: all.")] = (),
+    minutes: Annotated[float, Field(description="After them nothing new is begun.")] = 60.0,
+) -> Any:
+    """Install the newest release of everything in throw-away environments and run the contracts of this tree there.
+
+    Keeps the table and the text for an issue as artifacts; fails when something would break.
+    """
+    from prefect.states import Completed
+
+    found = check(subjects(environments), Options(only=only, minutes=minutes), Workspace().settings.cache)
+    publish_report("compat", found.markdown(), found.rows(), "What the newest releases would break")
+    if found.breaks:
+        raise GateFailed("checking the newest releases", found.headline())
+    return Completed(message=found.headline())

@@ -1,0 +1,62 @@
+"""Which package's update breaks which contract: one update at a time, and where no single one does it, the fewest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Trial = Callable[[Sequence[str]], Mapping[str, str]]
+"""Updates these packages alone, with what they need; tells the error of every contract that breaks then."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """A contract that breaks, and the packages whose update does it."""
+
+    contract: str
+    packages: tuple[str, ...]
+    error: str
+
+
+def attribute(broken: Mapping[str, str], direct: Sequence[str], every: Sequence[str], trial: Trial) -> list[Blame]:
+    """Who breaks what.
+
+    `broken` has the error of every contract that breaks with everything updated. Each of the `direct` dependencies
+    is updated alone; two that break the same contract are both found. For what none of them breaks alone, `every`
+    package, indirect ones too, is searched for the smallest set that does it.
+    """
+    found: list[Blame] = []
+    for name in direct:
+        errors = trial([name])
+        found += [Blame(contract, (name,), errors[contract]) for contract in broken if contract in errors]
+    explained = {blame.contract for blame in found}
+    for contract in broken:
+        if contract not in explained:
+            found.append(_fewest(contract, broken[contract], every, trial))
+    return found
+
+
+def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Blame:
+    """Delta debugging: no package of the set that is found can be left out of it."""
+    errors: dict[tuple[str, ...], str | None] = {(): None}
+
+    def breaks(names: Sequence[str]) -> bool:
+        key = tuple(names)
+        if key not in errors:
+            errors[key] = trial(names).get(contract)
+        return errors[key] is not None
+
+    if not breaks(every):
+        return Blame(contract, (), error)
+    suspects, parts = list(every), 2
+    while len(suspects) >= 2:
+        size = -(-len(suspects) // parts)
+        chunks = [suspects[start : start + size] for start in range(0, len(suspects), size)]
+        rests = [[name for name in suspects if name not in chunk] for chunk in chunks]
+        smaller = next((names for names in (*chunks, *rests) if breaks(names)), None)
+        if smaller is not None:
+            parts = 2 if smaller in chunks else max(parts - 1, 2)
+            suspects = smaller
+        elif parts < len(suspects):
+            parts = min(2 * parts, len(suspects))
+        else:
+            break
+    return Blame(contract, tuple(suspects), errors[tuple(suspects)] or error)

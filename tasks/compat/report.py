@@ -1,0 +1,207 @@
+"""What a check found: as data, as the rows of a table, and as Markdown that can be pasted into an issue."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LONGEST = 160
+"""Letters of an error that fit into a row; the whole of it stands below the table."""
+
+
+BAD = ("breaks", "broken already")
+"""Kinds of findings with which the newest releases cannot be taken."""
+
+
+class Result(BaseModel):
+    """One contract, run once."""
+
+    model_config = ConfigDict(frozen=True)
+
+    contract: str
+    holds: bool
+    error: str = Field("", description="The last line of the traceback.")
+    seconds: float
+    versions: str = Field("everything at its newest", description="What was installed when it ran.")
+
+
+class Change(BaseModel):
+    """A package that has a newer release than the lock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    package: str
+    locked: str = Field(description="Empty: it was not needed before.")
+    newest: str = Field(description="Empty: it is not needed any more.")
+    direct: bool
+    bounds: str = Field("", description="What we ask of its version: `<0.151`.")
+
+
+class Finding(BaseModel):
+    """Something that stands in the way of the newest releases."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["breaks", "held back", "broken already", "not run"]
+    packages: dict[str, tuple[str, str]] = Field(description="Package to version now and version then.")
+    contract: str = ""
+    why: str
+    with_it: dict[str, tuple[str, str]] = Field(
+        default_factory=dict, description="What had to move along with the packages, in the trial that shows it."
+    )
+
+    def named(self) -> str:
+        """`fastapi 0.150.0 → 0.165.0`."""
+        return ", ".join(f"{name} {before or '(new)'} → {after}" for name, (before, after) in self.packages.items())
+
+
+class Checked(BaseModel):
+    """One environment."""
+
+    model_config = ConfigDict(frozen=True)
+
+    environment: str
+    state: str = Field(description="`checked`, `as locked`, or why it was not checked.")
+    changes: list[Change] = []
+    results: list[Result] = Field([], description="Every contract with everything at its newest.")
+    findings: list[Finding] = []
+    seconds: float = 0.0
+
+
+class Report(BaseModel):
+    """The whole check."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: str = Field(description="UTC.")
+    python: str
+    machine: str
+    pytorch: str = Field(description="Whether PyTorch was kept as locked.")
+    environments: list[Checked]
+
+    @property
+    def breaks(self) -> list[tuple[str, Finding]]:
+        """What would break, or cannot be told because it is broken already."""
+        return [(one.environment, found) for one in self.environments for found in one.findings if found.kind in BAD]
+
+    def headline(self) -> str:
+        """One line: whether anything would break, and what."""
+        if not self.breaks:
+            return "nothing would break"
+        words = [
+            f"{group[0].named() or one.environment} {group[0].kind} {_quoted(group)} ({one.environment})"
+            for one in self.environments
+            for group in _groups(one.findings)
+            if group[0].kind in BAD
+        ]
+        return "; ".join(words)
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per direct dependency with a newer release, per finding, and per environment without either."""
+        return [row for one in self.environments for row in _rows(one)]
+
+    def markdown(self) -> str:
+        """For an issue: what breaks at the top, everything else below."""
+        lines = [f"# Newest releases: {self.headline()}", ""]
+        lines += [f"{self.at}, Python {self.python}, {self.machine}. {self.pytorch}", ""]
+        for environment, found in self.breaks:
+            lines += _issue(environment, found)
+        lines += ["## Every environment", "", *_table(self.rows()), ""]
+        for one in self.environments:
+            lines += _contracts(one)
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _rows(one: Checked) -> list[dict[str, str]]:
+    found = [_findings_row(one.environment, group) for group in _groups(one.findings)]
+    named = {name for finding in one.findings for name in finding.packages}
+    rest = [change for change in one.changes if change.direct and change.package not in named]
+    found += [_change_row(one, change) for change in rest]
+    if not found:
+        return [_row(one.environment, "", "", "", one.state, "")]
+    indirect = [change for change in one.changes if not change.direct and change.package not in named]
+    if indirect:
+        names = ", ".join(change.package for change in indirect)
+        found.append(_row(one.environment, f"{len(indirect)} indirect", "", "", _fine(one), names))
+    return found
+
+
+def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings of one kind about the same packages, together."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Finding]] = {}
+    for found in findings:
+        groups.setdefault((found.kind, tuple(found.packages)), []).append(found)
+    return list(groups.values())
+
+
+def _quoted(group: Sequence[Finding]) -> str:
+    return ", ".join(f"'{found.contract}'" for found in group)
+
+
+def _findings_row(environment: str, group: Sequence[Finding]) -> dict[str, str]:
+    first = group[0]
+    before, after = (", ".join(version[place] for version in first.packages.values()) for place in (0, 1))
+    verdict = f"{first.kind} {_quoted(group)}" if first.kind in BAD else first.kind
+    why = "; ".join(dict.fromkeys(found.why for found in group))
+    return _row(environment, ", ".join(first.packages), before, after, verdict, why)
+
+
+def _change_row(one: Checked, change: Change) -> dict[str, str]:
+    upper = any(sign in change.bounds for sign in ("<", "==", "~="))
+    note = f"asked for as {change.package}{change.bounds}" if upper else ""
+    return _row(one.environment, change.package, change.locked, change.newest, _fine(one), note)
+
+
+def _fine(one: Checked) -> str:
+    """Of a package that nobody complains about: that says something only where contracts were run."""
+    ran = bool(one.results) and not any(found.kind == "not run" for found in one.findings)
+    return "nothing breaks" if ran else "resolves; no contract run"
+
+
+def _row(environment: str, package: str, locked: str, newest: str, verdict: str, why: str) -> dict[str, str]:
+    short = why if len(why) <= LONGEST else f"{why[:LONGEST]}…"
+    return {
+        "environment": environment, "package": package, "locked": locked, "newest": newest, "verdict": verdict,
+        "why": short,
+    }  # fmt: skip
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    if not rows:
+        return ["nothing was checked"]
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    return lines + ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _issue(environment: str, found: Finding) -> list[str]:
+    along = ", ".join(
+        f"{name} {before or '(new)'} → {after or '(gone)'}" for name, (before, after) in found.with_it.items()
+    )
+    return [
+        f"## {found.named() or environment}: {found.kind} “{found.contract}” in {environment}",
+        "",
+        "```",
+        found.why,
+        "```",
+        "",
+        *([f"Moved along with it: {along}.", ""] if along else []),
+    ]  # fmt: skip
+
+
+def _contracts(one: Checked) -> list[str]:
+    if not one.results:
+        return []
+    lines: list[str] = []
+    for versions in dict.fromkeys(result.versions for result in one.results):
+        ran = [result for result in one.results if result.versions == versions]
+        lines += [f"{one.environment}, {versions}:", "", *map(_result, ran), ""]
+    return lines
+
+
+def _result(result: Result) -> str:
+    return f"- {result.contract}: {'holds' if result.holds else result.error} ({result.seconds:.1f} s)"

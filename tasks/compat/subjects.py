@@ -1,0 +1,157 @@
+"""What is checked: environments of this tree, their direct requirements, and the contracts that hold in each."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from core import plugins
+from core.contract import ROOT
+from core.errors import BadInput
+from serving.engines.base import Engine
+
+CONTROL: Final = "control"
+LAYERS: Final = ("core", "serving", "registry", "tasks", "configs", "flows", "cli")
+LONGEST: Final = 900.0
+"""Seconds a contract may take; an idle machine needs a minute at most."""
+_NAME: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*([^;]*)(;.*)?")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One thing that must go on working: a plain function of this tree, run in a process of its own."""
+
+    name: str
+    call: str
+    """`module:function`, as `core.contract` takes it."""
+    arguments: tuple[str, ...] = ()
+    inside: bool = True
+    """Run by the throw-away environment's own Python; else by ours, which finds that environment in its cache."""
+    timeout: float = LONGEST
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One environment."""
+
+    name: str
+    source: Path
+    """Where its direct requirements are written."""
+    lock: Path
+    requirements: tuple[str, ...]
+    contracts: tuple[Contract, ...] = ()
+    serves: str = ""
+    """The engine whose environment it is: its contracts need a model."""
+    left_out: str = ""
+    """Why its contracts cannot be run here; its versions are resolved all the same."""
+    overrides: Path | None = field(default=None)
+
+    @property
+    def direct(self) -> tuple[str, ...]:
+        """Names of the packages it asks for."""
+        return tuple(name_of(requirement) for requirement in self.requirements)
+
+
+def name_of(requirement: str) -> str:
+    """The package a requirement is about, as package indexes write it."""
+    match = _NAME.match(requirement)
+    return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
+
+
+def bounds_of(requirement: str) -> str:
+    """What a requirement asks of the version: `<0.151`; empty where any will do."""
+    match = _NAME.match(requirement)
+    return (match[3] or "").strip() if match else ""
+
+
+def lifted(requirement: str, floor: str = "") -> str:
+    """The same package without an upper bound, and not older than `floor`: else a resolver would go back in time."""
+    match = _NAME.match(requirement)
+    assert match is not None, requirement
+    at_least = f">={floor.partition('+')[0]}" if floor else ""
+    return f"{match[1]}{match[2] or ''}{at_least}{' ' + match[4] if match[4] else ''}"
+
+
+def subjects(names: Sequence[str] = ()) -> list[Subject]:
+    """Every environment of the tree and of installed plugins, or those of these names.
+
+    Raises:
+        BadInput: there is no such environment, or no source tree.
+    """
+    found = list(_all())
+    known = [subject.name for subject in found]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"checking the environment '{name}'", "there is none", plugins.suggestion(name, known))
+    return [subject for subject in found if not names or subject.name in names]
+
+
+def _all() -> Iterator[Subject]:
+    yield _control()
+    taken: set[Path] = set()
+    for name in plugins.names("engine"):
+        engine: Engine = plugins.load("engine", name)
+        for device, lock in engine.locks.items():
+            taken.add(lock)
+            yield from _engine(engine, device, lock)
+    for name in plugins.names("optimizer"):
+        lock = plugins.load("optimizer", name).lock
+        if lock is not None and lock not in taken:
+            taken.add(lock)
+            makes = Contract("it makes a model", "tasks.contracts:an_optimizer_makes", (name,), inside=False)
+            yield from _from_file(lock, contracts=(makes,))
+    for folder in ("serving", "tasks"):
+        for spec in sorted((ROOT / folder).rglob("*.in")):
+            if spec.with_suffix(".lock") not in taken:
+                yield from _from_file(spec.with_suffix(".lock"))
+
+
+def _control() -> Subject:
+    source = ROOT / "pyproject.toml"
+    try:
+        requirements = tomllib.loads(source.read_text())["project"]["dependencies"]
+    except OSError as exc:
+        remedy = "run it in a checkout: an installed package no longer says what it asks for"
+        raise BadInput("reading the direct dependencies", f"there is no {source}", remedy) from exc
+    contracts = (
+        Contract("its imports", "core.contract:imports", LAYERS),
+        Contract("a flow runs", "flows.contracts:a_flow_runs"),
+        Contract("a schedule is planned", "flows.contracts:a_schedule_is_planned"),
+        Contract("the run forms are made", "flows.contracts:the_run_forms_are_made"),
+        Contract("a version, its alias and a webhook", "registry.contracts:a_version_is_registered"),
+        Contract("a fine-tune", "tasks.contracts:a_model_is_fine_tuned"),
+        Contract("the metrics", "tasks.contracts:answers_are_scored"),
+        Contract("an S3 client", "tasks.contracts:a_bucket_is_asked"),
+        Contract("a supervised program", "serving.contracts:a_program_is_supervised"),
+    )  # fmt: skip
+    return Subject(CONTROL, source, ROOT / "locks" / "control.lock", tuple(requirements), contracts)
+
+
+def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
+    here = engine.device(engine.Args(kind=engine.name))
+    left_out = "" if device == here and device == "cpu" else f"{engine.name} on {device} cannot be run here"
+    launchers = [str(path.relative_to(ROOT)) for path in _launchers(engine)]
+    contracts = (
+        Contract("its imports", "core.contract:imports", ("serving/candidate.py", "serving/client.py", *launchers)),
+        Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False),
+    )
+    yield from _from_file(lock, contracts=contracts, serves=engine.name, left_out=left_out)
+
+
+def _launchers(engine: Engine) -> list[Path]:
+    return sorted((ROOT / "serving" / "engines").glob(f"{engine.name}_server.py"))
+
+
+def _from_file(
+    lock: Path, *, contracts: tuple[Contract, ...] = (), serves: str = "", left_out: str = ""
+) -> Iterator[Subject]:
+    """The environment whose requirements lie beside its lock; none where a plugin's package leaves them out."""
+    spec, overrides = lock.with_suffix(".in"), lock.with_suffix(".overrides")
+    if spec.exists():
+        lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
+        wanted = tuple(line for line in lines if line and not line.startswith("#"))
+        yield Subject(
+            lock.stem, spec, lock, wanted, contracts, serves, left_out, overrides if overrides.exists() else None
+        )
