@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.environments import Unresolvable, torch_lock
-from core.errors import BadInput
+from core.errors import BadInput, Unavailable
 from core.plugins import suggestion
 from core.progress import track
 from tasks.compat.attribution import Blame, attribute
@@ -19,7 +19,7 @@ from tasks.compat.report import Change, Checked, Finding, Report, Result
 from tasks.compat.resolution import TORCH, Resolver, Versions, pins
 from tasks.compat.subjects import Contract, Subject
 from tasks.compat.throwaway import run_contract, throw_away, view_of, workshop
-from tasks.compat.trials import INSTALLS, Clock, Trials
+from tasks.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
 
 logger = logging.getLogger("weighbridge.compat")
 
@@ -86,7 +86,9 @@ class _One:
         logger.info("%s: resolving", self._subject.name)
         try:
             together = self._resolver.together(self._options.only)
-        except Unresolvable as exc:
+        except Unavailable as exc:
+            if not is_packages_fault(exc):
+                raise
             self._findings.append(Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong))
             return self._done("nothing goes together", {}, started)
         held = self._held_back(together)

@@ -32,6 +32,11 @@ class Clock:
         return self.seconds - (time.monotonic() - self.started)
 
 
+def is_packages_fault(exc: Unavailable) -> bool:
+    """Whether it is the packages that cannot be had, and not the index that cannot be reached."""
+    return isinstance(exc, Unresolvable) or bool(_PACKAGES_FAULT.search(exc.wrong))
+
+
 @dataclass(frozen=True)
 class Trials:
     """Runs contracts in an environment that is moved to the versions wanted."""
@@ -55,7 +60,7 @@ class Trials:
         try:
             self.place.move(versions)
         except Unavailable as exc:
-            if not isinstance(exc, Unresolvable) and not _PACKAGES_FAULT.search(exc.wrong):
+            if not is_packages_fault(exc):
                 raise
             return [Result(contract=INSTALLS, holds=False, error=exc.wrong, seconds=0.0)]
         if wrong := self.prepare():

@@ -1,7 +1,5 @@
 """Locked environments: built whole or not at all, once, from the index that the machine is set up for."""
 
-import base64
-import hashlib
 import logging
 import os
 import signal
@@ -10,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -23,30 +20,9 @@ import pytest
 from core import environments
 from core.environments import ensure, locate
 from core.errors import Unavailable
+from tests.wheels import make_wheel
 
 ENSURE = "import sys; from pathlib import Path; from core.environments import ensure; ensure(*map(Path, sys.argv[1:]))"
-
-
-def make_wheel(folder: Path, name: str, version: str = "1.0", needs: str = "") -> str:
-    """Write a wheel with one module that knows its version; returns its line for a lock."""
-    wants = f"Requires-Dist: {needs}\n" if needs else ""
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{wants}",
-        f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
-    files[f"{name}-{version}.dist-info/RECORD"] = record + f"{name}-{version}.dist-info/RECORD,,\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
-
-
-def _digest(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
 @pytest.fixture
@@ -283,7 +259,7 @@ def test_a_lock_that_needs_torch_brings_the_lock_of_torch(tmp_path: Path) -> Non
 
 
 def test_a_lock_whose_maker_overruled_its_packages_is_installed_as_it_is(tmp_path: Path, wheels: Path) -> None:
-    line = make_wheel(wheels, "alpha", needs="sound")
+    line = make_wheel(wheels, "alpha", requires=["sound"])
     with pytest.raises(Unavailable, match="sound"):
         ensure(write_lock(tmp_path, line, "plain"), tmp_path / "cache")
     overruled = write_lock(tmp_path, f"# install: --no-deps\n{line}")
