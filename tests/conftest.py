@@ -9,6 +9,7 @@ import pytest
 from core.settings import Settings
 from core.workspace import Workspace
 from tasks.sources import ranges
+from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
 
@@ -86,3 +87,13 @@ def bucket(swift_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     name = f"b{abs(hash(tmp_path)):x}"
     swift_server.create_bucket(name)
     return name
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+    """An empty index."""
+    (wheels := tmp_path / "wheels").mkdir()
+    monkeypatch.setenv("UV_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    return Index(tmp_path, wheels)

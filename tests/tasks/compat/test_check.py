@@ -9,7 +9,7 @@ from core.processes import free_port
 from tasks.compat.check import Options, check
 from tasks.compat.report import Checked, Report
 from tasks.compat.subjects import Subject
-from tests.tasks.compat.index import IMPORTS, Index
+from tests.made_up_index import IMPORTS, Index
 
 
 def run(subject: Subject, cache: Path, options: Options | None = None) -> tuple[Report, Checked]:
