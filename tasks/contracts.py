@@ -100,7 +100,7 @@ def _make(optimizer: "Optimizer", base: Artifact, workspace: Workspace, out: Pat
 
 
 def _base(workspace: Workspace) -> Artifact:
-    from examples.support_tickets.tiny import make
+    from examples.tiny_model import make
 
     with workspace.store.scratch() as scratch:
         make(scratch)

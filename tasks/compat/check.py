@@ -99,6 +99,10 @@ class _One:
         if why_not:
             self._findings.append(Finding(kind="not run", packages={}, why=why_not))
             return self._done(why_not, together, started)
+        if self._subject.unserved:
+            self._findings.append(
+                Finding(kind="not run", packages={}, contract="it serves", why=self._subject.unserved)
+            )
         self._try_out(together, [name for found in held for name in found.packages])
         return self._done("checked", together, started)
 

@@ -1,19 +1,26 @@
 """What is checked: environments of this tree, their direct requirements, and the contracts that hold in each."""
 
 import re
+import shutil
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from core import plugins
-from core.contract import ROOT
-from core.errors import BadInput
-from serving.engines.base import Engine
+from core.contract import ROOT, used
+from core.errors import BadInput, Unavailable
+from serving.engines.base import Engine, EngineArgs
 
 CONTROL: Final = "control"
 LAYERS: Final = ("core", "serving", "registry", "tasks", "configs", "flows", "cli")
+TRAVELS: Final = ("serving/candidate.py", "serving/client.py", "serving/service.py", "core/environments.py")
+"""What an engine's environment imports of ours in a Bento, and what imports others' libraries in it."""
+ENGINES: Final = ROOT / "serving" / "engines"
 LONGEST: Final = 900.0
 """Seconds a contract may take; an idle machine needs a minute at most."""
 _NAME: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*([^;]*)(;.*)?")
@@ -46,7 +53,10 @@ class Subject:
     """The engine whose environment it is: its contracts need a model."""
     left_out: str = ""
     """Why its contracts cannot be run here; its versions are resolved all the same."""
-    overrides: Path | None = field(default=None)
+    unserved: str = ""
+    """Why no engine is started in it here; what else it promises is looked at."""
+    overrides: Path | None = None
+    """What stands above what packages ask for."""
 
     @property
     def direct(self) -> tuple[str, ...]:
@@ -94,8 +104,9 @@ def _all() -> Iterator[Subject]:
     for name in plugins.names("engine"):
         engine: Engine = plugins.load("engine", name)
         for device, lock in engine.locks.items():
-            taken.add(lock)
-            yield from _engine(engine, device, lock)
+            if lock not in taken:
+                taken.add(lock)
+                yield from _engine(engine, device, lock)
     for name in plugins.names("optimizer"):
         lock = plugins.load("optimizer", name).lock
         if lock is not None and lock not in taken:
@@ -116,7 +127,7 @@ def _control() -> Subject:
         remedy = "run it in a checkout: an installed package no longer says what it asks for"
         raise BadInput("reading the direct dependencies", f"there is no {source}", remedy) from exc
     contracts = (
-        Contract("its imports", "core.contract:imports", LAYERS),
+        Contract("its imports", "core.contract:imports", tuple(_own_code())),
         Contract("a flow runs", "flows.contracts:a_flow_runs"),
         Contract("a schedule is planned", "flows.contracts:a_schedule_is_planned"),
         Contract("the run forms are made", "flows.contracts:the_run_forms_are_made"),
@@ -129,29 +140,54 @@ def _control() -> Subject:
     return Subject(CONTROL, source, ROOT / "locks" / "control.lock", tuple(requirements), contracts)
 
 
+def _own_code() -> Iterator[str]:
+    """Our modules that run in the control plane: not those that import what is in an engine's environment alone."""
+    for path in (file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py"))):
+        tops = {module.partition(".")[0] for module, _ in used(path.read_text())}
+        if all(top in sys.modules or find_spec(top) for top in tops):
+            yield path.relative_to(ROOT).as_posix()
+
+
 def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
-    here = engine.device(engine.Args(kind=engine.name))
-    left_out = "" if device == here and device == "cpu" else f"{engine.name} on {device} cannot be run here"
-    launchers = [str(path.relative_to(ROOT)) for path in _launchers(engine)]
-    contracts = (
-        Contract("its imports", "core.contract:imports", ("serving/candidate.py", "serving/client.py", *launchers)),
-        Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False),
+    args = engine.Args(kind=engine.name)
+    here = engine.device(args) == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
+    left_out = "" if here else f"{engine.name} on {device} cannot be run here"
+    launchers = (path.relative_to(ROOT).as_posix() for path in sorted(ENGINES.glob(f"{engine.name}_server.py")))
+    contracts = [Contract("its imports", "core.contract:imports", (*TRAVELS, *launchers))]
+    cannot = _cannot_start(engine, args) if here else ""
+    if not cannot:
+        contracts.append(Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False))
+    yield from _from_file(
+        lock, contracts=tuple(contracts), serves="" if cannot else engine.name, left_out=left_out, unserved=cannot
     )
-    yield from _from_file(lock, contracts=contracts, serves=engine.name, left_out=left_out)
 
 
-def _launchers(engine: Engine) -> list[Path]:
-    return sorted((ROOT / "serving" / "engines").glob(f"{engine.name}_server.py"))
+def _cannot_start(engine: Engine, args: EngineArgs) -> str:
+    """Why an engine cannot run here whatever its environment holds, such as a program that nobody has installed."""
+    try:
+        if check := getattr(engine, "check", None):
+            check(args)
+        with suppress(BadInput):  # there is no model yet
+            engine.command(Path("model"), args, "127.0.0.1", 1, Path("python"))
+    except Unavailable as exc:
+        return str(exc)
+    return ""
 
 
 def _from_file(
-    lock: Path, *, contracts: tuple[Contract, ...] = (), serves: str = "", left_out: str = ""
+    lock: Path,
+    *,
+    contracts: tuple[Contract, ...] = (),
+    serves: str = "",
+    left_out: str = "",
+    unserved: str = "",
 ) -> Iterator[Subject]:
     """The environment whose requirements lie beside its lock; none where a plugin's package leaves them out."""
     spec, overrides = lock.with_suffix(".in"), lock.with_suffix(".overrides")
-    if spec.exists():
-        lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
-        wanted = tuple(line for line in lines if line and not line.startswith("#"))
-        yield Subject(
-            lock.stem, spec, lock, wanted, contracts, serves, left_out, overrides if overrides.exists() else None
-        )
+    if not spec.exists():
+        return
+    lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
+    yield Subject(
+        lock.stem, spec, lock, tuple(line for line in lines if line and not line.startswith("#")), contracts, serves,
+        left_out, unserved, overrides if overrides.exists() else None,
+    )  # fmt: skip
