@@ -79,9 +79,6 @@ class VllmArgs(EngineArgs):
     kv_cache_dtype: str = Field("auto", description="Number format of cached keys and values.")
     enforce_eager: bool = Field(False, description="No compilation, no CUDA graphs: starts faster, answers slower.")
     enable_prefix_caching: bool = Field(True, description="Keep what prompts have in common.")
-    shutdown_timeout: int | None = Field(
-        None, ge=0, description="Seconds that answers under way get to end after SIGTERM; open: none."
-    )
     speculative_config: SpeculativeConfig | None = Field(None, description="Guess tokens ahead; open: don't.")
     enable_lora: bool = Field(False, description="Serve LoRA adapters beside the model.")
     lora_modules: dict[str, str] = Field(
