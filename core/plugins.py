@@ -45,6 +45,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "onnx": "serving.engines.onnx:Onnx",
         "triton": "serving.engines.triton:Triton",
         "triton_vllm": "serving.engines.triton_vllm:TritonVllm",
+        "tvm": "serving.engines.tvm:Tvm",
         "tgi": "serving.engines.on_path:Tgi",
         "sglang": "serving.engines.on_path:Sglang",
         "tensorrt_llm": "serving.engines.on_path:TensorrtLlm",

@@ -1,7 +1,7 @@
 """Engines that are a program on the PATH and speak OpenAI's API by themselves: each is a row of data.
 
-A row names the program, its options under its own names, and where its server differs from the others. No package
-index carries these programs: they come in containers, in which Weighbridge finds them on the PATH like anything else.
+A row names the program, its options under its own names, and where its server differs from the others. They are
+installed by other means than a lock of ours, mostly as containers, in which Weighbridge finds them on the PATH.
 """
 
 import difflib
@@ -219,7 +219,6 @@ ROWS: Final = (
             "max_total_tokens": (int | None, Positive),
             "chunked_prefill_size": (int | None, None),
             "disable_radix_cache": (bool, False),
-            "disable_cuda_graph": (bool, False),
         },
         cut=_sglang_cut,
         score=_sglang_score,
@@ -241,7 +240,7 @@ ROWS: Final = (
             "kv_cache_free_gpu_memory_fraction": (float | None, Share),
         },
         dashed=False,
-        not_run="it needs a CUDA GPU, and NVIDIA's container",
+        not_run="it needs a CUDA GPU",
     ),
 )
 """All of them. A new one is a row here, and its line in `core/plugins.py`."""

@@ -11,7 +11,8 @@ from typing import Any
 # Last: beside this script lies a module named like the package `onnx`.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from serving.engines.onnx_batch import Batcher, unknown_inputs
+from serving.engines.onnx_batch import OnnxDecoder, unknown_inputs
+from serving.shim.batching import Batcher
 from serving.shim.hf_tokenizer import HfTokenizer
 from serving.shim.server import add_options, serve
 
@@ -24,14 +25,9 @@ class OnnxModel(HfTokenizer):
         told = json.loads((args.model / "genai_config.json").read_text())
         self.context = min(args.context_length, told["model"]["context_length"])
         self.slots = args.max_batch_size
-        batcher = Batcher(
-            _session(args, told),
-            slots=self.slots,
-            context=self.context,
-            chunk=args.chunk_size,
-            head_size=told["model"]["decoder"]["head_size"],
-            ends=self.ends,
-        )
+        head_size = told["model"]["decoder"]["head_size"]
+        decoder = OnnxDecoder(_session(args, told), slots=self.slots, context=self.context, head_size=head_size)
+        batcher = Batcher(decoder, slots=self.slots, chunk=args.chunk_size, ends=self.ends)
         self.generate, self.logprobs = batcher.generate, batcher.logprobs
 
 

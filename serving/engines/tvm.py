@@ -1,0 +1,77 @@
+"""Apache TVM: a Llama compiled for this processor through relax when the server starts, behind a server of ours."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from core.artifact import Format
+from serving.engines.base import Capabilities, EngineArgs
+from serving.shim import client
+
+SERVER: Final = Path(__file__).with_name("tvm_server.py")
+AUTO_SLOTS: Final = 4
+AUTO_CONTEXT: Final = 4096
+"""Most tokens of context when nobody says how many: a long-context model would eat all memory."""
+
+
+class TvmArgs(EngineArgs):
+    """Options of our server, under the names that TVM's own cache and runtime give them."""
+
+    kind: Literal["tvm"] = "tvm"
+    num_threads: int | None = Field(
+        None, ge=1, le=512, description="Threads that compute, as TVM_NUM_THREADS; open: measured, or one."
+    )
+    max_batch_size: int | None = Field(None, ge=1, le=256, description="Answers decoded together; open: measured.")
+    max_total_seq_len: int | None = Field(
+        None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
+    )
+    prefill_chunk_size: int = Field(
+        256, ge=1, description="Most tokens of a prompt read in one step, between which other answers go on."
+    )
+    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+
+
+class Tvm:
+    """Serves a folder of safetensors, in 32 bits."""
+
+    name: ClassVar[str] = "tvm"
+    Args: ClassVar[type[EngineArgs]] = TvmArgs
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
+    locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        devices=frozenset({"cpu"}), metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
+    )
+
+    def device(self, args: TvmArgs) -> str:
+        """The processor: PyPI's TVM is built for no other."""
+        return "cpu"
+
+    def command(self, model: Path, args: TvmArgs, host: str, port: int, python: Path) -> list[str]:
+        """Our server in the locked environment."""
+        given = {
+            "model": model, "host": host, "port": port, "alias": args.alias,
+            "context-length": args.max_total_seq_len or AUTO_CONTEXT,
+            "max-batch-size": args.max_batch_size or AUTO_SLOTS, "chunk-size": args.prefill_chunk_size,
+        }  # fmt: skip
+        words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        return [str(python), "-I", str(SERVER), *words]
+
+    def env(self, args: TvmArgs) -> dict[str, str]:
+        """Its threads spin while they wait: beside other work more than one falls a hundred times behind."""
+        return {"TVM_NUM_THREADS": str(args.num_threads or 1)}
+
+    def tunings(self, args: TvmArgs, cores: int) -> Sequence[TvmArgs]:
+        """Threads and slots that are left open."""
+        threads = [args.num_threads] if args.num_threads else sorted({1, cores})
+        slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
+        return [args.model_copy(update={"num_threads": t, "max_batch_size": s}) for t in threads for s in slots]
+
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Read the completion behind its prompt and take what the model thought of each token."""
+        return client.token_logprobs(url, prompt, completion)
+
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        return client.tokenize(url, text)

@@ -1,0 +1,182 @@
+"""A Llama in relax's own building blocks, compiled for this processor. Runs inside the engine's environment.
+
+Keys and values lie in TVM's paged cache: answers of any length are decoded together, and join and leave at will.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import op
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
+
+PAGE = 16
+"""Tokens that lie together."""
+NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps")
+
+
+class Refused(Exception):
+    """The model is not one of these; the text is for a person."""
+
+
+class Shape:
+    """What a Llama's `config.json` says of it."""
+
+    def __init__(self, folder: Path) -> None:
+        told = json.loads((folder / "config.json").read_text())
+        if told.get("architectures") != ["LlamaForCausalLM"]:
+            raise Refused(f"it is a {told.get('architectures')}, and this engine builds LlamaForCausalLM alone")
+        rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
+        others = {
+            "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
+            "attention_bias": told.get("attention_bias", False), "mlp_bias": told.get("mlp_bias", False),
+            "hidden_act": told.get("hidden_act", "silu") != "silu",
+            "quantization_config": told.get("quantization_config"),
+        }  # fmt: skip
+        if odd := [name for name, differs in others.items() if differs]:
+            raise Refused(f"this engine builds plain Llamas, and {', '.join(odd)} of this one is something else")
+        self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (told[name] for name in NEEDED)
+        self.kv_heads = told.get("num_key_value_heads") or self.heads
+        self.head = told.get("head_dim") or self.hidden // self.heads
+        self.theta = int(rope.get("rope_theta") or told.get("rope_theta") or 10000)
+        self.context = int(told["max_position_embeddings"])
+        self.tied = bool(told.get("tie_word_embeddings"))
+
+
+class Attention(nn.Module):  # type: ignore[misc]  # tvm has no types
+    """All heads of one layer."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        self.shape, self.layer = shape, layer
+        self.qkv_proj = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head, bias=False)
+        self.o_proj = nn.Linear(shape.heads * shape.head, shape.hidden, bias=False)
+
+    def forward(self, x: Any, cache: PagedKVCache) -> Any:
+        batch, length, _ = x.shape
+        qkv = op.reshape(self.qkv_proj(x), (batch, length, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head))
+        found = cache.attention_with_fused_qkv(self.layer, qkv, self.shape.heads, sm_scale=self.shape.head**-0.5)
+        return self.o_proj(op.reshape(found, (batch, length, self.shape.heads * self.shape.head)))
+
+
+class Mlp(nn.Module):  # type: ignore[misc]  # tvm has no types
+    """The gated network of one layer."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.gate_up_proj = nn.Linear(shape.hidden, 2 * shape.inner, bias=False)
+        self.down_proj = nn.Linear(shape.inner, shape.hidden, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        gate, up = op.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(op.silu(gate) * up)
+
+
+class Layer(nn.Module):  # type: ignore[misc]  # tvm has no types
+    """One layer."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        self.self_attn, self.mlp = Attention(shape, layer), Mlp(shape)
+        self.input_layernorm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
+        self.post_attention_layernorm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
+
+    def forward(self, x: Any, cache: PagedKVCache) -> Any:
+        x = x + self.self_attn(self.input_layernorm(x), cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
+    """The whole, from token ids to logits."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.embed_tokens = nn.Embedding(shape.words, shape.hidden)
+        self.layers = nn.ModuleList([Layer(shape, layer) for layer in range(shape.layers)])
+        self.norm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
+        self.lm_head = nn.Linear(shape.hidden, shape.words, bias=False)
+
+    def _forward(self, ids: Any, cache: PagedKVCache) -> Any:
+        batch, length = ids.shape
+        x = op.reshape(self.embed_tokens(op.reshape(ids, (batch * length,))), (batch, length, self.shape.hidden))
+        for layer in self.layers:
+            x = layer(x, cache)
+        return self.norm(x)
+
+    def read(self, ids: Any, cache: PagedKVCache) -> Any:
+        """Logits after every token of a prompt's piece."""
+        return self.lm_head(self._forward(ids, cache)), cache
+
+    def decode(self, ids: Any, cache: PagedKVCache) -> Any:
+        """Logits after the next token of every answer."""
+        return self.lm_head(self._forward(ids, cache)), cache
+
+    def create_cache(self, rows: Any, tokens: Any, chunk: Any, page: Any) -> Any:
+        shape = self.shape
+        return TIRPagedKVCache(
+            attn_kind="mha", max_batch_size=rows, max_total_seq_len=tokens, prefill_chunk_size=chunk, page_size=page,
+            support_sliding_window=0, layer_partition=relax.ShapeExpr([0, shape.layers]),
+            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+            qk_head_dim=shape.head, v_head_dim=shape.head, mla_original_qk_head_dim=0, mla_original_v_head_dim=0,
+            rope_mode=RopeMode.NORMAL, rope_scale=1, rope_theta=shape.theta, rope_scaling={},
+            rope_ext_factors=relax.prim_value(0), rotary_dim=shape.head, enable_disaggregation=False, dtype="float32",
+            target=tvm.target.Target("llvm"),
+        )  # fmt: skip
+
+    def spec(self) -> dict[str, Any]:
+        """What the compiled functions take."""
+        how = {"param_mode": "packed", "effect_mode": "none"}
+        cache = nn.spec.Object(object_type=PagedKVCache)
+        return {
+            "read": {"ids": nn.spec.Tensor([1, "length"], "int32"), "cache": cache, "$": how},
+            "decode": {"ids": nn.spec.Tensor(["batch", 1], "int32"), "cache": cache, "$": how},
+            "create_cache": {
+                "rows": int, "tokens": int, "chunk": int, "page": int,
+                "$": {"param_mode": "none", "effect_mode": "none"},
+            },
+        }  # fmt: skip
+
+
+def compile_llama(shape: Shape) -> tuple[Any, list[str]]:
+    """The compiled module and the names of its parameters in order."""
+    model = Llama(shape)
+    module, parameters = model.export_tvm(spec=model.spec())[:2]
+    return tvm.compile(module, target=tvm.target.Target("llvm")), [name for name, _ in parameters]
+
+
+def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
+    """The parameters out of safetensors, those that are multiplied together joined, as float32."""
+    found = dict(_tensors(folder))
+    return [tvm.runtime.tensor(_parameter(found, shape, name)) for name in names]
+
+
+def _parameter(found: dict[str, Any], shape: Shape, name: str) -> Any:
+    joined = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+    for whole, parts in joined.items():
+        if whole in name:
+            return np.concatenate([found[f"model.{name.replace(whole, part)}"] for part in parts])
+    if name == "lm_head.weight":
+        return found["model.embed_tokens.weight" if shape.tied else name]
+    return found[f"model.{name}"]
+
+
+def _tensors(folder: Path) -> Any:
+    """Name and float32 content of every tensor; numpy itself has no bfloat16."""
+    for path in sorted(folder.glob("*.safetensors")):
+        raw = path.read_bytes()
+        size = int.from_bytes(raw[:8], "little")
+        for name, told in json.loads(raw[8 : 8 + size]).items():
+            if name == "__metadata__":
+                continue
+            begin, end = told["data_offsets"]
+            data = raw[8 + size + begin : 8 + size + end]
+            if told["dtype"] == "BF16":
+                values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            else:
+                values = np.frombuffer(data, {"F32": np.float32, "F16": np.float16}[told["dtype"]]).astype(np.float32)
+            assert values.size == math.prod(told["shape"])
+            yield name, values.reshape(told["shape"])

@@ -1,0 +1,177 @@
+"""Continuous batching over any decoder that keeps the state of several answers.
+
+One thread runs the decoder: a piece of the newest prompt, then one more token of every answer, and so on. An answer
+joins and leaves between two steps.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from serving.shim.draw import Drawer, log_softmax
+from serving.shim.protocol import Sampling, Token, TokenStream
+
+
+class Decoder(Protocol):
+    """A model with the state of the answers under way, each known by a key. One thread calls it."""
+
+    def join(self, key: int) -> None:
+        """Make room for another answer; the one that joined before has been read, or has left."""
+
+    def leave(self, key: int) -> None:
+        """Forget an answer."""
+
+    def read(self, key: int, tokens: Sequence[int]) -> Any:
+        """Read on in the prompt of the answer that joined last; float32 logits of shape (tokens, vocabulary)."""
+
+    def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
+        """Append a token to every answer whose prompt is read; float32 logits of shape (answers, vocabulary)."""
+
+
+@dataclass(eq=False)
+class _Answer:
+    """One answer under way."""
+
+    tokens: list[int]
+    """The prompt; where log-probabilities are asked for, the completion as well."""
+    drawer: Drawer | None = None
+    """None: log-probabilities are asked for, nothing is generated."""
+    left: int = 0
+    """Tokens that may still be generated."""
+    scored_from: int = 0
+    done: int = 0
+    """Tokens of `tokens` that have been read."""
+    last: int = 0
+    """The token generated last, which the decoder has not seen yet."""
+    logprobs: list[float] = field(default_factory=list)
+    out: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
+    gone: bool = False
+
+
+class Batcher:
+    """Runs a decoder for up to `slots` answers at a time."""
+
+    def __init__(self, decoder: Decoder, *, slots: int, chunk: int, ends: frozenset[int]) -> None:
+        self._decoder = decoder
+        self._slots, self._chunk, self._ends = slots, chunk, ends
+        self._answers: dict[int, _Answer] = {}
+        """Those whose prompt is read."""
+        self._reading: tuple[int, _Answer] | None = None
+        self._keys = 0
+        self._arrivals: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="batch").start()
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
+        """Tokens as they come; closing it frees the slot."""
+        answer = _Answer(list(prompt), Drawer(sampling), sampling.max_tokens)
+        self._arrivals.put(answer)
+        try:
+            while (item := answer.out.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            answer.gone = True
+
+    def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Natural-log probability of every completion token."""
+        answer = _Answer([*prompt, *completion], scored_from=len(prompt))
+        self._arrivals.put(answer)
+        if isinstance(failure := answer.out.get(), Exception):
+            raise failure
+        return answer.logprobs
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._turn()
+        finally:  # without this thread nothing is ever answered: whoever supervises the process has to know
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _turn(self) -> None:
+        try:
+            self._admit()
+            if self._reading:
+                self._read(*self._reading)
+            if self._answers:
+                self._step()
+        except Exception as exc:  # whatever the library raises ends these answers, and not the server
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        ended = {**self._answers, **dict([self._reading] if self._reading else [])}
+        self._answers, self._reading = {}, None
+        for key, answer in ended.items():
+            answer.out.put(exc)
+            self._decoder.leave(key)
+
+    def _admit(self) -> None:
+        """Drop who has left, take in who has come; wait where there is nothing to do."""
+        for key in [key for key, answer in self._answers.items() if answer.gone]:
+            self._decoder.leave(key)
+            del self._answers[key]
+        if self._reading and self._reading[1].gone:
+            self._decoder.leave(self._reading[0])
+            self._reading = None
+        while self._reading is None and len(self._answers) < self._slots:
+            try:
+                answer = self._arrivals.get(block=not self._answers)
+            except queue.Empty:
+                return
+            if not answer.gone:
+                self._keys += 1
+                self._decoder.join(self._keys)
+                self._reading = (self._keys, answer)
+
+    def _read(self, key: int, answer: _Answer) -> None:
+        """Read the next piece of the newest prompt."""
+        piece = answer.tokens[answer.done : answer.done + self._chunk]
+        logits = self._decoder.read(key, piece)
+        if answer.drawer is None:
+            _score(answer, logits)
+        answer.done += len(piece)
+        if answer.done < len(answer.tokens):
+            return
+        self._reading = None
+        if answer.drawer is None:
+            answer.out.put(None)
+            self._decoder.leave(key)
+        else:
+            self._answers[key] = answer
+            self._tell(key, answer, logits[-1])
+
+    def _step(self) -> None:
+        """One more token of every answer."""
+        answers = list(self._answers.items())
+        logits = self._decoder.step([key for key, _ in answers], [answer.last for _, answer in answers])
+        for (key, answer), own in zip(answers, logits, strict=True):
+            self._tell(key, answer, own)
+
+    def _tell(self, key: int, answer: _Answer, logits: Any) -> None:
+        """Draw a token and hand it out; the last one ends the answer."""
+        assert answer.drawer is not None
+        token = answer.drawer.draw(logits)
+        answer.last, answer.left = token.id, answer.left - 1
+        answer.out.put(token)
+        if answer.left <= 0 or token.id in self._ends:
+            answer.out.put(None)
+            del self._answers[key]
+            self._decoder.leave(key)
+
+
+def _score(answer: _Answer, logits: Any) -> None:
+    """Keep what the logits of a piece say of the tokens after each."""
+    first = max(answer.done, answer.scored_from - 1)
+    followed = answer.tokens[first + 1 : answer.done + len(logits) + 1]
+    if followed:
+        start = first - answer.done
+        known = log_softmax(logits[start : start + len(followed)].astype(np.float64))
+        answer.logprobs += [float(known[place, token]) for place, token in enumerate(followed)]
