@@ -124,7 +124,7 @@ class _One:
         return [
             Change(
                 package=name, locked=locked.get(name, ""), newest=together.get(name, ""), direct=name in direct,
-                bounds=self._resolver.bounds(name),
+                bounds=self._resolver.bounds(name, together.get(name, "")) if name in direct else "",
             )
             for name in sorted({*locked, *together})
             if together and locked.get(name) != together.get(name)

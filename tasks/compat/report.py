@@ -34,7 +34,7 @@ class Change(BaseModel):
     locked: str = Field(description="Empty: it was not needed before.")
     newest: str = Field(description="Empty: it is not needed any more.")
     direct: bool
-    bounds: str = Field("", description="What we ask of its version: `<0.151`.")
+    bounds: str = Field("", description="What we ask of its version and keeps the newest out: `<0.151`.")
 
 
 class Finding(BaseModel):
@@ -147,8 +147,7 @@ def _findings_row(environment: str, group: Sequence[Finding]) -> dict[str, str]:
 
 
 def _change_row(one: Checked, change: Change) -> dict[str, str]:
-    upper = any(sign in change.bounds for sign in ("<", "==", "~="))
-    note = f"asked for as {change.package}{change.bounds}" if upper else ""
+    note = f"kept out by our own {change.bounds}" if change.bounds else ""
     return _row(one.environment, change.package, change.locked, change.newest, _fine(one), note)
 
 

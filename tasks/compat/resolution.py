@@ -70,9 +70,14 @@ class Resolver:
         yields = [f"{one} {other[one]}" for one in together if other.get(one, together[one]) != together[one]]
         return f"it goes only with {', '.join(one for one in yields if not one.startswith(f'{name} '))}"
 
-    def bounds(self, name: str) -> str:
-        """What we ask of the version of a direct dependency."""
-        found = (requirement for requirement in self.subject.requirements if name_of(requirement) == name)
+    @cached_property
+    def within(self) -> dict[str, str]:
+        """Every package as new as our own bounds let it be."""
+        return self._resolve(self.subject.requirements, None)
+
+    def bounds(self, name: str, version: str) -> str:
+        """What we ask of the version of a direct dependency, where that keeps this version out."""
+        found = (one for one in self.subject.requirements if name_of(one) == name and self.within.get(name) != version)
         return bounds_of(next(found, ""))
 
     def _lifted(self, only: Collection[str] = ()) -> list[str]:

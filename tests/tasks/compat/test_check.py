@@ -130,6 +130,17 @@ def test_only_the_packages_asked_for_move(index: Index, cache: Path) -> None:
         run(subject, cache, Options(only=("bta",)))
 
 
+def test_a_bound_is_named_where_it_is_what_keeps_the_newest_out(index: Index, cache: Path) -> None:
+    for name in ("alpha", "beta"):
+        index.add(name, "1.0")
+        index.add(name, "2.0")
+    subject = index.subject(["alpha<2", "beta<3"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"})
+    report, _ = run(subject, cache, Options(run=False))
+    assert {row["package"]: row["why"] for row in report.rows() if row["package"]} == {
+        "alpha": "kept out by our own <2", "beta": "",
+    }  # fmt: skip
+
+
 def test_where_nothing_is_newer_nothing_is_installed(index: Index, cache: Path) -> None:
     index.add("alpha", "1.0")
     report, one = run(index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache)
