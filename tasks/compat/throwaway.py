@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from core.contract import MARK, ROOT
-from core.environments import Environment, locate, run_uv
+from core.environments import Environment, locate, one_at_a_time, run_uv
 from core.errors import Unavailable
 from core.processes import Process
 from tasks.compat.report import Result
@@ -22,8 +20,8 @@ from tasks.compat.subjects import CONTROL, Contract, Subject
 
 NEEDED = 4 << 30
 """Bytes of disk: links where uv's cache is on the same one, but nobody can know that before."""
-BLANK = ("PREFECT_API_URL", "PREFECT_PROFILE", "WEIGHBRIDGE_TRACKING_URI", "WEIGHBRIDGE_DATABASE_URL", "PYTHONHOME")
-"""What a user may have set and no contract shall see."""
+UNSEEN = ("PREFECT_", "MLFLOW_", "WEIGHBRIDGE_", "BENTOML_", "PYTHON")
+"""Beginnings of variables that a user, or the platform, may have set and no contract shall see."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,17 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
         # Where a program is looked for by name, it is the environment's own.
         env["PATH"] = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
         env["WEIGHBRIDGE_COMPAT_MODELS"] = str(models)
-        command: list[str | Path] = [python, "-P", "-m", "core.contract", contract.call, *contract.arguments]
+        unset = [word for name in os.environ if name.startswith(UNSEEN) and name not in env for word in ("-u", name)]
+        command: list[str | Path] = [
+            "env",
+            *unset,
+            python,
+            "-P",
+            "-m",
+            "core.contract",
+            contract.call,
+            *contract.arguments,
+        ]
         (work := Path(scratch) / "work").mkdir()
         with Process(contract.name, command, log=Path(scratch) / "log", cwd=work, env=env) as process:
             return _result(contract, process, timeout)
@@ -75,7 +83,6 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
 def variables(scratch: Path, cache: Path) -> dict[str, str]:
     """Environment variables under which a contract sees nothing of the user's and leaves nothing behind."""
     return {
-        **dict.fromkeys(BLANK, ""),
         "PYTHONPATH": str(ROOT),
         "WEIGHBRIDGE_HOME": str(scratch / "home"),
         "WEIGHBRIDGE_CACHE": str(cache),
@@ -111,17 +118,19 @@ def workshop(cache: Path) -> Iterator[Path]:
 
     What a killed check left is removed first.
 
+    Another check that is under way is waited for.
+
     Raises:
-        Unavailable: another check is under way, or the disk is too full.
+        Unavailable: the disk is too full.
     """
-    place = cache / "compat"
+    place, doing = cache / "compat", "checking what newer releases would break"
     place.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "compat.lock"):
+    with one_at_a_time(place, doing):
         for left in place.iterdir():
             shutil.rmtree(left, ignore_errors=True)
         if (free := shutil.disk_usage(place).free) < NEEDED:
             wrong = f"{NEEDED / 1e9:.1f} GB of disk are needed for an environment, {free / 1e9:.1f} GB are free"
-            raise Unavailable("checking what newer releases would break", wrong, f"make room on the disk of {place}")
+            raise Unavailable(doing, wrong, f"make room on the disk of {place}")
         folder = Path(tempfile.mkdtemp(dir=place))
         try:
             yield folder
