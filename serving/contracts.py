@@ -10,6 +10,8 @@ from pathlib import Path
 
 from core.plugins import load
 from core.settings import Settings
+from core.store import Store
+from serving import bento
 from serving.client import Client
 from serving.engines.base import Engine
 from serving.runner import serve
@@ -53,6 +55,22 @@ def an_engine_answers(name: str) -> None:
         tokens = engine.tokenize(running.url, "Order 12 is late.")
         assert tokens, "a text has no tokens"
         _logprobs_are_told(engine, running.url, tokens)
+
+
+def a_bento_answers(name: str) -> None:
+    """BentoML builds a Bento of the engine and serves it: clients are answered at both of its ports."""
+    engine: Engine = load("engine", name)
+    settings = Settings()
+    store = Store(settings.home / "store")
+    model = store.add(Path(os.environ[MODELS]) / name, sorted(engine.formats)[0], adopt=False)
+    contents = bento.Contents("contract", "1", name, engine.Args(kind=name), model, {})
+    exported = bento.export(bento.build(contents, settings.cache), model, store, {})
+    with bento.serve(
+        exported.path, settings.cache, settings.home / "bento.log", contents.engine.start_timeout
+    ) as proof:
+        for url in (proof.url, proof.engine_url):
+            answer = Client(url).ask([{"role": "user", "content": "Order 12 is late."}], max_tokens=4)
+            assert answer.completion_tokens > 0, f"the answer is {answer}"
 
 
 def _logprobs_are_told(engine: Engine, url: str, tokens: list[int]) -> None:

@@ -156,7 +156,10 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     contracts = [Contract("its imports", "core.contract:imports", (*TRAVELS, *launchers))]
     cannot = _cannot_start(engine, args) if here else ""
     if not cannot:
-        contracts.append(Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False))
+        contracts += [
+            Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False),
+            Contract("a Bento of it serves", "serving.contracts:a_bento_answers", (engine.name,), inside=False),
+        ]
     yield from _from_file(
         lock, contracts=tuple(contracts), serves="" if cannot else engine.name, left_out=left_out, unserved=cannot
     )

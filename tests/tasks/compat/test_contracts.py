@@ -79,6 +79,7 @@ def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it installs gigabytes: a minute on an idle machine, fourteen on a very busy one
 def test_fastapi_and_sqlalchemy_that_break_prefect_are_caught_and_told_apart() -> None:
     """A real environment of the control plane, in which two bounds of pyproject.toml are lifted."""
     (control,) = subjects([CONTROL])
