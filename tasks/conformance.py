@@ -145,7 +145,8 @@ def recorded(settings: Settings, published: Sequence[Entry] = ()) -> list[Entry]
         for device in engine.locks:
             seen = [report for report in (kept(settings.home, name, device), before.get((name, device))) if report]
             report = max(seen, key=lambda report: report.date, default=None)
-            why = "" if report else "not checked yet" if device == here else f"no {device} device on this machine"
+            missing = "not checked yet" if device == here else f"no {device} device on this machine"
+            why = "" if report else engine.capabilities.extras.get("not run", missing)
             entries.append(Entry(engine=name, device=device, report=report, why=why))
     return entries
 

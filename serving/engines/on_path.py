@@ -85,13 +85,21 @@ class OnPath:
         """The only kind of device that the program is for."""
         return next(iter(self.locks))
 
+    def check(self, args: Any, model: Path | None = None) -> None:
+        """Raises Unavailable where the program is not on the PATH."""
+        self._program(args)
+
     def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
         """The program with its options. Raises Unavailable where it is not on the PATH."""
-        row, named = self.row, args.program or self.row.program
-        if (program := shutil.which(named)) is None:
-            raise Unavailable(f"starting {row.name}", f"there is no {named} on the PATH", row.install)
+        row = self.row
         words = [word.format(model=model, host=host, port=port) for word in row.command]
-        return [program, *words, *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed)]
+        return [self._program(args), *words, *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed)]
+
+    def _program(self, args: Any) -> str:
+        named = args.program or self.row.program
+        if (program := shutil.which(named)) is None:
+            raise Unavailable(f"starting {self.name}", f"there is no {named} on the PATH", self.row.install)
+        return program
 
     def env(self, args: Any) -> dict[str, str]:
         """Nothing is looked up or reported elsewhere."""

@@ -67,6 +67,7 @@ class Onnx:
     Args: ClassVar[type[EngineArgs]] = OnnxArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
 
     def device(self, args: OnnxArgs) -> str:
@@ -92,3 +93,7 @@ class Onnx:
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids of a text: special tokens parsed, none added."""
         return client.tokenize(url, text)
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return client.chat_tokens(url, messages)

@@ -33,6 +33,7 @@ class Triton:
     Args: ClassVar[type[EngineArgs]] = TritonArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
 
     def device(self, args: TritonArgs) -> str:
@@ -59,3 +60,7 @@ class Triton:
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids of a text: special tokens parsed, none added."""
         return client.tokenize(url, text)
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return client.chat_tokens(url, messages)

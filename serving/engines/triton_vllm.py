@@ -51,12 +51,16 @@ class TritonVllm:
         """A GPU, or nothing."""
         return "cuda"
 
-    def command(self, model: Path, args: TritonVllmArgs, host: str, port: int, python: Path) -> list[str]:
-        """Our launcher, which writes the model repository and gives its place to Triton's server."""
+    def check(self, args: TritonVllmArgs, model: Path | None = None) -> None:
+        """Raises Unavailable outside Triton's container."""
         if not args.frontend.exists():
             wrong = f"there is no {args.frontend}"
             remedy = "run inside the image nvcr.io/nvidia/tritonserver:<release>-vllm-python-py3, or set `frontend`"
             raise Unavailable("starting triton_vllm", wrong, remedy)
+
+    def command(self, model: Path, args: TritonVllmArgs, host: str, port: int, python: Path) -> list[str]:
+        """Our launcher, which writes the model repository and gives its place to Triton's server."""
+        self.check(args)
         options = args.model_dump(exclude={"frontend", *EngineArgs.model_fields}, exclude_none=True)
         words = [str(args.frontend), str(model), host, str(port), json.dumps(options)]
         return [str(python), "-I", str(LAUNCHER), *words]

@@ -40,6 +40,7 @@ class Tvm:
     Args: ClassVar[type[EngineArgs]] = TvmArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    packages: ClassVar[tuple[str, ...]] = ("apache-tvm",)
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cpu"}), metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
     )
@@ -75,3 +76,7 @@ class Tvm:
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids of a text: special tokens parsed, none added."""
         return client.tokenize(url, text)
+
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return client.chat_tokens(url, messages)

@@ -8,6 +8,7 @@ trained on.
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -84,6 +85,7 @@ class Onnx:
     Args: ClassVar[type[OptimizerArgs]] = OnnxArgs
     version: ClassVar[int] = 1
     format: ClassVar[Format] = "onnx"
+    faithful: ClassVar[Mapping[str, str] | None] = {"precision": "fp32"}
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
     def check(self, model: Path, args: OnnxArgs, workspace: Workspace, *, dry: bool = False) -> None:

@@ -69,7 +69,7 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
     ways: list[tuple[str, set[str], Callable[[], Any]]] = [
         (new, by_itself, lambda: shop.alias(new)),
         (old, by_itself, lambda: shop.alias(old, through="database")),
-        (new, {"promote"}, lambda: promote(MODEL, new, shop.workspace).follow(shop.workspace, now=True, tell=print)),
+        (new, asked_for, lambda: promote(MODEL, new, shop.workspace).follow(shop.workspace, now=True, tell=print)),
         (old, by_itself, lambda: shop.alias(old)),
     ]
     begin = time.time()
@@ -179,7 +179,7 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(shop:
         if victim == "new":
             shop.failed(new, asked)
             shop.alias(new)  # asked for again
-        shop.serves(new, 120)
+        shop.serves(new, 180)
         shop.well()
     if victim in ("deployer", "prefect", "mlflow") or (victim == "new" and phase != "shift"):
         assert crowd.problems == [], crowd.told()
@@ -288,7 +288,7 @@ class Walk(RuleBasedStateMachine):
         self.shop.well()
         self.order("resume")
         self.shop.alias("2")
-        self.shop.serves("2", 120)
+        self.shop.serves("2", 180)
         self.crowd.__exit__()
         assert self.crowd.problems == [], self.crowd.told()
         self.shop.check_invariants()
