@@ -8,14 +8,14 @@ Usage: python -m benchmarks.serving [--rounds N] [--small] [--model GGUF …]
 
 import argparse
 import contextlib
-import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
+from benchmarks.loads import LONG, SHORT, Payloads, by_side, demo_model
 from benchmarks.random_gguf import B_300M, write
 from core.artifact import Artifact
 from core.plugins import load
@@ -28,8 +28,6 @@ from serving.load import LoadFigures, run_load
 SIDES = ("bare", "served", "bentoml")
 CONCURRENCIES = (1, 4, 16)
 GOAL = 0.95
-LONG = "My order came late and the box was open, please tell me what happens now. " * 3
-SHORT = "is late, why?"
 
 
 @dataclass(frozen=True)
@@ -46,24 +44,6 @@ class Model:
     """Prompt, after a number of its own."""
     threads: int = 1
     rounds: int = 5
-
-
-class Payloads:
-    """Requests that all differ from their first word on, so that no prompt is ever found in a cache."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._numbers = itertools.count(100_000)
-
-    def take(self, count: int) -> list[dict[str, object]]:
-        return [
-            {
-                "messages": [{"role": "user", "content": f"{number} {self._model.words}"}],
-                "max_tokens": self._model.tokens, "temperature": 0, "ignore_eos": True,
-                "stream_options": {"include_usage": True},
-            }
-            for number in itertools.islice(self._numbers, count)
-        ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -86,7 +66,7 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
     slots = max(CONCURRENCIES)
     options = {"threads": model.threads, "parallel": slots, "ctx_size": 512 * slots, "cache_ram": 0}
     args: EngineArgs = load("engine", "llama_cpp").Args(**options)
-    payloads = Payloads(model)
+    payloads = Payloads(model.words, model.tokens)
     with sides(model, args, workspace) as urls:
         for url in urls.values():
             run_load(url, payloads.take(4), 1)
@@ -109,10 +89,6 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
                 figures.add(f"{key}_errors_{side}", errors[side], at_most=0)
 
 
-def by_side(turns: dict[str, list[LoadFigures]], figure: Callable[[LoadFigures], float]) -> dict[str, list[float]]:
-    return {side: [figure(load) for load in loads] for side, loads in turns.items()}
-
-
 def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Model]:
     for path in given:
         with workspace.store.scratch() as scratch:
@@ -130,12 +106,7 @@ def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Mod
 
 def demo(workspace: Workspace) -> list[Path]:
     """The demo's base model as Q8_0, through the stages that the demo itself uses."""
-    from examples.support_tickets import ensure
-    from tasks.download import DownloadArgs, download, pin
-
-    made = ensure(workspace.settings.cache)
-    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
-    downloaded = download(pin(args, workspace), args, workspace)
+    downloaded = demo_model(workspace)
     plugin = load("optimizer", "gguf")
     out = workspace.settings.home / "demo"
     out.mkdir(parents=True)

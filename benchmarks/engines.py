@@ -1,0 +1,281 @@
+"""Every engine that runs here, on the same model and requests: speed, memory, start, in one run.
+
+An engine takes part when it is registered, its environment is installed and an optimizer makes a format that it
+takes; who is left out is told, and why. Its sides take turns:
+
+    bare        its own server, started by hand with nothing but model and address
+    launched    the same engine through `serving.runner`, our options at their defaults
+    measured    with what the scale found best on this machine
+
+Beside them stand the figures of `transformers`, the reference, where that engine takes part.
+
+Usage: python -m benchmarks.engines [--quick] [--rounds N] [--engine NAME …] [--install]
+"""
+
+import argparse
+import contextlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import Figures, alternate, report
+from benchmarks.loads import LONG, Payloads, by_side, demo_model
+from core import plugins
+from core.artifact import Artifact
+from core.environments import ensure, locate
+from core.errors import WeighbridgeError
+from core.processes import PeakMemory, Process, free_port
+from core.settings import Settings
+from core.workspace import Workspace
+from serving import runner
+from serving.client import Client, RequestRefused, is_ready
+from serving.engines.base import Engine, EngineArgs, lock_of
+from serving.load import LoadFigures, run_load
+from tasks.contracts import optimizer_for
+from tasks.data import read_rows
+from tasks.evaluate import EvaluateArgs
+from tasks.measurement import Candidate, Variant
+from tasks.optimize import OptimizeArgs, optimize
+from tasks.scale import Scale
+from tasks.weigh import WeighArgs
+
+REFERENCE = "transformers"
+GOAL = 0.97
+CONCURRENCIES = (1, 4, 16)
+LLAMA_CPP = """
+import signal, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.port = sys.argv[1], [sys.argv[2]], int(sys.argv[3])
+server = xllamacpp.Server(params)
+signal.pause()
+"""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """An engine's own server, as somebody starts it who knows nothing of us."""
+
+    command: Callable[[Path, str, str, Path], list[str]]
+    """Out of the model's folder, host, port and the environment's Python."""
+    needs_env: bool = False
+    """Whether it does not start without the variables that we set; else it gets none of them."""
+
+
+BARE: Mapping[str, Bare] = {
+    "llama_cpp": Bare(
+        lambda model, host, port, python: [
+            str(python), "-I", "-c", LLAMA_CPP, str(model / "model.gguf"), host, port,
+        ],
+    ),
+    "vllm": Bare(
+        lambda model, host, port, python: [
+            str(python), "-I", "-m", "vllm.entrypoints.openai.api_server",
+            "--model", str(model), "--host", host, "--port", port,
+        ],
+        needs_env=True,
+    ),
+}  # fmt: skip
+"""Engines that come with a server of their own. For the others our server is the only one there is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long it goes on."""
+
+    rounds: int = 5
+    concurrencies: Sequence[int] = CONCURRENCIES
+    requests: int = 8
+    """Per stream and turn."""
+    tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One engine, and what it serves."""
+
+    engine: Engine
+    variant: Variant
+    measured: EngineArgs
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server that has answered."""
+
+    url: str
+    process: Process
+    start_seconds: float
+
+
+def entrants(names: Sequence[str], plan: Plan, install: bool, workspace: Workspace) -> Iterator[Entrant]:
+    """Every engine that can take part; the others are named on standard error."""
+    downloaded = demo_model(workspace)
+    for name in names or plugins.names("engine"):
+        engine: Engine = plugins.load("engine", name)
+        try:
+            _require(engine, install, workspace)
+            optimizer = optimizer_for(engine)
+            args = OptimizeArgs(variants=[optimizer.Args.model_validate({})])
+            (variant,) = optimize(downloaded.model, downloaded.data, args, workspace).variants
+            yield Entrant(engine, variant, _measured(engine, variant, downloaded.data, plan, workspace))
+        except (WeighbridgeError, LookupError) as exc:
+            print(f"left out: {name}: {exc}", file=sys.stderr, flush=True)
+
+
+def _require(engine: Engine, install: bool, workspace: Workspace) -> None:
+    """Raises LookupError where its environment is not installed, WeighbridgeError where it has none for here."""
+    lock, cache = lock_of(engine, engine.Args(kind=engine.name)), workspace.settings.cache
+    if install:
+        ensure(lock, cache)
+    elif not locate(lock, cache)[1]:
+        raise LookupError("its environment is not installed: weighbridge engines install, or --install here")
+
+
+def _measured(engine: Engine, variant: Variant, data: Artifact, plan: Plan, workspace: Workspace) -> EngineArgs:
+    """The options that the scale finds best, as a weighing would."""
+    args = engine.Args(kind=engine.name)
+    how = WeighArgs(engines=[args], concurrency=list(plan.concurrencies), max_tokens=plan.tokens)
+    candidate = Candidate(label=f"{engine.name}/{variant.label}", variant=variant, engine=args)
+    scale = Scale(
+        candidate, data, EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]}), how, "", workspace
+    )
+    return scale.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])
+
+
+def _payload(prompt: object, tokens: int) -> dict[str, object]:
+    messages = [message.model_dump() for message in prompt] if isinstance(prompt, list) else prompt
+    return {"messages": messages, "max_tokens": tokens, "temperature": 0}
+
+
+@contextlib.contextmanager
+def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
+    """The engine's own server, with nothing but model and address."""
+    how, args = BARE[entrant.name], entrant.engine.Args(kind=entrant.name)
+    python, port = ensure(lock_of(entrant.engine, args), workspace.settings.cache).python, free_port()
+    command = how.command(entrant.variant.artifact.path, runner.HOST, str(port), python)
+    env = entrant.engine.env(args) if how.needs_env else {}
+    log, url = workspace.settings.home / "logs" / f"{entrant.name}-bare.log", f"http://{runner.HOST}:{port}"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Process("bare", command, log=log, cwd=Path(folder), env=env) as process,
+    ):
+        yield Side(url, process, process.wait_until(lambda: is_ready(url), args.start_timeout, poll=0.05))
+
+
+@contextlib.contextmanager
+def ours(entrant: Entrant, args: EngineArgs, side: str, workspace: Workspace) -> Iterator[Side]:
+    log = workspace.settings.home / "logs" / f"{entrant.name}-{side}.log"
+    with runner.serve(entrant.variant.artifact.path, args, workspace.settings.cache, log) as running:
+        yield Side(running.url, running.process, running.load_seconds)
+
+
+@contextlib.contextmanager
+def sides(entrant: Entrant, workspace: Workspace) -> Iterator[dict[str, Side]]:
+    """Every side of one engine, all up at once and all idle but the one whose turn it is."""
+    defaults = entrant.engine.Args(kind=entrant.name)
+    with contextlib.ExitStack() as stack:
+        up = {}
+        if entrant.name in BARE:
+            up["bare"] = stack.enter_context(bare(entrant, workspace))
+        up["launched"] = stack.enter_context(ours(entrant, defaults, "launched", workspace))
+        up["measured"] = stack.enter_context(ours(entrant, entrant.measured, "measured", workspace))
+        yield up
+
+
+def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures) -> None:
+    """Every concurrency, `plan.rounds` turns of each side."""
+    print(f"{entrant.name}: {entrant.variant.label}, measured: {entrant.measured!r}", file=sys.stderr, flush=True)
+    with sides(entrant, workspace) as up, contextlib.ExitStack() as watched:
+        peaks = {name: watched.enter_context(PeakMemory(side.process.pid)) for name, side in up.items()}
+        payloads = _payloads(next(iter(up.values())).url, plan)
+        for side in up.values():
+            run_load(side.url, payloads.take(4), 1, timeout=600)
+        for concurrency in plan.concurrencies:
+
+            def turn(side: str, streams: int = concurrency) -> LoadFigures:
+                requests = payloads.take(max(4, plan.requests * streams))
+                return run_load(up[side].url, requests, streams, max_seconds=600, timeout=600)
+
+            _add(figures, f"{entrant.name}_c{concurrency}", alternate(list(up), turn, plan.rounds))
+    for name, side in up.items():
+        figures.add(f"{entrant.name}_memory_mib_{name}", peaks[name].bytes / 2**20)
+        figures.add(f"{entrant.name}_start_seconds_{name}", side.start_seconds)
+
+
+def _payloads(url: str, plan: Plan) -> Payloads:
+    """Answers of full length, where the server knows how to be told so."""
+    payloads = Payloads(LONG, plan.tokens)
+    (probe,) = payloads.take(1)
+    options = {key: value for key, value in probe.items() if key not in ("messages", "stream_options", "max_tokens")}
+    try:
+        Client(url, 600).ask([{"role": "user", "content": "Hi"}], max_tokens=2, **options)
+    except RequestRefused:
+        return Payloads(LONG, plan.tokens, {})
+    return payloads
+
+
+def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> None:
+    figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
+    figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
+    figures.add(f"{key}_errors", sum(load.errors for loads in turns.values() for load in loads), at_most=0)
+    if "bare" in turns:
+        figures.ratio(f"{key}_tokens_per_second", "launched", "bare", at_least=GOAL)
+        figures.ratio(f"{key}_tokens_per_second", "measured", "bare", at_least=GOAL)
+        figures.ratio(f"{key}_ttft_ms", "bare", "measured")
+    else:
+        figures.ratio(f"{key}_tokens_per_second", "measured", "launched", at_least=GOAL)
+
+
+def against_reference(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
+    """Tokens per second over the reference's, medians of the same run; nothing where the reference took no part."""
+    for concurrency in concurrencies if REFERENCE in names else ():
+        reference = figures.values[f"{REFERENCE}_c{concurrency}_tokens_per_second_measured"]
+        for name in names:
+            mine = figures.values[f"{name}_c{concurrency}_tokens_per_second_measured"]
+            if name != REFERENCE:
+                figures.add(f"{name}_c{concurrency}_to_{REFERENCE}", mine / reference)
+
+
+def beats(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
+    """Measured options against the defaults, geometric mean over the concurrencies: what measuring gains."""
+    for name in names:
+        side = "bare" if name in BARE else "launched"
+        keys = [f"{name}_c{concurrency}_tokens_per_second_measured_to_{side}" for concurrency in concurrencies]
+        figures.add(f"{name}_measured_to_{side}", statistics.geometric_mean([figures.values[key] for key in keys]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, concurrency 1 and 4: does it work?")
+    parser.add_argument("--rounds", type=int, help="turns of each side")
+    parser.add_argument("--engine", action="append", default=[], help="these alone")
+    parser.add_argument("--install", action="store_true", help="build the environments that are missing")
+    options = parser.parse_args()
+    plan = Plan(rounds=1, concurrencies=(1, 4), requests=4, tokens=32) if options.quick else Plan()
+    plan = Plan(options.rounds or plan.rounds, plan.concurrencies, plan.requests, plan.tokens)
+    figures, names = Figures("engines"), []
+    with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
+        workspace = Workspace(Settings(home=Path(folder) / "home"))
+        for entrant in entrants(options.engine, plan, options.install, workspace):
+            try:
+                measure(entrant, plan, workspace, figures)
+            except WeighbridgeError as exc:
+                print(f"left out: {entrant.name}: {exc}", file=sys.stderr, flush=True)
+            else:
+                names.append(entrant.name)
+    if not names:
+        sys.exit("error: measuring engines: none can take part; run: weighbridge engines install llama_cpp")
+    against_reference(figures, names, plan.concurrencies)
+    beats(figures, names, plan.concurrencies)
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the benchmarks of servers share: requests that no cache answers, and the demo's model to send them to."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.workspace import Workspace
+from serving.load import LoadFigures
+
+if TYPE_CHECKING:
+    from tasks.download import Downloaded
+
+LONG = "My order came late and the box was open, please tell me what happens now. " * 3
+SHORT = "is late, why?"
+
+
+class Payloads:
+    """Requests that all differ from their first word on, so that no prompt is ever found in a cache."""
+
+    def __init__(self, words: str, tokens: int, options: Mapping[str, Any] | None = None) -> None:
+        """`options` stand beside those of OpenAI's API: by default that an answer has all its tokens."""
+        self._words = words
+        self._options = {
+            "max_tokens": tokens,
+            "temperature": 0,
+            **({"ignore_eos": True} if options is None else options),
+        }
+        self._numbers = itertools.count(100_000)
+
+    def take(self, count: int) -> list[dict[str, object]]:
+        return [
+            {
+                "messages": [{"role": "user", "content": f"{number} {self._words}"}],
+                "stream_options": {"include_usage": True},
+                **self._options,
+            }
+            for number in itertools.islice(self._numbers, count)
+        ]
+
+
+def by_side(
+    turns: Mapping[str, Sequence[LoadFigures]], figure: Callable[[LoadFigures], float]
+) -> dict[str, list[float]]:
+    """One figure of every turn of every side."""
+    return {side: [figure(load) for load in loads] for side, loads in turns.items()}
+
+
+def demo_model(workspace: Workspace) -> "Downloaded":
+    """The demo's base model and data, brought in as the demo itself does."""
+    from examples.support_tickets import ensure
+    from tasks.download import DownloadArgs, download, pin
+
+    made = ensure(workspace.settings.cache)
+    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
+    return download(pin(args, workspace), args, workspace)
