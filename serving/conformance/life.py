@@ -59,14 +59,14 @@ def failed_start(session: Session) -> str:
             with serve(broken, subject.args, subject.cache, subject.logs / f"{subject.args.kind}-broken.log"):
                 raise Failed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
-            told = str(exc)
+            told = exc.wrong
         left = _mentioning(str(broken))
     if left:
         raise Failed(f"processes {left} are left")
     if "was not ready within" in told:
         raise Failed(f"it says nothing of half a model, and hangs: {told}")
-    # The last line of its log is the engine's reason; what follows is ours.
-    reason = told.partition("Its log ends:\n")[2].partition("\n;")[0].strip() or told
+    # The last line of its log is the engine's reason.
+    reason = told.partition("Its log ends:\n")[2].strip() or told
     return f"it says: {reason.splitlines()[-1][:160]}"
 
 
