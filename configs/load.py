@@ -93,7 +93,7 @@ def _refuse_doubled_keys(node: yaml.Node, source: str) -> None:
 def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
     location = error["loc"]
     line = _line(node, location)
-    text = f"line {line}, {_dotted(location)}: "
+    text = f"line {line}, {_dotted(location)}: " if location else ""  # of no single place, but of several together
     if error["type"] == "extra_forbidden":
         return f"{text}unknown key; {suggestion(str(location[-1]), _siblings(plain, location))}"
     if error["type"] == "missing":

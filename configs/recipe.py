@@ -1,9 +1,10 @@
 """The recipe: one YAML file, one model, the sum of the stages' arguments."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from core.plugins import load
 from tasks.deploy import DeployArgs
 from tasks.download import DownloadArgs
 from tasks.evaluate import EvaluateArgs
@@ -32,6 +33,18 @@ class Recipe(BaseModel):
     select: SelectArgs = Field(default_factory=SelectArgs, description="Limits and objective that decide the winner.")
     package: PackageArgs = Field(default_factory=PackageArgs, description="The winner's Bento.")
     deploy: DeployArgs = Field(description="Where the winner serves, and whether it is promoted by itself.")
+
+    @model_validator(mode="after")
+    def _engines_take_what_is_made(self) -> Self:
+        """Told now, and not when everything is fine-tuned and made."""
+        made = {load("optimizer", variant.kind).format for variant in self.optimize.variants}
+        taken = {name for engine in self.weigh.engines for name in load("engine", engine.kind).formats}
+        if not made & taken:
+            kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))
+            raise ValueError(
+                f"none of the engines ({kinds}) serves {', '.join(sorted(made))}; add an engine or a variant"
+            )
+        return self
 
 
 def json_schema() -> dict[str, Any]:

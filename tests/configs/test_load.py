@@ -62,6 +62,11 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ("kind: gguf", "kind: ggf", "line 11, optimize.variants[0]: no optimizer is called 'ggf'; did you mean"),
         ("quantization: Q8_0", "quantisation: Q8_0", "did you mean 'quantization'?"),
         ("kind: llama_cpp", "kind: lama_cpp", "did you mean 'llama_cpp'?"),
+        (
+            "kind: llama_cpp",
+            "kind: onnx",
+            ": none of the engines (onnx) serves gguf; add an engine or a variant",
+        ),
         ("deploy:", "name: twice\ndeploy:", "'name' is there twice"),
         ("name: demo", "- demo", "reading recipe"),
         ("name: demo", "name: ${NOT_SET_ANYWHERE}", "environment variable NOT_SET_ANYWHERE is not set"),
