@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+MINOR = $(shell $(PYTHON) -c 'import sys; print(sys.version_info.minor)')
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -29,21 +30,21 @@ $(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What no package index of Python's carries: $(call system,PROGRAM,PACKAGE)
+# What no package index of Python's carries: $(call needs,COMMAND THAT FINDS IT,NAME,PACKAGE)
 PATH := $(PATH):/usr/sbin:/sbin
-define system
-	@command -v $(1) >/dev/null || ls /usr/lib/postgresql/*/bin/$(1) >/dev/null 2>&1 || { \
-	  command -v apt-get >/dev/null || { echo "error: $(1) is missing, and there is no apt-get here to install it with; install $(2), then run: make $(MAKECMDGOALS)"; exit 4; }; \
+define needs
+	@{ $(1); } >/dev/null 2>&1 || { \
+	  command -v apt-get >/dev/null || { echo "error: $(2) is missing, and there is no apt-get here to install it with; install $(3), then run: make $(MAKECMDGOALS)"; exit 4; }; \
 	  test "$$(id -u)" = 0 && SUDO= || SUDO=sudo; \
-	  echo "installing $(2) with apt-get"; \
-	  { $$SUDO apt-get install -qq -y $(2) || { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2); }; } >/dev/null 2>&1 \
-	  || { echo "error: apt-get could not install $(2); install it, then run: make $(MAKECMDGOALS)"; exit 4; }; \
+	  echo "installing $(3) with apt-get"; \
+	  { $$SUDO apt-get install -qq -y $(3) || { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(3); }; } >/dev/null 2>&1 \
+	  || { echo "error: apt-get could not install $(3); install it, then run: make $(MAKECMDGOALS)"; exit 4; }; \
 	}
 endef
 
 .PHONY: system
 system: ## Install haproxy, where it is missing
-	$(call system,haproxy,haproxy)
+	$(call needs,command -v haproxy,haproxy,haproxy)
 
 .PHONY: demo
 demo: system $(READY) ## A base model goes in, an endpoint that answers comes out
@@ -52,7 +53,8 @@ demo: system $(READY) ## A base model goes in, an endpoint that answers comes ou
 
 .PHONY: test
 test: system $(READY) lint ## Lint, types, layers, every test
-	$(call system,postgres,postgresql)
+	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
+	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
 
 .PHONY: lint
