@@ -4,7 +4,8 @@
   and llama.cpp, while 32 clients ask, 8 of them for long streams. From the moment before MLflow is told until the
   first byte of an answer of the new version; and that less the time that the version took from its start to its first
   completion, which no redeployment can spare. A request that fails, or a stream that ends before its end, counts.
-- restart: the same Bento under the plain `bentoml serve`, stopped and started again under the same crowd.
+- restart: the same Bento under the plain `bentoml serve`, stopped and started again under the same crowd: the longest
+  time in which nobody got an answer.
 - gateway: short answers by one engine, asked directly and through haproxy, in turns.
 
 ZenML 0.98 (BentoML deployer, continuous mode) was measured once on two cores: it stops the old service first, 10 to
@@ -16,6 +17,7 @@ Usage: python -m benchmarks.redeploy [--promotions N] [--only promotions|restart
 
 import argparse
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -213,11 +215,11 @@ def restart(place: Installation, rounds: int, figures: Figures) -> None:
         print(f"restart {number + 1} of {rounds}", file=sys.stderr, flush=True)
         with Crowd(f"http://127.0.0.1:{engine}", HABITS) as crowd:
             time.sleep(BEFORE)
-            began = time.monotonic()
             process.stop()
             process = start()
             time.sleep(AFTER)
-        outages.append(min(one.first for one in crowd.since(began) if not one.problem) - began)
+        answers = sorted(one.first for one in crowd.requests if not one.problem)
+        outages.append(max(later - earlier for earlier, later in itertools.pairwise(answers)))
         requests += crowd.requests
     process.stop()
     figures.add("bentoml_restart_outage_s", outages)

@@ -73,7 +73,8 @@ def check(
         machine=machine.describe(), date=datetime.now(UTC).date().isoformat(),
         seconds=round(time.monotonic() - started, 1), outcomes=outcomes,
     )  # fmt: skip
-    if not only:
+    # Of an engine that is not here nothing was seen.
+    if not only and outcomes[0]["verdict"] != "not run":
         report.keep(workspace.settings.home)
     return report
 
