@@ -180,9 +180,8 @@ def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: A
     screen.print(f"[bold]{name}[/bold]")
     with live(screen):
         report = run(name, workspace, options=options, tell=tell, only=only)
-    screen.print(
-        f"[bold]{name}[/bold], {report.device}: {report.summary()}, {report.version()}, {report.seconds:.0f} s"
-    )
+    words = ", ".join(filter(None, [report.summary(), report.version(), f"{report.seconds:.0f} s"]))
+    screen.print(f"[bold]{name}[/bold], {report.device}: {words}")
     return report
 
 
