@@ -21,7 +21,7 @@ from tasks import orders, targets
 from tests.conftest import MACHINE_CACHE
 from tests.flows.live import LONG, MODEL, Live, settings, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
+pytestmark = pytest.mark.slow
 BACK = 30.0
 """Seconds within which what was killed answers again, also on a busy machine."""
 HABITS = Habits(stream_tokens=LONG + 2)

@@ -27,7 +27,7 @@ from serving.tether import marked
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker"]
 

@@ -25,8 +25,6 @@ from serving import bento
 from serving.client import Client, is_ready
 from tests.serving import bentos
 
-pytestmark = pytest.mark.xdist_group("bento")
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,7 +16,6 @@ from serving.runner import Running, serve
 from serving.shim.client import chat_tokens
 from tests.conftest import MACHINE_CACHE
 
-pytestmark = pytest.mark.xdist_group("onnx_tiny")
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 

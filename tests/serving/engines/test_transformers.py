@@ -66,7 +66,6 @@ def _seeded(number: int) -> torch.Generator:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("bento")
 def test_a_bento_of_it_answers_from_its_own_environment(tiny_model: Path, workspace: Workspace, tmp_path: Path) -> None:
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
     contents = bento.Contents("tiny", "1", "transformers/safetensors", TransformersArgs(threads=1), model, {})

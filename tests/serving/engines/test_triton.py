@@ -23,7 +23,6 @@ from serving.engines.triton_vllm import TritonVllm, TritonVllmArgs
 from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 
-pytestmark = pytest.mark.xdist_group("onnx_tiny")
 ROOT = Path(__file__).resolve().parents[3]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 VLLM_FRONTEND = """#!/bin/sh

@@ -21,7 +21,6 @@ from serving.targets.base import Release, Share
 from serving.targets.local import Local, LocalArgs, LocalRevision
 from tests.serving.bentos import stand_in_release
 
-pytestmark = pytest.mark.xdist_group("local")
 LOCAL = Local()
 
 
