@@ -69,4 +69,7 @@ class Seen(BaseModel):
     truncated: bool = Field(description="The server's side broke off before the answer was whole.")
     aborted: bool = Field(False, description="The client went away.")
     pinned: bool = False
+    moved: bool = Field(
+        False, description="Another version was tried first, in vain: the time is not this one's alone."
+    )
     at: float = Field(description="Unix time at which it ended.")

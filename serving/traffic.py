@@ -80,5 +80,6 @@ def _seen(line: bytes, target: str) -> Seen | None:
         truncated=who not in "-Cc" and phase in "DL",
         aborted=who in "Cc",
         pinned=bool(said["pinned"]),
+        moved=str(said.get("retries", "")).startswith("+"),
         at=said["ended"] / 1000,
     )

@@ -80,7 +80,8 @@ class Comparison:
     """The new version against the old one over a whole rollout, request by request.
 
     Counted are finished requests that the gateway sent where it liked: answers with 2xx, and errors (5xx, or an answer
-    that the server's side broke off). Requests pinned to a version, those that clients gave up and 4xx don't count.
+    that the server's side broke off). Requests pinned to a version, those that clients gave up, those tried at another
+    version first and 4xx don't count.
 
     The evidence is the mean of three capitals, which is one again: `errors` while both serve, `rate` where the new
     version serves alone, `latency`.
@@ -151,7 +152,7 @@ class Comparison:
 
 
 def _counts(one: Seen) -> bool:
-    return not one.aborted and (one.status in _OK or one.status >= _SERVER_ERROR)
+    return not (one.aborted or one.moved) and (one.status in _OK or one.status >= _SERVER_ERROR)
 
 
 def _failed(one: Seen) -> bool:

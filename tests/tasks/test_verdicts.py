@@ -113,7 +113,15 @@ def test_no_data_is_never_a_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "facts", [{"aborted": True}, {"status": 404}, {"status": 429}, {"pinned": True, "status": 500}, {"server": ""}]
+    "facts",
+    [
+        {"aborted": True},
+        {"status": 404},
+        {"status": 429},
+        {"pinned": True, "status": 500},
+        {"server": ""},
+        {"moved": True},
+    ],
 )
 def test_what_is_no_versions_doing_does_not_count(facts: dict[str, Any]) -> None:
     comparison = Comparison()
