@@ -103,6 +103,7 @@ def _redeploy(site: Site, place: Place, registry: Registry, trigger: str, force:
             return Result("nothing", f"version {now} serves already", now)
         if why := _left_alone(site, record, version, force):
             return _kept(site, now, why)
+        site = _as_claimed(site, place, registry)
         try:
             release, measurement = _releasable(site, version, registry)
             stopped = _roll_out(site, release, measurement, place, registry, trigger)
@@ -112,6 +113,12 @@ def _redeploy(site: Site, place: Place, registry: Registry, trigger: str, force:
             return Result("deployed", f"version {version.version} serves", version.version)
         if stopped.outcome != "superseded":
             return Result("failed", stopped.why, now)
+
+
+def _as_claimed(site: Site, place: Place, registry: Registry) -> Site:
+    """With the arguments in force now: read after the alias, so that whoever sets them and then moves it gets them."""
+    claims = (found for found in registry.places() if (found.target, found.model) == (place.target, place.model))
+    return site_of(next(claims, place), site.workspace)
 
 
 def _kept(site: Site, now: str, why: str) -> Result:
