@@ -279,7 +279,7 @@ class Gateway:
         deadline, reloads, trouble = time.monotonic() + TIMEOUT, -1, ""
         while True:
             try:
-                first = self._master.workers()[0]
+                first, *_ = self._master.workers()
                 if self._master.description(first) == description:
                     trouble = self._tell(first, wish)
                     if not trouble:
