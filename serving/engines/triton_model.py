@@ -32,30 +32,41 @@ class TritonPythonModel:
         from serving.engines.onnx_server import OnnxModel, options
 
         self._model = OnnxModel(options(Path(told["model"]), json.loads(told["options"])))
+        self._stopped: dict[str, threading.Event] = {}
 
     def execute(self, requests: list[Any]) -> None:
         """Begin every answer of a batch; none waits for another."""
         for request in requests:
-            threading.Thread(target=self._answer, args=(request, request.get_response_sender()), daemon=True).start()
+            order = json.loads(pb.get_input_tensor_by_name(request, "order").as_numpy().ravel()[0])
+            sender = request.get_response_sender()
+            if "stop" in order:
+                if stopped := self._stopped.get(order["stop"]):
+                    stopped.set()
+                sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
+            self._stopped[order["id"]] = threading.Event()
+            threading.Thread(target=self._answer, args=(request, order, sender), daemon=True).start()
 
-    def _answer(self, request: Any, sender: Any) -> None:
-        from serving.shim.protocol import Sampling
-
+    def _answer(self, request: Any, order: dict[str, Any], sender: Any) -> None:
         try:
             prompt = pb.get_input_tensor_by_name(request, "prompt").as_numpy().ravel().tolist()
-            order = json.loads(pb.get_input_tensor_by_name(request, "order").as_numpy().ravel()[0])
             if "completion" in order:
                 found = self._model.logprobs(prompt, order["completion"])
                 sender.send(_response(0, found, []))
             else:
-                self._stream(sender, prompt, Sampling(**order["sampling"]))
+                self._stream(sender, prompt, order)
         except Exception as exc:  # whatever it is, it must reach who asked
             sender.send(pb.InferenceResponse(error=pb.TritonError(f"{type(exc).__name__}: {exc}")))
+        finally:
+            del self._stopped[order["id"]]
         sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _stream(self, sender: Any, prompt: list[int], sampling: Any) -> None:
-        for token in self._model.generate(prompt, sampling):
-            if sender.is_cancelled():
+    def _stream(self, sender: Any, prompt: list[int], order: dict[str, Any]) -> None:
+        from serving.shim.protocol import Sampling
+
+        stopped = self._stopped[order["id"]]
+        for token in self._model.generate(prompt, Sampling(**order["sampling"])):
+            if stopped.is_set():
                 return
             values = [] if token.logprob is None else [token.logprob, *(value for _, value in token.top)]
             sender.send(_response(token.id, values, [other for other, _ in token.top]))

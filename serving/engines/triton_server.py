@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 # Last: beside this script lie modules named like packages.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
@@ -51,14 +52,19 @@ class TritonModel(HfTokenizer):
         self._own = threading.local()
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        """Tokens as they come; closing it cancels the request."""
+        """Tokens as they come; closing it ends the request.
+
+        By a request that says so: a stream that is cancelled can crash tritonserver (its issues 7368 and 8034).
+        """
         answers = self._ask(prompt, {"sampling": asdict(sampling)})
         try:
             while (result := answers.get()) is not None:
                 token, values, top = (result.as_numpy(name).ravel().tolist() for name in ("token", "logprobs", "top"))
                 yield Token(token[0], values[0] if values else None, tuple(zip(top, values[1:], strict=True)))
         finally:
-            self._client().stop_stream(cancel_requests=True)
+            if not answers.ended:
+                self._tell(prompt[:1], {"stop": answers.request})
+            self._client().stop_stream()
 
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Natural-log probability of every completion token."""
@@ -77,23 +83,27 @@ class TritonModel(HfTokenizer):
         return self._own.client
 
     def _ask(self, prompt: Sequence[int], order: dict[str, Any]) -> "Answers":
+        answers = Answers()
+        self._client().start_stream(answers.put)
+        self._tell(prompt, {"id": answers.request, **order})
+        return answers
+
+    def _tell(self, prompt: Sequence[int], order: dict[str, Any]) -> None:
         import numpy as np
         from tritonclient.grpc import InferInput
 
         inputs = [InferInput("prompt", [1, len(prompt)], "INT32"), InferInput("order", [1, 1], "BYTES")]
         inputs[0].set_data_from_numpy(np.array([prompt], np.int32))
         inputs[1].set_data_from_numpy(np.array([[json.dumps(order).encode()]], object))
-        answers = Answers()
-        client = self._client()
-        client.start_stream(answers.put)
-        client.async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
-        return answers
+        self._client().async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
 
 
 class Answers:
     """Responses to one request."""
 
     def __init__(self) -> None:
+        self.request: Final = uuid4().hex
+        self.ended = False
         self._queue: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
     def put(self, result: Any, error: Any) -> None:
@@ -102,9 +112,10 @@ class Answers:
     def get(self) -> Any:
         """The next one; None after the last."""
         result, error = self._queue.get()
+        self.ended = error is not None or result.get_response().parameters["triton_final_response"].bool_param
         if error:
             raise RuntimeError(str(error))
-        return None if result.get_response().parameters["triton_final_response"].bool_param else result
+        return None if self.ended else result
 
 
 def check_libpython() -> None:
