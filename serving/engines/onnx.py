@@ -8,7 +8,7 @@ from pydantic import Field
 
 from core.artifact import Format
 from serving.engines.base import Capabilities, EngineArgs
-from serving.shim import client
+from serving.shim.client import ShimClient
 
 SERVER: Final = Path(__file__).with_name("onnx_server.py")
 AUTO_SLOTS: Final = 4
@@ -60,7 +60,7 @@ class OnnxArgs(DecoderArgs):
     kind: Literal["onnx"] = "onnx"
 
 
-class Onnx:
+class Onnx(ShimClient):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "onnx"
@@ -85,15 +85,3 @@ class Onnx:
     def tunings(self, args: OnnxArgs, cores: int) -> Sequence[OnnxArgs]:
         """Threads and slots that are left open."""
         return args.tunings(cores)
-
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Read the completion behind its prompt and take what the model thought of each token."""
-        return client.token_logprobs(url, prompt, completion)
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
-        return client.tokenize(url, text)
-
-    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
-        return client.chat_tokens(url, messages)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from core.artifact import Format
 from serving.engines.base import Capabilities, EngineArgs
-from serving.shim import client
+from serving.shim.client import ShimClient
 
 LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
 LOCK: Final = Path(__file__).with_suffix(".lock")
@@ -28,7 +28,7 @@ class TransformersArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Transformers:
+class Transformers(ShimClient):
     """Serves a folder of safetensors, one answer after another."""
 
     name: ClassVar[str] = "transformers"
@@ -62,15 +62,3 @@ class Transformers:
         if args.threads or args.device != "cpu":
             return [args]
         return [args.model_copy(update={"threads": count}) for count in sorted({max(1, cores // 2), cores})]
-
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """By one forward pass over both."""
-        return client.token_logprobs(url, prompt, completion)
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
-        return client.tokenize(url, text)
-
-    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
-        return client.chat_tokens(url, messages)

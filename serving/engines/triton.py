@@ -12,7 +12,7 @@ from pydantic import Field
 from core.artifact import Format
 from serving.engines.base import Capabilities, EngineArgs
 from serving.engines.onnx import DecoderArgs
-from serving.shim import client
+from serving.shim.client import ShimClient
 
 SERVER: Final = Path(__file__).with_name("triton_server.py")
 
@@ -26,7 +26,7 @@ class TritonArgs(DecoderArgs):
     )
 
 
-class Triton:
+class Triton(ShimClient):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "triton"
@@ -52,15 +52,3 @@ class Triton:
     def tunings(self, args: TritonArgs, cores: int) -> Sequence[TritonArgs]:
         """Threads and slots that are left open."""
         return args.tunings(cores)
-
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Read the completion behind its prompt and take what the model thought of each token."""
-        return client.token_logprobs(url, prompt, completion)
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
-        return client.tokenize(url, text)
-
-    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
-        return client.chat_tokens(url, messages)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from core.artifact import Format
 from serving.engines.base import Capabilities, EngineArgs
-from serving.shim import client
+from serving.shim.client import ShimClient
 
 SERVER: Final = Path(__file__).with_name("tvm_server.py")
 AUTO_SLOTS: Final = 4
@@ -33,7 +33,7 @@ class TvmArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Tvm:
+class Tvm(ShimClient):
     """Serves a folder of safetensors, in 32 bits."""
 
     name: ClassVar[str] = "tvm"
@@ -68,15 +68,3 @@ class Tvm:
         threads = [args.num_threads] if args.num_threads else sorted({1, cores})
         slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
         return [args.model_copy(update={"num_threads": t, "max_batch_size": s}) for t in threads for s in slots]
-
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Read the completion behind its prompt and take what the model thought of each token."""
-        return client.token_logprobs(url, prompt, completion)
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
-        return client.tokenize(url, text)
-
-    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
-        return client.chat_tokens(url, messages)

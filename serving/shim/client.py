@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from serving.client import post
 
 
-def tokenize(url: str, text: str) -> list[int]:
-    """Token ids of a text: special tokens parsed, none added."""
-    return [int(token) for token in post(f"{url}/tokenize", {"prompt": text})["tokens"]]
+class ShimClient:
+    """The questions beyond OpenAI's API that every server around `serving.shim.server` answers; engines inherit it."""
 
+    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+        """Natural-log probability of every completion token, from one reading of both."""
+        body = {"prompt": list(prompt), "completion": list(completion)}
+        return [float(value) for value in post(f"{url}/logprobs", body)["logprobs"]]
 
-def chat_tokens(url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a chat, up to where the answer begins."""
-    body = {"messages": [dict(message) for message in messages]}
-    return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
+    def tokenize(self, url: str, text: str) -> list[int]:
+        """Token ids of a text: special tokens parsed, none added."""
+        return [int(token) for token in post(f"{url}/tokenize", {"prompt": text})["tokens"]]
 
-
-def token_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-    """Natural-log probability of every completion token."""
-    body = {"prompt": list(prompt), "completion": list(completion)}
-    return [float(value) for value in post(f"{url}/logprobs", body)["logprobs"]]
+    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        body = {"messages": [dict(message) for message in messages]}
+        return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]

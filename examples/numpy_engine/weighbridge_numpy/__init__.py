@@ -9,7 +9,7 @@ from pydantic import Field
 import serving
 from core.artifact import Format
 from serving.engines.base import Capabilities, EngineArgs
-from serving.shim import client
+from serving.shim.client import ShimClient
 
 HERE: Final = Path(__file__).parent
 WEIGHBRIDGE: Final = Path(serving.__file__).parent.parent
@@ -24,7 +24,7 @@ class NumpyArgs(EngineArgs):
     threads: int | None = Field(None, ge=1, description="Threads of the linear algebra library.")
 
 
-class Numpy:
+class Numpy(ShimClient):
     """Serves Llama models in float32."""
 
     name: ClassVar[str] = "numpy"
@@ -49,12 +49,3 @@ class Numpy:
         if args.threads:
             return [args]
         return [args.model_copy(update={"threads": count}) for count in sorted({1, cores})]
-
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        return client.token_logprobs(url, prompt, completion)
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        return client.tokenize(url, text)
-
-    def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return client.chat_tokens(url, messages)

@@ -1,6 +1,7 @@
 """Artifacts that several engines' tests share."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from core.settings import Settings
 from core.workspace import Workspace
 from tests.conftest import MACHINE_CACHE
 from tests.tasks.optimizers.rows import write_rows
+
+pytest.register_assert_rewrite("tests.serving.engines.shimmed")
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,11 @@ def onnx_tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     data = workspace.store.add(write_rows(tmp_path_factory.mktemp("data") / "rows", 4), "jsonl")
     optimizer.optimize(model, data, optimizer.Args(precision="fp32"), out, workspace)
     return out
+
+
+@pytest.fixture(scope="module")
+def transformer(tiny_model: Path) -> tuple[Any, Any]:
+    """The tiny model and its tokenizer as transformers loads them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)

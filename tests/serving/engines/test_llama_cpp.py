@@ -17,8 +17,7 @@ from serving.client import Client, RequestRefused
 from serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
 from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
-
-TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
+from tests.serving.engines.shimmed import TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,6 @@ def running(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     args = LlamaCppArgs(threads=1, parallel=2, alias="tiny")
     with serve(gguf, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
         yield engine
-
-
-@pytest.fixture(scope="module")
-def transformer(tiny_model: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)
 
 
 def header(path: Path, *entries: tuple[str, int, bytes]) -> Path:
@@ -149,6 +141,14 @@ def test_it_answers_in_openais_api(running: Running) -> None:
     pieces = list(client.stream([{"role": "user", "content": "hello"}], max_tokens=5))
     assert answer.completion_tokens <= 5
     assert "".join(pieces) == answer.text
+
+
+def test_threads_that_wait_for_each_other_spin_a_little(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    with serve(gguf, LlamaCppArgs(threads=1, parallel=1), MACHINE_CACHE, tmp_path / "log"):
+        assert "GOMP_SPINCOUNT = '1000'" in (tmp_path / "log").read_text()
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_its_words(running: Running) -> None:

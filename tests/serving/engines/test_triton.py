@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -22,9 +21,9 @@ from serving.engines.triton import Triton, TritonArgs
 from serving.engines.triton_vllm import TritonVllm, TritonVllmArgs
 from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
+from tests.serving.engines.inside import run_inside
+from tests.serving.engines.shimmed import Shimmed
 
-ROOT = Path(__file__).resolve().parents[3]
-CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 VLLM_FRONTEND = """#!/bin/sh
 echo "$@" > words; cat models/llm/config.pbtxt models/llm/1/model.json > repository
 """
@@ -36,13 +35,6 @@ def running(onnx_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     args = TritonArgs(intra_op_num_threads=1, max_batch_size=4, alias="tiny", max_queue_delay_microseconds=200_000)
     with serve(onnx_tiny, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
         yield engine
-
-
-@pytest.fixture(scope="module")
-def transformer(tiny_model: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -65,20 +57,13 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def script(body: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in Triton's environment."""
-    python = ensure(Triton.locks["cpu"], MACHINE_CACHE).python
-    program = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pathlib import Path\n{body}"
-    return subprocess.run([python, "-I", "-c", program], cwd=cwd, capture_output=True, text=True)
-
-
 # The repository
 
 
 @pytest.mark.slow
 def test_a_configuration_that_tritons_protobuf_does_not_know_is_an_error(tmp_path: Path) -> None:
     body = "from serving.engines.triton_repository import write_config; write_config(Path('.'), {'max_batch_sise': 4})"
-    done = script(body, tmp_path)
+    done = run_inside(Triton.locks["cpu"], body, tmp_path)
     assert done.returncode == 1
     assert 'no field named "max_batch_sise"' in done.stderr
     assert not (tmp_path / "config.pbtxt").exists()
@@ -119,45 +104,8 @@ def test_a_frontend_that_is_not_there_is_told_with_the_container_that_has_it() -
 # The server
 
 
-@pytest.mark.slow
-def test_it_says_what_transformers_says_streamed_and_not(running: Running, transformer: tuple[Any, Any]) -> None:
-    import torch
-
-    model, tokenizer = transformer
-    ids = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=True, return_dict=False)
-    with torch.inference_mode():
-        whole = model.generate(
-            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=12, do_sample=False
-        )[0]
-    client = Client(running.url)
-    answer = client.ask(CHAT, max_tokens=12)
-    assert answer.text == tokenizer.decode(whole[len(ids) :], skip_special_tokens=True)
-    assert (answer.prompt_tokens, answer.completion_tokens) == (len(ids), 12)
-    assert "".join(client.stream(CHAT, max_tokens=12)) == answer.text
-    assert client.models() == ["tiny"]
-
-
-@pytest.mark.slow
-def test_an_answer_ends_before_its_stop_sequence(running: Running) -> None:
-    client = Client(running.url)
-    whole = client.ask("Hello", max_tokens=30).text
-    stop = whole[len(whole) // 2 :][:3]
-    answer = client.ask("Hello", max_tokens=30, stop=[stop])
-    assert (answer.text, answer.finish_reason) == (whole[: whole.index(stop)], "stop")
-
-
-@pytest.mark.slow
-def test_tokens_and_log_probabilities_are_those_of_transformers(running: Running, transformer: tuple[Any, Any]) -> None:
-    import torch
-
-    model, tokenizer = transformer
-    text = '<|im_start|>user\nnaïve café 🙂 {"a": 3.14}<|im_end|>\n'
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert Triton().tokenize(running.url, text) == ids
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    wanted = [float(logits[place, token]) for place, token in enumerate(ids[1:])]
-    assert Triton().token_logprobs(running.url, ids[:1], ids[1:]) == pytest.approx(wanted, abs=1e-3)
+class TestTriton(Shimmed):
+    engine = Triton()
 
 
 @pytest.mark.slow
@@ -181,7 +129,7 @@ def batch_sizes(running: Running) -> dict[int, int]:
         f"found = grpc.InferenceServerClient('127.0.0.1:{port}').get_inference_statistics('llm', as_json=True)\n"
         "import json; print(json.dumps(found))"
     )
-    told = json.loads(script(body, Path("/")).stdout)
+    told = json.loads(run_inside(Triton.locks["cpu"], body, Path("/")).stdout)
     batches = told["model_stats"][0]["batch_stats"]
     return {int(batch["batch_size"]): int(batch["compute_infer"]["count"]) for batch in batches}
 
@@ -195,15 +143,6 @@ def test_it_listens_on_loopback_alone(running: Running) -> None:
         if place.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
-
-
-@pytest.mark.slow
-def test_a_client_that_leaves_frees_its_place(running: Running) -> None:
-    for _ in range(6):
-        body = {"prompt": "Hello", "max_tokens": 450, "stream": True}
-        with httpx.stream("POST", f"{running.url}/v1/completions", json=body) as response:
-            next(response.iter_lines())
-    assert Client(running.url).ask("Hello", max_tokens=3).completion_tokens == 3
 
 
 @pytest.mark.slow

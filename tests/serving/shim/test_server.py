@@ -21,7 +21,7 @@ from aiohttp import web
 from core.errors import Unavailable
 from core.processes import Process, free_port
 from serving.client import Client, RequestRefused, is_ready, post
-from serving.shim import client as shim_client
+from serving.shim.client import ShimClient
 from serving.shim.server import Shim
 from tests.serving.shim.made import Bytes
 
@@ -100,13 +100,13 @@ def test_log_probabilities_come_with_every_token() -> None:
         reply = post(f"{url}/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 1})
         entries = reply["choices"][0]["logprobs"]["content"]
         assert [(entry["token"], entry["logprob"]) for entry in entries] == [("a", -0.5), ("b", -0.5), ("", -0.5)]
-        assert shim_client.token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
+        assert ShimClient().token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
 
 
 def test_plugins_read_tokens_of_texts_and_chats() -> None:
     with served(Bytes()) as url:
-        assert shim_client.tokenize(url, "é") == [195, 169]
-        assert shim_client.chat_tokens(url, HELLO) == list(b"hello")
+        assert ShimClient().tokenize(url, "é") == [195, 169]
+        assert ShimClient().chat_tokens(url, HELLO) == list(b"hello")
 
 
 @pytest.mark.parametrize(
