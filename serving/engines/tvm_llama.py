@@ -17,6 +17,8 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 
+from serving.engines.tvm_kernels import LANES, dense, packed
+
 PAGE = 16
 """Tokens that lie together."""
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps")
@@ -50,27 +52,38 @@ class Shape:
         self.tied = bool(told.get("tie_word_embeddings"))
 
 
+class Linear(nn.Module):  # type: ignore[misc]  # tvm has no types
+    """A matrix product on rows of tokens."""
+
+    def __init__(self, width: int, columns: int) -> None:
+        self.width, self.columns = width, columns
+        self.weight = nn.Parameter((-(-columns // LANES), width, LANES), "float32")
+
+    def forward(self, x: Any) -> Any:
+        out = nn.Tensor.placeholder((x.shape[0], self.columns), "float32")
+        return op.tensor_ir_op(dense(self.width, self.columns), "dense", [x, self.weight], out)
+
+
 class Attention(nn.Module):  # type: ignore[misc]  # tvm has no types
     """All heads of one layer."""
 
     def __init__(self, shape: Shape, layer: int) -> None:
         self.shape, self.layer = shape, layer
-        self.qkv_proj = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head, bias=False)
-        self.o_proj = nn.Linear(shape.heads * shape.head, shape.hidden, bias=False)
+        self.qkv_proj = Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head)
+        self.o_proj = Linear(shape.heads * shape.head, shape.hidden)
 
-    def forward(self, x: Any, cache: PagedKVCache) -> Any:
-        batch, length, _ = x.shape
-        qkv = op.reshape(self.qkv_proj(x), (batch, length, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head))
+    def forward(self, x: Any, cache: PagedKVCache, ids: tuple[Any, Any]) -> Any:
+        qkv = op.reshape(self.qkv_proj(x), (*ids, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head))
         found = cache.attention_with_fused_qkv(self.layer, qkv, self.shape.heads, sm_scale=self.shape.head**-0.5)
-        return self.o_proj(op.reshape(found, (batch, length, self.shape.heads * self.shape.head)))
+        return self.o_proj(op.reshape(found, (x.shape[0], self.shape.heads * self.shape.head)))
 
 
 class Mlp(nn.Module):  # type: ignore[misc]  # tvm has no types
     """The gated network of one layer."""
 
     def __init__(self, shape: Shape) -> None:
-        self.gate_up_proj = nn.Linear(shape.hidden, 2 * shape.inner, bias=False)
-        self.down_proj = nn.Linear(shape.inner, shape.hidden, bias=False)
+        self.gate_up_proj = Linear(shape.hidden, 2 * shape.inner)
+        self.down_proj = Linear(shape.inner, shape.hidden)
 
     def forward(self, x: Any) -> Any:
         gate, up = op.split(self.gate_up_proj(x), 2, axis=-1)
@@ -85,8 +98,8 @@ class Layer(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.input_layernorm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
 
-    def forward(self, x: Any, cache: PagedKVCache) -> Any:
-        x = x + self.self_attn(self.input_layernorm(x), cache)
+    def forward(self, x: Any, cache: PagedKVCache, ids: tuple[Any, Any]) -> Any:
+        x = x + self.self_attn(self.input_layernorm(x), cache, ids)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -98,22 +111,23 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.embed_tokens = nn.Embedding(shape.words, shape.hidden)
         self.layers = nn.ModuleList([Layer(shape, layer) for layer in range(shape.layers)])
         self.norm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
-        self.lm_head = nn.Linear(shape.hidden, shape.words, bias=False)
+        self.lm_head = Linear(shape.hidden, shape.words)
 
     def _forward(self, ids: Any, cache: PagedKVCache) -> Any:
+        """Logits, one row per token."""
         batch, length = ids.shape
-        x = op.reshape(self.embed_tokens(op.reshape(ids, (batch * length,))), (batch, length, self.shape.hidden))
+        x = self.embed_tokens(op.reshape(ids, (batch * length,)))
         for layer in self.layers:
-            x = layer(x, cache)
-        return self.norm(x)
+            x = layer(x, cache, (batch, length))
+        return self.lm_head(self.norm(x))
 
     def read(self, ids: Any, cache: PagedKVCache) -> Any:
         """Logits after every token of a prompt's piece."""
-        return self.lm_head(self._forward(ids, cache)), cache
+        return self._forward(ids, cache), cache
 
     def decode(self, ids: Any, cache: PagedKVCache) -> Any:
         """Logits after the next token of every answer."""
-        return self.lm_head(self._forward(ids, cache)), cache
+        return self._forward(ids, cache), cache
 
     def create_cache(self, rows: Any, tokens: Any, chunk: Any, page: Any) -> Any:
         shape = self.shape
@@ -124,7 +138,7 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
             qk_head_dim=shape.head, v_head_dim=shape.head, mla_original_qk_head_dim=0, mla_original_v_head_dim=0,
             rope_mode=RopeMode.NORMAL, rope_scale=1, rope_theta=shape.theta, rope_scaling={},
             rope_ext_factors=relax.prim_value(0), rotary_dim=shape.head, enable_disaggregation=False, dtype="float32",
-            target=tvm.target.Target("llvm"),
+            target=processor(),
         )  # fmt: skip
 
     def spec(self) -> dict[str, Any]:
@@ -141,17 +155,28 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         }  # fmt: skip
 
 
+def processor() -> Any:
+    """All that this machine's processor can do; a product and a sum may be one instruction."""
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    return tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math-contract": True})
+
+
 def compile_llama(shape: Shape) -> tuple[Any, list[str]]:
     """The compiled module and the names of its parameters in order."""
     model = Llama(shape)
     module, parameters = model.export_tvm(spec=model.spec())[:2]
-    return tvm.compile(module, target=tvm.target.Target("llvm")), [name for name, _ in parameters]
+    return tvm.compile(module, target=processor()), [name for name, _ in parameters]
 
 
 def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
-    """The parameters out of safetensors, those that are multiplied together joined, as float32."""
+    """The parameters out of safetensors as float32: those that are multiplied together joined, and packed."""
     found = dict(_tensors(folder))
-    return [tvm.runtime.tensor(_parameter(found, shape, name)) for name in names]
+    return [tvm.runtime.tensor(_packed(name, _parameter(found, shape, name))) for name in names]
+
+
+def _packed(name: str, value: Any) -> Any:
+    """As the compiled functions take it: the embedding is looked up, every other matrix multiplies."""
+    return packed(value) if value.ndim == 2 and name != "embed_tokens.weight" else value
 
 
 def _parameter(found: dict[str, Any], shape: Shape, name: str) -> Any:

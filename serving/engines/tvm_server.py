@@ -45,11 +45,11 @@ class TvmDecoder:
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
         """Logits after each of the tokens."""
-        return self._run("read", [key], [list(tokens)])[0]
+        return self._run("read", [key], [list(tokens)])
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
         """Logits after one more token of each."""
-        return self._run("decode", keys, [[token] for token in tokens])[:, -1]
+        return self._run("decode", keys, [[token] for token in tokens])
 
     def _run(self, name: str, keys: Sequence[int], ids: list[list[int]]) -> Any:
         self._call("begin_forward", ShapeTuple(list(keys)), ShapeTuple([len(row) for row in ids]))

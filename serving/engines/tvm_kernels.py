@@ -1,0 +1,70 @@
+"""The multiplication that a language model spends its time in, written for TVM. Runs inside the engine's environment.
+
+What TVM makes of a matrix product by itself adds up one number after another, each waiting for the one before: on one
+core of an AMD EPYC 0.6 GFLOP/s where this makes 60 to 95 for eight rows or more, as many as OpenBLAS.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from tvm.script import tirx as T
+
+LANES: Final = 32
+"""Columns that are computed side by side, in the processor's vectors."""
+ROWS: Final = 4
+"""Rows that share what is read of the weights. LANES and ROWS together fill the registers of AVX2."""
+
+
+def packed(weight: Any) -> Any:
+    """A weight of shape (columns, width), as models keep it, in the order in which `dense` reads it.
+
+    Its shape is (columns / LANES rounded up, width, LANES).
+    """
+    columns, width = weight.shape
+    whole = np.pad(weight, ((0, -columns % LANES), (0, 0)))
+    return np.ascontiguousarray(whole.reshape(-1, LANES, width).transpose(0, 2, 1))
+
+
+def dense(width: int, columns: int) -> Any:
+    """Rows of `width` numbers times a packed weight give rows of `columns` numbers; all float32."""
+    groups = -(-columns // LANES)
+
+    @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]  # tvm has no types
+    def multiply(x: T.handle, w: T.handle, y: T.handle) -> None:
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        rows = T.int64()
+        given = T.match_buffer(x, (rows, width), "float32")
+        weight = T.match_buffer(w, (groups, width, LANES), "float32")
+        result = T.match_buffer(y, (rows, columns), "float32")
+        for group in T.parallel(groups):
+            with T.sblock("group"):
+                T.reads()
+                T.writes()
+                total = T.sblock_alloc_buffer((ROWS, LANES), "float32", scope="local")
+                for block in T.serial(rows // ROWS):
+                    for row in T.unroll(ROWS):
+                        for lane in T.vectorized(LANES):
+                            total[row, lane] = T.float32(0)
+                    for place in T.serial(width):
+                        for row in T.unroll(ROWS):
+                            for lane in T.vectorized(LANES):
+                                total[row, lane] = (
+                                    total[row, lane] + given[block * ROWS + row, place] * weight[group, place, lane]
+                                )
+                    for row in T.unroll(ROWS):
+                        for lane in T.vectorized(LANES):
+                            if group * LANES + lane < columns:
+                                result[block * ROWS + row, group * LANES + lane] = total[row, lane]
+                for rest in T.serial(rows % ROWS):
+                    for lane in T.vectorized(LANES):
+                        total[0, lane] = T.float32(0)
+                    for place in T.serial(width):
+                        for lane in T.vectorized(LANES):
+                            total[0, lane] = (
+                                total[0, lane] + given[rows // ROWS * ROWS + rest, place] * weight[group, place, lane]
+                            )
+                    for lane in T.vectorized(LANES):
+                        if group * LANES + lane < columns:
+                            result[rows // ROWS * ROWS + rest, group * LANES + lane] = total[0, lane]
+
+    return multiply
