@@ -40,7 +40,11 @@ TUNING_SECONDS: Final = 0.6
 TUNING_MAX_SECONDS: Final = 10.0
 """Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
 NOISE: Final = 0.1
-"""Part by which two short runs of the same thing may differ."""
+"""Part by which two runs of TUNING_SECONDS of the same thing may differ."""
+FINAL_SECONDS: Final = 1.5
+FINALISTS: Final = 3
+FINAL_NOISE: Final = 0.03
+"""The same for FINAL_SECONDS."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,10 @@ class _Try:
     problem: str = ""
 
 
-def _best(tries: Sequence[_Try]) -> _Try:
-    """The soonest first token among those whose speed cannot be told from the highest; the first, if none worked."""
-    working = [tried for tried in tries if not tried.problem]
-    if not working:
-        return tries[0]
-    highest = max(tried.tokens_per_second for tried in working)
-    near = [tried for tried in working if tried.tokens_per_second >= highest * (1 - NOISE)]
-    return min(near, key=lambda tried: tried.ttft_p95)
+def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
+    """Those whose speed cannot be told from the highest, fastest first; all, if none worked."""
+    fastest = sorted(tries, key=lambda tried: tried.tokens_per_second, reverse=True)
+    return [tried for tried in fastest if tried.tokens_per_second >= fastest[0].tokens_per_second * (1 - noise)]
 
 
 @dataclass
@@ -157,16 +157,20 @@ class Scale:
         return read_rows(self.data, split)[: self.metrics.limit]
 
     def tune(self, payloads: Sequence[Payload]) -> EngineArgs:
-        """The options, among those worth trying on this machine, that give the most tokens over all concurrencies."""
+        """The options, among those worth trying on this machine, that give the most tokens over all concurrencies.
+
+        All are tried briefly, those that this cannot tell apart again for longer; what is still alike is told apart by
+        the time to the first token.
+        """
         options: Sequence[EngineArgs] = self.engine.tunings(self.candidate.engine, machine.cores())
         if not self.args.tune or len(options) < 2:
             return options[0] if options else self.candidate.engine
-        tries: list[_Try] = []
-        with track(f"tuning {self.candidate.label}", len(options), "tries") as done:
-            for number, args in enumerate(options, start=1):
-                tries.append(self._try(args, payloads))
-                done(number)
-        winner = _best(tries)
+        tries = self._tries("tuning", options, payloads, TUNING_SECONDS)
+        finalists = _near(tries, NOISE)[:FINALISTS]
+        if len(finalists) > 1 and not finalists[0].problem:
+            finalists = self._tries("finally tuning", [one.args for one in finalists], payloads, FINAL_SECONDS)
+            tries = [next((one for one in finalists if one.args == tried.args), tried) for tried in tries]
+        winner = min(_near(finalists, FINAL_NOISE), key=lambda tried: tried.ttft_p95)
         if winner.problem:
             raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
         self.tuning += [self._note(tried) for tried in tries]
@@ -183,12 +187,22 @@ class Scale:
         note |= {"tokens_per_second": round(tried.tokens_per_second, 1), "ttft_p95": round(tried.ttft_p95, 4)}
         return note | ({"problem": tried.problem} if tried.problem else {})
 
-    def _try(self, args: EngineArgs, payloads: Sequence[Payload]) -> _Try:
+    def _tries(
+        self, doing: str, options: Sequence[EngineArgs], payloads: Sequence[Payload], seconds: float
+    ) -> list[_Try]:
+        tries = []
+        with track(f"{doing} {self.candidate.label}", len(options), "tries") as done:
+            for number, args in enumerate(options, start=1):
+                tries.append(self._try(args, payloads, seconds))
+                done(number)
+        return tries
+
+    def _try(self, args: EngineArgs, payloads: Sequence[Payload], seconds: float) -> _Try:
         """One setting, at the lowest and at the highest concurrency."""
         levels = sorted({min(self.args.concurrency), self.streams})
         try:
             with self._serve(args) as running:
-                figures = self._run_levels(running, payloads, levels, 1, TUNING_SECONDS, TUNING_MAX_SECONDS)
+                figures = self._run_levels(running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS)
         except Unavailable as exc:
             return _Try(args, problem=str(exc))
         rates = [item.tokens_per_second for item in figures]

@@ -15,6 +15,7 @@ from serving.engines.llama_cpp import LlamaCppArgs
 from tasks import machine
 from tasks.evaluate import EvaluateArgs
 from tasks.measurement import Candidate, Measurement, Variant
+from tasks.scale import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
 from tasks.weigh import WeighArgs, candidates, check, weigh
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
@@ -110,6 +111,47 @@ def test_open_options_are_measured_and_the_best_taken(
     assert isinstance(measured.candidate.engine, StandInArgs)
     assert measured.candidate.engine.threads == 2
     assert [note["threads"] for note in measured.tuning] == [1, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("finally_", "first_tokens", "winner"),
+    [
+        ({1: 90, 2: 100}, {1: 0.1, 2: 0.2}, 2),
+        ({1: 99, 2: 100}, {1: 0.1, 2: 0.2}, 1),
+        ({1: 0, 2: 100}, {1: 0.0, 2: 0.2}, 2),
+    ],
+    ids=["the fastest", "of two alike the sooner first token", "none that failed"],
+)
+def test_options_that_a_short_run_cannot_tell_apart_are_tried_for_longer(
+    finally_: dict[int, float],
+    first_tokens: dict[int, float],
+    winner: int,
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[tuple[int, float]] = []
+
+    def run(scale: Scale, options: StandInArgs, payloads: object, seconds: float) -> _Try:
+        threads = options.threads or 0
+        tried.append((threads, seconds))
+        speed = {1: 100, 2: 95, 8: 50}[threads] if seconds == TUNING_SECONDS else finally_[threads]
+        return _Try(options, speed, first_tokens.get(threads, 0.0), "" if speed else "it died")
+
+    monkeypatch.setattr(Scale, "_try", run)
+    (measured,) = weigh([variant()], data, METRICS, args(StandInArgs(), tune=True), workspace).measurements
+    assert isinstance(measured.candidate.engine, StandInArgs)
+    assert measured.candidate.engine.threads == winner
+    assert tried == [
+        (1, TUNING_SECONDS),
+        (2, TUNING_SECONDS),
+        (8, TUNING_SECONDS),
+        (1, FINAL_SECONDS),
+        (2, FINAL_SECONDS),
+    ]
+    assert [note["threads"] for note in measured.tuning] == [1, 2, 8]
+    assert [note["tokens_per_second"] for note in measured.tuning] == [finally_[1], finally_[2], 50]
 
 
 def test_a_measurement_is_kept_and_the_price_is_no_part_of_it(
