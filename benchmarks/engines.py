@@ -45,6 +45,8 @@ from tasks.weigh import WeighArgs
 REFERENCE = "transformers"
 GOAL = 0.97
 CONCURRENCIES = (1, 4, 16)
+PLENTY = 1000
+"""Requests that no engine answers in one turn."""
 LLAMA_CPP = """
 import signal, sys, xllamacpp
 params = xllamacpp.CommonParams()
@@ -87,8 +89,8 @@ class Plan:
 
     rounds: int = 5
     concurrencies: Sequence[int] = CONCURRENCIES
-    requests: int = 8
-    """Per stream and turn."""
+    seconds: float = 3.0
+    """A turn goes on at least so long, and until every stream has had two answers."""
     tokens: int = 64
 
 
@@ -200,8 +202,10 @@ def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures
         for concurrency in plan.concurrencies:
 
             def turn(side: str, streams: int = concurrency) -> LoadFigures:
-                requests = payloads.take(max(4, plan.requests * streams))
-                return run_load(up[side].url, requests, streams, max_seconds=600, timeout=600)
+                return run_load(
+                    up[side].url, payloads.take(PLENTY), streams,
+                    requests=2 * streams, seconds=plan.seconds, max_seconds=600, timeout=600,
+                )  # fmt: skip
 
             _add(figures, f"{entrant.name}_c{concurrency}", alternate(list(up), turn, plan.rounds))
     for name, side in up.items():
@@ -258,8 +262,8 @@ def main() -> None:
     parser.add_argument("--engine", action="append", default=[], help="these alone")
     parser.add_argument("--install", action="store_true", help="build the environments that are missing")
     options = parser.parse_args()
-    plan = Plan(rounds=1, concurrencies=(1, 4), requests=4, tokens=32) if options.quick else Plan()
-    plan = Plan(options.rounds or plan.rounds, plan.concurrencies, plan.requests, plan.tokens)
+    plan = Plan(rounds=1, concurrencies=(1, 4), seconds=0.5, tokens=32) if options.quick else Plan()
+    plan = Plan(options.rounds or plan.rounds, plan.concurrencies, plan.seconds, plan.tokens)
     figures, names = Figures("engines"), []
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
         workspace = Workspace(Settings(home=Path(folder) / "home"))
