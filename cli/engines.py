@@ -138,7 +138,7 @@ def check(
     docs: Path | None,
     as_json: bool,
 ) -> None:
-    """Hold the engines NAME… to the conformance suite; exit status 3 where a check fails.
+    """Hold the engines NAME… to the conformance suite; exit status 3 where a check fails, 4 where none could be run.
 
     The last result of each is kept, and shown by `weighbridge engines`.
     """
@@ -156,7 +156,7 @@ def check(
         click.echo(json.dumps([report.model_dump() for report in reports], indent=2))
     if docs:
         _write_docs(docs, workspace.settings)
-    _fail(reports)
+    _fail(reports, named=bool(names))
 
 
 def _option(words: str) -> tuple[str, str]:
@@ -200,13 +200,18 @@ def _write_docs(folder: Path, settings: Settings) -> None:
     stderr.print(f"written: {results}, {folder / 'engines.md'}", soft_wrap=True)
 
 
-def _fail(reports: Sequence[Report]) -> None:
-    from core.errors import GateFailed
+def _fail(reports: Sequence[Report], *, named: bool) -> None:
+    from core.errors import GateFailed, Unavailable
 
     failed = {report.engine: report.failed for report in reports if report.failed}
     if failed:
         words = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in failed.items())
         raise GateFailed("checking engines", f"failed are {words}")
+    for report in reports if named else ():
+        if report.count("not run") == len(report.outcomes):
+            raise Unavailable(
+                "checking engines", f"nothing of {report.engine} could be run: {report.outcomes[0]['why']}"
+            )
 
 
 @engines.command()

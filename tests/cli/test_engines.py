@@ -93,6 +93,14 @@ def test_a_failed_check_exits_3_after_everything_was_checked_and_printed(
     assert "checking engines: failed are stand_in: chat" in err
 
 
+def test_an_engine_that_cannot_be_run_here_exits_4_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "check", "tgi", "--set", "program=no-such-launcher")
+    assert code == 4
+    assert "28 not run" in out
+    assert "nothing of tgi could be run: starting tgi: there is no no-such-launcher" in err
+    assert kept(Settings().home, "tgi", "cuda") is None
+
+
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
