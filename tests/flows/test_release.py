@@ -186,19 +186,37 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     assert registry.measurement_of(champion)
 
 
-def test_vllm_on_the_processor_wins_is_packaged_and_serves(tmp_path: Path, tiny_model: Path) -> None:
+def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_data(tmp_path / "data")
+    variant = {"kind": "gguf", "quantization": "F16", "adapter": True}
+    path = write(
+        tmp_path / "recipe.yaml", recipe(f"file://{tiny_model}", f"file://{data}", optimize__variants=[variant])
+    )
+    done = weighbridge("run", path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "winner: llama_cpp/gguf-F16-adapter" in done.stdout
+    (applied,) = httpx.get(f"{address(path)}/lora-adapters").json()
+    assert applied["scale"] == 1.0
+    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    assert asked.stdout.strip(), asked.stderr
+
+
+@pytest.mark.parametrize(("variant", "label"), [("none", "safetensors-bfloat16"), ("adapter", "adapter")])
+def test_vllm_on_the_processor_wins_is_packaged_and_serves(
+    variant: str, label: str, tmp_path: Path, tiny_model: Path
+) -> None:
     data = write_data(tmp_path / "data")
     engine = {
         "kind": "vllm", "device": "cpu", "dtype": "bfloat16", "max_model_len": 512, "enforce_eager": True,
         "cpu_omp_threads_bind": "nobind",
     }  # fmt: skip
     small = recipe(
-        f"file://{tiny_model}", f"file://{data}", optimize__variants=[{"kind": "none"}], weigh__engines=[engine]
+        f"file://{tiny_model}", f"file://{data}", optimize__variants=[{"kind": variant}], weigh__engines=[engine]
     )  # fmt: skip
     path = write(tmp_path / "recipe.yaml", small)
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "winner: vllm/safetensors-bfloat16" in done.stdout
+    assert f"winner: vllm/{label}" in done.stdout
     assert httpx.get(f"{address(path)}/version").json()["version"].startswith("0.")
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.returncode == 0, asked.stderr
