@@ -28,10 +28,16 @@ def main() -> None:
 
 
 def _require_exactly(folder: Path, requirements: str) -> None:
-    """Put the lock back as it was: BentoML adds itself a second time, without a hash, which pip then refuses."""
+    """Put the lock back as it was: BentoML adds itself a second time, without a hash, which pip then refuses.
+
+    uv, which BentoML's containers install it with from this folder, is told that there is nothing to add: what a lock
+    leaves out on purpose (see a lock's `.overrides`) would come back as a dependency of the rest.
+    """
     import yaml
 
-    (folder / "env" / "python" / "requirements.txt").write_text(requirements)
+    python = folder / "env" / "python"
+    (python / "requirements.txt").write_text(requirements)
+    (python / "uv.toml").write_text("[pip]\nno-deps = true\n")
     description = folder / "bento.yaml"
     info = yaml.safe_load(description.read_text())
     info["image"]["python_requirements"] = requirements

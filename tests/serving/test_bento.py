@@ -4,6 +4,8 @@ import ast
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 from core.artifact import Artifact
-from core.environments import Environment
+from core.environments import Environment, uv
 from core.errors import Unavailable
 from core.plugins import BUILT_IN
 from core.settings import Settings
@@ -138,6 +140,14 @@ def test_model_is_the_stores_own_file(built: bento.Built, contents: bento.Conten
 def test_requirements_are_the_engines_lock_with_its_hashes(built: bento.Built, contents: bento.Contents) -> None:
     requirements = built.folder / "env" / "python" / "requirements.txt"
     assert requirements.read_text() == contents.lock.read_text()
+
+
+def test_uv_adds_nothing_to_the_requirements_of_a_bento(built: bento.Built, tmp_path: Path) -> None:
+    folder = shutil.copytree(built.folder / "env" / "python", tmp_path / "python")
+    (folder / "requirements.txt").write_text("anyio\n")
+    command = [uv(), "--directory", str(folder), "pip", "install", "--target", str(tmp_path), "--dry-run"]
+    done = subprocess.run([*command, "-r", "requirements.txt"], capture_output=True, text=True, env=dict(os.environ))
+    assert re.findall(r"^ \+ (\w+)==", done.stderr, re.MULTILINE) == ["anyio"], done.stderr
 
 
 def test_built_again_it_is_reused(built: bento.Built, contents: bento.Contents, shared: Workspace) -> None:
