@@ -231,10 +231,10 @@ def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> Non
     figures.add(f"{key}_errors", sum(load.errors for loads in turns.values() for load in loads), at_most=0)
     if "bare" in turns:
         figures.ratio(f"{key}_tokens_per_second", "launched", "bare", at_least=GOAL)
-        figures.ratio(f"{key}_tokens_per_second", "measured", "bare", at_least=GOAL)
+        figures.ratio(f"{key}_tokens_per_second", "measured", "bare")
         figures.ratio(f"{key}_ttft_ms", "bare", "measured")
     else:
-        figures.ratio(f"{key}_tokens_per_second", "measured", "launched", at_least=GOAL)
+        figures.ratio(f"{key}_tokens_per_second", "measured", "launched")
 
 
 def against_reference(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
@@ -248,11 +248,15 @@ def against_reference(figures: Figures, names: Sequence[str], concurrencies: Seq
 
 
 def beats(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
-    """Measured options against the defaults, geometric mean over the concurrencies: what measuring gains."""
+    """Measured options against the defaults, geometric mean over the concurrencies, by which they are chosen."""
     for name in names:
         side = "bare" if name in BARE else "launched"
         keys = [f"{name}_c{concurrency}_tokens_per_second_measured_to_{side}" for concurrency in concurrencies]
-        figures.add(f"{name}_measured_to_{side}", statistics.geometric_mean([figures.values[key] for key in keys]))
+        figures.add(
+            f"{name}_measured_to_{side}",
+            statistics.geometric_mean([figures.values[key] for key in keys]),
+            at_least=GOAL,
+        )
 
 
 def main() -> None:
