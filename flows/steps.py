@@ -76,7 +76,9 @@ def evaluate_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: 
 
 
 def optimize_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> Step[Optimized]:
-    inputs = {"merged": tuned.merged, "data": got.data, "args": recipe.optimize}
+    inputs = {
+        "merged": tuned.merged, "data": got.data, "args": recipe.optimize, "makers": optimize.makers(recipe.optimize),
+    }  # fmt: skip
     return Step(
         "optimize", optimize.VERSION, Optimized, inputs,
         lambda: optimize.optimize(tuned.merged, got.data, recipe.optimize, workspace),

@@ -99,10 +99,19 @@ def _variant(merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: W
     return outcome.value
 
 
+def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
+    """What else decides what comes out: version and environment of every variant's optimizer."""
+    return [{"version": _optimizer(one).version, "environment": _environment(one)} for one in args.variants]
+
+
 def _inputs(merged: Artifact, data: Artifact, args: OptimizerArgs) -> dict[str, Any]:
+    return {"model": merged, "data": data, "args": args, "environment": _environment(args)}
+
+
+def _environment(args: OptimizerArgs) -> str:
+    """Digest of the lock of the optimizer's environment; empty where it has none."""
     lock = _optimizer(args).lock
-    environment = hashlib.sha256(lock.read_bytes()).hexdigest() if lock else ""
-    return {"model": merged, "data": data, "args": args, "environment": environment}
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock else ""
 
 
 def _optimizer(args: OptimizerArgs) -> Optimizer:
