@@ -25,7 +25,7 @@ from tasks.scale import Scale
 if TYPE_CHECKING:
     from tasks.evaluate import EvaluateArgs
 
-VERSION = 1
+VERSION = 2
 log = logging.getLogger("weighbridge.weigh")
 
 DUMMY_HOST: Final = "127.0.0.1"
