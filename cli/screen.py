@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
+GAP = 2
+"""Between two columns."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[str] = ()) -> None:
@@ -132,12 +135,32 @@ def print_ticket(ticket: "Ticket") -> None:
         console.print()
     # One column per candidate: their names and figures are long, and a terminal is narrow.
     titles = [title for title in ticket.rows[0] if title not in ("candidate", "verdict")]
-    labels = [row["candidate"].replace("/", "/\n") for row in ticket.rows]
-    figures = [
-        [title.replace(" / ", "/"), *(row[title].replace(" (", "\n(") for row in ticket.rows)] for title in titles
+    headings = ["", *(title.replace(" / ", "/") for title in titles)]
+    candidates = [
+        [row["candidate"].replace("/", "/\n"), *(row[title].replace(" (", "\n(") for title in titles)]
+        for row in ticket.rows
     ]
-    table(["", *labels], figures, right=labels)
-    console.print(f"\n[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}", soft_wrap=True)
+    for shown in _that_fit(headings, candidates):
+        labels, *figures = zip(headings, *shown, strict=True)
+        table(labels, figures, right=labels[1:])
+        console.print()
+    console.print(f"[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}", soft_wrap=True)
     for row in ticket.rows:
         if row["verdict"] != "winner":
             console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True)
+
+
+def _that_fit(headings: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    """The columns in groups: as many as fit beside the headings, one at least."""
+    room = console.width - _width(headings)
+    group: list[Sequence[str]] = []
+    for column in columns:
+        if group and sum(_width(each) + GAP for each in [*group, column]) > room:
+            yield group
+            group = []
+        group.append(column)
+    yield group
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(cell_len(line) for cell in column for line in cell.splitlines() or [""])
