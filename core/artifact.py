@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Format = Literal["safetensors", "peft", "gguf", "onnx", "jsonl", "bento"]
+Format = Literal["safetensors", "compressed_tensors", "peft", "gguf", "onnx", "jsonl", "bento"]
 
 
 class File(BaseModel):

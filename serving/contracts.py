@@ -62,7 +62,8 @@ def a_bento_answers(name: str) -> None:
     engine: Engine = load("engine", name)
     settings = Settings()
     store = Store(settings.home / "store")
-    model = store.add(Path(os.environ[MODELS]) / name, sorted(engine.formats)[0], adopt=False)
+    form = "safetensors" if "safetensors" in engine.formats else min(engine.formats)
+    model = store.add(Path(os.environ[MODELS]) / name, form, adopt=False)
     contents = bento.Contents("contract", "1", name, engine.Args(kind=name), model, {})
     exported = bento.export(bento.build(contents, settings.cache), model, store, {})
     with bento.serve(

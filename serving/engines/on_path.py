@@ -207,6 +207,7 @@ ROWS: Final = (
             "cuda_memory_fraction": (float | None, Share),
         },
         cut=_tgi_cut,
+        formats=frozenset({"safetensors", "compressed_tensors"}),
         not_run="no package index carries text-generation-launcher",
     ),
     Row(
@@ -229,6 +230,7 @@ ROWS: Final = (
             "disable_radix_cache": (bool, False),
         },
         cut=_sglang_cut,
+        formats=frozenset({"safetensors", "compressed_tensors"}),
         score=_sglang_score,
         not_run="it needs a CUDA GPU",
     ),

@@ -40,7 +40,7 @@ class TritonVllm:
 
     name: ClassVar[str] = "triton_vllm"
     Args: ClassVar[type[EngineArgs]] = TritonVllmArgs
-    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "compressed_tensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cuda": Path(__file__).with_name("triton.lock")}
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cuda"}), metrics=True, extras={"not run": NOT_RUN}

@@ -116,7 +116,7 @@ class Vllm:
 
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
-    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "peft"})
+    formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "compressed_tensors", "peft"})
     locks: ClassVar[Mapping[str, Path]] = {
         "cuda": Path(__file__).with_suffix(".lock"),
         "cpu": Path(__file__).with_name("vllm_cpu.lock"),

@@ -90,8 +90,8 @@ class CompressedTensors:
     """Makes a folder of safetensors that says in config.json how it is quantized."""
 
     Args: ClassVar[type[OptimizerArgs]] = CompressedTensorsArgs
-    version: ClassVar[int] = 1
-    format: ClassVar[Format] = "safetensors"
+    version: ClassVar[int] = 2
+    format: ClassVar[Format] = "compressed_tensors"
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
     def check(self, model: Path, args: CompressedTensorsArgs, workspace: Workspace, *, dry: bool = False) -> None:
