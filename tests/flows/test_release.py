@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -186,6 +187,13 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     assert registry.measurement_of(champion)
 
 
+def first_token(recipe: Path, options: dict[str, Any]) -> tuple[int, float]:
+    """Token and log-probability that the endpoint would go on with."""
+    body = {"prompt": "order 7", "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": False, **options}
+    (token,) = httpx.post(f"{address(recipe)}/completion", json=body).json()["completion_probabilities"]
+    return token["id"], token["logprob"]
+
+
 def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Path) -> None:
     data = write_data(tmp_path / "data")
     variant = {"kind": "gguf", "quantization": "F16", "adapter": True}
@@ -197,6 +205,8 @@ def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Pat
     assert "winner: llama_cpp/gguf-F16-adapter" in done.stdout
     (applied,) = httpx.get(f"{address(path)}/lora-adapters").json()
     assert applied["scale"] == 1.0
+    assert first_token(path, {}) == first_token(path, {"lora": [{"id": 0, "scale": 1.0}]})
+    assert first_token(path, {}) != first_token(path, {"lora": [{"id": 0, "scale": 0.0}]})
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.stdout.strip(), asked.stderr
 
