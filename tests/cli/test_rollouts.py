@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,6 +22,7 @@ from registry.ledger import Rollout, fold
 from tasks import orders, targets
 from tests.stand_ins.target import Version
 from tests.tasks.rollouts import Machine, Named, Wishes, machine
+from tests.waiting import until
 
 
 class Models(Wishes):
@@ -89,13 +89,6 @@ def weighbridge(*words: str) -> str:
     done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
-
-
-def until(true: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def settled(shop: Machine) -> str:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from tasks.champion import BENTO, BENTO_DIGEST
 from tasks.site import Record, open_site
 from tests.serving.bentos import stand_in_release
 from tests.tasks.made import exact, measured
+from tests.waiting import until
 
 KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
 POLICY = {
@@ -224,10 +223,3 @@ def settings(home: Path, cache: Path, **changes: Any) -> Settings:
     """Ports of nobody; looks at the wish often."""
     ports = {"prefect_port": 0, "mlflow_port": 0, "deployer_port": 0, "metrics_port": 0}
     return Settings(home=home, cache=cache, **{**ports, **changes})
-
-
-def until(true: Callable[[], object], seconds: float, otherwise: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.1)

@@ -22,6 +22,7 @@ from flows.accompany import Job, accompanied, mark_crashed
 from flows.prefect_server import prefect_api
 from flows.redeploy import state_of
 from tasks.redeploy import Result
+from tests.waiting import soon
 
 logger = logging.getLogger("weighbridge.test")
 DEPLOYED = Result("deployed", "version 7 serves", "7")
@@ -52,15 +53,6 @@ def query(what: str, **body: Any) -> list[dict[str, Any]]:
     with get_client(sync_client=True) as client:
         found: list[dict[str, Any]] = client.request("POST", path, json=body).json()
         return found
-
-
-def soon(done: Callable[[], object], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def work(result: Result = DEPLOYED, seconds: float = 0.0) -> Callable[[], Result]:

@@ -19,7 +19,8 @@ from flows.promotion import promote, rollback
 from serving.tether import marked
 from tasks import orders, targets
 from tests.conftest import MACHINE_CACHE
-from tests.flows.live import LONG, MODEL, Live, settings, until
+from tests.flows.live import LONG, MODEL, Live, settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 BACK = 30.0

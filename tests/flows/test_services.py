@@ -26,6 +26,7 @@ from serving.supervisor import Program, Supervisor
 from serving.tether import marked
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,13 +56,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, _metrics_anywhere: None) -> I
         yield home
     finally:
         Platform(settings(home)).down()
-
-
-def until(true: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.2)
 
 
 def processes(home: Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +20,7 @@ from flows.receiver import Refused, verified
 from registry import Registry
 from registry.webhooks import EVENTS, NAME
 from tests.registry.conftest import Make
+from tests.waiting import soon
 
 SECRET = "s3cret"
 
@@ -96,15 +97,6 @@ def listener() -> Iterator[Listener]:
         yield listener
         running.shutdown()
         thread.join()
-
-
-def soon(done: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 20
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_an_alias_that_moves_is_told_to_the_address_and_signed_with_the_secret(

@@ -3,18 +3,17 @@
 from pathlib import Path
 
 import httpx
-import pytest
 
 from core.processes import free_port
 from serving.gateway import Gateway
 from serving.gateway_metrics import figures, since
 from serving.gateway_types import Front, Route
 from serving.supervisor import Supervisor
-from tests.serving.upstreams import until, upstreams
+from tests.serving.upstreams import upstreams
+from tests.waiting import until
 
 
-def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> None:
     gateway, port = Gateway(tmp_path), free_port()
     try:
         with upstreams("7", "8") as made:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from core.errors import Unavailable
 from core.processes import free_port, is_taken
 from serving.supervisor import Program, Supervisor
 from serving.tether import marked, sweep
+from tests.waiting import until
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -30,13 +31,6 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 def program(supervisor: Supervisor, name: str = "sleep", command: list[str] = SLEEP) -> Program:
     return Program(name, command, supervisor.logs / f"{name}.log", supervisor.logs, {"WORDS": "100% 'so'"}, 5)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

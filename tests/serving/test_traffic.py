@@ -13,7 +13,8 @@ from serving.gateway import Gateway
 from serving.gateway_types import Front, Route, Seen
 from serving.supervisor import Supervisor
 from serving.traffic import Traffic
-from tests.serving.upstreams import Upstream, until, upstreams
+from tests.serving.upstreams import Upstream, upstreams
+from tests.waiting import until
 
 
 def line(number: int, target: str = "demo") -> str:
@@ -92,8 +93,7 @@ def test_one_rotated_out_of_sight_goes_on_with_the_oldest(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gateway, Upstream, str]]:
-    monkeypatch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+def served(tmp_path: Path) -> Iterator[tuple[Gateway, Upstream, str]]:
     home, port = tmp_path / "home", free_port()
     with upstreams("7") as (upstream,):
         try:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,6 +19,7 @@ from serving.supervisor import Supervisor
 from serving.targets.base import Release, Share
 from serving.targets.local import Local, LocalArgs, LocalRevision
 from tests.serving.bentos import stand_in_release
+from tests.waiting import until
 
 LOCAL = Local()
 
@@ -60,13 +60,6 @@ def target(args: LocalArgs, home: Path) -> Iterator[str]:
     for revision in LOCAL.running(name, home):
         LOCAL.stop_named(name, revision, home)
     Gateway(home).remove(name)
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def started(target: str, args: LocalArgs, release: Release, home: Path) -> LocalRevision:

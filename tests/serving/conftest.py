@@ -1,0 +1,33 @@
+"""A gateway of its own for a test, and two versions behind it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.gateway import Gateway
+from serving.supervisor import Supervisor
+from tests.serving.upstreams import Upstream, upstreams
+
+
+@pytest.fixture(autouse=True)
+def _any_metrics_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "a home's $place"
+    yield folder
+    Supervisor(folder).shutdown()
+
+
+@pytest.fixture
+def gateway(home: Path) -> Gateway:
+    return Gateway(home)
+
+
+@pytest.fixture
+def two() -> Iterator[list[Upstream]]:
+    with upstreams("7", "8") as made:
+        yield made
