@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from tasks.sources import ranges
 from tasks.sources.hf import HubArgs, HubSource
 from tests.stand_ins.hub import Hub
 from tests.tasks.models import TAKEN, args, model, rows
+from tests.waiting import until
 
 HERE = args("hf://org/model", "hf://datasets/org/data")
 
@@ -225,12 +224,12 @@ download(pin(args, workspace), args, workspace)
 
 
 def _has_first_part(workspace: Workspace) -> bool:
-    """Whether the first part of the large file is noted as done; small files' notes come and go."""
+    """Whether the first part of the large file is noted as done; small files' notes come and go, and begin empty."""
     for notes in workspace.store.root.glob("partial/*/bytes.parts"):
         with contextlib.suppress(FileNotFoundError):
-            head, *parts = notes.read_text().splitlines()
-            if json.loads(head)["size"] > 1 << 20 and "0" in parts:
-                return True
+            match notes.read_text().splitlines():
+                case [head, *parts] if "0" in parts and json.loads(head)["size"] > 1 << 20:
+                    return True
     return False
 
 
@@ -242,13 +241,12 @@ def test_a_killed_download_goes_on(hub: Hub, workspace: Workspace) -> None:
     hub.faults.hold_from = 1
     command = [sys.executable, "-c", KILLED, json.dumps(HERE.model_dump(mode="json"))]
     started = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
-    deadline = time.monotonic() + 60
-    while not _has_first_part(workspace):
+    try:
+        until(lambda: started.poll() is not None or _has_first_part(workspace))
         assert started.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
+    finally:
+        started.kill()
+        started.wait()
     assert not list((workspace.store.root / "trees").glob("*"))
     hub.downloads.clear()
     hub.faults.hold_from = 0
