@@ -60,7 +60,7 @@ class Tvm(ShimClient):
         return [str(python), "-I", str(SERVER), *words]
 
     def env(self, args: TvmArgs) -> dict[str, str]:
-        """Its threads spin while they wait: beside other work more than one falls a hundred times behind."""
+        """One thread where nobody says: TVM would take every core, and threads that wait spin beside other work."""
         return {"TVM_NUM_THREADS": str(args.num_threads or 1)}
 
     def tunings(self, args: TvmArgs, cores: int) -> Sequence[TvmArgs]:
