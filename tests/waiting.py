@@ -1,21 +1,16 @@
 """Waiting for what becomes true by itself, in another thread or process."""
 
-import time
 from collections.abc import Callable
 
-SECONDS = 90.0
-"""Far more than any of it takes on a machine that has other work."""
+from serving.conformance.base import eventually
+
+SECONDS = 20.0
 POLL = 0.03
 
 
 def soon(true: Callable[[], object], seconds: float = SECONDS) -> bool:
     """Whether it becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL)
-    return True
+    return eventually(true, seconds, POLL)
 
 
 def until(

@@ -167,7 +167,7 @@ def equal(found: object, wanted: object, what: str) -> None:
         raise Failed(f"{what}: {_short(found)} instead of {_short(wanted)}")
 
 
-def eventually(holds: Callable[[], bool], seconds: float, poll: float = 0.05) -> bool:
+def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) -> bool:
     """Whether it holds within so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():

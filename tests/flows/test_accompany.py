@@ -22,6 +22,7 @@ from flows.accompany import Job, accompanied, mark_crashed
 from flows.prefect_server import prefect_api
 from flows.redeploy import state_of
 from tasks.redeploy import Result
+from tests.mlflow_server import is_well
 from tests.waiting import soon
 
 logger = logging.getLogger("weighbridge.test")
@@ -86,7 +87,7 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
     def lines() -> list[str]:
         return [line["message"] for line in query("logs", sort="TIMESTAMP_ASC")]
 
-    assert soon(lambda: "10 % of the requests go to it" in lines())
+    assert soon(lambda: "10 % of the requests go to it" in lines(), 30)
     assert lines().index("starting version 7") < lines().index("10 % of the requests go to it")
     assert "of another target" not in lines()
 
@@ -121,7 +122,7 @@ def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
     go_on = threading.Event()
 
     def call() -> Result:
-        assert soon(lambda: [run["state_type"] for run in query("flow_runs")] == ["RUNNING"])
+        assert soon(lambda: [run["state_type"] for run in query("flow_runs")] == ["RUNNING"], 30)
         time.sleep(1.1)
         assert mark_crashed("another", time.time()) == []
         assert len(mark_crashed("mine", time.time())) == 1
@@ -212,14 +213,8 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
     ]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": url, "DO_NOT_TRACK": "1"}
 
-    def well() -> bool:
-        try:
-            return httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success
-        except httpx.HTTPError:
-            return False
-
     with Process("prefect server", command, log=tmp_path / "log", cwd=tmp_path, env=environment) as server:
-        server.wait_until(well, timeout=120)
+        server.wait_until(lambda: is_well(url), timeout=120)
         process = child(url, 6, tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
@@ -228,6 +223,6 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
             found = httpx.post(f"{url}/flow_runs/filter", json={}, timeout=10, trust_env=False).json()
             return [run["state_type"] for run in found] == ["RUNNING"]
 
-        assert soon(running)
+        assert soon(running, 30)
         os.killpg(os.getpgid(server.pid), signal.SIGKILL)
     assert process.communicate(timeout=60)[0].split("\n")[:2] == ["deployed", "in time"]

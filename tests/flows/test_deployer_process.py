@@ -1,6 +1,5 @@
 """The deployer as a process of its own: how it starts, ends and comes back, beside a real MLflow."""
 
-import base64
 import os
 import signal
 import socket
@@ -14,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from core.processes import Process, free_port
+from core.processes import free_port
 from core.settings import Settings
 from core.workspace import Workspace
 from registry import Place, Registry
+from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,28 +87,11 @@ def test_a_taken_port_ends_it_with_one_line(deployer: Running) -> None:
 
 @pytest.fixture
 def mlflow(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """A real MLflow server, and the port it listens on."""
-    port, folder = free_port(), tmp_path / "server"
+    """A real MLflow server's address and process id."""
+    folder = tmp_path / "server"
     folder.mkdir()
-    command = [
-        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
-        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
-    }  # fmt: skip
-
-    def well() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).is_success
-        except httpx.HTTPError:
-            return False
-
-    with Process("mlflow server", command, log=folder / "log", cwd=folder, env=environment) as process:
-        process.wait_until(well, timeout=180)
-        yield f"http://127.0.0.1:{port}", process.pid
+    with mlflow_server(folder, **CALLS_THIS_MACHINE, MLFLOW_WEBHOOK_CACHE_TTL="1") as server:
+        yield server
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path
 
     ids = {deployment(home, name)["id"] for name, one in wanted.items() if one.get("schedules")}
     assert ids
-    until(lambda: ids <= planned())
+    until(lambda: ids <= planned(), 90)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_whatever_is_killed_is_back_by_itself(home: Path) -> None:
         parts = Platform(settings(home)).components()
         return all(part.answers and now[part.name] != before[part.name] for part in parts)
 
-    until(back)
+    until(back, 90)
 
 
 def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> None:
@@ -196,7 +196,7 @@ def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> No
     words = [sys.executable, "-c", "import time; time.sleep(900)"]
     host.add(Program("shop@7", words, host.logs / "shop.log", host.logs))
     platform = Platform(settings(home))
-    until(lambda: processes(home)["shop@7"])
+    until(lambda: processes(home)["shop@7"], 90)
     pids = [*processes(home).values(), *marked(f"{home}:")]
     ports = addresses.read(home)
     assert set(platform.down()) == {*SERVICES, "shop@7"}

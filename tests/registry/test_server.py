@@ -1,41 +1,27 @@
 """The same against a real tracking server, and with artifacts in a real S3 service."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from core.processes import Process, free_port
 from core.settings import Settings
 from core.workspace import Workspace
 from registry import Dataset, Entry, Figures, Place, Registry
+from tests.mlflow_server import mlflow_server
 from tests.registry.conftest import Make
 from tests.stand_ins.swift import Swift
 
 pytestmark = pytest.mark.slow
 
 
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """Address of an MLflow server of its own, on SQLite, that takes artifacts over HTTP."""
-    port, folder = free_port(), tmp_path / "server"
+    folder = tmp_path / "server"
     folder.mkdir()
-    command = [
-        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    with Process("mlflow server", command, log=folder / "log", cwd=folder) as process:
-        process.wait_until(lambda: _healthy(f"http://127.0.0.1:{port}"), timeout=180)
-        yield f"http://127.0.0.1:{port}"
+    with mlflow_server(folder) as (url, _):
+        yield url
 
 
 def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:

@@ -1,8 +1,5 @@
 """Our webhook in a real MLflow server: one, pointing at us, signed with our secret, whatever was done to it."""
 
-import base64
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,44 +7,26 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import pytest
 
 from core.errors import Unavailable
-from core.processes import Process, free_port
 from core.settings import Settings
 from flows.receiver import Refused, verified
 from registry import Registry
 from registry.webhooks import EVENTS, NAME
+from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.registry.conftest import Make
 from tests.waiting import soon
 
 SECRET = "s3cret"
 
 
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server of its own that may call receivers on this machine."""
-    port, folder = free_port(), tmp_path_factory.mktemp("mlflow")
-    command = [
-        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
-        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
-    }  # fmt: skip
-    with Process("mlflow server", command, log=folder / "log", cwd=folder, env=environment) as process:
-        process.wait_until(lambda: _healthy(f"http://127.0.0.1:{port}"), timeout=180)
-        yield f"http://127.0.0.1:{port}"
+    folder = tmp_path_factory.mktemp("mlflow")
+    with mlflow_server(folder, **CALLS_THIS_MACHINE, MLFLOW_WEBHOOK_CACHE_TTL="0") as (url, _):
+        yield url
 
 
 @pytest.fixture

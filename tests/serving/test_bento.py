@@ -26,6 +26,7 @@ from core.workspace import Workspace
 from serving import bento
 from serving.client import Client, is_ready
 from tests.serving import bentos
+from tests.waiting import soon
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +76,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def ended(processes: list[psutil.Process], within: float = 20) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
-            return True
-        time.sleep(0.05)
-    return False
+    return soon(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), within)
 
 
 def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:

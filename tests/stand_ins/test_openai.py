@@ -17,6 +17,7 @@ from tests.serving.bentos import stand_in_release
 from tests.stand_ins import openai
 from tests.stand_ins.engine import StandInArgs, options
 from tests.stand_ins.openai import Behaviour, serve
+from tests.waiting import soon
 
 
 @pytest.fixture
@@ -67,10 +68,7 @@ def test_it_dies_so_long_after_its_first_request(tmp_path: Path, port: int) -> N
     with start(StandInArgs(die_seconds=0.5), port, tmp_path) as process:
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), 20)
         assert process.alive()
-        deadline = time.monotonic() + 10
-        while process.alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not process.alive()
+        assert soon(lambda: not process.alive(), 10)
         assert "dies as it was told" in process.tail()
 
 

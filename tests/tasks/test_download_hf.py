@@ -242,7 +242,7 @@ def test_a_killed_download_goes_on(hub: Hub, workspace: Workspace) -> None:
     command = [sys.executable, "-c", KILLED, json.dumps(HERE.model_dump(mode="json"))]
     started = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
     try:
-        until(lambda: started.poll() is not None or _has_first_part(workspace))
+        until(lambda: started.poll() is not None or _has_first_part(workspace), 60)
         assert started.poll() is None, "it ended before it could be killed"
     finally:
         started.kill()

@@ -1,7 +1,6 @@
 """Answers join, leave and fail between steps, and none disturbs another."""
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from serving.shim.batching import Batcher
 from serving.shim.draw import log_softmax
 from serving.shim.protocol import Sampling
+from tests.waiting import soon
 
 WORDS = 50
 END = 0
@@ -80,10 +80,7 @@ def said(batch: Batcher, prompt: Sequence[int], count: int) -> list[int]:
 
 def emptied(decoder: Sums) -> bool:
     """Whether no answer is left, soon: the last token is handed out a moment before its answer leaves."""
-    deadline = time.monotonic() + 30
-    while decoder.states and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not decoder.states
+    return soon(lambda: not decoder.states, 30)
 
 
 def test_every_answer_is_what_it_would_be_alone() -> None:

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from serving.client import Client, RequestRefused, is_ready, post
 from serving.shim.client import ShimClient
 from serving.shim.server import Shim
 from tests.serving.shim.made import Bytes
+from tests.waiting import soon
 
 ROOT = Path(__file__).resolve().parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -52,13 +52,6 @@ def served(generator: Bytes) -> Iterator[str]:
         loop.call_soon_threadsafe(end.set)
         thread.join()
         loop.close()
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return holds()
 
 
 def figures(url: str) -> dict[str, float]:
@@ -170,9 +163,9 @@ def test_a_client_that_leaves_frees_its_slot(stream: bool) -> None:
     generator = Bytes("x" * 190, slots=1, delay=0.05)
     with served(generator) as url:
         leave(f"{url}/v1/chat/completions", {"messages": HELLO, "stream": stream})
-        assert eventually(lambda: generator.at_once == 0)
+        assert soon(lambda: generator.at_once == 0, 10)
         assert 0 < generator.said < 190
-        assert eventually(lambda: figures(url)["weighbridge_shim_requests_running"] == 0)
+        assert soon(lambda: figures(url)["weighbridge_shim_requests_running"] == 0, 10)
 
 
 def leave(url: str, body: dict[str, Any]) -> None:
@@ -185,11 +178,11 @@ def test_one_that_leaves_while_it_waits_is_never_begun() -> None:
     generator = Bytes("x" * 20, slots=1, delay=0.05)
     with served(generator) as url, ThreadPoolExecutor(1) as pool:
         first = pool.submit(lambda: Client(url).ask(HELLO).text)
-        assert eventually(lambda: generator.at_once == 1)
+        assert soon(lambda: generator.at_once == 1, 10)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, timeout=0.2)
         assert first.result() == "x" * 20
-        assert eventually(lambda: figures(url)["weighbridge_shim_requests_waiting"] == 0)
+        assert soon(lambda: figures(url)["weighbridge_shim_requests_waiting"] == 0, 10)
         assert generator.begun == 1
 
 
@@ -214,10 +207,10 @@ def test_sigterm_finishes_what_is_under_way_and_takes_nothing_new(tmp_path: Path
         stream = Client(url).stream(HELLO)
         said = [next(stream)]
         subprocess.run(["kill", f"-{signal.SIGTERM.value}", str(process.pid)], check=True)
-        assert eventually(lambda: not _listens(url))
+        assert soon(lambda: not _listens(url), 10)
         said += stream
         assert "".join(said) == "x" * 20
-        assert eventually(lambda: not process.alive())
+        assert soon(lambda: not process.alive(), 10)
 
 
 def _listens(url: str) -> bool:

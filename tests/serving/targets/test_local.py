@@ -65,7 +65,7 @@ def target(args: LocalArgs, home: Path) -> Iterator[str]:
 def started(target: str, args: LocalArgs, release: Release, home: Path) -> LocalRevision:
     revision = LOCAL.prepare(target, args, release, LOCAL.running(target, home), home)
     LOCAL.start(revision, home)
-    until(lambda: LOCAL.answers(revision))
+    until(lambda: LOCAL.answers(revision), 60)
     return revision
 
 
@@ -106,7 +106,7 @@ def test_a_version_that_dies_while_it_loads_is_told_with_its_log(
     revision = LOCAL.prepare(target, args, releases["broken"], (), home)
     pulse = LOCAL.start(revision, home)
     with pytest.raises(Unavailable, match=r"(?s)it ended\. Its log ends:.*no such tensor"):
-        until(lambda: bool(pulse.check()))
+        until(pulse.check, 60)
 
 
 def test_one_that_died_is_told_even_when_it_is_up_again(
@@ -114,13 +114,13 @@ def test_one_that_died_is_told_even_when_it_is_up_again(
 ) -> None:
     revision = LOCAL.prepare(target, args, releases["7"], (), home)
     pulse = LOCAL.start(revision, home)
-    until(lambda: LOCAL.answers(revision))
+    until(lambda: LOCAL.answers(revision), 60)
     pulse.check()
     assert pulse.memory() > 10 << 20
     state = Supervisor(home).state(revision.program)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
-    until(lambda: LOCAL.answers(revision))
+    until(lambda: LOCAL.answers(revision), 60)
     with pytest.raises(Unavailable, match="it ended"):
         pulse.check()
 
@@ -133,7 +133,7 @@ def test_killed_it_comes_back_at_the_same_address(
     state = Supervisor(home).state(revision.program)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
-    until(lambda: served_by(args) == "7")
+    until(lambda: served_by(args) == "7", 60)
 
 
 def test_stopped_it_leaves_no_process(target: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
