@@ -113,21 +113,15 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.norm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
         self.lm_head = Linear(shape.hidden, shape.words)
 
-    def _forward(self, ids: Any, cache: PagedKVCache) -> Any:
-        """Logits, one row per token."""
+    def read(self, ids: Any, cache: PagedKVCache) -> Any:
+        """Logits, one row per token: of a piece of a prompt, or, as `decode`, of the next token of every answer."""
         batch, length = ids.shape
         x = self.embed_tokens(op.reshape(ids, (batch * length,)))
         for layer in self.layers:
             x = layer(x, cache, (batch, length))
-        return self.lm_head(self.norm(x))
+        return self.lm_head(self.norm(x)), cache
 
-    def read(self, ids: Any, cache: PagedKVCache) -> Any:
-        """Logits after every token of a prompt's piece."""
-        return self._forward(ids, cache), cache
-
-    def decode(self, ids: Any, cache: PagedKVCache) -> Any:
-        """Logits after the next token of every answer."""
-        return self._forward(ids, cache), cache
+    decode = read
 
     def create_cache(self, rows: Any, tokens: Any, chunk: Any, page: Any) -> Any:
         shape = self.shape
