@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 # PyTorch's CPU build where the machine offers one, else the build of the package index.
 TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS))),cpu.)lock
-CODE := cli flows configs tasks registry serving core examples benchmarks locks tests
+CODE := cli flows configs tasks registry serving core src examples benchmarks locks tests
 
 .PHONY: help
 help: ## List the targets
@@ -23,6 +23,7 @@ setup: $(READY) ## Make .venv from the locks
 
 $(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: setting up: $$($(PYTHON) --version) is too old; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 4; }
+	@for link in src/weighbridge/*; do case $$link in */__init__.py|*/py.typed|*/__pycache__) ;; *) test -L $$link || { echo "error: setting up: $$link is no link, though it is one in git; run: git config core.symlinks true && git checkout -- src"; exit 4; };; esac; done
 	@echo "setting up $(VENV) (1.8 GB, from locks/dev.lock and $(TORCH_LOCK))"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' locks/dev.lock)"

@@ -4,7 +4,7 @@ An engine takes part when it is registered, its environment is installed and an 
 takes; who is left out is told, and why. Its sides take turns:
 
     bare        its own server, started by hand with nothing but model and address
-    launched    the same engine through `serving.runner`, our options at their defaults
+    launched    the same engine through `weighbridge.serving.runner`, our options at their defaults
     measured    with what the scale found best on this machine
 
 Beside them stand the figures of `transformers`, the reference, where that engine takes part.
@@ -23,24 +23,24 @@ from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
 from benchmarks.loads import LONG, Payloads, by_side, demo_model
-from core import plugins
-from core.artifact import Artifact
-from core.environments import ensure, locate
-from core.errors import WeighbridgeError
-from core.processes import PeakMemory, Process, free_port
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import runner
-from serving.client import Client, RequestRefused, is_ready
-from serving.engines.base import Engine, EngineArgs, lock_of
-from serving.load import LoadFigures, run_load
-from tasks.contracts import optimizer_for
-from tasks.data import read_rows
-from tasks.evaluate import EvaluateArgs
-from tasks.measurement import Candidate, Variant
-from tasks.optimize import OptimizeArgs, optimize
-from tasks.scale import Scale
-from tasks.weigh import WeighArgs
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import ensure, locate
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.processes import PeakMemory, Process, free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import runner
+from weighbridge.serving.client import Client, RequestRefused, is_ready
+from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.serving.load import LoadFigures, run_load
+from weighbridge.tasks.contracts import optimizer_for
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.measurement import Candidate, Variant
+from weighbridge.tasks.optimize import OptimizeArgs, optimize
+from weighbridge.tasks.scale import Scale
+from weighbridge.tasks.weigh import WeighArgs
 
 REFERENCE = "transformers"
 GOAL = 0.97

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
-from core.artifact import Artifact
-from core.plugins import load
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import runner
-from serving.client import Client
-from serving.engines.llama_cpp import LlamaCppArgs
-from tasks.data import Row, read_rows
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import load
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import runner
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.tasks.data import Row, read_rows
 
 TOKENS = 32
 BATCH = 64
@@ -39,7 +39,7 @@ class Subject:
 def subject(workspace: Workspace, prompts: int) -> Subject:
     """The demo's base model, and its GGUF of the same precision through the optimizer."""
     from examples.support_tickets import ensure
-    from tasks.download import DownloadArgs, download, pin
+    from weighbridge.tasks.download import DownloadArgs, download, pin
 
     made = ensure(workspace.settings.cache)
     args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
@@ -63,8 +63,8 @@ def through_engine(about: Subject, url: str, streams: int) -> list[str]:
 
 def through_transformers(about: Subject) -> Callable[[int], list[str]]:
     """The model, loaded once; the function takes the batch size."""
-    from tasks import generation, hf
-    from tasks.encoding import encode, load_tokenizer
+    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(about.weights.path)
     prompts = [row.prompt for row in encode(tokenizer, about.rows)]

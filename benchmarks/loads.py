@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.workspace import Workspace
-from serving.load import LoadFigures
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.load import LoadFigures
 
 if TYPE_CHECKING:
-    from tasks.download import Downloaded
+    from weighbridge.tasks.download import Downloaded
 
 LONG = "My order came late and the box was open, please tell me what happens now. " * 3
 SHORT = "is late, why?"
@@ -48,7 +48,7 @@ def by_side(
 def demo_model(workspace: Workspace) -> "Downloaded":
     """The demo's base model and data, brought in as the demo itself does."""
     from examples.support_tickets import ensure
-    from tasks.download import DownloadArgs, download, pin
+    from weighbridge.tasks.download import DownloadArgs, download, pin
 
     made = ensure(workspace.settings.cache)
     args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})

@@ -28,9 +28,9 @@ from pydantic import BaseModel
 from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, bytecode_note, cpu_seconds
 from benchmarks.recipes import small_recipe
-from core.settings import Settings
-from core.stagecache import Outcome
-from core.workspace import Workspace
+from weighbridge.core.settings import Settings
+from weighbridge.core.stagecache import Outcome
+from weighbridge.core.workspace import Workspace
 
 ON_TOP = 5.0
 PER_TASK = 0.02
@@ -57,10 +57,10 @@ def plain(count: int, run: int) -> None:
 
 
 def coated(count: int, run: int) -> None:
-    from flows.prefect_server import prefect_api
+    from weighbridge.flows.prefect_server import prefect_api
 
     with prefect_api(Settings()):
-        from flows.coats import release_flow, run_stage
+        from weighbridge.flows.coats import release_flow, run_stage
 
         @release_flow(name="overhead")
         def overhead() -> None:
@@ -84,22 +84,22 @@ def ephemeral(count: int) -> None:
 
 def without_coats(recipe: str) -> None:
     """The release as a plain script: the same code, and in the place of the coats the bare call."""
-    bare: Any = types.ModuleType("flows.coats")
+    bare: Any = types.ModuleType("weighbridge.flows.coats")
     bare.run_stage = lambda name, call, description="": call()
     bare.release_flow = lambda **options: lambda function: function
     bare.publish_ticket = lambda *args, **kwargs: None
-    sys.modules["flows.coats"] = bare
-    from configs.load import load
-    from flows.release import release
+    sys.modules["weighbridge.flows.coats"] = bare
+    from weighbridge.configs.load import load
+    from weighbridge.flows.release import release
 
     release(load(Path(recipe)))
 
 
 def stages_alone(recipe: str) -> None:
     """Every stage up to the packaged winner, without MLflow."""
-    from configs.load import load
-    from flows import steps
-    from tasks.download import pin
+    from weighbridge.configs.load import load
+    from weighbridge.flows import steps
+    from weighbridge.tasks.download import pin
 
     loaded, workspace = load(Path(recipe)), Workspace()
     got = steps.download_step(pin(loaded.download, workspace), loaded, workspace).run(workspace).value

@@ -34,21 +34,21 @@ from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, ROOT
 from benchmarks.crowd import Crowd, Habits, Request
 from benchmarks.recipes import small_recipe
-from core.processes import Process, free_port
-from core.settings import Settings
-from core.workspace import Workspace
-from flows import addresses
-from flows.services import Platform
-from registry import Registry
-from registry.ledger import Rollout
-from serving import bento
-from serving.client import is_ready
-from serving.gateway import Gateway
-from serving.gateway_types import Front, Route
-from serving.load import percentile
-from tasks import targets
-from tasks.champion import BENTO_DIGEST
-from tasks.site import Record, known_sites, open_site
+from weighbridge.core.processes import Process, free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import addresses
+from weighbridge.flows.services import Platform
+from weighbridge.registry import Registry
+from weighbridge.registry.ledger import Rollout
+from weighbridge.serving import bento
+from weighbridge.serving.client import is_ready
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Front, Route
+from weighbridge.serving.load import percentile
+from weighbridge.tasks import targets
+from weighbridge.tasks.champion import BENTO_DIGEST
+from weighbridge.tasks.site import Record, known_sites, open_site
 
 NAME = "switch"
 PROMOTIONS = 20

@@ -17,13 +17,13 @@ from pathlib import Path
 from benchmarks.common import Figures, alternate, report
 from benchmarks.loads import LONG, SHORT, Payloads, by_side, demo_model
 from benchmarks.random_gguf import B_300M, write
-from core.artifact import Artifact
-from core.plugins import load
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import bento, runner
-from serving.engines.base import EngineArgs
-from serving.load import LoadFigures, run_load
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import load
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento, runner
+from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.load import LoadFigures, run_load
 
 SIDES = ("bare", "served", "bentoml")
 CONCURRENCIES = (1, 4, 16)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, ROOT, bytecode_note, cpu_seconds
-from core.settings import Settings
 from examples.support_tickets import ensure
+from weighbridge.core.settings import Settings
 
 GOALS = {"help": 0.25, "plan": 1.0}
 

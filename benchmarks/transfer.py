@@ -18,12 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from core.environments import ensure
-from core.settings import Settings
-from core.store import Store
-from tasks.sources.gather import Gathering
-from tasks.sources.s3 import S3Args, S3Source
 from tests.stand_ins.swift import Swift
+from weighbridge.core.environments import ensure
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
+from weighbridge.tasks.sources.gather import Gathering
+from weighbridge.tasks.sources.s3 import S3Args, S3Source
 
 MIB: Final = 1 << 20
 SHAPES: Final = {"small": (200, MIB), "large": (1, 256 * MIB)}

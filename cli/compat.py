@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tasks.compat.report import Report
+    from weighbridge.tasks.compat.report import Report
 
 COLORS = {
     "breaks": "red", "broken already": "red", "held back": "yellow", "not run": "yellow", "nothing breaks": "green",
@@ -38,11 +38,11 @@ def compat(
     bounds and installed in throw-away environments, where the contracts of this tree are run: what we import and call.
     Nothing of yours changes. Ends with 3 when something would break, with 4 when the package index cannot be reached.
     """
-    from cli.screen import live, stderr
-    from core.errors import GateFailed
-    from core.settings import Settings
-    from tasks.compat.check import Options, check
-    from tasks.compat.subjects import subjects
+    from weighbridge.cli.screen import live, stderr
+    from weighbridge.core.errors import GateFailed
+    from weighbridge.core.settings import Settings
+    from weighbridge.tasks.compat.check import Options, check
+    from weighbridge.tasks.compat.subjects import subjects
 
     options = Options(only, with_torch, timeout, minutes, run=not resolve)
     with live(stderr):
@@ -60,7 +60,7 @@ def compat(
 def _print(found: "Report") -> None:
     from rich.markup import escape
 
-    from cli.screen import console, table
+    from weighbridge.cli.screen import console, table
 
     if rows := found.rows():
         cells = [[_cell(key, escape(text)) for key, text in row.items()] for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from core.settings import Settings
+from weighbridge.core.settings import Settings
 
 GIB = 2**30
 
@@ -31,14 +31,14 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        from cli.screen import table
+        from weighbridge.cli.screen import table
 
         marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
         table(["", "what", "state", "how to get it"], [[marks[f.ok], f.what, f.state, f.remedy] for f in findings])
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    from core import environments, plugins
+    from weighbridge.core import environments, plugins
 
     for label, folder in (("state", settings.home), ("cache", settings.cache)):
         existing = next(path for path in (folder, *folder.parents) if path.exists())

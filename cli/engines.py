@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.settings import Settings
+from weighbridge.core.settings import Settings
 
 if TYPE_CHECKING:
-    from serving.conformance.base import Outcome
-    from serving.conformance.report import Report
+    from weighbridge.serving.conformance.base import Outcome
+    from weighbridge.serving.conformance.report import Report
 
 COLOURS = {"passed": "green", "failed": "red", "known not to": "dim", "not run": "yellow"}
 
@@ -29,8 +29,8 @@ def engines(context: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    from cli.screen import table
-    from core.units import human_size
+    from weighbridge.cli.screen import table
+    from weighbridge.core.units import human_size
 
     rows = [
         [
@@ -43,9 +43,9 @@ def engines(context: click.Context, as_json: bool) -> None:
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
-    from core import environments, plugins
-    from core.pruning import size_on_disk
-    from serving.conformance.report import kept
+    from weighbridge.core import environments, plugins
+    from weighbridge.core.pruning import size_on_disk
+    from weighbridge.serving.conformance.report import kept
 
     found = []
     for name in plugins.names("engine"):
@@ -77,8 +77,8 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
     """Build the locked environments of the engines NAME…, several at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from cli.screen import console, live, stderr
-    from core import environments
+    from weighbridge.cli.screen import console, live, stderr
+    from weighbridge.core import environments
 
     settings = Settings()
     locks = {name: _lock(name, device) for name in names}
@@ -99,8 +99,8 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
 
 
 def _lock(name: str, device: str | None) -> Path:
-    from core import plugins
-    from core.errors import BadInput
+    from weighbridge.core import plugins
+    from weighbridge.core.errors import BadInput
 
     engine = plugins.load("engine", name)
     wanted = device or engine.device(engine.Args())
@@ -112,8 +112,8 @@ def _lock(name: str, device: str | None) -> Path:
 
 
 def _native_build(name: str) -> Any:
-    from core import plugins
-    from core.errors import BadInput
+    from weighbridge.core import plugins
+    from weighbridge.core.errors import BadInput
 
     build = getattr(plugins.load("engine", name), "build_native", None)
     if build is None:
@@ -142,8 +142,8 @@ def check(
 
     The last result of each is kept, and shown by `weighbridge engines`.
     """
-    from core import plugins
-    from core.workspace import Workspace
+    from weighbridge.core import plugins
+    from weighbridge.core.workspace import Workspace
 
     given, workspace = dict(map(_option, options)), Workspace()
     wanted = list(names) or (plugins.names("engine") if everything else [])
@@ -167,8 +167,8 @@ def _option(words: str) -> tuple[str, str]:
 
 
 def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> Report:
-    from cli.screen import console, live, stderr
-    from tasks.conformance import check as run
+    from weighbridge.cli.screen import console, live, stderr
+    from weighbridge.tasks.conformance import check as run
 
     screen = stderr if as_json else console
 
@@ -186,10 +186,10 @@ def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: A
 
 
 def _write_docs(folder: Path, settings: Settings) -> None:
-    from cli.screen import stderr
-    from core.files import replace_text
-    from serving.conformance.matrix import Entry
-    from tasks.conformance import document, recorded
+    from weighbridge.cli.screen import stderr
+    from weighbridge.core.files import replace_text
+    from weighbridge.serving.conformance.matrix import Entry
+    from weighbridge.tasks.conformance import document, recorded
 
     results = folder / "engines.json"
     published = json.loads(results.read_text()) if results.exists() else []
@@ -201,7 +201,7 @@ def _write_docs(folder: Path, settings: Settings) -> None:
 
 
 def _fail(reports: Sequence[Report], *, named: bool) -> None:
-    from core.errors import GateFailed, Unavailable
+    from weighbridge.core.errors import GateFailed, Unavailable
 
     failed = {report.engine: report.failed for report in reports if report.failed}
     if failed:
@@ -220,9 +220,9 @@ def prune(as_json: bool) -> None:
     """Remove environments that no lock of today names and nothing that serves runs in."""
     from dataclasses import asdict
 
-    from cli.screen import console
-    from core.units import human_size
-    from tasks.housekeeping import prune_environments
+    from weighbridge.cli.screen import console
+    from weighbridge.core.units import human_size
+    from weighbridge.tasks.housekeeping import prune_environments
 
     found = prune_environments(Settings())
     freed = sum(item.bytes for item in found if not item.kept)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import click
 
-from core.errors import WeighbridgeError
+from weighbridge.core.errors import WeighbridgeError
 
 FULL = 8 << 20
 """Bytes of room with which databases and logs cannot be written any more."""
@@ -19,25 +19,28 @@ class LazyGroup(click.Group):
     """Finds a subcommand by name in a table, and imports its module only to run or describe it."""
 
     table: ClassVar[dict[str, tuple[str, str]]] = {
-        "init": ("cli.recipes:init", "Write a commented starter recipe."),
-        "plan": ("cli.recipes:plan", "Say what would run, what would be reused and why; change nothing."),
-        "run": ("cli.run:run", "Run a recipe: from base model to served endpoint."),
-        "schema": ("cli.recipes:schema", "Print the JSON schema of recipes, for editors."),
-        "up": ("cli.platform:up", "Bring up the platform: Prefect, MLflow, deployer, worker, gateway."),
-        "status": ("cli.platform:status", "Say how each service and each target is: wish, fact, since when."),
-        "down": ("cli.platform:down", "Stop the platform and what serves; leave no process behind."),
-        "promote": ("cli.rollouts:promote", "Let a version be champion, and wait until it serves."),
-        "rollback": ("cli.rollouts:rollback", "Let the version before serve again."),
-        "history": ("cli.rollouts:history", "List the rollouts at a target, and what became of them."),
-        "pause": ("cli.rollouts:pause", "Hold the rollout at a target."),
-        "resume": ("cli.rollouts:resume", "Let it go on."),
-        "abort": ("cli.rollouts:abort", "Take it back."),
-        "ask": ("cli.serve:ask", "Stream one answer from a live endpoint."),
-        "models": ("cli.models:models", "List registered models and their versions."),
-        "show": ("cli.models:show", "Show one version: lineage, tags, measurements."),
-        "engines": ("cli.engines:engines", "List engines; install their environments."),
-        "compat": ("cli.compat:compat", "Say what the newest release of every dependency would break."),
-        "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and how to get it."),
+        "init": ("weighbridge.cli.recipes:init", "Write a commented starter recipe."),
+        "plan": ("weighbridge.cli.recipes:plan", "Say what would run, what would be reused and why; change nothing."),
+        "run": ("weighbridge.cli.run:run", "Run a recipe: from base model to served endpoint."),
+        "schema": ("weighbridge.cli.recipes:schema", "Print the JSON schema of recipes, for editors."),
+        "up": ("weighbridge.cli.platform:up", "Bring up the platform: Prefect, MLflow, deployer, worker, gateway."),
+        "status": (
+            "weighbridge.cli.platform:status",
+            "Say how each service and each target is: wish, fact, since when.",
+        ),
+        "down": ("weighbridge.cli.platform:down", "Stop the platform and what serves; leave no process behind."),
+        "promote": ("weighbridge.cli.rollouts:promote", "Let a version be champion, and wait until it serves."),
+        "rollback": ("weighbridge.cli.rollouts:rollback", "Let the version before serve again."),
+        "history": ("weighbridge.cli.rollouts:history", "List the rollouts at a target, and what became of them."),
+        "pause": ("weighbridge.cli.rollouts:pause", "Hold the rollout at a target."),
+        "resume": ("weighbridge.cli.rollouts:resume", "Let it go on."),
+        "abort": ("weighbridge.cli.rollouts:abort", "Take it back."),
+        "ask": ("weighbridge.cli.serve:ask", "Stream one answer from a live endpoint."),
+        "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
+        "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),
+        "engines": ("weighbridge.cli.engines:engines", "List engines; install their environments."),
+        "compat": ("weighbridge.cli.compat:compat", "Say what the newest release of every dependency would break."),
+        "doctor": ("weighbridge.cli.doctor:doctor", "Say what is missing on this machine, and how to get it."),
     }
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -54,7 +57,7 @@ class LazyGroup(click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.table and not args[0].startswith("-"):
-            from core.plugins import suggestion
+            from weighbridge.core.plugins import suggestion
 
             raise click.UsageError(f"no command '{args[0]}'; {suggestion(args[0], list(self.table))}", context)
         return super().resolve_command(context, args)
@@ -108,8 +111,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _exit_where_the_disk_is_full(exc: BaseException) -> None:
     """A full disk shows as whatever failed to be written first, be it in a database or a server of ours."""
-    from core.errors import Unavailable
-    from core.settings import Settings
+    from weighbridge.core.errors import Unavailable
+    from weighbridge.core.settings import Settings
 
     home = Settings().home
     folder = next(path for path in (home, *home.parents) if path.exists())

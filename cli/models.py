@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from core.settings import Settings
-from tasks.metrics.base import Score
+from weighbridge.core.settings import Settings
+from weighbridge.tasks.metrics.base import Score
 
 
 @click.command()
@@ -15,9 +15,9 @@ from tasks.metrics.base import Score
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, as_json: bool) -> None:
     """List the registered models, or the versions of NAME."""
-    from cli.screen import table
-    from core.units import human_size
-    from registry import Registry
+    from weighbridge.cli.screen import table
+    from weighbridge.core.units import human_size
+    from weighbridge.registry import Registry
 
     registry = Registry.connect(Settings())
     found = [version for model in ([name] if name else registry.names()) for version in registry.versions(model)]
@@ -50,7 +50,7 @@ def show(which: str, as_json: bool) -> None:
 
     Without an alias or a version, the champion.
     """
-    from registry import Registry
+    from weighbridge.registry import Registry
 
     name, _, wanted = which.partition("@")
     found = Registry.connect(Settings()).show(name, wanted or "champion")
@@ -59,7 +59,7 @@ def show(which: str, as_json: bool) -> None:
         lineage = [_plain(version) for version in found.lineage]
         click.echo(json.dumps({**_plain(found.version), "lineage": lineage, "measurements": measured}, indent=2))
         return
-    from cli.screen import console, table
+    from weighbridge.cli.screen import console, table
 
     version = found.version
     console.print(f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.settings import Settings
-from core.workspace import Workspace
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.services import Component
-    from tasks.targets import TargetStatus
+    from weighbridge.flows.services import Component
+    from weighbridge.tasks.targets import TargetStatus
 
 
 @click.command()
@@ -21,8 +21,8 @@ def up(as_json: bool) -> None:
 
     They are kept alive until `weighbridge down`, and listen for this machine alone.
     """
-    from cli import screen
-    from flows.services import Platform
+    from weighbridge.cli import screen
+    from weighbridge.flows.services import Platform
 
     with screen.live(screen.stderr if as_json else screen.console):
         components = Platform(Settings()).up()
@@ -40,8 +40,8 @@ def down() -> None:
 
     What served serves again after `weighbridge up`.
     """
-    from cli.screen import console
-    from flows.services import Platform
+    from weighbridge.cli.screen import console
+    from weighbridge.flows.services import Platform
 
     with console.status("stopping"):
         stopped = Platform(Settings()).down()
@@ -52,8 +52,8 @@ def down() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """Say how each service is, and for every target what should serve, what does, and since when."""
-    from flows.services import Platform
-    from tasks import targets
+    from weighbridge.flows.services import Platform
+    from weighbridge.tasks import targets
 
     workspace = Workspace()
     components, found = Platform(workspace.settings).components(), targets.status(workspace)
@@ -75,7 +75,7 @@ def status(as_json: bool) -> None:
 
 
 def _print_components(components: "list[Component]") -> None:
-    from cli.screen import table
+    from weighbridge.cli.screen import table
 
     rows = [
         [
@@ -92,7 +92,7 @@ def _print_components(components: "list[Component]") -> None:
 def _print_targets(found: "list[TargetStatus]") -> None:
     from rich.markup import escape
 
-    from cli.screen import console, table
+    from weighbridge.cli.screen import console, table
 
     rows = [
         [

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import click
 
-from core.errors import BadInput
+from weighbridge.core.errors import BadInput
+from weighbridge.core.package import PACKAGE
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("recipe.yaml"))
 def init(path: Path) -> None:
     """Write a commented starter recipe to PATH (default: recipe.yaml)."""
-    starter = Path(__file__).resolve().parent.parent / "configs" / "starter.yaml"
+    starter = PACKAGE / "configs" / "starter.yaml"
     try:
         with path.open("x") as stream:
             stream.write(starter.read_text())
@@ -30,7 +31,7 @@ def schema() -> None:
     Editors with the YAML language server use it through a first line such as
     `# yaml-language-server: $schema=recipe.schema.json`.
     """
-    from configs.recipe import json_schema
+    from weighbridge.configs.recipe import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -40,13 +41,13 @@ def schema() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(recipe: Path, as_json: bool) -> None:
     """Say stage by stage what RECIPE would run, what would be reused and why, and what it needs."""
-    from configs.load import load
-    from flows.plan import plan as make_plan
+    from weighbridge.configs.load import load
+    from weighbridge.flows.plan import plan as make_plan
 
     made = make_plan(load(recipe))
     if as_json:
         click.echo(json.dumps([entry.model_dump(mode="json") for entry in made.stages], indent=2))
         return
-    from cli.screen import print_plan
+    from weighbridge.cli.screen import print_plan
 
     print_plan(made)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.workspace import Workspace
+from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.promotion import Promotion
-    from registry.ledger import Rollout
-    from tasks.orders import Verb
+    from weighbridge.flows.promotion import Promotion
+    from weighbridge.registry.ledger import Rollout
+    from weighbridge.tasks.orders import Verb
 
 _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: weighbridge status.")
 
@@ -27,7 +27,7 @@ def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
     The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as `challenger`.
     Ends with 3 when the version does not hold: what served before goes on serving then.
     """
-    from flows.promotion import promote as move
+    from weighbridge.flows.promotion import promote as move
 
     _wait(move(name, version, Workspace()), no_wait=no_wait, now=now)
 
@@ -40,7 +40,7 @@ def rollback(target: str, no_wait: bool) -> None:
 
     It moves the alias `champion` back. The last versions are kept whole: nothing is built or fetched.
     """
-    from flows.promotion import rollback as move
+    from weighbridge.flows.promotion import rollback as move
 
     _wait(move(target, Workspace()), no_wait=no_wait, now=False)
 
@@ -72,7 +72,7 @@ def abort(target: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every line of the ledger.")
 def history(target: str, limit: int, as_json: bool) -> None:
     """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
-    from flows.promotion import history as read
+    from weighbridge.flows.promotion import history as read
 
     found = read(target, Workspace(), limit)
     if as_json:
@@ -83,7 +83,7 @@ def history(target: str, limit: int, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    from cli.screen import console, table
+    from weighbridge.cli.screen import console, table
 
     right = ["took", "requests", "failed"]
     columns = ["when", "version", "before", "asked by", "outcome", "took", "requests", "failed"]
@@ -110,14 +110,14 @@ def _when(at: float) -> str:
 
 
 def _order(target: str, verb: "Verb") -> None:
-    from flows.promotion import order
+    from weighbridge.flows.promotion import order
 
     click.echo(order(target, verb, Workspace()))
 
 
 def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
     """Say what was moved, and follow it until it serves."""
-    from cli.screen import console
+    from weighbridge.cli.screen import console
 
     version = moved.version
     click.echo(f"champion of {version.name} is version {version.version}")

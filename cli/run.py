@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from flows.release import Released
+    from weighbridge.flows.release import Released
 
 
 @click.command()
@@ -19,15 +19,15 @@ def run(recipe: Path, as_json: bool) -> None:
 
     Finished stages are reused, also those of a run that was killed. Nothing needs to be running.
     """
-    from cli import screen
-    from configs.load import load
-    from core.settings import Settings
-    from flows.prefect_server import prefect_api
+    from weighbridge.cli import screen
+    from weighbridge.configs.load import load
+    from weighbridge.core.settings import Settings
+    from weighbridge.flows.prefect_server import prefect_api
 
     loaded = load(recipe)
     settings = Settings()
     with screen.live(screen.stderr if as_json else screen.console), prefect_api(settings):
-        from flows.release import release
+        from weighbridge.flows.release import release
 
         released = release(loaded)
     if as_json:
@@ -49,8 +49,8 @@ def _plain(released: "Released") -> dict[str, Any]:
 
 
 def _show(released: "Released") -> None:
-    from cli.screen import console, print_ticket
-    from serving.client import Client, request
+    from weighbridge.cli.screen import console, print_ticket
+    from weighbridge.serving.client import Client, request
 
     console.print()
     print_ticket(released.ticket)

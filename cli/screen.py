@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.progress import Step, listen
-from core.units import human_size
+from weighbridge.core.progress import Step, listen
+from weighbridge.core.units import human_size
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
-    from tasks.ticket import Ticket
+    from weighbridge.flows.plan import Plan
+    from weighbridge.tasks.ticket import Ticket
 
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
@@ -36,7 +36,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
 
 
 class LiveSteps:
-    """Bars for whatever `core.progress` tells, gone when they are full; plain lines where there is no terminal."""
+    """Show bars for what `weighbridge.core.progress` tells; plain lines where there is no terminal."""
 
     def __init__(self, progress: Progress, screen: Console) -> None:
         self._progress = progress

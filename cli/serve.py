@@ -2,8 +2,8 @@
 
 import click
 
-from core.errors import Unavailable
-from core.workspace import Workspace
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
 
 
 @click.command()
@@ -12,8 +12,8 @@ from core.workspace import Workspace
 @click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer, in tokens.")
 def ask(target: str, question: str, max_tokens: int) -> None:
     """Stream one answer from the live endpoint of TARGET."""
-    from serving.client import Client
-    from tasks import targets
+    from weighbridge.serving.client import Client
+    from weighbridge.tasks import targets
 
     site = targets.known_site(target, Workspace())
     serving = targets.serving(site)

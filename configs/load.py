@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from configs.recipe import Recipe
-from core.errors import BadInput
-from core.plugins import PluginArgs, names, suggestion
-from core.plugins import load as load_plugin
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.errors import BadInput
+from weighbridge.core.plugins import PluginArgs, names, suggestion
+from weighbridge.core.plugins import load as load_plugin
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE)

@@ -4,15 +4,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.plugins import load
-from tasks.deploy import DeployArgs
-from tasks.download import DownloadArgs
-from tasks.evaluate import EvaluateArgs
-from tasks.finetune import FinetuneArgs
-from tasks.optimize import OptimizeArgs
-from tasks.package import PackageArgs
-from tasks.select import SelectArgs
-from tasks.weigh import WeighArgs
+from weighbridge.core.plugins import load
+from weighbridge.tasks.deploy import DeployArgs
+from weighbridge.tasks.download import DownloadArgs
+from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.finetune import FinetuneArgs
+from weighbridge.tasks.optimize import OptimizeArgs
+from weighbridge.tasks.package import PackageArgs
+from weighbridge.tasks.select import SelectArgs
+from weighbridge.tasks.weigh import WeighArgs
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 

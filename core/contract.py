@@ -2,8 +2,8 @@
 
 A contract is a plain function that does what we do with a package, and raises where that no longer works::
 
-    python -P -m core.contract flows.contracts:a_flow_runs
-    python -P -m core.contract core.contract:imports serving core
+    python -P -m weighbridge.core.contract weighbridge.flows.contracts:a_flow_runs
+    python -P -m weighbridge.core.contract weighbridge.core.contract:imports serving core
 
 It runs in environments that hold nothing of ours, so nothing but the standard library is imported here.
 """
@@ -17,8 +17,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-OURS = frozenset({"cli", "flows", "configs", "tasks", "registry", "serving", "core", "examples", "benchmarks"})
+from weighbridge.core.package import PACKAGE
+
+OURS = frozenset({"weighbridge", "examples", "benchmarks"})
 ELSEWHERE = ("serving/engines/*_server.py", "tasks/optimizers/*_scripts/*.py")
 """Programs that run in the environment of the plugin they are named after, not in ours."""
 MARK = "weighbridge-contract: "
@@ -72,8 +73,8 @@ _FORGIVEN = ("ImportError", "ModuleNotFoundError")
 
 
 def _files(places: tuple[str, ...]) -> list[Path]:
-    given = [ROOT / place for place in places]
-    elsewhere = {path for pattern in ELSEWHERE for path in ROOT.glob(pattern)} - set(given)
+    given = [PACKAGE / place for place in places]
+    elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
     found = [file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     return [path for path in found if path not in elsewhere]
 

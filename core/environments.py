@@ -17,9 +17,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from core.errors import Unavailable
-from core.processes import run
-from core.progress import track
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import run
+from weighbridge.core.progress import track
 
 TORCH_LOCKS = Path(__file__).parent
 NEEDS_TORCH = "# needs: torch"

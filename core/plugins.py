@@ -19,47 +19,47 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Type
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from core.errors import BadInput
+from weighbridge.core.errors import BadInput
 
 Point = Literal["source", "optimizer", "engine", "metric", "target"]
 GROUP = "weighbridge.plugins.v1"
 
 BUILT_IN: Mapping[Point, Mapping[str, str]] = {
     "source": {
-        "file": "tasks.sources.file:FileSource",
-        "hf": "tasks.sources.hf:HubSource",
-        "s3": "tasks.sources.s3:S3Source",
+        "file": "weighbridge.tasks.sources.file:FileSource",
+        "hf": "weighbridge.tasks.sources.hf:HubSource",
+        "s3": "weighbridge.tasks.sources.s3:S3Source",
     },
     "optimizer": {
-        "none": "tasks.optimizers.none:Unchanged",
-        "adapter": "tasks.optimizers.adapter:Adapter",
-        "gguf": "tasks.optimizers.gguf:Gguf",
-        "compressed_tensors": "tasks.optimizers.compressed_tensors:CompressedTensors",
-        "onnx": "tasks.optimizers.onnx:Onnx",
+        "none": "weighbridge.tasks.optimizers.none:Unchanged",
+        "adapter": "weighbridge.tasks.optimizers.adapter:Adapter",
+        "gguf": "weighbridge.tasks.optimizers.gguf:Gguf",
+        "compressed_tensors": "weighbridge.tasks.optimizers.compressed_tensors:CompressedTensors",
+        "onnx": "weighbridge.tasks.optimizers.onnx:Onnx",
     },
     "engine": {
-        "llama_cpp": "serving.engines.llama_cpp:LlamaCpp",
-        "vllm": "serving.engines.vllm:Vllm",
-        "transformers": "serving.engines.transformers:Transformers",
-        "openai": "serving.engines.openai:OpenAI",
-        "onnx": "serving.engines.onnx:Onnx",
-        "triton": "serving.engines.triton:Triton",
-        "triton_vllm": "serving.engines.triton_vllm:TritonVllm",
-        "tvm": "serving.engines.tvm:Tvm",
-        "tgi": "serving.engines.on_path:Tgi",
-        "sglang": "serving.engines.on_path:Sglang",
-        "tensorrt_llm": "serving.engines.on_path:TensorrtLlm",
+        "llama_cpp": "weighbridge.serving.engines.llama_cpp:LlamaCpp",
+        "vllm": "weighbridge.serving.engines.vllm:Vllm",
+        "transformers": "weighbridge.serving.engines.transformers:Transformers",
+        "openai": "weighbridge.serving.engines.openai:OpenAI",
+        "onnx": "weighbridge.serving.engines.onnx:Onnx",
+        "triton": "weighbridge.serving.engines.triton:Triton",
+        "triton_vllm": "weighbridge.serving.engines.triton_vllm:TritonVllm",
+        "tvm": "weighbridge.serving.engines.tvm:Tvm",
+        "tgi": "weighbridge.serving.engines.on_path:Tgi",
+        "sglang": "weighbridge.serving.engines.on_path:Sglang",
+        "tensorrt_llm": "weighbridge.serving.engines.on_path:TensorrtLlm",
     },
     "metric": {
-        "exact_match": "tasks.metrics.exact_match:ExactMatch",
-        "json_fields": "tasks.metrics.json_fields:JsonFields",
-        "rouge_l": "tasks.metrics.rouge_l:RougeL",
-        "bleu": "tasks.metrics.bleu:Bleu",
-        "nll": "tasks.metrics.nll:Nll",
-        "hub": "tasks.metrics.hub:HubMetric",
+        "exact_match": "weighbridge.tasks.metrics.exact_match:ExactMatch",
+        "json_fields": "weighbridge.tasks.metrics.json_fields:JsonFields",
+        "rouge_l": "weighbridge.tasks.metrics.rouge_l:RougeL",
+        "bleu": "weighbridge.tasks.metrics.bleu:Bleu",
+        "nll": "weighbridge.tasks.metrics.nll:Nll",
+        "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },
     "target": {
-        "local": "serving.targets.local:Local",
+        "local": "weighbridge.serving.targets.local:Local",
     },
 }
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import psutil
 
-from core.errors import Unavailable
+from weighbridge.core.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

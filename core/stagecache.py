@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from core.artifact import Artifact
-from core.store import Store
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.store import Store
 
 R = TypeVar("R")
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.artifact import Artifact, File, Format, digest_of
-from core.errors import Unavailable
+from weighbridge.core.artifact import Artifact, File, Format, digest_of
+from weighbridge.core.errors import Unavailable
 
 
 def sha256_of(path: Path) -> str:

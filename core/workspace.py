@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from core.settings import Settings
-from core.stagecache import StageCache
-from core.store import Store
+from weighbridge.core.settings import Settings
+from weighbridge.core.stagecache import StageCache
+from weighbridge.core.store import Store
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from flows import addresses
-from flows.prefect_settings import users_api
+from weighbridge.flows import addresses
+from weighbridge.flows.prefect_settings import users_api
 
 R = TypeVar("R")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.files import replace_text
-from core.processes import free_port
-from core.settings import Settings
+from weighbridge.core.files import replace_text
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
 
 HOST = "127.0.0.1"
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.receiver import Delivery
+from weighbridge.flows.receiver import Delivery
 
 logger = logging.getLogger("weighbridge.announce")
 

@@ -20,9 +20,9 @@ from prefect.context import TaskRunContext
 from prefect.flows import Flow
 from prefect.states import Completed, Failed, raise_state_exception
 
-from core.errors import WeighbridgeError
-from core.progress import Step, listen
-from core.stagecache import Outcome
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.progress import Step, listen
+from weighbridge.core.stagecache import Outcome
 
 R = TypeVar("R")
 P = ParamSpec("P")

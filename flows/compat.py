@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from core.errors import GateFailed
-from core.workspace import Workspace
-from flows.coats import publish_report, release_flow
-from tasks.compat.check import Options, check
-from tasks.compat.subjects import subjects
+from weighbridge.core.errors import GateFailed
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.coats import publish_report, release_flow
+from weighbridge.tasks.compat.check import Options, check
+from weighbridge.tasks.compat.subjects import subjects
 
 
 @release_flow(name="compat", flow_run_name="compat")

@@ -7,9 +7,9 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from core.settings import Settings
-from core.stagecache import Outcome
-from flows.prefect_server import prefect_api
+from weighbridge.core.settings import Settings
+from weighbridge.core.stagecache import Outcome
+from weighbridge.flows.prefect_server import prefect_api
 
 
 def a_flow_runs() -> None:
@@ -17,8 +17,8 @@ def a_flow_runs() -> None:
     with prefect_api(Settings()):
         from prefect.client.orchestration import get_client
 
-        from core.errors import GateFailed
-        from flows.coats import publish_ticket, release_flow, run_stage
+        from weighbridge.core.errors import GateFailed
+        from weighbridge.flows.coats import publish_ticket, release_flow, run_stage
 
         @release_flow(name="contract", flow_run_name="good")
         def good() -> int:
@@ -80,9 +80,8 @@ def the_run_forms_are_made() -> None:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    from core.contract import ROOT
+    from weighbridge.core.package import PACKAGE
 
-    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
-        file, _, name = deployment["entrypoint"].partition(":")
-        schema = parameter_schema(load_flow_from_entrypoint(f"{ROOT / file}:{name}"))
+    for deployment in yaml.safe_load((PACKAGE / "prefect.yaml").read_text())["deployments"]:
+        schema = parameter_schema(load_flow_from_entrypoint(deployment["entrypoint"]))
         assert schema.type == "object", f"{deployment['name']} has no form"

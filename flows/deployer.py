@@ -4,7 +4,7 @@ MLflow's webhook and `weighbridge promote` wake it; it reconciles every few seco
 lost, doubled or out of order. Each target is attended on a thread of its own. Prefect shows what it does and decides
 nothing; while MLflow is down, what serves is kept right.
 
-Usage: ``python -m flows.deployer``, started by `weighbridge up`.
+Usage: ``python -m weighbridge.flows.deployer``, started by `weighbridge up`.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from core.errors import Unavailable, WeighbridgeError
-from core.settings import Settings
-from core.workspace import Workspace
-from flows.accompany import Job, accompanied, mark_crashed
-from flows.announce import Announcer, of_delivery
-from flows.prefect_settings import for_every_api, users_api
-from flows.receiver import PATH, Delivery, Hooks, Receiver, Seen, application
-from registry import Place, Registry
-from registry.connection import load_mlflow
-from tasks import redeploy
-from tasks.redeploy import Result
+from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.accompany import Job, accompanied, mark_crashed
+from weighbridge.flows.announce import Announcer, of_delivery
+from weighbridge.flows.prefect_settings import for_every_api, users_api
+from weighbridge.flows.receiver import PATH, Delivery, Hooks, Receiver, Seen, application
+from weighbridge.registry import Place, Registry
+from weighbridge.registry.connection import load_mlflow
+from weighbridge.tasks import redeploy
+from weighbridge.tasks.redeploy import Result
 
 logger = logging.getLogger("weighbridge.deployer")
 
@@ -40,7 +40,7 @@ _ALIAS = "champion"
 
 
 class Work(Protocol):
-    """What is done at a target: `tasks.redeploy`."""
+    """What is done at a target: `weighbridge.tasks.redeploy`."""
 
     def redeploy(
         self, place: Place, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
@@ -285,7 +285,7 @@ def _through_the_server(settings: Settings) -> Settings:
 
 
 def _state_of(result: Result) -> Any:
-    from flows.redeploy import state_of
+    from weighbridge.flows.redeploy import state_of
 
     return state_of(result)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import httpx
 
-from core import processes
-from core.errors import Unavailable
-from core.files import replace_text
+from weighbridge.core import processes
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text
+from weighbridge.core.package import PACKAGE
 
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
-ROOT = Path(__file__).resolve().parent.parent
+DESCRIPTION = PACKAGE / "prefect.yaml"
 
 logger = logging.getLogger("weighbridge.platform")
 
@@ -32,10 +33,11 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     if mark.exists() and mark.read_text() == digest and _known(api) >= set(NAMES):
         return False
     logger.info("registering the deployments of prefect.yaml")
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = processes.run("prefect deploy", command, env={**os.environ, **environment}, cwd=ROOT)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(DESCRIPTION), "--all"]
+    # Not where the description lies: a worker changes to this folder, where no name may shadow a library.
+    done = processes.run("prefect deploy", command, env={**os.environ, **environment}, cwd=home)
     if done.status != 0 or not _known(api) >= set(NAMES):
-        raise Unavailable("registering the deployments", done.tail(12), f"see {ROOT / 'prefect.yaml'}")
+        raise Unavailable("registering the deployments", done.tail(12), f"see {DESCRIPTION}")
     replace_text(mark, digest)
     return True
 
@@ -52,6 +54,6 @@ def _digest() -> str:
     """Of everything that a run form is made of."""
     state = hashlib.sha256()
     folders = ("flows", "configs", "tasks", "serving", "core")
-    for path in (ROOT / "prefect.yaml", *sorted(file for name in folders for file in (ROOT / name).rglob("*.py"))):
+    for path in (DESCRIPTION, *sorted(file for name in folders for file in (PACKAGE / name).rglob("*.py"))):
         state.update(path.read_bytes())
     return state.hexdigest()

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-from configs.recipe import Recipe
-from core.artifact import Artifact
-from core.stagecache import fingerprint
-from core.workspace import Workspace
-from registry import Dataset, Figures, Registry, Role, Run, Version
-from tasks.download import Downloaded
-from tasks.evaluate import Evaluated
-from tasks.finetune import Finetuned
-from tasks.measurement import Measurement, Variant
-from tasks.metrics.base import Score
-from tasks.ticket import Ticket
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.stagecache import fingerprint
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Dataset, Figures, Registry, Role, Run, Version
+from weighbridge.tasks.download import Downloaded
+from weighbridge.tasks.evaluate import Evaluated
+from weighbridge.tasks.finetune import Finetuned
+from weighbridge.tasks.measurement import Measurement, Variant
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.ticket import Ticket
 
 
 class Journal:

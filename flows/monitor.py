@@ -6,23 +6,23 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from core.errors import GateFailed, WeighbridgeError
-from core.files import replace_text
-from core.workspace import Workspace
-from flows.announce import announce, rolled_back
-from flows.coats import release_flow
-from flows.redeploy import place_of
-from registry import Place, Registry, Version
-from serving.gateway import Gateway
-from serving.gateway_metrics import figures, since
-from serving.targets.base import Revision
-from tasks import monitor as checks
-from tasks import probe, targets
-from tasks import redeploy as work
-from tasks.champion import find_measured
-from tasks.monitor import Check
-from tasks.site import Site
-from tasks.verdicts import Judged
+from weighbridge.core.errors import GateFailed, WeighbridgeError
+from weighbridge.core.files import replace_text
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.announce import announce, rolled_back
+from weighbridge.flows.coats import release_flow
+from weighbridge.flows.redeploy import place_of
+from weighbridge.registry import Place, Registry, Version
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_metrics import figures, since
+from weighbridge.serving.targets.base import Revision
+from weighbridge.tasks import monitor as checks
+from weighbridge.tasks import probe, targets
+from weighbridge.tasks import redeploy as work
+from weighbridge.tasks.champion import find_measured
+from weighbridge.tasks.monitor import Check
+from weighbridge.tasks.site import Site
+from weighbridge.tasks.verdicts import Judged
 
 logger = logging.getLogger("weighbridge.monitor")
 

@@ -7,14 +7,14 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from configs.recipe import Recipe
-from core.environments import locate
-from core.plugins import load
-from core.workspace import Workspace
-from flows import steps
-from serving.engines.base import lock_of
-from tasks import optimize
-from tasks.download import Pinned, missing_bytes, pin
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.environments import locate
+from weighbridge.core.plugins import load
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import steps
+from weighbridge.serving.engines.base import lock_of
+from weighbridge.tasks import optimize
+from weighbridge.tasks.download import Pinned, missing_bytes, pin
 
 Action = Literal["reuse", "run", "wait"]
 STAGES: Final = ("download", "finetune", "evaluate", "optimize", "weigh", "select", "package", "deploy")

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from filelock import FileLock
 
-from core.errors import Unavailable
-from core.settings import Settings
-from flows import addresses, prefect_settings
-from flows.prefect_settings import users_api
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.flows import addresses, prefect_settings
+from weighbridge.flows.prefect_settings import users_api
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

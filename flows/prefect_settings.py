@@ -4,7 +4,7 @@ import os
 import tomllib
 from pathlib import Path
 
-from core.settings import Settings
+from weighbridge.core.settings import Settings
 
 POSTGRESQL_SCHEMA = "prefect"
 _LOGGING = Path(__file__).with_name("prefect_logging.yaml")

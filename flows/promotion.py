@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from core.errors import BadInput, GateFailed, Unavailable
-from core.workspace import Workspace
-from flows import addresses
-from registry import Place, Registry, Version
-from registry.ledger import Rollout, fold
-from tasks import orders, redeploy, targets
-from tasks.redeploy import Result
-from tasks.site import Site, known_sites
+from weighbridge.core.errors import BadInput, GateFailed, Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import addresses
+from weighbridge.registry import Place, Registry, Version
+from weighbridge.registry.ledger import Rollout, fold
+from weighbridge.tasks import orders, redeploy, targets
+from weighbridge.tasks.redeploy import Result
+from weighbridge.tasks.site import Site, known_sites
 
 POLL = 0.2
 GRACE = 10.0

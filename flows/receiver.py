@@ -27,8 +27,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core.errors import Unavailable
-from core.files import replace_text
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text
 
 logger = logging.getLogger("weighbridge.receiver")
 

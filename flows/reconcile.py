@@ -3,11 +3,11 @@
 import logging
 from typing import Any
 
-from core.errors import GateFailed, WeighbridgeError
-from core.workspace import Workspace
-from flows.coats import release_flow
-from registry import Place, Registry
-from tasks import redeploy as work
+from weighbridge.core.errors import GateFailed, WeighbridgeError
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.coats import release_flow
+from weighbridge.registry import Place, Registry
+from weighbridge.tasks import redeploy as work
 
 logger = logging.getLogger("weighbridge.reconcile")
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from core.errors import BadInput, GateFailed
-from core.workspace import Workspace
-from flows.coats import release_flow
-from registry import Place, Registry
-from tasks import redeploy as work
-from tasks.redeploy import Result
+from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.coats import release_flow
+from weighbridge.registry import Place, Registry
+from weighbridge.tasks import redeploy as work
+from weighbridge.tasks.redeploy import Result
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

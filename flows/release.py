@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from configs.recipe import Recipe
-from flows.coats import publish_ticket, release_flow
-from flows.forms import RunForm
-from flows.steps import lineage_of, winner_of
-from flows.work import Work
-from serving.targets.base import Release, Serving
-from tasks.data import Row, read_rows
-from tasks.select import require_winner
-from tasks.ticket import Ticket, ticket
+from weighbridge.configs.recipe import Recipe
+from weighbridge.flows.coats import publish_ticket, release_flow
+from weighbridge.flows.forms import RunForm
+from weighbridge.flows.steps import lineage_of, winner_of
+from weighbridge.flows.work import Work
+from weighbridge.serving.targets.base import Release, Serving
+from weighbridge.tasks.data import Row, read_rows
+from weighbridge.tasks.select import require_winner
+from weighbridge.tasks.ticket import Ticket, ticket
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,17 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import BadInput, Unavailable
-from core.files import replace_text
-from core.processes import is_taken
-from core.progress import track
-from core.settings import Settings
-from flows import addresses, deployments, prefect_server, prefect_settings
-from flows.addresses import HOST, Addresses
-from registry.connection import make_schema, prepare_database
-from serving.gateway import Gateway
-from serving.supervisor import Program, Supervisor
-from serving.tether import sweep
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.files import replace_text
+from weighbridge.core.processes import is_taken
+from weighbridge.core.progress import track
+from weighbridge.core.settings import Settings
+from weighbridge.flows import addresses, deployments, prefect_server, prefect_settings
+from weighbridge.flows.addresses import HOST, Addresses
+from weighbridge.registry.connection import make_schema, prepare_database
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.tether import sweep
 
 START_TIMEOUT = 300.0
 """Seconds for all of them together; the first start makes databases."""
@@ -223,7 +223,7 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
             "mlflow", "server", "--host", HOST, "--port", str(ports.mlflow), "--workers", "1",
             "--artifacts-destination", settings.mlflow_artifacts(),
         ],
-        "deployer": ["flows.deployer"],
+        "deployer": ["weighbridge.flows.deployer"],
         "worker": [
             "prefect", "worker", "start", "--pool", deployments.POOL, "--type", "process",
             "--name", socket.gethostname(), "--install-policy", "never",

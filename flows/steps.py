@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from configs.recipe import Recipe
-from core.stagecache import Forecast, Outcome
-from core.workspace import Workspace
-from tasks import download, evaluate, finetune, optimize, package, select, weigh
-from tasks.download import Downloaded, Pinned
-from tasks.evaluate import Evaluated
-from tasks.finetune import Finetuned, OnLog
-from tasks.measurement import Candidate, Measurement
-from tasks.optimize import Optimized
-from tasks.package import Packaged
-from tasks.select import Decision
-from tasks.weigh import Weighed
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.stagecache import Forecast, Outcome
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
+from weighbridge.tasks.download import Downloaded, Pinned
+from weighbridge.tasks.evaluate import Evaluated
+from weighbridge.tasks.finetune import Finetuned, OnLog
+from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.optimize import Optimized
+from weighbridge.tasks.package import Packaged
+from weighbridge.tasks.select import Decision
+from weighbridge.tasks.weigh import Weighed
 
 R = TypeVar("R")
 

@@ -5,27 +5,27 @@ import time
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from configs.recipe import Recipe
-from core.errors import GateFailed, WeighbridgeError
-from core.stagecache import Outcome, fingerprint
-from core.workspace import Workspace
-from flows import steps
-from flows.coats import run_stage
-from flows.journal import Journal
-from registry import Place, Registry, Version
-from serving.targets.base import Release, Serving
-from tasks import optimize as optimizing
-from tasks import targets
-from tasks import weigh as weighing
-from tasks.champion import BENTO, BENTO_DIGEST, WEIGHING, Champion, as_candidate, find_champion
-from tasks.download import Downloaded, pin
-from tasks.evaluate import Evaluated, gate
-from tasks.finetune import Finetuned
-from tasks.measurement import Candidate, Measurement
-from tasks.optimize import Optimized
-from tasks.redeploy import Result, redeploy, site_of
-from tasks.select import Decision
-from tasks.weigh import Weighed
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.errors import GateFailed, WeighbridgeError
+from weighbridge.core.stagecache import Outcome, fingerprint
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import steps
+from weighbridge.flows.coats import run_stage
+from weighbridge.flows.journal import Journal
+from weighbridge.registry import Place, Registry, Version
+from weighbridge.serving.targets.base import Release, Serving
+from weighbridge.tasks import optimize as optimizing
+from weighbridge.tasks import targets
+from weighbridge.tasks import weigh as weighing
+from weighbridge.tasks.champion import BENTO, BENTO_DIGEST, WEIGHING, Champion, as_candidate, find_champion
+from weighbridge.tasks.download import Downloaded, pin
+from weighbridge.tasks.evaluate import Evaluated, gate
+from weighbridge.tasks.finetune import Finetuned
+from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.optimize import Optimized
+from weighbridge.tasks.redeploy import Result, redeploy, site_of
+from weighbridge.tasks.select import Decision
+from weighbridge.tasks.weigh import Weighed
 
 logger = logging.getLogger("weighbridge.release")
 R = TypeVar("R")

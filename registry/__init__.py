@@ -3,12 +3,12 @@
 Importing this costs nothing; MLflow itself is loaded by `Registry.connect`.
 """
 
-from registry.api import Registry, Shown
-from registry.entries import Entry
-from registry.ledger import Rollout
-from registry.measurements import Figures
-from registry.places import Place
-from registry.runs import Dataset, Run
-from registry.versions import Role, Version
+from weighbridge.registry.api import Registry, Shown
+from weighbridge.registry.entries import Entry
+from weighbridge.registry.ledger import Rollout
+from weighbridge.registry.measurements import Figures
+from weighbridge.registry.places import Place
+from weighbridge.registry.runs import Dataset, Run
+from weighbridge.registry.versions import Role, Version
 
 __all__ = ["Dataset", "Entry", "Figures", "Place", "Registry", "Role", "Rollout", "Run", "Shown", "Version"]

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.artifact import Artifact
-from core.errors import BadInput
-from core.settings import Settings
-from core.store import Store
-from registry import connection as connections
-from registry import ledger, measurements, places, runs, versions, webhooks
-from registry.connection import Connection
-from registry.entries import Entry
-from registry.ledger import Rollout
-from registry.measurements import Figures
-from registry.places import Place
-from registry.runs import Run
-from registry.versions import CANDIDATE, CHALLENGER, CHAMPION, Role, Version
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
+from weighbridge.registry import connection as connections
+from weighbridge.registry import ledger, measurements, places, runs, versions, webhooks
+from weighbridge.registry.connection import Connection
+from weighbridge.registry.entries import Entry
+from weighbridge.registry.ledger import Rollout
+from weighbridge.registry.measurements import Figures
+from weighbridge.registry.places import Place
+from weighbridge.registry.runs import Run
+from weighbridge.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, Role, Version
 
 MONITORING = "weighbridge.monitoring"
 """Experiment: what was seen of versions while they served."""

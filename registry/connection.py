@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from core.errors import BadInput, Unavailable, WeighbridgeError
-from core.settings import Settings
-from registry import schema
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.settings import Settings
+from weighbridge.registry import schema
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -5,11 +5,11 @@ It needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 
 import os
 
-from core.settings import Settings
-from core.workspace import Workspace
-from registry.api import Registry
-from registry.versions import Role, Version
-from registry.webhooks import EVENTS, NAME
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry.api import Registry
+from weighbridge.registry.versions import Role, Version
+from weighbridge.registry.webhooks import EVENTS, NAME
 
 
 def a_version_is_registered() -> None:

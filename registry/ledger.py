@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.connection import Connection, checked_name
-from registry.entries import Entry
-from registry.runs import NAME, NOTE, SOURCE
+from weighbridge.registry.connection import Connection, checked_name
+from weighbridge.registry.entries import Entry
+from weighbridge.registry.runs import NAME, NOTE, SOURCE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

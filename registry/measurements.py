@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import models, versions
-from registry.connection import Connection
-from registry.runs import Dataset, Run
-from registry.versions import CANDIDATE, MEASURED, Version
+from weighbridge.registry import models, versions
+from weighbridge.registry.connection import Connection
+from weighbridge.registry.runs import Dataset, Run
+from weighbridge.registry.versions import CANDIDATE, MEASURED, Version
 
 DOCUMENT = "measurement.json"
 _LABEL, _DIGEST = "candidate", "weighbridge.measurement"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from core.artifact import Artifact
-from core.errors import Unavailable
-from core.progress import track
-from core.store import link_or_copy
-from registry.connection import Connection
-from registry.runs import Run
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.progress import track
+from weighbridge.core.store import link_or_copy
+from weighbridge.registry.connection import Connection
+from weighbridge.registry.runs import Run
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

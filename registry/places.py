@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import BadInput
-from registry.connection import Connection, checked_name
+from weighbridge.core.errors import BadInput
+from weighbridge.registry.connection import Connection, checked_name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from core.stagecache import canonical
-from registry.connection import Connection
+from weighbridge.core.stagecache import canonical
+from weighbridge.registry.connection import Connection
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

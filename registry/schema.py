@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from core.errors import Unavailable
+from weighbridge.core.errors import Unavailable
 
 logger = logging.getLogger("weighbridge.registry")
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from core.artifact import Artifact, Format
-from core.errors import BadInput, Unavailable
-from core.store import Store, link_or_copy
-from core.units import human_size
-from registry import models
-from registry.connection import Connection, checked_name
-from registry.runs import Run
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.store import Store, link_or_copy
+from weighbridge.core.units import human_size
+from weighbridge.registry import models
+from weighbridge.registry.connection import Connection, checked_name
+from weighbridge.registry.runs import Run
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
-from core.errors import Unavailable
-from registry.connection import Connection
+from weighbridge.core.errors import Unavailable
+from weighbridge.registry.connection import Connection
 
 if TYPE_CHECKING:
     from mlflow.entities.webhook import Webhook

@@ -23,19 +23,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.artifact import Artifact, File
-from core.environments import Environment, ensure, locks_of, one_at_a_time, uv
-from core.errors import Unavailable
-from core.plugins import load
-from core.processes import Process, free_port, run
-from core.store import Store, link_or_copy, sha256_of
-from serving.candidate import BentoCandidate
-from serving.client import is_ready
-from serving.engines.base import Engine, EngineArgs, lock_of
+import weighbridge
+from weighbridge.core.artifact import Artifact, File
+from weighbridge.core.environments import Environment, ensure, locks_of, one_at_a_time, uv
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.plugins import load
+from weighbridge.core.processes import Process, free_port, run
+from weighbridge.core.store import Store, link_or_copy, sha256_of
+from weighbridge.serving.candidate import BentoCandidate
+from weighbridge.serving.client import is_ready
+from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
 
 logger = logging.getLogger("weighbridge.bento")
 
-ROOT = Path(__file__).resolve().parent.parent
 TRAVELS = (
     "core/__init__.py", "core/artifact.py", "core/environments.py", "core/errors.py", "core/plugins.py",
     "core/processes.py", "core/progress.py", "core/settings.py",
@@ -262,18 +263,20 @@ def _put(store: Store, path: Path, to: str) -> File:
 
 
 def _code() -> list[Path]:
-    return [path for pattern in TRAVELS for path in sorted(ROOT.glob(pattern))]
+    return [path for pattern in TRAVELS for path in sorted(PACKAGE.glob(pattern))]
 
 
 def _digest_of_code() -> str:
-    lines = [f"{sha256_of(path)}  {path.relative_to(ROOT)}\n" for path in _code()]
+    lines = [f"{sha256_of(path)}  {path.relative_to(PACKAGE)}\n" for path in _code()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _stage(contents: Contents, src: Path) -> None:
     """Lay out what becomes the Bento's `src`."""
+    (src / "weighbridge").mkdir(parents=True)
+    shutil.copyfile(weighbridge.__file__, src / "weighbridge" / "__init__.py")
     for path in _code():
-        target = src / path.relative_to(ROOT)
+        target = src / "weighbridge" / path.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     lock = contents.lock

@@ -14,7 +14,7 @@ def main() -> None:
     with bentoml.models.create(order["model"], metadata=order["metadata"], labels=order["labels"]):
         pass  # its files are linked in afterwards: BentoML would copy them
     built = bentoml.bentos.build(
-        "serving.service:Weighbridge",
+        "weighbridge.serving.service:Weighbridge",
         name=order["name"],
         version=order["version"],
         labels=order["labels"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from core.errors import Unavailable
+from weighbridge.core.errors import Unavailable
 
 if TYPE_CHECKING:
     import httpx

@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from core.plugins import load
-from core.settings import Settings
-from core.store import Store
-from serving import bento
-from serving.client import Client
-from serving.engines.base import Engine
-from serving.runner import serve
-from serving.supervisor import Program, Supervisor
+from weighbridge.core.plugins import load
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
+from weighbridge.serving import bento
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.base import Engine
+from weighbridge.serving.runner import serve
+from weighbridge.serving.supervisor import Program, Supervisor
 
 MODELS = "WEIGHBRIDGE_COMPAT_MODELS"
 PATIENCE = 60.0

@@ -32,14 +32,14 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from serving import gateway_config
-from serving.gateway_orders import orders
-from serving.gateway_types import Front, ServerFact
-from serving.haproxy import Gone, Master, Server
-from serving.supervisor import Program, Supervisor, make_socket_folder, short_socket
-from serving.tether import port_is_free
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.serving import gateway_config
+from weighbridge.serving.gateway_orders import orders
+from weighbridge.serving.gateway_types import Front, ServerFact
+from weighbridge.serving.haproxy import Gone, Master, Server
+from weighbridge.serving.supervisor import Program, Supervisor, make_socket_folder, short_socket
+from weighbridge.serving.tether import port_is_free
 
 PROGRAM = "gateway"
 TIMEOUT = 30.0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import BadInput
-from serving.gateway_types import Front, Route
+from weighbridge.core.errors import BadInput
+from weighbridge.serving.gateway_types import Front, Route
 
 CHECK = "check inter 1s fastinter 250ms downinter 500ms fall 3 rise 1"
 """Of a server. A dead engine refuses at once; a busy one has `timeout check` to answer."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from serving import gateway_config
-from serving.gateway_types import Front, Route
-from serving.haproxy import Server
+from weighbridge.serving import gateway_config
+from weighbridge.serving.gateway_types import Front, Route
+from weighbridge.serving.haproxy import Server
 
 
 def orders(front: Front, there: Mapping[str, Server], files: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -27,10 +27,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from core.environments import ensure, one_at_a_time, run_uv, uv_variables
-from core.errors import Unavailable
-from core.processes import Finished, run
-from core.progress import track
+from weighbridge.core.environments import ensure, one_at_a_time, run_uv, uv_variables
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Finished, run
+from weighbridge.core.progress import track
 
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"
@@ -41,7 +41,7 @@ COMMIT = "0c1e57098"
 TOOLS = ("llama-server", "llama-quantize", "llama-imatrix", "llama-bench", "llama-perplexity")
 INSTALL = "weighbridge engines install llama_cpp --native"
 LOCK = Path(__file__).with_suffix(".lock")
-TRAVELLING = Path(__file__).resolve().parent.parent / "bin"
+TRAVELLING = Path(__file__).resolve().parents[2] / "bin"
 """Where a Bento carries the programs it was weighed with; a checkout has no such folder."""
 
 _NOT_NEEDED = frozenset({"docs", "media", "models", "benches", "tests"})

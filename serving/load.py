@@ -1,6 +1,6 @@
 """Load generator: what an OpenAI endpoint does under a given concurrency.
 
-Usage: ``python -m serving.load URL --concurrency 1,4,8``.
+Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import BadInput
-from serving.client import Client
+from weighbridge.core.errors import BadInput
+from weighbridge.serving.client import Client
 
 if TYPE_CHECKING:
-    from serving.streams import Run, Stream
+    from weighbridge.serving.streams import Run, Stream
 
 Payload = Mapping[str, Any]
 """Body of one request: with `messages` for the chat, with `prompt` for plain text."""
@@ -64,7 +64,7 @@ def run_load(
         BadInput: there are too few payloads to fill the streams, or the host is another machine's and `remote` is off.
         Unavailable: nobody answers at `url`.
     """
-    from serving.streams import Run  # recipes need the figures' model, and no event loop
+    from weighbridge.serving.streams import Run  # recipes need the figures' model, and no event loop
 
     _check(url, payloads, concurrency, remote=remote)
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
@@ -148,7 +148,9 @@ def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure an endpoint and print one line per concurrency."""
-    parser = argparse.ArgumentParser(prog="python -m serving.load", description="Measure an OpenAI endpoint.")
+    parser = argparse.ArgumentParser(
+        prog="python -m weighbridge.serving.load", description="Measure an OpenAI endpoint."
+    )
     parser.add_argument("url", help="base address, with or without /v1")
     parser.add_argument("--concurrency", default="1,4,8", help="one number or several, with commas (%(default)s)")
     parser.add_argument("--requests", type=int, default=64, help="per concurrency (%(default)s)")

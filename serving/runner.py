@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.environments import ensure
-from core.errors import Unavailable
-from core.plugins import load
-from core.processes import Process, free_port, is_taken, listens
-from serving.client import is_ready
-from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.plugins import load
+from weighbridge.core.processes import Process, free_port, is_taken, listens
+from weighbridge.serving.client import is_ready
+from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 
 log = logging.getLogger("weighbridge.runner")
 

@@ -23,15 +23,16 @@ import aiohttp
 import bentoml
 import psutil
 
-from core.plugins import load
-from core.processes import free_port
-from serving.candidate import BentoCandidate
-from serving.tether import die_with_parent
+from weighbridge.core.plugins import load
+from weighbridge.core.processes import free_port
+from weighbridge.serving.candidate import BentoCandidate
+from weighbridge.serving.tether import die_with_parent
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 
-ROOT = Path(__file__).resolve().parent.parent
-CANDIDATE = BentoCandidate.model_validate(json.loads((ROOT / "candidate.json").read_text()))
+SOURCES = Path(__file__).resolve().parents[2]
+"""The `src` of the Bento."""
+CANDIDATE = BentoCandidate.model_validate(json.loads((SOURCES / "candidate.json").read_text()))
 ENGINE = load("engine", CANDIDATE.engine["kind"])
 ARGS = ENGINE.Args.model_validate(CANDIDATE.engine)
 HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
@@ -163,7 +164,7 @@ class Weighbridge:
         os.environ.update(ENGINE.env(ARGS))
         threading.Thread(target=_end_with_engine, daemon=True).start()
         command = ENGINE.command(Path(self.model.path), ARGS, HOST, PORT, Path(sys.executable))
-        tether = str(ROOT / "serving" / "tether.py")
+        tether = str(Path(__file__).with_name("tether.py"))
         return [sys.executable, "-I", tether, "--await-port", HOST, str(PORT), "--", *map(str, command)]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import aiohttp
 
-from serving.load import Payload
+from weighbridge.serving.load import Payload
 
 PIECE: Final = re.compile(rb'"(?:content|text|reasoning_content)":\s*"(?!")')
 FINISHED: Final = re.compile(rb'"finish_reason":\s*"')

@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from core.errors import Unavailable
+from weighbridge.core.errors import Unavailable
 
 logger = logging.getLogger("weighbridge.supervisor")
 

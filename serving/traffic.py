@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serving.gateway_types import Seen
+from weighbridge.serving.gateway_types import Seen
 
 BACKUPS = 3
 """Rotated files that supervisord keeps: log.1 is the newest."""

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.files import replace_text
-from registry.entries import Entry
+from weighbridge.core.files import replace_text
+from weighbridge.registry.entries import Entry
 
 
 class Book:

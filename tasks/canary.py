@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 
-from core.errors import Unavailable
-from serving.client import Client, RequestRefused
-from serving.gateway_types import Seen
-from serving.targets.base import Revision, Traffic
-from tasks.deploy import RolloutArgs
-from tasks.probe import Question
-from tasks.verdicts import SUSPICION, Comparison, Judged
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.gateway_types import Seen
+from weighbridge.serving.targets.base import Revision, Traffic
+from weighbridge.tasks.deploy import RolloutArgs
+from weighbridge.tasks.probe import Question
+from weighbridge.tasks.verdicts import SUSPICION, Comparison, Judged
 
 SERVER_ERROR = 500
 TIMEOUT = 60.0

@@ -3,10 +3,10 @@
 import logging
 from dataclasses import dataclass
 
-from core.errors import WeighbridgeError
-from core.workspace import Workspace
-from registry import Registry, Version
-from tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Registry, Version
+from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 
 logger = logging.getLogger("weighbridge.champion")
 

@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from core import plugins
-from core.artifact import Artifact
-from core.environments import ensure, one_at_a_time
-from core.errors import BadInput, WeighbridgeError
-from core.settings import Settings
-from core.workspace import Workspace
-from serving.conformance import suite
-from serving.conformance.base import Outcome, Subject, Verdict
-from serving.conformance.matrix import Entry, render
-from serving.conformance.reference import Question, Reference, Scored, Tokens, read
-from serving.conformance.report import Report, kept, versions
-from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
-from tasks import conformance_model, machine
-from tasks.conformance_model import CONTEXT, LESSONS
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import ensure, one_at_a_time
+from weighbridge.core.errors import BadInput, WeighbridgeError
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.conformance import suite
+from weighbridge.serving.conformance.base import Outcome, Subject, Verdict
+from weighbridge.serving.conformance.matrix import Entry, render
+from weighbridge.serving.conformance.reference import Question, Reference, Scored, Tokens, read
+from weighbridge.serving.conformance.report import Report, kept, versions
+from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.tasks import conformance_model, machine
+from weighbridge.tasks.conformance_model import CONTEXT, LESSONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -187,7 +187,7 @@ def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
         BadInput: no optimizer makes any.
         Unavailable: the optimizer cannot be run.
     """
-    from tasks.optimize import OptimizeArgs, optimize
+    from weighbridge.tasks.optimize import OptimizeArgs, optimize
 
     for kind in plugins.names("optimizer"):
         optimizer = plugins.load("optimizer", kind)
@@ -220,7 +220,7 @@ def _digest() -> str:
 
 def _make(folder: Path) -> None:
     machine.let_waiting_threads_sleep()
-    from tasks.hf import quiet
+    from weighbridge.tasks.hf import quiet
 
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
@@ -252,8 +252,8 @@ def _write_rows(folder: Path) -> None:
 def _reference(folder: Path) -> Reference:
     from transformers import AutoModelForCausalLM
 
-    from tasks.encoding import Encoded, load_tokenizer
-    from tasks.generation import logprobs
+    from weighbridge.tasks.encoding import Encoded, load_tokenizer
+    from weighbridge.tasks.generation import logprobs
 
     tokenizer: Any = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from core.errors import WeighbridgeError
+from weighbridge.core.errors import WeighbridgeError
 
 if TYPE_CHECKING:
     import torch

@@ -13,14 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.artifact import Artifact
-from core.plugins import load, names
-from core.workspace import Workspace
-from tasks.data import Message, Row, write_rows
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import load, names
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import Message, Row, write_rows
 
 if TYPE_CHECKING:
-    from serving.engines.base import Engine
-    from tasks.optimizers.base import Optimizer
+    from weighbridge.serving.engines.base import Engine
+    from weighbridge.tasks.optimizers.base import Optimizer
 
 NOT_OFFLINE = frozenset({"hub"})
 """Metrics that ask a model hub."""
@@ -28,7 +28,7 @@ NOT_OFFLINE = frozenset({"hub"})
 
 def a_model_is_fine_tuned() -> None:
     """Two steps of LoRA on a tiny model, merged: SFTTrainer, PEFT, Dataset and saved weights work together."""
-    from tasks.finetune import FinetuneArgs, finetune
+    from weighbridge.tasks.finetune import FinetuneArgs, finetune
 
     workspace = Workspace()
     args = FinetuneArgs(r=4, max_steps=2, per_device_train_batch_size=2, save_steps=1, max_length=256)
@@ -39,9 +39,9 @@ def a_model_is_fine_tuned() -> None:
 
 def answers_are_scored() -> None:
     """The tuned model's answers and log-probabilities, scored by every metric that needs no hub."""
-    from tasks import hf
-    from tasks.encoding import encode, load_tokenizer
-    from tasks.generation import answers
+    from weighbridge.tasks import hf
+    from weighbridge.tasks.encoding import encode, load_tokenizer
+    from weighbridge.tasks.generation import answers
 
     folder = _base(Workspace()).path
     model, tokenizer = hf.load_model(folder), load_tokenizer(folder)
@@ -57,7 +57,7 @@ def answers_are_scored() -> None:
 
 def a_bucket_is_asked() -> None:
     """boto3's client, set up as ours is, lists a bucket and reads a range of an object over HTTP."""
-    from tasks import s3
+    from weighbridge.tasks import s3
 
     with _bucket(b"0123456789") as url:
         os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}

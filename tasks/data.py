@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from core.artifact import Artifact
-from core.errors import BadInput
-from tasks.sources.uri import Location
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.sources.uri import Location
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")

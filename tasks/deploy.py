@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SerializeAsAny, field_validator
 
-from core.plugins import PluginArgs
-from serving.targets.base import TargetArgs
-from serving.targets.local import LocalArgs
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.serving.targets.base import TargetArgs
+from weighbridge.serving.targets.local import LocalArgs
 
 
 class RolloutArgs(BaseModel):

@@ -19,18 +19,18 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.artifact import Artifact, File
-from core.errors import BadInput, Unavailable
-from core.plugins import load
-from core.progress import track
-from core.stagecache import canonical
-from core.store import Store
-from core.workspace import Workspace
-from tasks import model_files
-from tasks.data import FORMATS, SPLITS, DataArgs, Split, prepare
-from tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
-from tasks.sources.gather import Gathering, check_disk
-from tasks.sources.uri import Location
+from weighbridge.core.artifact import Artifact, File
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load
+from weighbridge.core.progress import track
+from weighbridge.core.stagecache import canonical
+from weighbridge.core.store import Store
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import model_files
+from weighbridge.tasks.data import FORMATS, SPLITS, DataArgs, Split, prepare
+from weighbridge.tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
+from weighbridge.tasks.sources.gather import Gathering, check_disk
+from weighbridge.tasks.sources.uri import Location
 
 VERSION: Final = 1
 DIGESTS_AT_ONCE: Final = 8
@@ -53,7 +53,9 @@ class Downloaded(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: Artifact = Field(description="Format safetensors: configuration, tokenizer, weights.")
-    data: Artifact = Field(description="Format jsonl: train.jsonl, validation.jsonl, test.jsonl; see tasks.data.")
+    data: Artifact = Field(
+        description="Format jsonl: train.jsonl, validation.jsonl, test.jsonl; see weighbridge.tasks.data."
+    )
 
 
 class Pinned(BaseModel):

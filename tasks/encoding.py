@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import BadInput
-from tasks.data import Message, Row
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.data import Message, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

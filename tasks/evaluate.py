@@ -12,18 +12,18 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from core import progress
-from core.artifact import Artifact
-from core.errors import BadInput, GateFailed
-from core.plugins import PluginArgs
-from core.workspace import Workspace
-from tasks.data import Row, Split, read_rows
-from tasks.encoding import encode, load_tokenizer
-from tasks.machine import let_waiting_threads_sleep
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.exact_match import ExactMatchArgs
-from tasks.metrics.nll import NllArgs
-from tasks.scoring import needs_logprobs, score_all, worse_by
+from weighbridge.core import progress
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import Row, Split, read_rows
+from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.machine import let_waiting_threads_sleep
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
+from weighbridge.tasks.metrics.nll import NllArgs
+from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
 VERSION: Final = 1
 log = logging.getLogger("weighbridge.evaluate")
@@ -158,7 +158,7 @@ def _answer_all(
 
 def _answer(model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any) -> list[Answered]:
     """One model on several splits; it is loaded once."""
-    from tasks import generation, hf
+    from weighbridge.tasks import generation, hf
 
     tokenizer = load_tokenizer(model)
     answered = []

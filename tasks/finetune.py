@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Final, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.stagecache import canonical
-from core.workspace import Workspace
-from tasks.data import read_rows
-from tasks.encoding import Encoded, encode, load_tokenizer
-from tasks.machine import let_waiting_threads_sleep
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.stagecache import canonical
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
+from weighbridge.tasks.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
-    from tasks.training import Run
+    from weighbridge.tasks.training import Run
 
 VERSION: Final = 1
 OnLog = Callable[[int, dict[str, float]], None]
@@ -109,7 +109,7 @@ def finetune(
     rows, dropped = _training_rows(base, data, args)
     _check_disk(base, workspace)
 
-    from tasks import hf, training
+    from weighbridge.tasks import hf, training
 
     with (
         _claim(workspace, base, data, args, first=training.is_first()) as folder,
@@ -192,7 +192,7 @@ def _claim(workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneA
 
 def _store(run: Run, base: Artifact, data: Artifact, workspace: Workspace) -> list[dict[str, object]]:
     """Adapter and merged weights into the store, as JSON that travels between ranks."""
-    from tasks import merging
+    from weighbridge.tasks import merging
 
     origin = {"made_by": "finetune", "base": base.digest, "data": data.digest}
     with workspace.store.scratch() as scratch:

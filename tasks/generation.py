@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from tasks.encoding import Encoded
+from weighbridge.tasks.encoding import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from core import environments, plugins
-from core.pruning import Pruned, prune
-from core.settings import Settings
+from weighbridge.core import environments, plugins
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.pruning import Pruned, prune
+from weighbridge.core.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 HOMES = ("serving", "tasks", "benchmarks", "examples", "tests")
 """Folders of ours with locks; the last three are there in a checkout alone."""
 
@@ -21,7 +21,7 @@ def locks() -> set[Path]:
     """Every lock that an environment may be built from today; those of a checkout's tests and benchmarks too."""
     found = {lock for name in plugins.names("engine") for lock in plugins.load("engine", name).locks.values()}
     found |= {lock for name in plugins.names("optimizer") if (lock := plugins.load("optimizer", name).lock)}
-    return found | {lock for folder in HOMES for lock in (ROOT / folder).rglob("*.lock")}
+    return found | {lock for folder in HOMES for lock in (PACKAGE / folder).rglob("*.lock")}
 
 
 def deployed(settings: Settings) -> set[str]:

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from core.artifact import Artifact
-from core.plugins import PluginArgs
-from serving.engines.base import EngineArgs
-from serving.load import LoadFigures
-from tasks.metrics.base import Score
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.load import LoadFigures
+from weighbridge.tasks.metrics.base import Score
 
 
 class Variant(BaseModel):

@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from core.errors import BadInput
-from tasks import hf
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks import hf
 
 BESIDE_WEIGHTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-from core.errors import BadInput
-from tasks.sources.base import RemoteFile
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.sources.base import RemoteFile
 
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")

@@ -5,12 +5,12 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import probe
-from tasks.measurement import Measurement
-from tasks.metrics.base import MetricArgs, Score
-from tasks.probe import Question
-from tasks.scoring import worse_by
-from tasks.verdicts import Judged, Verdict
+from weighbridge.tasks import probe
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.probe import Question
+from weighbridge.tasks.scoring import worse_by
+from weighbridge.tasks.verdicts import Judged, Verdict
 
 MAX_DROP: Final = 0.05
 """How far the score may fall where the recipe sets no floor."""

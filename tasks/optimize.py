@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from core.artifact import Artifact
-from core.plugins import PluginArgs, load
-from core.stagecache import Forecast
-from core.workspace import Workspace
-from tasks.measurement import Variant
-from tasks.optimizers.base import Optimizer, OptimizerArgs
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import PluginArgs, load
+from weighbridge.core.stagecache import Forecast
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.measurement import Variant
+from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
 
 VERSION = 1
 

@@ -6,7 +6,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from core.files import replace_text
+from weighbridge.core.files import replace_text
 
 Verb = Literal["pause", "resume", "now", "abort"]
 

@@ -8,14 +8,14 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.artifact import Artifact
-from core.environments import locate
-from core.progress import track
-from core.store import sha256_of
-from core.workspace import Workspace
-from serving import bento
-from serving.targets.base import Release
-from tasks.measurement import Candidate
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import locate
+from weighbridge.core.progress import track
+from weighbridge.core.store import sha256_of
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.targets.base import Release
+from weighbridge.tasks.measurement import Candidate
 
 VERSION: Final = 1
 
@@ -105,7 +105,7 @@ def _prove(exported: Artifact, args: PackageArgs, workspace: Workspace) -> float
 def _push(exported: Artifact, to: str, workspace: Workspace) -> str:
     if not to:
         return ""
-    from tasks.push import push
-    from tasks.sources.s3 import S3Source
+    from weighbridge.tasks.push import push
+    from weighbridge.tasks.sources.s3 import S3Source
 
     return push(exported, S3Source().parse(f"{to.rstrip('/')}/{exported.short}"), workspace.store).uri

@@ -14,14 +14,14 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core import plugins
-from core.errors import Unavailable
-from core.store import Store
-from serving.client import Client
-from tasks.measurement import Measurement
-from tasks.metrics.base import MetricArgs
-from tasks.scoring import score_all
-from tasks.verdicts import SUSPICION, Judged, evidence_above
+from weighbridge.core import plugins
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.store import Store
+from weighbridge.serving.client import Client
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import MetricArgs
+from weighbridge.tasks.scoring import score_all
+from weighbridge.tasks.verdicts import SUSPICION, Judged, evidence_above
 
 log = logging.getLogger("weighbridge.probe")
 

@@ -17,14 +17,14 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.artifact import Artifact, File, Format, digest_of
-from core.errors import BadInput
-from core.progress import track
-from core.store import Store, sha256_of
-from tasks import s3
-from tasks.sources.base import Listing, RemoteFile
-from tasks.sources.gather import Gathering, check_disk
-from tasks.sources.s3 import S3Args
+from weighbridge.core.artifact import Artifact, File, Format, digest_of
+from weighbridge.core.errors import BadInput
+from weighbridge.core.progress import track
+from weighbridge.core.store import Store, sha256_of
+from weighbridge.tasks import s3
+from weighbridge.tasks.sources.base import Listing, RemoteFile
+from weighbridge.tasks.sources.gather import Gathering, check_disk
+from weighbridge.tasks.sources.s3 import S3Args
 
 MANIFEST: Final = "weighbridge.manifest.json"
 FILES_AT_ONCE: Final = 8
@@ -37,7 +37,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    digest: str = Field(description="As `core.artifact.digest_of` computes it.")
+    digest: str = Field(description="As `weighbridge.core.artifact.digest_of` computes it.")
     format: Format
     origin: dict[str, str] = Field(default_factory=dict)
     files: list[File]

@@ -9,17 +9,17 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from core.errors import BadInput, Unavailable, WeighbridgeError
-from core.workspace import Workspace
-from registry import Place, Registry, Version
-from serving.targets.base import Release
-from tasks import orders
-from tasks.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
-from tasks.deploy import DeployArgs
-from tasks.measurement import Measurement
-from tasks.package import PackageArgs, package
-from tasks.rollout import Rollout, Stopped
-from tasks.site import Record, Site, known_sites, mirror_into, open_site
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Place, Registry, Version
+from weighbridge.serving.targets.base import Release
+from weighbridge.tasks import orders
+from weighbridge.tasks.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
+from weighbridge.tasks.deploy import DeployArgs
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.package import PackageArgs, package
+from weighbridge.tasks.rollout import Rollout, Stopped
+from weighbridge.tasks.site import Record, Site, known_sites, mirror_into, open_site
 
 logger = logging.getLogger("weighbridge.redeploy")
 

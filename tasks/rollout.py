@@ -16,14 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from core.errors import WeighbridgeError
-from core.units import human_size
-from serving.targets.base import Pulse, Release
-from tasks import orders, probe
-from tasks.canary import Canary
-from tasks.measurement import Measurement
-from tasks.site import Failed, Site, Under
-from tasks.verdicts import Judged
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.units import human_size
+from weighbridge.serving.targets.base import Pulse, Release
+from weighbridge.tasks import orders, probe
+from weighbridge.tasks.canary import Canary
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.site import Failed, Site, Under
+from weighbridge.tasks.verdicts import Judged
 
 logger = logging.getLogger("weighbridge.rollout")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from core.errors import BadInput, Unavailable, WeighbridgeError
-from tasks.sources.base import RemoteFile, SourceArgs
-from tasks.sources.ranges import ReadRange, Transient
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.tasks.sources.base import RemoteFile, SourceArgs
+from weighbridge.tasks.sources.ranges import ReadRange, Transient
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from core import plugins
-from core.artifact import Artifact
-from core.errors import Unavailable
-from core.processes import PeakMemory
-from core.progress import track
-from core.workspace import Workspace
-from serving.client import Client, RequestRefused
-from serving.engines.base import Engine, EngineArgs
-from serving.load import LoadFigures, Payload, run_load
-from serving.runner import Running, serve
-from tasks import machine
-from tasks.data import Row, Split, read_rows
-from tasks.measurement import Candidate, Measurement
-from tasks.metrics.base import MetricArgs, Score
-from tasks.scoring import needs_logprobs, score_all
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import PeakMemory
+from weighbridge.core.progress import track
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.load import LoadFigures, Payload, run_load
+from weighbridge.serving.runner import Running, serve
+from weighbridge.tasks import machine
+from weighbridge.tasks.data import Row, Split, read_rows
+from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.scoring import needs_logprobs, score_all
 
 if TYPE_CHECKING:
-    from tasks.evaluate import EvaluateArgs
-    from tasks.weigh import WeighArgs
+    from weighbridge.tasks.evaluate import EvaluateArgs
+    from weighbridge.tasks.weigh import WeighArgs
 
 log = logging.getLogger("weighbridge.weigh")
 
@@ -267,7 +267,7 @@ class Scale:
     def _logprobs(self, running: Running, rows: list[Row]) -> list[list[float]] | None:
         if not needs_logprobs(self.metrics.metrics):
             return None
-        from tasks.encoding import Encoded, encode, load_tokenizer
+        from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 
         def ask(encoded: Encoded) -> list[float]:
             return self.engine.token_logprobs(running.url, encoded.prompt, encoded.completion)

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from core import plugins
-from tasks.metrics.base import MetricArgs, Score
+from weighbridge.core import plugins
+from weighbridge.tasks.metrics.base import MetricArgs, Score
 
 log = logging.getLogger("weighbridge.scoring")
 
@@ -19,7 +19,7 @@ def score_all(
     """Every metric over the same rows, by label.
 
     `logprobs` holds, per row, the natural-log probability of every token of the encoded completion (see
-    `tasks.encoding`). Where an engine cannot tell them pass None: metrics that need them are left out.
+    `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that need them are left out.
     """
     scores = {}
     for args in metrics:

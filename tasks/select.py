@@ -13,11 +13,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from core.errors import GateFailed
-from core.units import human_seconds, human_size
-from serving.load import LoadFigures
-from tasks.measurement import Measurement
-from tasks.metrics.base import Score
+from weighbridge.core.errors import GateFailed
+from weighbridge.core.units import human_seconds, human_size
+from weighbridge.serving.load import LoadFigures
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import Score
 
 VERSION = 1
 

@@ -21,14 +21,14 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.errors import Unavailable, WeighbridgeError
-from core.files import replace_text
-from core.plugins import load
-from core.workspace import Workspace
-from serving.targets.base import Release, Revision, Share, Target
-from tasks import orders
-from tasks.book import Book
-from tasks.deploy import DeployArgs
+from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.files import replace_text
+from weighbridge.core.plugins import load
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.targets.base import Release, Revision, Share, Target
+from weighbridge.tasks import orders
+from weighbridge.tasks.book import Book
+from weighbridge.tasks.deploy import DeployArgs
 
 logger = logging.getLogger("weighbridge.site")
 

@@ -2,11 +2,11 @@
 
 from pydantic import BaseModel, Field
 
-from core.errors import BadInput
-from core.workspace import Workspace
-from serving.targets.base import Release, Serving
-from tasks import orders
-from tasks.site import Site, known_sites, open_site
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.targets.base import Release, Serving
+from weighbridge.tasks import orders
+from weighbridge.tasks.site import Site, known_sites, open_site
 
 
 class TargetStatus(BaseModel):

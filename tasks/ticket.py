@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from core.units import human_seconds, human_size
-from serving.load import LoadFigures
-from tasks.measurement import Measurement
-from tasks.metrics.base import Score
-from tasks.select import Decision
-from tasks.ticket_chart import draw, title_of
+from weighbridge.core.units import human_seconds, human_size
+from weighbridge.serving.load import LoadFigures
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.select import Decision
+from weighbridge.tasks.ticket_chart import draw, title_of
 
 TEMPLATES = Path(__file__).parent
 _UNKNOWN = "—"

@@ -23,16 +23,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from core import progress
-from core.errors import BadInput, Unavailable
-from tasks import hf
-from tasks.encoding import Encoded, load_tokenizer
+from weighbridge.core import progress
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.tasks import hf
+from weighbridge.tasks.encoding import Encoded, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from tasks.finetune import FinetuneArgs, OnLog
+    from weighbridge.tasks.finetune import FinetuneArgs, OnLog
 
 IGNORE: Final = -100
 """Label of a token that no loss is taken of."""
@@ -55,7 +55,7 @@ class Run:
 
 
 def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog) -> Run:
-    """Train in `folder`, going on from the last whole checkpoint in it. See `tasks.finetune.finetune`."""
+    """Train in `folder`, going on from the last whole checkpoint in it. See `weighbridge.tasks.finetune.finetune`."""
     checkpoint = last_whole(folder)
     if is_first():
         _discard_others(folder, checkpoint)

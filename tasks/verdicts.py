@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.gateway_types import Seen
+from weighbridge.serving.gateway_types import Seen
 
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 

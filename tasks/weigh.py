@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from core import environments, plugins
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable, WeighbridgeError
-from core.plugins import PluginArgs
-from core.workspace import Workspace
-from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
-from tasks import machine
-from tasks.measurement import Candidate, Measurement, Variant
-from tasks.scale import Scale
+from weighbridge.core import environments, plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.tasks import machine
+from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.scale import Scale
 
 if TYPE_CHECKING:
-    from tasks.evaluate import EvaluateArgs
+    from weighbridge.tasks.evaluate import EvaluateArgs
 
 VERSION = 2
 log = logging.getLogger("weighbridge.weigh")

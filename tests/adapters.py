@@ -10,7 +10,7 @@ def make(model: Path, folder: Path, seed: int = 0) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from tasks.hf import load_model, quiet
+    from weighbridge.tasks.hf import load_model, quiet
 
     torch.manual_seed(seed)
     with quiet():
@@ -27,8 +27,8 @@ def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
     """The model in transformers, with an adapter if one is given, and its tokenizer."""
     from peft import PeftModel
 
-    from tasks.encoding import load_tokenizer
-    from tasks.hf import load_model, quiet
+    from weighbridge.tasks.encoding import load_tokenizer
+    from weighbridge.tasks.hf import load_model, quiet
 
     with quiet():
         weights: Any = load_model(model, to="cpu")

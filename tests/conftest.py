@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import Settings
-from core.workspace import Workspace
-from tasks.sources import ranges
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.sources import ranges
 
 MACHINE_CACHE = Settings().cache
 

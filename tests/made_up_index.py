@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.compat.subjects import Contract, Subject
 from tests.wheels import make_wheel
+from weighbridge.tasks.compat.subjects import Contract, Subject
 
 IMPORTS = "its imports"
 
@@ -41,9 +41,9 @@ class Index:
         lock = self.folder / "made_up.lock"
         lock.write_text("".join(self._lines[pin] for pin in locked.items()))
         contracts = tuple(self._contract(name, source) for name, source in uses.items())
-        return Subject("made_up", lock.with_suffix(".in"), lock, tuple(requirements), contracts)
+        return Subject("made_up", lock, tuple(requirements), contracts)
 
     def _contract(self, name: str, source: str) -> Contract:
         path = self.folder / f"{name.replace(' ', '_')}.py"
         path.write_text(source)
-        return Contract(name, "core.contract:imports", (str(path),))
+        return Contract(name, "weighbridge.core.contract:imports", (str(path),))

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from core.processes import Process, free_port
+from weighbridge.core.processes import Process, free_port
 
 CALLS_THIS_MACHINE: Final = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.plugins import BUILT_IN, Point, load
+from weighbridge.core.plugins import BUILT_IN, Point, load
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS: dict[Point, str] = {
@@ -32,7 +32,7 @@ TABLES = {"on_path"}
 
 def files_of(point: Point) -> dict[str, str]:
     """The file of every built-in plugin, by the plugin's name."""
-    folder = FOLDERS[point].replace("/", ".")
+    folder = "weighbridge." + FOLDERS[point].replace("/", ".")
     return {name: path.removeprefix(f"{folder}.").partition(":")[0] for name, path in BUILT_IN[point].items()}
 
 
@@ -53,6 +53,17 @@ def test_every_file_of_a_plugin_folder_is_in_the_table(point: Point) -> None:
         if path.stem not in helpers and re.search(r"^class .*Args\(", path.read_text(), re.MULTILINE)
     }
     assert defined == set(files_of(point).values())
+
+
+def test_every_package_is_reached_through_one_link_and_every_link_is_one() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "examples", "tests"}
+    links = {path.name for path in (ROOT / "src/weighbridge").iterdir()} - {"__init__.py", "py.typed", "__pycache__"}
+    assert links == packages
+    for name in links:
+        link = ROOT / "src/weighbridge" / name
+        remedy = "run: git config core.symlinks true && git checkout -- src"
+        assert link.is_symlink(), f"{link} is no link, though it is one in git; {remedy}"
+        assert link.readlink() == Path("../..") / name
 
 
 def test_every_environment_is_locked_with_hashes() -> None:
@@ -77,9 +88,15 @@ def test_control_lock_holds_every_direct_dependency() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("cli.main", ("pydantic", "yaml", "rich", "prefect", "mlflow", "torch", "transformers", "bentoml")),
-        ("configs.load", ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib")),
-        ("flows.plan", ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib")),
+        ("weighbridge.cli.main", ("pydantic", "yaml", "rich", "prefect", "mlflow", "torch", "transformers", "bentoml")),
+        (
+            "weighbridge.configs.load",
+            ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib"),
+        ),
+        (
+            "weighbridge.flows.plan",
+            ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib"),
+        ),
     ],
 )
 def test_what_must_start_fast_imports_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from core.settings import Settings
+from weighbridge.core.settings import Settings
 
 from . import ERROR, SEED, BuildFailed, ensure, log, place
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from serving.conformance.base import Failed, NotRun, Session, equal
-from serving.conformance.reference import Question
-from serving.conformance.talk import Reply, ask, stream
-from serving.engines.base import TellsChat
+from weighbridge.serving.conformance.base import Failed, NotRun, Session, equal
+from weighbridge.serving.conformance.reference import Question
+from weighbridge.serving.conformance.talk import Reply, ask, stream
+from weighbridge.serving.engines.base import TellsChat
 
 OPEN: Final = [{"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}]
 """Nothing of it was taught: answers to it can go any way."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from core.errors import WeighbridgeError
-from core.plugins import load
-from serving.conformance.reference import Reference
-from serving.engines.base import Engine, EngineArgs
-from serving.runner import Running, serve
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.plugins import load
+from weighbridge.serving.conformance.reference import Reference
+from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.runner import Running, serve
 
 Verdict = Literal["passed", "known not to", "failed", "not run"]
 

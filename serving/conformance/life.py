@@ -19,14 +19,14 @@ from typing import Final
 
 import psutil
 
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.processes import free_port, members
-from serving.client import is_ready
-from serving.conformance.base import Failed, Session, equal, eventually
-from serving.conformance.talk import ask, streaming
-from serving.engines.base import lock_of
-from serving.runner import HOST, serve
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port, members
+from weighbridge.serving.client import is_ready
+from weighbridge.serving.conformance.base import Failed, Session, equal, eventually
+from weighbridge.serving.conformance.talk import ask, streaming
+from weighbridge.serving.engines.base import lock_of
+from weighbridge.serving.runner import HOST, serve
 
 GRACE: Final = 10.0
 """Seconds after SIGTERM, or after its parent's death, by which nothing of an engine may be left."""
@@ -154,7 +154,7 @@ def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psuti
         log = subject.logs / f"{subject.args.kind}-orphan.log"
         order = {"argv": [str(word) for word in argv], "env": engine.env(subject.args), "log": str(log), "cwd": folder}
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-        command = [sys.executable, "-m", "serving.conformance.parent"]
+        command = [sys.executable, "-m", "weighbridge.serving.conformance.parent"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths) as parent:
             try:
                 assert parent.stdin is not None  # for the type checker: they were asked for above

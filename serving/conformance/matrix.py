@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.conformance.report import Report
+from weighbridge.serving.conformance.report import Report
 
 HEAD: Final = """\
 # What each engine was seen to do

@@ -1,6 +1,6 @@
 """A parent to be killed: starts the engine that standard input describes, and waits.
 
-Usage: python -m serving.conformance.parent < ORDER, an object with `argv`, `env`, `log` and `cwd`
+Usage: python -m weighbridge.serving.conformance.parent < ORDER, an object with `argv`, `env`, `log` and `cwd`
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from core.processes import Process
+from weighbridge.core.processes import Process
 
 
 def main() -> None:

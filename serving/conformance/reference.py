@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import BadInput
+from weighbridge.core.errors import BadInput
 
 
 class Tokens(BaseModel):

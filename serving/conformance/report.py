@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.environments import locks_of
-from core.files import replace_text
-from serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.core.environments import locks_of
+from weighbridge.core.files import replace_text
+from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
 
 
 class Report(BaseModel):

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
-from core.errors import Unavailable
-from serving.conformance.base import Failed, NotRun, Session, equal, eventually
-from serving.conformance.talk import CHAT, ask, fetch, send, stream, streaming
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.conformance.base import Failed, NotRun, Session, equal, eventually
+from weighbridge.serving.conformance.talk import CHAT, ask, fetch, send, stream, streaming
 
 AT_ONCE: Final = 16
 LEAVERS: Final = 6

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-from serving.conformance import answers, life, robust
-from serving.conformance.base import Check, Outcome, Session, Subject, run_check
+from weighbridge.serving.conformance import answers, life, robust
+from weighbridge.serving.conformance.base import Check, Outcome, Session, Subject, run_check
 
 CHECKS: Final = (
     Check("start", "starts", life.start),

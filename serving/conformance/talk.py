@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import httpx
 
-from core.errors import Unavailable
-from serving.conformance.base import Failed, Session
-from serving.conformance.reference import Question
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.conformance.base import Failed, Session
+from weighbridge.serving.conformance.reference import Question
 
 CHAT: Final = "/v1/chat/completions"
 PLAIN: Final = "/v1/completions"

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.artifact import Format
-from core.errors import Unavailable
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import Unavailable
 
 TETHER: Final = Path(__file__).resolve().parents[1] / "tether.py"
 

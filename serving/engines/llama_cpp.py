@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from serving.client import SERVER_ERROR, RequestRefused, post
-from serving.engines.base import Capabilities, EngineArgs
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.serving.client import SERVER_ERROR, RequestRefused, post
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
 AUTO_SLOTS: Final = 4
@@ -91,7 +91,7 @@ class LlamaCpp:
 
     def build_native(self, cache: Path) -> Path:
         """Build llama-server and the quantizing tools for this processor; returns their folder. Raises Unavailable."""
-        from serving import llama_cpp_native
+        from weighbridge.serving import llama_cpp_native
 
         return llama_cpp_native.build(cache)
 
@@ -139,7 +139,7 @@ class LlamaCpp:
 def _native(args: LlamaCppArgs) -> Path | None:
     if args.build == "wheel":
         return None
-    from serving import llama_cpp_native
+    from weighbridge.serving import llama_cpp_native
 
     server = llama_cpp_native.tool("llama-server", Settings().cache)
     if server is None and args.build == "native":

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from core.artifact import Format
-from core.errors import Unavailable
-from serving.client import Client, get, post
-from serving.engines.base import Capabilities, EngineArgs
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client, get, post
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}

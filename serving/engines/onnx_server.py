@@ -4,17 +4,20 @@ import argparse
 import json
 import os
 import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Last: beside this script lies a module named like the package `onnx`.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from serving.engines.onnx_batch import OnnxDecoder, unknown_inputs
-from serving.shim.batching import Batcher
-from serving.shim.hf_tokenizer import HfTokenizer
-from serving.shim.server import add_options, serve
+from weighbridge.serving.engines.onnx_batch import OnnxDecoder, unknown_inputs
+from weighbridge.serving.shim.batching import Batcher
+from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
+from weighbridge.serving.shim.server import add_options, serve
 
 
 class OnnxModel(HfTokenizer):

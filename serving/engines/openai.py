@@ -13,10 +13,10 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from core.errors import Unavailable
-from serving.client import Client, RequestRefused
-from serving.engines.base import Capabilities, EngineArgs
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
 
 LAUNCHER: Final = Path(__file__).with_name("openai_server.py")
 NO_MODEL = "it loads no model of ours"

@@ -5,15 +5,19 @@ import asyncio
 import json
 import os
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # an isolated Python knows no folder of ours
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
+from weighbridge.serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
 
 PASSED_BACK = ("Content-Type", "Retry-After", "x-request-id")
 

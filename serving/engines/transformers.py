@@ -7,9 +7,9 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from serving.engines.base import Capabilities, EngineArgs
-from serving.shim.client import ShimClient
+from weighbridge.core.artifact import Format
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.shim.client import ShimClient
 
 LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
 LOCK: Final = Path(__file__).with_suffix(".lock")

@@ -9,6 +9,7 @@ import argparse
 import functools
 import sys
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # an isolated Python knows no folder of ours
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from serving.shim.protocol import Sampling, Token, TokenStream
-from serving.shim.server import add_options, serve
+from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
+from weighbridge.serving.shim.server import add_options, serve
 
 
 class Loaded:

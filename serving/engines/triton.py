@@ -9,10 +9,10 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from serving.engines.base import Capabilities, EngineArgs
-from serving.engines.onnx import DecoderArgs
-from serving.shim.client import ShimClient
+from weighbridge.core.artifact import Format
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.onnx import DecoderArgs
+from weighbridge.serving.shim.client import ShimClient
 
 SERVER: Final = Path(__file__).with_name("triton_server.py")
 

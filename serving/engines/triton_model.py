@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class TritonPythonModel:
         """Load the model named in the parameters."""
         _end_with_parent()
         told = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
-        sys.path.append(told["root"])
-        from serving.engines.onnx_server import OnnxModel, options
+        sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+        package.__path__ = [told["root"]]
+        from weighbridge.serving.engines.onnx_server import OnnxModel, options
 
         self._model = OnnxModel(options(Path(told["model"]), json.loads(told["options"])))
         self._stopped: dict[str, threading.Event] = {}
@@ -62,7 +64,7 @@ class TritonPythonModel:
         sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _stream(self, sender: Any, prompt: list[int], order: dict[str, Any]) -> None:
-        from serving.shim.protocol import Sampling
+        from weighbridge.serving.shim.protocol import Sampling
 
         stopped = self._stopped[order["id"]]
         for token in self._model.generate(prompt, Sampling(**order["sampling"])):

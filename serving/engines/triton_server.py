@@ -16,23 +16,26 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-# Last: beside this script lie modules named like packages.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from core.processes import free_port, is_taken
-from serving.engines.triton_repository import MODEL, python_backend
-from serving.shim.hf_tokenizer import HfTokenizer
-from serving.shim.protocol import Sampling, Token, TokenStream
-from serving.shim.server import add_options, serve
-from serving.tether import die_with_parent
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.processes import free_port, is_taken
+from weighbridge.serving.engines.triton_repository import MODEL, python_backend
+from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
+from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
+from weighbridge.serving.shim.server import add_options, serve
+from weighbridge.serving.tether import die_with_parent
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 HOST: Final = "127.0.0.1"
 GRACE: Final = 5.0
 PORTS_TRIED: Final = 3
@@ -198,7 +201,7 @@ def main() -> None:
     parser.add_argument("--allow-spinning", action="store_true")
     args = parser.parse_args()
     check_libpython()
-    told = {"root": str(ROOT), "model": str(args.model)}
+    told = {"root": str(PACKAGE), "model": str(args.model)}
     told["options"] = json.dumps({name: getattr(args, name) for name in OPTIONS})
     # Once the model is loaded nothing reads the folder any more: gone at once, no end of this process can leave it.
     with tempfile.TemporaryDirectory(prefix="weighbridge-triton-") as folder:

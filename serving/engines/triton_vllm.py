@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from core.errors import Unavailable
-from serving.engines.base import Capabilities, EngineArgs
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
 
 LAUNCHER: Final = Path(__file__).with_name("triton_vllm_server.py")
 NOT_RUN: Final = "Triton's vLLM backend comes in NVIDIA's container alone, and needs a CUDA GPU"

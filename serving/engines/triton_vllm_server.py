@@ -7,11 +7,15 @@ is the engine's own and goes when the engine does.
 import json
 import os
 import sys
+import types
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from serving.engines.triton_repository import vllm_backend
+from weighbridge.serving.engines.triton_repository import vllm_backend
 
 PYTHON = "python3"
 """The container's own: its packages are what the frontend imports."""

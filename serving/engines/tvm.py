@@ -6,9 +6,9 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.artifact import Format
-from serving.engines.base import Capabilities, EngineArgs
-from serving.shim.client import ShimClient
+from weighbridge.core.artifact import Format
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.shim.client import ShimClient
 
 SERVER: Final = Path(__file__).with_name("tvm_server.py")
 AUTO_SLOTS: Final = 4

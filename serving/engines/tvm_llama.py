@@ -17,7 +17,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 
-from serving.engines.tvm_kernels import LANES, dense, packed
+from weighbridge.serving.engines.tvm_kernels import LANES, dense, packed
 
 PAGE = 16
 """Tokens that lie together."""

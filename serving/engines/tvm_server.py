@@ -4,22 +4,25 @@ import argparse
 import logging
 import sys
 import time
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Last: beside this script lies a module named like the package `tvm`.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.runtime import ShapeTuple
 
-from serving.engines.tvm_llama import PAGE, Refused, Shape, compile_llama, weights
-from serving.shim.batching import Batcher
-from serving.shim.hf_tokenizer import HfTokenizer
-from serving.shim.server import add_options, serve
+from weighbridge.serving.engines.tvm_llama import PAGE, Refused, Shape, compile_llama, weights
+from weighbridge.serving.shim.batching import Batcher
+from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
+from weighbridge.serving.shim.server import add_options, serve
 
 log = logging.getLogger("weighbridge.tvm")
 

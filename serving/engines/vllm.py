@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.artifact import Format
-from core.errors import BadInput, Unavailable
-from serving.client import BASE_SUFFIX, Client, get, post
-from serving.engines.base import Capabilities, EngineArgs, guarded
-from serving.engines.devices import compute_capability, nvidia_devices
+from weighbridge.core.artifact import Format
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.serving.client import BASE_SUFFIX, Client, get, post
+from weighbridge.serving.engines.base import Capabilities, EngineArgs, guarded
+from weighbridge.serving.engines.devices import compute_capability, nvidia_devices
 
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """It serves a folder: nothing is to be looked up, and nothing told."""

@@ -11,6 +11,7 @@
 Nothing here needs more than the standard library and aiohttp. A server script runs isolated, by path, so it says where
 the packages are, and puts that last: what lies beside it must not shadow a library ::
 
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
-    from serving.shim.server import serve
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[2])]
+    from weighbridge.serving.shim.server import serve
 """

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from serving.client import post
+from weighbridge.serving.client import post
 
 
 class ShimClient:
-    """The questions beyond OpenAI's API that every server around `serving.shim.server` answers; engines inherit it."""
+    """What every server around the shim answers beyond OpenAI's API; engines inherit it."""
 
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
         """Natural-log probability of every completion token, from one reading of both."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.shim.protocol import Sampling, Token
+from weighbridge.serving.shim.protocol import Sampling, Token
 
 
 class Drawer:

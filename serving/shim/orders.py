@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from serving.shim.protocol import Generator, Sampling
+from weighbridge.serving.shim.protocol import Generator, Sampling
 
 COMPLETION_TOKENS: Final = 16
 """Most tokens of a plain completion when nobody says how many: OpenAI's own default."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.shim.orders import Order
-from serving.shim.protocol import Generator, Token
-from serving.shim.text import Piece
+from weighbridge.serving.shim.orders import Order
+from weighbridge.serving.shim.protocol import Generator, Token
+from weighbridge.serving.shim.text import Piece
 
 
 @dataclass

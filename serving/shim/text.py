@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.shim.orders import Order
-from serving.shim.protocol import Generator, Token
+from weighbridge.serving.shim.orders import Order
+from weighbridge.serving.shim.protocol import Generator, Token
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What stands for the bytes of a character of which some are still to come."""

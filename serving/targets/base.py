@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.gateway_types import Seen
+from weighbridge.serving.gateway_types import Seen
 
 
 class TargetArgs(BaseModel):

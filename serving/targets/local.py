@@ -14,19 +14,19 @@ import httpx
 import psutil
 from pydantic import Field
 
-from core.environments import Environment
-from core.errors import Unavailable
-from core.plugins import load
-from core.processes import free_port
-from core.settings import Settings
-from core.store import Store
-from serving import bento, supervisor
-from serving.client import is_ready
-from serving.gateway import Gateway
-from serving.gateway_types import Front, GatewayArgs, Route
-from serving.supervisor import Supervisor
-from serving.targets.base import Release, Revision, Share, TargetArgs
-from serving.traffic import Traffic
+from weighbridge.core.environments import Environment
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.plugins import load
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
+from weighbridge.serving import bento, supervisor
+from weighbridge.serving.client import is_ready
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Front, GatewayArgs, Route
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
+from weighbridge.serving.traffic import Traffic
 
 logger = logging.getLogger("weighbridge.local")
 

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from core.environments import Unresolvable, torch_lock
-from core.errors import BadInput, Unavailable
-from core.plugins import suggestion
-from core.progress import track
-from tasks.compat.attribution import Blame, attribute
-from tasks.compat.report import Change, Checked, Finding, Report, Result
-from tasks.compat.resolution import TORCH, Resolver, Versions, pins
-from tasks.compat.subjects import Contract, Subject
-from tasks.compat.throwaway import run_contract, throw_away, view_of, workshop
-from tasks.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
+from weighbridge.core.environments import Unresolvable, torch_lock
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import suggestion
+from weighbridge.core.progress import track
+from weighbridge.tasks.compat.attribution import Blame, attribute
+from weighbridge.tasks.compat.report import Change, Checked, Finding, Report, Result
+from weighbridge.tasks.compat.resolution import TORCH, Resolver, Versions, pins
+from weighbridge.tasks.compat.subjects import Contract, Subject
+from weighbridge.tasks.compat.throwaway import run_contract, throw_away, view_of, workshop
+from weighbridge.tasks.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
 
 logger = logging.getLogger("weighbridge.compat")
 
-MAKE_MODEL = "tasks.contracts:a_model_for_an_engine"
+MAKE_MODEL = "weighbridge.tasks.contracts:a_model_for_an_engine"
 
 
 @dataclass(frozen=True)

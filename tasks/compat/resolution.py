@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from core.environments import Unresolvable, locks_of, run_uv, torch_lock
-from tasks.compat.subjects import Subject, bounds_of, lifted, name_of
+from weighbridge.core.environments import Unresolvable, locks_of, run_uv, torch_lock
+from weighbridge.tasks.compat.subjects import Subject, bounds_of, lifted, name_of
 
 TORCH: Final = "torch"
 _PIN: Final = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)

@@ -3,24 +3,25 @@
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from core import plugins
-from core.contract import ROOT, used
-from core.errors import BadInput, Unavailable
-from serving.engines.base import Engine, EngineArgs
+from weighbridge.core import plugins
+from weighbridge.core.contract import used
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.package import PACKAGE
+from weighbridge.serving.engines.base import Engine, EngineArgs
 
 CONTROL: Final = "control"
 LAYERS: Final = ("core", "serving", "registry", "tasks", "configs", "flows", "cli")
 TRAVELS: Final = ("serving/candidate.py", "serving/client.py", "serving/service.py", "core/environments.py")
 """What an engine's environment imports of ours in a Bento, and what imports others' libraries in it."""
-ENGINES: Final = ROOT / "serving" / "engines"
+ENGINES: Final = PACKAGE / "serving" / "engines"
 LONGEST: Final = 900.0
 """Seconds a contract may take; an idle machine needs a minute at most."""
 _NAME: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*([^;]*)(;.*)?")
@@ -32,7 +33,7 @@ class Contract:
 
     name: str
     call: str
-    """`module:function`, as `core.contract` takes it."""
+    """`module:function`, as `weighbridge.core.contract` takes it."""
     arguments: tuple[str, ...] = ()
     inside: bool = True
     """Run by the throw-away environment's own Python; else by ours, which finds that environment in its cache."""
@@ -44,8 +45,6 @@ class Subject:
     """One environment."""
 
     name: str
-    source: Path
-    """Where its direct requirements are written."""
     lock: Path
     requirements: tuple[str, ...]
     contracts: tuple[Contract, ...] = ()
@@ -88,7 +87,7 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     """Every environment of the tree and of installed plugins, or those of these names.
 
     Raises:
-        BadInput: there is no such environment, or no source tree.
+        BadInput: there is no such environment.
     """
     found = list(_all())
     known = [subject.name for subject in found]
@@ -111,54 +110,53 @@ def _all() -> Iterator[Subject]:
         lock = plugins.load("optimizer", name).lock
         if lock is not None and lock not in taken:
             taken.add(lock)
-            makes = Contract("it makes a model", "tasks.contracts:an_optimizer_makes", (name,), inside=False)
+            makes = Contract(
+                "it makes a model", "weighbridge.tasks.contracts:an_optimizer_makes", (name,), inside=False
+            )
             yield from _from_file(lock, contracts=(makes,))
     for folder in ("serving", "tasks"):
-        for spec in sorted((ROOT / folder).rglob("*.in")):
+        for spec in sorted((PACKAGE / folder).rglob("*.in")):
             if spec.with_suffix(".lock") not in taken:
                 yield from _from_file(spec.with_suffix(".lock"))
 
 
 def _control() -> Subject:
-    source = ROOT / "pyproject.toml"
-    try:
-        requirements = tomllib.loads(source.read_text())["project"]["dependencies"]
-    except OSError as exc:
-        remedy = "run it in a checkout: an installed package no longer says what it asks for"
-        raise BadInput("reading the direct dependencies", f"there is no {source}", remedy) from exc
+    requirements = metadata.requires("weighbridge") or ()
     contracts = (
-        Contract("its imports", "core.contract:imports", tuple(_own_code())),
-        Contract("a flow runs", "flows.contracts:a_flow_runs"),
-        Contract("a schedule is planned", "flows.contracts:a_schedule_is_planned"),
-        Contract("the run forms are made", "flows.contracts:the_run_forms_are_made"),
-        Contract("a version, its alias and a webhook", "registry.contracts:a_version_is_registered"),
-        Contract("a fine-tune", "tasks.contracts:a_model_is_fine_tuned"),
-        Contract("the metrics", "tasks.contracts:answers_are_scored"),
-        Contract("an S3 client", "tasks.contracts:a_bucket_is_asked"),
-        Contract("a supervised program", "serving.contracts:a_program_is_supervised"),
+        Contract("its imports", "weighbridge.core.contract:imports", tuple(_own_code())),
+        Contract("a flow runs", "weighbridge.flows.contracts:a_flow_runs"),
+        Contract("a schedule is planned", "weighbridge.flows.contracts:a_schedule_is_planned"),
+        Contract("the run forms are made", "weighbridge.flows.contracts:the_run_forms_are_made"),
+        Contract("a version, its alias and a webhook", "weighbridge.registry.contracts:a_version_is_registered"),
+        Contract("a fine-tune", "weighbridge.tasks.contracts:a_model_is_fine_tuned"),
+        Contract("the metrics", "weighbridge.tasks.contracts:answers_are_scored"),
+        Contract("an S3 client", "weighbridge.tasks.contracts:a_bucket_is_asked"),
+        Contract("a supervised program", "weighbridge.serving.contracts:a_program_is_supervised"),
     )  # fmt: skip
-    return Subject(CONTROL, source, ROOT / "locks" / "control.lock", tuple(requirements), contracts)
+    return Subject(CONTROL, PACKAGE / "locks" / "control.lock", tuple(requirements), contracts)
 
 
 def _own_code() -> Iterator[str]:
     """Our modules that run in the control plane: not those that import what is in an engine's environment alone."""
-    for path in (file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py"))):
+    for path in (file for layer in LAYERS for file in sorted((PACKAGE / layer).rglob("*.py"))):
         tops = {module.partition(".")[0] for module, _ in used(path.read_text())}
         if all(top in sys.modules or find_spec(top) for top in tops):
-            yield path.relative_to(ROOT).as_posix()
+            yield path.relative_to(PACKAGE).as_posix()
 
 
 def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     args = engine.Args(kind=engine.name)
     here = engine.device(args) == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
     left_out = "" if here else f"{engine.name} on {device} cannot be run here"
-    launchers = (path.relative_to(ROOT).as_posix() for path in sorted(ENGINES.glob(f"{engine.name}_server.py")))
-    contracts = [Contract("its imports", "core.contract:imports", (*TRAVELS, *launchers))]
+    launchers = (path.relative_to(PACKAGE).as_posix() for path in sorted(ENGINES.glob(f"{engine.name}_server.py")))
+    contracts = [Contract("its imports", "weighbridge.core.contract:imports", (*TRAVELS, *launchers))]
     cannot = _cannot_start(engine, args) if here else ""
     if not cannot:
         contracts += [
-            Contract("it serves", "serving.contracts:an_engine_answers", (engine.name,), inside=False),
-            Contract("a Bento of it serves", "serving.contracts:a_bento_answers", (engine.name,), inside=False),
+            Contract("it serves", "weighbridge.serving.contracts:an_engine_answers", (engine.name,), inside=False),
+            Contract(
+                "a Bento of it serves", "weighbridge.serving.contracts:a_bento_answers", (engine.name,), inside=False
+            ),
         ]
     yield from _from_file(
         lock, contracts=tuple(contracts), serves="" if cannot else engine.name, left_out=left_out, unserved=cannot
@@ -191,6 +189,6 @@ def _from_file(
         return
     lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
     yield Subject(
-        lock.stem, spec, lock, tuple(line for line in lines if line and not line.startswith("#")), contracts, serves,
+        lock.stem, lock, tuple(line for line in lines if line and not line.startswith("#")), contracts, serves,
         left_out, unserved, overrides if overrides.exists() else None,
     )  # fmt: skip

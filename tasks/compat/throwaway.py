@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.contract import MARK, ROOT
-from core.environments import Environment, locate, one_at_a_time, run_uv
-from core.errors import Unavailable
-from core.processes import Process
-from tasks.compat.report import Result
-from tasks.compat.subjects import CONTROL, Contract, Subject
+import weighbridge
+from weighbridge.core.contract import MARK
+from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process
+from weighbridge.tasks.compat.report import Result
+from weighbridge.tasks.compat.subjects import CONTROL, Contract, Subject
 
 NEEDED = 4 << 30
 """Bytes of disk: links where uv's cache is on the same one, but nobody can know that before."""
@@ -71,7 +72,7 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
             python,
             "-P",
             "-m",
-            "core.contract",
+            "weighbridge.core.contract",
             contract.call,
             *contract.arguments,
         ]
@@ -83,7 +84,7 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
 def variables(scratch: Path, cache: Path) -> dict[str, str]:
     """Environment variables under which a contract sees nothing of the user's and leaves nothing behind."""
     return {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(_alone(scratch)),
         "WEIGHBRIDGE_HOME": str(scratch / "home"),
         "WEIGHBRIDGE_CACHE": str(cache),
         "PREFECT_HOME": str(scratch / "home" / "prefect"),
@@ -92,6 +93,14 @@ def variables(scratch: Path, cache: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(scratch),
     }
+
+
+def _alone(scratch: Path) -> Path:
+    """A folder with nothing but Weighbridge in it: beside an installed one lie the libraries that are on trial."""
+    (folder := scratch / "weighbridge-alone").mkdir(exist_ok=True)
+    if not (link := folder / "weighbridge").exists():
+        link.symlink_to(Path(weighbridge.__file__).parent)
+    return folder
 
 
 def _result(contract: Contract, process: Process, timeout: float) -> Result:

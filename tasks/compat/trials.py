@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from core.environments import Unresolvable
-from core.errors import Unavailable
-from tasks.compat.report import Result
-from tasks.compat.resolution import Versions
-from tasks.compat.subjects import Contract
-from tasks.compat.throwaway import ThrowAway
+from weighbridge.core.environments import Unresolvable
+from weighbridge.core.errors import Unavailable
+from weighbridge.tasks.compat.report import Result
+from weighbridge.tasks.compat.resolution import Versions
+from weighbridge.tasks.compat.subjects import Contract
+from weighbridge.tasks.compat.throwaway import ThrowAway
 
 logger = logging.getLogger("weighbridge.compat")
 

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import compute
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import compute
 
 
 class BleuArgs(MetricArgs):
@@ -23,7 +23,7 @@ class Bleu:
     uses: ClassVar[str] = "text"
 
     def score(self, args: BleuArgs, predictions: list[str], references: list[str]) -> Score:
-        from tasks.metrics.modules import bleu
+        from weighbridge.tasks.metrics.modules import bleu
 
         options = args.model_dump(exclude={"kind"})
         result = compute(bleu.Bleu, predictions=predictions, references=references, **options)

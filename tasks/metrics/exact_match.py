@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import compute, mean_score
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import compute, mean_score
 
 
 class ExactMatchArgs(MetricArgs):
@@ -26,7 +26,7 @@ class ExactMatch:
     uses: ClassVar[str] = "text"
 
     def score(self, args: ExactMatchArgs, predictions: list[str], references: list[str]) -> Score:
-        from tasks.metrics.modules import exact_match
+        from weighbridge.tasks.metrics.modules import exact_match
 
         options = args.model_dump(exclude={"kind"})
         result = compute(exact_match.ExactMatch, predictions=predictions, references=references, **options)

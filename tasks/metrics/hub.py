@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from core.errors import BadInput, Unavailable
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import mean_score
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import mean_score
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule

@@ -4,7 +4,7 @@ import math
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from tasks.metrics.base import Score
+from weighbridge.tasks.metrics.base import Score
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule

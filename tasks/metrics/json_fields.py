@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import compute, mean_score
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import compute, mean_score
 
 
 class JsonFieldsArgs(MetricArgs):
@@ -24,7 +24,7 @@ class JsonFields:
     uses: ClassVar[str] = "text"
 
     def score(self, args: JsonFieldsArgs, predictions: list[str], references: list[str]) -> Score:
-        from tasks.metrics.modules import json_fields
+        from weighbridge.tasks.metrics.modules import json_fields
 
         inputs = {"predictions": predictions, "references": references, "fields": args.fields}
         return mean_score(compute(json_fields.JsonFields, **inputs)["per_example"])

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import bootstrap, compute
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import bootstrap, compute
 
 
 class NllArgs(MetricArgs):
@@ -26,7 +26,7 @@ class Nll:
     uses: ClassVar[str] = "logprobs"
 
     def score(self, args: NllArgs, predictions: list[list[float]], references: list[str]) -> Score:
-        from tasks.metrics.modules import nll
+        from weighbridge.tasks.metrics.modules import nll
 
         result = compute(nll.Nll, predictions=predictions, references=references)
         low, high = bootstrap(result["per_example"], weights=result["tokens"])

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.metrics.base import MetricArgs, Score
-from tasks.metrics.intervals import compute, mean_score
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import compute, mean_score
 
 
 class RougeLArgs(MetricArgs):
@@ -25,7 +25,7 @@ class RougeL:
     uses: ClassVar[str] = "text"
 
     def score(self, args: RougeLArgs, predictions: list[str], references: list[str]) -> Score:
-        from tasks.metrics.modules import rouge_l
+        from weighbridge.tasks.metrics.modules import rouge_l
 
         options = args.model_dump(exclude={"kind"})
         result = compute(rouge_l.RougeL, predictions=predictions, references=references, **options)

@@ -11,11 +11,11 @@ The engine names what it serves by that digest too, so that no cache of it takes
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.artifact import Artifact, Format
-from core.store import link_or_copy
-from core.workspace import Workspace
-from tasks.optimizers.base import OptimizerArgs
-from tasks.optimizers.lineage import base_and_adapter
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.store import link_or_copy
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.optimizers.base import OptimizerArgs
+from weighbridge.tasks.optimizers.lineage import base_and_adapter
 
 
 class AdapterArgs(OptimizerArgs):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from core.artifact import Artifact, Format
-from core.workspace import Workspace
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.workspace import Workspace
 
 
 class OptimizerArgs(BaseModel):

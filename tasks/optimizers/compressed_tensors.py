@@ -13,23 +13,23 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from core.artifact import Artifact, Format
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.plugins import load
-from core.processes import Finished, run
-from core.progress import track
-from core.workspace import Workspace
-from serving.engines.base import Engine, EngineArgs, check_engine, lock_of
-from serving.engines.vllm import why_no_fp8
-from serving.runner import serve
-from tasks.data import read_rows
-from tasks.encoding import encode, load_tokenizer
-from tasks.model_files import read_object
-from tasks.optimizers import compressed_tensors_proof as proof
-from tasks.optimizers.base import OptimizerArgs
-from tasks.optimizers.compressed_tensors_proof import Scheme
-from tasks.optimizers.gguf_proof import answers, sample
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load
+from weighbridge.core.processes import Finished, run
+from weighbridge.core.progress import track
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.serving.engines.vllm import why_no_fp8
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.model_files import read_object
+from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
+from weighbridge.tasks.optimizers.base import OptimizerArgs
+from weighbridge.tasks.optimizers.compressed_tensors_proof import Scheme
+from weighbridge.tasks.optimizers.gguf_proof import answers, sample
 
 SCRIPT: Final = Path(__file__).parent / "compressed_tensors_scripts" / "quantize.py"
 REFUSED: Final = 65

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadInput
-from tasks.model_files import read_object
-from tasks.optimizers.gguf_checks import tensors
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.model_files import read_object
+from weighbridge.tasks.optimizers.gguf_checks import tensors
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
 
 
 def _bits(kind: str) -> int:
-    from tasks.model_files import WIDTHS
+    from weighbridge.tasks.model_files import WIDTHS
 
     return WIDTHS[kind]
 

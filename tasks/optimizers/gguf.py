@@ -17,25 +17,25 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from core.artifact import Artifact, Format
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.plugins import load, suggestion
-from core.processes import Finished, run
-from core.progress import track
-from core.workspace import Workspace
-from serving import llama_cpp_native
-from serving.engines.base import Engine, lock_of
-from serving.runner import serve
-from tasks.data import read_rows
-from tasks.encoding import load_tokenizer
-from tasks.model_files import copy_all_but_weights
-from tasks.optimizers import gguf_checks as checks
-from tasks.optimizers import gguf_proof as proof
-from tasks.optimizers.base import OptimizerArgs
-from tasks.optimizers.gguf_quantizations import QUANTIZATIONS, WHOLE
-from tasks.optimizers.gguf_scripts.gguf_header import Header, read_header
-from tasks.optimizers.lineage import base_and_adapter
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load, suggestion
+from weighbridge.core.processes import Finished, run
+from weighbridge.core.progress import track
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import llama_cpp_native
+from weighbridge.serving.engines.base import Engine, lock_of
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.encoding import load_tokenizer
+from weighbridge.tasks.model_files import copy_all_but_weights
+from weighbridge.tasks.optimizers import gguf_checks as checks
+from weighbridge.tasks.optimizers import gguf_proof as proof
+from weighbridge.tasks.optimizers.base import OptimizerArgs
+from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS, WHOLE
+from weighbridge.tasks.optimizers.gguf_scripts.gguf_header import Header, read_header
+from weighbridge.tasks.optimizers.lineage import base_and_adapter
 
 BASE_VERSION = 1
 """Bumped when the lossless conversion gives other bytes."""

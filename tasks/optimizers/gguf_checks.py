@@ -5,11 +5,11 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.errors import BadInput, Unavailable
-from core.store import Store
-from serving import llama_cpp_native
-from tasks.model_files import read_header, read_object
-from tasks.optimizers.gguf_quantizations import Quantization
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.store import Store
+from weighbridge.serving import llama_cpp_native
+from weighbridge.tasks.model_files import read_header, read_object
+from weighbridge.tasks.optimizers.gguf_quantizations import Quantization
 
 
 def tensors(model: Path) -> Iterator[tuple[str, str, list[int]]]:

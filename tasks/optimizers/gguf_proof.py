@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.progress import track
-from serving.client import Client
-from serving.engines.base import Engine
-from tasks.data import SPLITS, Row, read_rows
-from tasks.encoding import load_tokenizer
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.progress import track
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.base import Engine
+from weighbridge.tasks.data import SPLITS, Row, read_rows
+from weighbridge.tasks.encoding import load_tokenizer
 
 MOST_ROWS = 4000
 CHATS = 4

@@ -1,8 +1,8 @@
 """What merged weights were made of, for variants that keep the two apart."""
 
-from core.artifact import Artifact
-from core.errors import BadInput
-from core.workspace import Workspace
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
 
 
 def base_and_adapter(merged: Artifact, workspace: Workspace, doing: str) -> tuple[Artifact, Artifact]:

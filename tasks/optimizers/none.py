@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from core.artifact import Artifact, Format
-from core.errors import BadInput, Unavailable
-from core.progress import track
-from core.store import link_or_copy
-from core.workspace import Workspace
-from tasks.model_files import INDEX, read_header, read_object
-from tasks.optimizers.base import OptimizerArgs
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.progress import track
+from weighbridge.core.store import link_or_copy
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.model_files import INDEX, read_header, read_object
+from weighbridge.tasks.optimizers.base import OptimizerArgs
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """torch's names of number types, and safetensors'."""

@@ -14,19 +14,19 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from core.artifact import Artifact, Format
-from core.environments import ensure, locate
-from core.errors import BadInput, Unavailable
-from core.plugins import load, suggestion
-from core.processes import Finished, run
-from core.progress import track
-from core.workspace import Workspace
-from serving.engines.base import Engine, lock_of
-from serving.runner import serve
-from tasks.model_files import copy_all_but_weights, read_object
-from tasks.optimizers import gguf_proof as proof
-from tasks.optimizers.base import OptimizerArgs
-from tasks.optimizers.gguf_checks import tensors
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.environments import ensure, locate
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load, suggestion
+from weighbridge.core.processes import Finished, run
+from weighbridge.core.progress import track
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.base import Engine, lock_of
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.model_files import copy_all_but_weights, read_object
+from weighbridge.tasks.optimizers import gguf_proof as proof
+from weighbridge.tasks.optimizers.base import OptimizerArgs
+from weighbridge.tasks.optimizers.gguf_checks import tensors
 
 SCRIPT: Final = Path(__file__).parent / "onnx_scripts" / "build.py"
 FLOATS: Final = frozenset({"F32", "F16", "BF16"})

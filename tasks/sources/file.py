@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.errors import BadInput
-from core.store import sha256_of
-from tasks.sources.base import Listing, RemoteFile, SourceArgs
+from weighbridge.core.errors import BadInput
+from weighbridge.core.store import sha256_of
+from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
 
 CHUNK = 4 << 20
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from core.artifact import File
-from core.errors import BadInput, Unavailable
-from core.plugins import load
-from core.progress import track
-from core.store import Store, sha256_of
-from tasks.sources.base import Listing, RemoteFile, Source, SourceArgs
+from weighbridge.core.artifact import File
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load
+from weighbridge.core.progress import track
+from weighbridge.core.store import Store, sha256_of
+from weighbridge.tasks.sources.base import Listing, RemoteFile, Source, SourceArgs
 
 FILES_AT_ONCE = 8
 SPARE = 64 << 20

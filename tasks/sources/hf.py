@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from core.errors import BadInput, Unavailable
-from tasks.sources.base import Listing, RemoteFile, SourceArgs
-from tasks.sources.ranges import ReadRange, Transient, fetch_ranges
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
+from weighbridge.tasks.sources.ranges import ReadRange, Transient, fetch_ranges
 
 if TYPE_CHECKING:
     import httpx

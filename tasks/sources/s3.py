@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.errors import Unavailable
-from tasks import s3
-from tasks.sources.base import Listing, RemoteFile, SourceArgs
-from tasks.sources.ranges import Transient, fetch_ranges
+from weighbridge.core.errors import Unavailable
+from weighbridge.tasks import s3
+from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
+from weighbridge.tasks.sources.ranges import Transient, fetch_ranges
 
 
 class S3Args(s3.Place):

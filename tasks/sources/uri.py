@@ -7,9 +7,9 @@ from pydantic import BaseModel, GetJsonSchemaHandler, SerializeAsAny
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from core.errors import BadInput
-from core.plugins import PluginArgs, load
-from tasks.sources.base import SourceArgs
+from weighbridge.core.errors import BadInput
+from weighbridge.core.plugins import PluginArgs, load
+from weighbridge.tasks.sources.base import SourceArgs
 
 
 def parse(uri: str) -> SourceArgs:

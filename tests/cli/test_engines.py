@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from cli.main import main
-from core import plugins
-from core.settings import Settings
-from serving.conformance import matrix
-from serving.conformance.base import Outcome
-from serving.conformance.report import Report, kept
 from tests.stand_ins import engine
+from weighbridge.cli.main import main
+from weighbridge.core import plugins
+from weighbridge.core.settings import Settings
+from weighbridge.serving.conformance import matrix
+from weighbridge.serving.conformance.base import Outcome
+from weighbridge.serving.conformance.report import Report, kept
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.keep(workspace.settings.home)
         return made
 
-    monkeypatch.setattr("tasks.conformance.check", check)
+    monkeypatch.setattr("weighbridge.tasks.conformance.check", check)
     return calls
 
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from cli.main import LazyGroup, main
-from core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
+from weighbridge.cli.main import LazyGroup, main
+from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def weighbridge(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from weighbridge.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, str(ROOT), *words], cwd=cwd, capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def test_errors_are_one_line_with_their_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise error("doing this", "that is wrong", "do so")
 
-    monkeypatch.setattr("cli.main.cli.main", fail)
+    monkeypatch.setattr("weighbridge.cli.main.cli.main", fail)
     with pytest.raises(SystemExit) as exit_:
         main([])
     assert exit_.value.code == code
@@ -65,8 +65,8 @@ def test_a_full_disk_is_called_so_wherever_it_shows(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("cli.main.cli.main", fail)
-    monkeypatch.setattr("cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("weighbridge.cli.main.cli.main", fail)
+    monkeypatch.setattr("weighbridge.cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(SystemExit) as exit_:
         main(["run", "x.yaml"])
     assert exit_.value.code == 4
@@ -75,7 +75,7 @@ def test_a_full_disk_is_called_so_wherever_it_shows(
 
 
 def test_init_writes_a_recipe_that_loads_and_never_overwrites(tmp_path: Path) -> None:
-    from configs.load import load
+    from weighbridge.configs.load import load
 
     assert weighbridge("init", "mine.yaml", cwd=tmp_path).returncode == 0
     assert load(tmp_path / "mine.yaml").name

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
-from cli.main import cli
-from core.workspace import Workspace
-from tasks import targets
 from tests.stand_ins.target import Version
 from tests.tasks.rollouts import Machine, machine
+from weighbridge.cli.main import cli
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import targets
 
 
 @pytest.fixture

@@ -10,19 +10,19 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from cli.main import cli
-from core.errors import BadInput, GateFailed
-from core.settings import Settings
-from core.workspace import Workspace
-from flows import promotion
-from flows.addresses import Addresses
-from flows.deployer import Deployer
-from registry import Place
-from registry.ledger import Rollout, fold
-from tasks import orders, targets
 from tests.stand_ins.target import Version
 from tests.tasks.rollouts import Machine, Named, Wishes, machine
 from tests.waiting import until
+from weighbridge.cli.main import cli
+from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import promotion
+from weighbridge.flows.addresses import Addresses
+from weighbridge.flows.deployer import Deployer
+from weighbridge.registry import Place
+from weighbridge.registry.ledger import Rollout, fold
+from weighbridge.tasks import orders, targets
 
 
 class Models(Wishes):

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from cli import screen
-from tasks.ticket import Ticket
+from weighbridge.cli import screen
+from weighbridge.tasks.ticket import Ticket
 
 
 def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:

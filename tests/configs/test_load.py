@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import load, parse
-from configs.recipe import json_schema
-from core.errors import BadInput
+from weighbridge.configs.load import load, parse
+from weighbridge.configs.recipe import json_schema
+from weighbridge.core.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VALID = """\

@@ -6,14 +6,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core import plugins
-from core.settings import Settings
-from serving.conformance import life, suite
-from serving.conformance.base import Outcome, Subject
-from serving.conformance.reference import Question, Reference, Scored, Tokens
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs, StandInEngine
 from tests.stand_ins.openai import FLAWS
+from weighbridge.core import plugins
+from weighbridge.core.settings import Settings
+from weighbridge.serving.conformance import life, suite
+from weighbridge.serving.conformance.base import Outcome, Subject
+from weighbridge.serving.conformance.reference import Question, Reference, Scored, Tokens
 
 CONTEXT = 500
 LONG = " ".join(["la"] * 400)
@@ -141,7 +141,7 @@ def test_one_that_dies_is_started_again_for_the_next_check(subject: Subject) -> 
 
 
 def test_what_an_engine_says_it_lacks_is_not_held_against_it(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.engines.base import Capabilities
+    from weighbridge.serving.engines.base import Capabilities
 
     modest = Capabilities(streaming=False, lacks={"seed": "it draws as it likes"})
     monkeypatch.setattr(StandInEngine, "capabilities", modest)

@@ -5,16 +5,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
-from serving.client import Client, RequestRefused
-from serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs
-from serving.engines.openai import OpenAI, OpenAIArgs
-from serving.runner import serve
-from tasks.conformance import check, model_folder, servable
 from tests.stand_ins.openai import Behaviour
 from tests.stand_ins.openai import serve as stand_in
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs
+from weighbridge.serving.engines.openai import OpenAI, OpenAIArgs
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.conformance import check, model_folder, servable
 
 KEY = "sk-nobody-may-see-this"
 

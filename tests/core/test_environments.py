@@ -17,12 +17,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core import environments
-from core.environments import ensure, locate
-from core.errors import Unavailable
 from tests.wheels import make_wheel
+from weighbridge.core import environments
+from weighbridge.core.environments import ensure, locate
+from weighbridge.core.errors import Unavailable
 
-ENSURE = "import sys; from pathlib import Path; from core.environments import ensure; ensure(*map(Path, sys.argv[1:]))"
+ENSURE = """
+import sys
+from pathlib import Path
+from weighbridge.core.environments import ensure
+ensure(*map(Path, sys.argv[1:]))
+"""
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.processes import PeakMemory, Process, free_port, is_taken, listens
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import PeakMemory, Process, free_port, is_taken, listens
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
 
@@ -57,7 +57,7 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_it_dies_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from core.processes import Process; "
+        "import sys, time; from pathlib import Path; from weighbridge.core.processes import Process; "
         "p = Process('child', [sys.executable, '-c', 'import time; time.sleep(60)'], log=Path('log'), cwd=Path('.')); "
         "print(p.pid, flush=True); time.sleep(60)"
     )

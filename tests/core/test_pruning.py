@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from core.pruning import mapped, prune, size_on_disk
+from weighbridge.core.pruning import mapped, prune, size_on_disk
 
 
 @pytest.fixture

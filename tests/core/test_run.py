@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.processes import run
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import run
 
 TALK = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); sys.exit(3)"
 
@@ -45,7 +45,8 @@ def test_an_interrupted_call_ends_the_whole_group() -> None:
 
 
 def test_a_killed_caller_takes_its_command_along(tmp_path: Path) -> None:
-    script = f"from core.processes import run; run('s', ['sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 600'])"
+    shell = f"echo $$ > {tmp_path}/pid; exec sleep 600"
+    script = f"from weighbridge.core.processes import run; run('s', ['sh', '-c', {shell!r}])"
     with subprocess.Popen([sys.executable, "-c", script]) as caller:
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
             time.sleep(0.02)

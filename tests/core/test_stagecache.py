@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from core.artifact import Artifact
-from core.stagecache import StageCache, canonical
-from core.store import Store
-from core.workspace import Workspace
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.stagecache import StageCache, canonical
+from weighbridge.core.store import Store
+from weighbridge.core.workspace import Workspace
 
 
 class Made(BaseModel):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact import File, digest_of
-from core.errors import Unavailable
-from core.store import Store
+from weighbridge.core.artifact import File, digest_of
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.store import Store
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.environments import run_uv
+from weighbridge.core.environments import run_uv
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "numpy_engine"
@@ -27,7 +27,7 @@ def installed(tmp_path: Path) -> Path:
 
 def weighbridge(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     paths = {**os.environ, "PYTHONPATH": f"{site}:{ROOT}"}
-    command = [sys.executable, "-m", "cli.main", *words]
+    command = [sys.executable, "-m", "weighbridge.cli.main", *words]
     return subprocess.run(command, env=paths, cwd=site, capture_output=True, text=True, check=False)
 
 

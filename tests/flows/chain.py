@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from core.processes import free_port
+from weighbridge.core.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROWS = 48
@@ -61,7 +61,7 @@ def write(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *map(str, words)]
+    return [sys.executable, "-m", "weighbridge.cli.main", *map(str, words)]
 
 
 def weighbridge(*words: str | Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:

@@ -9,21 +9,21 @@ from typing import Any
 
 import httpx
 
-from core.processes import free_port
-from core.settings import Settings
-from core.workspace import Workspace
-from flows import addresses
-from flows.services import Platform
-from registry import Place, Registry
-from registry.ledger import Rollout
-from registry.versions import CANDIDATE
-from serving.gateway import Gateway
-from serving.supervisor import Supervisor
-from tasks.champion import BENTO, BENTO_DIGEST
-from tasks.site import Record, open_site
 from tests.serving.bentos import stand_in_release
 from tests.tasks.made import exact, measured
 from tests.waiting import until
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import addresses
+from weighbridge.flows.services import Platform
+from weighbridge.registry import Place, Registry
+from weighbridge.registry.ledger import Rollout
+from weighbridge.registry.versions import CANDIDATE
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.tasks.champion import BENTO, BENTO_DIGEST
+from weighbridge.tasks.site import Record, open_site
 
 KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
 POLICY = {

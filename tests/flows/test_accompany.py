@@ -15,15 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from core.errors import Unavailable
-from core.processes import Process, free_port
-from core.settings import Settings
-from flows.accompany import Job, accompanied, mark_crashed
-from flows.prefect_server import prefect_api
-from flows.redeploy import state_of
-from tasks.redeploy import Result
 from tests.mlflow_server import is_well
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process, free_port
+from weighbridge.core.settings import Settings
+from weighbridge.flows.accompany import Job, accompanied, mark_crashed
+from weighbridge.flows.prefect_server import prefect_api
+from weighbridge.flows.redeploy import state_of
+from weighbridge.tasks.redeploy import Result
 
 logger = logging.getLogger("weighbridge.test")
 DEPLOYED = Result("deployed", "version 7 serves", "7")
@@ -164,9 +164,9 @@ CHILD = """
 import logging, sys, time
 sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING)
-from flows.accompany import Job, accompanied
-from flows.redeploy import state_of
-from tasks.redeploy import Result
+from weighbridge.flows.accompany import Job, accompanied
+from weighbridge.flows.redeploy import state_of
+from weighbridge.tasks.redeploy import Result
 began = time.monotonic()
 def work():
     print("working", flush=True)

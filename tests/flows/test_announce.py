@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from core.processes import free_port
-from core.settings import Settings
-from flows.announce import Announcement, Announcer, announce, of_delivery, rolled_back
-from flows.prefect_server import prefect_api
-from flows.receiver import Delivery
 from tests.waiting import until
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.flows.announce import Announcement, Announcer, announce, of_delivery, rolled_back
+from weighbridge.flows.prefect_server import prefect_api
+from weighbridge.flows.receiver import Delivery
 
 ALIAS = Delivery(
     id="one", entity="model_version_alias", action="created", data={"name": "demo", "alias": "champion", "version": "7"}

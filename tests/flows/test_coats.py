@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from core.errors import GateFailed
-from core.progress import track
-from core.settings import Settings
-from core.stagecache import Outcome
-from flows.prefect_server import prefect_api
 from tests.conftest import MACHINE_CACHE
+from weighbridge.core.errors import GateFailed
+from weighbridge.core.progress import track
+from weighbridge.core.settings import Settings
+from weighbridge.core.stagecache import Outcome
+from weighbridge.flows.prefect_server import prefect_api
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -54,7 +54,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
 
 
 def run_flows(result: Recorded, patch: pytest.MonkeyPatch) -> None:
-    from flows import coats
+    from weighbridge.flows import coats
 
     patch.setattr(coats._ProgressArtifacts, "FIRST_AFTER", 0.0)
     patch.setattr(coats._ProgressArtifacts, "EVERY", 0.0)
@@ -156,7 +156,7 @@ def test_the_ticket_is_kept_as_markdown_table_and_chart(recorded: Recorded) -> N
 
 def test_nothing_of_a_flow_is_written_to_the_terminal(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with prefect_api(Settings(home=tmp_path / "home", cache=MACHINE_CACHE)):
-        from flows.coats import release_flow, run_stage
+        from weighbridge.flows.coats import release_flow, run_stage
 
         def fail() -> Outcome[int]:
             raise WORSE

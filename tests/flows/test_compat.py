@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from core.settings import Settings
-from flows.prefect_server import prefect_api
 from tests.conftest import MACHINE_CACHE
 from tests.made_up_index import IMPORTS, Index
+from weighbridge.core.settings import Settings
+from weighbridge.flows.prefect_server import prefect_api
 
 
 def test_a_break_fails_the_flow_and_is_kept_as_table_and_text(
@@ -21,7 +21,7 @@ def test_a_break_fails_the_flow_and_is_kept_as_table_and_text(
     with prefect_api(Settings(home=tmp_path / "home", cache=MACHINE_CACHE)):
         from prefect.client.orchestration import get_client
 
-        from flows import compat
+        from weighbridge.flows import compat
 
         monkeypatch.setattr(compat, "subjects", lambda names: [subject])
         monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))

@@ -10,16 +10,16 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from core.errors import Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
-from flows.announce import Announcement
-from flows.deployer import Deployer
-from flows.receiver import PATH
-from registry import Place
-from tasks.redeploy import Result
 from tests.flows.test_receiver import ALIAS
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows.announce import Announcement
+from weighbridge.flows.deployer import Deployer
+from weighbridge.flows.receiver import PATH
+from weighbridge.registry import Place
+from weighbridge.tasks.redeploy import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = Place(target="demo", model="demo", deploy={})
@@ -114,7 +114,7 @@ class Bench:
         import json
         import uuid
 
-        from flows.receiver import signature
+        from weighbridge.flows.receiver import signature
 
         body = json.dumps({**ALIAS, "data": {**ALIAS["data"], **data}}).encode()  # type: ignore[dict-item]
         id, now = uuid.uuid4().hex, str(int(time.time()))
@@ -291,7 +291,7 @@ def test_only_where_something_is_to_be_done_is_there_a_flow_run(bench: Bench, mo
         shown.append(job.trigger)
         return work()
 
-    monkeypatch.setattr("flows.deployer.accompanied", show)
+    monkeypatch.setattr("weighbridge.flows.deployer.accompanied", show)
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
     assert shown == []

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from core.processes import free_port
-from core.settings import Settings
-from core.workspace import Workspace
-from registry import Place, Registry
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Place, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def deployer(tmp_path: Path) -> Iterator["Running"]:
 
 
 class Running:
-    """`python -m flows.deployer`, started and killed."""
+    """`python -m weighbridge.flows.deployer`, started and killed."""
 
     def __init__(self, home: Path, folder: Path, **settings: str) -> None:
         self.port = free_port()
@@ -47,7 +47,7 @@ class Running:
 
     def start(self) -> None:
         with (self._folder / "deployer.log").open("ab") as log:
-            command = [sys.executable, "-m", "flows.deployer"]
+            command = [sys.executable, "-m", "weighbridge.flows.deployer"]
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
 
     def log(self) -> str:

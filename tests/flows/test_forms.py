@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Recipe
-from core import plugins
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core import plugins
 
 
 def objects(node: Any) -> Iterator[dict[str, Any]]:
@@ -25,7 +25,7 @@ def schema() -> dict[str, Any]:
     """As `prefect deploy` makes it."""
     from prefect.utilities.callables import parameter_schema
 
-    from flows.release import release
+    from weighbridge.flows.release import release
 
     made: dict[str, Any] = parameter_schema(release).model_dump()
     return made

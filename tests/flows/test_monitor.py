@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from core.errors import Unavailable
-from core.workspace import Workspace
-from flows import monitor
-from flows.announce import Announcement
-from registry import Place, Registry
-from registry.api import MONITORING
-from serving.targets.base import Release, Revision
-from tasks.redeploy import Result
-from tasks.verdicts import Judged, Verdict
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import monitor
+from weighbridge.flows.announce import Announcement
+from weighbridge.registry import Place, Registry
+from weighbridge.registry.api import MONITORING
+from weighbridge.serving.targets.base import Release, Revision
+from weighbridge.tasks.redeploy import Result
+from weighbridge.tasks.verdicts import Judged, Verdict
 
 PLACE = Place(target="demo", model="demo", deploy={})
 
@@ -37,11 +37,11 @@ class Scene:
         )  # fmt: skip
         self._register()
         patches: dict[str, Callable[..., Any]] = {
-            "flows.monitor.work.site_of": lambda *_: self.site,
-            "flows.monitor.work.redeploy": self._redeploy,
-            "flows.monitor.targets.rollback_version": lambda *_: "1",
-            "flows.monitor.announce": self.events.append,
-            "flows.monitor._ask": self._judged,
+            "weighbridge.flows.monitor.work.site_of": lambda *_: self.site,
+            "weighbridge.flows.monitor.work.redeploy": self._redeploy,
+            "weighbridge.flows.monitor.targets.rollback_version": lambda *_: "1",
+            "weighbridge.flows.monitor.announce": self.events.append,
+            "weighbridge.flows.monitor._ask": self._judged,
         }
         for name, patch in patches.items():
             monkeypatch.setattr(name, patch)
@@ -134,7 +134,7 @@ def test_nothing_is_asked_during_a_rollout_or_where_nothing_serves(scene: Scene)
 
 def test_figures_are_on_the_versions_logged_model_look_by_look(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((1000.0, 1300.0))
-    monkeypatch.setattr("flows.monitor.time", SimpleNamespace(time=lambda: next(times)))
+    monkeypatch.setattr("weighbridge.flows.monitor.time", SimpleNamespace(time=lambda: next(times)))
     scene.look("pass", "inconclusive")
     client, version = scene.registry.connection.client, scene.registry.version("demo", "2")
     (run,) = client.search_runs([scene.registry.connection.experiment(MONITORING)])
@@ -152,5 +152,5 @@ def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
     def broken(*_: object) -> object:
         raise Unavailable("reading the record", "it is damaged")
 
-    monkeypatch.setattr("flows.monitor.work.site_of", broken)
+    monkeypatch.setattr("weighbridge.flows.monitor.work.site_of", broken)
     assert monitor._one(PLACE, scene.registry, scene.workspace) == (False, "reading the record: it is damaged")

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from core.errors import Unavailable
-from core.processes import free_port
-from core.settings import Settings
-from flows.prefect_server import mark_interrupted, prefect_api, users_api
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.flows.prefect_server import mark_interrupted, prefect_api, users_api
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import sys, time
-    from core.settings import Settings
-    from core.stagecache import Outcome
-    from flows.prefect_server import prefect_api
+    from weighbridge.core.settings import Settings
+    from weighbridge.core.stagecache import Outcome
+    from weighbridge.flows.prefect_server import prefect_api
     with prefect_api(Settings()):
-        from flows.coats import release_flow, run_stage
+        from weighbridge.flows.coats import release_flow, run_stage
         def stage() -> Outcome[int]:
             print("running", flush=True)
             time.sleep(float(sys.argv[2]))
@@ -152,6 +152,8 @@ def test_a_damaged_database_is_named_with_what_to_do() -> None:
 
 
 def test_importing_it_imports_neither_prefect_nor_its_server() -> None:
-    code = "import sys, flows.prefect_server; print({'prefect', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
+    code = (
+        "import sys, weighbridge.flows.prefect_server; print({'prefect', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

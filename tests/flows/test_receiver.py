@@ -14,9 +14,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from core.errors import Unavailable
-from flows import receiver
-from flows.receiver import PATH, Delivery, Hooks, Receiver, Seen, application, signature
+from weighbridge.core.errors import Unavailable
+from weighbridge.flows import receiver
+from weighbridge.flows.receiver import PATH, Delivery, Hooks, Receiver, Seen, application, signature
 
 SECRET = "s3cret"
 ALIAS = {

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from benchmarks.crowd import Crowd, Habits
-from core.errors import BadInput
-from flows.promotion import promote, rollback
-from serving.tether import marked
-from tasks import orders, targets
 from tests.conftest import MACHINE_CACHE
 from tests.flows.live import LONG, MODEL, Live, settings
 from tests.waiting import until
+from weighbridge.core.errors import BadInput
+from weighbridge.flows.promotion import promote, rollback
+from weighbridge.serving.tether import marked
+from weighbridge.tasks import orders, targets
 
 pytestmark = pytest.mark.slow
 BACK = 30.0

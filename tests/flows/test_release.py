@@ -14,9 +14,9 @@ import openai
 import psutil
 import pytest
 
-from core.settings import Settings
-from registry import Registry
 from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
+from weighbridge.core.settings import Settings
+from weighbridge.registry import Registry
 
 pytestmark = pytest.mark.slow
 
@@ -170,8 +170,8 @@ def test_the_winner_waits_as_challenger_where_the_recipe_says_never(tmp_path: Pa
 def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.push import push_folder
-    from tasks.sources.s3 import S3Source
+    from weighbridge.tasks.push import push_folder
+    from weighbridge.tasks.sources.s3 import S3Source
 
     data = write_data(tmp_path / "data")
     push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))

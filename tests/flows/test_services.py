@@ -17,16 +17,16 @@ import psutil
 import pytest
 import yaml
 
-from core.errors import BadInput
-from core.settings import Settings
-from flows import addresses, deployments
-from flows.services import Platform
-from registry import Registry
-from serving.supervisor import Program, Supervisor
-from serving.tether import marked
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
 from tests.waiting import until
+from weighbridge.core.errors import BadInput
+from weighbridge.core.settings import Settings
+from weighbridge.flows import addresses, deployments
+from weighbridge.flows.services import Platform
+from weighbridge.registry import Registry
+from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.tether import marked
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,7 +161,7 @@ def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
 
 def test_a_run_started_here_reports_to_the_platform(home: Path) -> None:
     code = (
-        "from core.settings import Settings; from flows.prefect_server import prefect_api\n"
+        "from weighbridge.core.settings import Settings; from weighbridge.flows.prefect_server import prefect_api\n"
         "with prefect_api(Settings()) as api:\n"
         "    import prefect\n"
         "    prefect.flow(lambda: None, name='mine', flow_run_name='seen by all')()\n"

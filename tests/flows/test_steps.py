@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Recipe
-from core.workspace import Workspace
-from flows import steps
-from tasks.optimizers.gguf import Gguf
 from tests.flows.chain import recipe
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import steps
+from weighbridge.tasks.optimizers.gguf import Gguf
 
 
 def optimize_inputs(workspace: Workspace) -> dict[str, Any]:

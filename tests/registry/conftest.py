@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from core.artifact import Artifact, Format
-from core.workspace import Workspace
-from registry import Registry
+from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Registry
 
 Make = Callable[..., Artifact]
 

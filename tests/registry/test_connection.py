@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import BadInput, Unavailable
-from core.processes import free_port
-from core.settings import Settings
-from core.workspace import Workspace
-from registry import Registry
-from registry.connection import _Without, checked_name
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Registry
+from weighbridge.registry.connection import _Without, checked_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def test_importing_the_registry_does_not_import_mlflow() -> None:
 @pytest.mark.slow
 def test_mlflow_comes_without_pandas_and_pandas_can_be_imported_afterwards() -> None:
     code = (
-        "import sys; from registry.connection import load_mlflow; load_mlflow();"
+        "import sys; from weighbridge.registry.connection import load_mlflow; load_mlflow();"
         "print('pandas' in sys.modules, 'pyarrow' in sys.modules);"
         "import pandas, pyarrow; print(len(pyarrow.array(pandas.Series([1, 2])).to_numpy()))"
     )

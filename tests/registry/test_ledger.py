@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from registry import Entry, Registry
-from registry.ledger import EXPERIMENT, fold
+from weighbridge.registry import Entry, Registry
+from weighbridge.registry.ledger import EXPERIMENT, fold
 
 BEGIN = {"target": "local", "model": "demo", "version": "5", "previous": "4", "trigger": "promote",
          "digests": {"bento": "x"}}  # fmt: skip

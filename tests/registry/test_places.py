@@ -2,10 +2,10 @@
 
 import pytest
 
-from core.errors import BadInput
-from registry import Place, Registry
-from registry.places import _TAG
 from tests.registry.conftest import Make
+from weighbridge.core.errors import BadInput
+from weighbridge.registry import Place, Registry
+from weighbridge.registry.places import _TAG
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from core.workspace import Workspace
-from registry import Dataset, Registry, Run
-from registry.runs import flatten, is_gone, owner
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Dataset, Registry, Run
+from weighbridge.registry.runs import flatten, is_gone, owner
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ def test_a_killed_process_leaves_a_run_that_is_marked_and_then_continued(
     registry: Registry, workspace: Workspace
 ) -> None:
     code = (
-        "import os, signal; from registry import Registry; from core.settings import Settings\n"
+        "import os, signal; from weighbridge.registry import Registry; from weighbridge.core.settings import Settings\n"
         "registry = Registry.connect(Settings())\n"
         "registry.release('demo', 1, params={}, tags={})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import Settings
-from core.workspace import Workspace
-from registry import Dataset, Entry, Figures, Place, Registry
 from tests.mlflow_server import mlflow_server
 from tests.registry.conftest import Make
 from tests.stand_ins.swift import Swift
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Dataset, Entry, Figures, Place, Registry
 
 pytestmark = pytest.mark.slow
 

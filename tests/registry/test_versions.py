@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
-from registry import Dataset, Figures, Registry, Run, Version
-from registry import models as logged_models
 from tests.registry.conftest import Make
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Dataset, Figures, Registry, Run, Version
+from weighbridge.registry import models as logged_models
 
 TAGS = {"recipe": "demo", "recipe_digest": "sha256:1234"}
 
@@ -80,7 +80,7 @@ def test_files_are_copied_where_links_cannot_be(
         raise OSError(18, "Invalid cross-device link")
 
     artifact = make("base")
-    monkeypatch.setattr("core.store.os.link", refuse)
+    monkeypatch.setattr("weighbridge.core.store.os.link", refuse)
     folder = folder_of(registry, registry.register("demo", "base", artifact, run=run))
     assert (folder / "weights.bin").read_text() == "weights.bin: base"
     assert (folder / "weights.bin").stat().st_ino != (artifact.path / "weights.bin").stat().st_ino

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Unavailable
-from core.settings import Settings
-from flows.receiver import Refused, verified
-from registry import Registry
-from registry.webhooks import EVENTS, NAME
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.registry.conftest import Make
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.flows.receiver import Refused, verified
+from weighbridge.registry import Registry
+from weighbridge.registry.webhooks import EVENTS, NAME
 
 SECRET = "s3cret"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.random_gguf import write
-from core.artifact import Artifact
-from core.plugins import load
-from core.workspace import Workspace
-from serving import bento
-from serving.engines.base import EngineArgs
-from serving.targets.base import Release
-from tasks.measurement import Candidate, Variant
 from tests.stand_ins import openai
 from tests.stand_ins.engine import StandInArgs, options
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.plugins import load
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.targets.base import Release
+from weighbridge.tasks.measurement import Candidate, Variant
 
 
 def gguf(workspace: Workspace, *, whole: bool = True) -> Artifact:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.gateway import Gateway
-from serving.supervisor import Supervisor
 from tests.serving.upstreams import Upstream, upstreams
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.supervisor import Supervisor
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ from collections import Counter
 
 import httpx
 
-from serving.gateway import Gateway
-from serving.gateway_types import Front, GatewayArgs, Route
-from serving.haproxy import Gone, Master
-from serving.supervisor import Supervisor
 from tests.serving.upstreams import Upstream
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Front, GatewayArgs, Route
+from weighbridge.serving.haproxy import Gone, Master
+from weighbridge.serving.supervisor import Supervisor
 
 ASK = "/v1/chat/completions"
 

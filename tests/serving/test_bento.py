@@ -17,16 +17,17 @@ import httpx
 import psutil
 import pytest
 
-from core.artifact import Artifact
-from core.environments import Environment, uv
-from core.errors import Unavailable
-from core.plugins import BUILT_IN
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import bento
-from serving.client import Client, is_ready
 from tests.serving import bentos
 from tests.waiting import soon
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import Environment, uv
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.plugins import BUILT_IN
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.client import Client, is_ready
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +82,22 @@ def ended(processes: list[psutil.Process], within: float = 20) -> bool:
 
 def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:
     packages = {path.name for path in (built.folder / "src").iterdir() if path.is_dir()}
-    assert packages == {"core", "serving", "environment"}
+    assert packages == {"weighbridge", "environment"}
+    assert {path.name for path in (built.folder / "src" / "weighbridge").iterdir()} == {
+        "__init__.py",
+        "core",
+        "serving",
+    }
 
 
 def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(built: bento.Built) -> None:
-    src = built.folder / "src"
+    src = built.folder / "src" / "weighbridge"
     travels = {path.relative_to(src).as_posix() for path in src.rglob("*.py")}
-    needed = {"serving/service.py", *(path.relative_to(src).as_posix() for path in src.glob("serving/engines/*.py"))}
+    needed = {
+        "__init__.py",
+        "serving/service.py",
+        *(path.relative_to(src).as_posix() for path in src.glob("serving/engines/*.py")),
+    }
     unread = list(needed)
     while unread:
         new = set(imported_by(unread.pop())) - needed
@@ -100,21 +110,21 @@ def imported_by(file: str) -> Iterator[str]:
     """Our own files that a file of ours imports, be it late, and the packages they lie in."""
     packages = [parent / "__init__.py" for parent in Path(file).parents if parent.name]
     yield from (package.as_posix() for package in packages)
-    for node in ast.walk(ast.parse((bento.ROOT / file).read_text())):
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
         names = []
         if isinstance(node, ast.ImportFrom):
             names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        candidates = [f"{name.replace('.', '/')}.py" for name in names]
-        yield from (path for path in candidates if (bento.ROOT / path).exists())
+        candidates = [f"{name.removeprefix('weighbridge.').replace('.', '/')}.py" for name in names]
+        yield from (path for path in candidates if (PACKAGE / path).exists())
 
 
 def test_the_service_and_every_engine_are_imported_by_the_bentos_own_python(
     built: bento.Built, environment: Environment
 ) -> None:
     """With all that they import. Scripts that another engine's environment runs by path travel, too, and may not."""
-    names = ["serving.service", *{place.partition(":")[0] for place in BUILT_IN["engine"].values()}]
+    names = ["weighbridge.serving.service", *{place.partition(":")[0] for place in BUILT_IN["engine"].values()}]
     script = "import importlib, sys; sys.path.insert(0, '.'); [importlib.import_module(name) for name in sys.argv[1:]]"
     command = [str(environment.python), "-I", "-c", script, *names]
     done = subprocess.run(command, cwd=built.folder / "src", capture_output=True, text=True, check=False)
@@ -238,7 +248,7 @@ def test_an_engine_that_dies_while_loading_is_told_at_once(shared: Workspace, tm
 
 
 def test_bentoml_serves_it_by_its_tag(built: bento.Built, environment: Environment, tmp_path: Path) -> None:
-    from core.processes import Process, free_port
+    from weighbridge.core.processes import Process, free_port
 
     port = free_port()
     command = [str(environment.bin("bentoml")), "serve", built.tag, "--host", "127.0.0.1", "--port", str(port)]

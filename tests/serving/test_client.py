@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.errors import Unavailable
-from serving.client import Client, RequestRefused, is_ready
 from tests.stand_ins.openai import MODEL, Behaviour, serve
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client, RequestRefused, is_ready
 
 CHAT = [{"role": "user", "content": "ping"}]
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.errors import BadInput, Unavailable
-from core.processes import free_port
-from serving import gateway as module
-from serving.gateway import Gateway
-from serving.gateway_types import Route
-from serving.haproxy import Gone, Master
-from serving.supervisor import Supervisor
 from tests.serving.gateways import ASK, ask, draining, entries, front, has_another_worker, master_of, shares, workers
 from tests.serving.upstreams import Load, Upstream
 from tests.waiting import until
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port
+from weighbridge.serving import gateway as module
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Route
+from weighbridge.serving.haproxy import Gone, Master
+from weighbridge.serving.supervisor import Supervisor
 
 
 def test_an_answer_says_which_version_gave_it(gateway: Gateway, two: list[Upstream]) -> None:
@@ -246,7 +246,7 @@ def test_names_haproxy_cannot_have_are_refused(gateway: Gateway) -> None:
 
 
 def test_without_haproxy_it_says_how_to_get_it(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.gateway.shutil.which", lambda *args, **kwargs: None)
+    monkeypatch.setattr("weighbridge.serving.gateway.shutil.which", lambda *args, **kwargs: None)
     with pytest.raises(Unavailable, match="apt-get install haproxy"):
         gateway.ensure()
 

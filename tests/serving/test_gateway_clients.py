@@ -10,13 +10,13 @@ import httpx
 import psutil
 import pytest
 
-from core.errors import BadInput
-from core.processes import free_port
-from serving.gateway import Gateway
-from serving.haproxy import Master
 from tests.serving.gateways import ASK, ask, draining, entries, front, master_of, shares, workers
 from tests.serving.upstreams import Upstream, upstreams
 from tests.waiting import until
+from weighbridge.core.errors import BadInput
+from weighbridge.core.processes import free_port
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.haproxy import Master
 
 
 def test_traffic_follows_the_weights(gateway: Gateway, two: list[Upstream]) -> None:

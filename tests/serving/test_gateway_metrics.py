@@ -4,13 +4,13 @@ from pathlib import Path
 
 import httpx
 
-from core.processes import free_port
-from serving.gateway import Gateway
-from serving.gateway_metrics import figures, since
-from serving.gateway_types import Front, Route
-from serving.supervisor import Supervisor
 from tests.serving.upstreams import upstreams
 from tests.waiting import until
+from weighbridge.core.processes import free_port
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_metrics import figures, since
+from weighbridge.serving.gateway_types import Front, Route
+from weighbridge.serving.supervisor import Supervisor
 
 
 def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Unavailable
-from core.progress import Step, listen
-from core.settings import Settings
-from serving import llama_cpp_native as native
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.progress import Step, listen
+from weighbridge.core.settings import Settings
+from weighbridge.serving import llama_cpp_native as native
 
 PROGRAM = "#include <cstdio>\nint main() { std::puts(NAME); }\n"
 needs_build_tools = pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")

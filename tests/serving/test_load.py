@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.errors import BadInput, Unavailable
-from serving.load import Payload, main, percentile, run_load
 from tests.stand_ins.openai import Behaviour, serve
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.serving.load import Payload, main, percentile, run_load
 
 
 def payloads(count: int, *, chat: bool = True) -> list[Payload]:

@@ -7,15 +7,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core import plugins, processes
-from core.errors import Unavailable
-from core.settings import Settings
-from serving import runner
-from serving.client import Client
-from serving.runner import serve
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
 from tests.stand_ins.openai import serve as somebody_else
+from weighbridge.core import plugins, processes
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.serving import runner
+from weighbridge.serving.client import Client
+from weighbridge.serving.runner import serve
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.processes import free_port, is_taken
-from serving.supervisor import Program, Supervisor
-from serving.tether import marked, sweep
 from tests.waiting import until
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import free_port, is_taken
+from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.tether import marked, sweep
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -127,7 +127,7 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
-    from core.processes import Process
+    from weighbridge.core.processes import Process
 
     tether = Path(__file__).parents[2] / "serving" / "tether.py"
     with socket.socket() as taken:

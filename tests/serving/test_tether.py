@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.processes import Process
-from serving.engines.base import guarded
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process
+from weighbridge.serving.engines.base import guarded
 
 # A first process with two more in its group, one of which will not be told.
 SERVER = """

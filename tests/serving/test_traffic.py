@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.processes import free_port
-from serving.gateway import Gateway
-from serving.gateway_types import Front, Route, Seen
-from serving.supervisor import Supervisor
-from serving.traffic import Traffic
 from tests.serving.upstreams import Upstream, upstreams
 from tests.waiting import until
+from weighbridge.core.processes import free_port
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Front, Route, Seen
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.traffic import Traffic
 
 
 def line(number: int, target: str = "demo") -> str:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.artifact import Format
-from serving.engines.base import Capabilities, EngineArgs
 from tests.stand_ins import openai
+from weighbridge.core.artifact import Format
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
 
 PATH = "tests.stand_ins.engine:StandInEngine"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from core.processes import free_port
+from weighbridge.core.processes import free_port
 
 PASSWORD = "s3cret-&-odd"
 """As it stands in a URL."""

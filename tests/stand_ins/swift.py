@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from core.environments import Environment, ensure
-from core.processes import Process, free_port
+from weighbridge.core.environments import Environment, ensure
+from weighbridge.core.processes import Process, free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -86,7 +86,7 @@ max_header_size = 16384
 class Swift:
     """Proxy, account, container and object server on free ports of 127.0.0.1; ends with its block.
 
-    Start it from a thread that outlives it (see core.processes.Process).
+    Start it from a thread that outlives it (see weighbridge.core.processes.Process).
     """
 
     def __init__(self, folder: Path, cache: Path) -> None:

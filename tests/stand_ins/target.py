@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from core.errors import Unavailable
-from serving.gateway_types import Seen
-from serving.targets.base import Release, Revision, Share, TargetArgs
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.gateway_types import Seen
+from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
 
 PATH = "tests.stand_ins.target:MemoryTarget"
 WORLDS: dict[Path, "World"] = {}

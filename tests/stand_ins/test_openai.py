@@ -8,16 +8,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from core.processes import Process, free_port
-from core.workspace import Workspace
-from serving import bento
-from serving.client import Client, get, is_ready
 from tests.serving.bentos import stand_in_release
 from tests.stand_ins import openai
 from tests.stand_ins.engine import StandInArgs, options
 from tests.stand_ins.openai import Behaviour, serve
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process, free_port
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.client import Client, get, is_ready
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from core.settings import Settings
 from tests.stand_ins.swift import Swift
+from weighbridge.core.settings import Settings
 
 
 @pytest.mark.slow

@@ -10,16 +10,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from core.errors import WeighbridgeError
-from core.workspace import Workspace
-from tasks import probe, targets
-from tasks.book import Book
-from tasks.probe import Answered
-from tasks.redeploy import recover
-from tasks.verdicts import Judged
 from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from tests.tasks import rollouts
 from tests.tasks.rollouts import Machine, Wishes, machine
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import probe, targets
+from weighbridge.tasks.book import Book
+from weighbridge.tasks.probe import Answered
+from weighbridge.tasks.redeploy import recover
+from weighbridge.tasks.verdicts import Judged
 
 KINDS = get_args(get_type_hints(Fault)["kind"])
 

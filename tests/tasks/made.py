@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from core.artifact import Artifact
-from serving.engines.llama_cpp import LlamaCppArgs
-from serving.load import LoadFigures
-from tasks.measurement import Candidate, Measurement, Variant
-from tasks.metrics.base import Score
+from weighbridge.core.artifact import Artifact
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.serving.load import LoadFigures
+from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.metrics.base import Score
 
 
 def exact(right: int, rows: int = 200) -> Score:

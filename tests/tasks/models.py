@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from tasks.download import DownloadArgs
+from weighbridge.tasks.download import DownloadArgs
 
 
 def weights(seed: int = 0, kilobytes: int = 64, name: str = "w") -> bytes:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from core import plugins
-from core.errors import Unavailable
-from core.workspace import Workspace
-from registry import Entry, Place
-from tasks import canary, probe, rollout
-from tasks.book import Book
-from tasks.probe import Answered, Question
-from tasks.redeploy import Result, redeploy
-from tasks.site import Record, Site, open_site
 from tests.stand_ins import target as memory
 from tests.stand_ins.target import WORLDS, Crash, Version, World
 from tests.tasks.made import measured
+from weighbridge.core import plugins
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Entry, Place
+from weighbridge.tasks import canary, probe, rollout
+from weighbridge.tasks.book import Book
+from weighbridge.tasks.probe import Answered, Question
+from weighbridge.tasks.redeploy import Result, redeploy
+from weighbridge.tasks.site import Record, Site, open_site
 
 QUESTIONS = [
     Question(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0}) for n in range(16)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Unavailable
-from tasks.book import Book
+from weighbridge.core.errors import Unavailable
+from weighbridge.tasks.book import Book
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from core.errors import BadInput
-from core.store import Store
-from tasks.data import SPLITS, DataArgs, Message, Row, Split, prepare, read_rows
+from weighbridge.core.errors import BadInput
+from weighbridge.core.store import Store
+from weighbridge.tasks.data import SPLITS, DataArgs, Message, Row, Split, prepare, read_rows
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.deploy import DeployArgs
+from weighbridge.tasks.deploy import DeployArgs
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.errors import BadInput, Unavailable
-from core.progress import Step, listen
-from core.stagecache import Outcome
-from core.store import Store
-from core.workspace import Workspace
-from tasks.data import read_rows
-from tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, missing_bytes, pin
 from tests.tasks.models import TAKEN, args, header, model, rows, sharded, weights, with_header, write
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.progress import Step, listen
+from weighbridge.core.stagecache import Outcome
+from weighbridge.core.store import Store
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, missing_bytes, pin
 
 
 @pytest.fixture

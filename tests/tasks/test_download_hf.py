@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.errors import BadInput, Unavailable
-from core.workspace import Workspace
-from tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, pin
-from tasks.sources import ranges
-from tasks.sources.hf import HubArgs, HubSource
 from tests.stand_ins.hub import Hub
 from tests.tasks.models import TAKEN, args, model, rows
 from tests.waiting import until
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, pin
+from weighbridge.tasks.sources import ranges
+from weighbridge.tasks.sources.hf import HubArgs, HubSource
 
 HERE = args("hf://org/model", "hf://datasets/org/data")
 
@@ -215,8 +215,8 @@ def test_damaged_parts_kept_from_an_earlier_run_are_fetched_anew(
 
 KILLED = """
 import sys
-from core.workspace import Workspace
-from tasks.download import DownloadArgs, download, pin
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import DownloadArgs, download, pin
 args = DownloadArgs.model_validate_json(sys.argv[1])
 workspace = Workspace()
 download(pin(args, workspace), args, workspace)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import BadInput
-from tasks.data import Message, Row
-from tasks.encoding import encode, load_tokenizer
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.data import Message, Row
+from weighbridge.tasks.encoding import encode, load_tokenizer
 
 
 def chat(*turns: str) -> Row:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core import progress
-from core.artifact import Artifact
-from core.errors import BadInput, GateFailed
-from core.workspace import Workspace
-from tasks.data import Message, Row, write_rows
-from tasks.encoding import encode, load_tokenizer
-from tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
-from tasks.metrics.base import Score
-from tasks.scoring import score_all
+from weighbridge.core import progress
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import Message, Row, write_rows
+from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.scoring import score_all
 
 
 def chat(number: int) -> Row:
@@ -40,7 +40,7 @@ def two_models(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> tuple[
 
 
 def test_batched_answers_equal_those_one_by_one(tiny_model: Path) -> None:
-    from tasks import generation, hf
+    from weighbridge.tasks import generation, hf
 
     tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(20)])]
@@ -60,7 +60,7 @@ def test_batched_log_probabilities_equal_those_of_a_plain_forward_pass(
 ) -> None:
     import torch
 
-    from tasks import generation, hf
+    from weighbridge.tasks import generation, hf
 
     tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
     rows = encode(tokenizer, [chat(number) for number in range(20)])

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core import progress
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from core.store import Store
-from core.workspace import Workspace
-from tasks.data import Message, Row, write_rows
-from tasks.finetune import FinetuneArgs, Finetuned, finetune
+from weighbridge.core import progress
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import Message, Row, write_rows
+from weighbridge.tasks.finetune import FinetuneArgs, Finetuned, finetune
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -123,8 +123,8 @@ def test_no_checkpoints_stay_behind(made: Made) -> None:
 def test_merged_answers_equal_adapter_answers(made: Made, tiny_model: Path) -> None:
     from peft import PeftModel
 
-    from tasks import generation, hf
-    from tasks.encoding import encode, load_tokenizer
+    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(tiny_model)
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(500, 532)])]
@@ -267,9 +267,9 @@ def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:
 
 SCRIPT = """
 import sys
-from core.artifact import Artifact
-from core.workspace import Workspace
-from tasks.finetune import FinetuneArgs, finetune
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.finetune import FinetuneArgs, finetune
 
 base, data = map(Artifact.model_validate_json, sys.argv[1:3])
 told = []
@@ -339,7 +339,7 @@ def test_a_run_killed_in_between_ends_with_the_losses_of_an_uninterrupted_one(
 def test_a_run_killed_after_its_last_step_trains_no_step_again(
     base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks import merging
+    from weighbridge.tasks import merging
 
     def killed(*unused: object) -> None:
         raise KeyboardInterrupt

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from core import environments
-from core.settings import Settings
-from tasks.housekeeping import deployed, locks, prune_environments
+from weighbridge.core import environments
+from weighbridge.core.settings import Settings
+from weighbridge.tasks.housekeeping import deployed, locks, prune_environments
 
 ROOT = Path(__file__).resolve().parents[2]
 

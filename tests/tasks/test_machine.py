@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import machine
+from weighbridge.tasks import machine
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tasks.measurement import Measurement
-from tasks.monitor import Check, check, fallen
-from tasks.probe import Question
 from tests.stand_ins.openai import Behaviour, serve
 from tests.tasks.made import exact, measured
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.monitor import Check, check, fallen
+from weighbridge.tasks.probe import Question
 
 KNOWN = {f"question {n}": f"answer {n}" for n in range(20)}
 QUESTIONS = [Question(prompt=q, reference=a, answer=a, scores={"exact_match": 1.0}) for q, a in KNOWN.items()]

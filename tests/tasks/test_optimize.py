@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.workspace import Workspace
-from tasks.optimize import OptimizeArgs, Optimized, check, forecast, optimize
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.optimize import OptimizeArgs, Optimized, check, forecast, optimize
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_every_variant_is_checked_before_the_first_is_made(
 def test_too_little_disk_is_said_before_work_starts(
     model: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.store.Store.free_bytes", lambda self: 1000)
+    monkeypatch.setattr("weighbridge.core.store.Store.free_bytes", lambda self: 1000)
     for variant in ({"kind": "none"}, {"kind": "gguf"}):
         with pytest.raises(Unavailable, match=r"GB and 0\.0 GB are free; make room"):
             check(model.path, OptimizeArgs.model_validate({"variants": [variant]}), workspace)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import orders
-from tasks.orders import Orders, Verb
+from weighbridge.tasks import orders
+from weighbridge.tasks.orders import Orders, Verb
 
 
 def test_without_orders_nothing_is_in_force(tmp_path: Path) -> None:

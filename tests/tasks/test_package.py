@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from core.environments import ensure
-from core.errors import Unavailable
-from core.workspace import Workspace
-from serving import bento
-from tasks.package import PackageArgs, lineage_of, package
 from tests.serving import bentos
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.tasks.package import PackageArgs, lineage_of, package
 
 
 def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
@@ -30,7 +30,7 @@ def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
 
 
 def candidate_lock() -> Path:
-    from core.plugins import load
+    from weighbridge.core.plugins import load
 
     lock: Path = load("engine", "llama_cpp").locks["cpu"]
     return lock

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from core.workspace import Workspace
-from tasks import probe
-from tasks.measurement import Measurement
-from tasks.metrics.exact_match import ExactMatchArgs
-from tasks.probe import Answered, Question
 from tests.stand_ins.openai import Behaviour, serve
 from tests.tasks.made import exact, measured, nll
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import probe
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
+from weighbridge.tasks.probe import Answered, Question
 
 ROWS = 50
 KNOWN = {f"what is {n} doubled": f"it is {2 * n}" for n in range(ROWS)}

@@ -6,10 +6,10 @@ from time import monotonic, sleep
 
 import pytest
 
-from core.workspace import Workspace
-from tasks import targets
 from tests.stand_ins.target import Version
 from tests.tasks.rollouts import Machine, machine
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import targets
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
 
 
 def test_the_newest_wish_wins_while_another_is_rolled_out(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.redeploy.WISH_EVERY", 0.01)
+    monkeypatch.setattr("weighbridge.tasks.redeploy.WISH_EVERY", 0.01)
     shop.promote("1")
     shop.policy["step_seconds"] = 30
     worker = Thread(target=shop.promote, args=("2",))
@@ -221,7 +221,7 @@ def test_what_runs_and_nobody_knows_is_stopped(shop: Machine) -> None:
 
 
 def _refuse(entries: object) -> None:
-    from core.errors import Unavailable
+    from weighbridge.core.errors import Unavailable
 
     raise Unavailable("writing the ledger", "MLflow does not answer")
 

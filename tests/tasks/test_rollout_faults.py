@@ -5,14 +5,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from core.workspace import Workspace
-from serving.targets.base import Revision
-from tasks import targets
-from tasks.redeploy import recover
-from tasks.site import folder_of, open_site, read_record
 from tests.stand_ins.target import Fault, Version
 from tests.tasks.faults import Start, again, check_quiet, next_process, strike, watched
 from tests.tasks.rollouts import Machine
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.targets.base import Revision
+from weighbridge.tasks import targets
+from weighbridge.tasks.redeploy import recover
+from weighbridge.tasks.site import folder_of, open_site, read_record
 
 Kind = get_type_hints(Fault)["kind"]
 KINDS = get_args(Kind)

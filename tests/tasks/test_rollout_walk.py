@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from core.errors import BadInput
-from core.settings import Settings
-from core.workspace import Workspace
-from tasks import orders, targets
-from tasks.redeploy import _Wish, recover
-from tasks.rollout import Rollout
-from tasks.site import open_site
 from tests.stand_ins.target import Fault, Version
 from tests.tasks.faults import KINDS, again, check_quiet, heal, strike, watched
+from weighbridge.core.errors import BadInput
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import orders, targets
+from weighbridge.tasks.redeploy import _Wish, recover
+from weighbridge.tasks.rollout import Rollout
+from weighbridge.tasks.site import open_site
 
 VERSIONS = st.sampled_from("1234")
 NUMBERS = st.integers(0, 40)
@@ -47,7 +47,7 @@ class Walk(RuleBasedStateMachine):
         self.world, self.wishes = self.shop.world, self.shop.wishes
         self.brought_down = False
         self._relief: orders.Verb = "resume"
-        patch.setattr("tasks.redeploy.WISH_EVERY", 0.0)
+        patch.setattr("weighbridge.tasks.redeploy.WISH_EVERY", 0.0)
         patch.setattr(_Wish, "superseded", self._unwatched(_Wish.superseded))
         patch.setattr(Rollout, "_pause", staticmethod(self._time_passes))
 

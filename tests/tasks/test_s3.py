@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact import File, digest_of
-from core.errors import BadInput, Unavailable
-from core.store import Store, sha256_of
-from core.workspace import Workspace
-from tasks import s3
-from tasks.download import DownloadArgs, Downloaded, download, identity, pin
-from tasks.push import MANIFEST, pull, push, push_folder
-from tasks.sources import ranges
-from tasks.sources.s3 import S3Args, S3Source
 from tests.stand_ins.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 from tests.tasks.models import TAKEN, args, model, rows, write
+from weighbridge.core.artifact import File, digest_of
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.store import Store, sha256_of
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import s3
+from weighbridge.tasks.download import DownloadArgs, Downloaded, download, identity, pin
+from weighbridge.tasks.push import MANIFEST, pull, push, push_folder
+from weighbridge.tasks.sources import ranges
+from weighbridge.tasks.sources.s3 import S3Args, S3Source
 
 
 def put(swift: Swift, bucket: str, prefix: str, files: dict[str, bytes]) -> None:
@@ -252,9 +252,9 @@ def test_an_object_replaced_after_the_push_is_not_pulled(bucket: str, swift_serv
 
 KILLED = """
 import sys
-from core.workspace import Workspace
-from tasks.download import DownloadArgs, download, pin
-from tasks.sources import ranges
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import DownloadArgs, download, pin
+from weighbridge.tasks.sources import ranges
 ranges.PART = 1 << 20
 args = DownloadArgs.model_validate_json(sys.argv[1])
 workspace = Workspace()

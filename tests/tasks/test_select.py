@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.errors import GateFailed
-from tasks.measurement import Measurement
-from tasks.metrics.base import Score
-from tasks.select import Decision, SelectArgs, loss, require_winner, select
 from tests.tasks.made import REFERENCE, exact, measured, nll
+from weighbridge.core.errors import GateFailed
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.select import Decision, SelectArgs, loss, require_winner, select
 
 
 def decide(*measurements: Measurement, champion: Measurement | None = None, **limits: Any) -> Decision:

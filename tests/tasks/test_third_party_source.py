@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from core import plugins
-from core.errors import BadInput
-from core.workspace import Workspace
-from tasks.data import read_rows
-from tasks.download import DownloadArgs, download, identity, pin
-from tasks.sources.base import Listing, RemoteFile, SourceArgs
 from tests.tasks.models import TAKEN, args, model, rows
+from weighbridge.core import plugins
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.download import DownloadArgs, download, identity, pin
+from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
 
 FILES: dict[str, bytes] = {**model(), "train.jsonl": rows()}
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.select import SelectArgs, select
-from tasks.ticket import Ticket, ticket
 from tests.tasks.made import REFERENCE, exact, measured
+from weighbridge.tasks.select import SelectArgs, select
+from weighbridge.tasks.ticket import Ticket, ticket
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def test_a_ticket_without_a_winner_says_so() -> None:
 
 
 def test_matplotlib_is_not_imported_with_the_module() -> None:
-    code = "import sys, tasks.ticket, tasks.select; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    code = "import sys, weighbridge.tasks.ticket, weighbridge.tasks.select; "
+    code += "sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.gateway_types import Seen
-from tasks.verdicts import Comparison, evidence_above
+from weighbridge.serving.gateway_types import Seen
+from weighbridge.tasks.verdicts import Comparison, evidence_above
 
 OLD, NEW = "6", "7"
 STEPS = (0.1, 0.5, 1.0)

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from core import plugins
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.workspace import Workspace
-from serving.engines.llama_cpp import LlamaCppArgs
-from tasks import machine
-from tasks.evaluate import EvaluateArgs
-from tasks.measurement import Candidate, Measurement, Variant
-from tasks.scale import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
-from tasks.weigh import WeighArgs, candidates, check, weigh
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.tasks import machine
+from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.scale import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
+from weighbridge.tasks.weigh import WeighArgs, candidates, check, weigh
 
 METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})
 QUESTIONS = {f"what is {n} doubled": f"it is {2 * n}" for n in range(40)}
@@ -228,8 +228,8 @@ def test_a_question_the_engine_refuses_is_answered_wrongly(
 def test_metrics_an_engine_cannot_serve_are_left_out(
     variant: Callable[..., Variant], data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.encoding.load_tokenizer", lambda model: None)
-    monkeypatch.setattr("tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows])
+    monkeypatch.setattr("weighbridge.tasks.encoding.load_tokenizer", lambda model: None)
+    monkeypatch.setattr("weighbridge.tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows])
     metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, {"kind": "nll"}]})
     (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements
     assert set(measured.scores) == {"exact_match"}

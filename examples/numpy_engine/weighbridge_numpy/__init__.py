@@ -6,14 +6,14 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-import serving
-from core.artifact import Format
-from serving.engines.base import Capabilities, EngineArgs
-from serving.shim.client import ShimClient
+from weighbridge import serving
+from weighbridge.core.artifact import Format
+from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.shim.client import ShimClient
 
 HERE: Final = Path(__file__).parent
 WEIGHBRIDGE: Final = Path(serving.__file__).parent.parent
-"""Where the server finds `serving.shim`: its environment does not hold Weighbridge."""
+"""Where the server finds `weighbridge.serving.shim`: its environment does not hold Weighbridge."""
 
 
 class NumpyArgs(EngineArgs):

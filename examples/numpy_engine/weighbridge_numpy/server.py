@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from serving.shim.protocol import Sampling, TokenStream
+    from weighbridge.serving.shim.protocol import Sampling, TokenStream
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Cache = list[tuple[Array, Array]]
@@ -120,7 +121,7 @@ class Loaded:
         return self.tokenize(text, special=False)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        from serving.shim.protocol import Token
+        from weighbridge.serving.shim.protocol import Token
 
         chance = np.random.default_rng(None if sampling.seed is None else sampling.seed % 2**63)
         cache: Cache = []
@@ -172,8 +173,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=1)
     known, _ = parser.parse_known_args()
-    sys.path.append(known.weighbridge)
-    from serving.shim.server import add_options, serve
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [known.weighbridge]
+    from weighbridge.serving.shim.server import add_options, serve
 
     add_options(parser)
     options = parser.parse_args()

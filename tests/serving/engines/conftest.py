@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from core import plugins
-from core.settings import Settings
-from core.workspace import Workspace
 from tests.conftest import MACHINE_CACHE
 from tests.tasks.optimizers.rows import write_rows
+from weighbridge.core import plugins
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
 
 pytest.register_assert_rewrite("tests.serving.engines.shimmed")
 

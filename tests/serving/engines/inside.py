@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from core.environments import ensure
 from tests.conftest import MACHINE_CACHE
+from weighbridge.core.environments import ensure
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,4 +1,4 @@
-"""What every engine on `serving.shim` must do with the tiny model, whichever library holds it."""
+"""What every engine on `weighbridge.serving.shim` must do with the tiny model, whichever library holds it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from serving.client import Client
-from serving.runner import Running
-from serving.shim.client import ShimClient
+from weighbridge.serving.client import Client
+from weighbridge.serving.runner import Running
+from weighbridge.serving.shim.client import ShimClient
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from core import plugins
-from core.errors import Unavailable
-from serving.engines.base import lock_of
 from tests.stand_ins.engine import StandInArgs, StandInEngine
+from weighbridge.core import plugins
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.engines.base import lock_of
 
 
 def test_the_environment_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:

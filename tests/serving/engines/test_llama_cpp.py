@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from core import plugins
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import llama_cpp_native
-from serving.client import Client, RequestRefused
-from serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
-from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.shimmed import TEXTS
+from weighbridge.core import plugins
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import llama_cpp_native
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
+from weighbridge.serving.runner import Running, serve
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core import plugins
-from core.errors import Unavailable
-from serving.client import Client, RequestRefused
-from serving.engines import on_path
-from serving.engines.on_path import OnPath, Sglang, TensorrtLlm, Tgi, tgi_limits
-from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins import engine, tgi
+from weighbridge.core import plugins
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engines import on_path
+from weighbridge.serving.engines.on_path import OnPath, Sglang, TensorrtLlm, Tgi, tgi_limits
+from weighbridge.serving.runner import Running, serve
 
 
 def program(folder: Path, name: str, script: str = "") -> None:

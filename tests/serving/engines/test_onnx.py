@@ -6,11 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from serving.engines.onnx import Onnx, OnnxArgs
-from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.shimmed import Shimmed
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.engines.onnx import Onnx, OnnxArgs
+from weighbridge.serving.runner import Running, serve
 
 
 @pytest.fixture(scope="module")

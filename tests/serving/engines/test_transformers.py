@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.workspace import Workspace
-from serving import bento
-from serving.client import Client
-from serving.engines.transformers import Transformers, TransformersArgs
-from serving.engines.transformers_server import draw
-from serving.shim.protocol import Sampling
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
+from weighbridge.serving.engines.transformers_server import draw
+from weighbridge.serving.shim.protocol import Sampling
 
 LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0])
 

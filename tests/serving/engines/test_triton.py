@@ -14,15 +14,15 @@ import httpx
 import psutil
 import pytest
 
-from core.environments import ensure
-from core.errors import Unavailable
-from serving.client import Client
-from serving.engines.triton import Triton, TritonArgs
-from serving.engines.triton_vllm import TritonVllm, TritonVllmArgs
-from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.triton import Triton, TritonArgs
+from weighbridge.serving.engines.triton_vllm import TritonVllm, TritonVllmArgs
+from weighbridge.serving.runner import Running, serve
 
 VLLM_FRONTEND = """#!/bin/sh
 echo "$@" > words; cat models/llm/config.pbtxt models/llm/1/model.json > repository
@@ -62,7 +62,8 @@ def runs(process: psutil.Process) -> bool:
 
 @pytest.mark.slow
 def test_a_configuration_that_tritons_protobuf_does_not_know_is_an_error(tmp_path: Path) -> None:
-    body = "from serving.engines.triton_repository import write_config; write_config(Path('.'), {'max_batch_sise': 4})"
+    body = "from weighbridge.serving.engines.triton_repository import write_config\n"
+    body += "write_config(Path('.'), {'max_batch_sise': 4})"
     done = run_inside(Triton.locks["cpu"], body, tmp_path)
     assert done.returncode == 1
     assert 'no field named "max_batch_sise"' in done.stderr

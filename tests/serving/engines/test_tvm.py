@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.errors import Unavailable
-from serving.client import Client
-from serving.engines.tvm import Tvm, TvmArgs
-from serving.runner import Running, serve
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.tvm import Tvm, TvmArgs
+from weighbridge.serving.runner import Running, serve
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ class TestTvm(Shimmed):
 def test_its_matrix_product_is_numpys_for_any_number_of_rows_and_columns(columns: int, tmp_path: Path) -> None:
     body = f"""
 import numpy as np, tvm
-from serving.engines.tvm_kernels import dense, packed
-from serving.engines.tvm_llama import processor
+from weighbridge.serving.engines.tvm_kernels import dense, packed
+from weighbridge.serving.engines.tvm_llama import processor
 function = dense(7, {columns}).with_attr("global_symbol", "main")
 multiply = tvm.compile(tvm.IRModule({{"main": function}}), target=processor())["main"]
 draw = np.random.default_rng(0)

@@ -13,21 +13,21 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from core import plugins
-from core.artifact import Artifact
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.settings import Settings
-from core.workspace import Workspace
-from serving.client import Client, RequestRefused, post
-from serving.engines import devices
-from serving.engines import vllm as engine
-from serving.engines.base import check_engine, lock_of
-from serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
-from serving.runner import Running, serve
 from tests.adapters import greedy, reference
 from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.client import Client, RequestRefused, post
+from weighbridge.serving.engines import devices
+from weighbridge.serving.engines import vllm as engine
+from weighbridge.serving.engines.base import check_engine, lock_of
+from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
+from weighbridge.serving.runner import Running, serve
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "user", "content": "order 7"}]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serving.shim.protocol import Sampling, Token, TokenStream
+from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
 
 END = 256
 

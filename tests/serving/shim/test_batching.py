@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.shim.batching import Batcher
-from serving.shim.draw import log_softmax
-from serving.shim.protocol import Sampling
 from tests.waiting import soon
+from weighbridge.serving.shim.batching import Batcher
+from weighbridge.serving.shim.draw import log_softmax
+from weighbridge.serving.shim.protocol import Sampling
 
 WORDS = 50
 END = 0
@@ -132,7 +132,7 @@ def test_a_decoder_that_fails_ends_the_answers_under_way_and_serves_on() -> None
 def test_a_batch_that_cannot_go_on_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing would ever be answered again: who supervises it has to know."""
     killed = threading.Event()
-    monkeypatch.setattr("serving.shim.batching.os.kill", lambda pid, number: killed.set())
+    monkeypatch.setattr("weighbridge.serving.shim.batching.os.kill", lambda pid, number: killed.set())
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     decoder = Sums()
     decoder.leave = lambda key: 1 / 0  # type: ignore[method-assign,assignment]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.shim.draw import Drawer
-from serving.shim.protocol import Sampling
+from weighbridge.serving.shim.draw import Drawer
+from weighbridge.serving.shim.protocol import Sampling
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.3, 0.2], np.float32))
 

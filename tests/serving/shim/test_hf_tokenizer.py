@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.shim.hf_tokenizer import HfTokenizer
+from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 
 TEXTS = ["Hello, my kettle is broken.", "naïve café 🙂 — 3.14\n\n\tend", "<|im_start|>user\nhi<|im_end|>\n", ""]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]

@@ -17,13 +17,13 @@ import openai
 import pytest
 from aiohttp import web
 
-from core.errors import Unavailable
-from core.processes import Process, free_port
-from serving.client import Client, RequestRefused, is_ready, post
-from serving.shim.client import ShimClient
-from serving.shim.server import Shim
 from tests.serving.shim.made import Bytes
 from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process, free_port
+from weighbridge.serving.client import Client, RequestRefused, is_ready, post
+from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.shim.server import Shim
 
 ROOT = Path(__file__).resolve().parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -198,7 +198,7 @@ def test_metrics_count_requests_and_tokens() -> None:
 def test_sigterm_finishes_what_is_under_way_and_takes_nothing_new(tmp_path: Path) -> None:
     port = free_port()
     program = (
-        "from serving.shim.server import serve; from tests.serving.shim.made import Bytes; "
+        "from weighbridge.serving.shim.server import serve; from tests.serving.shim.made import Bytes; "
         f"serve(lambda: Bytes('x' * 20, delay=0.05), '127.0.0.1', {port}, 'made')"
     )
     with Process("the shim", [sys.executable, "-c", program], log=tmp_path / "log", cwd=ROOT) as process:

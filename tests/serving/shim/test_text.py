@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.shim.orders import Order
-from serving.shim.protocol import Sampling
-from serving.shim.text import UNFINISHED, Piece, Stops, TextStream, pieces
 from tests.serving.shim.made import END, Bytes
+from weighbridge.serving.shim.orders import Order
+from weighbridge.serving.shim.protocol import Sampling
+from weighbridge.serving.shim.text import UNFINISHED, Piece, Stops, TextStream, pieces
 
 TEXT = "naïve café 🙂 – 日本\n"
 

@@ -9,17 +9,17 @@ import httpx
 import psutil
 import pytest
 
-from core.errors import BadInput, Unavailable
-from core.processes import free_port, is_taken
-from core.settings import Settings
-from core.workspace import Workspace
-from serving.gateway import Gateway
-from serving.gateway_types import Front
-from serving.supervisor import Supervisor
-from serving.targets.base import Release, Share
-from serving.targets.local import Local, LocalArgs, LocalRevision
 from tests.serving.bentos import stand_in_release
 from tests.waiting import until
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port, is_taken
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.gateway import Gateway
+from weighbridge.serving.gateway_types import Front
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.targets.base import Release, Share
+from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision
 
 LOCAL = Local()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tasks.compat.attribution import Blame, attribute
+from weighbridge.tasks.compat.attribution import Blame, attribute
 
 MANY = [f"p{number}" for number in range(40)]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import BadInput, Unavailable
-from core.processes import free_port
-from tasks.compat.check import Options, check
-from tasks.compat.report import Checked, Report
-from tasks.compat.subjects import Subject
 from tests.made_up_index import IMPORTS, Index
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port
+from weighbridge.tasks.compat.check import Options, check
+from weighbridge.tasks.compat.report import Checked, Report
+from weighbridge.tasks.compat.subjects import Subject
 
 
 def run(subject: Subject, cache: Path, options: Options | None = None) -> tuple[Report, Checked]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from core import contract
-from core.plugins import names
-from core.settings import Settings
-from tasks.compat.check import Options, check
-from tasks.compat.resolution import Resolver, pins
-from tasks.compat.subjects import CONTROL, bounds_of, lifted, name_of, subjects
+from weighbridge.core import contract
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.plugins import names
+from weighbridge.core.settings import Settings
+from weighbridge.tasks.compat.check import Options, check
+from weighbridge.tasks.compat.resolution import Resolver, pins
+from weighbridge.tasks.compat.subjects import CONTROL, bounds_of, lifted, name_of, subjects
 
 
 def test_what_is_needed_is_found_and_what_we_can_do_without_is_not() -> None:
@@ -19,7 +20,7 @@ def test_what_is_needed_is_found_and_what_we_can_do_without_is_not() -> None:
 import os, alpha.sub
 from typing import TYPE_CHECKING
 from beta import thing
-from core.errors import BadInput
+from weighbridge.core.errors import BadInput
 from . import sibling
 if TYPE_CHECKING:
     from gamma import Hint
@@ -59,13 +60,13 @@ def test_a_requirement_without_its_upper_bound_is_not_older_than_the_lock(
 def test_every_locked_environment_is_checked_and_says_which_contracts_hold_in_it() -> None:
     found = {subject.name: subject for subject in subjects()}
     for root in ("serving", "tasks"):
-        assert {path.stem for path in (contract.ROOT / root).rglob("*.in")} <= set(found)
+        assert {path.stem for path in (PACKAGE / root).rglob("*.in")} <= set(found)
     for subject in found.values():
         missing = set(subject.direct) - set(pins(subject.lock.read_text())) - {"torch"}
         assert not missing, subject.name
         for one in subject.contracts:
             module, _, function = one.call.partition(":")
-            source = (contract.ROOT / f"{module.replace('.', '/')}.py").read_text()
+            source = (PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py").read_text()
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), one.call
     assert {subject.serves for subject in found.values()} - {""} <= set(names("engine"))
 
@@ -83,7 +84,7 @@ def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
 def test_fastapi_and_sqlalchemy_that_break_prefect_are_caught_and_told_apart() -> None:
     """A real environment of the control plane, in which two bounds of pyproject.toml are lifted."""
     (control,) = subjects([CONTROL])
-    planned = tuple(one for one in control.contracts if one.call == "flows.contracts:a_schedule_is_planned")
+    planned = tuple(one for one in control.contracts if one.call == "weighbridge.flows.contracts:a_schedule_is_planned")
     options = Options(only=("fastapi", "sqlalchemy"))
     report = check([replace(control, contracts=planned)], options, Settings().cache)
     blamed = {name: found for _, found in report.breaks for name in found.packages}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.metrics.intervals import bootstrap, mean_score, wilson
+from weighbridge.tasks.metrics.intervals import bootstrap, mean_score, wilson
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from core import plugins
-from core.errors import BadInput, Unavailable
-from tasks.metrics.base import Score
+from weighbridge.core import plugins
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.tasks.metrics.base import Score
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
@@ -83,7 +83,7 @@ def test_json_fields_looks_at_the_named_fields_alone() -> None:
 
 @given(st.text(), st.text())
 def test_json_fields_survives_any_text(prediction: str, reference: str) -> None:
-    from tasks.metrics.modules.json_fields import share
+    from weighbridge.tasks.metrics.modules.json_fields import share
 
     assert 0.0 <= share(prediction, reference) <= 1.0
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact import Artifact
-from core.errors import BadInput, Unavailable
-from core.workspace import Workspace
-from tasks.optimizers.adapter import Adapter, AdapterArgs
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.optimizers.adapter import Adapter, AdapterArgs
 
 
 @pytest.fixture

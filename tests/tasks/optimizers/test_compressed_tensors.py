@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.artifact import Artifact
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.processes import run
-from core.workspace import Workspace
-from tasks.data import read_rows
-from tasks.encoding import encode, load_tokenizer
-from tasks.model_files import read_header
-from tasks.optimizers import compressed_tensors as module
-from tasks.optimizers import compressed_tensors_proof as proof
-from tasks.optimizers.compressed_tensors import CompressedTensors, CompressedTensorsArgs
 from tests.conftest import MACHINE_CACHE
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import run
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.model_files import read_header
+from weighbridge.tasks.optimizers import compressed_tensors as module
+from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
+from weighbridge.tasks.optimizers.compressed_tensors import CompressedTensors, CompressedTensorsArgs
 
 # Prints how far models' logits are from the first one's, over their spread, on the token rows of a file.
 COMPARE = """

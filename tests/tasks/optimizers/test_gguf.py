@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.environments import ensure
-from core.errors import BadInput, Unavailable
-from core.processes import run
-from core.settings import Settings
-from core.workspace import Workspace
-from serving import llama_cpp_native
-from serving.client import Client
-from serving.engines.llama_cpp import LlamaCppArgs
-from serving.runner import serve
-from tasks.measurement import Variant
-from tasks.optimize import OptimizeArgs, optimize
-from tasks.optimizers import gguf_checks
-from tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
-from tasks.optimizers.gguf_quantizations import QUANTIZATIONS
-from tasks.optimizers.gguf_scripts.convert import Refusal, name_of
-from tasks.optimizers.gguf_scripts.gguf_header import read_header
 from tests import adapters
 from tests.tasks.optimizers.rows import write_rows
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import run
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving import llama_cpp_native
+from weighbridge.serving.client import Client
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.measurement import Variant
+from weighbridge.tasks.optimize import OptimizeArgs, optimize
+from weighbridge.tasks.optimizers import gguf_checks
+from weighbridge.tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
+from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
+from weighbridge.tasks.optimizers.gguf_scripts.convert import Refusal, name_of
+from weighbridge.tasks.optimizers.gguf_scripts.gguf_header import read_header
 
 MACHINE_CACHE = Settings().cache
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact import Artifact
-from core.errors import BadInput
-from core.workspace import Workspace
-from tasks.optimizers.none import Unchanged, UnchangedArgs
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.optimizers.none import Unchanged, UnchangedArgs
 
 
 def make(model: Path, dtype: str, out: Path, workspace: Workspace) -> dict[str, str]:

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.errors import BadInput, Unavailable
-from core.processes import Finished
-from core.settings import Settings
-from core.workspace import Workspace
-from serving.engines.onnx import Onnx as Engine
-from serving.engines.onnx import OnnxArgs as EngineArgs
-from serving.runner import serve
-from tasks.measurement import Variant
-from tasks.optimize import OptimizeArgs, optimize
-from tasks.optimizers import onnx
-from tasks.optimizers.onnx import Onnx, OnnxArgs
 from tests.conftest import MACHINE_CACHE
 from tests.tasks.optimizers.rows import write_rows
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import Finished
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.onnx import Onnx as Engine
+from weighbridge.serving.engines.onnx import OnnxArgs as EngineArgs
+from weighbridge.serving.runner import serve
+from weighbridge.tasks.measurement import Variant
+from weighbridge.tasks.optimize import OptimizeArgs, optimize
+from weighbridge.tasks.optimizers import onnx
+from weighbridge.tasks.optimizers.onnx import Onnx, OnnxArgs
 
 
 def made(variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path) -> list[Variant]:

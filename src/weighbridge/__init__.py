@@ -1,0 +1,1 @@
+"""From base weights to a served endpoint."""
