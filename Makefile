@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 # PyTorch's CPU build where the machine offers one, else the build of the package index.
 TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS))),cpu.)lock
-CODE := cli flows configs tasks registry serving core src examples benchmarks locks tests
+CODE := cli services deployer flows configs rollout conformance compat tasks registry serving core src examples benchmarks locks tests
 
 .PHONY: help
 help: ## List the targets

@@ -4,7 +4,7 @@ An engine takes part when it is registered, its environment is installed and an 
 takes; who is left out is told, and why. Its sides take turns:
 
     bare        its own server, started by hand with nothing but model and address
-    launched    the same engine through `weighbridge.serving.runner`, our options at their defaults
+    launched    the same engine through `weighbridge.serving.engine_process`, our options at their defaults
     measured    with what the scale found best on this machine
 
 Beside them stand the figures of `transformers`, the reference, where that engine takes part.
@@ -30,16 +30,16 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.processes import PeakMemory, Process, free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import runner
-from weighbridge.serving.client import Client, RequestRefused, is_ready
+from weighbridge.serving import engine_process
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
 from weighbridge.serving.load import LoadFigures, run_load
-from weighbridge.tasks.contracts import optimizer_for
+from weighbridge.serving.openai_client import Client, RequestRefused, is_ready
+from weighbridge.tasks.candidate_benchmark import Scale
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
-from weighbridge.tasks.scale import Scale
+from weighbridge.tasks.upgrade_contracts import optimizer_for
 from weighbridge.tasks.weigh import WeighArgs
 
 REFERENCE = "transformers"
@@ -161,9 +161,9 @@ def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
     """The engine's own server, with nothing but model and address."""
     how, args = BARE[entrant.name], entrant.engine.Args(kind=entrant.name)
     python, port = ensure(lock_of(entrant.engine, args), workspace.settings.cache).python, free_port()
-    command = how.command(entrant.variant.artifact.path, runner.HOST, str(port), python)
+    command = how.command(entrant.variant.artifact.path, engine_process.HOST, str(port), python)
     env = entrant.engine.env(args) if how.needs_env else {}
-    log, url = workspace.settings.home / "logs" / f"{entrant.name}-bare.log", f"http://{runner.HOST}:{port}"
+    log, url = workspace.settings.home / "logs" / f"{entrant.name}-bare.log", f"http://{engine_process.HOST}:{port}"
     with (
         tempfile.TemporaryDirectory() as folder,
         Process("bare", command, log=log, cwd=Path(folder), env=env) as process,
@@ -174,7 +174,7 @@ def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
 @contextlib.contextmanager
 def ours(entrant: Entrant, args: EngineArgs, side: str, workspace: Workspace) -> Iterator[Side]:
     log = workspace.settings.home / "logs" / f"{entrant.name}-{side}.log"
-    with runner.serve(entrant.variant.artifact.path, args, workspace.settings.cache, log) as running:
+    with engine_process.serve(entrant.variant.artifact.path, args, workspace.settings.cache, log) as running:
         yield Side(running.url, running.process, running.load_seconds)
 
 

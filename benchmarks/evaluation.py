@@ -16,9 +16,9 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import runner
-from weighbridge.serving.client import Client
+from weighbridge.serving import engine_process
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.data import Row, read_rows
 
 TOKENS = 32
@@ -63,16 +63,16 @@ def through_engine(about: Subject, url: str, streams: int) -> list[str]:
 
 def through_transformers(about: Subject) -> Callable[[int], list[str]]:
     """The model, loaded once; the function takes the batch size."""
-    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks import generation, hf_models
     from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(about.weights.path)
     prompts = [row.prompt for row in encode(tokenizer, about.rows)]
-    with hf.quiet():
-        model = hf.load_model(about.weights.path)
+    with hf_models.quiet():
+        model = hf_models.load_model(about.weights.path)
 
     def answer(batch: int) -> list[str]:
-        with hf.quiet(), hf.threads(about.weights.path):
+        with hf_models.quiet(), hf_models.threads(about.weights.path):
             return generation.answers(model, tokenizer, prompts, max_new_tokens=TOKENS, batch_size=batch)
 
     return answer
@@ -83,7 +83,7 @@ def measure(about: Subject, workspace: Workspace, rounds: int, streams: int, fig
     args = LlamaCppArgs(threads=1, parallel=streams)
     log = workspace.settings.home / "logs" / "engine.log"
     transformer = through_transformers(about)
-    with runner.serve(about.gguf, args, workspace.settings.cache, log) as running:
+    with engine_process.serve(about.gguf, args, workspace.settings.cache, log) as running:
         ways: dict[str, Callable[[], list[str]]] = {
             "engine": lambda: through_engine(about, running.url, streams),
             "one_by_one": lambda: transformer(1),

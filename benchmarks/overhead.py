@@ -29,7 +29,7 @@ from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, bytecode_note, cpu_seconds
 from benchmarks.recipes import small_recipe
 from weighbridge.core.settings import Settings
-from weighbridge.core.stagecache import Outcome
+from weighbridge.core.stage_cache import Outcome
 from weighbridge.core.workspace import Workspace
 
 ON_TOP = 5.0
@@ -60,7 +60,7 @@ def coated(count: int, run: int) -> None:
     from weighbridge.flows.prefect_server import prefect_api
 
     with prefect_api(Settings()):
-        from weighbridge.flows.coats import release_flow, run_stage
+        from weighbridge.flows.prefect_adapter import release_flow, run_stage
 
         @release_flow(name="overhead")
         def overhead() -> None:
@@ -84,11 +84,11 @@ def ephemeral(count: int) -> None:
 
 def without_coats(recipe: str) -> None:
     """The release as a plain script: the same code, and in the place of the coats the bare call."""
-    bare: Any = types.ModuleType("weighbridge.flows.coats")
+    bare: Any = types.ModuleType("weighbridge.flows.prefect_adapter")
     bare.run_stage = lambda name, call, description="": call()
     bare.release_flow = lambda **options: lambda function: function
     bare.publish_ticket = lambda *args, **kwargs: None
-    sys.modules["weighbridge.flows.coats"] = bare
+    sys.modules["weighbridge.flows.prefect_adapter"] = bare
     from weighbridge.configs.load import load
     from weighbridge.flows.release import release
 
@@ -98,19 +98,19 @@ def without_coats(recipe: str) -> None:
 def stages_alone(recipe: str) -> None:
     """Every stage up to the packaged winner, without MLflow."""
     from weighbridge.configs.load import load
-    from weighbridge.flows import steps
+    from weighbridge.flows import cached_stages
     from weighbridge.tasks.download import pin
 
     loaded, workspace = load(Path(recipe)), Workspace()
-    got = steps.download_step(pin(loaded.download, workspace), loaded, workspace).run(workspace).value
-    tuned = steps.finetune_step(got, loaded, workspace, lambda step, losses: None).run(workspace).value
-    evaluated = steps.evaluate_step(got, tuned, loaded, workspace).run(workspace).value
-    made = steps.optimize_step(got, tuned, loaded, workspace).run(workspace).value
-    weighed = steps.weigh_step(got, made, loaded, workspace).run(workspace).value
-    decision = steps.select_step(weighed, evaluated, None, loaded).run(workspace).value
-    winner = steps.winner_of(decision, weighed)
+    got = cached_stages.download_step(pin(loaded.download, workspace), loaded, workspace).run(workspace).value
+    tuned = cached_stages.finetune_step(got, loaded, workspace, lambda step, losses: None).run(workspace).value
+    evaluated = cached_stages.evaluate_step(got, tuned, loaded, workspace).run(workspace).value
+    made = cached_stages.optimize_step(got, tuned, loaded, workspace).run(workspace).value
+    weighed = cached_stages.weigh_step(got, made, loaded, workspace).run(workspace).value
+    decision = cached_stages.select_step(weighed, evaluated, None, loaded).run(workspace).value
+    winner = cached_stages.winner_of(decision, weighed)
     assert winner is not None
-    steps.package_step(winner, steps.lineage_of(got, tuned, loaded), loaded, workspace).run(workspace)
+    cached_stages.package_step(winner, cached_stages.lineage_of(got, tuned, loaded), loaded, workspace).run(workspace)
 
 
 SIDES: dict[str, Callable[..., None]] = {

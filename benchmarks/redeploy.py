@@ -34,21 +34,21 @@ from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, ROOT
 from benchmarks.crowd import Crowd, Habits, Request
 from benchmarks.recipes import small_recipe
+from weighbridge.core import service_addresses
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import addresses
-from weighbridge.flows.services import Platform
 from weighbridge.registry import Registry
 from weighbridge.registry.ledger import Rollout
+from weighbridge.rollout import target_status
+from weighbridge.rollout.champion import BENTO_DIGEST
+from weighbridge.rollout.managed_target import Record, known_sites, open_site
+from weighbridge.services.platform import Platform
 from weighbridge.serving import bento
-from weighbridge.serving.client import is_ready
-from weighbridge.serving.gateway import Gateway
-from weighbridge.serving.gateway_types import Front, Route
+from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.models import Front, Route
 from weighbridge.serving.load import percentile
-from weighbridge.tasks import targets
-from weighbridge.tasks.champion import BENTO_DIGEST
-from weighbridge.tasks.site import Record, known_sites, open_site
+from weighbridge.serving.openai_client import is_ready
 
 NAME = "switch"
 PROMOTIONS = 20
@@ -114,7 +114,7 @@ class Installation:
 
     def move_alias(self, version: str) -> None:
         """As MLflow's UI does."""
-        ports = addresses.read(self.workspace.settings.home)
+        ports = service_addresses.read(self.workspace.settings.home)
         assert ports is not None
         body = {"name": NAME, "alias": "champion", "version": version}
         url = f"{ports.url('mlflow')}/api/2.0/mlflow/registered-models/alias"
@@ -122,7 +122,10 @@ class Installation:
 
     def await_serving(self, version: str) -> None:
         """Until it has all the traffic and nothing drains."""
-        wait(lambda: self.serving() == version and targets.settle(NAME, self.workspace), f"version {version} to serve")
+        wait(
+            lambda: self.serving() == version and target_status.settle(NAME, self.workspace),
+            f"version {version} to serve",
+        )
 
     def last(self) -> Rollout:
         """The newest rollout, as MLflow has it."""

@@ -21,7 +21,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento, runner
+from weighbridge.serving import bento, engine_process
 from weighbridge.serving.engines.base import EngineArgs
 from weighbridge.serving.load import LoadFigures, run_load
 
@@ -54,7 +54,7 @@ def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict
     built = bento.build(contents, workspace.settings.cache)
     exported = bento.export(built, model.gguf, workspace.store, {})
     with (
-        runner.serve(model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log") as bare,
+        engine_process.serve(model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log") as bare,
         bento.serve(exported.path, workspace.settings.cache, logs / f"{model.name}-bento.log", 600) as proof,
     ):
         yield {"bare": bare.url, "served": proof.engine_url, "bentoml": proof.url}

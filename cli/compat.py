@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from weighbridge.tasks.compat.report import Report
+    from weighbridge.compat.report import Report
 
 COLORS = {
     "breaks": "red", "broken already": "red", "held back": "yellow", "not run": "yellow", "nothing breaks": "green",
@@ -39,10 +39,10 @@ def compat(
     Nothing of yours changes. Ends with 3 when something would break, with 4 when the package index cannot be reached.
     """
     from weighbridge.cli.screen import live, stderr
+    from weighbridge.compat.check import Options, check
+    from weighbridge.compat.subjects import subjects
     from weighbridge.core.errors import GateFailed
     from weighbridge.core.settings import Settings
-    from weighbridge.tasks.compat.check import Options, check
-    from weighbridge.tasks.compat.subjects import subjects
 
     options = Options(only, with_torch, timeout, minutes, run=not resolve)
     with live(stderr):

@@ -12,8 +12,8 @@ import click
 from weighbridge.core.settings import Settings
 
 if TYPE_CHECKING:
-    from weighbridge.serving.conformance.base import Outcome
-    from weighbridge.serving.conformance.report import Report
+    from weighbridge.conformance.base import Outcome
+    from weighbridge.conformance.report import Report
 
 COLOURS = {"passed": "green", "failed": "red", "known not to": "dim", "not run": "yellow"}
 
@@ -30,7 +30,7 @@ def engines(context: click.Context, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     from weighbridge.cli.screen import table
-    from weighbridge.core.units import human_size
+    from weighbridge.core.formatting import human_size
 
     rows = [
         [
@@ -43,9 +43,9 @@ def engines(context: click.Context, as_json: bool) -> None:
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
+    from weighbridge.conformance.report import kept
     from weighbridge.core import environments, plugins
     from weighbridge.core.pruning import size_on_disk
-    from weighbridge.serving.conformance.report import kept
 
     found = []
     for name in plugins.names("engine"):
@@ -168,7 +168,7 @@ def _option(words: str) -> tuple[str, str]:
 
 def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> Report:
     from weighbridge.cli.screen import console, live, stderr
-    from weighbridge.tasks.conformance import check as run
+    from weighbridge.conformance.runner import check as run
 
     screen = stderr if as_json else console
 
@@ -187,9 +187,9 @@ def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: A
 
 def _write_docs(folder: Path, settings: Settings) -> None:
     from weighbridge.cli.screen import stderr
+    from weighbridge.conformance.matrix import Entry
+    from weighbridge.conformance.runner import document, recorded
     from weighbridge.core.files import replace_text
-    from weighbridge.serving.conformance.matrix import Entry
-    from weighbridge.tasks.conformance import document, recorded
 
     results = folder / "engines.json"
     published = json.loads(results.read_text()) if results.exists() else []
@@ -221,8 +221,8 @@ def prune(as_json: bool) -> None:
     from dataclasses import asdict
 
     from weighbridge.cli.screen import console
-    from weighbridge.core.units import human_size
-    from weighbridge.tasks.housekeeping import prune_environments
+    from weighbridge.core.formatting import human_size
+    from weighbridge.core.pruning import prune_environments
 
     found = prune_environments(Settings())
     freed = sum(item.bytes for item in found if not item.kept)

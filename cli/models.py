@@ -16,7 +16,7 @@ from weighbridge.tasks.metrics.base import Score
 def models(name: str | None, as_json: bool) -> None:
     """List the registered models, or the versions of NAME."""
     from weighbridge.cli.screen import table
-    from weighbridge.core.units import human_size
+    from weighbridge.core.formatting import human_size
     from weighbridge.registry import Registry
 
     registry = Registry.connect(Settings())

@@ -10,8 +10,8 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from weighbridge.flows.services import Component
-    from weighbridge.tasks.targets import TargetStatus
+    from weighbridge.rollout.target_status import TargetStatus
+    from weighbridge.services.platform import Component
 
 
 @click.command()
@@ -22,7 +22,7 @@ def up(as_json: bool) -> None:
     They are kept alive until `weighbridge down`, and listen for this machine alone.
     """
     from weighbridge.cli import screen
-    from weighbridge.flows.services import Platform
+    from weighbridge.services.platform import Platform
 
     with screen.live(screen.stderr if as_json else screen.console):
         components = Platform(Settings()).up()
@@ -41,7 +41,7 @@ def down() -> None:
     What served serves again after `weighbridge up`.
     """
     from weighbridge.cli.screen import console
-    from weighbridge.flows.services import Platform
+    from weighbridge.services.platform import Platform
 
     with console.status("stopping"):
         stopped = Platform(Settings()).down()
@@ -52,11 +52,11 @@ def down() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """Say how each service is, and for every target what should serve, what does, and since when."""
-    from weighbridge.flows.services import Platform
-    from weighbridge.tasks import targets
+    from weighbridge.rollout import target_status
+    from weighbridge.services.platform import Platform
 
     workspace = Workspace()
-    components, found = Platform(workspace.settings).components(), targets.status(workspace)
+    components, found = Platform(workspace.settings).components(), target_status.status(workspace)
     if as_json:
         services = [part.model_dump(mode="json") for part in components]
         click.echo(

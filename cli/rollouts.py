@@ -9,9 +9,9 @@ import click
 from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from weighbridge.flows.promotion import Promotion
+    from weighbridge.deployer.promotion import Promotion
     from weighbridge.registry.ledger import Rollout
-    from weighbridge.tasks.orders import Verb
+    from weighbridge.rollout.commands import Verb
 
 _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: weighbridge status.")
 
@@ -27,7 +27,7 @@ def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
     The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as `challenger`.
     Ends with 3 when the version does not hold: what served before goes on serving then.
     """
-    from weighbridge.flows.promotion import promote as move
+    from weighbridge.deployer.promotion import promote as move
 
     _wait(move(name, version, Workspace()), no_wait=no_wait, now=now)
 
@@ -40,7 +40,7 @@ def rollback(target: str, no_wait: bool) -> None:
 
     It moves the alias `champion` back. The last versions are kept whole: nothing is built or fetched.
     """
-    from weighbridge.flows.promotion import rollback as move
+    from weighbridge.deployer.promotion import rollback as move
 
     _wait(move(target, Workspace()), no_wait=no_wait, now=False)
 
@@ -72,7 +72,7 @@ def abort(target: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every line of the ledger.")
 def history(target: str, limit: int, as_json: bool) -> None:
     """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
-    from weighbridge.flows.promotion import history as read
+    from weighbridge.deployer.promotion import history as read
 
     found = read(target, Workspace(), limit)
     if as_json:
@@ -110,7 +110,7 @@ def _when(at: float) -> str:
 
 
 def _order(target: str, verb: "Verb") -> None:
-    from weighbridge.flows.promotion import order
+    from weighbridge.deployer.promotion import order
 
     click.echo(order(target, verb, Workspace()))
 

@@ -50,7 +50,7 @@ def _plain(released: "Released") -> dict[str, Any]:
 
 def _show(released: "Released") -> None:
     from weighbridge.cli.screen import console, print_ticket
-    from weighbridge.serving.client import Client, request
+    from weighbridge.serving.openai_client import Client, request
 
     console.print()
     print_ticket(released.ticket)

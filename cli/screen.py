@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from weighbridge.core.formatting import human_size
 from weighbridge.core.progress import Step, listen
-from weighbridge.core.units import human_size
 
 if TYPE_CHECKING:
     from weighbridge.flows.plan import Plan
-    from weighbridge.tasks.ticket import Ticket
+    from weighbridge.tasks.report import Ticket
 
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)

@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.plugins import load
-from weighbridge.tasks.deploy import DeployArgs
+from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.finetune import FinetuneArgs

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from weighbridge.core.settings import Settings
-from weighbridge.core.stagecache import StageCache
+from weighbridge.core.stage_cache import StageCache
 from weighbridge.core.store import Store
 
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from weighbridge.compat.check import Options, check
+from weighbridge.compat.subjects import subjects
 from weighbridge.core.errors import GateFailed
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows.coats import publish_report, release_flow
-from weighbridge.tasks.compat.check import Options, check
-from weighbridge.tasks.compat.subjects import subjects
+from weighbridge.flows.prefect_adapter import publish_report, release_flow
 
 
 @release_flow(name="compat", flow_run_name="compat")

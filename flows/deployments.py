@@ -53,7 +53,7 @@ def _known(api: str) -> set[str]:
 def _digest() -> str:
     """Of everything that a run form is made of."""
     state = hashlib.sha256()
-    folders = ("flows", "configs", "tasks", "serving", "core")
+    folders = ("flows", "configs", "rollout", "tasks", "serving", "core")
     for path in (DESCRIPTION, *sorted(file for name in folders for file in (PACKAGE / name).rglob("*.py"))):
         state.update(path.read_bytes())
     return state.hexdigest()

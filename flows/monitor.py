@@ -9,20 +9,20 @@ from pydantic import BaseModel, Field, ValidationError
 from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.files import replace_text
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows.announce import announce, rolled_back
-from weighbridge.flows.coats import release_flow
+from weighbridge.flows.events import announce, rolled_back
+from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.flows.redeploy import place_of
 from weighbridge.registry import Place, Registry, Version
-from weighbridge.serving.gateway import Gateway
-from weighbridge.serving.gateway_metrics import figures, since
+from weighbridge.rollout import monitor as checks
+from weighbridge.rollout import probe, target_status
+from weighbridge.rollout import reconcile as work
+from weighbridge.rollout.champion import find_measured
+from weighbridge.rollout.managed_target import Site
+from weighbridge.rollout.monitor import Check
+from weighbridge.rollout.sequential_test import Judged
+from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.metrics import figures, since
 from weighbridge.serving.targets.base import Revision
-from weighbridge.tasks import monitor as checks
-from weighbridge.tasks import probe, targets
-from weighbridge.tasks import redeploy as work
-from weighbridge.tasks.champion import find_measured
-from weighbridge.tasks.monitor import Check
-from weighbridge.tasks.site import Site
-from weighbridge.tasks.verdicts import Judged
 
 logger = logging.getLogger("weighbridge.monitor")
 
@@ -138,7 +138,7 @@ def _back(place: Place, version: Version, judged: Judged, registry: Registry, wo
     wish = registry.wish(place.model)
     if wish is None or wish.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    before = targets.rollback_version(place.target, workspace)
+    before = target_status.rollback_version(place.target, workspace)
     logger.warning("%s: version %s fell twice in a row: back to %s", place.target, version.version, before)
     registry.promote(registry.version(place.model, before))
     announce(rolled_back(place.target, place.model, version.version, before, judged.why))

@@ -11,7 +11,7 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.environments import locate
 from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import steps
+from weighbridge.flows import cached_stages
 from weighbridge.serving.engines.base import lock_of
 from weighbridge.tasks import optimize
 from weighbridge.tasks.download import Pinned, missing_bytes, pin
@@ -80,25 +80,27 @@ class _Forecaster:
         """One line per stage whose inputs are known. Raises _Blocked after the first that has to run."""
         recipe, workspace = self.recipe, self.workspace
         pinned = pin(recipe.download, workspace)
-        yield from self._forecast(steps.download_step(pinned, recipe, workspace), _download_needs(pinned, self))
+        yield from self._forecast(cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self))
         got = self.last
         optimize.check(got.model.path, recipe.optimize, workspace, dry=True)
-        yield from self._forecast(steps.finetune_step(got, recipe, workspace), _memory("training", got.model.size, 3))
+        yield from self._forecast(
+            cached_stages.finetune_step(got, recipe, workspace), _memory("training", got.model.size, 3)
+        )
         tuned = self.last
-        yield from self._forecast(steps.evaluate_step(got, tuned, recipe, workspace))
+        yield from self._forecast(cached_stages.evaluate_step(got, tuned, recipe, workspace))
         evaluated = self.last
-        yield from self._forecast(steps.optimize_step(got, tuned, recipe, workspace))
-        yield from self._forecast(steps.weigh_step(got, self.last, recipe, workspace))
+        yield from self._forecast(cached_stages.optimize_step(got, tuned, recipe, workspace))
+        yield from self._forecast(cached_stages.weigh_step(got, self.last, recipe, workspace))
         weighed = self.last
-        yield from self._forecast(steps.select_step(weighed, evaluated, None, recipe))
-        winner = steps.winner_of(self.last, weighed)
+        yield from self._forecast(cached_stages.select_step(weighed, evaluated, None, recipe))
+        winner = cached_stages.winner_of(self.last, weighed)
         if winner is None:
             return
-        lineage = steps.lineage_of(got, tuned, recipe)
-        yield from self._forecast(steps.package_step(winner, lineage, recipe, workspace))
+        lineage = cached_stages.lineage_of(got, tuned, recipe)
+        yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
         yield PlannedStage(stage="deploy", action="run", why="does nothing where the winner serves already")
 
-    def _forecast(self, step: steps.Step[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
+    def _forecast(self, step: cached_stages.Step[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
         forecast = step.forecast(self.workspace)
         if forecast.value is not None:
             self.last = forecast.value

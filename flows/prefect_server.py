@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from filelock import FileLock
 
+from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.flows import addresses, prefect_settings
+from weighbridge.flows import prefect_settings
 from weighbridge.flows.prefect_settings import users_api
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
 
 def _platforms_api(settings: Settings) -> str | None:
     """The API of `weighbridge up`, where it answers now."""
-    ports = addresses.read(settings.home)
-    return ports.prefect_api if ports and addresses.answers(f"{ports.prefect_api}/health") else None
+    ports = service_addresses.read(settings.home)
+    return ports.prefect_api if ports and service_addresses.answers(f"{ports.prefect_api}/health") else None
 
 
 def prepare_database(settings: Settings) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows.coats import release_flow
+from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.registry import Place, Registry
-from weighbridge.tasks import redeploy as work
+from weighbridge.rollout import reconcile as work
 
 logger = logging.getLogger("weighbridge.reconcile")
 

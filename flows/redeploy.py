@@ -7,10 +7,10 @@ from pydantic import Field
 
 from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows.coats import release_flow
+from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.registry import Place, Registry
-from weighbridge.tasks import redeploy as work
-from weighbridge.tasks.redeploy import Result
+from weighbridge.rollout import reconcile as work
+from weighbridge.rollout.reconcile import Result
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from weighbridge.configs.recipe import Recipe
-from weighbridge.flows.coats import publish_ticket, release_flow
-from weighbridge.flows.forms import RunForm
-from weighbridge.flows.steps import lineage_of, winner_of
-from weighbridge.flows.work import Work
+from weighbridge.flows.cached_stages import lineage_of, winner_of
+from weighbridge.flows.prefect_adapter import publish_ticket, release_flow
+from weighbridge.flows.release_run import Work
+from weighbridge.flows.run_form import RunForm
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks.data import Row, read_rows
+from weighbridge.tasks.report import Ticket, ticket
 from weighbridge.tasks.select import require_winner
-from weighbridge.tasks.ticket import Ticket, ticket
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
+from weighbridge.registry import bindings, ledger, measurements, runs, versions, webhooks
 from weighbridge.registry import connection as connections
-from weighbridge.registry import ledger, measurements, places, runs, versions, webhooks
+from weighbridge.registry.bindings import Place
 from weighbridge.registry.connection import Connection
-from weighbridge.registry.entries import Entry
 from weighbridge.registry.ledger import Rollout
+from weighbridge.registry.ledger_entries import Entry
 from weighbridge.registry.measurements import Figures
-from weighbridge.registry.places import Place
 from weighbridge.registry.runs import Run
 from weighbridge.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, Role, Version
 
@@ -187,15 +187,15 @@ class Registry:
 
     def set_place(self, place: Place) -> None:
         """Let a target serve the champion of this model, and of no other. Raises BadInput."""
-        places.put(self.connection, place)
+        bindings.put(self.connection, place)
 
     def places(self) -> list[Place]:
         """Every target and the model it serves."""
-        return places.listed(self.connection)
+        return bindings.listed(self.connection)
 
     def remove_place(self, target: str) -> None:
         """Let nothing be served at this target any more."""
-        places.remove(self.connection, target)
+        bindings.remove(self.connection, target)
 
     def ensure_webhook(self, url: str, secret: str) -> None:
         """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if need be.

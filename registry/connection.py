@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
-from weighbridge.registry import schema
+from weighbridge.registry import database_template
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -206,7 +206,7 @@ def prepare_database(settings: Settings) -> None:
     """
     uri = settings.mlflow_uri()
     with _translated(f"opening MLflow's database {_shown(uri)}", _REMEDY):
-        schema.prepare(uri, settings.cache)
+        database_template.prepare(uri, settings.cache)
         if uri.startswith("postgresql"):
             make_schema(settings, _MLFLOW_SCHEMA)
             _make_tables(uri, settings.home / "locks")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.registry.connection import Connection, checked_name
-from weighbridge.registry.entries import Entry
+from weighbridge.registry.ledger_entries import Entry
 from weighbridge.registry.runs import NAME, NOTE, SOURCE
 
 if TYPE_CHECKING:

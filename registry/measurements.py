@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weighbridge.registry import models, versions
+from weighbridge.registry import logged_models, versions
 from weighbridge.registry.connection import Connection
 from weighbridge.registry.runs import Dataset, Run
 from weighbridge.registry.versions import CANDIDATE, MEASURED, Version
@@ -32,7 +32,7 @@ def record(
         model_id = _candidate(connection, run, version, label, params)
         seen = connection.client.get_logged_model(model_id).tags.get(_DIGEST)
         if seen != digest:
-            models.attach(connection, model_id, {DOCUMENT: document, **files})
+            logged_models.attach(connection, model_id, {DOCUMENT: document, **files})
             connection.client.set_logged_model_tags(model_id, {_DIGEST: digest, **_printable(params)})
         run.log_models(used=[model_id])
         for some in figures:
@@ -50,10 +50,10 @@ def _candidate(connection: Connection, run: Run, version: Version, label: str, p
             return version.model_id
         identity = hashlib.sha256(f"{version.model_id} {label}".encode()).hexdigest()[:32]
         tags = {"role": "candidate", _LABEL: label, "digest": version.digest, "variant_model_id": version.model_id}
-        model = models.ensure(
+        model = logged_models.ensure(
             connection, run, name=label.replace("/", "-"), identity=identity, artifact=None, tags=tags, params=params
         )
-        models.note_registered(connection, model, version.name, version.version)
+        logged_models.note_registered(connection, model, version.name, version.version)
         return str(model.model_id)
 
 
@@ -74,4 +74,4 @@ def read(connection: Connection, version: Version, label: str = "") -> str | Non
     if wanted not in known:
         return None
     with connection.doing(f"reading the measurement of '{wanted}' from MLflow"):
-        return models.read(connection, known[wanted], DOCUMENT)
+        return logged_models.read(connection, known[wanted], DOCUMENT)

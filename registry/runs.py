@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from weighbridge.core.stagecache import canonical
+from weighbridge.core.stage_cache import canonical
 from weighbridge.registry.connection import Connection
 
 if TYPE_CHECKING:

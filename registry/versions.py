@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.formatting import human_size
 from weighbridge.core.store import Store, link_or_copy
-from weighbridge.core.units import human_size
-from weighbridge.registry import models
+from weighbridge.registry import logged_models
 from weighbridge.registry.connection import Connection, checked_name
 from weighbridge.registry.runs import Run
 
@@ -91,7 +91,7 @@ class Proposal:
         origin = {"source": self.artifact.origin.get("uri", ""), "revision": self.artifact.origin.get("revision", "")}
         facts = {
             "role": self.role, "label": self.label if self.label != self.role else "", **self._lineage(),
-            "digest": self.artifact.digest, **origin, **self.tags, models.IDENTITY: self.identity,
+            "digest": self.artifact.digest, **origin, **self.tags, logged_models.IDENTITY: self.identity,
             FACTS: json.dumps({"format": self.artifact.format, "size": self.artifact.size}),
         }  # fmt: skip
         return {key: value[:_LONGEST_TAG] for key, value in facts.items() if value}
@@ -106,7 +106,7 @@ def register(connection: Connection, run: Run, proposal: Proposal) -> Version:
     ):
         if (known := _find(connection, name, proposal.identity)) is not None:
             return _with_link(connection, known)
-        model = models.ensure(
+        model = logged_models.ensure(
             connection, run, name=(proposal.label or proposal.role).replace("/", "-"), identity=proposal.identity,
             artifact=proposal.artifact, tags=proposal.all_tags(), params=proposal.params,
         )  # fmt: skip
@@ -136,7 +136,7 @@ def _settle(connection: Connection, proposal: Proposal, made: Version) -> Versio
 def _with_link(connection: Connection, version: Version, model: "LoggedModel | None" = None) -> Version:
     if version.model_id:
         model = model or connection.client.get_logged_model(version.model_id)
-        models.note_registered(connection, model, version.name, version.version)
+        logged_models.note_registered(connection, model, version.name, version.version)
     return version
 
 
@@ -195,7 +195,9 @@ def _version(found: "ModelVersion") -> Version:
 
 
 def _find(connection: Connection, name: str, identity: str) -> Version | None:
-    found = connection.client.search_model_versions(f"name = '{name}' and tags.`{models.IDENTITY}` = '{identity}'")
+    found = connection.client.search_model_versions(
+        f"name = '{name}' and tags.`{logged_models.IDENTITY}` = '{identity}'"
+    )
     ordered = sorted((_version(item) for item in found), key=lambda version: int(version.version))
     return ordered[0] if ordered else None
 
@@ -305,8 +307,8 @@ def restore(connection: Connection, version: Version, store: Store) -> Artifact:
     """
     doing = f"fetching version {version.version} of '{version.name}' from MLflow"
     with connection.doing(doing), store.scratch() as scratch:
-        folder = models.fetch(connection, version.model_id, scratch / "fetched")
-        for path in models.own_files(folder):
+        folder = logged_models.fetch(connection, version.model_id, scratch / "fetched")
+        for path in logged_models.own_files(folder):
             link_or_copy(path, scratch / "files" / path.relative_to(folder))
         origin = {
             key: version.tags[tag] for key, tag in (("uri", "source"), ("revision", "revision")) if tag in version.tags

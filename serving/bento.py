@@ -31,17 +31,17 @@ from weighbridge.core.package import PACKAGE
 from weighbridge.core.plugins import load
 from weighbridge.core.processes import Process, free_port, run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
-from weighbridge.serving.candidate import BentoCandidate
-from weighbridge.serving.client import is_ready
+from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.serving.openai_client import is_ready
 
 logger = logging.getLogger("weighbridge.bento")
 
 TRAVELS = (
     "core/__init__.py", "core/artifact.py", "core/environments.py", "core/errors.py", "core/plugins.py",
     "core/processes.py", "core/progress.py", "core/settings.py",
-    "serving/__init__.py", "serving/candidate.py", "serving/client.py", "serving/llama_cpp_native.py",
-    "serving/service.py", "serving/tether.py", "serving/engines/*.py", "serving/shim/*.py",
+    "serving/__init__.py", "serving/bento_candidate.py", "serving/openai_client.py", "serving/llama_cpp_native.py",
+    "serving/service.py", "serving/reaper.py", "serving/engines/*.py", "serving/shim/*.py",
 )  # fmt: skip
 """What the service imports, engines included, and nothing else: what changes elsewhere makes no new Bento."""
 BUILDER = Path(__file__).with_name("bento_build.py")

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput
-from weighbridge.serving.client import Client
+from weighbridge.serving.openai_client import Client
 
 if TYPE_CHECKING:
-    from weighbridge.serving.streams import Run, Stream
+    from weighbridge.serving.load_streams import Run, Stream
 
 Payload = Mapping[str, Any]
 """Body of one request: with `messages` for the chat, with `prompt` for plain text."""
@@ -64,7 +64,7 @@ def run_load(
         BadInput: there are too few payloads to fill the streams, or the host is another machine's and `remote` is off.
         Unavailable: nobody answers at `url`.
     """
-    from weighbridge.serving.streams import Run  # recipes need the figures' model, and no event loop
+    from weighbridge.serving.load_streams import Run  # recipes need the figures' model, and no event loop
 
     _check(url, payloads, concurrency, remote=remote)
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)

@@ -25,8 +25,8 @@ import psutil
 
 from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
-from weighbridge.serving.candidate import BentoCandidate
-from weighbridge.serving.tether import die_with_parent
+from weighbridge.serving.bento_candidate import BentoCandidate
+from weighbridge.serving.reaper import die_with_parent
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 

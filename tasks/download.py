@@ -23,7 +23,7 @@ from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
 from weighbridge.core.progress import track
-from weighbridge.core.stagecache import canonical
+from weighbridge.core.stage_cache import canonical
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import model_files

@@ -158,12 +158,12 @@ def _answer_all(
 
 def _answer(model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any) -> list[Answered]:
     """One model on several splits; it is loaded once."""
-    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks import generation, hf_models
 
     tokenizer = load_tokenizer(model)
     answered = []
-    with hf.quiet(), hf.threads(model):
-        loaded = hf.load_model(model)
+    with hf_models.quiet(), hf_models.threads(model):
+        loaded = hf_models.load_model(model)
         for rows in splits:
             if not rows:
                 answered.append(Answered([], {}))

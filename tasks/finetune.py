@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.stagecache import canonical
+from weighbridge.core.stage_cache import canonical
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
@@ -109,12 +109,12 @@ def finetune(
     rows, dropped = _training_rows(base, data, args)
     _check_disk(base, workspace)
 
-    from weighbridge.tasks import hf, training
+    from weighbridge.tasks import hf_models, training
 
     with (
         _claim(workspace, base, data, args, first=training.is_first()) as folder,
-        hf.quiet(),
-        hf.threads(base.path) as count,
+        hf_models.quiet(),
+        hf_models.threads(base.path) as count,
     ):
         run = training.train(base.path, rows, args, folder, on_log)
         facts = {"rows": str(len(rows)), "dropped_rows": str(dropped), "threads": str(count), **run.facts}

@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from weighbridge.core.errors import BadInput
-from weighbridge.tasks import hf
+from weighbridge.tasks import hf_models
 
 BESIDE_WEIGHTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
@@ -38,7 +38,7 @@ def write_merged(base: Path, adapter: Path, out: Path) -> None:
     Raises:
         BadInput: the adapter makes a weight that is no number.
     """
-    model = PeftModel.from_pretrained(hf.load_model(base, dtype="auto", to="cpu"), str(adapter))
+    model = PeftModel.from_pretrained(hf_models.load_model(base, dtype="auto", to="cpu"), str(adapter))
     for module in model.modules():
         if isinstance(module, LoraLayer):
             _merge(module)

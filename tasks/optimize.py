@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import PluginArgs, load
-from weighbridge.core.stagecache import Forecast
+from weighbridge.core.stage_cache import Forecast
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from weighbridge.core.errors import GateFailed
-from weighbridge.core.units import human_seconds, human_size
+from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.serving.load import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score

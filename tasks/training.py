@@ -25,7 +25,7 @@ from transformers import (
 
 from weighbridge.core import progress
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.tasks import hf
+from weighbridge.tasks import hf_models
 from weighbridge.tasks.encoding import Encoded, load_tokenizer
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    model, tokenizer, config = hf.load_model(base), load_tokenizer(base), _config(args, folder)
+    model, tokenizer, config = hf_models.load_model(base), load_tokenizer(base), _config(args, folder)
     try:
         with warnings.catch_warnings():
             # Merged into weights that two layers share, such an adapter would change the other layer, too.
@@ -209,7 +209,7 @@ def _dataset(rows: list[Encoded], args: FinetuneArgs) -> Dataset:
 def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
     from trl import SFTConfig
 
-    on_cpu = hf.device() == "cpu"
+    on_cpu = hf_models.device() == "cpu"
     config = SFTConfig(
         output_dir=str(folder),
         learning_rate=args.learning_rate,

@@ -19,8 +19,8 @@ from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from weighbridge.tasks import machine
+from weighbridge.tasks.candidate_benchmark import Scale
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
-from weighbridge.tasks.scale import Scale
 
 if TYPE_CHECKING:
     from weighbridge.tasks.evaluate import EvaluateArgs

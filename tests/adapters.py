@@ -10,7 +10,7 @@ def make(model: Path, folder: Path, seed: int = 0) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from weighbridge.tasks.hf import load_model, quiet
+    from weighbridge.tasks.hf_models import load_model, quiet
 
     torch.manual_seed(seed)
     with quiet():
@@ -28,7 +28,7 @@ def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
     from peft import PeftModel
 
     from weighbridge.tasks.encoding import load_tokenizer
-    from weighbridge.tasks.hf import load_model, quiet
+    from weighbridge.tasks.hf_models import load_model, quiet
 
     with quiet():
         weights: Any = load_model(model, to="cpu")

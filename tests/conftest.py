@@ -14,6 +14,14 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.sources import ranges
 
 MACHINE_CACHE = Settings().cache
+PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deployer", "services")]
+"""Where Prefect's server runs inside the test process, and brings its own warnings with it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(folder in item.path.parents for folder in PREFECT_INSIDE):
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
 
 
 @pytest.fixture(autouse=True)

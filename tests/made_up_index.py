@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.wheels import make_wheel
-from weighbridge.tasks.compat.subjects import Contract, Subject
+from weighbridge.compat.subjects import Contract, Subject
 
 IMPORTS = "its imports"
 
@@ -46,4 +46,4 @@ class Index:
     def _contract(self, name: str, source: str) -> Contract:
         path = self.folder / f"{name.replace(' ', '_')}.py"
         path.write_text(source)
-        return Contract(name, "weighbridge.core.contract:imports", (str(path),))
+        return Contract(name, "weighbridge.core.contract_runner:imports", (str(path),))

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from weighbridge.conformance.matrix import Entry
+from weighbridge.conformance.runner import document
 from weighbridge.core import plugins
-from weighbridge.serving.conformance.matrix import Entry
-from weighbridge.tasks.conformance import document
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

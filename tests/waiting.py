@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from weighbridge.serving.conformance.base import eventually
+from weighbridge.conformance.base import eventually
 
 SECONDS = 20.0
 POLL = 0.03

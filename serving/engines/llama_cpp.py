@@ -11,8 +11,8 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.serving.client import SERVER_ERROR, RequestRefused, post
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
 AUTO_SLOTS: Final = 4

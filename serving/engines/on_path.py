@@ -15,8 +15,8 @@ from pydantic import Field, create_model, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.client import Client, get, post
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.openai_client import Client, get, post
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.client import Client, RequestRefused
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.openai_client import Client, RequestRefused
 
 LAUNCHER: Final = Path(__file__).with_name("openai_server.py")
 NO_MODEL = "it loads no model of ours"

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimClient
 
 LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
 LOCK: Final = Path(__file__).with_suffix(".lock")

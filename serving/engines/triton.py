@@ -12,7 +12,7 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
 from weighbridge.serving.engines.onnx import DecoderArgs
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimClient
 
 SERVER: Final = Path(__file__).with_name("triton_server.py")
 

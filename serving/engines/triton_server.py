@@ -31,10 +31,10 @@ if "weighbridge" not in sys.modules:
 from weighbridge.core.package import PACKAGE
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.serving.engines.triton_repository import MODEL, python_backend
+from weighbridge.serving.reaper import die_with_parent
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
 from weighbridge.serving.shim.server import add_options, serve
-from weighbridge.serving.tether import die_with_parent
 
 HOST: Final = "127.0.0.1"
 GRACE: Final = 5.0

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimClient
 
 SERVER: Final = Path(__file__).with_name("tvm_server.py")
 AUTO_SLOTS: Final = 4

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.serving.client import BASE_SUFFIX, Client, get, post
 from weighbridge.serving.engines.base import Capabilities, EngineArgs, guarded
 from weighbridge.serving.engines.devices import compute_capability, nvidia_devices
+from weighbridge.serving.openai_client import BASE_SUFFIX, Client, get, post
 
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """It serves a folder: nothing is to be looked up, and nothing told."""

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from weighbridge.serving.shim.draw import Drawer, log_softmax
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
+from weighbridge.serving.shim.sampler import Drawer, log_softmax
 
 
 class Decoder(Protocol):

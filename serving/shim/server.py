@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from weighbridge.serving.shim.orders import Order, Refused, read_json, read_order, read_text, read_tokens
+from weighbridge.serving.shim.detokenizer import Piece, pieces
 from weighbridge.serving.shim.protocol import Generator
-from weighbridge.serving.shim.replies import Reply
-from weighbridge.serving.shim.text import Piece, pieces
+from weighbridge.serving.shim.requests import Order, Refused, read_json, read_order, read_text, read_tokens
+from weighbridge.serving.shim.responses import Reply
 
 LARGEST_BODY: Final = 64 << 20
 DRAIN_SECONDS: Final = 8.0

@@ -1,4 +1,4 @@
-"""Where it runs: what a `target` plugin offers. How a rollout goes is the same at all of them: tasks/rollout.py."""
+"""Where it runs: what a `target` plugin offers. How a rollout goes is the same at all of them: rollout/rollout.py."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.serving.gateway_types import Seen
+from weighbridge.serving.gateway.models import Seen
 
 
 class TargetArgs(BaseModel):

@@ -21,12 +21,12 @@ from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, supervisor
-from weighbridge.serving.client import is_ready
-from weighbridge.serving.gateway import Gateway
-from weighbridge.serving.gateway_types import Front, GatewayArgs, Route
+from weighbridge.serving.gateway.access_log import Traffic
+from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
+from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
-from weighbridge.serving.traffic import Traffic
 
 logger = logging.getLogger("weighbridge.local")
 

@@ -20,9 +20,9 @@ from weighbridge.core.plugins import load
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from weighbridge.serving.engines.vllm import why_no_fp8
-from weighbridge.serving.runner import serve
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.model_files import read_object

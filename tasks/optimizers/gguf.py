@@ -25,8 +25,8 @@ from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine, lock_of
-from weighbridge.serving.runner import serve
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.model_files import copy_all_but_weights

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import track
-from weighbridge.serving.client import Client
 from weighbridge.serving.engines.base import Engine
+from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.data import SPLITS, Row, read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 

@@ -21,8 +21,8 @@ from weighbridge.core.plugins import load, suggestion
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine, lock_of
-from weighbridge.serving.runner import serve
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
 from weighbridge.tasks.optimizers import gguf_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs

@@ -9,11 +9,11 @@ import pytest
 
 from tests.stand_ins import engine
 from weighbridge.cli.main import main
+from weighbridge.conformance import matrix
+from weighbridge.conformance.base import Outcome
+from weighbridge.conformance.report import Report, kept
 from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
-from weighbridge.serving.conformance import matrix
-from weighbridge.serving.conformance.base import Outcome
-from weighbridge.serving.conformance.report import Report, kept
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.keep(workspace.settings.home)
         return made
 
-    monkeypatch.setattr("weighbridge.tasks.conformance.check", check)
+    monkeypatch.setattr("weighbridge.conformance.runner.check", check)
     return calls
 
 

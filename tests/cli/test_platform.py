@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
+from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
-from tests.tasks.rollouts import Machine, machine
 from weighbridge.cli.main import cli
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks import targets
+from weighbridge.rollout import target_status
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_status_tells_wish_from_fact_and_why_they_differ(shop: Machine) -> None:
 
 def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
     shop.promote("1")
-    targets.order("shop", "pause", shop.workspace)
+    target_status.order("shop", "pause", shop.workspace)
     assert "paused; go on with: weighbridge resume shop" in weighbridge("status")
 
 

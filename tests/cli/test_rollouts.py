@@ -10,19 +10,19 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+from tests.rollout.rollouts import Machine, Named, Wishes, machine
 from tests.stand_ins.target import Version
-from tests.tasks.rollouts import Machine, Named, Wishes, machine
 from tests.waiting import until
 from weighbridge.cli.main import cli
 from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.service_addresses import Addresses
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import promotion
-from weighbridge.flows.addresses import Addresses
-from weighbridge.flows.deployer import Deployer
+from weighbridge.deployer import promotion
+from weighbridge.deployer.deployer import Deployer
 from weighbridge.registry import Place
 from weighbridge.registry.ledger import Rollout, fold
-from weighbridge.tasks import orders, targets
+from weighbridge.rollout import commands, target_status
 
 
 class Models(Wishes):
@@ -93,7 +93,7 @@ def weighbridge(*words: str) -> str:
 
 def settled(shop: Machine) -> str:
     """The version that serves once nothing is being rolled out; empty before."""
-    [found] = targets.status(shop.workspace) or [None]
+    [found] = target_status.status(shop.workspace) or [None]
     return found.serving.version if found and found.serving and not found.rollout else ""
 
 
@@ -195,7 +195,7 @@ def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Dep
     weighbridge("pause", "shop")
     with pytest.raises(GateFailed, match=r"the target is paused: `weighbridge resume shop`"):
         weighbridge("promote", "demo", "2")
-    assert orders.read(shop.site.folder).paused
+    assert commands.read(shop.site.folder).paused
     weighbridge("resume", "shop")
     until(lambda: settled(shop) == "2")
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from weighbridge.cli import screen
-from weighbridge.tasks.ticket import Ticket
+from weighbridge.tasks.report import Ticket
 
 
 def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from weighbridge.conformance import suite
+from weighbridge.conformance.report import kept
+from weighbridge.conformance.runner import FIRST, check
 from weighbridge.core import plugins
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.conformance import suite
-from weighbridge.serving.conformance.report import kept
 from weighbridge.serving.engines.base import Engine
-from weighbridge.tasks.conformance import FIRST, check
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"vllm": {"enforce_eager": True}}
 """Options under which an engine is checked here; none: as it would be tried first on this machine.

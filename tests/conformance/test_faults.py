@@ -9,11 +9,11 @@ import pytest
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs, StandInEngine
 from tests.stand_ins.openai import FLAWS
+from weighbridge.conformance import lifecycle_checks, suite
+from weighbridge.conformance.base import Outcome, Subject
+from weighbridge.conformance.reference import Question, Reference, Scored, Tokens
 from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
-from weighbridge.serving.conformance import life, suite
-from weighbridge.serving.conformance.base import Outcome, Subject
-from weighbridge.serving.conformance.reference import Question, Reference, Scored, Tokens
 
 CONTEXT = 500
 LONG = " ".join(["la"] * 400)
@@ -43,7 +43,7 @@ def question(name: str, said: list[str], answer: str) -> Question:
 @pytest.fixture
 def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     monkeypatch.setitem(plugins.BUILT_IN["engine"], "stand_in", engine.PATH)
-    monkeypatch.setattr(life, "GRACE", 4.0)
+    monkeypatch.setattr(lifecycle_checks, "GRACE", 4.0)
     answers = {"\n".join(said): answer for said, answer in CHATS.values()} | {PLAIN[0]: PLAIN[1]}
     open_question = "Tell me of a lighthouse, 7 boats and the weather."
     model = tmp_path / "model"

@@ -7,14 +7,14 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour
 from tests.stand_ins.openai import serve as stand_in
+from weighbridge.conformance.runner import check, model_folder, servable
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs
 from weighbridge.serving.engines.openai import OpenAI, OpenAIArgs
-from weighbridge.serving.runner import serve
-from weighbridge.tasks.conformance import check, model_folder, servable
+from weighbridge.serving.openai_client import Client, RequestRefused
 
 KEY = "sk-nobody-may-see-this"
 

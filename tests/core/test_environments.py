@@ -158,7 +158,7 @@ def _child_of(pid: int) -> psutil.Process:
 
 def test_two_at_once_build_one(tmp_path: Path, wheels: Path) -> None:
     lock, cache = write_lock(tmp_path, make_wheel(wheels, "alpha")), tmp_path / "cache"
-    told = ENSURE.replace("import sys;", "import sys, logging; logging.basicConfig(level=logging.INFO);")
+    told = f"import logging; logging.basicConfig(level=logging.INFO)\n{ENSURE}"
     command = [sys.executable, "-c", told, str(lock), str(cache)]
     with ExitStack() as stack:
         builders = [stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) for _ in range(2)]

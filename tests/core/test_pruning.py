@@ -1,5 +1,6 @@
 """Pruning takes what nobody names, and nothing that somebody runs in, deploys from or builds."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from weighbridge.core.pruning import mapped, prune, size_on_disk
+from weighbridge.core import environments
+from weighbridge.core.pruning import deployed, locks, mapped, prune, prune_environments, size_on_disk
+from weighbridge.core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -57,3 +62,28 @@ def test_links_within_a_folder_count_once(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"x" * 4096)
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     assert size_on_disk(tmp_path) == 4096
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", cache=tmp_path / "cache")
+
+
+def test_every_lock_of_an_environment_in_the_tree_is_known() -> None:
+    specs = [path for path in ROOT.glob("*/**/*.in") if ".venv" not in path.parts]
+    tree = {path.with_suffix(".lock") for path in specs}
+    assert len(tree) > 4
+    assert tree <= locks()
+
+
+def test_only_what_no_lock_names_and_nothing_deployed_runs_in_goes(settings: Settings) -> None:
+    here = environments.locate(sorted(locks())[0], settings.cache)[0].path
+    served, old = here.with_name("llama_cpp-of-last-year"), here.with_name("vllm-of-last-year")
+    for folder in (here, served, old):
+        folder.mkdir(parents=True)
+    state = settings.home / "targets" / "support" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text(json.dumps({"serving": {"environment": str(served)}}))
+    assert deployed(settings) == {served.name}
+    assert {item.name: bool(item.kept) for item in prune_environments(settings)} == {served.name: True, old.name: False}
+    assert (here.exists(), served.exists(), old.exists()) == (True, True, False)

@@ -12,18 +12,18 @@ import httpx
 from tests.serving.bentos import stand_in_release
 from tests.tasks.made import exact, measured
 from tests.waiting import until
+from weighbridge.core import service_addresses
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import addresses
-from weighbridge.flows.services import Platform
 from weighbridge.registry import Place, Registry
 from weighbridge.registry.ledger import Rollout
 from weighbridge.registry.versions import CANDIDATE
-from weighbridge.serving.gateway import Gateway
+from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
+from weighbridge.rollout.managed_target import Record, open_site
+from weighbridge.services.platform import Platform
+from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
-from weighbridge.tasks.champion import BENTO, BENTO_DIGEST
-from weighbridge.tasks.site import Record, open_site
 
 KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
 POLICY = {
@@ -124,8 +124,8 @@ class Live:
         return self.ports.url("mlflow")
 
     @property
-    def ports(self) -> addresses.Addresses:
-        ports = addresses.read(self.home)
+    def ports(self) -> service_addresses.Addresses:
+        ports = service_addresses.read(self.home)
         assert ports is not None
         return ports
 

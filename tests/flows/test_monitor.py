@@ -10,12 +10,12 @@ import pytest
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import monitor
-from weighbridge.flows.announce import Announcement
+from weighbridge.flows.events import Announcement
 from weighbridge.registry import Place, Registry
 from weighbridge.registry.api import MONITORING
+from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.sequential_test import Judged, Verdict
 from weighbridge.serving.targets.base import Release, Revision
-from weighbridge.tasks.redeploy import Result
-from weighbridge.tasks.verdicts import Judged, Verdict
 
 PLACE = Place(target="demo", model="demo", deploy={})
 
@@ -39,7 +39,7 @@ class Scene:
         patches: dict[str, Callable[..., Any]] = {
             "weighbridge.flows.monitor.work.site_of": lambda *_: self.site,
             "weighbridge.flows.monitor.work.redeploy": self._redeploy,
-            "weighbridge.flows.monitor.targets.rollback_version": lambda *_: "1",
+            "weighbridge.flows.monitor.target_status.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
             "weighbridge.flows.monitor._ask": self._judged,
         }

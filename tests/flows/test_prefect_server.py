@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import sys, time
     from weighbridge.core.settings import Settings
-    from weighbridge.core.stagecache import Outcome
+    from weighbridge.core.stage_cache import Outcome
     from weighbridge.flows.prefect_server import prefect_api
     with prefect_api(Settings()):
-        from weighbridge.flows.coats import release_flow, run_stage
+        from weighbridge.flows.prefect_adapter import release_flow, run_stage
         def stage() -> Outcome[int]:
             print("running", flush=True)
             time.sleep(float(sys.argv[2]))

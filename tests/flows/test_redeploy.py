@@ -18,9 +18,9 @@ from tests.conftest import MACHINE_CACHE
 from tests.flows.live import LONG, MODEL, Live, settings
 from tests.waiting import until
 from weighbridge.core.errors import BadInput
-from weighbridge.flows.promotion import promote, rollback
-from weighbridge.serving.tether import marked
-from weighbridge.tasks import orders, targets
+from weighbridge.deployer.promotion import promote, rollback
+from weighbridge.rollout import commands, target_status
+from weighbridge.serving.reaper import marked
 
 pytestmark = pytest.mark.slow
 BACK = 30.0
@@ -273,8 +273,8 @@ class Walk(RuleBasedStateMachine):
             rollback(MODEL, self.shop.workspace)
 
     @rule(verb=st.sampled_from(["pause", "resume", "now", "abort"]))
-    def order(self, verb: orders.Verb) -> None:
-        targets.order(MODEL, verb, self.shop.workspace)
+    def order(self, verb: commands.Verb) -> None:
+        target_status.order(MODEL, verb, self.shop.workspace)
 
     @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))
     def kill(self, victim: str) -> None:
@@ -301,7 +301,7 @@ class Walk(RuleBasedStateMachine):
 
 def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_last_wish_serves(shop: Live) -> None:
     Walk.shop, Walk.bad = shop, shop.add(garbage=True)
-    # One walk in these minutes; thousands without real processes: tests/tasks/test_rollout_walk.py.
+    # One walk in these minutes; thousands without real processes: tests/rollout/test_rollout_walk.py.
     walk = hypothesis.settings(
         derandomize=True, max_examples=1, stateful_step_count=12, deadline=None, database=None,
         phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck),

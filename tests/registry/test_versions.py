@@ -11,8 +11,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, Figures, Registry, Run, Version
-from weighbridge.registry import models as logged_models
+from weighbridge.registry import Dataset, Figures, Registry, Run, Version, logged_models
 
 TAGS = {"recipe": "demo", "recipe_digest": "sha256:1234"}
 

@@ -14,7 +14,7 @@ from tests.registry.conftest import Make
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.flows.receiver import Refused, verified
+from weighbridge.deployer.webhook_receiver import Refused, verified
 from weighbridge.registry import Registry
 from weighbridge.registry.webhooks import EVENTS, NAME
 

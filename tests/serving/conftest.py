@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.upstreams import Upstream, upstreams
-from weighbridge.serving.gateway import Gateway
+from tests.serving.gateway.upstreams import Upstream, upstreams
+from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
 
 

@@ -27,7 +27,7 @@ from weighbridge.core.plugins import BUILT_IN
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento
-from weighbridge.serving.client import Client, is_ready
+from weighbridge.serving.openai_client import Client, is_ready
 
 
 @pytest.fixture(scope="module")

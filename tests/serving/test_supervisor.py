@@ -16,8 +16,8 @@ import pytest
 from tests.waiting import until
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import free_port, is_taken
+from weighbridge.serving.reaper import marked, sweep
 from weighbridge.serving.supervisor import Program, Supervisor
-from weighbridge.serving.tether import marked, sweep
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 

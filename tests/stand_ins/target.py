@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.gateway_types import Seen
+from weighbridge.serving.gateway.models import Seen
 from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
 
 PATH = "tests.stand_ins.target:MemoryTarget"

@@ -17,7 +17,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento
-from weighbridge.serving.client import Client, get, is_ready
+from weighbridge.serving.openai_client import Client, get, is_ready
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.tasks.models import TAKEN, args, header, model, rows, sharded, weights, with_header, write
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
-from weighbridge.core.stagecache import Outcome
+from weighbridge.core.stage_cache import Outcome
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows

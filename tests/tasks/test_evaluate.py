@@ -40,15 +40,15 @@ def two_models(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> tuple[
 
 
 def test_batched_answers_equal_those_one_by_one(tiny_model: Path) -> None:
-    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks import generation, hf_models
 
-    tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
+    tokenizer, model = load_tokenizer(tiny_model), hf_models.load_model(tiny_model)
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(20)])]
 
     def answers(prompts: list[list[int]], batch_size: int) -> list[str]:
         return generation.answers(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
 
-    with hf.threads(tiny_model):
+    with hf_models.threads(tiny_model):
         batched = answers(prompts, 8)
         alone = [answers([prompt], 1)[0] for prompt in prompts]
     assert batched == alone
@@ -60,13 +60,13 @@ def test_batched_log_probabilities_equal_those_of_a_plain_forward_pass(
 ) -> None:
     import torch
 
-    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks import generation, hf_models
 
-    tokenizer, model = load_tokenizer(tiny_model), hf.load_model(tiny_model)
+    tokenizer, model = load_tokenizer(tiny_model), hf_models.load_model(tiny_model)
     rows = encode(tokenizer, [chat(number) for number in range(20)])
     # Small enough that a batch is cut by it, too.
     monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 5 * 4 * len(tokenizer))
-    with hf.threads(tiny_model):
+    with hf_models.threads(tiny_model):
         found = generation.logprobs(model, rows, batch_size=8)
     for row, logprobs in zip(rows, found, strict=True):
         with torch.inference_mode():

@@ -123,17 +123,17 @@ def test_no_checkpoints_stay_behind(made: Made) -> None:
 def test_merged_answers_equal_adapter_answers(made: Made, tiny_model: Path) -> None:
     from peft import PeftModel
 
-    from weighbridge.tasks import generation, hf
+    from weighbridge.tasks import generation, hf_models
     from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(tiny_model)
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(500, 532)])]
-    with hf.quiet():
-        adapted = PeftModel.from_pretrained(hf.load_model(tiny_model), str(made.result.adapter.path))
-    with hf.threads(tiny_model):
+    with hf_models.quiet():
+        adapted = PeftModel.from_pretrained(hf_models.load_model(tiny_model), str(made.result.adapter.path))
+    with hf_models.threads(tiny_model):
         answers = [
             generation.answers(model, tokenizer, prompts, max_new_tokens=24, batch_size=16)
-            for model in (adapted, hf.load_model(made.result.merged.path), hf.load_model(tiny_model))
+            for model in (adapted, hf_models.load_model(made.result.merged.path), hf_models.load_model(tiny_model))
         ]
     assert answers[0] == answers[1]
     assert answers[1] != answers[2]

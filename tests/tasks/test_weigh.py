@@ -15,9 +15,9 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.tasks import machine
+from weighbridge.tasks.candidate_benchmark import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
-from weighbridge.tasks.scale import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
 from weighbridge.tasks.weigh import WeighArgs, candidates, check, weigh
 
 METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})

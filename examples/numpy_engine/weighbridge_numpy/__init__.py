@@ -9,7 +9,7 @@ from pydantic import Field
 from weighbridge import serving
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimClient
 
 HERE: Final = Path(__file__).parent
 WEIGHBRIDGE: Final = Path(serving.__file__).parent.parent

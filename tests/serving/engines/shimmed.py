@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from weighbridge.serving.client import Client
-from weighbridge.serving.runner import Running
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engine_process import Running
+from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.openai_client import Client
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]

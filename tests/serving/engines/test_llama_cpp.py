@@ -15,9 +15,9 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
-from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
-from weighbridge.serving.runner import Running, serve
+from weighbridge.serving.openai_client import Client, RequestRefused
 
 
 @pytest.fixture(scope="module")

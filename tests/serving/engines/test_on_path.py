@@ -15,10 +15,10 @@ from tests.conftest import MACHINE_CACHE
 from tests.stand_ins import engine, tgi
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.client import Client, RequestRefused
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines import on_path
 from weighbridge.serving.engines.on_path import OnPath, Sglang, TensorrtLlm, Tgi, tgi_limits
-from weighbridge.serving.runner import Running, serve
+from weighbridge.serving.openai_client import Client, RequestRefused
 
 
 def program(folder: Path, name: str, script: str = "") -> None:

@@ -9,8 +9,8 @@ import pytest
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.shimmed import Shimmed
 from weighbridge.core.errors import Unavailable
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.onnx import Onnx, OnnxArgs
-from weighbridge.serving.runner import Running, serve
 
 
 @pytest.fixture(scope="module")

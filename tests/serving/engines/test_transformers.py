@@ -7,9 +7,9 @@ import torch
 
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento
-from weighbridge.serving.client import Client
 from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.engines.transformers_server import draw
+from weighbridge.serving.openai_client import Client
 from weighbridge.serving.shim.protocol import Sampling
 
 LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0])

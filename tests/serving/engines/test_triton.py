@@ -19,10 +19,10 @@ from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.client import Client
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.triton import Triton, TritonArgs
 from weighbridge.serving.engines.triton_vllm import TritonVllm, TritonVllmArgs
-from weighbridge.serving.runner import Running, serve
+from weighbridge.serving.openai_client import Client
 
 VLLM_FRONTEND = """#!/bin/sh
 echo "$@" > words; cat models/llm/config.pbtxt models/llm/1/model.json > repository

@@ -13,9 +13,9 @@ from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.client import Client
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.tvm import Tvm, TvmArgs
-from weighbridge.serving.runner import Running, serve
+from weighbridge.serving.openai_client import Client
 
 
 @pytest.fixture(scope="module")

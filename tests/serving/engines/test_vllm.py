@@ -22,12 +22,12 @@ from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.client import Client, RequestRefused, post
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines import devices
 from weighbridge.serving.engines import vllm as engine
 from weighbridge.serving.engines.base import check_engine, lock_of
 from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
-from weighbridge.serving.runner import Running, serve
+from weighbridge.serving.openai_client import Client, RequestRefused, post
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
 CHAT = [{"role": "user", "content": "order 7"}]

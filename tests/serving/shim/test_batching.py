@@ -10,8 +10,8 @@ import pytest
 
 from tests.waiting import soon
 from weighbridge.serving.shim.batching import Batcher
-from weighbridge.serving.shim.draw import log_softmax
 from weighbridge.serving.shim.protocol import Sampling
+from weighbridge.serving.shim.sampler import log_softmax
 
 WORDS = 50
 END = 0

@@ -21,8 +21,8 @@ from tests.serving.shim.made import Bytes
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
-from weighbridge.serving.client import Client, RequestRefused, is_ready, post
-from weighbridge.serving.shim.client import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.openai_client import Client, RequestRefused, is_ready, post
 from weighbridge.serving.shim.server import Shim
 
 ROOT = Path(__file__).resolve().parents[3]

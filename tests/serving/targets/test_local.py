@@ -15,8 +15,8 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.gateway import Gateway
-from weighbridge.serving.gateway_types import Front
+from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.models import Front
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
 from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision

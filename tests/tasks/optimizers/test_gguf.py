@@ -17,9 +17,9 @@ from weighbridge.core.processes import run
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
-from weighbridge.serving.client import Client
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
-from weighbridge.serving.runner import serve
+from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.optimizers import gguf_checks

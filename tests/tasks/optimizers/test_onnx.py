@@ -14,9 +14,9 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import Finished
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.onnx import Onnx as Engine
 from weighbridge.serving.engines.onnx import OnnxArgs as EngineArgs
-from weighbridge.serving.runner import serve
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.optimizers import onnx

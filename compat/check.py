@@ -1,0 +1,227 @@
+"""The whole check: resolve, install, run the contracts, and find who is to blame for those that break."""
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from weighbridge.compat.attribution import Blame, attribute
+from weighbridge.compat.report import Change, Checked, Finding, Report, Result
+from weighbridge.compat.resolution import TORCH, Resolver, Versions, pins
+from weighbridge.compat.subjects import Contract, Subject
+from weighbridge.compat.throwaway import run_contract, throw_away, view_of, workshop
+from weighbridge.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
+from weighbridge.core.environments import Unresolvable, torch_lock
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import suggestion
+from weighbridge.core.progress import track
+
+logger = logging.getLogger("weighbridge.compat")
+
+MAKE_MODEL = "weighbridge.tasks.upgrade_contracts:a_model_for_an_engine"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How far a check goes."""
+
+    only: tuple[str, ...] = ()
+    """Packages that move; none: all."""
+    with_torch: bool = False
+    contract_seconds: float = 900.0
+    minutes: float = 60.0
+    """After them nothing new is begun, and the report says what is missing."""
+    run: bool = True
+    """Off: resolve alone, install nothing."""
+
+
+def check(subjects: Sequence[Subject], options: Options, cache: Path) -> Report:
+    """Check every subject against the newest releases of what it needs.
+
+    Raises:
+        BadInput: `options.only` names a package that nothing here asks for.
+        Unavailable: the package index cannot be reached, or the disk is too full.
+    """
+    _require_known(subjects, options.only)
+    clock, done = Clock(60 * options.minutes), []
+    with workshop(cache) as shop, track("checking the newest releases", len(subjects), "environments") as update:
+        for number, subject in enumerate(subjects):
+            update(number)
+            if not options.only or set(options.only) & set(subject.direct):
+                done.append(_One(subject, options, clock, shop, cache).check())
+    kept = pins(torch_lock().read_text())[TORCH]
+    return Report(
+        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        pytorch="PyTorch was lifted, too." if options.with_torch else f"PyTorch is kept as locked ({kept}).",
+        environments=done,
+    )
+
+
+def _require_known(subjects: Sequence[Subject], only: Sequence[str]) -> None:
+    known = sorted({name for subject in subjects for name in subject.direct})
+    for name in only:
+        if name not in known:
+            raise BadInput(f"checking '{name}'", "no environment asks for it directly", suggestion(name, known))
+
+
+class _One:
+    """The check of one subject."""
+
+    def __init__(self, subject: Subject, options: Options, clock: Clock, shop: Path, cache: Path) -> None:
+        self._subject, self._options, self._clock = subject, options, clock
+        self._shop, self._cache = shop, cache
+        self._resolver = Resolver(subject, options.with_torch)
+        self._findings: list[Finding] = []
+        self._results: list[Result] = []
+
+    def check(self) -> Checked:
+        started = time.monotonic()
+        logger.info("%s: resolving", self._subject.name)
+        try:
+            together = self._resolver.together(self._options.only)
+        except Unavailable as exc:
+            if not is_packages_fault(exc):
+                raise
+            self._findings.append(Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong))
+            return self._done("nothing goes together", {}, started)
+        held = self._held_back(together)
+        self._findings += held
+        if together == self._resolver.locked and not held:
+            return self._done("as locked", together, started)
+        why_not = self._why_nothing_is_run()
+        if why_not:
+            self._findings.append(Finding(kind="not run", packages={}, why=why_not))
+            return self._done(why_not, together, started)
+        if self._subject.unserved:
+            self._findings.append(
+                Finding(kind="not run", packages={}, contract="it serves", why=self._subject.unserved)
+            )
+        self._try_out(together, [name for found in held for name in found.packages])
+        return self._done("checked", together, started)
+
+    def _why_nothing_is_run(self) -> str:
+        if not self._options.run:
+            return "resolved alone"
+        if not self._subject.contracts:
+            return "it has no contracts: resolved alone"
+        return self._subject.left_out
+
+    def _done(self, state: str, together: Versions, started: float) -> Checked:
+        return Checked(
+            environment=self._subject.name, state=state, changes=self._changes(together), results=self._results,
+            findings=self._findings, seconds=round(time.monotonic() - started, 1),
+        )  # fmt: skip
+
+    def _changes(self, together: Versions) -> list[Change]:
+        locked, direct = self._resolver.locked, self._subject.direct
+        return [
+            Change(
+                package=name, locked=locked.get(name, ""), newest=together.get(name, ""), direct=name in direct,
+                bounds=self._resolver.bounds(name, together.get(name, "")) if name in direct else "",
+            )
+            for name in sorted({*locked, *together})
+            if together and locked.get(name) != together.get(name)
+        ]  # fmt: skip
+
+    def _held_back(self, together: Versions) -> list[Finding]:
+        """Direct dependencies whose newest release is not among what goes together."""
+        looked_at = self._options.only or self._subject.direct
+        held = []
+        for name in looked_at:
+            newest = self._resolver.newest.get(name)
+            if newest and newest != together.get(name):
+                why = self._resolver.why_not(name, together)
+                now = self._resolver.locked.get(name, "")
+                held.append(Finding(kind="held back", packages={name: (now, newest)}, why=why))
+        return held
+
+    def _try_out(self, together: Versions, held: Sequence[str]) -> None:
+        """Install and run: everything at its newest, then each package that this held back, as far as it goes."""
+        with throw_away(self._subject, self._shop, self._cache) as place:
+            trials = Trials(place, self._clock, self._options.contract_seconds, self._prepared())
+            errors = self._round(trials, together, "everything at its newest", list(self._subject.contracts))
+            stale = self._stale(trials, errors) if errors else {}
+            broken = {name: error for name, error in errors.items() if name not in stale}
+            if broken:
+                self._blame(trials, broken, together)
+            for name in held:
+                self._alone(trials, name, stale)
+
+    def _stale(self, trials: Trials, errors: Mapping[str, str]) -> dict[str, str]:
+        """Contracts that break as locked, too: no update is to blame."""
+        stale = trials.run(self._resolver.locked, [one for one in self._subject.contracts if one.name in errors])
+        for name, error in stale.items():
+            self._findings.append(Finding(kind="broken already", packages={}, contract=name, why=error))
+        return stale
+
+    def _round(self, trials: Trials, versions: Versions, called: str, contracts: Sequence[Contract]) -> dict[str, str]:
+        """Run contracts under these versions, keep their results, and give the errors of those that break."""
+        ran = trials.results(versions, contracts)
+        self._results += [result.model_copy(update={"versions": called}) for result in ran]
+        missing = {contract.name for contract in contracts} - {result.contract for result in ran}
+        if missing and all(result.contract != INSTALLS for result in ran):
+            why = f"no time was left for: {', '.join(sorted(missing))} ({called})"
+            self._findings.append(Finding(kind="not run", packages={}, why=why))
+        return {result.contract: result.error for result in ran if not result.holds}
+
+    def _blame(self, trials: Trials, broken: Mapping[str, str], together: Versions) -> None:
+        locked = self._resolver.locked
+        moved = [name for name in together if together[name] != locked.get(name)]
+        direct = [name for name in self._subject.direct if name in moved]
+        contracts = [one for one in self._subject.contracts if one.name in broken]
+
+        def trial(names: Sequence[str]) -> Mapping[str, str]:
+            logger.info("%s: %s alone", self._subject.name, ", ".join(f"{name} {together[name]}" for name in names))
+            with suppress(Unresolvable):  # it needs the others: then the set that is searched for has them, too
+                return trials.run(self._resolver.moved({name: together[name] for name in names}), contracts)
+            return {}
+
+        for blame in attribute(broken, direct, moved, trial):
+            self._findings.append(self._broken(blame, together))
+
+    def _broken(self, blame: Blame, versions: Versions) -> Finding:
+        locked = self._resolver.locked
+        names = blame.packages or tuple(name for name in versions if versions[name] != locked.get(name))
+        moved: Versions = {}
+        if blame.packages:
+            moved = self._resolver.moved({name: versions[name] for name in names})
+        along = {name for name in {*locked, *moved} if moved and locked.get(name) != moved.get(name)} - set(names)
+        return Finding(
+            kind="breaks", packages={name: (locked.get(name, ""), versions[name]) for name in names},
+            contract=blame.contract, why=blame.error,
+            with_it={name: (locked.get(name, ""), moved.get(name, "")) for name in sorted(along)},
+        )  # fmt: skip
+
+    def _alone(self, trials: Trials, name: str, stale: Mapping[str, str]) -> None:
+        """A package that everything else held back, where it goes without the others."""
+        newest = self._resolver.newest[name]
+        try:
+            versions = self._resolver.moved({name: newest})
+        except Unresolvable:
+            return  # the finding that it is held back says why
+        contracts = [one for one in self._subject.contracts if one.name not in stale]
+        for contract, error in self._round(trials, versions, f"{name} {newest} alone", contracts).items():
+            self._findings.append(self._broken(Blame(contract, (name,), error), versions))
+
+    def _prepared(self) -> Callable[[], str]:
+        """Makes what the contracts need, with locked environments; tells what is wrong, empty if nothing is."""
+        subject, shop = self._subject, self._shop
+
+        def prepare() -> str:
+            if not subject.serves or (shop / "models" / subject.serves).exists():
+                return ""
+            logger.info("%s: making a model for it, with the locked environments", subject.name)
+            view = shop / "locked" if (shop / "locked").exists() else view_of(self._cache, shop / "locked")
+            contract = Contract("a model to serve", MAKE_MODEL, (subject.serves,))
+            return run_contract(
+                contract, Path(sys.executable), shop / "models", view, self._options.contract_seconds
+            ).error
+
+        return prepare

@@ -1,0 +1,117 @@
+"""Which versions the package index would give: as locked, everything at its newest, one package at its newest."""
+
+import re
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from weighbridge.compat.subjects import Subject, bounds_of, lifted, name_of
+from weighbridge.core.environments import Unresolvable, locks_of, run_uv, torch_lock
+
+TORCH: Final = "torch"
+_PIN: Final = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+
+Versions = Mapping[str, str]
+
+
+def pins(text: str) -> dict[str, str]:
+    """Package to version, of a lock or of what a resolver wrote."""
+    return {name_of(name): version for name, version in _PIN.findall(text)}
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves one subject's requirements.
+
+    PyTorch stays where its lock has it, unless asked otherwise: another build is gigabytes of CUDA libraries.
+    """
+
+    subject: Subject
+    with_torch: bool = False
+
+    @cached_property
+    def locked(self) -> dict[str, str]:
+        """As the lock says, on this machine. Raises Unavailable where the index cannot be reached."""
+        return self._resolve(self.subject.requirements, ())
+
+    @cached_property
+    def newest(self) -> dict[str, str]:
+        """The newest release of every direct dependency, whatever the others say to it."""
+        movable = [one for one in self.subject.requirements if self.with_torch or name_of(one) != TORCH]
+        return _compile([lifted(one) for one in movable], ["--no-deps"])
+
+    def together(self, only: Collection[str] = ()) -> dict[str, str]:
+        """Every package, or `only` these and what they need, as new as they go together without our upper bounds.
+
+        Raises:
+            Unresolvable: nothing goes together.
+        """
+        return self._resolve(self._lifted(only), only or None)
+
+    def moved(self, targets: Versions) -> dict[str, str]:
+        """As locked but for these versions, and what these need. Raises Unresolvable."""
+        exact = [f"{name}=={version}" for name, version in targets.items()]
+        return self._resolve([*self._lifted(), *exact], tuple(targets))
+
+    def why_not(self, name: str, together: Versions) -> str:
+        """What keeps the newest release of a direct dependency out of `together`.
+
+        Our own upper bounds are lifted, so what is named are packages that do not go together.
+        """
+        try:
+            other = self._resolve([*self._lifted(), f"{name}=={self.newest[name]}"], None)
+        except Unresolvable as exc:
+            kept = "; PyTorch is kept as locked" if f"{TORCH}==" in exc.wrong and not self.with_torch else ""
+            return exc.wrong + kept
+        yields = [f"{one} {other[one]}" for one in together if other.get(one, together[one]) != together[one]]
+        return f"it goes only with {', '.join(one for one in yields if not one.startswith(f'{name} '))}"
+
+    @cached_property
+    def within(self) -> dict[str, str]:
+        """Every package as new as our own bounds let it be."""
+        return self._resolve(self.subject.requirements, None)
+
+    def bounds(self, name: str, version: str) -> str:
+        """What we ask of the version of a direct dependency, where that keeps this version out."""
+        found = (one for one in self.subject.requirements if name_of(one) == name and self.within.get(name) != version)
+        return bounds_of(next(found, ""))
+
+    def _lifted(self, only: Collection[str] = ()) -> list[str]:
+        """Requirements without upper bounds: all, or only these packages'."""
+        wanted = set(only or self.subject.direct) - ({TORCH} if not self.with_torch else set())
+        return [
+            lifted(one, self.locked.get(name_of(one), "")) if name_of(one) in wanted else one
+            for one in self.subject.requirements
+        ]
+
+    def _resolve(self, requirements: Sequence[str], upgrade: Collection[str] | None) -> dict[str, str]:
+        """`upgrade`: packages that leave the lock's version, others only where these need it; None: all leave it."""
+        words = ["--upgrade"] if upgrade is None else [w for name in upgrade for w in ("--upgrade-package", name)]
+        if self.subject.overrides:
+            words += ["--overrides", str(self.subject.overrides)]
+        with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
+            if pinned := self._pinned():
+                (constraints := Path(folder) / "constraints.txt").write_text("\n".join(pinned) + "\n")
+                words += ["--constraints", str(constraints)]
+            return _compile(requirements, words, preferences=self.subject.lock.read_text())
+
+    def _pinned(self) -> list[str]:
+        """PyTorch and what only it needs, as locked."""
+        if self.with_torch or torch_lock() not in locks_of(self.subject.lock):
+            return []
+        return [f"{name}=={version}" for name, version in pins(torch_lock().read_text()).items()]
+
+
+def _compile(requirements: Sequence[str], words: Sequence[str], preferences: str = "") -> dict[str, str]:
+    """What uv resolves for this Python on this machine."""
+    with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
+        spec, out = Path(folder) / "requirements.in", Path(folder) / "requirements.txt"
+        spec.write_text("\n".join(requirements) + "\n")
+        out.write_text(preferences)
+        told = ["--python", sys.executable, "--no-header", "--no-annotate", "--output-file", str(out), *words]
+        run_uv("resolving the newest releases", "pip", "compile", str(spec), *told)
+        return pins(out.read_text())

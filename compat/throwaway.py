@@ -1,0 +1,176 @@
+"""An environment for one subject that is thrown away: moved from version to version, contracts run in it."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import weighbridge
+from weighbridge.compat.report import Result
+from weighbridge.compat.subjects import CONTROL, Contract, Subject
+from weighbridge.core.contract_runner import MARK
+from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process
+
+NEEDED = 4 << 30
+"""Bytes of disk: links where uv's cache is on the same one, but nobody can know that before."""
+UNSEEN = ("PREFECT_", "MLFLOW_", "WEIGHBRIDGE_", "BENTOML_", "PYTHON")
+"""Beginnings of variables that a user, or the platform, may have set and no contract shall see."""
+
+
+@dataclass(frozen=True)
+class ThrowAway:
+    """One environment and the folders its contracts work in."""
+
+    subject: Subject
+    folder: Path
+    models: Path
+    """What its engine serves, kept from trial to trial."""
+    environment: Environment
+    cache: Path
+    """The user's cache, with this environment in the place of the subject's own."""
+
+    def move(self, versions: Mapping[str, str]) -> None:
+        """Have these versions installed and no others.
+
+        Raises:
+            Unavailable: one of them cannot be installed.
+        """
+        doing = f"installing {len(versions)} packages for {self.subject.name}"
+        if not self.environment.python.exists():
+            run_uv(doing, "venv", "--python", sys.executable, str(self.environment.path))
+        pinned = self.folder / "versions.txt"
+        pinned.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
+        run_uv(doing, "pip", "sync", "--python", str(self.environment.python), str(pinned))
+        (self.environment.path / ".complete").touch()
+
+    def run(self, contract: Contract, timeout: float) -> Result:
+        """Run one contract. Whatever it does, this says how it ended."""
+        python = self.environment.python if contract.inside else Path(sys.executable)
+        return run_contract(contract, python, self.models, self.cache, timeout)
+
+
+def run_contract(contract: Contract, python: Path, models: Path, cache: Path, timeout: float) -> Result:
+    """Run a contract in a process of its own; what it writes is gone afterwards, but for `models`."""
+    # A short name: sockets live in it.
+    with tempfile.TemporaryDirectory(prefix="wb-") as scratch:
+        env = variables(Path(scratch), cache)
+        # Where a program is looked for by name, it is the environment's own.
+        env["PATH"] = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+        env["WEIGHBRIDGE_COMPAT_MODELS"] = str(models)
+        unset = [word for name in os.environ if name.startswith(UNSEEN) and name not in env for word in ("-u", name)]
+        command: list[str | Path] = [
+            "env",
+            *unset,
+            python,
+            "-P",
+            "-m",
+            "weighbridge.core.contract_runner",
+            contract.call,
+            *contract.arguments,
+        ]
+        (work := Path(scratch) / "work").mkdir()
+        with Process(contract.name, command, log=Path(scratch) / "log", cwd=work, env=env) as process:
+            return _result(contract, process, timeout)
+
+
+def variables(scratch: Path, cache: Path) -> dict[str, str]:
+    """Environment variables under which a contract sees nothing of the user's and leaves nothing behind."""
+    return {
+        "PYTHONPATH": str(_alone(scratch)),
+        "WEIGHBRIDGE_HOME": str(scratch / "home"),
+        "WEIGHBRIDGE_CACHE": str(cache),
+        "PREFECT_HOME": str(scratch / "home" / "prefect"),
+        "BENTOML_HOME": str(scratch / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(scratch),
+    }
+
+
+def _alone(scratch: Path) -> Path:
+    """A folder with nothing but Weighbridge in it: beside an installed one lie the libraries that are on trial."""
+    (folder := scratch / "weighbridge-alone").mkdir(exist_ok=True)
+    if not (link := folder / "weighbridge").exists():
+        link.symlink_to(Path(weighbridge.__file__).parent)
+    return folder
+
+
+def _result(contract: Contract, process: Process, timeout: float) -> Result:
+    started = time.monotonic()
+    while process.alive():
+        if time.monotonic() - started > timeout:
+            wrong = f"it took longer than {timeout:.0f} s; its last words: {_one_line(process.tail(3))}"
+            return Result(contract=contract.name, holds=False, error=wrong, seconds=timeout)
+        time.sleep(0.05)
+    said = [line for line in process.log.read_text(errors="replace").splitlines() if line.startswith(MARK)]
+    if not said:
+        wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
+        return Result(contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started)
+    return Result(contract=contract.name, **json.loads(said[-1].removeprefix(MARK)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[-300:] or "(nothing)"
+
+
+@contextmanager
+def workshop(cache: Path) -> Iterator[Path]:
+    """A folder for one whole check, on the disk of the cache so that files can be linked; gone afterwards.
+
+    What a killed check left is removed first.
+
+    Another check that is under way is waited for.
+
+    Raises:
+        Unavailable: the disk is too full.
+    """
+    place, doing = cache / "compat", "checking what newer releases would break"
+    place.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(place, doing):
+        for left in place.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        if (free := shutil.disk_usage(place).free) < NEEDED:
+            wrong = f"{NEEDED / 1e9:.1f} GB of disk are needed for an environment, {free / 1e9:.1f} GB are free"
+            raise Unavailable(doing, wrong, f"make room on the disk of {place}")
+        folder = Path(tempfile.mkdtemp(dir=place))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def throw_away(subject: Subject, shop: Path, cache: Path) -> Iterator[ThrowAway]:
+    """An empty environment for a subject, removed when the block ends."""
+    folder = Path(tempfile.mkdtemp(dir=shop, prefix=f"{subject.name}-"))
+    try:
+        view = view_of(cache, folder / "cache", subject.lock)
+        own = locate(subject.lock, view)[0]
+        environment = Environment(subject.name, folder / "environment") if subject.name == CONTROL else own
+        yield ThrowAway(subject, folder, shop / "models", environment, view)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def view_of(cache: Path, view: Path, without: Path | None = None) -> Path:
+    """A cache that holds what `cache` holds, by links; but for the environment of one lock.
+
+    What is written beside the links is written here alone.
+    """
+    (view / "environments").mkdir(parents=True)
+    left_out = locate(without, cache)[0].path.name if without else ""
+    for path in cache.iterdir():
+        if path.name not in ("environments", "compat") and path.suffix != ".lock":
+            (view / path.name).symlink_to(path)
+    for path in (cache / "environments").glob("*"):
+        if path.name != left_out and path.suffix != ".lock":
+            (view / "environments" / path.name).symlink_to(path)
+    return view

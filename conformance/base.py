@@ -1,0 +1,187 @@
+"""What a check is, what comes of one, and the running engine it looks at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from weighbridge.conformance.reference import Reference
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.plugins import load
+from weighbridge.serving.engine_process import Running, serve
+from weighbridge.serving.engines.base import Engine, EngineArgs
+
+Verdict = Literal["passed", "known not to", "failed", "not run"]
+
+
+class Failed(Exception):
+    """The engine does not do what it claims; the words say what it did instead."""
+
+
+class NotRun(Exception):
+    """The check cannot tell here; the words say why."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: one engine, its arguments, and the same model as artifact and as reference."""
+
+    args: EngineArgs
+    model: Path
+    reference: Reference
+    cache: Path
+    logs: Path
+    """Folder that takes what the engine prints."""
+
+    @property
+    def engine(self) -> Engine:
+        plugin: Engine = load("engine", self.args.kind)
+        return plugin
+
+
+@dataclass
+class Session:
+    """A running engine, started again where a check has ended it."""
+
+    subject: Subject
+    timeout: float = 120.0
+    """Seconds one request may take."""
+    load_seconds: float = 0.0
+    starts: int = 0
+    ending: tuple[float | None, str] | None = None
+    """What came of SIGTERM, which two checks look at: seconds until it had ended, what cut off the answer under way."""
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _running: Running | None = None
+
+    @property
+    def engine(self) -> Engine:
+        return self.subject.engine
+
+    @property
+    def reference(self) -> Reference:
+        return self.subject.reference
+
+    @property
+    def running(self) -> Running:
+        """The engine. Raises Unavailable where it does not start."""
+        if self._running is None or not self._running.process.alive():
+            self.stop()
+            self.starts += 1
+            subject = self.subject
+            log = subject.logs / f"{subject.args.kind}-{self.starts}.log"
+            log.unlink(missing_ok=True)
+            self._running = self._stack.enter_context(serve(subject.model, subject.args, subject.cache, log))
+            self.load_seconds = self._running.load_seconds
+        return self._running
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    def died(self, patience: float = 0.5) -> str:
+        """The tail of its log, where the engine has ended; its connections break a moment before it does."""
+        if self._running is None:
+            return ""
+        deadline = time.monotonic() + patience
+        while self._running.process.alive():
+            if time.monotonic() > deadline:
+                return ""
+            time.sleep(0.05)
+        return self._running.process.tail(3) or "it said nothing"
+
+    def stop(self) -> None:
+        """Stop the engine; the next check that needs one starts it again."""
+        self._running = None
+        self._stack.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.stop()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that an engine is held to."""
+
+    name: str
+    title: str
+    run: Callable[[Session], str]
+    """Returns a few words about what was seen; raises Failed or NotRun."""
+    needs: str = ""
+    """The field of `Capabilities` that claims it; empty: every engine is held to it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one check."""
+
+    check: str
+    title: str
+    verdict: Verdict
+    why: str
+    """One line."""
+    seconds: float = 0.0
+
+
+def run_check(check: Check, session: Session) -> Outcome:
+    """Run one check; whatever happens, the next one finds an engine that can be asked."""
+    if reason := not_claimed(check, session.engine):
+        return Outcome(check.name, check.title, "known not to", reason)
+    started = time.monotonic()
+    verdict, why = _judge(check, session)
+    # A check that passed has seen to the end of what it started itself.
+    if verdict == "failed" and (last := session.died()):
+        why = f"{why}; the engine died: {last}"
+    return Outcome(check.name, check.title, verdict, _line(why), time.monotonic() - started)
+
+
+def _judge(check: Check, session: Session) -> tuple[Verdict, str]:
+    try:
+        return "passed", check.run(session)
+    except NotRun as exc:
+        return "not run", str(exc)
+    except NotImplementedError:
+        return "known not to", "its API cannot tell"
+    except (Failed, WeighbridgeError) as exc:
+        return "failed", str(exc)
+
+
+def not_claimed(check: Check, engine: Engine) -> str:
+    """Why the engine is not held to a check; empty where it is."""
+    if reason := engine.capabilities.lacks.get(check.name):
+        return reason
+    if check.needs and not getattr(engine.capabilities, check.needs):
+        return f"it does not offer {check.needs}"
+    return ""
+
+
+def equal(found: object, wanted: object, what: str) -> None:
+    """Raises Failed where two things differ."""
+    if found != wanted:
+        raise Failed(f"{what}: {_short(found)} instead of {_short(wanted)}")
+
+
+def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) -> bool:
+    """Whether it holds within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll)
+    return True
+
+
+def _line(words: str) -> str:
+    line = " ".join(words.split())
+    return line if len(line) <= 400 else f"{line[:240]} … {line[-140:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:70]} … {text[-40:]}"

@@ -1,0 +1,160 @@
+"""Requests as a client of OpenAI's API makes them, with everything that came back kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+import httpx
+
+from weighbridge.conformance.base import Failed, Session
+from weighbridge.conformance.reference import Question
+from weighbridge.core.errors import Unavailable
+
+CHAT: Final = "/v1/chat/completions"
+PLAIN: Final = "/v1/completions"
+
+
+@dataclass
+class Reply:
+    """One answer, whole or as it was streamed."""
+
+    pieces: list[str] = field(default_factory=list)
+    finish: str = ""
+    usage: dict[str, int] = field(default_factory=dict)
+    done: bool = False
+    """Whether the stream said that it was whole."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+def path_of(question: Question) -> str:
+    """Where it is asked."""
+    return CHAT if question.chat else PLAIN
+
+
+def ask(session: Session, question: Question, **options: Any) -> Reply:
+    """The whole answer to a question, greedy unless `options` say otherwise.
+
+    Raises:
+        Failed: the answer has not the form of OpenAI's API.
+        Unavailable: there is no answer.
+    """
+    status, body = send(session, path_of(question), question.body(model=model_of(session), **options))
+    if status != httpx.codes.OK:
+        raise Failed(f"HTTP {status}: {str(body)[:200]}")
+    try:
+        choice = body["choices"][0]
+        text = choice["message"]["content"] if question.chat else choice["text"]
+        return Reply([text or ""], choice["finish_reason"], body["usage"], done=True)
+    except (KeyError, IndexError, TypeError) as exc:
+        raise Failed(f"the reply has not the form of OpenAI's API: {str(body)[:200]}") from exc
+
+
+def stream(session: Session, question: Question, **options: Any) -> Reply:
+    """The same, streamed to its end."""
+    reply = Reply()
+    with streaming(session, question, **options) as events:
+        for event in events:
+            _add(reply, event, chat=question.chat)
+        reply.done = True
+    return reply
+
+
+@contextmanager
+def streaming(session: Session, question: Question, **options: Any) -> Iterator[Iterator[dict[str, Any]]]:
+    """Events of a streamed answer; leaving the block hangs up.
+
+    Raises:
+        Failed: it is no stream of OpenAI's API, or ends before it says so.
+        Unavailable: there is no answer, or it breaks off.
+    """
+    options = {"stream": True, "stream_options": {"include_usage": True}, **options}
+    body, url = question.body(model=model_of(session), **options), session.url + path_of(question)
+    try:
+        with _http().stream("POST", url, json=body, timeout=session.timeout) as response:
+            if response.status_code != httpx.codes.OK:
+                response.read()
+                raise Failed(f"HTTP {response.status_code}: {response.text[:200]}")
+            yield _events(response)
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"asking {url}", str(exc) or type(exc).__name__) from exc
+
+
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    # Bytes that do not make a whole character must show, not be replaced in silence.
+    rest = b""
+    for data in response.iter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.strip() == b"data: [DONE]":
+                return
+            if line.startswith(b"data: "):
+                yield _event(line)
+    raise Failed("the stream ended without `data: [DONE]`")
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json.loads(line.decode().removeprefix("data: "))
+    except ValueError as exc:
+        raise Failed(f"an event of the stream is not JSON in UTF-8: {line[:80]!r}") from exc
+    if "error" in event:
+        raise Failed(f"the stream broke off: {event['error']}")
+    return event
+
+
+def _add(reply: Reply, event: Mapping[str, Any], *, chat: bool) -> None:
+    reply.usage = event.get("usage") or reply.usage
+    for choice in event.get("choices", []):
+        piece = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
+        if piece:
+            reply.pieces.append(piece)
+        reply.finish = choice.get("finish_reason") or reply.finish
+
+
+def send(session: Session, path: str, body: Mapping[str, Any] | bytes) -> tuple[int, Any]:
+    """Status and content of the answer to a POST, as JSON where it is."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    url = session.url + path
+    try:
+        kind = {"Content-Type": "application/json"}
+        response = _http().post(url, content=content, headers=kind, timeout=session.timeout)
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"asking {url}", str(exc) or type(exc).__name__) from exc
+    try:
+        return response.status_code, response.json()
+    except ValueError:
+        return response.status_code, response.text
+
+
+def fetch(session: Session, path: str) -> str:
+    """Text of a page. Raises Failed where it is not there."""
+    try:
+        response = _http().get(session.url + path, timeout=session.timeout)
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"asking {session.url}{path}", str(exc) or type(exc).__name__) from exc
+    if response.status_code != httpx.codes.OK:
+        raise Failed(f"{path} answers HTTP {response.status_code}")
+    return response.text
+
+
+def model_of(session: Session) -> str:
+    """The name of what is served, which some servers insist on."""
+    listed = json.loads(fetch(session, "/v1/models"))
+    try:
+        return str(listed["data"][0]["id"])
+    except (KeyError, IndexError, TypeError) as exc:
+        raise Failed("/v1/models names no model") from exc
+
+
+@cache
+def _http() -> httpx.Client:
+    """One connection per request, so that hanging up is what it is on a network."""
+    return httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=0), trust_env=False)

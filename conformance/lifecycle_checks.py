@@ -1,0 +1,185 @@
+"""Checks of how an engine begins and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from weighbridge.conformance.base import Failed, Session, equal, eventually
+from weighbridge.conformance.http_client import ask, streaming
+from weighbridge.core.environments import ensure
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import free_port, members
+from weighbridge.serving.engine_process import HOST, serve
+from weighbridge.serving.engines.base import lock_of
+from weighbridge.serving.openai_client import is_ready
+
+GRACE: Final = 10.0
+"""Seconds after SIGTERM, or after its parent's death, by which nothing of an engine may be left."""
+DRAINED_TOKENS: Final = 64
+"""Length of the answer under way: a slow engine on a busy machine says as much within the grace."""
+
+
+def start(session: Session) -> str:
+    """It starts, and becomes ready."""
+    session.stop()
+    running = session.running
+    return f"first token {running.load_seconds:.1f} s after its start"
+
+
+def ready(session: Session) -> str:
+    """When it is said to be ready it answers, and rightly: nothing has been asked since."""
+    question = session.reference.question("greeting")
+    equal(ask(session, question).text, question.answer, "the first answer after it was ready")
+    return "the first answer is right"
+
+
+def failed_start(session: Session) -> str:
+    """A model that cannot be loaded is told at once, with the engine's own words, and nothing is left running."""
+    subject = session.subject
+    session.stop()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch:
+        broken = Path(scratch) / "model"
+        _break(subject.model, broken)
+        try:
+            with serve(broken, subject.args, subject.cache, subject.logs / f"{subject.args.kind}-broken.log"):
+                raise Failed("it is ready although half of its model is missing")
+        except (Unavailable, BadInput) as exc:
+            told = exc.wrong
+        left = _mentioning(str(broken))
+    if left:
+        raise Failed(f"processes {left} are left")
+    if "was not ready within" in told:
+        raise Failed(f"it says nothing of half a model, and hangs: {told}")
+    # The last line of its log is the engine's reason.
+    reason = told.partition("Its log ends:\n")[2].strip() or told
+    return f"it says: {reason.splitlines()[-1][:160]}"
+
+
+def sigterm(session: Session) -> str:
+    """SIGTERM ends it in bounded time, with an answer under way, and leaves nothing behind."""
+    took, _ = _ended(session)
+    if took is None:
+        raise Failed(f"it was still there {GRACE:.0f} s after SIGTERM")
+    return f"ended {took:.1f} s after SIGTERM"
+
+
+def drain(session: Session) -> str:
+    """An answer under way when SIGTERM comes is finished first."""
+    _, problem = _ended(session)
+    if problem:
+        raise Failed(f"the answer under way was cut off: {problem}")
+    return "the answer under way was finished"
+
+
+def orphans(session: Session) -> str:
+    """SIGKILL of whoever started it leaves nothing behind."""
+    session.stop()
+    with _own_parent(session) as (parent, engine):
+        family = [engine, *engine.children(recursive=True)]
+        parent.kill()
+        parent.wait()
+        if not eventually(lambda: not any(map(_lives, family)), GRACE):
+            left = [process for process in family if _lives(process)]
+            for process in left:
+                process.kill()
+            raise Failed(f"{len(left)} of {len(family)} processes outlive their parent")
+    return f"{len(family)} process{'es' if len(family) > 1 else ''}, all gone"
+
+
+def _ended(session: Session) -> tuple[float | None, str]:
+    """Seconds from SIGTERM to the end, None if there was none, and what became of the answer under way."""
+    if session.ending is None:
+        session.ending = _end(session)
+    return session.ending
+
+
+def _end(session: Session) -> tuple[float | None, str]:
+    group = session.running.process.pid
+    begun = threading.Event()
+
+    def listen() -> str:
+        """Why the answer was cut off; empty where it was whole."""
+        try:
+            with streaming(session, session.reference.question("endless"), max_tokens=DRAINED_TOKENS) as events:
+                for _ in events:
+                    begun.set()
+        except (Failed, Unavailable) as exc:
+            return str(exc)
+        finally:
+            begun.set()
+        return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(listen)
+        begun.wait(session.timeout)
+        started = time.monotonic()
+        os.kill(group, signal.SIGTERM)  # to the first of its processes: it ends the others
+        ended = eventually(lambda: not any(map(_lives, members(group))), GRACE, poll=0.02)
+        took = time.monotonic() - started
+        session.stop()
+        return (took if ended else None), heard.result()
+
+
+def _break(model: Path, to: Path) -> None:
+    """A copy of the model with half of its largest file missing."""
+    shutil.copytree(model, to)
+    largest = max((path for path in to.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    whole = largest.read_bytes()
+    largest.unlink()
+    largest.write_bytes(whole[: len(whole) // 2])
+
+
+@contextmanager
+def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """The engine, ready, as the child of a process that may be killed."""
+    subject, engine, port = session.subject, session.engine, free_port(HOST)
+    python = ensure(lock_of(engine, subject.args), subject.cache).python
+    with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
+        argv = engine.command(subject.model, subject.args, HOST, port, python)
+        log = subject.logs / f"{subject.args.kind}-orphan.log"
+        order = {"argv": [str(word) for word in argv], "env": engine.env(subject.args), "log": str(log), "cwd": folder}
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+        command = [sys.executable, "-m", "weighbridge.conformance.killed_parent"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths) as parent:
+            try:
+                assert parent.stdin is not None  # for the type checker: they were asked for above
+                assert parent.stdout is not None
+                json.dump(order, parent.stdin)
+                parent.stdin.close()
+                child = psutil.Process(int(parent.stdout.readline()))
+                if not eventually(lambda: is_ready(f"http://{HOST}:{port}"), subject.args.start_timeout):
+                    raise Unavailable("starting the engine once more", f"it was not ready; whole log: {log}")
+                yield parent, child
+            finally:
+                parent.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _mentioning(words: str) -> list[int]:
+    """Processes with these words on their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(words in word for word in process.info["cmdline"] or ()):
+            found.append(process.pid)
+    return found

@@ -1,0 +1,144 @@
+"""Checks of what an engine bears: many clients, clients that leave, requests that make no sense."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final
+
+from weighbridge.conformance.base import Failed, NotRun, Session, equal, eventually
+from weighbridge.conformance.http_client import CHAT, ask, fetch, send, stream, streaming
+from weighbridge.core.errors import Unavailable
+
+AT_ONCE: Final = 16
+LEAVERS: Final = 6
+FASTEST: Final = 0.3
+"""Seconds that a few whole answers must take for it to show whether somebody broke them off."""
+RUNNING: Final = re.compile(r"requests?_(running|processing)|batch_current_size|requests_deferred")
+"""What the gauges of requests under way are called, by vLLM, llama.cpp, TGI and the shim."""
+NONSENSE: Final[Mapping[str, bytes]] = {
+    "half an object": b'{"messages": [',
+    "no object": b"[1, 2]",
+    "no text": b"\xff\xfe\x00",
+    "nothing": b"",
+    "no messages": b'{"model": "model"}',
+    "messages that are none": b'{"model": "model", "messages": "hello"}',
+    "a message without content": b'{"model": "model", "messages": [{"role": 5}]}',
+    "a word for a number": b'{"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": "many"}',
+}
+
+
+def at_once(session: Session) -> str:
+    """Sixteen clients at once all get their answers."""
+    questions = session.reference.finite
+
+    def answer(number: int) -> None:
+        question = questions[number % len(questions)]
+        streams = number % 2 and session.engine.capabilities.streaming
+        reply = (stream if streams else ask)(session, question)
+        equal(reply.text, question.answer, f"'{question.name}', {AT_ONCE} at once")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(answer, range(AT_ONCE)))
+    return f"{AT_ONCE} answers right"
+
+
+def client_gone(session: Session) -> str:
+    """Clients that hang up in the middle of long answers leave their slots to others."""
+    whole = _seconds(session, leave=False)
+    if whole < FASTEST:
+        raise NotRun(f"{LEAVERS} long answers take {whole:.2f} s together: too fast to tell")
+    _seconds(session, leave=True)
+    started = time.monotonic()
+    ask(session, session.reference.question("greeting"), max_tokens=1)
+    idle = eventually(lambda: not _under_way(session), whole, poll=0.02)
+    took = time.monotonic() - started
+    if not idle or took > whole / 2:
+        raise Failed(f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, still went on")
+    return f"free {took:.2f} s after {LEAVERS} clients left answers that take {whole:.1f} s"
+
+
+def bad_json(session: Session) -> str:
+    """Requests that make no sense are refused as the client's fault, and the next one is answered."""
+    wrong = {name: send(session, CHAT, body)[0] for name, body in NONSENSE.items()}
+    others = [f"{name}: HTTP {status}" for name, status in wrong.items() if not 400 <= status < 500]
+    if others:
+        raise Failed(", ".join(others))
+    _still_answers(session)
+    return f"{len(wrong)} kinds of nonsense refused with HTTP {', '.join(map(str, sorted(set(wrong.values()))))}"
+
+
+def too_long(session: Session) -> str:
+    """A prompt longer than the context is refused as the client's fault, and the next one is answered."""
+    body = {"model": "model", "messages": [{"role": "user", "content": "word " * session.reference.context * 4}]}
+    status, said = send(session, CHAT, body)
+    if not 400 <= status < 500:
+        raise Failed(f"HTTP {status}: {str(said)[:160]}")
+    _still_answers(session)
+    return f"refused with HTTP {status}"
+
+
+def metrics(session: Session) -> str:
+    """Counters in Prometheus' form grow with what is answered."""
+    before = _figures(fetch(session, "/metrics"))
+    ask(session, session.reference.question("counting"))
+    grown: Sequence[str] = []
+
+    def count() -> bool:
+        nonlocal grown
+        after = _figures(fetch(session, "/metrics"))
+        grown = [name for name, value in after.items() if value > before.get(name, 0) and "token" in name]
+        return bool(grown)
+
+    if not eventually(count, 10, poll=0.2):
+        raise Failed(f"none of {len(before)} figures counts the tokens of an answer")
+    return f"{len(grown)} figures of tokens grow, such as {min(grown, key=len)}"
+
+
+def _seconds(session: Session, *, leave: bool) -> float:
+    """How long a few endless answers take together, to the end of the context or to where everybody leaves."""
+    question = session.reference.question("endless")
+
+    def listen(_: int) -> None:
+        with streaming(session, question, max_tokens=session.reference.context) as events:
+            for event in events:
+                if leave and _says_something(event):
+                    return
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(LEAVERS) as pool:
+        list(pool.map(listen, range(LEAVERS)))
+    return time.monotonic() - started
+
+
+def _says_something(event: Mapping[str, Any]) -> bool:
+    return any((choice.get("delta") or {}).get("content") for choice in event.get("choices", []))
+
+
+def _under_way(session: Session) -> float:
+    """Requests that the engine says it works at; 0 where it does not say."""
+    if not session.engine.capabilities.metrics:
+        return 0
+    found: dict[str, float] = {}
+    with suppress(Failed, Unavailable):  # no such page: the check of the metrics tells of it
+        found = _figures(fetch(session, "/metrics"))
+    return sum(value for name, value in found.items() if RUNNING.search(name))
+
+
+def _figures(page: str) -> dict[str, float]:
+    """Every sample of a page of metrics."""
+    found = {}
+    for line in page.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not line.startswith("#"):
+            with suppress(ValueError):
+                found[name] = float(value)
+    return found
+
+
+def _still_answers(session: Session) -> None:
+    question = session.reference.question("greeting")
+    equal(ask(session, question).text, question.answer, "the answer after it")

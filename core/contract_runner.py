@@ -1,0 +1,114 @@
+"""Runs one contract in whatever interpreter it is started with, and says in one line of JSON how it went.
+
+A contract is a plain function that does what we do with a package, and raises where that no longer works::
+
+    python -P -m weighbridge.core.contract_runner weighbridge.flows.upgrade_contracts:a_flow_runs
+    python -P -m weighbridge.core.contract_runner weighbridge.core.contract_runner:imports serving core
+
+It runs in environments that hold nothing of ours, so nothing but the standard library is imported here.
+"""
+
+import ast
+import importlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from weighbridge.core.package import PACKAGE
+
+OURS = frozenset({"weighbridge", "examples", "benchmarks"})
+ELSEWHERE = ("serving/engines/*_server.py", "tasks/optimizers/*_scripts/*.py")
+"""Programs that run in the environment of the plugin they are named after, not in ours."""
+MARK = "weighbridge-contract: "
+
+
+def imports(*places: str) -> None:
+    """Every name that our code in `places` (folders, files) takes from somebody else is there.
+
+    Left out is what our code itself does without: imports for type checkers, and those under `except ImportError`.
+
+    Raises:
+        ImportError: names what is missing, all of it.
+    """
+    wanted = sorted({name for path in _files(places) for name in used(path.read_text())})
+    if missing := [words for module, name in wanted if (words := _missing(module, name))]:
+        raise ImportError("; ".join(missing))
+
+
+def used(source: str) -> Iterator[tuple[str, str]]:
+    """Module and name (empty: the module itself) of everything a source imports from others."""
+    for node in _needed(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found = [(node.module, alias.name) for alias in node.names]
+        else:
+            continue
+        for module, name in found:
+            top = module.partition(".")[0]
+            if top not in OURS and top not in sys.stdlib_module_names:
+                yield module, name
+
+
+def _needed(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a tree that runs whatever happens."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Try) and any(_forgives(handler) for handler in child.handlers):
+            continue
+        yield from _needed(child)
+
+
+def _forgives(handler: ast.ExceptHandler) -> bool:
+    """Whether it catches that a module is missing."""
+    return handler.type is None or any(f"'{name}'" in ast.dump(handler.type) for name in _FORGIVEN)
+
+
+_FORGIVEN = ("ImportError", "ModuleNotFoundError")
+
+
+def _files(places: tuple[str, ...]) -> list[Path]:
+    given = [PACKAGE / place for place in places]
+    elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
+    found = [file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    return [path for path in found if path not in elsewhere]
+
+
+def _missing(module: str, name: str) -> str:
+    """What is wrong with importing this; empty where nothing is."""
+    try:
+        loaded = importlib.import_module(module)
+        if name and not hasattr(loaded, name):
+            importlib.import_module(f"{module}.{name}")
+    except Exception as exc:  # whatever a package raises while it is imported is what has to be told
+        return f"{module}{'.' if name else ''}{name}: {last_line(exc)}"
+    return ""
+
+
+def last_line(exc: BaseException) -> str:
+    """The last line of a traceback, which may be long: type and words of the error."""
+    lines = "".join(traceback.format_exception_only(exc)).strip().splitlines()
+    return " ".join(lines[-1].split()) if len(lines) < 3 else " ".join(" ".join(lines).split())
+
+
+def main(call: str, *arguments: str) -> int:
+    """Run `module:function`; the last line on standard output is the result."""
+    module, _, function = call.partition(":")
+    started, error = time.monotonic(), ""
+    try:
+        getattr(importlib.import_module(module), function)(*arguments)
+    except Exception as exc:  # a contract breaks in whatever way the package chooses
+        traceback.print_exc()
+        error = last_line(exc)
+    result = {"holds": not error, "error": error, "seconds": round(time.monotonic() - started, 2)}
+    print(f"\n{MARK}{json.dumps(result)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

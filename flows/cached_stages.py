@@ -1,0 +1,137 @@
+"""The stages of a release as cached steps: what identifies each, and the call that computes it.
+
+The release flow runs them; `weighbridge plan` forecasts them. One definition, so that a plan cannot
+say anything else than what a run does.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.stage_cache import Forecast, Outcome
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
+from weighbridge.tasks.download import Downloaded, Pinned
+from weighbridge.tasks.evaluate import Evaluated
+from weighbridge.tasks.finetune import Finetuned, OnLog
+from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.optimize import Optimized
+from weighbridge.tasks.package import Packaged
+from weighbridge.tasks.select import Decision
+from weighbridge.tasks.weigh import Weighed
+
+R = TypeVar("R")
+
+
+def _always(_: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Step(Generic[R]):
+    """One stage with its inputs bound."""
+
+    name: str
+    version: int
+    result: type[R]
+    inputs: Mapping[str, Any]
+    compute: Callable[[], R]
+    keep: Callable[[R], bool] = _always
+
+    def run(self, workspace: Workspace) -> Outcome[R]:
+        return workspace.stages.run(self.name, self.version, self.result, self.inputs, self.compute, self.keep)
+
+    def forecast(self, workspace: Workspace) -> Forecast[R]:
+        return workspace.stages.forecast(self.name, self.version, self.result, self.inputs)
+
+
+def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Step[Downloaded]:
+    inputs = download.identity(pinned, recipe.download)
+    return Step(
+        "download", download.VERSION, Downloaded, inputs,
+        lambda: download.download(pinned, recipe.download, workspace),
+    )  # fmt: skip
+
+
+def finetune_inputs(got: Downloaded, recipe: Recipe) -> dict[str, Any]:
+    return {"base": got.model, "data": got.data, "args": recipe.finetune}
+
+
+def finetune_step(
+    got: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
+) -> Step[Finetuned]:
+    return Step(
+        "finetune", finetune.VERSION, Finetuned, finetune_inputs(got, recipe),
+        lambda: finetune.finetune(got.model, got.data, recipe.finetune, workspace, on_log),
+    )  # fmt: skip
+
+
+def evaluate_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> Step[Evaluated]:
+    inputs = {"base": got.model, "finetuned": tuned.merged, "data": got.data, "args": recipe.evaluate}
+    return Step(
+        "evaluate", evaluate.VERSION, Evaluated, inputs,
+        lambda: evaluate.evaluate(got.model, tuned.merged, got.data, recipe.evaluate, workspace),
+    )  # fmt: skip
+
+
+def optimize_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> Step[Optimized]:
+    inputs = {
+        "merged": tuned.merged, "data": got.data, "args": recipe.optimize, "makers": optimize.makers(recipe.optimize),
+    }  # fmt: skip
+    return Step(
+        "optimize", optimize.VERSION, Optimized, inputs,
+        lambda: optimize.optimize(tuned.merged, got.data, recipe.optimize, workspace),
+    )  # fmt: skip
+
+
+def weigh_step(got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace) -> Step[Weighed]:
+    everyone = weigh.candidates(made.variants, recipe.weigh.engines)
+    inputs = {
+        "candidates": [weigh.inputs_of(one, got.data, recipe.evaluate, recipe.weigh, workspace) for one in everyone],
+        "labels": [one.label for one in everyone],
+        "args": recipe.weigh,
+    }
+    return Step(
+        "weigh", weigh.VERSION, Weighed, inputs,
+        lambda: weigh.weigh(made.variants, got.data, recipe.evaluate, recipe.weigh, workspace),
+        keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
+    )  # fmt: skip
+
+
+def select_step(weighed: Weighed, evaluated: Evaluated, champion: Measurement | None, recipe: Recipe) -> Step[Decision]:
+    inputs = {
+        "measurements": weighed.measurements, "reference": evaluated.finetuned,
+        "champion": champion, "args": recipe.select,
+    }  # fmt: skip
+    return Step(
+        "select", select.VERSION, Decision, inputs,
+        lambda: select.select(weighed.measurements, evaluated.finetuned, champion, recipe.select),
+    )  # fmt: skip
+
+
+def winner_of(decision: Decision, weighed: Weighed) -> Candidate | None:
+    """The candidate to release; None where the champion stays or nobody is within the limits."""
+    labels = {measurement.candidate.label: measurement.candidate for measurement in weighed.measurements}
+    return labels.get(decision.winner or "")
+
+
+def package_step(winner: Candidate, lineage: dict[str, str], recipe: Recipe, workspace: Workspace) -> Step[Packaged]:
+    """The Bento is named by its content alone: which version it is in MLflow, MLflow says."""
+    inputs = {"candidate": winner, "name": recipe.name, "lineage": lineage, "args": recipe.package}
+    return Step(
+        "package", package.VERSION, Packaged, inputs,
+        lambda: package.package(winner, recipe.name, "", lineage, recipe.package, workspace),
+    )  # fmt: skip
+
+
+def lineage_of(got: Downloaded, tuned: Finetuned, recipe: Recipe) -> dict[str, str]:
+    """Where a Bento comes from: digests from base model to merged weights."""
+    return {
+        "recipe": recipe.name,
+        "base": got.model.digest,
+        "base_source": got.model.origin.get("uri", ""),
+        "data": got.data.digest,
+        "adapter": tuned.adapter.digest,
+        "merged": tuned.merged.digest,
+    }

@@ -1,0 +1,92 @@
+"""What Prefect is told so that people can hang automations on it. Nobody waits for it, nothing fails with it."""
+
+import logging
+import queue
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+logger = logging.getLogger("weighbridge.announce")
+
+ROLLED_BACK = "weighbridge.rolled-back"
+_LONGEST_QUEUE = 1000
+_NAMESPACE = uuid.UUID("5f0a0c4e-3c55-4e0b-9f0e-7d7ad7c1d5a1")
+
+
+class Announcement(BaseModel):
+    """An event of Prefect's about a registered model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    event: str
+    model: str
+    related: dict[str, str] = Field({}, description="Resource id to role.")
+    payload: dict[str, Any] = {}
+    key: str = Field("", description="Two with the same key are the same event.")
+
+    def body(self) -> dict[str, Any]:
+        """As Prefect's API takes it."""
+        from prefect.events import Event, RelatedResource, Resource
+
+        labels = {"prefect.resource.id": f"mlflow.model.{self.model}", "prefect.resource.name": self.model}
+        related = [
+            RelatedResource.model_validate({"prefect.resource.id": resource, "prefect.resource.role": role})
+            for resource, role in self.related.items()
+        ]
+        event = Event(
+            event=self.event, resource=Resource.model_validate(labels), related=related, payload=self.payload,
+            id=uuid.uuid5(_NAMESPACE, self.key) if self.key else uuid.uuid4(),
+        )  # fmt: skip
+        return event.model_dump(mode="json")
+
+
+def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Announcement:
+    """A version was taken back by itself."""
+    return Announcement(
+        event=ROLLED_BACK, model=model, payload={"target": target, "version": version, "to": to, "why": why},
+        related={
+            f"weighbridge.target.{target}": "target",
+            f"mlflow.model-version.{model}.{version}": "model-version",
+            f"mlflow.model-version.{model}.{to}": "went-back-to",
+        },
+    )  # fmt: skip
+
+
+def announce(announcement: Announcement) -> bool:
+    """Tell Prefect now; False where it does not take it."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:  # without one, Prefect would start a server of its own
+        return False
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[announcement.body()])
+    except (httpx.HTTPError, PrefectException, OSError) as exc:
+        logger.warning("Prefect did not take the event %s: %s", announcement.event, exc)
+        return False
+    return True
+
+
+class Announcer:
+    """Tells Prefect on a thread of its own; what it cannot keep up with is dropped."""
+
+    def __init__(self, tell: Callable[[Announcement], object] = announce) -> None:
+        self._tell = tell
+        self._waiting: queue.Queue[Announcement] = queue.Queue(_LONGEST_QUEUE)
+        threading.Thread(target=self._run, name="announcer", daemon=True).start()
+
+    def __call__(self, announcement: Announcement) -> None:
+        try:
+            self._waiting.put_nowait(announcement)
+        except queue.Full:
+            logger.warning("Prefect is behind: the event %s is dropped", announcement.event)
+
+    def _run(self) -> None:
+        while True:
+            self._tell(self._waiting.get())

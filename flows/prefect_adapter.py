@@ -1,0 +1,143 @@
+"""The thin coat: a plain call becomes a task run in Prefect, a finished weighing becomes artifacts."""
+
+import base64
+import contextlib
+import functools
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+from prefect import flow, task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.flows import Flow
+from prefect.states import Completed, Failed, raise_state_exception
+
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.progress import Step, listen
+from weighbridge.core.stage_cache import Outcome
+
+R = TypeVar("R")
+P = ParamSpec("P")
+
+logger = logging.getLogger("weighbridge.stage")
+_TERMINAL_ONLY = {"send_to_api": False}  # the page shows the state itself
+
+
+def run_stage(name: str, call: Callable[[], Outcome[R]], description: str = "") -> Outcome[R]:
+    """Run `call` as a task run of the current flow, and give back what it gives.
+
+    Its state says whether it ran (Completed, and how long it took) or was Reused, and why; its page shows the log
+    lines of `weighbridge.*` and the progress of long work. An error ends the task run as Failed with the error's
+    own line, and is raised here as it is.
+    """
+    outcomes: list[Outcome[R]] = []
+
+    @task(name=name, task_run_name=name, description=description or None, cache_policy=NO_CACHE, persist_result=False)
+    def stage() -> State[Any]:
+        try:
+            with listen(_ProgressArtifacts(name)):
+                outcomes.append(call())
+        except WeighbridgeError as exc:
+            return Failed(message=str(exc), data=exc)
+        return _finished(name, outcomes[0])
+
+    raise_state_exception(stage(return_state=True))
+    return outcomes[0]
+
+
+def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Like `prefect.flow`, for flows of ours: an error we know ends it as Failed with that one line, no traceback.
+
+    Whoever calls the flow gets the error itself.
+    """
+
+    def coat(function: Callable[P, R]) -> Flow[P, R]:
+        @functools.wraps(function)
+        def body(*args: P.args, **kwargs: P.kwargs) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except WeighbridgeError as exc:
+                return Failed(message=str(exc), data=exc)
+
+        coated: Flow[P, R] = flow(persist_result=False, **options)(body)
+        return coated
+
+    return coat
+
+
+def publish_ticket(markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "ticket") -> None:
+    """Keep a ticket with the current flow run: the whole as Markdown, the table, and the chart (PNG)."""
+    # An image artifact is a URL that the reader's browser loads, and nobody serves our files.
+    image = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
+    whole = f"{markdown.rstrip()}\n\n![Every candidate]({image})\n"
+    create_markdown_artifact(whole, key=_key(name), description="Every candidate, the winner and why")
+    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description="The ticket's figures")
+    create_image_artifact(image, key=_key(f"{name}-chart"), description="The ticket's chart")
+
+
+def publish_report(name: str, markdown: str, rows: Sequence[Mapping[str, str]], about: str) -> None:
+    """Keep a report with the current flow run: as Markdown, and its table."""
+    create_markdown_artifact(markdown, key=_key(name), description=about)
+    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description=about)
+
+
+def _finished(name: str, outcome: Outcome[Any]) -> State[Any]:
+    if outcome.reused:
+        logger.info("reused: %s", outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
+        return Completed(name="Reused", message=outcome.why)
+    logger.info("%.1f s (%s)", outcome.seconds, outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
+    return Completed(message=f"in {outcome.seconds:.1f} s; {outcome.why}")
+
+
+def _key(name: str) -> str:
+    """Prefect's artifact keys are lowercase letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+class _ProgressArtifacts:
+    """Steps of long work as progress bars on the task run's page; short work leaves none."""
+
+    FIRST_AFTER = 2.0
+    EVERY = 3.0
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._seen: dict[str, float] = {}
+        self._bars: dict[str, Any] = {}
+
+    def __call__(self, step: Step) -> None:
+        if not step.total:
+            return
+        now = time.monotonic()
+        due = self._seen.setdefault(step.what, now + self.FIRST_AFTER)
+        finished = step.done >= step.total and step.what in self._bars
+        if now < due and not finished:
+            return
+        self._seen[step.what] = now + self.EVERY
+        self._show(step.what, min(100.0, 100 * step.done / step.total))
+
+    def _show(self, what: str, percent: float) -> None:
+        context = TaskRunContext.get()
+        if context is None:  # told from a thread that Prefect knows nothing of
+            return
+        with contextlib.suppress(httpx.HTTPError):  # no work fails for its progress bar
+            self._send(what, percent, context.task_run)
+
+    def _send(self, what: str, percent: float, run: TaskRun) -> None:
+        client = get_client(sync_client=True)
+        if what in self._bars:
+            client.update_artifact(self._bars[what], ArtifactUpdate(data=percent))
+            return
+        request = ArtifactCreate(
+            type="progress", key=_key(f"{self._stage}-progress"), description=what, data=percent,
+            task_run_id=run.id, flow_run_id=run.flow_run_id,
+        )  # fmt: skip
+        self._bars[what] = client.create_artifact(request).id

@@ -1,0 +1,123 @@
+"""What MLflow keeps of a release: written after each stage, and written once however often it is told."""
+
+from collections.abc import Mapping
+
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.stage_cache import fingerprint
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Dataset, Figures, Registry, Role, Run, Version
+from weighbridge.tasks.download import Downloaded
+from weighbridge.tasks.evaluate import Evaluated
+from weighbridge.tasks.finetune import Finetuned
+from weighbridge.tasks.measurement import Measurement, Variant
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.report import Ticket
+
+
+class Journal:
+    """One release in MLflow: its run, the runs of its stages, the versions it makes."""
+
+    def __init__(self, registry: Registry, recipe: Recipe) -> None:
+        self.registry = registry
+        self.recipe = recipe
+        self.tags = {"recipe": recipe.name, "recipe_digest": fingerprint(recipe)}
+        self.run = registry.release(
+            recipe.name, recipe, params=recipe.model_dump(mode="json", exclude_none=True), tags=self.tags
+        )
+
+    def stage(self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None) -> Run:
+        return self.registry.stage(self.run, name, inputs, params=params)
+
+    def base(self, got: Downloaded) -> Version:
+        self.run.log_dataset(_dataset(got.data, "train", context="training"))
+        return self._register("base", got.model, None)
+
+    def finetuned(self, tuned: Finetuned, base: Version, run: Run) -> Version:
+        """Registers adapter and merged weights; returns the version of the merged ones."""
+        run.log_history(tuned.losses)
+        adapter = self._register("adapter", tuned.adapter, base, run=run, facts=tuned.facts)
+        merged = self._register("merged", tuned.merged, adapter, run=run, facts=tuned.facts)
+        run.log_models(made=[adapter.model_id, merged.model_id])
+        return merged
+
+    def evaluated(self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: Run) -> None:
+        """Metrics of base and fine-tuned model, each on its own logged model; predictions as a file."""
+        validation, test = _dataset(got.data, "validation"), _dataset(got.data, "test")
+        run.log_metrics(_values(evaluated.base, "base."), validation)
+        run.log_metrics(_values(evaluated.finetuned), validation, merged.model_id)
+        run.log_metrics(_values(evaluated.base), validation, base.model_id)
+        run.log_metrics(_values(evaluated.test, "test."), test, merged.model_id)
+        for file in sorted(evaluated.predictions.path.iterdir()):
+            run.attach(file, "predictions")
+
+    def variants(self, variants: list[Variant], merged: Version) -> dict[str, Version]:
+        """A version per variant, by label."""
+        return {
+            variant.label: self._register(
+                "variant", variant.artifact, merged, label=variant.label, facts=variant.facts,
+                tags={"optimizer": variant.optimizer},
+            )
+            for variant in variants
+        }  # fmt: skip
+
+    def measured(self, measurement: Measurement, version: Version, got: Downloaded, run: Run) -> None:
+        """A candidate's figures on its logged model."""
+        if measurement.failure:
+            return
+        figures = [
+            Figures(_values(measurement.scores), _dataset(got.data, "validation")),
+            Figures(_values(measurement.test_scores, "test."), _dataset(got.data, "test")),
+            Figures(_speed(measurement)),
+        ]
+        predictions = measurement.predictions.path.iterdir() if measurement.predictions else ()
+        files = {file.name: file for file in predictions}
+        engine = measurement.candidate.engine.model_dump(mode="json", exclude_none=True)
+        self.registry.record_measurement(
+            version, measurement.candidate.label, run=run, document=measurement.model_dump_json(indent=1),
+            figures=figures, params={f"engine.{key}": str(value) for key, value in engine.items()}, files=files,
+        )  # fmt: skip
+
+    def ticket(self, report: Ticket, workspace: Workspace) -> None:
+        """The ticket with the release's run: as its description, as a page, as a chart."""
+        self.run.describe(report.markdown)
+        with workspace.store.scratch() as scratch:
+            for file in report.save(scratch):
+                self.run.attach(file, "ticket")
+
+    def _register(
+        self, role: Role, artifact: Artifact, parent: Version | None, *, run: Run | None = None,
+        label: str = "", facts: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None,
+    ) -> Version:  # fmt: skip
+        return self.registry.register(
+            self.recipe.name, role, artifact, run=run or self.run, parent=parent, label=label,
+            tags={**self.tags, **(tags or {})}, params=dict(facts or {}),
+        )  # fmt: skip
+
+
+def _dataset(data: Artifact, split: str, context: str = "evaluation") -> Dataset:
+    return Dataset(name=split, digest=data.digest, source=data.origin.get("uri", ""), context=context)
+
+
+def _values(scores: Mapping[str, Score], prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{label}": score.value for label, score in scores.items()}
+
+
+def _speed(measurement: Measurement) -> dict[str, float]:
+    """Figures that no data set decides. Seconds, bytes, tokens per second."""
+    figures: dict[str, float] = {
+        "load_seconds": measurement.load_seconds,
+        "peak_memory_bytes": measurement.peak_memory,
+        "size_bytes": measurement.candidate.variant.artifact.size,
+    }
+    if measurement.cost_per_million_tokens is not None:
+        figures["cost_per_million_tokens"] = measurement.cost_per_million_tokens
+    for load in measurement.load:
+        at = f"at_{load.concurrency}"
+        figures |= {
+            f"tokens_per_second_{at}": load.tokens_per_second,
+            f"ttft_p50_{at}": load.ttft_p50,
+            f"ttft_p95_{at}": load.ttft_p95,
+            f"itl_p50_{at}": load.itl_p50,
+        }
+    return figures

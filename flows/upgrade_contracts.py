@@ -1,0 +1,87 @@
+"""What we need of Prefect, done once: `weighbridge compat` runs these against newer releases of everything.
+
+Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from weighbridge.core.settings import Settings
+from weighbridge.core.stage_cache import Outcome
+from weighbridge.flows.prefect_server import prefect_api
+
+
+def a_flow_runs() -> None:
+    """A flow of ours with a stage runs, is recorded with its artifact, and a known error fails it with its own line."""
+    with prefect_api(Settings()):
+        from prefect.client.orchestration import get_client
+
+        from weighbridge.core.errors import GateFailed
+        from weighbridge.flows.prefect_adapter import publish_ticket, release_flow, run_stage
+
+        @release_flow(name="contract", flow_run_name="good")
+        def good() -> int:
+            value = run_stage("stage", lambda: Outcome(1, reused=False, why="not run before", seconds=0.1)).value
+            publish_ticket("# Ticket", [{"candidate": "one"}], b"", "contract")
+            return value
+
+        @release_flow(name="contract", flow_run_name="bad")
+        def bad() -> None:
+            raise GateFailed("doing this", "it is worse")
+
+        assert good() == 1, "the flow gives another value than its function"
+        state: Any = bad(return_state=True)
+        assert state.is_failed(), f"a failed gate leaves the flow {state.type}"
+        assert state.message == "doing this: it is worse", f"a failed gate is told as: {state.message}"
+        with get_client(sync_client=True) as client:
+            found = client.request("POST", "/flow_runs/filter", json={}).json()
+            artifacts = client.request("POST", "/artifacts/filter", json={}).json()
+        recorded = {run["name"]: run["state_type"] for run in found}
+        assert recorded == {"good": "COMPLETED", "bad": "FAILED"}, f"the runs are recorded as {recorded}"
+        assert len(artifacts) == 3, f"{len(artifacts)} artifacts of 3 are recorded"
+
+
+def a_schedule_is_planned() -> None:
+    """A deployment with a schedule gets flow runs planned, and a changed one gets them planned anew."""
+    with prefect_api(Settings()):
+        planned = asyncio.run(_plan())
+    assert planned[0] > 0, "no run was planned"
+    assert planned[0] == planned[1], f"{planned[0]} runs were planned, and {planned[1]} after the deployment changed"
+
+
+async def _plan() -> list[int]:
+    """What Prefect's server does with a new deployment and with a changed one; how many runs that plans."""
+    from prefect.server import models
+    from prefect.server.database import provide_database_interface
+    from prefect.server.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.server.schemas.core import Deployment, Flow
+    from prefect.server.schemas.schedules import IntervalSchedule
+
+    schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=10)), active=True)
+    flows: Any = models.flows  # Prefect's own decorator loses their types
+    deployments: Any = models.deployments
+    counts = []
+    async with provide_database_interface().session_context(begin_transaction=True) as session:
+        made = await flows.create_flow(session=session, flow=Flow(name="contract"))
+        wanted = Deployment(name="contract", flow_id=made.id, schedules=[schedule.model_dump()])
+        deployment = await deployments.create_deployment(session=session, deployment=wanted)
+        assert deployment is not None
+        for tag in ("new", "changed"):
+            change = DeploymentUpdate(tags=[tag])
+            await deployments.update_deployment(session, deployment_id=deployment.id, deployment=change)
+            counts.append(len(await deployments.schedule_runs(session, deployment_id=deployment.id)))
+    return counts
+
+
+def the_run_forms_are_made() -> None:
+    """Every deployment's parameters have a schema that Prefect can show as a form."""
+    import yaml
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    from weighbridge.core.package import PACKAGE
+
+    for deployment in yaml.safe_load((PACKAGE / "prefect.yaml").read_text())["deployments"]:
+        schema = parameter_schema(load_flow_from_entrypoint(deployment["entrypoint"]))
+        assert schema.type == "object", f"{deployment['name']} has no form"

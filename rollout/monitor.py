@@ -1,0 +1,71 @@
+"""Monitoring: the live endpoint's answers against the recipe's floor, and when that is a reason to go back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from weighbridge.rollout import probe
+from weighbridge.rollout.probe import Question
+from weighbridge.rollout.sequential_test import Judged, Verdict
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.scoring import worse_by
+
+MAX_DROP: Final = 0.05
+"""How far the score may fall where the recipe sets no floor."""
+IN_A_ROW: Final = 2
+
+
+class Check(BaseModel):
+    """One check of a target, as it is kept."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str = Field(description="That served.")
+    verdict: Verdict
+    at: float = Field(description="Unix time.")
+
+
+def check(
+    url: str,
+    measurement: Measurement,
+    questions: Sequence[Question],
+    floor: float | None,
+    *,
+    metric: str = "exact_match",
+    metrics: Sequence[MetricArgs] = (),
+    alpha: float = 0.01,
+    max_tokens: int = 128,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> Judged:
+    """Whether what serves at `url` has fallen below `floor` of `metric`, beyond doubt.
+
+    A few questions can be harder than the whole split. So what is compared with the distance between the measured
+    score and the floor is by how much the answers to the same questions got worse.
+    """
+    answered = probe.ask(url, questions, max_tokens=max_tokens, headers=headers, timeout=timeout)
+    max_drop = _distance(measurement.scores.get(metric), floor)
+    return probe.judge(answered, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric)
+
+
+def _distance(measured: Score | None, floor: float | None) -> float:
+    if measured is None or floor is None:
+        return MAX_DROP
+    return max(0.0, worse_by(measured, measured.model_copy(update={"value": floor})))
+
+
+def fallen(checks: Sequence[Check], version: str) -> bool:
+    """Whether `version` is to be taken back: it failed its last two checks that came to a verdict.
+
+    A check without a verdict (nobody answered, too few questions) neither counts nor clears: an endpoint that is down
+    is for the reconciler. What another version did earlier, or the same one before another took its place, is over.
+    """
+    latest: list[Check] = []
+    for one in sorted(checks, key=lambda one: one.at, reverse=True):
+        if one.version != version:
+            break
+        if one.verdict in ("pass", "fail"):
+            latest.append(one)
+    return len(latest) >= IN_A_ROW and all(one.verdict == "fail" for one in latest[:IN_A_ROW])

@@ -1,0 +1,1 @@
+"""This machine as a platform: the services that `weighbridge up` keeps running."""

@@ -1,0 +1,1 @@
+"""The gateway: one haproxy owns the address of every target on this machine."""

@@ -1,0 +1,330 @@
+"""One candidate on the scale: tuned, loaded, asked, scored."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.core import plugins
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import PeakMemory
+from weighbridge.core.progress import track
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engine_process import Running, serve
+from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.load import LoadFigures, Payload, run_load
+from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.tasks import machine
+from weighbridge.tasks.data import Row, Split, read_rows
+from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.scoring import needs_logprobs, score_all
+
+if TYPE_CHECKING:
+    from weighbridge.tasks.evaluate import EvaluateArgs
+    from weighbridge.tasks.weigh import WeighArgs
+
+log = logging.getLogger("weighbridge.weigh")
+
+TUNING_SECONDS: Final = 0.6
+TUNING_MAX_SECONDS: Final = 10.0
+"""Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
+NOISE: Final = 0.1
+"""Part by which two runs of TUNING_SECONDS of the same thing may differ."""
+FINAL_SECONDS: Final = 1.5
+FINALISTS: Final = 3
+FINAL_NOISE: Final = 0.03
+"""The same for FINAL_SECONDS."""
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the engine said to one split's rows."""
+
+    rows: list[Row]
+    texts: list[str]
+    problems: list[str]
+    """Why there is no answer, by row; empty where there is one."""
+    logprobs: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One setting of an engine, measured briefly."""
+
+    args: EngineArgs
+    tokens_per_second: float = 0.0
+    """Geometric mean over the concurrencies."""
+    ttft_p95: float = 0.0
+    """At the highest concurrency."""
+    problem: str = ""
+
+
+def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
+    """Those whose speed cannot be told from the highest, fastest first; all, if none worked."""
+    fastest = sorted(tries, key=lambda tried: tried.tokens_per_second, reverse=True)
+    return [tried for tried in fastest if tried.tokens_per_second >= fastest[0].tokens_per_second * (1 - noise)]
+
+
+@dataclass
+class Scale:
+    """One candidate's measuring, step by step."""
+
+    candidate: Candidate
+    data: Artifact
+    metrics: EvaluateArgs
+    args: WeighArgs
+    build: str
+    """Which build of the engine it is: for the record."""
+    workspace: Workspace
+    tuning: list[dict[str, int | float | str]] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Engine:
+        plugin: Engine = plugins.load("engine", self.candidate.engine.kind)
+        return plugin
+
+    @property
+    def streams(self) -> int:
+        return max(self.args.concurrency)
+
+    def measure(self) -> Measurement:
+        """Tune, then take every figure under the best options.
+
+        Raises:
+            Unavailable: the engine does not start, or dies while it is measured.
+        """
+        payloads = self._payloads()
+        tuned = self.tune(payloads)
+        with track(f"weighing {self.candidate.label}", 4, "steps") as done, self._serve(tuned) as running:
+            with PeakMemory(running.process.pid) as peak:
+                load = self.load(running, payloads)
+                done(1)
+                answers: dict[Split, _Answers] = {}
+                for split in ("validation", "test"):
+                    answers[split] = self.answers(running, split)
+                    done(2 if split == "validation" else 3)
+            scores = {split: self.score(found) for split, found in answers.items()}
+            done(4)
+        return Measurement(
+            candidate=self.candidate.model_copy(update={"engine": tuned}),
+            scores=scores["validation"],
+            test_scores=scores["test"],
+            predictions=self._keep(answers, scores),
+            max_new_tokens=self.metrics.max_new_tokens,
+            load=load,
+            load_seconds=running.load_seconds,
+            peak_memory=peak.bytes,
+            tuning=self.tuning,
+            machine={**machine.describe(), "build": self.build},
+        )
+
+    @contextmanager
+    def _serve(self, args: EngineArgs) -> Iterator[Running]:
+        """The engine under these options; whatever fails within because it died is told with its log."""
+        name = self.candidate.label.replace("/", "-")
+        output = self.workspace.settings.home / "logs" / "weigh" / f"{name}.log"
+        output.unlink(missing_ok=True)
+        model = self.candidate.variant.artifact.path
+        with serve(model, args, self.workspace.settings.cache, output) as running:
+            try:
+                yield running
+            except Unavailable as exc:
+                if not _died(running):
+                    raise
+                raise Unavailable(
+                    f"measuring {self.candidate.label}",
+                    f"the engine died. Its log ends:\n{running.process.tail()}\n",
+                    f"whole log: {output}",
+                ) from exc
+
+    def _payloads(self) -> list[Payload]:
+        """Every prompt once, validation first: an engine that has seen one before would not have to read it."""
+        rows = self._rows("validation") + read_rows(self.data, "train")
+        return [{**_body(row), "max_tokens": self.args.max_tokens} for row in rows]
+
+    def _rows(self, split: Split) -> list[Row]:
+        return read_rows(self.data, split)[: self.metrics.limit]
+
+    def tune(self, payloads: Sequence[Payload]) -> EngineArgs:
+        """The options, among those worth trying on this machine, that give the most tokens over all concurrencies.
+
+        All are tried briefly, those that this cannot tell apart again for longer; what is still alike is told apart by
+        the time to the first token.
+        """
+        options: Sequence[EngineArgs] = self.engine.tunings(self.candidate.engine, machine.cores())
+        if not self.args.tune or len(options) < 2:
+            return options[0] if options else self.candidate.engine
+        tries = self._tries("tuning", options, payloads, TUNING_SECONDS)
+        finalists = _near(tries, NOISE)[:FINALISTS]
+        if len(finalists) > 1 and not finalists[0].problem:
+            finalists = self._tries("finally tuning", [one.args for one in finalists], payloads, FINAL_SECONDS)
+            tries = [next((one for one in finalists if one.args == tried.args), tried) for tried in tries]
+        winner = min(_near(finalists, FINAL_NOISE), key=lambda tried: tried.ttft_p95)
+        if winner.problem:
+            raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
+        self.tuning += [self._note(tried) for tried in tries]
+        log.info("%s: of %d settings the best is %s", self.candidate.label, len(tries), self._note(winner))
+        return winner.args
+
+    def _note(self, tried: _Try) -> dict[str, int | float | str]:
+        """What was tried, as the options that the recipe left open, and what came of it."""
+        note: dict[str, int | float | str] = {
+            name: value if isinstance(value, int | float) else str(value)
+            for name, value in tried.args.model_dump().items()
+            if value != getattr(self.candidate.engine, name)
+        }
+        note |= {"tokens_per_second": round(tried.tokens_per_second, 1), "ttft_p95": round(tried.ttft_p95, 4)}
+        return note | ({"problem": tried.problem} if tried.problem else {})
+
+    def _tries(
+        self, doing: str, options: Sequence[EngineArgs], payloads: Sequence[Payload], seconds: float
+    ) -> list[_Try]:
+        tries = []
+        with track(f"{doing} {self.candidate.label}", len(options), "tries") as done:
+            for number, args in enumerate(options, start=1):
+                tries.append(self._try(args, payloads, seconds))
+                done(number)
+        return tries
+
+    def _try(self, args: EngineArgs, payloads: Sequence[Payload], seconds: float) -> _Try:
+        """One setting, at the lowest and at the highest concurrency."""
+        levels = sorted({min(self.args.concurrency), self.streams})
+        try:
+            with self._serve(args) as running:
+                figures = self._run_levels(running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS)
+        except Unavailable as exc:
+            return _Try(args, problem=str(exc))
+        rates = [item.tokens_per_second for item in figures]
+        return _Try(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
+
+    def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
+        """Speed at every concurrency."""
+        args = self.args
+        figures = self._run_levels(running, payloads, args.concurrency, args.requests, args.seconds, args.max_seconds)
+        for item in figures:
+            if item.errors == item.requests:
+                raise Unavailable(f"measuring {self.candidate.label}", "under load not one request was answered")
+        return figures
+
+    def _run_levels(
+        self,
+        running: Running,
+        payloads: Sequence[Payload],
+        levels: Sequence[int],
+        requests: int,
+        seconds: float,
+        max_seconds: float,
+    ) -> list[LoadFigures]:
+        """Each level with prompts of its own, as far as there are enough."""
+        figures = []
+        share = len(payloads) // len(levels)
+        for place, level in enumerate(levels):
+            own = [*payloads[place * share :], *payloads[: place * share]]
+            enough = list(itertools.islice(itertools.cycle(own), max(len(own), 8 * level, requests)))
+            figures.append(
+                run_load(
+                    running.url,
+                    enough,
+                    level,
+                    requests=requests,
+                    seconds=seconds,
+                    max_seconds=max_seconds,
+                    timeout=self.args.request_timeout,
+                )
+            )
+            if not running.process.alive():
+                raise Unavailable(f"measuring {self.candidate.label}", f"it died at concurrency {level}")
+        return figures
+
+    def answers(self, running: Running, split: Split) -> _Answers:
+        """Greedy answers to a split's prompts and, where a metric asks, what the engine thinks of the references."""
+        rows = self._rows(split)
+        client = Client(running.url, self.args.request_timeout)
+
+        def ask(row: Row) -> tuple[str, str]:
+            prompt = row.prompt if isinstance(row.prompt, str) else [message.model_dump() for message in row.prompt]
+            try:
+                return client.ask(prompt, max_tokens=self.metrics.max_new_tokens).text, ""
+            except RequestRefused as exc:
+                return "", str(exc)
+
+        said = self._all(ask, rows)
+        return _Answers(
+            rows, [text for text, _ in said], [problem for _, problem in said], self._logprobs(running, rows)
+        )
+
+    def _logprobs(self, running: Running, rows: list[Row]) -> list[list[float]] | None:
+        if not needs_logprobs(self.metrics.metrics):
+            return None
+        from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
+
+        def ask(encoded: Encoded) -> list[float]:
+            return self.engine.token_logprobs(running.url, encoded.prompt, encoded.completion)
+
+        try:
+            return self._all(ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows))
+        except NotImplementedError:
+            return None
+
+    def _all(self, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        with ThreadPoolExecutor(self.streams) as pool:
+            try:
+                return list(pool.map(ask, items))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def score(self, answers: _Answers) -> dict[str, Score]:
+        if not answers.rows:
+            return {}
+        metrics: list[MetricArgs] = list(self.metrics.metrics)
+        return score_all(metrics, answers.texts, [row.reference for row in answers.rows], answers.logprobs)
+
+    def _keep(self, answers: Mapping[Split, _Answers], scores: Mapping[Split, Mapping[str, Score]]) -> Artifact:
+        """Every example with its answer and scores, as one artifact."""
+        with self.workspace.store.scratch() as scratch:
+            for split, found in answers.items():
+                lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in _examples(found, scores[split]))
+                (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
+
+
+def _body(row: Row) -> dict[str, Any]:
+    if isinstance(row.prompt, str):
+        return {"prompt": row.prompt}
+    return {"messages": [message.model_dump() for message in row.prompt]}
+
+
+def _died(running: Running) -> bool:
+    """Whether the engine's process has ended: its connections break a moment before it does."""
+    for _ in range(10):
+        if not running.process.alive():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def tokenizer_of(artifact: Artifact) -> Path:
+    """Folder with the Hugging Face tokenizer of a servable artifact."""
+    beside = artifact.path / "tokenizer"
+    return beside if beside.is_dir() else artifact.path
+
+
+def _examples(answers: _Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
+    for place, row in enumerate(answers.rows):
+        example = {"prompt": row.model_dump()["prompt"], "reference": row.reference, "answer": answers.texts[place]}
+        if answers.problems[place]:
+            example["problem"] = answers.problems[place]
+        example["scores"] = {name: score.per_example[place] for name, score in scores.items() if score.per_example}
+        yield example

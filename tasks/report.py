@@ -1,0 +1,223 @@
+"""The ticket: what the scale said of every candidate, who won, and why not the others.
+
+Markdown for Prefect and MLflow, a page that needs nothing else, a chart, and rows for a terminal.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.serving.load import LoadFigures
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.report_chart import draw, title_of
+from weighbridge.tasks.select import Decision
+
+TEMPLATES = Path(__file__).parent
+_UNKNOWN = "—"
+_WON, _LOST = "winner", "no"
+
+
+class Compared(Protocol):
+    """Scores before and after fine-tuning: what the stage evaluate returns."""
+
+    @property
+    def base(self) -> Mapping[str, Score]: ...
+
+    @property
+    def finetuned(self) -> Mapping[str, Score]: ...
+
+    @property
+    def test(self) -> Mapping[str, Score]: ...
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The report of one weighing, in every form it is shown in."""
+
+    name: str
+    headline: str
+    """`winner: llama_cpp/gguf-Q8_0`, or that there is none."""
+    why: str
+    rows: list[dict[str, str]]
+    """One per candidate, by column title; `verdict` is `winner` or the reason why not."""
+    before_after: list[dict[str, str]]
+    """Base against fine-tuned model, one per metric."""
+    facts: dict[str, str]
+    markdown: str
+    html: str
+    chart: bytes
+    """PNG."""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `ticket.md`, `ticket.html` and `ticket.png`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / "ticket.md", folder / "ticket.html", folder / "ticket.png"]
+        files[0].write_text(self.markdown)
+        files[1].write_text(self.html)
+        files[2].write_bytes(self.chart)
+        return files
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What the templates see."""
+
+    name: str
+    headline: str
+    why: str
+    decided: bool
+    rows: list[dict[str, str]]
+    columns: list[str]
+    before_after: list[dict[str, str]]
+    facts: dict[str, str]
+    notes: dict[str, str]
+    winner: str
+    chart: str = field(default="", repr=False)
+
+
+def ticket(
+    decision: Decision, measurements: Sequence[Measurement], evaluated: Compared | None, name: str, *,
+    facts: Mapping[str, str] | None = None, currency: str = "USD",
+) -> Ticket:  # fmt: skip
+    """Everything a reader of the weighing wants to know.
+
+    `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the measurements.
+    """
+    ordered = sorted(measurements, key=lambda one: one.candidate.label != decision.winner)
+    rows = _rows(ordered, decision, currency)
+    chart = draw(ordered, decision, _headline(decision))
+    page = _Page(
+        name=name, headline=_headline(decision), why=_sentence(decision.why), decided=decision.winner is not None,
+        rows=rows, columns=list(rows[0]) if rows else [], before_after=_before_after(evaluated),
+        facts={**(facts or {}), **_machine(ordered)}, notes=decision.notes, winner=decision.winner or "",
+        chart=base64.b64encode(chart).decode(),
+    )  # fmt: skip
+    return Ticket(
+        name=name, headline=page.headline, why=page.why, rows=rows, before_after=page.before_after, facts=page.facts,
+        markdown=_markdown(page), html=_html(page), chart=chart,
+    )  # fmt: skip
+
+
+def _headline(decision: Decision) -> str:
+    if decision.winner and decision.keeps_champion:
+        return f"winner: {decision.winner}, the champion already"
+    if decision.winner:
+        return f"winner: {decision.winner}"
+    return "the champion stays" if decision.keeps_champion else "no winner"
+
+
+def _rows(measurements: Sequence[Measurement], decision: Decision, currency: str) -> list[dict[str, str]]:
+    """One row per candidate, all with the same columns."""
+    metrics = list(dict.fromkeys(key for one in measurements for key in one.scores)) or [decision.metric]
+    counts = sorted({load.concurrency for one in measurements for load in one.load})
+    return [_row(one, decision, currency, metrics, counts) for one in measurements]
+
+
+def _row(
+    one: Measurement, decision: Decision, currency: str, metrics: Sequence[str], counts: Sequence[int]
+) -> dict[str, str]:
+    label, loads = one.candidate.label, {load.concurrency: load for load in one.load}
+    at = decision.concurrency
+    speeds = [f"{loads[count].tokens_per_second:,.0f}" if count in loads else _UNKNOWN for count in counts]
+    return {
+        "candidate": label,
+        **{title_of(key): _score(one.scores.get(key)) for key in metrics},
+        f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
+        f"tokens/s at {' / '.join(map(str, counts))}" if counts else "tokens/s": " / ".join(speeds) or _UNKNOWN,
+        "memory": human_size(one.peak_memory) if one.peak_memory else _UNKNOWN,
+        "size": human_size(one.candidate.variant.artifact.size),
+        f"{currency} / M tokens": _number(one.cost_per_million_tokens),
+        "verdict": _WON if label == decision.winner else decision.reasons.get(label, _LOST),
+    }
+
+
+def _score(score: Score | None) -> str:
+    return _UNKNOWN if score is None else str(score)
+
+
+def _ttft(load: LoadFigures | None) -> str:
+    return f"{human_seconds(load.ttft_p50)} / {human_seconds(load.ttft_p95)}" if load else _UNKNOWN
+
+
+def _number(value: float | None) -> str:
+    return _UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.3g}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('.')}." if text else ""
+
+
+def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
+    if evaluated is None:
+        return []
+    return [
+        {
+            "metric": title_of(label),
+            "base": _score(before),
+            "fine-tuned": _score(evaluated.finetuned[label]),
+            "fine-tuned, test split": _score(evaluated.test.get(label)),
+        }
+        for label, before in evaluated.base.items()
+        if label in evaluated.finetuned
+    ]
+
+
+def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """What all candidates were measured on, said once."""
+    known = [one.machine for one in measurements if one.machine]
+    if not known:
+        return {}
+    return {key: value for key, value in known[0].items() if all(other.get(key) == value for other in known)}
+
+
+def _interval_apart(text: str) -> tuple[str, str]:
+    """A score's value, and its interval without the brackets."""
+    value, _, interval = text.partition(" (")
+    return value, interval.rstrip(")")
+
+
+def _html(page: _Page) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["interval_apart"] = _interval_apart
+    return environment.get_template("ticket.html").render(page=page)
+
+
+def _markdown(page: _Page) -> str:
+    parts = [f"# {page.name}: {page.headline}", page.why]
+    if page.rows:
+        parts.append(_table(page.columns, [_emphasized(row, page.winner) for row in page.rows]))
+    if page.notes:
+        doubts = "\n".join(f"- {label}: {note}" for label, note in page.notes.items())
+        parts.append(f"## In doubt\n\n{doubts}")
+    if page.before_after:
+        rows = [list(row.values()) for row in page.before_after]
+        parts.append(f"## Base against fine-tuned\n\n{_table(list(page.before_after[0]), rows)}")
+    if page.facts:
+        parts.append(
+            f"## What was weighed, and where\n\n{_table(['', ''], [list(fact) for fact in page.facts.items()])}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _emphasized(row: Mapping[str, str], winner: str) -> list[str]:
+    bold = {"candidate", "verdict"} if row["candidate"] == winner else set()
+    return [f"**{value}**" if column in bold else value for column, value in row.items()]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns), *rows])
+
+
+def _line(cells: Sequence[str]) -> str:
+    escaped = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

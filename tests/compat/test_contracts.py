@@ -1,0 +1,97 @@
+"""Contracts: what they find in our own code, and real breaks that they catch."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from weighbridge.compat.check import Options, check
+from weighbridge.compat.resolution import Resolver, pins
+from weighbridge.compat.subjects import CONTROL, bounds_of, lifted, name_of, subjects
+from weighbridge.core import contract_runner
+from weighbridge.core.package import PACKAGE
+from weighbridge.core.plugins import names
+from weighbridge.core.settings import Settings
+
+
+def test_what_is_needed_is_found_and_what_we_can_do_without_is_not() -> None:
+    source = """
+import os, alpha.sub
+from typing import TYPE_CHECKING
+from beta import thing
+from weighbridge.core.errors import BadInput
+from . import sibling
+if TYPE_CHECKING:
+    from gamma import Hint
+try:
+    import optional
+except ImportError:
+    optional = None
+def late() -> None:
+    from delta import later
+"""
+    assert set(contract_runner.used(source)) == {("alpha.sub", ""), ("beta", "thing"), ("delta", "later")}
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "uses.py").write_text("from json import loads\nimport not_there\nfrom pytest import nothing_such\n")
+    with pytest.raises(ImportError, match=r"not_there: ModuleNotFoundError.*; pytest.nothing_such: ModuleNotFound"):
+        contract_runner.imports(str(tmp_path / "uses.py"))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "name", "bounds", "free"),
+    [
+        ("fastapi<0.151", "fastapi", "<0.151", "fastapi>=0.150"),
+        ("bentoml==1.4.39", "bentoml", "==1.4.39", "bentoml>=0.150"),
+        ("Boto3_stubs[s3]>=1.40,<2", "boto3-stubs", ">=1.40,<2", "Boto3_stubs[s3]>=0.150"),
+        ("uv", "uv", "", "uv>=0.150"),
+        ("a>1 ; python_version < '3.12'", "a", ">1", "a>=0.150 ; python_version < '3.12'"),
+    ],
+)
+def test_a_requirement_without_its_upper_bound_is_not_older_than_the_lock(
+    requirement: str, name: str, bounds: str, free: str
+) -> None:
+    assert (name_of(requirement), bounds_of(requirement)) == (name, bounds)
+    assert lifted(requirement, "0.150+cpu") == free
+
+
+def test_every_locked_environment_is_checked_and_says_which_contracts_hold_in_it() -> None:
+    found = {subject.name: subject for subject in subjects()}
+    for root in ("serving", "tasks"):
+        assert {path.stem for path in (PACKAGE / root).rglob("*.in")} <= set(found)
+    for subject in found.values():
+        missing = set(subject.direct) - set(pins(subject.lock.read_text())) - {"torch"}
+        assert not missing, subject.name
+        for one in subject.contracts:
+            module, _, function = one.call.partition(":")
+            source = (PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py").read_text()
+            assert re.search(rf"^def {function}\(", source, re.MULTILINE), one.call
+    assert {subject.serves for subject in found.values()} - {""} <= set(names("engine"))
+
+
+def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
+    (control,) = subjects([CONTROL])
+    constrained, free = Resolver(control), Resolver(control, with_torch=True)
+    assert "torch<2.14,>=2.13" in constrained._lifted()
+    assert [pin.partition("+")[0] for pin in constrained._pinned() if pin.startswith("torch==")] == ["torch==2.13.0"]
+    assert free._pinned() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it installs gigabytes: a minute on an idle machine, fourteen on a very busy one
+def test_fastapi_and_sqlalchemy_that_break_prefect_are_caught_and_told_apart() -> None:
+    """A real environment of the control plane, in which two bounds of pyproject.toml are lifted."""
+    (control,) = subjects([CONTROL])
+    planned = tuple(
+        one for one in control.contracts if one.call == "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"
+    )
+    options = Options(only=("fastapi", "sqlalchemy"))
+    report = check([replace(control, contracts=planned)], options, Settings().cache)
+    blamed = {name: found for _, found in report.breaks for name in found.packages}
+    assert set(blamed) == {"fastapi", "sqlalchemy"}, report.markdown()
+    assert "Body() got an unexpected keyword argument 'min_items'" in blamed["fastapi"].why
+    assert "Can't evaluate bulk DML statement" in blamed["sqlalchemy"].why
+    assert {found.contract for found in blamed.values()} == {"a schedule is planned"}
+    assert report.markdown().startswith("# Newest releases: fastapi 0.")

@@ -1,0 +1,314 @@
+"""The deployer: hints wake it, reconciling decides, and neither MLflow nor one bad target stops the rest."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from tests.deployer.test_webhook_receiver import ALIAS
+from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.deployer.deployer import Deployer
+from weighbridge.deployer.webhook_receiver import PATH
+from weighbridge.flows.events import Announcement
+from weighbridge.registry import Place
+from weighbridge.rollout.reconcile import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = Place(target="demo", model="demo", deploy={})
+EDGE = Place(target="edge", model="other", deploy={})
+
+
+class Mlflow:
+    """Stands in for the registry."""
+
+    def __init__(self, *places: Place) -> None:
+        self.told = list(places)
+        self.down = ""
+        self.webhooks: list[tuple[str, str]] = []
+        self.no_webhooks = ""
+
+    def connect(self, _: Settings) -> Any:
+        self._check(self.down)
+        return self
+
+    def places(self) -> list[Place]:
+        self._check(self.down)
+        return self.told
+
+    def ensure_webhook(self, url: str, secret: str) -> None:
+        self._check(self.no_webhooks)
+        self.webhooks.append((url, secret))
+
+    def _check(self, wrong: str) -> None:
+        if wrong:
+            raise Unavailable("asking MLflow", wrong)
+
+
+class Work:
+    """Stands in for what is done at a target."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+        self.recovered = 0
+        self.held: dict[str, threading.Event] = {}
+        self.wrong: dict[str, BaseException] = {}
+        self.needed = False
+        self.failure = 0.0
+        self.forced: list[bool] = []
+        self.at_work: set[str] = set()
+
+    def redeploy(
+        self, place: Place, registry: Any, workspace: Workspace, trigger: str, *, force: bool = False
+    ) -> Result:
+        self.forced.append(force)
+        assert place.target not in self.at_work, "two at once at one target"
+        self.at_work.add(place.target)
+        try:
+            self.done.append((place.target, trigger))
+            if (gate := self.held.get(place.target)) is not None:
+                assert gate.wait(30)
+            if error := self.wrong.pop(place.target, None):
+                raise error
+            return Result("nothing", "version 7 serves already", "7")
+        finally:
+            self.at_work.discard(place.target)
+
+    def needs(self, place: Place, registry: Any, workspace: Workspace, *, force: bool = False) -> bool:
+        return self.needed
+
+    def failed_at(self, place: Place, workspace: Workspace) -> float:
+        return self.failure
+
+    def recover(self, workspace: Workspace) -> None:
+        self.recovered += 1
+
+
+class Bench:
+    """A deployer over stand-ins, its loop on a thread."""
+
+    def __init__(self, home: Path, *places: Place) -> None:
+        self.mlflow, self.work = Mlflow(*places), Work()
+        self.events: list[Announcement] = []
+        settings = Settings(home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret"))
+        self.deployer = Deployer(
+            Workspace(settings), connect=self.mlflow.connect, work=self.work, announce=self.events.append
+        )
+        self._over = False
+        self._thread = threading.Thread(target=self._loop)
+
+    def start(self) -> "Bench":
+        self.deployer.start()
+        self.deployer.reconcile("start")
+        self._thread.start()
+        return self
+
+    def deliver(self, **data: str) -> int:
+        import json
+        import uuid
+
+        from weighbridge.deployer.webhook_receiver import signature
+
+        body = json.dumps({**ALIAS, "data": {**ALIAS["data"], **data}}).encode()  # type: ignore[dict-item]
+        id, now = uuid.uuid4().hex, str(int(time.time()))
+        headers = {
+            "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": now,
+            "X-MLflow-Signature": signature("s3cret", id, now, body),
+        }  # fmt: skip
+        return httpx.post(f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False).status_code
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
+
+    def wake(self, **words: str) -> None:
+        assert httpx.post(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+
+    def close(self) -> None:
+        for gate in self.work.held.values():
+            gate.set()
+        self._over = True
+        self.deployer.wake("", "end")
+        if self._thread.is_alive():
+            self._thread.join(20)
+        self.deployer.stop()
+
+    def _loop(self) -> None:
+        while not self._over:
+            self.deployer.turn()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "home", DEMO, EDGE)
+    yield bench
+    bench.close()
+
+
+def test_every_target_is_looked_at_at_the_start_and_what_was_left_is_settled_first(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: sorted(bench.work.done) == [("demo", "start"), ("edge", "start")])
+    assert bench.work.recovered == 1
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("version") == "7")
+    assert bench.get("/status")["mlflow"]["answers"] is True
+
+
+def test_what_failed_is_tried_again_when_somebody_asks_for_it_after_that(bench: Bench) -> None:
+    bench.work.failure = time.time() + 3600
+    bench.start()
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: ("demo", "promote") in bench.work.done)
+    assert not any(bench.work.forced)
+    bench.work.failure = time.time() - 1
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: any(bench.work.forced))
+
+
+def test_it_looks_anyway_when_nobody_wakes_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "home", DEMO)
+    object.__setattr__(bench.deployer._settings, "reconcile_seconds", 0.05)
+    try:
+        bench.start()
+        assert soon(lambda: bench.work.done.count(("demo", "reconcile")) >= 3)
+    finally:
+        bench.close()
+
+
+def test_a_webhook_wakes_it_and_becomes_an_event_of_prefects(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.deliver() == 200
+    assert soon(lambda: ("demo", "webhook") in bench.work.done)
+    (event,) = bench.events
+    assert (event.event, event.model) == ("mlflow.model-version-alias.created", "demo")
+    assert event.related == {"mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias"}
+
+
+def test_another_alias_is_told_to_prefect_and_wakes_nobody(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.deliver(alias="challenger") == 200
+    assert len(bench.events) == 1
+    time.sleep(0.3)
+    assert len(bench.work.done) == 2
+
+
+def test_a_forged_webhook_wakes_nobody(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert httpx.post(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
+    time.sleep(0.3)
+    assert len(bench.work.done) == 2
+    assert bench.events == []
+
+
+def test_a_burst_while_a_rollout_goes_on_is_one_more_look_afterwards(bench: Bench) -> None:
+    gate = bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    for _ in range(50):
+        assert bench.deliver() == 200
+    assert soon(lambda: bench.get("/status")["targets"]["demo"]["busy_since"])
+    time.sleep(0.3)
+    gate.set()
+    assert soon(lambda: bench.work.done.count(("demo", "webhook")) == 1)
+    time.sleep(0.3)
+    assert [one for one in bench.work.done if one[0] == "demo"] == [("demo", "start"), ("demo", "webhook")]
+
+
+def test_a_target_that_hangs_does_not_delay_another(bench: Bench) -> None:
+    bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    bench.wake(target="edge", trigger="promote")
+    assert soon(lambda: ("edge", "promote") in bench.work.done)
+    assert bench.work.at_work == {"demo"}
+
+
+def test_without_mlflow_what_serves_is_kept_right_and_status_says_so(bench: Bench) -> None:
+    bench.mlflow.down = "connection refused"
+    bench.start()
+    assert bench.work.recovered == 2  # at the start, and as nobody attends the targets
+    assert bench.get("/status")["mlflow"]["answers"] is False
+    assert "connection refused" in bench.get("/status")["mlflow"]["detail"]
+    assert bench.work.done == []
+    bench.mlflow.down = ""
+    bench.wake()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert bench.get("/status")["mlflow"]["answers"] is True
+
+
+def test_mlflow_gone_in_the_middle_of_a_rollout_leaves_the_rollout_alone(bench: Bench) -> None:
+    gate = bench.work.held["demo"] = threading.Event()
+    bench.start()
+    assert soon(lambda: bench.work.at_work == {"demo"})
+    bench.mlflow.down = "gone"
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["mlflow"]["answers"] is False)
+    assert bench.work.recovered == 1
+    gate.set()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action"))
+
+
+def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Bench) -> None:
+    bench.work.wrong["demo"] = Unavailable("starting haproxy", "it is not installed", "apt-get install haproxy")
+    bench.start()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "error")
+    assert "apt-get install haproxy" in bench.get("/status")["targets"]["demo"]["detail"]
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"]["action"] == "nothing")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None:
+    bench.work.wrong["demo"] = RuntimeError("a bug")
+    bench.start()
+    assert soon(lambda: bench.work.done.count(("demo", "start")) == 1 and not bench.deployer._posts["demo"].alive)
+    bench.wake()
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
+
+
+def test_targets_come_and_go_and_move(bench: Bench) -> None:
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    bench.mlflow.told = [Place(target="demo", model="moved", deploy={})]
+    bench.wake()
+    assert soon(lambda: list(bench.get("/status")["targets"]) == ["demo"])
+    assert bench.get("/status")["targets"]["demo"]["model"] == "moved"
+    assert soon(lambda: not any(thread.name == "target edge" for thread in threading.enumerate()))
+
+
+def test_only_where_something_is_to_be_done_is_there_a_flow_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def show(job: Any, work: Callable[[], Result], state: object, tags: object) -> Result:
+        shown.append(job.trigger)
+        return work()
+
+    monkeypatch.setattr("weighbridge.deployer.deployer.accompanied", show)
+    bench.start()
+    assert soon(lambda: len(bench.work.done) == 2)
+    assert shown == []
+    bench.work.needed = True
+    bench.wake(target="demo", trigger="promote")
+    assert soon(lambda: "promote" in shown)
+
+
+def test_its_webhook_is_set_up_and_where_it_cannot_be_that_is_said(bench: Bench) -> None:
+    bench.mlflow.no_webhooks = "only on a server"
+    bench.start()
+    status = bench.get("/status")["webhook"]
+    assert (status["set"], "only on a server" in status["detail"]) == (False, True)
+    bench.mlflow.no_webhooks = ""
+    bench.deployer._webhook_due = 0.0
+    bench.wake()
+    assert soon(lambda: bench.mlflow.webhooks == [(f"{bench.deployer.url}{PATH}", "s3cret")])
+    bench.wake()
+    time.sleep(0.3)
+    assert len(bench.mlflow.webhooks) == 1

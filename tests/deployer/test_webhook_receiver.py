@@ -1,0 +1,194 @@
+"""What is heard: MLflow's own word, once, and nothing that only looks like it."""
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from weighbridge.core.errors import Unavailable
+from weighbridge.deployer import webhook_receiver
+from weighbridge.deployer.webhook_receiver import PATH, Delivery, Hooks, Receiver, Seen, application, signature
+
+SECRET = "s3cret"
+ALIAS = {
+    "entity": "model_version_alias", "action": "created", "timestamp": "2026-11-24T03:00:00+00:00",
+    "data": {"name": "demo", "alias": "champion", "version": "7"},
+}  # fmt: skip
+
+
+class Desk:
+    """A running receiver and what it passed on."""
+
+    def __init__(self, path: Path, secret: str = SECRET) -> None:
+        self.told: list[Delivery] = []
+        self.woken: list[tuple[str, str]] = []
+        hooks = Hooks(self.told.append, lambda *words: self.woken.append(words), lambda: {"targets": {}})
+        self.receiver = Receiver(application(hooks, SecretStr(secret), Seen(path)), 0)
+        self.receiver.start()
+        self.client = httpx.Client(base_url=self.receiver.url, trust_env=False, timeout=20)
+
+    def deliver(
+        self, body: Any = ALIAS, *, secret: str = SECRET, id: str = "", age: float = 0.0, timestamp: str = ""
+    ) -> int:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        id, timestamp = id or uuid.uuid4().hex, timestamp or str(int(time.time() - age))
+        headers = {
+            "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": timestamp,
+            "X-MLflow-Signature": signature(secret, id, timestamp, raw),
+        }  # fmt: skip
+        return self.client.post(PATH, content=raw, headers=headers).status_code
+
+    def close(self) -> None:
+        self.client.close()
+        self.receiver.stop()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "seen.json")
+    yield desk
+    desk.close()
+
+
+def test_what_mlflow_signed_is_passed_on_under_prefects_name(desk: Desk) -> None:
+    assert desk.deliver(id="one") == 200
+    assert desk.told == [Delivery(id="one", entity="model_version_alias", action="created", data=ALIAS["data"])]
+    assert desk.told[0].event == "mlflow.model-version-alias.created"
+
+
+def test_forged_unsigned_old_and_early_deliveries_are_unauthorized(desk: Desk) -> None:
+    assert desk.deliver(secret="another") == 401
+    assert desk.deliver(age=301) == 401
+    assert desk.deliver(age=-310) == 401
+    assert desk.deliver(timestamp="now") == 401
+    assert desk.deliver(timestamp="9" * 400) == 401
+    assert desk.client.post(PATH, json=ALIAS).status_code == 401
+    assert desk.told == []
+    assert desk.deliver(age=290) == 200
+
+
+def test_a_signature_is_for_one_body_one_id_and_one_time(desk: Desk) -> None:
+    now, body = str(int(time.time())), json.dumps(ALIAS).encode()
+    right = {
+        "X-MLflow-Delivery-Id": "a",
+        "X-MLflow-Timestamp": now,
+        "X-MLflow-Signature": signature(SECRET, "a", now, body),
+    }
+    wrong = [
+        ({**right, "X-MLflow-Delivery-Id": "b"}, body),
+        ({**right, "X-MLflow-Timestamp": str(int(now) - 1)}, body),
+        (right, body + b" "),
+        ({**right, "X-MLflow-Signature": "v1,ä"}, body),
+    ]
+    for headers, content in wrong:
+        encoded = {key: value.encode() for key, value in headers.items()}
+        assert desk.client.post(PATH, content=content, headers=encoded).status_code == 401
+    assert desk.client.post(PATH, content=body, headers=right).status_code == 200
+
+
+def test_without_a_secret_nothing_is_believed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "seen.json", secret="")
+    try:
+        assert desk.deliver(secret="") == 401
+    finally:
+        desk.close()
+
+
+def test_a_delivery_is_taken_once_even_after_a_restart(desk: Desk, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: desk.deliver(id="one"), range(10))) == {200}
+    assert len(desk.told) == 1
+    later = Desk(tmp_path / "seen.json")
+    try:
+        assert later.deliver(id="one") == 200
+        assert later.told == []
+        assert later.deliver(id="two") == 200
+        assert len(later.told) == 1
+    finally:
+        later.close()
+
+
+def test_a_list_of_ids_that_is_damaged_or_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "damaged.json").write_text("[1")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "damaged.json", tmp_path / "folder"):
+        desk = Desk(path)
+        try:
+            assert [desk.deliver(id="one"), desk.deliver(id="one")] == [200, 200]
+            assert len(desk.told) == 1
+        finally:
+            desk.close()
+
+
+def test_ids_are_forgotten_when_their_time_is_over(tmp_path: Path) -> None:
+    seen = Seen(tmp_path / "seen.json")
+    for n in range(5):
+        seen.add(str(n), now=1000.0 + 200 * n)
+    assert [str(n) in seen for n in range(5)] == [False, True, True, True, True]
+    assert "1" in Seen(tmp_path / "seen.json")
+
+
+def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
+    assert desk.deliver({**ALIAS, "x": "y" * webhook_receiver.LONGEST_BODY}) == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 1024
+
+    assert desk.client.post(PATH, content=endless()).status_code == 413
+    with socket.create_connection(("127.0.0.1", int(desk.receiver.url.rpartition(":")[2]))) as raw:
+        raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+    assert desk.told == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b'{"entity": "x"}', b"\xff", b"[" * 20_000])
+def test_signed_nonsense_is_a_bad_request(desk: Desk, body: bytes) -> None:
+    assert desk.deliver(body) == 400
+    assert desk.told == []
+
+
+def test_a_body_that_never_comes_is_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_receiver, "BODY_TIMEOUT", 0.2)
+    with socket.create_connection(("127.0.0.1", int(desk.receiver.url.rpartition(":")[2])), timeout=10) as raw:
+        raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_wake_up_call_names_a_target_or_means_all(desk: Desk) -> None:
+    assert desk.client.post("/wake").status_code == 202
+    assert desk.client.post("/wake", json={"target": "demo", "trigger": "promote"}).status_code == 202
+    assert desk.woken == [("", "wake"), ("demo", "promote")]
+    for body in (b"[]", b"{", b'{"target": 7}', b'{"target": "../x"}'):
+        assert desk.client.post("/wake", content=body).status_code == 400
+    assert len(desk.woken) == 2
+
+
+def test_it_says_how_it_is(desk: Desk) -> None:
+    assert desk.client.get("/health").json() == {"status": "ok"}
+    assert desk.client.get("/status").json() == {"targets": {}}
+    assert desk.client.get(PATH).status_code == 405
+    assert desk.client.get("/elsewhere").status_code == 404
+
+
+def test_a_taken_port_is_said_on_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        hooks = Hooks(lambda _: None, lambda *_: None, dict)
+        app = application(hooks, SecretStr(""), Seen(Path("/nowhere/seen")))
+        with pytest.raises(Unavailable, match="WEIGHBRIDGE_DEPLOYER_PORT"):
+            Receiver(app, taken.getsockname()[1])
+
+
+def test_it_listens_to_this_machine_alone_and_its_thread_ends(desk: Desk) -> None:
+    assert desk.receiver.url.startswith("http://127.0.0.1:")
+    desk.close()
+    assert not any(thread.name == "receiver" for thread in threading.enumerate())

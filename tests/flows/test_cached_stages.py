@@ -1,0 +1,34 @@
+"""What decides whether a stage is reused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.flows.chain import recipe
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import cached_stages
+from weighbridge.tasks.optimizers.gguf import Gguf
+
+
+def optimize_inputs(workspace: Workspace) -> dict[str, Any]:
+    got: Any = SimpleNamespace(data="the data")
+    tuned: Any = SimpleNamespace(merged="the merged weights")
+    made = Recipe.model_validate(recipe("file:///model", "file:///data", deploy__target={"kind": "local", "port": 1}))
+    return dict(cached_stages.optimize_step(got, tuned, made, workspace).inputs)
+
+
+def test_variants_are_made_again_where_their_optimizer_or_its_environment_is_another(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = optimize_inputs(workspace)
+    assert optimize_inputs(workspace) == before
+    with monkeypatch.context() as changed:
+        changed.setattr(Gguf, "version", 99)
+        assert optimize_inputs(workspace) != before
+    (tmp_path / "gguf.lock").write_text("another==1.0\n")
+    with monkeypatch.context() as changed:
+        changed.setattr(Gguf, "lock", tmp_path / "gguf.lock")
+        assert optimize_inputs(workspace) != before

@@ -1,0 +1,228 @@
+"""A flow run stands beside the work: it shows all of it, and whatever becomes of Prefect the work does not notice."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.mlflow_server import is_well
+from tests.waiting import soon
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.processes import Process, free_port
+from weighbridge.core.settings import Settings
+from weighbridge.flows.prefect_server import prefect_api
+from weighbridge.flows.redeploy import state_of
+from weighbridge.flows.shadow_run import Job, accompanied, mark_crashed
+from weighbridge.rollout.reconcile import Result
+
+logger = logging.getLogger("weighbridge.test")
+DEPLOYED = Result("deployed", "version 7 serves", "7")
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A real Prefect server for the test."""
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    logging.getLogger("weighbridge").setLevel(logging.INFO)
+    with prefect_api(Settings()):
+        yield
+        settled()
+
+
+def settled() -> None:
+    """Until no flow run stands beside anything any more."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("coat "):
+            thread.join(30)
+
+
+def query(what: str, **body: Any) -> list[dict[str, Any]]:
+    from prefect.client.orchestration import get_client
+
+    path: Any = f"/{what}/filter"
+    with get_client(sync_client=True) as client:
+        found: list[dict[str, Any]] = client.request("POST", path, json=body).json()
+        return found
+
+
+def work(result: Result = DEPLOYED, seconds: float = 0.0) -> Callable[[], Result]:
+    def call() -> Result:
+        logger.info("starting version 7")
+        time.sleep(seconds)
+        logger.warning("10 % of the requests go to it")
+        return result
+
+    return call
+
+
+def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
+    def elsewhere() -> None:
+        logger.info("of another target")
+
+    other = threading.Thread(target=elsewhere)
+
+    def call() -> Result:
+        other.start()
+        other.join()
+        return work()()
+
+    assert accompanied(Job("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
+    settled()
+    (run,) = query("flow_runs")
+    assert (run["name"], run["state_type"], run["state"]["name"]) == ("redeploy demo", "COMPLETED", "Deployed")
+    assert run["state"]["message"] == "version 7 serves"
+    assert (run["parameters"], run["tags"]) == ({"target": "demo", "trigger": "webhook"}, ["mine"])
+
+    def lines() -> list[str]:
+        return [line["message"] for line in query("logs", sort="TIMESTAMP_ASC")]
+
+    assert soon(lambda: "10 % of the requests go to it" in lines(), 30)
+    assert lines().index("starting version 7") < lines().index("10 % of the requests go to it")
+    assert "of another target" not in lines()
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (Result("failed", "it never answered", "6"), ("FAILED", "Failed")),
+        (Result("kept", "gone", "6"), ("COMPLETED", "Kept")),
+    ],
+)
+def test_what_was_tried_in_vain_is_failed_in_its_own_words(api: None, result: Result, state: tuple[str, str]) -> None:
+    assert accompanied(Job("demo", "webhook"), work(result), state_of) == result
+    settled()
+    (run,) = query("flow_runs")
+    assert (run["state_type"], run["state"]["name"]) == state
+    assert result.detail in run["state"]["message"]
+
+
+def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None:
+    def broken() -> Result:
+        raise Unavailable("reading the alias", "MLflow is gone")
+
+    with pytest.raises(Unavailable, match="MLflow is gone"):
+        accompanied(Job("demo", "webhook"), broken, state_of)
+    settled()
+    (run,) = query("flow_runs")
+    assert (run["state_type"], run["state"]["message"]) == ("FAILED", "reading the alias: MLflow is gone")
+
+
+def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
+    go_on = threading.Event()
+
+    def call() -> Result:
+        assert soon(lambda: [run["state_type"] for run in query("flow_runs")] == ["RUNNING"], 30)
+        time.sleep(1.1)
+        assert mark_crashed("another", time.time()) == []
+        assert len(mark_crashed("mine", time.time())) == 1
+        go_on.set()
+        return DEPLOYED
+
+    accompanied(Job("demo", "webhook"), call, state_of, frozenset({"mine"}))
+    assert go_on.is_set()
+
+
+@pytest.fixture
+def pretender() -> Iterator[tuple[str, threading.Event]]:
+    """Says that it is well, and answers nothing else until the event is set, and then with an error."""
+    release = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if not self.path.endswith("/health"):
+                release.wait(30)
+            self.send_response(200 if self.path.endswith("/health") else 500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/api", release
+        release.set()
+        server.shutdown()
+        thread.join()
+
+
+CHILD = """
+import logging, sys, time
+sys.path.insert(0, {root!r})
+logging.basicConfig(level=logging.WARNING)
+from weighbridge.flows.shadow_run import Job, accompanied
+from weighbridge.flows.redeploy import state_of
+from weighbridge.rollout.reconcile import Result
+began = time.monotonic()
+def work():
+    print("working", flush=True)
+    time.sleep({seconds})
+    return Result("deployed", "7 serves", "7")
+print(accompanied(Job("demo", "webhook"), work, state_of).action, flush=True)
+print("late" if time.monotonic() - began > {seconds} + 3 else "in time", flush=True)
+sys.stdout.flush()
+import os; os._exit(0)
+"""
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def child(url: str, seconds: float, home: Path) -> "subprocess.Popen[str]":
+    """A process that works for so many seconds, with this API."""
+    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+    code = CHILD.format(root=ROOT, seconds=seconds)
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_prefect_that_hangs_or_is_not_there_delays_nothing(
+    pretender: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    for url in (pretender[0], f"http://127.0.0.1:{free_port()}/api"):
+        process = child(url, 0.5, tmp_path)
+        assert process.communicate(timeout=60)[0].split("\n")[:3] == ["working", "deployed", "in time"]
+
+
+@pytest.mark.slow
+def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": url, "DO_NOT_TRACK": "1"}
+
+    with Process("prefect server", command, log=tmp_path / "log", cwd=tmp_path, env=environment) as server:
+        server.wait_until(lambda: is_well(url), timeout=120)
+        process = child(url, 6, tmp_path)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+
+        def running() -> bool:
+            found = httpx.post(f"{url}/flow_runs/filter", json={}, timeout=10, trust_env=False).json()
+            return [run["state_type"] for run in found] == ["RUNNING"]
+
+        assert soon(running, 30)
+        os.killpg(os.getpgid(server.pid), signal.SIGKILL)
+    assert process.communicate(timeout=60)[0].split("\n")[:2] == ["deployed", "in time"]

@@ -1,0 +1,70 @@
+"""Targets: which model's champion serves where."""
+
+import pytest
+
+from tests.registry.conftest import Make
+from weighbridge.core.errors import BadInput
+from weighbridge.registry import Place, Registry
+from weighbridge.registry.bindings import _TAG
+
+
+@pytest.fixture(autouse=True)
+def _models(registry: Registry, make: Make) -> None:
+    with registry.release("any", 1, params={}, tags={}) as run:
+        for name in ("demo", "other"):
+            registry.register(name, "base", make("base"), run=run)
+
+
+def test_targets_are_listed_with_model_and_arguments(registry: Registry) -> None:
+    assert registry.places() == []
+    local = Place(target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}})
+    edge = Place(target="edge.1", model="demo", deploy={})
+    registry.set_place(local)
+    registry.set_place(edge)
+    registry.set_place(local)
+    assert registry.places() == [edge, local]
+    registry.remove_place("edge.1")
+    registry.remove_place("edge.1")
+    assert registry.places() == [local]
+
+
+def test_a_target_serves_one_model_and_the_later_word_holds(registry: Registry) -> None:
+    for model, port in (("demo", 1), ("other", 2), ("demo", 3), ("demo", 4)):
+        registry.set_place(Place(target="local", model=model, deploy={"port": port}))
+        assert registry.places() == [Place(target="local", model=model, deploy={"port": port})]
+
+
+def test_killed_between_the_new_model_and_the_old_one_the_new_one_holds(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    moved = Place(target="local", model="other", deploy={})
+    registry.set_place(Place(target="local", model="demo", deploy={}))
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.connection.client, "delete_registered_model_tag", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            registry.set_place(moved)
+    assert registry.places() == [moved]
+    registry.set_place(moved)
+    model = registry.connection.client.get_registered_model("demo")
+    assert f"{_TAG}local" not in model.tags
+
+
+def test_what_mlflow_cannot_hold_is_refused(registry: Registry) -> None:
+    with pytest.raises(BadInput, match="longer than 5000"):
+        registry.set_place(Place(target="local", model="demo", deploy={"x": "y" * 6000}))
+    with pytest.raises(BadInput, match="only letters"):
+        registry.set_place(Place(target="a b", model="demo", deploy={}))
+
+
+def test_the_wish_is_the_champion_by_number_and_nothing_where_it_is_gone(registry: Registry) -> None:
+    assert registry.wish("demo") is None
+    assert registry.wish("unknown") is None
+    registry.promote(registry.version("demo", "1"))
+    wish = registry.wish("demo")
+    assert wish is not None
+    assert wish.version == "1"
+    registry.connection.client.delete_model_version("demo", "1")
+    assert registry.wish("demo") is None

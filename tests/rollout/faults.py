@@ -1,0 +1,178 @@
+"""Faults at a machine in memory: what a process leaves that dies or is lied to, and what the next one makes of it."""
+
+import contextlib
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from tests.rollout import rollouts
+from tests.rollout.rollouts import Machine, Wishes, machine
+from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.workspace import Workspace
+from weighbridge.rollout import probe, target_status
+from weighbridge.rollout.outbox import Book
+from weighbridge.rollout.probe import Answered
+from weighbridge.rollout.reconcile import recover
+from weighbridge.rollout.sequential_test import Judged
+
+KINDS = get_args(get_type_hints(Fault)["kind"])
+
+
+class Watched(World):
+    """A machine on which nobody may serve only from the begin of a swap until somebody serves again."""
+
+    swapping: Callable[[], bool] = staticmethod(lambda: False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts: dict[int, Callable[[], object]] = {}
+        """What somebody else does just before an effect, by its number."""
+
+    @contextlib.contextmanager
+    def effect(self, what: str) -> Iterator[None]:
+        if act := self.acts.pop(len(self.effects), None):
+            act()
+        with super().effect(what):
+            yield
+
+    def check(self, after: str) -> None:
+        serving = any(weight for weight, _ in self.routes.values())
+        self.may_pause = self.swapping() or (self.may_pause and not serving)
+        super().check(after)
+        for name in self.in_flight.keys() - self.running.keys():
+            self.violations.append(f"after {after}: {name} is stopped and had requests")
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process died at its fault: what it would do on its way out is not done either."""
+        fault = self.fault
+        return fault is not None and fault.kind.startswith("crash") and len(self.effects) > fault.at
+
+
+@contextlib.contextmanager
+def watched(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any) -> Iterator[Machine]:
+    """A machine on which what is asked of MLflow, and what is noted of it, are effects as well."""
+    monkeypatch.setattr(rollouts, "World", Watched)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr(probe, "judge", _judge)  # the metrics take seconds to load
+    with machine(workspace, monkeypatch, **policy) as shop:
+        world = shop.world
+        assert isinstance(world, Watched)
+        for owner, name in ((Wishes, "wish"), (Wishes, "mirror"), (Book, "mirrored")):
+            monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
+        world.swapping = lambda: _swaps(shop)  # type: ignore[method-assign]
+        yield shop
+
+
+def _judge(answered: Sequence[Answered], measurement: object, **policy: object) -> Judged:
+    right = all(one.text == one.question.answer for one in answered)
+    return Judged(verdict="pass" if right else "fail", why="its answers are judged", evidence={})
+
+
+def _counted(world: Watched, original: Any, name: str) -> Any:
+    def effect(*args: Any, **kwargs: Any) -> Any:
+        if world.dead:
+            raise Crash(name)
+        with world.effect(name):
+            return original(*args, **kwargs)
+
+    return effect
+
+
+def _swaps(shop: Machine) -> bool:
+    if not target_status.known_sites(shop.workspace.settings.home):
+        return False
+    record = rollouts.open_site("shop", shop.workspace)
+    under = record.load().rollout if record else None
+    return under is not None and under.swap
+
+
+@dataclass(frozen=True)
+class Start:
+    """A quiet machine to begin from, any number of times."""
+
+    state: bytes
+    running: dict[str, MemoryRevision]
+    routes: dict[str, tuple[int, bool]]
+    in_flight: dict[str, int]
+
+    @classmethod
+    def of(cls, shop: Machine) -> "Start":
+        """As the machine is now."""
+        path = shop.workspace.settings.home / "targets/shop/state.json"
+        state, world = path.read_bytes() if path.exists() else b"", shop.world
+        return cls(state, dict(world.running), dict(world.routes), dict(world.in_flight))
+
+    def put(self, shop: Machine) -> None:
+        """Have the machine be like this again."""
+        folder = shop.workspace.settings.home / "targets/shop"
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.state:
+            folder.mkdir(parents=True)
+            (folder / "state.json").write_bytes(self.state)
+        world = shop.world
+        world.running, world.routes, world.in_flight = dict(self.running), dict(self.routes), dict(self.in_flight)
+        world.was_served, world.may_pause, world.dice = bool(self.routes), False, random.Random(7)
+        random.seed(7)
+        shop.wishes.ledger.clear()
+        heal(shop)
+
+
+def heal(shop: Machine) -> None:
+    """No fault any more; effects are counted from 0."""
+    shop.world.fault = None
+    shop.world.effects.clear()
+
+
+def strike(shop: Machine, fault: Fault | None, act: Callable[[], object]) -> None:
+    """Do something during which a fault happens, as a process does that may die of it."""
+    heal(shop)
+    shop.world.fault = fault
+    with contextlib.suppress(Crash, WeighbridgeError):
+        act()
+    heal(shop)
+
+
+def next_process(shop: Machine) -> None:
+    """What a process does that starts: settle what is left, then serve what is wished."""
+    recover(shop.workspace)
+    again(shop)
+
+
+def again(shop: Machine) -> None:
+    """What a living process does next; the requests that are under way end at last."""
+    shop.redeploy(force=True)
+    shop.world.in_flight.clear()
+    while not target_status.settle("shop", shop.workspace):
+        pass
+
+
+def check_quiet(shop: Machine, version: str) -> None:
+    """This version serves, nothing else runs, and the ledger says of each rollout once how it ended."""
+    record = shop.record
+    assert record.rollout is None
+    assert record.retiring == ()
+    assert record.current is not None
+    assert record.current.release.version == version
+    assert shop.world.routes == {record.current.name: (100, False)}
+    assert set(shop.world.running) == {record.current.name}
+    assert shop.world.violations == []
+    check_ledger(shop)
+
+
+def check_ledger(shop: Machine) -> None:
+    """Once everything is mirrored, as MLflow has it: the same line again is no second line."""
+    shop.redeploy()
+    lines = {(line.rollout, line.at, line.event): line for line in shop.wishes.ledger}.values()
+    begun = Counter(line.rollout for line in lines if line.event == "begin")
+    ended = Counter(line.rollout for line in lines if line.event == "end")
+    assert set(begun.values()) <= {1}
+    assert ended == begun
+    assert {line.rollout for line in lines} == begun.keys()
+    assert shop.site.book.unmirrored() == []

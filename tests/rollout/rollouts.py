@@ -1,0 +1,157 @@
+"""What the tests of rollouts share: a registry whose alias can be moved, and a site on a machine in memory."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.stand_ins import target as memory
+from tests.stand_ins.target import WORLDS, Crash, Version, World
+from tests.tasks.made import measured
+from weighbridge.core import plugins
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Entry, Place
+from weighbridge.rollout import canary, probe, rollout
+from weighbridge.rollout.managed_target import Record, Site, open_site
+from weighbridge.rollout.outbox import Book
+from weighbridge.rollout.probe import Answered, Question
+from weighbridge.rollout.reconcile import Result, redeploy
+
+QUESTIONS = [
+    Question(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0}) for n in range(16)
+]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+    digest: str = "sha256:0"
+
+
+@dataclass
+class Wishes:
+    """The registry, as far as a rollout needs it."""
+
+    alias: str = ""
+    down: bool = False
+    ledger: list[Entry] = field(default_factory=list)
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    unweighed: set[str] = field(default_factory=set)
+
+    def wish(self, model: str) -> Named | None:
+        if self.down:
+            raise Unavailable("reading the alias", "MLflow does not answer")
+        tags = {"bento": f"demo:{self.alias}", "bento_digest": f"sha256:{self.alias}"}
+        return Named(model, self.alias, tags) if self.alias else None
+
+    def places(self) -> list[Place]:
+        return []  # what a machine is called with is in force
+
+    def measurement_of(self, version: Named) -> str | None:
+        if version.version in self.unweighed:
+            return None
+        return measured("gguf-Q8_0", memory=self.peak_memory.get(version.version, 0)).model_dump_json()
+
+    def mirror(self, entries: Sequence[Entry]) -> None:
+        if self.down:
+            raise Unavailable("writing the ledger", "MLflow does not answer")
+        self.ledger += entries
+
+    def outcomes(self) -> list[str]:
+        return [entry.fields["outcome"] for entry in self.ledger if entry.event == "end"]
+
+
+@dataclass
+class Machine:
+    """A target `shop` on a machine in memory."""
+
+    workspace: Workspace
+    world: World
+    wishes: Wishes
+    policy: dict[str, Any]
+
+    @property
+    def place(self) -> Place:
+        deploy = {"name": "shop", "target": {"kind": "memory"}, "rollout": self.policy}
+        return Place(target="shop", model="demo", deploy=deploy)
+
+    @property
+    def site(self) -> Site:
+        site = open_site("shop", self.workspace)
+        assert site is not None
+        return site
+
+    @property
+    def record(self) -> Record[Any]:
+        return self.site.load()
+
+    def redeploy(self, **options: Any) -> Result:
+        return redeploy(self.place, self.wishes, self.workspace, "test", **options)  # type: ignore[arg-type]
+
+    def promote(self, version: str, **options: Any) -> Result:
+        self.wishes.alias = version
+        return self.redeploy(**options)
+
+    def serves(self) -> str:
+        """The version with all the traffic."""
+        [(name, route)] = [(name, route) for name, route in self.world.routes.items() if route[0]]
+        assert route[0] == 100
+        return name.partition(".")[0]
+
+
+@contextmanager
+def machine(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any) -> Iterator[Machine]:
+    """Quick steps; what is written down counts as an effect as well."""
+    home = workspace.settings.home
+    WORLDS[home] = world = World()
+    monkeypatch.setitem(plugins.BUILT_IN["target"], "memory", memory.PATH)  # type: ignore[arg-type]
+    monkeypatch.setattr(rollout, "POLL", 0.0005)
+    monkeypatch.setattr(probe, "questions_of", lambda measurement, store, count: QUESTIONS[:count])
+    monkeypatch.setattr(canary, "Client", lambda url, timeout: _Client(world.version(url.removeprefix("http://"))))
+    monkeypatch.setattr(probe, "ask", lambda url, questions, **options: _answer(world, url, questions))
+    for owner, name in ((Book, "write"), (Site, "save")):
+        monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
+    quick = {"step_seconds": 0, "step_deadline": 2, "start_deadline": 1, "min_requests": 5, "drain_seconds": 0.05}
+    try:
+        yield Machine(workspace, world, Wishes(), {**quick, **policy})
+    finally:
+        del WORLDS[home]
+
+
+def _counted(world: World, original: Any, name: str) -> Any:
+    def effect(*args: Any, **kwargs: Any) -> Any:
+        with world.effect(name):
+            return original(*args, **kwargs)
+
+    return effect
+
+
+def _answer(world: World, url: str, questions: Sequence[Question]) -> list[Answered]:
+    version = world.version(url.removeprefix("http://"))
+    failed = version.error_share == 1
+    return [
+        Answered(question=one, problem="HTTP 500")
+        if failed
+        else Answered(question=one, text="]] of" if version.garbage else one.answer)
+        for one in questions
+    ]
+
+
+class _Client:
+    def __init__(self, version: Version) -> None:
+        self._version = version
+
+    def ask(self, prompt: object, **options: object) -> None:
+        if random.random() < self._version.error_share:
+            raise Unavailable("asking", "HTTP 500")
+
+
+__all__ = ["Crash", "Machine", "machine"]

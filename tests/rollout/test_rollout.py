@@ -1,0 +1,233 @@
+"""Rollouts on a machine in memory: good versions take over, bad ones never cost the old one anything."""
+
+from collections.abc import Iterator
+from threading import Thread
+from time import monotonic, sleep
+
+import pytest
+
+from tests.rollout.rollouts import Machine, machine
+from tests.stand_ins.target import Version
+from weighbridge.core.workspace import Workspace
+from weighbridge.rollout import target_status
+
+
+@pytest.fixture
+def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with machine(workspace, monkeypatch) as made:
+        yield made
+        assert made.world.violations == []
+
+
+def test_the_first_version_gets_all_traffic(shop: Machine) -> None:
+    assert shop.promote("1").action == "deployed"
+    assert shop.serves() == "1"
+    assert shop.wishes.outcomes() == ["serving"]
+
+
+def test_what_serves_already_is_left_alone(shop: Machine) -> None:
+    shop.promote("1")
+    done = len(shop.wishes.ledger)
+    assert shop.redeploy().action == "nothing"
+    assert len(shop.wishes.ledger) == done
+
+
+def test_a_new_version_takes_over_by_steps_and_the_old_one_is_stopped(shop: Machine) -> None:
+    shop.promote("1")
+    result = shop.promote("2")
+    assert (result.action, result.version) == ("deployed", "2")
+    shares = [entry.fields["share"] for entry in shop.wishes.ledger if entry.event == "shift"]
+    assert shares == [10, 50, 100]
+    assert shop.serves() == "2"
+    assert set(shop.world.running) == {"2"}
+    assert [release.version for release in shop.record.kept] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "verdict"),
+    [
+        (Version(starts=False), "fail"),
+        (Version(answers=False), "fail"),
+        (Version(garbage=True), "fail"),
+        (Version(error_share=0.3), "fail"),
+        (Version(seconds=0.25), "fail"),
+        (Version(dies_after=20), "fail"),
+        (Version(memory=3 << 30), "fail"),
+    ],
+    ids=["never starts", "never ready", "garbage", "errors", "slow", "dies", "eats memory"],
+)
+def test_a_bad_version_is_taken_back(shop: Machine, bad: Version, verdict: str) -> None:
+    shop.policy |= {"min_requests": 300, "start_deadline": 0.2, "step_deadline": 20}
+    shop.world.versions["2"] = bad
+    shop.wishes.peak_memory["2"] = 100 << 20
+    shop.promote("1")
+    result = shop.promote("2")
+    assert (result.action, result.version) == ("failed", "1")
+    assert shop.serves() == "1"
+    assert set(shop.world.running) == {"1"}
+    [_, end] = [entry for entry in shop.wishes.ledger if entry.event == "end"]
+    assert (end.fields["outcome"], end.fields["verdict"]) == ("failed", verdict)
+
+
+def test_what_was_found_bad_is_not_tried_again_by_itself(shop: Machine) -> None:
+    shop.world.versions["2"] = Version(starts=False)
+    shop.promote("1")
+    shop.promote("2")
+    assert shop.redeploy().action == "kept"
+    shop.world.versions["2"] = Version()
+    assert shop.redeploy().action == "kept"
+    assert shop.redeploy(force=True).action == "deployed"
+
+
+def test_going_back_to_what_serves_is_done_at_once(shop: Machine) -> None:
+    shop.world.versions["2"] = Version(starts=False)
+    shop.promote("1")
+    shop.promote("2")
+    assert shop.promote("1").action == "nothing"
+    assert shop.record.note == ""
+
+
+def test_without_traffic_the_versions_are_asked_questions(shop: Machine) -> None:
+    shop.world.busy = False
+    shop.promote("1")
+    assert shop.promote("2").action == "deployed"
+    shop.world.versions["3"] = Version(error_share=1.0)
+    assert shop.promote("3").action == "failed"
+
+
+def test_no_data_is_never_a_pass(shop: Machine) -> None:
+    shop.policy["questions"] = 0
+    shop.promote("1", force=True)
+    assert shop.world.routes == {}
+    [end] = [entry for entry in shop.wishes.ledger if entry.event == "end"]
+    assert (end.fields["outcome"], end.fields["verdict"]) == ("failed", "inconclusive")
+
+
+def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop: Machine) -> None:
+    shop.policy["on_inconclusive"] = "pause"
+    shop.wishes.unweighed.add("1")
+    worker = Thread(target=shop.promote, args=("1",))
+    worker.start()
+    _until(lambda: target_status.status(shop.workspace) and target_status.status(shop.workspace)[0].paused)
+    target_status.order("shop", "now", shop.workspace)
+    worker.join(10)
+    assert shop.serves() == "1"
+
+
+def test_the_newest_wish_wins_while_another_is_rolled_out(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weighbridge.rollout.reconcile.WISH_EVERY", 0.01)
+    shop.promote("1")
+    shop.policy["step_seconds"] = 30
+    worker = Thread(target=shop.promote, args=("2",))
+    worker.start()
+    _until(lambda: shop.record.rollout is not None and shop.record.rollout.share == 10)
+    shop.policy["step_seconds"] = 0
+    shop.wishes.alias = "1"
+    worker.join(10)
+    assert shop.serves() == "1"
+    assert shop.wishes.outcomes() == ["serving", "superseded"]
+
+
+def test_orders_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
+    shop.promote("1")
+    for verb in ("abort", "now", "resume"):
+        target_status.order("shop", verb, shop.workspace)  # nothing is being rolled out: nothing happens
+    target_status.order("shop", "pause", shop.workspace)
+    target_status.order("shop", "pause", shop.workspace)
+    assert shop.promote("2").action == "kept"
+    target_status.order("shop", "resume", shop.workspace)
+    assert shop.redeploy().action == "deployed"
+
+
+@pytest.mark.parametrize(("verb", "serves"), [("abort", "1"), ("now", "2")])
+def test_a_person_can_end_a_rollout_either_way(shop: Machine, verb: str, serves: str) -> None:
+    shop.promote("1")
+    shop.policy |= {"step_seconds": 30, "step_deadline": 60}
+    worker = Thread(target=shop.promote, args=("2",))
+    worker.start()
+    _until(lambda: shop.record.rollout is not None and shop.record.rollout.share == 10)
+    target_status.order("shop", "pause", shop.workspace)
+    target_status.order("shop", verb, shop.workspace)  # type: ignore[arg-type]
+    worker.join(10)
+    assert shop.serves() == serves
+
+
+def test_where_memory_holds_one_the_old_one_is_stopped_first_and_comes_back(shop: Machine) -> None:
+    shop.wishes.peak_memory |= {"2": 6 << 30, "3": 6 << 30}
+    shop.world.free = 5 << 30
+    shop.world.may_pause = True
+    shop.promote("1")
+    shop.world.versions["2"] = Version(answers=False)
+    assert shop.promote("2").action == "failed"
+    assert shop.serves() == "1"
+    assert shop.promote("3").action == "deployed"
+    assert set(shop.world.running) == {"3"}
+    restored = [entry.fields["evidence"] for entry in shop.wishes.ledger if entry.event == "end"][1]
+    assert "restore_seconds" in restored
+
+
+def test_long_answers_are_waited_for_and_cut_at_the_bound(shop: Machine) -> None:
+    shop.policy["drain_seconds"] = 0.3
+    shop.promote("1")
+    shop.world.in_flight["1"] = 2
+    shop.world.may_cut = True
+    shop.promote("2")
+    assert shop.world.routes["1"] == (0, True)
+    assert "1" in shop.world.running
+    began = monotonic()
+    while not target_status.settle("shop", shop.workspace):
+        sleep(0.01)
+    assert 0.1 < monotonic() - began < 5
+    assert set(shop.world.running) == {"2"}
+    shop.redeploy()
+    assert [entry.fields["cut"] for entry in shop.wishes.ledger if entry.event == "stop"] == [2]
+
+
+def test_without_mlflow_what_serves_goes_on_and_the_ledger_waits(shop: Machine) -> None:
+    shop.promote("1")
+    lines = len(shop.wishes.ledger)
+    shop.wishes.alias = "2"
+    mirror, shop.wishes.mirror = shop.wishes.mirror, _refuse  # type: ignore[method-assign]
+    assert shop.redeploy().action == "deployed"
+    assert len(shop.wishes.ledger) == lines
+    shop.wishes.mirror = mirror  # type: ignore[method-assign]
+    shop.redeploy()
+    assert shop.wishes.outcomes() == ["serving", "serving"]
+
+
+def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:
+    shop.promote("1")
+    assert shop.promote("").action == "kept"
+    assert shop.serves() == "1"
+    assert "no version of demo has the alias champion" in target_status.status(shop.workspace)[0].detail
+
+
+def test_rolling_back_goes_to_the_version_before(shop: Machine) -> None:
+    for version in "123":
+        shop.promote(version)
+    assert target_status.rollback_version("shop", shop.workspace) == "2"
+    shop.promote("2")
+    assert target_status.rollback_version("shop", shop.workspace) == "3"
+
+
+def test_what_runs_and_nobody_knows_is_stopped(shop: Machine) -> None:
+    shop.promote("1")
+    shop.world.running["9"] = shop.world.running["1"]
+    shop.world.routes = {}
+    shop.world.was_served = False
+    shop.redeploy()
+    assert set(shop.world.running) == {"1"}
+    assert shop.serves() == "1"
+
+
+def _refuse(entries: object) -> None:
+    from weighbridge.core.errors import Unavailable
+
+    raise Unavailable("writing the ledger", "MLflow does not answer")
+
+
+def _until(holds: object) -> None:
+    deadline = monotonic() + 10
+    while not holds():  # type: ignore[operator]
+        assert monotonic() < deadline
+        sleep(0.002)

@@ -1,0 +1,133 @@
+"""A fault at any effect of a rollout: afterwards the fact is the wish, or a bad version's predecessor serves."""
+
+from collections.abc import Callable, Iterator
+from typing import get_args, get_type_hints
+
+import pytest
+
+from tests.rollout.faults import Start, again, check_quiet, next_process, strike, watched
+from tests.rollout.rollouts import Machine
+from tests.stand_ins.target import Fault, Version
+from weighbridge.core.workspace import Workspace
+from weighbridge.rollout import target_status
+from weighbridge.rollout.managed_target import folder_of, open_site, read_record
+from weighbridge.rollout.reconcile import recover
+from weighbridge.serving.targets.base import Revision
+
+Kind = get_type_hints(Fault)["kind"]
+KINDS = get_args(Kind)
+
+
+@pytest.fixture
+def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with watched(workspace, monkeypatch, questions=4) as made:
+        yield made
+
+
+def _good(shop: Machine) -> str:
+    shop.promote("1")
+    return "2"
+
+
+def _bad(shop: Machine) -> str:
+    shop.world.versions["2"] = Version(error_share=0.8)
+    shop.promote("1")
+    return "1"
+
+
+def _swap(shop: Machine) -> str:
+    shop.wishes.peak_memory["2"] = 6 << 30
+    shop.world.free = 5 << 30
+    shop.promote("1")
+    return "2"
+
+
+def _bad_swap(shop: Machine) -> str:
+    _swap(shop)
+    shop.world.versions["2"] = Version(garbage=True)
+    return "1"
+
+
+def _long_answers(shop: Machine) -> str:
+    shop.policy["drain_seconds"] = 30
+    shop.promote("1")
+    shop.world.in_flight["1"] = 1
+    return "2"
+
+
+def _first(shop: Machine) -> str:
+    return "2"
+
+
+SCENARIOS = {
+    "good": _good, "bad": _bad, "swap": _swap, "bad swap": _bad_swap, "long answers": _long_answers, "first": _first
+}  # fmt: skip
+scenarios = pytest.mark.parametrize("prepare", SCENARIOS.values(), ids=SCENARIOS)
+
+
+@scenarios
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_at_any_effect_leaves_nothing_half(
+    shop: Machine, prepare: Callable[[Machine], str], kind: Kind
+) -> None:
+    serves = prepare(shop)
+    start = Start.of(shop)
+    for number in range(_effects(shop, start)):
+        start.put(shop)
+        strike(shop, Fault(number, kind), lambda: shop.promote("2"))
+        _go_on(shop, kind)
+        _check(shop, serves, f"{kind} at {number}")
+
+
+@scenarios
+def test_a_second_crash_while_the_first_is_settled_leaves_nothing_half(
+    shop: Machine, prepare: Callable[[Machine], str]
+) -> None:
+    serves = prepare(shop)
+    start = Start.of(shop)
+    for number in range(_effects(shop, start)):
+        start.put(shop)
+        strike(shop, Fault(number, "crash after"), lambda: shop.promote("2"))
+        strike(shop, Fault(number * 7 % 12, "crash after"), lambda: next_process(shop))
+        next_process(shop)
+        _check(shop, serves, f"crash after {number}, then after {number * 7 % 12}")
+
+
+def _effects(shop: Machine, start: Start) -> int:
+    start.put(shop)
+    shop.promote("2")
+    count = len(shop.world.effects)
+    assert count > 10
+    return count
+
+
+def _go_on(shop: Machine, kind: Kind) -> None:
+    """A process that died is followed by another one; one that was lied to goes on by itself."""
+    if kind == "crash before" and open_site("shop", shop.workspace) is not None:
+        target_status.settle("shop", shop.workspace)  # whoever waits for a drain does not recover first
+    if kind.startswith("crash"):
+        recover(shop.workspace)
+        _check_recovered(shop)
+    again(shop)
+
+
+def _check_recovered(shop: Machine) -> None:
+    """Without MLflow, and without another attempt: only what serves, and what still has requests, is left."""
+    record = read_record(folder_of("shop", shop.workspace.settings.home), Revision)
+    assert record.rollout is None
+    serves = {record.current.name: (100, False)} if record.current else {}
+    drains = {name: (0, True) for name in shop.world.in_flight if name not in serves}
+    assert shop.world.routes == {**serves, **drains}
+    assert set(shop.world.running) == shop.world.routes.keys()
+
+
+def _check(shop: Machine, serves: str, where: str) -> None:
+    __tracebackhide__ = True
+    try:
+        check_quiet(shop, serves)
+        if serves == "1":
+            assert shop.record.failed is not None
+            assert (shop.record.failed.release.version, shop.record.wish) == ("2", "2")
+    except AssertionError as exc:
+        exc.add_note(f"{where}; the record: {shop.record}; the ledger: {shop.wishes.ledger}")
+        raise

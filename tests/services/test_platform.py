@@ -1,0 +1,254 @@
+"""The platform: up with one call, kept up, its secrets kept, down without a trace."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.conftest import MACHINE_CACHE
+from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
+from tests.waiting import until
+from weighbridge.core import service_addresses
+from weighbridge.core.errors import BadInput
+from weighbridge.core.settings import Settings
+from weighbridge.flows import deployments
+from weighbridge.registry import Registry
+from weighbridge.services.platform import Platform
+from weighbridge.serving.reaper import marked
+from weighbridge.serving.supervisor import Program, Supervisor
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker"]
+
+
+def settings(home: Path, **changes: Any) -> Settings:
+    anywhere = {"prefect_port": 0, "mlflow_port": 0, "deployer_port": 0, "metrics_port": 0}
+    return Settings(home=home, cache=MACHINE_CACHE, **anywhere, **changes)
+
+
+@pytest.fixture(scope="module")
+def _metrics_anywhere() -> Iterator[None]:
+    """The gateway reads its port from the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, _metrics_anywhere: None) -> Iterator[Path]:
+    """Of a platform that is up; tests leave it up."""
+    home = tmp_path_factory.mktemp("platform")
+    try:
+        Platform(settings(home)).up()
+        yield home
+    finally:
+        Platform(settings(home)).down()
+
+
+def processes(home: Path) -> dict[str, int]:
+    return {state.name: state.pid for state in Supervisor(home).states()}
+
+
+def command_lines() -> str:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return "\n".join(found)
+
+
+def prefect(home: Path, path: str, **body: Any) -> httpx.Response:
+    ports = service_addresses.read(home)
+    assert ports is not None
+    return httpx.post(f"{ports.prefect_api}/{path}", json=body, timeout=60)
+
+
+def deployment(home: Path, name: str) -> dict[str, Any]:
+    [found] = [one for one in prefect(home, "deployments/filter").json() if one["name"] == name]
+    return dict(found)
+
+
+def test_every_service_answers_for_this_machine_alone(home: Path) -> None:
+    components = Platform(settings(home)).components()
+    assert [part.name for part in components] == SERVICES
+    assert all(part.answers and part.state == "RUNNING" and part.since for part in components)
+    ours = set(marked(f"{home}:"))
+    listening = [
+        connection.laddr.ip
+        for pid in ours
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_up_again_leaves_everything_alone(home: Path) -> None:
+    before, began = processes(home), time.monotonic()
+    Platform(settings(home)).up()
+    assert processes(home) == before
+    assert time.monotonic() - began < 20
+
+
+def test_secrets_are_in_one_file_of_the_owners_and_in_no_command_line(home: Path) -> None:
+    path = home / "secrets" / "platform.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    lines = command_lines() + "".join(one.read_text() for one in (home / "run" / "programs").iterdir())
+    kept = json.loads(path.read_text())
+    assert {"WEIGHBRIDGE_WEBHOOK_SECRET", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"} <= set(kept)
+    assert not [name for name, value in kept.items() if value in lines]
+
+
+def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path) -> None:
+    wanted = {one["name"]: one for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    assert set(wanted) == set(deployments.NAMES)
+    for name, one in wanted.items():
+        assert len(deployment(home, name)["schedules"]) == len(one.get("schedules", []))
+
+    def planned() -> set[str]:
+        runs = prefect(home, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}).json()
+        return {run["deployment_id"] for run in runs}
+
+    ids = {deployment(home, name)["id"] for name, one in wanted.items() if one.get("schedules")}
+    assert ids
+    until(lambda: ids <= planned(), 90)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"finetune": {"learning_rte": 1}}, ["recipe.finetune", "learning_rte"]),
+        ({"deploy": {"target": {"kind": "local", "port": 99999999}}}, ["recipe.deploy.target.port", "65535"]),
+        ({"name": None}, ["recipe", "name"]),
+    ],
+)
+def test_a_bad_recipe_is_refused_when_it_is_submitted_by_field(
+    home: Path, change: dict[str, Any], words: list[str]
+) -> None:
+    recipe = yaml.safe_load((ROOT / "configs" / "starter.yaml").read_text()) | change
+    path = f"deployments/{deployment(home, 'release')['id']}/create_flow_run"
+    answer = prefect(home, path, parameters={"recipe": recipe})
+    assert answer.status_code == httpx.codes.CONFLICT
+    assert all(word in answer.text for word in words)
+
+
+def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
+    run = prefect(home, f"deployments/{deployment(home, 'reconcile')['id']}/create_flow_run").json()
+
+    def state() -> str:
+        [found] = prefect(home, "flow_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}).json()
+        return str(found["state_type"])
+
+    until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 120)
+    assert state() == "COMPLETED"
+
+
+def test_a_run_started_here_reports_to_the_platform(home: Path) -> None:
+    code = (
+        "from weighbridge.core.settings import Settings; from weighbridge.flows.prefect_server import prefect_api\n"
+        "with prefect_api(Settings()) as api:\n"
+        "    import prefect\n"
+        "    prefect.flow(lambda: None, name='mine', flow_run_name='seen by all')()\n"
+        "    print(api)"
+    )
+    environment = {**os.environ, "WEIGHBRIDGE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    ports = service_addresses.read(home)
+    assert ports is not None
+    assert done.stdout.split()[-1] == ports.prefect_api
+    assert "seen by all" in [run["name"] for run in prefect(home, "flow_runs/filter").json()]
+
+
+def test_whatever_is_killed_is_back_by_itself(home: Path) -> None:
+    before = processes(home)
+    assert set(before) >= set(SERVICES)
+    for name in SERVICES:
+        os.kill(before[name], signal.SIGKILL)
+
+    def back() -> bool:
+        now = processes(home)
+        parts = Platform(settings(home)).components()
+        return all(part.answers and now[part.name] != before[part.name] for part in parts)
+
+    until(back, 90)
+
+
+def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> None:
+    host = Supervisor(home)
+    words = [sys.executable, "-c", "import time; time.sleep(900)"]
+    host.add(Program("shop@7", words, host.logs / "shop.log", host.logs))
+    platform = Platform(settings(home))
+    until(lambda: processes(home)["shop@7"], 90)
+    pids = [*processes(home).values(), *marked(f"{home}:")]
+    ports = service_addresses.read(home)
+    assert set(platform.down()) == {*SERVICES, "shop@7"}
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not [part for part in platform.components() if part.state != "STOPPED"]
+    assert platform.down() == []
+    platform.up()
+    assert service_addresses.read(home) == ports
+    assert processes(home)["shop@7"]
+    host.remove("shop@7")
+
+
+def test_a_port_of_somebody_else_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        mine = settings(tmp_path / "new").model_copy(update={"mlflow_port": theirs.getsockname()[1]})
+        with pytest.raises(BadInput, match=r"starting mlflow: port \d+ belongs to another program; .*MLFLOW_PORT"):
+            Platform(mine).up()
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_mlflow_server_of_the_users_is_left_to_them(tmp_path: Path) -> None:
+    theirs = settings(tmp_path, tracking_uri="http://mlflow.example")
+    assert [part.name for part in Platform(theirs).components()] == ["gateway", "prefect", "deployer", "worker"]
+
+
+@pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
+@pytest.mark.usefixtures("_metrics_anywhere")
+def test_on_postgresql_both_keep_everything_there(tmp_path: Path) -> None:
+    with Postgresql() as database:
+        mine = settings(tmp_path / "home", database_url=database.url)
+        platform = Platform(mine)
+        try:
+            assert all(part.answers for part in platform.up())
+            assert PASSWORD not in command_lines()
+            assert not list((tmp_path / "home").rglob("*.db"))
+            _register(mine, "shop")
+            assert Registry.connect(mine).names() == ["shop"]
+            answers = _at_once(60, lambda n: prefect(tmp_path / "home", "flows/", name=f"flow {n}").status_code)
+            assert set(answers) <= {200, 201}
+        finally:
+            platform.down()
+
+
+def _register(mine: Settings, name: str) -> None:
+    """Through MLflow's server."""
+    ports = service_addresses.read(mine.home)
+    assert ports is not None
+    url = f"{ports.url('mlflow')}/api/2.0/mlflow/registered-models/create"
+    httpx.post(url, json={"name": name}, timeout=60).raise_for_status()
+
+
+def _at_once(count: int, call: Callable[[int], int]) -> list[int]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(call, range(count)))

@@ -1,0 +1,49 @@
+"""The gateway's figures of one version, from a real haproxy's metrics."""
+
+from pathlib import Path
+
+import httpx
+
+from tests.serving.gateway.upstreams import upstreams
+from tests.waiting import until
+from weighbridge.core.processes import free_port
+from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.metrics import figures, since
+from weighbridge.serving.gateway.models import Front, Route
+from weighbridge.serving.supervisor import Supervisor
+
+
+def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> None:
+    gateway, port = Gateway(tmp_path), free_port()
+    try:
+        with upstreams("7", "8") as made:
+            gateway.ensure()
+            routes = tuple(Route(name=one.name, port=one.port) for one in made)
+            gateway.apply(Front(target="demo", port=port, routes=routes))
+            until(lambda: all(fact.up for fact in gateway.facts("demo")))
+            before = figures(gateway.metrics_port, "demo", "7")
+            with httpx.Client(trust_env=False, headers={"X-Weighbridge-Version": "7"}) as client:
+                statuses = [
+                    client.get(f"http://127.0.0.1:{port}{path}").status_code
+                    for path in ("/v1/models", "/v1/models", "/no/such/page")
+                ]
+            now = figures(gateway.metrics_port, "demo", "7")
+            grown = since(before, now)
+            assert grown["requests"] == len(statuses)
+            assert grown["errors"] == sum(status >= 500 for status in statuses) / 3
+            assert {"seconds_average", "queue_seconds_average", "in_flight"} <= grown.keys()
+            assert since(now, figures(gateway.metrics_port, "demo", "8"))["requests"] == 0
+            assert figures(gateway.metrics_port, "demo", "9") == {}
+            metrics = gateway.metrics_port
+    finally:
+        Supervisor(tmp_path).shutdown()
+    assert figures(metrics, "demo", "7") == {}
+
+
+def test_counters_that_began_anew_are_not_subtracted() -> None:
+    before = {"responses_2xx": 100.0, "responses_5xx": 5.0, "in_flight": 3.0}
+    assert since(before, {"responses_2xx": 110.0, "responses_5xx": 15.0, "in_flight": 1.0}) == {
+        "requests": 20.0, "errors": 0.5, "in_flight": 1.0,
+    }  # fmt: skip
+    assert since(before, {"responses_2xx": 8.0, "responses_5xx": 0.0}) == {"requests": 8.0, "errors": 0.0}
+    assert since(before, dict(before)) == {"requests": 0.0, "in_flight": 3.0}

@@ -1,0 +1,75 @@
+"""The ticket: everybody in it, nothing from outside in it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.tasks.made import REFERENCE, exact, measured
+from weighbridge.tasks.report import Ticket, ticket
+from weighbridge.tasks.select import SelectArgs, select
+
+
+@pytest.fixture(scope="module")
+def report() -> Ticket:
+    measurements = [
+        measured("slow", speed=300), measured("fast", speed=900), measured("bad", right=20),
+        measured("dead", failure="died | <script>alert(1)</script>\nsecond line"),
+    ]  # fmt: skip
+    decision = select(measurements, REFERENCE, None, SelectArgs())
+    evaluated = SimpleNamespace(base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)}, test={})
+    return ticket(decision, measurements, evaluated, "demo", facts={"base model": "sha256:abc"}, currency="EUR")
+
+
+def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(report: Ticket) -> None:
+    assert [row["candidate"] for row in report.rows] == [
+        f"llama_cpp/{name}" for name in ("fast", "slow", "bad", "dead")
+    ]
+    assert report.rows[0] == {
+        "candidate": "llama_cpp/fast", "exact match": "0.990 (0.980–1.000)", "NLL": "0.010 (0.009–0.011)",
+        "TTFT p50 / p95 at 8": "25 ms / 50 ms", "tokens/s at 1 / 8": "450 / 900", "memory": "50.0 MiB",
+        "size": "2.0 MiB", "EUR / M tokens": "0.1", "verdict": "winner",
+    }  # fmt: skip
+    assert all(list(row) == list(report.rows[0]) for row in report.rows)
+    assert "slower: 300 tokens/s against 900 tokens/s" in report.rows[1]["verdict"]
+
+
+def test_markdown_tables_are_not_broken_by_what_engines_say(report: Ticket) -> None:
+    lines = [line for line in report.markdown.splitlines() if line.startswith("| llama_cpp") or "**llama" in line]
+    assert len(lines) == 4
+    cells = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
+    assert len(cells) == 1
+    assert "| base model | sha256:abc |" in report.markdown
+    assert "| processor | a processor |" in report.markdown
+
+
+def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(report: Ticket) -> None:
+    assert "&lt;script&gt;" in report.html
+    assert "<script" not in report.html
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", report.html)
+    assert "llama_cpp/dead" in report.html
+
+
+def test_it_is_saved_in_every_form(report: Ticket, tmp_path: Path) -> None:
+    files = report.save(tmp_path / "ticket")
+    assert [file.name for file in files] == ["ticket.md", "ticket.html", "ticket.png"]
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_ticket_without_a_winner_says_so() -> None:
+    measurements = [measured("dead", failure="died")]
+    decision = select(measurements, REFERENCE, None, SelectArgs())
+    made = ticket(decision, measurements, None, "demo")
+    assert made.headline == "no winner"
+    assert "died" in made.markdown
+    assert made.chart.startswith(b"\x89PNG")
+
+
+def test_matplotlib_is_not_imported_with_the_module() -> None:
+    code = "import sys, weighbridge.tasks.report, weighbridge.tasks.select; "
+    code += "sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
