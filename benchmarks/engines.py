@@ -34,7 +34,7 @@ from weighbridge.serving import engine_process
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
 from weighbridge.serving.load import LoadFigures, run_load
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready
-from weighbridge.tasks.candidate_benchmark import Scale
+from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Variant
@@ -145,7 +145,7 @@ def _measured(engine: Engine, variant: Variant, data: Artifact, plan: Plan, work
     args = engine.Args(kind=engine.name)
     how = WeighArgs(engines=[args], concurrency=list(plan.concurrencies), max_tokens=plan.tokens)
     candidate = Candidate(label=f"{engine.name}/{variant.label}", variant=variant, engine=args)
-    scale = Scale(
+    scale = CandidateBenchmark(
         candidate, data, EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]}), how, "", workspace
     )
     return scale.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])

@@ -6,7 +6,7 @@ Three comparisons, in each of which the sides take turns:
   a plain loop; once as new work, once with nothing to do. The difference is the coat, its server, and their imports.
 - two such stages, as a flow here and as one that starts Prefect's ephemeral server; ZenML's figure is the goal.
 - a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same release with
-  its coats taken off, which leaves stages, MLflow and the ticket; and the stages alone.
+  its coats taken off, which leaves stages, MLflow and the report; and the stages alone.
 
 Usage: python -m benchmarks.overhead [--rounds N] [--quick]
 
@@ -29,7 +29,7 @@ from benchmarks.common import Figures, alternate, report
 from benchmarks.cpu import COMMAND, bytecode_note, cpu_seconds
 from benchmarks.recipes import small_recipe
 from weighbridge.core.settings import Settings
-from weighbridge.core.stage_cache import Outcome
+from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.workspace import Workspace
 
 ON_TOP = 5.0
@@ -45,7 +45,7 @@ class Nothing(BaseModel):
     number: int
 
 
-def stage(number: int, run: int) -> Outcome[Nothing]:
+def stage(number: int, run: int) -> StageOutcome[Nothing]:
     """A stage that only the cache works for; `run` makes it new work."""
     inputs = {"number": number, "run": run}
     return Workspace().stages.run(f"stage-{number}", 1, Nothing, inputs, lambda: Nothing(number=number))
@@ -87,7 +87,7 @@ def without_coats(recipe: str) -> None:
     bare: Any = types.ModuleType("weighbridge.flows.prefect_adapter")
     bare.run_stage = lambda name, call, description="": call()
     bare.release_flow = lambda **options: lambda function: function
-    bare.publish_ticket = lambda *args, **kwargs: None
+    bare.publish_weighing = lambda *args, **kwargs: None
     sys.modules["weighbridge.flows.prefect_adapter"] = bare
     from weighbridge.configs.load import load
     from weighbridge.flows.release import release
@@ -180,8 +180,8 @@ def compare_releases(figures: Figures, rounds: int) -> None:
         figures.add(f"release_{side}_nothing_to_do_cpu_s", cpu[side])
     journal = [with_mlflow - alone for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)]
     on_top = [run - bare for run, bare in zip(cpu["run"], cpu["uncoated"], strict=True)]
-    figures.add("mlflow_and_ticket_nothing_to_do_cpu_s", journal)
-    figures.add("run_and_mlflow_and_ticket_nothing_to_do_cpu_s", [a + b for a, b in zip(journal, on_top, strict=True)])
+    figures.add("mlflow_and_report_nothing_to_do_cpu_s", journal)
+    figures.add("run_and_mlflow_and_report_nothing_to_do_cpu_s", [a + b for a, b in zip(journal, on_top, strict=True)])
     figures.add("run_on_top_nothing_to_do_cpu_s", on_top, at_most=ON_TOP)
 
 

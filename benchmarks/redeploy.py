@@ -39,10 +39,10 @@ from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
-from weighbridge.registry.ledger import Rollout
+from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.rollout import target_status
 from weighbridge.rollout.champion import BENTO_DIGEST
-from weighbridge.rollout.managed_target import Record, known_sites, open_site
+from weighbridge.rollout.managed_target import TargetState, known_targets, open_target
 from weighbridge.services.platform import Platform
 from weighbridge.serving import bento
 from weighbridge.serving.gateway.gateway import Gateway
@@ -86,9 +86,9 @@ class Installation:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def record(self) -> Record:  # type: ignore[type-arg]
-        site = open_site(NAME, self.workspace) if NAME in known_sites(self.workspace.settings.home) else None
-        return site.load() if site else Record()
+    def record(self) -> TargetState:  # type: ignore[type-arg]
+        managed = open_target(NAME, self.workspace) if NAME in known_targets(self.workspace.settings.home) else None
+        return managed.load() if managed else TargetState()
 
     def release(self) -> None:
         """Two versions through the release flow; the better one serves."""
@@ -127,7 +127,7 @@ class Installation:
             f"version {version} to serve",
         )
 
-    def last(self) -> Rollout:
+    def last(self) -> RolloutRecord:
         """The newest rollout, as MLflow has it."""
         registry = Registry.connect(self.workspace.settings)
         wait(lambda: registry.history(NAME, 1)[0].ended, "the ledger to tell how it ended")
@@ -147,34 +147,34 @@ def wait(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
 def installation() -> Iterator[Installation]:
     """Up, with one version serving and both packaged."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
-        place = Installation(Path(folder))
+        installed = Installation(Path(folder))
         try:
-            place.release()
-            place.platform.up()
-            for version in place.versions():
-                place.move_alias(version)
-                place.await_serving(version)
-            yield place
+            installed.release()
+            installed.platform.up()
+            for version in installed.versions():
+                installed.move_alias(version)
+                installed.await_serving(version)
+            yield installed
         finally:
-            place.platform.down()
+            installed.platform.down()
 
 
-def promotions(place: Installation, count: int, figures: Figures) -> None:
+def promotions(installed: Installation, count: int, figures: Figures) -> None:
     """Back and forth under the crowd."""
-    there, back = place.versions()
+    there, back = installed.versions()
     waits: list[float] = []
-    rollouts: list[Rollout] = []
-    with Crowd(place.url, HABITS) as crowd:
+    rollouts: list[RolloutRecord] = []
+    with Crowd(installed.url, HABITS) as crowd:
         time.sleep(BEFORE)
         for number in range(count):
             version = (there, back)[number % 2]
             print(f"promotion {number + 1} of {count}", file=sys.stderr, flush=True)
             began = time.monotonic()
-            place.move_alias(version)
+            installed.move_alias(version)
             wait(partial(crowd.first_answer, version, began), f"an answer of version {version}")
             waits.append((crowd.first_answer(version, began) or 0.0) - began)
-            place.await_serving(version)
-            rollouts.append(place.last())
+            installed.await_serving(version)
+            rollouts.append(installed.last())
         time.sleep(AFTER)
     starts = [float(rollout.evidence["start_seconds"]) for rollout in rollouts]
     figures.add("promotion_first_answer_s", waits)
@@ -196,20 +196,20 @@ def add_crowd(figures: Figures, key: str, requests: Sequence[Request], *, at_mos
         figures.add(f"{key}_failure_rate_95_percent_bound", 3 / max(len(requests), 1))
 
 
-def restart(place: Installation, rounds: int, figures: Figures) -> None:
+def restart(installed: Installation, rounds: int, figures: Figures) -> None:
     """`bentoml serve` of the same Bento, restarted as one does without anything else."""
-    registry = Registry.connect(place.workspace.settings)
-    digest = registry.version(NAME, place.serving()).tags[BENTO_DIGEST]
-    store = place.workspace.store
+    registry = Registry.connect(installed.workspace.settings)
+    digest = registry.version(NAME, installed.serving()).tags[BENTO_DIGEST]
+    store = installed.workspace.store
     folder = store.assemble(store.files(digest), "bento").path
     outages, requests, engine = [], [], free_port()
     command = bento.serve_command(
-        folder, bento.environment_of(folder, place.workspace.settings.cache), "127.0.0.1", free_port()
+        folder, bento.environment_of(folder, installed.workspace.settings.cache), "127.0.0.1", free_port()
     )
-    log = place.folder / "restart.log"
+    log = installed.folder / "restart.log"
 
     def start() -> Process:
-        process = Process("bentoml", command, log=log, cwd=place.folder, env=bento.variables("127.0.0.1", engine))
+        process = Process("bentoml", command, log=log, cwd=installed.folder, env=bento.variables("127.0.0.1", engine))
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{engine}"), LIMIT)
         return process
 
@@ -229,12 +229,12 @@ def restart(place: Installation, rounds: int, figures: Figures) -> None:
     add_crowd(figures, "bentoml_restart", requests)
 
 
-def gateway(place: Installation, figures: Figures) -> None:
+def gateway(installed: Installation, figures: Figures) -> None:
     """The same engine, asked directly and through haproxy."""
-    current = place.record.current
+    current = installed.record.current
     assert current is not None
     front = Front(target="cost", port=free_port(), routes=(Route(name="1", port=current.port),))
-    Gateway(place.workspace.settings.home).apply(front)
+    Gateway(installed.workspace.settings.home).apply(front)
     urls = {"direct": current.url, "gateway": f"http://127.0.0.1:{front.port}"}
     for streams in CONCURRENCIES:
         turns = alternate(list(urls), partial(_short_answers, urls, streams), GATEWAY_ROUNDS)
@@ -244,7 +244,7 @@ def gateway(place: Installation, figures: Figures) -> None:
             figures.ratio(key, "gateway", "direct")
         failed = sum(one[-1] for found in turns.values() for one in found)
         figures.add(f"c{streams}_requests_failed", failed, at_most=0)
-    Gateway(place.workspace.settings.home).remove("cost")
+    Gateway(installed.workspace.settings.home).remove("cost")
 
 
 def _short_answers(urls: Mapping[str, str], streams: int, side: str) -> tuple[float, float, float, int]:
@@ -262,13 +262,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("promotions", "restart", "gateway"), help="one part alone")
     options = parser.parse_args()
     figures = Figures("redeploy")
-    with installation() as place:
+    with installation() as installed:
         if options.only in (None, "promotions"):
-            promotions(place, options.promotions, figures)
+            promotions(installed, options.promotions, figures)
         if options.only in (None, "restart"):
-            restart(place, options.restarts, figures)
+            restart(installed, options.restarts, figures)
         if options.only in (None, "gateway"):
-            gateway(place, figures)
+            gateway(installed, figures)
     report(figures)
 
 

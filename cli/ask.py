@@ -15,11 +15,11 @@ def ask(target: str, question: str, max_tokens: int) -> None:
     from weighbridge.rollout import target_status
     from weighbridge.serving.openai_client import Client
 
-    site = target_status.known_site(target, Workspace())
-    serving = target_status.serving(site)
+    managed = target_status.known_target(target, Workspace())
+    serving = target_status.serving(managed)
     if not serving.healthy:
         raise Unavailable(f"asking '{target}'", f"{serving.address} does not answer", "see: weighbridge status")
-    client = Client(serving.address, headers=target_status.credentials(site))
+    client = Client(serving.address, headers=target_status.credentials(managed))
     for piece in client.stream([{"role": "user", "content": question}], max_tokens=max_tokens):
         click.echo(piece, nl=False)
     click.echo()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from weighbridge.compat.report import Report
+    from weighbridge.compat.report import CompatReport
 
 COLORS = {
     "breaks": "red", "broken already": "red", "held back": "yellow", "not run": "yellow", "nothing breaks": "green",
@@ -57,7 +57,7 @@ def compat(
         raise GateFailed("checking the newest releases", found.headline())
 
 
-def _print(found: "Report") -> None:
+def _print(found: "CompatReport") -> None:
     from rich.markup import escape
 
     from weighbridge.cli.screen import console, table

@@ -12,8 +12,8 @@ import click
 from weighbridge.core.settings import Settings
 
 if TYPE_CHECKING:
-    from weighbridge.conformance.base import Outcome
-    from weighbridge.conformance.report import Report
+    from weighbridge.conformance.base import CheckResult
+    from weighbridge.conformance.report import ConformanceReport
 
 COLOURS = {"passed": "green", "failed": "red", "known not to": "dim", "not run": "yellow"}
 
@@ -166,13 +166,13 @@ def _option(words: str) -> tuple[str, str]:
     return name, value
 
 
-def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> Report:
+def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> ConformanceReport:
     from weighbridge.cli.screen import console, live, stderr
     from weighbridge.conformance.runner import check as run
 
     screen = stderr if as_json else console
 
-    def tell(outcome: Outcome) -> None:
+    def tell(outcome: CheckResult) -> None:
         colour = COLOURS[outcome.verdict]
         screen.print(f"  [{colour}]{outcome.verdict:<12}[/{colour}] {outcome.title}", end="")
         screen.print(f": {outcome.why}", style="dim", markup=False, soft_wrap=True)
@@ -187,20 +187,20 @@ def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: A
 
 def _write_docs(folder: Path, settings: Settings) -> None:
     from weighbridge.cli.screen import stderr
-    from weighbridge.conformance.matrix import Entry
+    from weighbridge.conformance.matrix import MatrixEntry
     from weighbridge.conformance.runner import document, recorded
     from weighbridge.core.files import replace_text
 
     results = folder / "engines.json"
     published = json.loads(results.read_text()) if results.exists() else []
-    entries = recorded(settings, [Entry.model_validate(one) for one in published])
+    entries = recorded(settings, [MatrixEntry.model_validate(one) for one in published])
     found = [entry.model_dump(mode="json") for entry in entries]
     replace_text(results, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     replace_text(folder / "engines.md", document(entries))
     stderr.print(f"written: {results}, {folder / 'engines.md'}", soft_wrap=True)
 
 
-def _fail(reports: Sequence[Report], *, named: bool) -> None:
+def _fail(reports: Sequence[ConformanceReport], *, named: bool) -> None:
     from weighbridge.core.errors import GateFailed, Unavailable
 
     failed = {report.engine: report.failed for report in reports if report.failed}

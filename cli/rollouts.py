@@ -10,8 +10,8 @@ from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from weighbridge.deployer.promotion import Promotion
-    from weighbridge.registry.ledger import Rollout
-    from weighbridge.rollout.commands import Verb
+    from weighbridge.registry.ledger import RolloutRecord
+    from weighbridge.rollout.commands import Command
 
 _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: weighbridge status.")
 
@@ -93,7 +93,7 @@ def history(target: str, limit: int, as_json: bool) -> None:
             console.print(f"{_when(rollout.began)}  {escape(rollout.detail)}", soft_wrap=True)
 
 
-def _row(rollout: "Rollout") -> list[str]:
+def _row(rollout: "RolloutRecord") -> list[str]:
     colour = "green" if rollout.outcome == "serving" else "yellow" if rollout.ended is None else "red"
     seconds = "—" if rollout.seconds is None else f"{rollout.seconds:.1f} s"
     outcome = f"[{colour}]{rollout.outcome}[/{colour}]"
@@ -109,7 +109,7 @@ def _when(at: float) -> str:
     return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _order(target: str, verb: "Verb") -> None:
+def _order(target: str, verb: "Command") -> None:
     from weighbridge.deployer.promotion import order
 
     click.echo(order(target, verb, Workspace()))
@@ -121,7 +121,7 @@ def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
 
     version = moved.version
     click.echo(f"champion of {version.name} is version {version.version}")
-    if not moved.places:
+    if not moved.bindings:
         click.echo(f"no target serves {version.name}; start one with: weighbridge run RECIPE")
         return
     if no_wait:
@@ -139,4 +139,6 @@ def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
 
         moved.follow(Workspace(), now=now, tell=tell)
     seconds = time.time() - moved.at
-    click.echo(f"version {version.version} serves at {', '.join(p.target for p in moved.places)} after {seconds:.1f} s")
+    click.echo(
+        f"version {version.version} serves at {', '.join(p.target for p in moved.bindings)} after {seconds:.1f} s"
+    )

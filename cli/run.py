@@ -40,20 +40,20 @@ def run(recipe: Path, as_json: bool) -> None:
 def _plain(released: "Released") -> dict[str, Any]:
     return {
         **released.chosen.model_dump(mode="json"),
-        "headline": released.ticket.headline,
-        "why": released.ticket.why,
-        "candidates": released.ticket.rows,
+        "headline": released.report.headline,
+        "why": released.report.why,
+        "candidates": released.report.rows,
         "serving": released.serving.model_dump(mode="json") if released.serving else None,
         "mlflow_run": released.run_id,
     }
 
 
 def _show(released: "Released") -> None:
-    from weighbridge.cli.screen import console, print_ticket
+    from weighbridge.cli.screen import console, print_report
     from weighbridge.serving.openai_client import Client, request
 
     console.print()
-    print_ticket(released.ticket)
+    print_report(released.report)
     console.print()
     chosen = released.chosen
     if released.serving is None:
@@ -72,4 +72,4 @@ def _show(released: "Released") -> None:
 def _where_to_look(mlflow_uri: str, prefect_home: Path) -> None:
     ui = f"mlflow ui --backend-store-uri {mlflow_uri}" if mlflow_uri.startswith("sqlite") else f"open {mlflow_uri}"
     click.echo(f"versions and figures: {ui}")
-    click.echo(f"runs and ticket:      PREFECT_HOME={prefect_home} prefect server start")
+    click.echo(f"runs and report:      PREFECT_HOME={prefect_home} prefect server start")

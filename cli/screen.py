@@ -17,7 +17,7 @@ from weighbridge.core.progress import Step, listen
 
 if TYPE_CHECKING:
     from weighbridge.flows.plan import Plan
-    from weighbridge.tasks.report import Ticket
+    from weighbridge.tasks.report import WeighingReport
 
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
@@ -127,25 +127,25 @@ def print_plan(plan: "Plan") -> None:
     console.print(f"{human_size(plan.disk_free)} of disk free")
 
 
-def print_ticket(ticket: "Ticket") -> None:
-    """The ticket as tables: base against fine-tuned, every candidate, and why not the others."""
-    if ticket.before_after:
-        columns = list(ticket.before_after[0])
-        table(columns, [list(row.values()) for row in ticket.before_after])
+def print_report(report: "WeighingReport") -> None:
+    """The report as tables: base against fine-tuned, every candidate, and why not the others."""
+    if report.before_after:
+        columns = list(report.before_after[0])
+        table(columns, [list(row.values()) for row in report.before_after])
         console.print()
     # One column per candidate: their names and figures are long, and a terminal is narrow.
-    titles = [title for title in ticket.rows[0] if title not in ("candidate", "verdict")]
+    titles = [title for title in report.rows[0] if title not in ("candidate", "verdict")]
     headings = ["", *(title.replace(" / ", "/") for title in titles)]
     candidates = [
         [row["candidate"].replace("/", "/\n"), *(row[title].replace(" (", "\n(") for title in titles)]
-        for row in ticket.rows
+        for row in report.rows
     ]
     for shown in _that_fit(headings, candidates):
         labels, *figures = zip(headings, *shown, strict=True)
         table(labels, figures, right=labels[1:])
         console.print()
-    console.print(f"[bold green]{escape(ticket.headline)}[/bold green]\n{escape(ticket.why)}", soft_wrap=True)
-    for row in ticket.rows:
+    console.print(f"[bold green]{escape(report.headline)}[/bold green]\n{escape(report.why)}", soft_wrap=True)
+    for row in report.rows:
         if row["verdict"] != "winner":
             console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from weighbridge.compat.attribution import Blame, attribute
-from weighbridge.compat.report import Change, Checked, Finding, Report, Result
+from weighbridge.compat.report import Change, Checked, CompatReport, Finding, Result
 from weighbridge.compat.resolution import TORCH, Resolver, Versions, pins
 from weighbridge.compat.subjects import Contract, Subject
 from weighbridge.compat.throwaway import run_contract, throw_away, view_of, workshop
@@ -40,7 +40,7 @@ class Options:
     """Off: resolve alone, install nothing."""
 
 
-def check(subjects: Sequence[Subject], options: Options, cache: Path) -> Report:
+def check(subjects: Sequence[Subject], options: Options, cache: Path) -> CompatReport:
     """Check every subject against the newest releases of what it needs.
 
     Raises:
@@ -55,7 +55,7 @@ def check(subjects: Sequence[Subject], options: Options, cache: Path) -> Report:
             if not options.only or set(options.only) & set(subject.direct):
                 done.append(_One(subject, options, clock, shop, cache).check())
     kept = pins(torch_lock().read_text())[TORCH]
-    return Report(
+    return CompatReport(
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",

@@ -68,7 +68,7 @@ class Checked(BaseModel):
     seconds: float = 0.0
 
 
-class Report(BaseModel):
+class CompatReport(BaseModel):
     """The whole check."""
 
     model_config = ConfigDict(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from weighbridge.conformance.base import Failed, NotRun, Session, equal
-from weighbridge.conformance.http_client import Reply, ask, stream
+from weighbridge.conformance.base import CheckFailed, CheckNotRun, Session, equal
+from weighbridge.conformance.http_client import HttpReply, ask, stream
 from weighbridge.conformance.reference import Question
 from weighbridge.serving.engines.base import TellsChat
 
@@ -59,7 +59,7 @@ def greedy(session: Session) -> str:
     endless = session.reference.question("endless")
     said = ask(session, endless, max_tokens=64).text
     if not said or not endless.answer.startswith(said):
-        raise Failed(f"'endless' at temperature 0: {said[:60]!r} is not how the reference begins")
+        raise CheckFailed(f"'endless' at temperature 0: {said[:60]!r} is not how the reference begins")
     return f"{len(session.reference.finite) + 1} answers equal those of {session.reference.made_by}"
 
 
@@ -80,7 +80,7 @@ def max_tokens(session: Session) -> str:
         reply = ask(session, question, max_tokens=most)
         equal(reply.finish, "length", f"reason to end with max_tokens={most}")
         if not question.answer.startswith(reply.text) or len(reply.text) >= len(question.answer):
-            raise Failed(f"with max_tokens={most} it says {reply.text[:80]!r}")
+            raise CheckFailed(f"with max_tokens={most} it says {reply.text[:80]!r}")
     return "cut after 1 and 3 tokens"
 
 
@@ -94,7 +94,7 @@ def seed(session: Session) -> str:
     drawn = [draw(number) for number in SEEDS]
     equal(draw(SEEDS[0]), drawn[0], f"the same seed again at temperature {HOT:g}")
     if len(set(drawn)) == 1:
-        raise Failed(f"{len(SEEDS)} seeds give one and the same answer at temperature {HOT:g}: {drawn[0][:60]!r}")
+        raise CheckFailed(f"{len(SEEDS)} seeds give one and the same answer at temperature {HOT:g}: {drawn[0][:60]!r}")
     return f"{len(set(drawn))} answers to {len(SEEDS)} seeds, equal when asked again"
 
 
@@ -121,7 +121,7 @@ def chat_template(session: Session) -> str:
 def logprobs(session: Session) -> str:
     """Log-probabilities of given tokens are those of the reference."""
     if not session.reference.scored:
-        raise NotRun("the reference holds none")
+        raise CheckNotRun("the reference holds none")
     worst = 0.0
     for known in session.reference.scored:
         found = session.engine.token_logprobs(session.url, known.prompt_ids, known.ids)
@@ -130,7 +130,7 @@ def logprobs(session: Session) -> str:
         mean = sum(map(abs, known.logprobs)) / len(found)
         worst = max(worst, off / (1 + mean))
     if worst > TOLERANCE:
-        raise Failed(f"they differ from {session.reference.made_by} by {worst:.3f} of their size")
+        raise CheckFailed(f"they differ from {session.reference.made_by} by {worst:.3f} of their size")
     return f"within {worst:.1%} of {session.reference.made_by}"
 
 
@@ -149,12 +149,12 @@ def unicode(session: Session) -> str:
     reply = stream(session, question)
     torn = [piece for piece in reply.pieces if REPLACEMENT in piece]
     if torn:
-        raise Failed(f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}")
+        raise CheckFailed(f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}")
     equal(reply.text, question.answer, "the streamed answer")
     return f"{len(reply.pieces)} pieces of {len(question.answer_ids)} tokens, every character whole"
 
 
-def _right(reply: Reply, question: Question) -> str:
+def _right(reply: HttpReply, question: Question) -> str:
     equal((reply.text, reply.finish), (question.answer, "stop"), f"answer to '{question.name}'")
     return f"{reply.text[:60]!r}"
 
@@ -163,20 +163,20 @@ def _in_pieces(session: Session, question: Question) -> str:
     reply = stream(session, question)
     _right(reply, question)
     if len(reply.pieces) < 2:
-        raise Failed("the stream brings the whole answer in one piece")
+        raise CheckFailed("the stream brings the whole answer in one piece")
     return f"{len(reply.pieces)} pieces"
 
 
-def _streamed(session: Session, question: Question, **options: object) -> list[Reply]:
+def _streamed(session: Session, question: Question, **options: object) -> list[HttpReply]:
     """The streamed answer, where streams are claimed."""
     return [stream(session, question, **options)] if session.engine.capabilities.streaming else []
 
 
-def _counted(reply: Reply, question: Question) -> None:
+def _counted(reply: HttpReply, question: Question) -> None:
     if not {"prompt_tokens", "completion_tokens", "total_tokens"} <= reply.usage.keys():
-        raise Failed(f"the usage of '{question.name}' is {reply.usage}")
+        raise CheckFailed(f"the usage of '{question.name}' is {reply.usage}")
     prompt, completion = reply.usage["prompt_tokens"], reply.usage["completion_tokens"]
     equal(prompt, len(question.prompt_ids), f"prompt tokens of '{question.name}'")
     if completion - len(question.answer_ids) not in (0, 1):
-        raise Failed(f"completion tokens of '{question.name}': {completion} instead of {len(question.answer_ids)}")
+        raise CheckFailed(f"completion tokens of '{question.name}': {completion} instead of {len(question.answer_ids)}")
     equal(reply.usage["total_tokens"], prompt + completion, f"all tokens of '{question.name}'")

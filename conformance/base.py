@@ -18,11 +18,11 @@ from weighbridge.serving.engines.base import Engine, EngineArgs
 Verdict = Literal["passed", "known not to", "failed", "not run"]
 
 
-class Failed(Exception):
+class CheckFailed(Exception):
     """The engine does not do what it claims; the words say what it did instead."""
 
 
-class NotRun(Exception):
+class CheckNotRun(Exception):
     """The check cannot tell here; the words say why."""
 
 
@@ -118,7 +118,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """What came of one check."""
 
     check: str
@@ -129,26 +129,26 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_check(check: Check, session: Session) -> Outcome:
+def run_check(check: Check, session: Session) -> CheckResult:
     """Run one check; whatever happens, the next one finds an engine that can be asked."""
     if reason := not_claimed(check, session.engine):
-        return Outcome(check.name, check.title, "known not to", reason)
+        return CheckResult(check.name, check.title, "known not to", reason)
     started = time.monotonic()
     verdict, why = _judge(check, session)
     # A check that passed has seen to the end of what it started itself.
     if verdict == "failed" and (last := session.died()):
         why = f"{why}; the engine died: {last}"
-    return Outcome(check.name, check.title, verdict, _line(why), time.monotonic() - started)
+    return CheckResult(check.name, check.title, verdict, _line(why), time.monotonic() - started)
 
 
 def _judge(check: Check, session: Session) -> tuple[Verdict, str]:
     try:
         return "passed", check.run(session)
-    except NotRun as exc:
+    except CheckNotRun as exc:
         return "not run", str(exc)
     except NotImplementedError:
         return "known not to", "its API cannot tell"
-    except (Failed, WeighbridgeError) as exc:
+    except (CheckFailed, WeighbridgeError) as exc:
         return "failed", str(exc)
 
 
@@ -164,7 +164,7 @@ def not_claimed(check: Check, engine: Engine) -> str:
 def equal(found: object, wanted: object, what: str) -> None:
     """Raises Failed where two things differ."""
     if found != wanted:
-        raise Failed(f"{what}: {_short(found)} instead of {_short(wanted)}")
+        raise CheckFailed(f"{what}: {_short(found)} instead of {_short(wanted)}")
 
 
 def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from weighbridge.conformance.base import Failed, Session
+from weighbridge.conformance.base import CheckFailed, Session
 from weighbridge.conformance.reference import Question
 from weighbridge.core.errors import Unavailable
 
@@ -20,7 +20,7 @@ PLAIN: Final = "/v1/completions"
 
 
 @dataclass
-class Reply:
+class HttpReply:
     """One answer, whole or as it was streamed."""
 
     pieces: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ def path_of(question: Question) -> str:
     return CHAT if question.chat else PLAIN
 
 
-def ask(session: Session, question: Question, **options: Any) -> Reply:
+def ask(session: Session, question: Question, **options: Any) -> HttpReply:
     """The whole answer to a question, greedy unless `options` say otherwise.
 
     Raises:
@@ -48,18 +48,18 @@ def ask(session: Session, question: Question, **options: Any) -> Reply:
     """
     status, body = send(session, path_of(question), question.body(model=model_of(session), **options))
     if status != httpx.codes.OK:
-        raise Failed(f"HTTP {status}: {str(body)[:200]}")
+        raise CheckFailed(f"HTTP {status}: {str(body)[:200]}")
     try:
         choice = body["choices"][0]
         text = choice["message"]["content"] if question.chat else choice["text"]
-        return Reply([text or ""], choice["finish_reason"], body["usage"], done=True)
+        return HttpReply([text or ""], choice["finish_reason"], body["usage"], done=True)
     except (KeyError, IndexError, TypeError) as exc:
-        raise Failed(f"the reply has not the form of OpenAI's API: {str(body)[:200]}") from exc
+        raise CheckFailed(f"the reply has not the form of OpenAI's API: {str(body)[:200]}") from exc
 
 
-def stream(session: Session, question: Question, **options: Any) -> Reply:
+def stream(session: Session, question: Question, **options: Any) -> HttpReply:
     """The same, streamed to its end."""
-    reply = Reply()
+    reply = HttpReply()
     with streaming(session, question, **options) as events:
         for event in events:
             _add(reply, event, chat=question.chat)
@@ -81,7 +81,7 @@ def streaming(session: Session, question: Question, **options: Any) -> Iterator[
         with _http().stream("POST", url, json=body, timeout=session.timeout) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
-                raise Failed(f"HTTP {response.status_code}: {response.text[:200]}")
+                raise CheckFailed(f"HTTP {response.status_code}: {response.text[:200]}")
             yield _events(response)
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {url}", str(exc) or type(exc).__name__) from exc
@@ -97,20 +97,20 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
                 return
             if line.startswith(b"data: "):
                 yield _event(line)
-    raise Failed("the stream ended without `data: [DONE]`")
+    raise CheckFailed("the stream ended without `data: [DONE]`")
 
 
 def _event(line: bytes) -> dict[str, Any]:
     try:
         event: dict[str, Any] = json.loads(line.decode().removeprefix("data: "))
     except ValueError as exc:
-        raise Failed(f"an event of the stream is not JSON in UTF-8: {line[:80]!r}") from exc
+        raise CheckFailed(f"an event of the stream is not JSON in UTF-8: {line[:80]!r}") from exc
     if "error" in event:
-        raise Failed(f"the stream broke off: {event['error']}")
+        raise CheckFailed(f"the stream broke off: {event['error']}")
     return event
 
 
-def _add(reply: Reply, event: Mapping[str, Any], *, chat: bool) -> None:
+def _add(reply: HttpReply, event: Mapping[str, Any], *, chat: bool) -> None:
     reply.usage = event.get("usage") or reply.usage
     for choice in event.get("choices", []):
         piece = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
@@ -141,7 +141,7 @@ def fetch(session: Session, path: str) -> str:
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {session.url}{path}", str(exc) or type(exc).__name__) from exc
     if response.status_code != httpx.codes.OK:
-        raise Failed(f"{path} answers HTTP {response.status_code}")
+        raise CheckFailed(f"{path} answers HTTP {response.status_code}")
     return response.text
 
 
@@ -151,7 +151,7 @@ def model_of(session: Session) -> str:
     try:
         return str(listed["data"][0]["id"])
     except (KeyError, IndexError, TypeError) as exc:
-        raise Failed("/v1/models names no model") from exc
+        raise CheckFailed("/v1/models names no model") from exc
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from weighbridge.conformance.base import Failed, Session, equal, eventually
+from weighbridge.conformance.base import CheckFailed, Session, equal, eventually
 from weighbridge.conformance.http_client import ask, streaming
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
@@ -57,14 +57,14 @@ def failed_start(session: Session) -> str:
         _break(subject.model, broken)
         try:
             with serve(broken, subject.args, subject.cache, subject.logs / f"{subject.args.kind}-broken.log"):
-                raise Failed("it is ready although half of its model is missing")
+                raise CheckFailed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
             told = exc.wrong
         left = _mentioning(str(broken))
     if left:
-        raise Failed(f"processes {left} are left")
+        raise CheckFailed(f"processes {left} are left")
     if "was not ready within" in told:
-        raise Failed(f"it says nothing of half a model, and hangs: {told}")
+        raise CheckFailed(f"it says nothing of half a model, and hangs: {told}")
     # The last line of its log is the engine's reason.
     reason = told.partition("Its log ends:\n")[2].strip() or told
     return f"it says: {reason.splitlines()[-1][:160]}"
@@ -74,7 +74,7 @@ def sigterm(session: Session) -> str:
     """SIGTERM ends it in bounded time, with an answer under way, and leaves nothing behind."""
     took, _ = _ended(session)
     if took is None:
-        raise Failed(f"it was still there {GRACE:.0f} s after SIGTERM")
+        raise CheckFailed(f"it was still there {GRACE:.0f} s after SIGTERM")
     return f"ended {took:.1f} s after SIGTERM"
 
 
@@ -82,7 +82,7 @@ def drain(session: Session) -> str:
     """An answer under way when SIGTERM comes is finished first."""
     _, problem = _ended(session)
     if problem:
-        raise Failed(f"the answer under way was cut off: {problem}")
+        raise CheckFailed(f"the answer under way was cut off: {problem}")
     return "the answer under way was finished"
 
 
@@ -97,7 +97,7 @@ def orphans(session: Session) -> str:
             left = [process for process in family if _lives(process)]
             for process in left:
                 process.kill()
-            raise Failed(f"{len(left)} of {len(family)} processes outlive their parent")
+            raise CheckFailed(f"{len(left)} of {len(family)} processes outlive their parent")
     return f"{len(family)} process{'es' if len(family) > 1 else ''}, all gone"
 
 
@@ -118,7 +118,7 @@ def _end(session: Session) -> tuple[float | None, str]:
             with streaming(session, session.reference.question("endless"), max_tokens=DRAINED_TOKENS) as events:
                 for _ in events:
                     begun.set()
-        except (Failed, Unavailable) as exc:
+        except (CheckFailed, Unavailable) as exc:
             return str(exc)
         finally:
             begun.set()

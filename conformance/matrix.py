@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.conformance.report import Report
+from weighbridge.conformance.report import ConformanceReport
 
 HEAD: Final = """\
 # What each engine was seen to do
@@ -20,18 +20,18 @@ reference.
 """
 
 
-class Entry(BaseModel):
+class MatrixEntry(BaseModel):
     """One engine on one device."""
 
     model_config = ConfigDict(frozen=True)
 
     engine: str
     device: str
-    report: Report | None = None
+    report: ConformanceReport | None = None
     why: str = Field("", description="Why there is no report.")
 
 
-def render(entries: Sequence[Entry], checks: Sequence[tuple[str, str]]) -> str:
+def render(entries: Sequence[MatrixEntry], checks: Sequence[tuple[str, str]]) -> str:
     """Markdown; `checks` are names and titles, in order."""
     titles = [f"{entry.engine}, {entry.device}" for entry in entries]
     lines = [HEAD, f"| | {' | '.join(titles)} |", f"| --- |{' --- |' * len(titles)}"]
@@ -40,7 +40,7 @@ def render(entries: Sequence[Entry], checks: Sequence[tuple[str, str]]) -> str:
     return "\n".join([*lines, "", "## The runs", "", *_runs(entries, dict(checks))]) + "\n"
 
 
-def _cell(entry: Entry, check: str) -> str:
+def _cell(entry: MatrixEntry, check: str) -> str:
     if entry.report is None:
         return f"not run: {_safe(entry.why)}"
     for outcome in entry.report.outcomes:
@@ -49,13 +49,13 @@ def _cell(entry: Entry, check: str) -> str:
     return "not run: the suite had no such check then"
 
 
-def _words(verdict: str, why: str, report: Report) -> str:
+def _words(verdict: str, why: str, report: ConformanceReport) -> str:
     if verdict == "passed":
         return f"passed here ({', '.join(report.versions.values()) or 'no version'}, {report.date})"
     return "known not to" if verdict == "known not to" else f"{verdict}: {_safe(why)}"
 
 
-def _runs(entries: Sequence[Entry], titles: dict[str, str]) -> Iterator[str]:
+def _runs(entries: Sequence[MatrixEntry], titles: dict[str, str]) -> Iterator[str]:
     for entry in entries:
         report = entry.report
         if report is None:

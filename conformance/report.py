@@ -13,7 +13,7 @@ from weighbridge.core.files import replace_text
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
 
 
-class Report(BaseModel):
+class ConformanceReport(BaseModel):
     """One run of the suite."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,10 +51,10 @@ class Report(BaseModel):
         return path
 
 
-def kept(home: Path, engine: str, device: str) -> Report | None:
+def kept(home: Path, engine: str, device: str) -> ConformanceReport | None:
     """The last report of an engine on a device; None where there is none that can be read."""
     try:
-        return Report.model_validate_json(_path(home, engine, device).read_bytes())
+        return ConformanceReport.model_validate_json(_path(home, engine, device).read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
-from weighbridge.conformance.base import Failed, NotRun, Session, equal, eventually
+from weighbridge.conformance.base import CheckFailed, CheckNotRun, Session, equal, eventually
 from weighbridge.conformance.http_client import CHAT, ask, fetch, send, stream, streaming
 from weighbridge.core.errors import Unavailable
 
@@ -50,14 +50,16 @@ def client_gone(session: Session) -> str:
     """Clients that hang up in the middle of long answers leave their slots to others."""
     whole = _seconds(session, leave=False)
     if whole < FASTEST:
-        raise NotRun(f"{LEAVERS} long answers take {whole:.2f} s together: too fast to tell")
+        raise CheckNotRun(f"{LEAVERS} long answers take {whole:.2f} s together: too fast to tell")
     _seconds(session, leave=True)
     started = time.monotonic()
     ask(session, session.reference.question("greeting"), max_tokens=1)
     idle = eventually(lambda: not _under_way(session), whole, poll=0.02)
     took = time.monotonic() - started
     if not idle or took > whole / 2:
-        raise Failed(f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, still went on")
+        raise CheckFailed(
+            f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, still went on"
+        )
     return f"free {took:.2f} s after {LEAVERS} clients left answers that take {whole:.1f} s"
 
 
@@ -66,7 +68,7 @@ def bad_json(session: Session) -> str:
     wrong = {name: send(session, CHAT, body)[0] for name, body in NONSENSE.items()}
     others = [f"{name}: HTTP {status}" for name, status in wrong.items() if not 400 <= status < 500]
     if others:
-        raise Failed(", ".join(others))
+        raise CheckFailed(", ".join(others))
     _still_answers(session)
     return f"{len(wrong)} kinds of nonsense refused with HTTP {', '.join(map(str, sorted(set(wrong.values()))))}"
 
@@ -76,7 +78,7 @@ def too_long(session: Session) -> str:
     body = {"model": "model", "messages": [{"role": "user", "content": "word " * session.reference.context * 4}]}
     status, said = send(session, CHAT, body)
     if not 400 <= status < 500:
-        raise Failed(f"HTTP {status}: {str(said)[:160]}")
+        raise CheckFailed(f"HTTP {status}: {str(said)[:160]}")
     _still_answers(session)
     return f"refused with HTTP {status}"
 
@@ -94,7 +96,7 @@ def metrics(session: Session) -> str:
         return bool(grown)
 
     if not eventually(count, 10, poll=0.2):
-        raise Failed(f"none of {len(before)} figures counts the tokens of an answer")
+        raise CheckFailed(f"none of {len(before)} figures counts the tokens of an answer")
     return f"{len(grown)} figures of tokens grow, such as {min(grown, key=len)}"
 
 
@@ -123,7 +125,7 @@ def _under_way(session: Session) -> float:
     if not session.engine.capabilities.metrics:
         return 0
     found: dict[str, float] = {}
-    with suppress(Failed, Unavailable):  # no such page: the check of the metrics tells of it
+    with suppress(CheckFailed, Unavailable):  # no such page: the check of the metrics tells of it
         found = _figures(fetch(session, "/metrics"))
     return sum(value for name, value in found.items() if RUNNING.search(name))
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from weighbridge.conformance import model, suite
-from weighbridge.conformance.base import Outcome, Subject, Verdict
-from weighbridge.conformance.matrix import Entry, render
+from weighbridge.conformance.base import CheckResult, Subject, Verdict
+from weighbridge.conformance.matrix import MatrixEntry, render
 from weighbridge.conformance.model import CONTEXT, LESSONS
 from weighbridge.conformance.reference import Question, Reference, Scored, Tokens, read
-from weighbridge.conformance.report import Report, kept, versions
+from weighbridge.conformance.report import ConformanceReport, kept, versions
 from weighbridge.core import plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure, one_at_a_time
@@ -54,9 +54,9 @@ def check(
     workspace: Workspace,
     *,
     options: Mapping[str, Any] | None = None,
-    tell: Callable[[Outcome], None] = lambda outcome: None,
+    tell: Callable[[CheckResult], None] = lambda outcome: None,
     only: Collection[str] = (),
-) -> Report:
+) -> ConformanceReport:
     """Run the suite on an engine and keep the report; `options` are the engine's own.
 
     Raises:
@@ -68,7 +68,7 @@ def check(
     args = _args(engine, options or {})
     started = time.monotonic()
     outcomes = [_without_paths(outcome, workspace) for outcome in _outcomes(engine, args, workspace, tell, only)]
-    report = Report(
+    report = ConformanceReport(
         engine=name, device=engine.device(args), options=dict(options or {}), versions=versions(engine, args),
         machine=machine.describe(), date=datetime.now(UTC).date().isoformat(),
         seconds=round(time.monotonic() - started, 1), outcomes=outcomes,
@@ -83,9 +83,9 @@ def _outcomes(
     engine: Engine,
     args: EngineArgs,
     workspace: Workspace,
-    tell: Callable[[Outcome], None],
+    tell: Callable[[CheckResult], None],
     only: Collection[str],
-) -> Iterator[Outcome]:
+) -> Iterator[CheckResult]:
     """What must be there first, then the suite; where something lacks, nothing after it is run."""
     broken = ""
     folder = Path()
@@ -103,29 +103,29 @@ def _outcomes(
 
     lacking: tuple[Verdict, Verdict] = ("not run", "failed")
     for (name, title), step, verdict in zip(FIRST, (install, prepare), lacking, strict=True):
-        outcome = Outcome(name, title, "not run", broken) if broken else _step(name, title, step, verdict)
+        outcome = CheckResult(name, title, "not run", broken) if broken else _step(name, title, step, verdict)
         broken = broken or (outcome.why if outcome.verdict != "passed" else "")
         tell(outcome)
         yield outcome
     if artifact is None:
         for check in suite.CHECKS:
-            yield Outcome(check.name, check.title, "not run", broken)
+            yield CheckResult(check.name, check.title, "not run", broken)
         return
     logs, cache = workspace.settings.home / "logs" / "engines", workspace.settings.cache
     yield from suite.run(Subject(args, artifact.path, read(folder / "reference.json"), cache, logs), tell, only)
 
 
-def _step(name: str, title: str, step: Callable[[], str], lacking: Verdict) -> Outcome:
+def _step(name: str, title: str, step: Callable[[], str], lacking: Verdict) -> CheckResult:
     started = time.monotonic()
     verdict: Verdict = "passed"
     try:
         why = step()
     except WeighbridgeError as exc:
         verdict, why = lacking, " ".join(str(exc).split())
-    return Outcome(name, title, verdict, why, time.monotonic() - started)
+    return CheckResult(name, title, verdict, why, time.monotonic() - started)
 
 
-def _without_paths(outcome: Outcome, workspace: Workspace) -> dict[str, Any]:
+def _without_paths(outcome: CheckResult, workspace: Workspace) -> dict[str, Any]:
     """A report may be published: it says nothing of where things lie on this machine."""
     settings, why = workspace.settings, outcome.why
     for place, name in ((settings.home, "WEIGHBRIDGE_HOME"), (settings.cache, "WEIGHBRIDGE_CACHE")):
@@ -133,7 +133,7 @@ def _without_paths(outcome: Outcome, workspace: Workspace) -> dict[str, Any]:
     return {**asdict(outcome), "why": why, "seconds": round(outcome.seconds, 1)}
 
 
-def recorded(settings: Settings, published: Sequence[Entry] = ()) -> list[Entry]:
+def recorded(settings: Settings, published: Sequence[MatrixEntry] = ()) -> list[MatrixEntry]:
     """Every engine on every device with its last report, or why there is none.
 
     `published` are those of a document: what they hold of other machines stays until it is seen anew.
@@ -148,11 +148,11 @@ def recorded(settings: Settings, published: Sequence[Entry] = ()) -> list[Entry]
             report = max(seen, key=lambda report: report.date, default=None)
             missing = "not checked yet" if device == here else f"no {device} device on this machine"
             why = "" if report else engine.capabilities.extras.get("not run", missing)
-            entries.append(Entry(engine=name, device=device, report=report, why=why))
+            entries.append(MatrixEntry(engine=name, device=device, report=report, why=why))
     return entries
 
 
-def document(entries: Sequence[Entry]) -> str:
+def document(entries: Sequence[MatrixEntry]) -> str:
     """The matrix of what was recorded, in Markdown."""
     return render(entries, [*FIRST, *((check.name, check.title) for check in suite.CHECKS)])
 

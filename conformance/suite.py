@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from weighbridge.conformance import answer_checks, lifecycle_checks, robustness_checks
-from weighbridge.conformance.base import Check, Outcome, Session, Subject, run_check
+from weighbridge.conformance.base import Check, CheckResult, Session, Subject, run_check
 
 CHECKS: Final = (
     Check("start", "starts", lifecycle_checks.start),
@@ -39,8 +39,8 @@ CHECKS: Final = (
 
 
 def run(
-    subject: Subject, tell: Callable[[Outcome], None] = lambda outcome: None, only: Collection[str] = ()
-) -> list[Outcome]:
+    subject: Subject, tell: Callable[[CheckResult], None] = lambda outcome: None, only: Collection[str] = ()
+) -> list[CheckResult]:
     """Run the checks, telling each outcome as it comes; `only` names those to run, empty for all."""
     with Session(subject) as session:
         outcomes = []
@@ -50,11 +50,11 @@ def run(
         return outcomes
 
 
-def _outcomes(session: Session, checks: list[Check]) -> Iterator[Outcome]:
+def _outcomes(session: Session, checks: list[Check]) -> Iterator[CheckResult]:
     broken = ""
     for check in checks:
         if broken:
-            yield Outcome(check.name, check.title, "not run", broken)
+            yield CheckResult(check.name, check.title, "not run", broken)
             continue
         outcome = run_check(check, session)
         if check.name == "start" and outcome.verdict == "failed":

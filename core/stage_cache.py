@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[R]):
+class StageOutcome(Generic[R]):
     """What a stage gave, and whether it had to run for it."""
 
     value: R
@@ -107,7 +107,7 @@ class StageCache:
         inputs: Mapping[str, Any],
         compute: Callable[[], R],
         keep: Callable[[R], bool] = lambda _: True,
-    ) -> Outcome[R]:
+    ) -> StageOutcome[R]:
         """The recorded result, if it still holds; else compute it and record it whole.
 
         `inputs` must hold everything the result depends on. A value that `keep` refuses is returned
@@ -120,13 +120,13 @@ class StageCache:
         with FileLock(record.with_suffix(".lock")):
             forecast = self._look(record, identity, TypeAdapter(result))
             if forecast.value is not None:
-                return Outcome(forecast.value, reused=True, why=forecast.why, seconds=0.0)
+                return StageOutcome(forecast.value, reused=True, why=forecast.why, seconds=0.0)
             started = time.monotonic()
             value = compute()
             seconds = time.monotonic() - started
             if keep(value):
                 self._write(record, identity, TypeAdapter(result).dump_python(value, mode="json"), seconds)
-        return Outcome(value, reused=False, why=forecast.why, seconds=seconds)
+        return StageOutcome(value, reused=False, why=forecast.why, seconds=seconds)
 
     def forecast(self, stage: str, version: int, result: type[R], inputs: Mapping[str, Any]) -> Forecast[R]:
         """What `run` would do, without doing it."""

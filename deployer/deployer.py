@@ -22,11 +22,11 @@ from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.deployer.mlflow_events import of_delivery
-from weighbridge.deployer.webhook_receiver import PATH, Delivery, Hooks, Receiver, Seen, application
+from weighbridge.deployer.webhook_receiver import PATH, Delivery, Hooks, Receiver, SeenDeliveries, application
 from weighbridge.flows.events import Announcer
 from weighbridge.flows.prefect_settings import for_every_api, users_api
-from weighbridge.flows.shadow_run import Job, accompanied, mark_crashed
-from weighbridge.registry import Place, Registry
+from weighbridge.flows.shadow_run import ShadowedJob, accompanied, mark_crashed
+from weighbridge.registry import Binding, Registry
 from weighbridge.registry.connection import load_mlflow
 from weighbridge.rollout import reconcile
 from weighbridge.rollout.reconcile import Result
@@ -40,25 +40,25 @@ PEOPLE = frozenset({"webhook", "promote", "rollback"})
 _ALIAS = "champion"
 
 
-class Work(Protocol):
+class Reconciler(Protocol):
     """What is done at a target: `weighbridge.rollout.reconcile`."""
 
-    def redeploy(
-        self, place: Place, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
+    def reconcile(
+        self, binding: Binding, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
     ) -> Result: ...
 
-    def needs(self, place: Place, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool: ...
+    def needs(self, binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool: ...
 
-    def failed_at(self, place: Place, workspace: Workspace) -> float: ...
+    def failed_at(self, binding: Binding, workspace: Workspace) -> float: ...
 
     def recover(self, workspace: Workspace) -> None: ...
 
 
-class Post:
+class TargetWorker:
     """One target and the thread that attends it: one thing at a time, the newest wish next."""
 
-    def __init__(self, place: Place, attend: Callable[[Place, str, float], Result]) -> None:
-        self.place = place
+    def __init__(self, binding: Binding, attend: Callable[[Binding, str, float], Result]) -> None:
+        self.binding = binding
         self._attend = attend
         self._asked = threading.Event()
         self._over = False
@@ -66,7 +66,7 @@ class Post:
         self._asked_at = 0.0
         self._began = 0.0
         self._last: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._run, name=f"target {place.target}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"target {binding.target}", daemon=True)
         self._thread.start()
 
     def ask(self, trigger: str) -> None:
@@ -91,7 +91,7 @@ class Post:
         return bool(self._began)
 
     def status(self) -> dict[str, Any]:
-        return {"model": self.place.model, "busy_since": self._began or None, **self._last}
+        return {"model": self.binding.model, "busy_since": self._began or None, **self._last}
 
     def _run(self) -> None:
         while True:
@@ -108,13 +108,13 @@ class Post:
 
     def _look(self, trigger: str) -> None:
         try:
-            result = self._attend(self.place, trigger, self._asked_at)
+            result = self._attend(self.binding, trigger, self._asked_at)
             told = {"action": result.action, "detail": result.detail, "version": result.version}
         except WeighbridgeError as exc:
             told = {"action": "error", "detail": str(exc), "version": self._last.get("version", "")}
         before = (self._last.get("action"), self._last.get("detail"))
         if told["action"] != "nothing" and before != (told["action"], told["detail"]):
-            logger.info("%s: %s: %s", self.place.target, told["action"], told["detail"])
+            logger.info("%s: %s: %s", self.binding.target, told["action"], told["detail"])
         self._last = {**told, "trigger": trigger, "at": time.time()}
 
 
@@ -123,7 +123,7 @@ class Deployer:
 
     def __init__(
         self, workspace: Workspace, *, connect: Callable[[Settings], Registry] = Registry.connect,
-        work: Work = reconcile, announce: Callable[[Any], None] | None = None,
+        work: Reconciler = reconcile, announce: Callable[[Any], None] | None = None,
     ) -> None:  # fmt: skip
         self._workspace = workspace
         self._settings = workspace.settings
@@ -132,7 +132,7 @@ class Deployer:
         self._announce = announce or Announcer()
         self._registry: Registry | None = None
         self._server: Registry | None = None
-        self._posts: dict[str, Post] = {}
+        self._workers: dict[str, TargetWorker] = {}
         self._woken = threading.Event()
         self._trigger = ""
         self._triggers: dict[str, str] = {}
@@ -141,7 +141,7 @@ class Deployer:
         self._mlflow: dict[str, Any] = {"answers": None, "detail": "not asked yet"}
         self._webhook: dict[str, Any] = {"set": False, "detail": "not set up yet"}
         self._webhook_due = 0.0
-        seen = Seen(self._settings.home / "run" / "deliveries.json")
+        seen = SeenDeliveries(self._settings.home / "run" / "deliveries.json")
         app = application(Hooks(self.told, self.wake, self.status), self._settings.webhook_secret, seen)
         self._receiver = Receiver(app, self._settings.deployer_port)
 
@@ -157,8 +157,8 @@ class Deployer:
     def stop(self) -> None:
         """Listen and attend no more; what is under way goes on until it ends, or the process does."""
         self._receiver.stop()
-        for post in self._posts.values():
-            post.end()
+        for worker in self._workers.values():
+            worker.end()
 
     def turn(self) -> None:
         """Wait for the next wake-up call, or for the time to look anyway, then reconcile."""
@@ -172,7 +172,7 @@ class Deployer:
         self._announce(of_delivery(delivery))
         if delivery.data.get("alias") == _ALIAS:
             model = delivery.data.get("name")
-            targets = [name for name, post in list(self._posts.items()) if post.place.model == model]
+            targets = [name for name, worker in list(self._workers.items()) if worker.binding.model == model]
             self._triggers |= dict.fromkeys(targets, "webhook")
             self._woken.set()
 
@@ -188,16 +188,16 @@ class Deployer:
         """Ask MLflow which targets there are, and with what arguments; then have each attended."""
         try:
             self._registry = self._registry or self._connect(self._settings)
-            places = self._registry.places()
+            bindings = self._registry.bindings()
         except WeighbridgeError as exc:
             self._without_mlflow(str(exc))
             return
         if not self._mlflow["answers"]:
             logger.info("MLflow answers")
         self._mlflow = {"answers": True, "detail": "", "at": time.time()}
-        self._man(places)
-        for name, post in list(self._posts.items()):
-            post.ask(self._triggers.pop(name, trigger))
+        self._man(bindings)
+        for name, worker in list(self._workers.items()):
+            worker.ask(self._triggers.pop(name, trigger))
         self._ensure_webhook()
 
     def status(self) -> dict[str, Any]:
@@ -207,35 +207,35 @@ class Deployer:
             "mlflow": self._mlflow,
             "webhook": self._webhook,
             "prefect": users_api() or "",
-            "targets": {name: post.status() for name, post in list(self._posts.items())},
+            "targets": {name: worker.status() for name, worker in list(self._workers.items())},
         }
 
-    def _man(self, places: list[Place]) -> None:
+    def _man(self, bindings: list[Binding]) -> None:
         """A post for each place; one whose thread died of an error is manned again."""
-        wanted = {place.target: place for place in places}
-        for name in self._posts.keys() - wanted.keys():
-            self._posts.pop(name).end()
-        for name, place in wanted.items():
-            post = self._posts.get(name)
-            if post is None or not post.alive:
-                self._posts[name] = Post(place, self._attend)
+        wanted = {binding.target: binding for binding in bindings}
+        for name in self._workers.keys() - wanted.keys():
+            self._workers.pop(name).end()
+        for name, binding in wanted.items():
+            worker = self._workers.get(name)
+            if worker is None or not worker.alive:
+                self._workers[name] = TargetWorker(binding, self._attend)
             else:
-                post.place = place
+                worker.binding = binding
 
-    def _attend(self, place: Place, trigger: str, asked_at: float) -> Result:
+    def _attend(self, binding: Binding, trigger: str, asked_at: float) -> Result:
         registry = self._registry
         if registry is None:
-            raise Unavailable(f"attending '{place.target}'", "MLflow does not answer")
+            raise Unavailable(f"attending '{binding.target}'", "MLflow does not answer")
 
         # Whoever asks again for what failed wants it tried again; a hint that came while it was tried does not.
-        force = asked_at > self._work.failed_at(place, self._workspace)
+        force = asked_at > self._work.failed_at(binding, self._workspace)
 
         def work() -> Result:
-            return self._work.redeploy(place, registry, self._workspace, trigger, force=force)
+            return self._work.reconcile(binding, registry, self._workspace, trigger, force=force)
 
-        if not self._work.needs(place, registry, self._workspace, force=force):
+        if not self._work.needs(binding, registry, self._workspace, force=force):
             return work()
-        job: Job[Result] = Job(place.target, trigger)
+        job: ShadowedJob[Result] = ShadowedJob(binding.target, trigger)
         return accompanied(job, work, _state_of, frozenset({"weighbridge", self.tag}))
 
     @property
@@ -250,7 +250,7 @@ class Deployer:
             logger.warning("MLflow does not answer, what serves goes on: %s", why)
         self._mlflow = {"answers": False, "detail": why, "at": time.time()}
         self._registry = None
-        if not any(post.busy for post in self._posts.values()):
+        if not any(worker.busy for worker in self._workers.values()):
             self._recover()
 
     def _recover(self) -> None:

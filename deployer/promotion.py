@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Place, Registry, Version
-from weighbridge.registry.ledger import Rollout, fold
+from weighbridge.registry import Binding, Registry, Version
+from weighbridge.registry.ledger import RolloutRecord, fold
 from weighbridge.rollout import commands, reconcile, target_status
-from weighbridge.rollout.managed_target import Site, known_sites
+from weighbridge.rollout.managed_target import ManagedTarget, known_targets
 from weighbridge.rollout.reconcile import Result
 
 POLL = 0.2
@@ -31,13 +31,15 @@ class Promotion:
     """A version that has just been made champion, and where it shall serve."""
 
     version: Version
-    places: list[Place]
+    bindings: list[Binding]
     trigger: str
     at: float
 
     def wake(self, workspace: Workspace) -> bool:
         """Tell the deployer; False where none runs."""
-        return all(service_addresses.wake(workspace.settings.home, place.target, self.trigger) for place in self.places)
+        return all(
+            service_addresses.wake(workspace.settings.home, binding.target, self.trigger) for binding in self.bindings
+        )
 
     def follow(self, workspace: Workspace, *, now: bool, tell: Tell) -> None:
         """Until it serves at every one of its places; `tell` hears how far each is.
@@ -47,12 +49,12 @@ class Promotion:
             Unavailable: MLflow does not answer, or the deployer no longer does.
         """
         with_deployer = self.wake(workspace)
-        for place in self.places:
+        for binding in self.bindings:
             outcome = _in_deployer if with_deployer else _in_this_process
-            result = outcome(self, place, workspace, now, tell)
+            result = outcome(self, binding, workspace, now, tell)
             if result.action not in ("nothing", "deployed"):
                 goes_on = f"version {result.version} goes on serving" if result.version else ""
-                doing = f"serving {self.version.name} {self.version.version} at {place.target}"
+                doing = f"serving {self.version.name} {self.version.version} at {binding.target}"
                 raise GateFailed(doing, result.detail, goes_on)
 
 
@@ -61,23 +63,23 @@ def promote(name: str, which: str, workspace: Workspace) -> Promotion:
     registry, at = Registry.connect(workspace.settings), time.time()
     version = registry.version(name, which)
     registry.promote(version)
-    return Promotion(version, [place for place in registry.places() if place.model == name], "promote", at)
+    return Promotion(version, [binding for binding in registry.bindings() if binding.model == name], "promote", at)
 
 
 def rollback(target: str, workspace: Workspace) -> Promotion:
     """Make the version before the champion again, whatever goes on at the target. Raises BadInput, Unavailable."""
     number = target_status.rollback_version(target, workspace)
     registry, at = Registry.connect(workspace.settings), time.time()
-    place = next((place for place in registry.places() if place.target == target), None)
-    if place is None:
+    binding = next((binding for binding in registry.bindings() if binding.target == target), None)
+    if binding is None:
         raise BadInput(f"rolling back '{target}'", "no model claims this target in MLflow", "run its recipe again")
-    version = registry.version(place.model, number)
+    version = registry.version(binding.model, number)
     registry.promote(version)
     target_status.order(target, "resume", workspace)  # whoever asks for this wants it now
-    return Promotion(version, [one for one in registry.places() if one.model == place.model], "rollback", at)
+    return Promotion(version, [one for one in registry.bindings() if one.model == binding.model], "rollback", at)
 
 
-def order(target: str, verb: commands.Verb, workspace: Workspace) -> str:
+def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
     """Tell the rollout at a target something; says what that comes to."""
     said = target_status.order(target, verb, workspace)
     if verb == "resume":
@@ -85,46 +87,46 @@ def order(target: str, verb: commands.Verb, workspace: Workspace) -> str:
     return said
 
 
-def history(target: str, workspace: Workspace, limit: int) -> list[Rollout]:
+def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord]:
     """The rollouts at a target, newest first: MLflow's, and lines that it has not been told yet."""
     registry = Registry.connect(workspace.settings)
     found = {rollout.id: rollout for rollout in registry.history(target, limit)}
     lines = []
-    if target in known_sites(workspace.settings.home):
-        lines = target_status.known_site(target, workspace).book.unmirrored()
+    if target in known_targets(workspace.settings.home):
+        lines = target_status.known_target(target, workspace).outbox.unmirrored()
     for rollout in {line.rollout for line in lines}:
         told = found[rollout].events if rollout in found else ()
         found[rollout] = fold([*told, *(line for line in lines if line.rollout == rollout)])
-    if not found and not any(place.target == target for place in registry.places()):
-        target_status.known_site(target, workspace)
+    if not found and not any(binding.target == target for binding in registry.bindings()):
+        target_status.known_target(target, workspace)
     return sorted(found.values(), key=lambda rollout: -rollout.began)[:limit]
 
 
-def _in_this_process(moved: Promotion, place: Place, workspace: Workspace, now: bool, tell: Tell) -> Result:
+def _in_this_process(moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell) -> Result:
     def work() -> Result:
         registry = Registry.connect(workspace.settings)
-        return reconcile.redeploy(place, registry, workspace, moved.trigger, force=True)
+        return reconcile.reconcile(binding, registry, workspace, moved.trigger, force=True)
 
     with ThreadPoolExecutor(1) as pool:
         future: Future[Result] = pool.submit(work)
         try:
             while not future.done():
-                _look(place.target, moved.version.version, workspace, now, tell)
+                _look(binding.target, moved.version.version, workspace, now, tell)
                 with contextlib.suppress(TimeoutError):
                     future.result(POLL)
         except KeyboardInterrupt:
-            target_status.order(place.target, "abort", workspace)
+            target_status.order(binding.target, "abort", workspace)
             raise
         return future.result()
 
 
-def _in_deployer(moved: Promotion, place: Place, workspace: Workspace, now: bool, tell: Tell) -> Result:
+def _in_deployer(moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell) -> Result:
     woken = heard = time.monotonic()
     while True:
-        _look(place.target, moved.version.version, workspace, now, tell)
+        _look(binding.target, moved.version.version, workspace, now, tell)
         with contextlib.suppress(BadInput):  # nothing was ever deployed there
-            site = target_status.known_site(place.target, workspace)
-            if (result := _settled(site, moved, time.monotonic() - woken > GRACE)) is not None:
+            managed = target_status.known_target(binding.target, workspace)
+            if (result := _settled(managed, moved, time.monotonic() - woken > GRACE)) is not None:
                 return result
         if _deployer_answers(workspace):
             heard = time.monotonic()
@@ -133,11 +135,11 @@ def _in_deployer(moved: Promotion, place: Place, workspace: Workspace, now: bool
         time.sleep(POLL)
 
 
-def _settled(site: Site, moved: Promotion, waited: bool) -> Result | None:
+def _settled(managed: ManagedTarget, moved: Promotion, waited: bool) -> Result | None:
     """What the record says once nobody works on it any more; None while somebody does, or is about to."""
-    changed = (site.folder / "state.json").stat().st_mtime
-    with _held(site) as free:
-        record = site.load()
+    changed = (managed.folder / "state.json").stat().st_mtime
+    with _held(managed) as free:
+        record = managed.load()
     if not free or record.rollout is not None:
         return None
     now = record.current.release.version if record.current else ""
@@ -158,10 +160,10 @@ def _settled(site: Site, moved: Promotion, waited: bool) -> Result | None:
 
 
 @contextlib.contextmanager
-def _held(site: Site) -> Iterator[bool]:
+def _held(managed: ManagedTarget) -> Iterator[bool]:
     """Whether nobody changes anything at the site; nobody does within the block then."""
     try:
-        with FileLock(site.folder / "lock", timeout=0):
+        with FileLock(managed.folder / "lock", timeout=0):
             yield True
     except Timeout:
         yield False

@@ -66,7 +66,7 @@ class Hooks:
     status: Callable[[], Mapping[str, Any]]
 
 
-class Refused(Exception):
+class DeliveryRejected(Exception):
     """A request that is answered with a status of its own."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -91,13 +91,13 @@ def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -
     given = headers.get("x-mlflow-signature", "")
     right = signature(secret, delivery, timestamp, body)
     if not secret or not delivery or not hmac.compare_digest(given.encode(), right.encode()):
-        raise Refused(401, "the signature is missing or wrong")
+        raise DeliveryRejected(401, "the signature is missing or wrong")
     if not re.fullmatch("[0-9]{1,15}", timestamp) or abs(now - int(timestamp)) > WINDOW:
-        raise Refused(401, f"the timestamp is not within {WINDOW:.0f} s of now")
+        raise DeliveryRejected(401, f"the timestamp is not within {WINDOW:.0f} s of now")
     return delivery
 
 
-class Seen:
+class SeenDeliveries:
     """Ids of deliveries that were taken, kept over restarts for as long as their timestamps would be believed."""
 
     def __init__(self, path: Path) -> None:
@@ -119,7 +119,9 @@ class Seen:
             logger.warning("%s cannot be written, a replay after a restart will not be noticed: %s", self._path, exc)
 
 
-def application(hooks: Hooks, secret: SecretStr, seen: Seen, clock: Callable[[], float] = time.time) -> Starlette:
+def application(
+    hooks: Hooks, secret: SecretStr, seen: SeenDeliveries, clock: Callable[[], float] = time.time
+) -> Starlette:
     """The receiver's HTTP interface."""
 
     async def webhook(request: Request) -> JSONResponse:
@@ -144,7 +146,7 @@ def application(hooks: Hooks, secret: SecretStr, seen: Seen, clock: Callable[[],
         return JSONResponse(dict(hooks.status()))
 
     async def refused(_: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, Refused)
+        assert isinstance(exc, DeliveryRejected)
         logger.warning("refused a request with %d: %s", exc.status, exc.why)
         return JSONResponse({"detail": exc.why}, exc.status)
 
@@ -154,25 +156,25 @@ def application(hooks: Hooks, secret: SecretStr, seen: Seen, clock: Callable[[],
         Route("/health", health),
         Route("/status", status),
     ]
-    return Starlette(routes=routes, exception_handlers={Refused: refused})
+    return Starlette(routes=routes, exception_handlers={DeliveryRejected: refused})
 
 
 async def _body(request: Request) -> bytes:
     """The request's body, as long as it is short and comes soon."""
     said = request.headers.get("content-length", "0")
     if said.isdigit() and int(said) > LONGEST_BODY:
-        raise Refused(413, f"longer than {LONGEST_BODY} bytes")
+        raise DeliveryRejected(413, f"longer than {LONGEST_BODY} bytes")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for piece in request.stream():
                 body += piece
                 if len(body) > LONGEST_BODY:
-                    raise Refused(413, f"longer than {LONGEST_BODY} bytes")
+                    raise DeliveryRejected(413, f"longer than {LONGEST_BODY} bytes")
     except TimeoutError:
-        raise Refused(408, f"it did not come within {BODY_TIMEOUT:.0f} s") from None
+        raise DeliveryRejected(408, f"it did not come within {BODY_TIMEOUT:.0f} s") from None
     except ClientDisconnect:
-        raise Refused(400, "it broke off") from None
+        raise DeliveryRejected(400, "it broke off") from None
     return bytes(body)
 
 
@@ -180,7 +182,7 @@ def _parsed(delivery: str, body: bytes) -> Delivery:
     try:
         return Delivery.model_validate({**json.loads(body), "id": delivery})
     except (ValueError, TypeError, ValidationError, RecursionError):
-        raise Refused(400, "it is not what MLflow's webhooks look like") from None
+        raise DeliveryRejected(400, "it is not what MLflow's webhooks look like") from None
 
 
 def _words(body: bytes) -> dict[str, str]:
@@ -189,9 +191,9 @@ def _words(body: bytes) -> dict[str, str]:
         words = json.loads(body or b"{}")
         chosen = {key: words[key] for key in ("target", "trigger") if words.get(key)}
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise Refused(400, "a JSON object is wanted") from None
+        raise DeliveryRejected(400, "a JSON object is wanted") from None
     if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in chosen.values()):
-        raise Refused(400, "`target` and `trigger` are names")
+        raise DeliveryRejected(400, "`target` and `trigger` are names")
     return chosen
 
 

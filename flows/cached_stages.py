@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from weighbridge.configs.recipe import Recipe
-from weighbridge.core.stage_cache import Forecast, Outcome
+from weighbridge.core.stage_cache import Forecast, StageOutcome
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
 from weighbridge.tasks.download import Downloaded, Pinned
@@ -29,7 +29,7 @@ def _always(_: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Step(Generic[R]):
+class CachedStage(Generic[R]):
     """One stage with its inputs bound."""
 
     name: str
@@ -39,16 +39,16 @@ class Step(Generic[R]):
     compute: Callable[[], R]
     keep: Callable[[R], bool] = _always
 
-    def run(self, workspace: Workspace) -> Outcome[R]:
+    def run(self, workspace: Workspace) -> StageOutcome[R]:
         return workspace.stages.run(self.name, self.version, self.result, self.inputs, self.compute, self.keep)
 
     def forecast(self, workspace: Workspace) -> Forecast[R]:
         return workspace.stages.forecast(self.name, self.version, self.result, self.inputs)
 
 
-def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Step[Downloaded]:
+def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> CachedStage[Downloaded]:
     inputs = download.identity(pinned, recipe.download)
-    return Step(
+    return CachedStage(
         "download", download.VERSION, Downloaded, inputs,
         lambda: download.download(pinned, recipe.download, workspace),
     )  # fmt: skip
@@ -60,51 +60,53 @@ def finetune_inputs(got: Downloaded, recipe: Recipe) -> dict[str, Any]:
 
 def finetune_step(
     got: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
-) -> Step[Finetuned]:
-    return Step(
+) -> CachedStage[Finetuned]:
+    return CachedStage(
         "finetune", finetune.VERSION, Finetuned, finetune_inputs(got, recipe),
         lambda: finetune.finetune(got.model, got.data, recipe.finetune, workspace, on_log),
     )  # fmt: skip
 
 
-def evaluate_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> Step[Evaluated]:
+def evaluate_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> CachedStage[Evaluated]:
     inputs = {"base": got.model, "finetuned": tuned.merged, "data": got.data, "args": recipe.evaluate}
-    return Step(
+    return CachedStage(
         "evaluate", evaluate.VERSION, Evaluated, inputs,
         lambda: evaluate.evaluate(got.model, tuned.merged, got.data, recipe.evaluate, workspace),
     )  # fmt: skip
 
 
-def optimize_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> Step[Optimized]:
+def optimize_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> CachedStage[Optimized]:
     inputs = {
         "merged": tuned.merged, "data": got.data, "args": recipe.optimize, "makers": optimize.makers(recipe.optimize),
     }  # fmt: skip
-    return Step(
+    return CachedStage(
         "optimize", optimize.VERSION, Optimized, inputs,
         lambda: optimize.optimize(tuned.merged, got.data, recipe.optimize, workspace),
     )  # fmt: skip
 
 
-def weigh_step(got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace) -> Step[Weighed]:
+def weigh_step(got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace) -> CachedStage[Weighed]:
     everyone = weigh.candidates(made.variants, recipe.weigh.engines)
     inputs = {
         "candidates": [weigh.inputs_of(one, got.data, recipe.evaluate, recipe.weigh, workspace) for one in everyone],
         "labels": [one.label for one in everyone],
         "args": recipe.weigh,
     }
-    return Step(
+    return CachedStage(
         "weigh", weigh.VERSION, Weighed, inputs,
         lambda: weigh.weigh(made.variants, got.data, recipe.evaluate, recipe.weigh, workspace),
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
     )  # fmt: skip
 
 
-def select_step(weighed: Weighed, evaluated: Evaluated, champion: Measurement | None, recipe: Recipe) -> Step[Decision]:
+def select_step(
+    weighed: Weighed, evaluated: Evaluated, champion: Measurement | None, recipe: Recipe
+) -> CachedStage[Decision]:
     inputs = {
         "measurements": weighed.measurements, "reference": evaluated.finetuned,
         "champion": champion, "args": recipe.select,
     }  # fmt: skip
-    return Step(
+    return CachedStage(
         "select", select.VERSION, Decision, inputs,
         lambda: select.select(weighed.measurements, evaluated.finetuned, champion, recipe.select),
     )  # fmt: skip
@@ -116,10 +118,12 @@ def winner_of(decision: Decision, weighed: Weighed) -> Candidate | None:
     return labels.get(decision.winner or "")
 
 
-def package_step(winner: Candidate, lineage: dict[str, str], recipe: Recipe, workspace: Workspace) -> Step[Packaged]:
+def package_step(
+    winner: Candidate, lineage: dict[str, str], recipe: Recipe, workspace: Workspace
+) -> CachedStage[Packaged]:
     """The Bento is named by its content alone: which version it is in MLflow, MLflow says."""
     inputs = {"candidate": winner, "name": recipe.name, "lineage": lineage, "args": recipe.package}
-    return Step(
+    return CachedStage(
         "package", package.VERSION, Packaged, inputs,
         lambda: package.package(winner, recipe.name, "", lineage, recipe.package, workspace),
     )  # fmt: skip

@@ -11,15 +11,15 @@ from weighbridge.core.files import replace_text
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.events import announce, rolled_back
 from weighbridge.flows.prefect_adapter import release_flow
-from weighbridge.flows.redeploy import place_of
-from weighbridge.registry import Place, Registry, Version
+from weighbridge.flows.redeploy import binding_of
+from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import monitor as checks
 from weighbridge.rollout import probe, target_status
 from weighbridge.rollout import reconcile as work
 from weighbridge.rollout.champion import find_measured
-from weighbridge.rollout.managed_target import Site
-from weighbridge.rollout.monitor import Check
-from weighbridge.rollout.sequential_test import Judged
+from weighbridge.rollout.managed_target import ManagedTarget
+from weighbridge.rollout.monitor import MonitorCheck
+from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.metrics import figures, since
 from weighbridge.serving.targets.base import Revision
@@ -29,10 +29,10 @@ logger = logging.getLogger("weighbridge.monitor")
 KEPT = 50
 
 
-class Log(BaseModel):
+class MonitorLog(BaseModel):
     """What was seen at a target, beside its record."""
 
-    checks: list[Check] = []
+    checks: list[MonitorCheck] = []
     server: str = ""
     counters: dict[str, float] = {}
 
@@ -49,109 +49,109 @@ def monitor(
 
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
-    places = [place_of(target, registry)] if target else registry.places()
-    outcomes = {place.target: _one(place, registry, workspace) for place in places}
+    bindings = [binding_of(target, registry)] if target else registry.bindings()
+    outcomes = {binding.target: _one(binding, registry, workspace) for binding in bindings}
     words = "; ".join(f"{name}: {told}" for name, (_, told) in outcomes.items())
     if not all(well for well, _ in outcomes.values()):
         raise GateFailed("monitoring", words)
     return Completed(message=words or "no targets")
 
 
-def _one(place: Place, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
+def _one(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
     """Whether the target is well, and what was found."""
     try:
-        return look(place, registry, workspace)
+        return look(binding, registry, workspace)
     except WeighbridgeError as exc:
-        logger.warning("%s: %s", place.target, exc)
+        logger.warning("%s: %s", binding.target, exc)
         return False, str(exc)
 
 
-def look(place: Place, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
+def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
     """One look at one target; goes back if it is the second fall in a row.
 
     Raises:
         WeighbridgeError: it cannot be looked at, or not gone back.
     """
-    site = work.site_of(place, workspace)
-    record = site.load()
+    managed = work.managed_target_of(binding, workspace)
+    record = managed.load()
     if record.current is None:
         return True, "nothing serves here"
     if record.rollout is not None:
         return True, "a rollout is under way: it judges by itself"
     version = registry.version(record.current.release.name, record.current.release.version)
-    judged = _ask(site, record.current, version, registry)
-    log = _read(site)
-    seen = {**judged.evidence, **_counted(site, record.current, log)}
-    check = Check(version=version.version, verdict=judged.verdict, at=time.time())
+    judged = _ask(managed, record.current, version, registry)
+    log = _read(managed)
+    seen = {**judged.evidence, **_counted(managed, record.current, log)}
+    check = MonitorCheck(version=version.version, verdict=judged.verdict, at=time.time())
     log.checks = [*log.checks, check][-KEPT:]
-    _write(site, log)
-    registry.note(version, place.target, {**seen, **_as_number(judged)}, int(check.at))
-    logger.info("%s: version %s: %s: %s", place.target, version.version, judged.verdict, judged.why)
+    _write(managed, log)
+    registry.note(version, binding.target, {**seen, **_as_number(judged)}, int(check.at))
+    logger.info("%s: version %s: %s: %s", binding.target, version.version, judged.verdict, judged.why)
     if checks.fallen(log.checks, version.version):
-        return False, _back(place, version, judged, registry, workspace)
+        return False, _back(binding, version, judged, registry, workspace)
     return judged.verdict in ("pass", "inconclusive"), f"version {version.version}: {judged.verdict}: {judged.why}"
 
 
-def _ask(site: Site, current: Revision, version: Version, registry: Registry) -> Judged:
+def _ask(managed: ManagedTarget, current: Revision, version: Version, registry: Registry) -> Judgement:
     champion = find_measured(registry, version)
     if champion is None:
-        return Judged(verdict="inconclusive", why="it was never weighed", evidence={})
-    args, measurement = site.args.monitor, champion.measurement
-    questions = probe.questions_of(measurement, site.workspace.store, args.questions)
-    url, headers = _door(site, current)
+        return Judgement(verdict="inconclusive", why="it was never weighed", evidence={})
+    args, measurement = managed.args.monitor, champion.measurement
+    questions = probe.questions_of(measurement, managed.workspace.store, args.questions)
+    url, headers = _door(managed, current)
     return checks.check(
         url, measurement, questions, args.floor, metric=args.metric, max_tokens=measurement.max_new_tokens,
         headers=headers,
     )  # fmt: skip
 
 
-def _door(site: Site, current: Revision) -> tuple[str, dict[str, str]]:
+def _door(managed: ManagedTarget, current: Revision) -> tuple[str, dict[str, str]]:
     """Where clients come in, with our own key; past a TLS gateway, whose certificate is for another name."""
-    address = site.target.address(site.args.target)
-    if getattr(site.args.target, "gateway", None) is None:
+    address = managed.target.address(managed.args.target)
+    if getattr(managed.args.target, "gateway", None) is None:
         return address, {}
     if address.startswith("https://"):
         return current.url, {}
-    return address, {"X-Weighbridge-Version": current.name, "Authorization": f"Bearer {Gateway(site.home).key}"}
+    return address, {"X-Weighbridge-Version": current.name, "Authorization": f"Bearer {Gateway(managed.home).key}"}
 
 
-def _counted(site: Site, current: Revision, log: Log) -> dict[str, float]:
+def _counted(managed: ManagedTarget, current: Revision, log: MonitorLog) -> dict[str, float]:
     """What the gateway counted since the last look; the log is brought up to date."""
-    if getattr(site.args.target, "gateway", None) is None:
+    if getattr(managed.args.target, "gateway", None) is None:
         return {}
-    now = figures(Gateway(site.home).metrics_port, site.name, current.name)
+    now = figures(Gateway(managed.home).metrics_port, managed.name, current.name)
     before = log.counters if log.server == current.name else {}
     log.server, log.counters = current.name, now
     return {f"gateway.{key}": value for key, value in since(before, now).items()} if now else {}
 
 
-def _as_number(judged: Judged) -> dict[str, float]:
+def _as_number(judged: Judgement) -> dict[str, float]:
     """A verdict as a curve: 1 well, 0 fallen; nothing where it cannot be told."""
     return {"well": float(judged.verdict == "pass")} if judged.verdict in ("pass", "fail") else {}
 
 
-def _back(place: Place, version: Version, judged: Judged, registry: Registry, workspace: Workspace) -> str:
+def _back(binding: Binding, version: Version, judged: Judgement, registry: Registry, workspace: Workspace) -> str:
     """The alias names the version before again, and that one serves.
 
     Where the alias has moved on meanwhile, somebody has decided already.
     """
-    wish = registry.wish(place.model)
+    wish = registry.wish(binding.model)
     if wish is None or wish.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    before = target_status.rollback_version(place.target, workspace)
-    logger.warning("%s: version %s fell twice in a row: back to %s", place.target, version.version, before)
-    registry.promote(registry.version(place.model, before))
-    announce(rolled_back(place.target, place.model, version.version, before, judged.why))
-    result = work.redeploy(place, registry, workspace, "monitor", force=True)
+    before = target_status.rollback_version(binding.target, workspace)
+    logger.warning("%s: version %s fell twice in a row: back to %s", binding.target, version.version, before)
+    registry.promote(registry.version(binding.model, before))
+    announce(rolled_back(binding.target, binding.model, version.version, before, judged.why))
+    result = work.reconcile(binding, registry, workspace, "monitor", force=True)
     return f"version {version.version} fell twice in a row ({judged.why}); back to {before}: {result.detail}"
 
 
-def _read(site: Site) -> Log:
+def _read(managed: ManagedTarget) -> MonitorLog:
     try:
-        return Log.model_validate_json((site.folder / "checks.json").read_bytes())
+        return MonitorLog.model_validate_json((managed.folder / "checks.json").read_bytes())
     except (FileNotFoundError, ValidationError):
-        return Log()
+        return MonitorLog()
 
 
-def _write(site: Site, log: Log) -> None:
-    replace_text(site.folder / "checks.json", log.model_dump_json())
+def _write(managed: ManagedTarget, log: MonitorLog) -> None:
+    replace_text(managed.folder / "checks.json", log.model_dump_json())

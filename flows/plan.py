@@ -100,7 +100,7 @@ class _Forecaster:
         yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
         yield PlannedStage(stage="deploy", action="run", why="does nothing where the winner serves already")
 
-    def _forecast(self, step: cached_stages.Step[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
+    def _forecast(self, step: cached_stages.CachedStage[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
         forecast = step.forecast(self.workspace)
         if forecast.value is not None:
             self.last = forecast.value

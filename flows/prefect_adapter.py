@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed, raise_state_exception
 
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.progress import Step, listen
-from weighbridge.core.stage_cache import Outcome
+from weighbridge.core.stage_cache import StageOutcome
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -31,14 +31,14 @@ logger = logging.getLogger("weighbridge.stage")
 _TERMINAL_ONLY = {"send_to_api": False}  # the page shows the state itself
 
 
-def run_stage(name: str, call: Callable[[], Outcome[R]], description: str = "") -> Outcome[R]:
+def run_stage(name: str, call: Callable[[], StageOutcome[R]], description: str = "") -> StageOutcome[R]:
     """Run `call` as a task run of the current flow, and give back what it gives.
 
     Its state says whether it ran (Completed, and how long it took) or was Reused, and why; its page shows the log
     lines of `weighbridge.*` and the progress of long work. An error ends the task run as Failed with the error's
     own line, and is raised here as it is.
     """
-    outcomes: list[Outcome[R]] = []
+    outcomes: list[StageOutcome[R]] = []
 
     @task(name=name, task_run_name=name, description=description or None, cache_policy=NO_CACHE, persist_result=False)
     def stage() -> State[Any]:
@@ -73,14 +73,14 @@ def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
     return coat
 
 
-def publish_ticket(markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "ticket") -> None:
-    """Keep a ticket with the current flow run: the whole as Markdown, the table, and the chart (PNG)."""
+def publish_weighing(markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "report") -> None:
+    """Keep a report with the current flow run: the whole as Markdown, the table, and the chart (PNG)."""
     # An image artifact is a URL that the reader's browser loads, and nobody serves our files.
     image = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
     whole = f"{markdown.rstrip()}\n\n![Every candidate]({image})\n"
     create_markdown_artifact(whole, key=_key(name), description="Every candidate, the winner and why")
-    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description="The ticket's figures")
-    create_image_artifact(image, key=_key(f"{name}-chart"), description="The ticket's chart")
+    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description="The report's figures")
+    create_image_artifact(image, key=_key(f"{name}-chart"), description="The report's chart")
 
 
 def publish_report(name: str, markdown: str, rows: Sequence[Mapping[str, str]], about: str) -> None:
@@ -89,7 +89,7 @@ def publish_report(name: str, markdown: str, rows: Sequence[Mapping[str, str]], 
     create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description=about)
 
 
-def _finished(name: str, outcome: Outcome[Any]) -> State[Any]:
+def _finished(name: str, outcome: StageOutcome[Any]) -> State[Any]:
     if outcome.reused:
         logger.info("reused: %s", outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
         return Completed(name="Reused", message=outcome.why)

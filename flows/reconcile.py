@@ -6,7 +6,7 @@ from typing import Any
 from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.prefect_adapter import release_flow
-from weighbridge.registry import Place, Registry
+from weighbridge.registry import Binding, Registry
 from weighbridge.rollout import reconcile as work
 
 logger = logging.getLogger("weighbridge.reconcile")
@@ -19,18 +19,18 @@ def reconcile(trigger: str = "reconcile") -> Any:
 
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
-    outcomes = {place.target: _one(place, registry, workspace, trigger) for place in registry.places()}
+    outcomes = {binding.target: _one(binding, registry, workspace, trigger) for binding in registry.bindings()}
     if failed := {target: words for target, (good, words) in outcomes.items() if not good}:
         raise GateFailed("reconciling", "; ".join(f"{target}: {words}" for target, words in failed.items()))
     return Completed(message="; ".join(f"{target}: {words}" for target, (_, words) in outcomes.items()) or "no targets")
 
 
-def _one(place: Place, registry: Registry, workspace: Workspace, trigger: str) -> tuple[bool, str]:
+def _one(binding: Binding, registry: Registry, workspace: Workspace, trigger: str) -> tuple[bool, str]:
     """Whether it went well, and what became of it."""
     try:
-        result = work.redeploy(place, registry, workspace, trigger)
+        result = work.reconcile(binding, registry, workspace, trigger)
     except WeighbridgeError as exc:
-        logger.warning("%s: %s", place.target, exc)
+        logger.warning("%s: %s", binding.target, exc)
         return False, str(exc)
-    logger.info("%s: %s, %s", place.target, result.action, result.detail)
+    logger.info("%s: %s, %s", binding.target, result.action, result.detail)
     return result.action != "failed", result.detail

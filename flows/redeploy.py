@@ -8,7 +8,7 @@ from pydantic import Field
 from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.prefect_adapter import release_flow
-from weighbridge.registry import Place, Registry
+from weighbridge.registry import Binding, Registry
 from weighbridge.rollout import reconcile as work
 from weighbridge.rollout.reconcile import Result
 
@@ -29,20 +29,20 @@ def redeploy(
     """Let one target serve the version that the alias `champion` names, if it does not yet."""
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
-    return state_of(work.redeploy(place_of(target, registry), registry, workspace, trigger))
+    return state_of(work.reconcile(binding_of(target, registry), registry, workspace, trigger))
 
 
-def place_of(target: str, registry: Registry) -> Place:
+def binding_of(target: str, registry: Registry) -> Binding:
     """A target by its name.
 
     Raises:
         BadInput: no model is served there.
     """
-    places = {place.target: place for place in registry.places()}
-    if target not in places:
-        known = ", ".join(places) or "none"
+    bindings = {binding.target: binding for binding in registry.bindings()}
+    if target not in bindings:
+        known = ", ".join(bindings) or "none"
         raise BadInput(f"looking for target '{target}'", f"no model says that it serves there (known: {known})")
-    return places[target]
+    return bindings[target]
 
 
 def state_of(result: Result) -> "State[Any]":

@@ -6,16 +6,16 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, Figures, Registry, Role, Run, Version
+from weighbridge.registry import Dataset, MeasuredFigures, MlflowRun, Registry, Role, Version
 from weighbridge.tasks.download import Downloaded
 from weighbridge.tasks.evaluate import Evaluated
 from weighbridge.tasks.finetune import Finetuned
 from weighbridge.tasks.measurement import Measurement, Variant
 from weighbridge.tasks.metrics.base import Score
-from weighbridge.tasks.report import Ticket
+from weighbridge.tasks.report import WeighingReport
 
 
-class Journal:
+class ReleaseRecords:
     """One release in MLflow: its run, the runs of its stages, the versions it makes."""
 
     def __init__(self, registry: Registry, recipe: Recipe) -> None:
@@ -26,14 +26,14 @@ class Journal:
             recipe.name, recipe, params=recipe.model_dump(mode="json", exclude_none=True), tags=self.tags
         )
 
-    def stage(self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None) -> Run:
+    def stage(self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None) -> MlflowRun:
         return self.registry.stage(self.run, name, inputs, params=params)
 
     def base(self, got: Downloaded) -> Version:
         self.run.log_dataset(_dataset(got.data, "train", context="training"))
         return self._register("base", got.model, None)
 
-    def finetuned(self, tuned: Finetuned, base: Version, run: Run) -> Version:
+    def finetuned(self, tuned: Finetuned, base: Version, run: MlflowRun) -> Version:
         """Registers adapter and merged weights; returns the version of the merged ones."""
         run.log_history(tuned.losses)
         adapter = self._register("adapter", tuned.adapter, base, run=run, facts=tuned.facts)
@@ -41,7 +41,7 @@ class Journal:
         run.log_models(made=[adapter.model_id, merged.model_id])
         return merged
 
-    def evaluated(self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: Run) -> None:
+    def evaluated(self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: MlflowRun) -> None:
         """Metrics of base and fine-tuned model, each on its own logged model; predictions as a file."""
         validation, test = _dataset(got.data, "validation"), _dataset(got.data, "test")
         run.log_metrics(_values(evaluated.base, "base."), validation)
@@ -61,14 +61,14 @@ class Journal:
             for variant in variants
         }  # fmt: skip
 
-    def measured(self, measurement: Measurement, version: Version, got: Downloaded, run: Run) -> None:
+    def measured(self, measurement: Measurement, version: Version, got: Downloaded, run: MlflowRun) -> None:
         """A candidate's figures on its logged model."""
         if measurement.failure:
             return
         figures = [
-            Figures(_values(measurement.scores), _dataset(got.data, "validation")),
-            Figures(_values(measurement.test_scores, "test."), _dataset(got.data, "test")),
-            Figures(_speed(measurement)),
+            MeasuredFigures(_values(measurement.scores), _dataset(got.data, "validation")),
+            MeasuredFigures(_values(measurement.test_scores, "test."), _dataset(got.data, "test")),
+            MeasuredFigures(_speed(measurement)),
         ]
         predictions = measurement.predictions.path.iterdir() if measurement.predictions else ()
         files = {file.name: file for file in predictions}
@@ -78,15 +78,15 @@ class Journal:
             figures=figures, params={f"engine.{key}": str(value) for key, value in engine.items()}, files=files,
         )  # fmt: skip
 
-    def ticket(self, report: Ticket, workspace: Workspace) -> None:
-        """The ticket with the release's run: as its description, as a page, as a chart."""
+    def report(self, report: WeighingReport, workspace: Workspace) -> None:
+        """The report with the release's run: as its description, as a page, as a chart."""
         self.run.describe(report.markdown)
         with workspace.store.scratch() as scratch:
             for file in report.save(scratch):
-                self.run.attach(file, "ticket")
+                self.run.attach(file, "report")
 
     def _register(
-        self, role: Role, artifact: Artifact, parent: Version | None, *, run: Run | None = None,
+        self, role: Role, artifact: Artifact, parent: Version | None, *, run: MlflowRun | None = None,
         label: str = "", facts: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None,
     ) -> Version:  # fmt: skip
         return self.registry.register(

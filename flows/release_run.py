@@ -7,15 +7,15 @@ from typing import TypeVar
 
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.errors import GateFailed, WeighbridgeError
-from weighbridge.core.stage_cache import Outcome, fingerprint
+from weighbridge.core.stage_cache import StageOutcome, fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.flows.prefect_adapter import run_stage
-from weighbridge.flows.release_records import Journal
-from weighbridge.registry import Place, Registry, Version
+from weighbridge.flows.release_records import ReleaseRecords
+from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import target_status
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, WEIGHING, Champion, as_candidate, find_champion
-from weighbridge.rollout.reconcile import Result, redeploy, site_of
+from weighbridge.rollout.reconcile import Result, managed_target_of, reconcile
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
@@ -32,29 +32,29 @@ R = TypeVar("R")
 
 
 @dataclass
-class Work:
+class ReleaseRun:
     """Recipe, workspace and MLflow of one release, and the versions it has registered so far."""
 
     recipe: Recipe
     workspace: Workspace
     registry: Registry
-    journal: Journal
+    journal: ReleaseRecords
     versions: dict[str, Version] = field(default_factory=dict)
     """By role (`base`, `merged`) and by variant label."""
 
     @classmethod
-    def begin(cls, recipe: Recipe) -> "Work":
+    def begin(cls, recipe: Recipe) -> "ReleaseRun":
         workspace = Workspace()
         registry = Registry.connect(workspace.settings)
-        return cls(recipe, workspace, registry, Journal(registry, recipe))
+        return cls(recipe, workspace, registry, ReleaseRecords(registry, recipe))
 
     def download(self) -> Downloaded:
-        site = site_of(self.place(), self.workspace)
+        managed = managed_target_of(self.binding(), self.workspace)
         # An address or a device that can't be had is told now, and not when everything else is done.
-        site.target.check(site.name, site.args.target, site.home)
+        managed.target.check(managed.name, managed.args.target, managed.home)
         weighing.check(self.recipe.weigh)
 
-        def call() -> Outcome[Downloaded]:
+        def call() -> StageOutcome[Downloaded]:
             pinned = pin(self.recipe.download, self.workspace)
             return cached_stages.download_step(pinned, self.recipe, self.workspace).run(self.workspace)
 
@@ -129,14 +129,14 @@ class Work:
         """
         version = self.registry.version(release.name, release.version)
         before = self.registry.champion(release.name)
-        place = self.place()
-        self.registry.set_place(place)
+        binding = self.binding()
+        self.registry.bind(binding)
         self.registry.promote(version)
 
-        def call() -> Outcome[Result]:
+        def call() -> StageOutcome[Result]:
             started = time.monotonic()
             try:
-                result = redeploy(place, self.registry, self.workspace, "run", force=True)
+                result = reconcile(binding, self.registry, self.workspace, "run", force=True)
             except WeighbridgeError:
                 self.registry.restore_champion(version, before)
                 raise
@@ -145,26 +145,26 @@ class Work:
                 goes_on = f"version {result.version} goes on serving" if result.version else "nothing serves"
                 raise GateFailed(f"deploying version {version.version}", result.detail, goes_on)
             seconds = time.monotonic() - started
-            return Outcome(result, reused=result.action == "nothing", why=result.detail, seconds=seconds)
+            return StageOutcome(result, reused=result.action == "nothing", why=result.detail, seconds=seconds)
 
         run_stage("deploy", call)
-        return self._until_drained(place)
+        return self._until_drained(binding)
 
-    def place(self) -> Place:
+    def binding(self) -> Binding:
         """The target of this recipe, with what its monitor has to know of the recipe."""
         deploy, select = self.recipe.deploy, self.recipe.select
         floor = select.floor if deploy.monitor.floor is None else deploy.monitor.floor
         monitor = deploy.monitor.model_copy(update={"floor": floor, "metric": deploy.monitor.metric or select.metric})
         args = deploy.model_copy(update={"monitor": monitor}).model_dump(mode="json", exclude_unset=True)
-        return Place(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
+        return Binding(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
 
-    def _until_drained(self, place: Place) -> Serving:
+    def _until_drained(self, binding: Binding) -> Serving:
         """What serves now, once the version before has finished its requests."""
-        while not target_status.settle(place.target, self.workspace):
+        while not target_status.settle(binding.target, self.workspace):
             time.sleep(0.2)
-        return target_status.serving(site_of(place, self.workspace))
+        return target_status.serving(managed_target_of(binding, self.workspace))
 
-    def _stage(self, step: cached_stages.Step[R]) -> R:
+    def _stage(self, step: cached_stages.CachedStage[R]) -> R:
         return run_stage(step.name, lambda: step.run(self.workspace)).value
 
     def _champion_measured(self, got: Downloaded, weighed: Weighed) -> Measurement | None:
@@ -180,5 +180,5 @@ class Work:
 
 
 def champion_label(champion: Champion) -> str:
-    """How the ticket calls the version that serves now."""
+    """How the report calls the version that serves now."""
     return f"champion {champion.version.version} ({champion.measurement.candidate.label})"

@@ -25,7 +25,7 @@ logger = logging.getLogger("weighbridge.prefect")
 
 
 @dataclass
-class Job(Generic[R]):
+class ShadowedJob(Generic[R]):
     """A redeployment under way, as seen from beside it."""
 
     target: str
@@ -52,7 +52,9 @@ class _Forward(logging.Handler):
             self._records.put(record)
 
 
-def accompanied(job: Job[R], work: Callable[[], R], state: Callable[[R], Any], tags: frozenset[str] = frozenset()) -> R:
+def accompanied(
+    job: ShadowedJob[R], work: Callable[[], R], state: Callable[[R], Any], tags: frozenset[str] = frozenset()
+) -> R:
     """Do `work` here and now, and have a flow run stand beside it where Prefect answers; gives what `work` gives.
 
     `state` says what the flow run ends as.
@@ -71,7 +73,7 @@ def accompanied(job: Job[R], work: Callable[[], R], state: Callable[[R], Any], t
 
 
 @contextlib.contextmanager
-def _heard(job: Job[Any]) -> Iterator[None]:
+def _heard(job: ShadowedJob[Any]) -> Iterator[None]:
     handler = _Forward(job.records)
     logging.getLogger("weighbridge").addHandler(handler)
     try:
@@ -81,7 +83,7 @@ def _heard(job: Job[Any]) -> Iterator[None]:
         job.records.put(None)
 
 
-def _stand_beside(job: Job[R], state: Callable[[R], Any], labels: frozenset[str]) -> None:
+def _stand_beside(job: ShadowedJob[R], state: Callable[[R], Any], labels: frozenset[str]) -> None:
     from prefect import flow, tags
     from prefect.exceptions import PrefectException
 
@@ -96,7 +98,7 @@ def _stand_beside(job: Job[R], state: Callable[[R], Any], labels: frozenset[str]
         logger.warning("Prefect lost sight of %s: %s", job.title, exc)
 
 
-def _coat(job: Job[R], state: Callable[[R], Any]) -> Callable[..., Any]:
+def _coat(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
     """The flow: waits, repeats what is logged, ends as the work ends."""
 
     def coat(target: str, trigger: str) -> Any:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from weighbridge.core.settings import Settings
-from weighbridge.core.stage_cache import Outcome
+from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.flows.prefect_server import prefect_api
 
 
@@ -18,12 +18,12 @@ def a_flow_runs() -> None:
         from prefect.client.orchestration import get_client
 
         from weighbridge.core.errors import GateFailed
-        from weighbridge.flows.prefect_adapter import publish_ticket, release_flow, run_stage
+        from weighbridge.flows.prefect_adapter import publish_weighing, release_flow, run_stage
 
         @release_flow(name="contract", flow_run_name="good")
         def good() -> int:
-            value = run_stage("stage", lambda: Outcome(1, reused=False, why="not run before", seconds=0.1)).value
-            publish_ticket("# Ticket", [{"candidate": "one"}], b"", "contract")
+            value = run_stage("stage", lambda: StageOutcome(1, reused=False, why="not run before", seconds=0.1)).value
+            publish_weighing("# Report", [{"candidate": "one"}], b"", "contract")
             return value
 
         @release_flow(name="contract", flow_run_name="bad")

@@ -4,11 +4,22 @@ Importing this costs nothing; MLflow itself is loaded by `Registry.connect`.
 """
 
 from weighbridge.registry.api import Registry, Shown
-from weighbridge.registry.bindings import Place
-from weighbridge.registry.ledger import Rollout
-from weighbridge.registry.ledger_entries import Entry
-from weighbridge.registry.measurements import Figures
-from weighbridge.registry.runs import Dataset, Run
+from weighbridge.registry.bindings import Binding
+from weighbridge.registry.ledger import RolloutRecord
+from weighbridge.registry.ledger_entries import LedgerEntry
+from weighbridge.registry.measurements import MeasuredFigures
+from weighbridge.registry.runs import Dataset, MlflowRun
 from weighbridge.registry.versions import Role, Version
 
-__all__ = ["Dataset", "Entry", "Figures", "Place", "Registry", "Role", "Rollout", "Run", "Shown", "Version"]
+__all__ = [
+    "Binding",
+    "Dataset",
+    "LedgerEntry",
+    "MeasuredFigures",
+    "MlflowRun",
+    "Registry",
+    "Role",
+    "RolloutRecord",
+    "Shown",
+    "Version",
+]

@@ -11,12 +11,12 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.registry import bindings, ledger, measurements, runs, versions, webhooks
 from weighbridge.registry import connection as connections
-from weighbridge.registry.bindings import Place
+from weighbridge.registry.bindings import Binding
 from weighbridge.registry.connection import Connection
-from weighbridge.registry.ledger import Rollout
-from weighbridge.registry.ledger_entries import Entry
-from weighbridge.registry.measurements import Figures
-from weighbridge.registry.runs import Run
+from weighbridge.registry.ledger import RolloutRecord
+from weighbridge.registry.ledger_entries import LedgerEntry
+from weighbridge.registry.measurements import MeasuredFigures
+from weighbridge.registry.runs import MlflowRun
 from weighbridge.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, Role, Version
 
 MONITORING = "weighbridge.monitoring"
@@ -53,7 +53,7 @@ class Registry:
 
     # Runs
 
-    def release(self, recipe: str, inputs: Any, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+    def release(self, recipe: str, inputs: Any, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> MlflowRun:
         """The run of one release: the one begun with the same inputs, else a new one. Marks killed runs first."""
         experiment = connections.checked_name(recipe)
         runs.mark_killed(self.connection, experiment)
@@ -62,8 +62,8 @@ class Registry:
         return run
 
     def stage(
-        self, release: Run, stage: str, inputs: Any, *, name: str = "", params: Mapping[str, Any] | None = None
-    ) -> Run:
+        self, release: MlflowRun, stage: str, inputs: Any, *, name: str = "", params: Mapping[str, Any] | None = None
+    ) -> MlflowRun:
         """The run of one stage below its release: the one with the same inputs, whoever began it, else a new one."""
         run = runs.begin(self.connection, release.experiment, stage, inputs, name=name or stage, parent=release)
         if params and not run.done:
@@ -73,7 +73,7 @@ class Registry:
     # Versions
 
     def register(
-        self, name: str, role: Role, artifact: Artifact, *, run: Run, parent: Version | None = None, label: str = "",
+        self, name: str, role: Role, artifact: Artifact, *, run: MlflowRun, parent: Version | None = None, label: str = "",
         tags: Mapping[str, str] | None = None, params: Mapping[str, str] | None = None,
     ) -> Version:  # fmt: skip
         """The version of this artifact in this role with this parent, registered if it is not yet.
@@ -152,7 +152,7 @@ class Registry:
     # Measurements
 
     def record_measurement(
-        self, version: Version, label: str, *, run: Run, document: str, figures: Sequence[Figures],
+        self, version: Version, label: str, *, run: MlflowRun, document: str, figures: Sequence[MeasuredFigures],
         params: Mapping[str, str] | None = None, files: Mapping[str, Path] | None = None,
     ) -> str:  # fmt: skip
         """Put a candidate's measurement on its logged model and in the run; returns the logged model's id."""
@@ -185,11 +185,11 @@ class Registry:
         """The version that shall serve; None where nobody named one, or the one that was named is gone."""
         return self.champion(model)
 
-    def set_place(self, place: Place) -> None:
+    def bind(self, binding: Binding) -> None:
         """Let a target serve the champion of this model, and of no other. Raises BadInput."""
-        bindings.put(self.connection, place)
+        bindings.put(self.connection, binding)
 
-    def places(self) -> list[Place]:
+    def bindings(self) -> list[Binding]:
         """Every target and the model it serves."""
         return bindings.listed(self.connection)
 
@@ -215,10 +215,10 @@ class Registry:
 
     # Ledger
 
-    def mirror(self, entries: Sequence[Entry]) -> None:
+    def mirror(self, entries: Sequence[LedgerEntry]) -> None:
         """Bring a rollout's lines, which are kept on its machine, into MLflow. The same ones again change nothing."""
         ledger.mirror(self.connection, entries)
 
-    def history(self, target: str, limit: int = 50) -> list[Rollout]:
+    def history(self, target: str, limit: int = 50) -> list[RolloutRecord]:
         """The rollouts of a target, newest first."""
         return ledger.history(self.connection, target, limit)

@@ -17,7 +17,7 @@ _TAG = "weighbridge.target."
 _LONGEST_TAG = 5000
 
 
-class Place(BaseModel):
+class Binding(BaseModel):
     """A target and the model whose champion it serves."""
 
     model_config = ConfigDict(frozen=True)
@@ -27,27 +27,27 @@ class Place(BaseModel):
     deploy: dict[str, Any] = Field(description="The recipe's `deploy` arguments, as JSON.")
 
 
-def put(connection: Connection, place: Place) -> None:
+def put(connection: Connection, binding: Binding) -> None:
     """Let a target serve the champion of this model, and of no other."""
-    doing = f"noting target '{checked_name(place.target)}' on model '{place.model}' in MLflow"
-    with connection.doing(doing), connection.alone(f"place-{place.target}"):
-        claims = dict(_claims(connection, place.target))
-        if claims and _newest(claims) == place.model and claims[place.model]["deploy"] == place.deploy:
-            _drop(connection, place.target, claims.keys() - {place.model})
+    doing = f"noting target '{checked_name(binding.target)}' on model '{binding.model}' in MLflow"
+    with connection.doing(doing), connection.alone(f"place-{binding.target}"):
+        claims = dict(_claims(connection, binding.target))
+        if claims and _newest(claims) == binding.model and claims[binding.model]["deploy"] == binding.deploy:
+            _drop(connection, binding.target, claims.keys() - {binding.model})
             return
-        text = json.dumps({"deploy": place.deploy, "since": time.time()})
+        text = json.dumps({"deploy": binding.deploy, "since": time.time()})
         if len(text) > _LONGEST_TAG:
             raise BadInput(doing, f"the deploy arguments are longer than {_LONGEST_TAG} characters", "shorten them")
-        connection.client.set_registered_model_tag(checked_name(place.model), _TAG + place.target, text)
-        _drop(connection, place.target, claims.keys() - {place.model})
+        connection.client.set_registered_model_tag(checked_name(binding.model), _TAG + binding.target, text)
+        _drop(connection, binding.target, claims.keys() - {binding.model})
 
 
-def listed(connection: Connection) -> list[Place]:
+def listed(connection: Connection) -> list[Binding]:
     """Every target, by name. Of two models that claim one, the later claim holds: it was killed before it was done."""
     with connection.doing("reading the targets in MLflow"):
         models = list(_models(connection))
     targets = {key for model in models for key in model.tags if key.startswith(_TAG)}
-    return [_place(tag, models) for tag in sorted(targets)]
+    return [_binding(tag, models) for tag in sorted(targets)]
 
 
 def remove(connection: Connection, target: str) -> None:
@@ -56,10 +56,10 @@ def remove(connection: Connection, target: str) -> None:
         _drop(connection, target, dict(_claims(connection, target)))
 
 
-def _place(tag: str, models: "list[RegisteredModel]") -> Place:
+def _binding(tag: str, models: "list[RegisteredModel]") -> Binding:
     claims = {model.name: json.loads(model.tags[tag]) for model in models if tag in model.tags}
     model = _newest(claims)
-    return Place(target=tag.removeprefix(_TAG), model=model, deploy=claims[model]["deploy"])
+    return Binding(target=tag.removeprefix(_TAG), model=model, deploy=claims[model]["deploy"])
 
 
 def _newest(claims: dict[str, dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.registry.connection import Connection, checked_name
-from weighbridge.registry.ledger_entries import Entry
+from weighbridge.registry.ledger_entries import LedgerEntry
 from weighbridge.registry.runs import NAME, NOTE, SOURCE
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _STATUS = {
 }  # fmt: skip
 
 
-class Rollout(BaseModel):
+class RolloutRecord(BaseModel):
     """What is known of one rollout: its lines, and what they come to."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,14 +47,14 @@ class Rollout(BaseModel):
     requests: int = Field(0, description="Answered at the target's address meanwhile.")
     failed: int = Field(0, description="Of those, by our fault.")
     cut: int = Field(0, description="Broken off when draining reached its bound.")
-    events: tuple[Entry, ...] = ()
+    events: tuple[LedgerEntry, ...] = ()
 
     @property
     def seconds(self) -> float | None:
         return None if self.ended is None else self.ended - self.began
 
 
-def fold(entries: Iterable[Entry]) -> Rollout:
+def fold(entries: Iterable[LedgerEntry]) -> RolloutRecord:
     """What the lines of one rollout come to; lines may be missing, doubled and in any order."""
     lines = sorted({entry.n: entry for entry in entries}.values(), key=lambda entry: entry.n)
     facts: dict[str, Any] = {"id": lines[0].rollout, "began": lines[0].at, "events": tuple(lines)}
@@ -66,7 +66,7 @@ def fold(entries: Iterable[Entry]) -> Rollout:
             facts |= {"ended": line.at, **{key: line.fields[key] for key in _END & line.fields.keys()}}
     # Draining goes on after the end: how many requests were cut is known when it is over.
     facts.setdefault("cut", sum(int(line.fields.get("cut") or 0) for line in lines if line.event == "stop"))
-    return Rollout.model_validate({key: value for key, value in facts.items() if value is not None})
+    return RolloutRecord.model_validate({key: value for key, value in facts.items() if value is not None})
 
 
 _BEGIN = ("target", "version", "previous", "trigger")
@@ -77,9 +77,9 @@ def _strings(fields: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(fields.get(key) or "") for key in _BEGIN}
 
 
-def mirror(connection: Connection, entries: Iterable[Entry]) -> None:
+def mirror(connection: Connection, entries: Iterable[LedgerEntry]) -> None:
     """Bring lines into MLflow that are not there yet; the run of a rollout ends with its line `end`."""
-    rollouts: dict[str, list[Entry]] = {}
+    rollouts: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         rollouts.setdefault(entry.rollout, []).append(entry)
     for rollout, lines in rollouts.items():
@@ -88,7 +88,7 @@ def mirror(connection: Connection, entries: Iterable[Entry]) -> None:
             _mirror(connection, experiment_id, lines)
 
 
-def _mirror(connection: Connection, experiment_id: str, lines: Sequence[Entry]) -> None:
+def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEntry]) -> None:
     rollout = fold(lines)
     run = _find(connection, experiment_id, rollout.id) or _create(connection, experiment_id, rollout)
     known = _lines(run)
@@ -101,7 +101,7 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[Entry]) 
         connection.client.set_terminated(run.info.run_id, status, int(rollout.ended * 1000))
 
 
-def _missing(known: Sequence[Entry], lines: Iterable[Entry]) -> list[Entry]:
+def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """Lines that are not known. What happened later under a number that is taken gets the next free one.
 
     The machine's file may begin anew in the middle of a rollout: what drains is stopped after the end.
@@ -124,17 +124,17 @@ def _find(connection: Connection, experiment_id: str, rollout: str) -> "MlflowRu
     return found[0] if found else None
 
 
-def _create(connection: Connection, experiment_id: str, rollout: Rollout) -> "MlflowRun":
+def _create(connection: Connection, experiment_id: str, rollout: RolloutRecord) -> "MlflowRun":
     """The tag that it is found by is there from its first moment: an answer that is lost does no harm."""
     tags = {"rollout": rollout.id, SOURCE: "weighbridge"}
     return connection.client.create_run(experiment_id, int(rollout.began * 1000), tags, run_name=_name(rollout))
 
 
-def _name(rollout: Rollout) -> str:
+def _name(rollout: RolloutRecord) -> str:
     return f"{rollout.target}: {rollout.name} {rollout.version}"
 
 
-def _write(connection: Connection, run_id: str, rollout: Rollout, lines: Sequence[Entry]) -> None:
+def _write(connection: Connection, run_id: str, rollout: RolloutRecord, lines: Sequence[LedgerEntry]) -> None:
     """The summary first, since a line that is there is taken as sign that all before it was written."""
     from mlflow.entities import RunTag
 
@@ -145,7 +145,7 @@ def _write(connection: Connection, run_id: str, rollout: Rollout, lines: Sequenc
         connection.client.log_batch(run_id, tags=some)
 
 
-def _summary(rollout: Rollout) -> dict[str, str]:
+def _summary(rollout: RolloutRecord) -> dict[str, str]:
     """What people search and sort by, and the page's description."""
     tags = {
         "target": rollout.target, "model": rollout.name, "version": rollout.version, "previous": rollout.previous,
@@ -155,7 +155,7 @@ def _summary(rollout: Rollout) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _metrics(rollout: Rollout) -> "Iterator[Any]":
+def _metrics(rollout: RolloutRecord) -> "Iterator[Any]":
     """Figures of the end, at its own time: the same ones again are no second point."""
     from mlflow.entities import Metric
 
@@ -167,7 +167,7 @@ def _metrics(rollout: Rollout) -> "Iterator[Any]":
             yield Metric(key, float(value), int(rollout.ended * 1000), 0)
 
 
-def _described(rollout: Rollout) -> str:
+def _described(rollout: RolloutRecord) -> str:
     before = f" (was {rollout.previous})" if rollout.previous else ""
     head = f"**{rollout.name} {rollout.version}**{before} on target `{rollout.target}`, asked for by {rollout.trigger}"
     rows = [f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |" for line in rollout.events[-40:]]
@@ -180,11 +180,11 @@ def _cell(fields: Mapping[str, Any]) -> str:
     return " ".join(words.replace("|", "\\|").split())[:100]
 
 
-def _key(line: Entry) -> str:
+def _key(line: LedgerEntry) -> str:
     return f"{_LINE}{line.n:03d}"
 
 
-def _packed(line: Entry) -> str:
+def _packed(line: LedgerEntry) -> str:
     """As JSON that MLflow holds: long words are shortened until it fits."""
     for longest in (_LONGEST_TAG, 1000, 200, 40, 0):
         fields = _shortened(line.fields, longest) if longest else {}
@@ -204,7 +204,7 @@ def _shortened(value: Any, longest: int) -> Any:
     return value
 
 
-def history(connection: Connection, target: str, limit: int = 50) -> list[Rollout]:
+def history(connection: Connection, target: str, limit: int = 50) -> list[RolloutRecord]:
     """The rollouts of a target, newest first."""
     wanted = checked_name(target)
     experiment_id = connection.known_experiment(EXPERIMENT)
@@ -218,11 +218,11 @@ def history(connection: Connection, target: str, limit: int = 50) -> list[Rollou
     return sorted(folded, key=lambda rollout: -rollout.began)
 
 
-def _lines(run: "MlflowRun") -> list[Entry]:
+def _lines(run: "MlflowRun") -> list[LedgerEntry]:
     """The lines that a run holds."""
     tags = run.data.tags
     return [
-        Entry(rollout=tags["rollout"], n=int(key.removeprefix(_LINE)), **json.loads(value))
+        LedgerEntry(rollout=tags["rollout"], n=int(key.removeprefix(_LINE)), **json.loads(value))
         for key, value in tags.items()
         if key.startswith(_LINE)
     ]

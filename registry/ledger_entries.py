@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Entry(BaseModel):
+class LedgerEntry(BaseModel):
     """One line of the ledger: an intent before its effect, or an end."""
 
     model_config = ConfigDict(frozen=True)

@@ -14,7 +14,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.progress import track
 from weighbridge.core.store import link_or_copy
 from weighbridge.registry.connection import Connection
-from weighbridge.registry.runs import Run
+from weighbridge.registry.runs import MlflowRun
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -28,7 +28,7 @@ _REGISTERED = "mlflow.modelVersions"
 
 
 def ensure(
-    connection: Connection, run: Run, *, name: str, identity: str, artifact: Artifact | None,
+    connection: Connection, run: MlflowRun, *, name: str, identity: str, artifact: Artifact | None,
     tags: Mapping[str, str], params: Mapping[str, str],
 ) -> "LoggedModel":  # fmt: skip
     """The logged model with this identity: whole and ready, finished if an earlier process left it half done."""

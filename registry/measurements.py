@@ -7,7 +7,7 @@ from pathlib import Path
 
 from weighbridge.registry import logged_models, versions
 from weighbridge.registry.connection import Connection
-from weighbridge.registry.runs import Dataset, Run
+from weighbridge.registry.runs import Dataset, MlflowRun
 from weighbridge.registry.versions import CANDIDATE, MEASURED, Version
 
 DOCUMENT = "measurement.json"
@@ -15,7 +15,7 @@ _LABEL, _DIGEST = "candidate", "weighbridge.measurement"
 
 
 @dataclass(frozen=True)
-class Figures:
+class MeasuredFigures:
     """Numbers that were taken on one data set (or on none)."""
 
     values: Mapping[str, float]
@@ -23,7 +23,7 @@ class Figures:
 
 
 def record(
-    connection: Connection, run: Run, version: Version, label: str, *, document: str, figures: Sequence[Figures],
+    connection: Connection, run: MlflowRun, version: Version, label: str, *, document: str, figures: Sequence[MeasuredFigures],
     params: Mapping[str, str], files: Mapping[str, Path],
 ) -> str:  # fmt: skip
     """Put a measurement on the candidate's logged model; returns its id. The same document again changes nothing."""
@@ -41,7 +41,7 @@ def record(
     return model_id
 
 
-def _candidate(connection: Connection, run: Run, version: Version, label: str, params: Mapping[str, str]) -> str:
+def _candidate(connection: Connection, run: MlflowRun, version: Version, label: str, params: Mapping[str, str]) -> str:
     """The variant's own logged model for the first engine that is weighed on it, one of their own for the others."""
     with connection.alone(f"candidate-{version.model_id}"):
         own = connection.client.get_logged_model(version.model_id)

@@ -19,7 +19,7 @@ from weighbridge.registry.connection import Connection
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
-    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities import Run as Recorded
 
 logger = logging.getLogger("weighbridge.registry")
 
@@ -71,7 +71,7 @@ def is_gone(owner_tag: str) -> bool:
 
 
 @dataclass
-class Run:
+class MlflowRun:
     """One run. Usable as a context manager: leaving it ends the run as finished, failed or killed."""
 
     connection: Connection
@@ -88,7 +88,7 @@ class Run:
     _flushed: float = field(default_factory=time.monotonic)
     _known: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "MlflowRun":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
@@ -235,9 +235,9 @@ def _batches(items: list[Any]) -> Iterator[list[Any]]:
 
 
 def begin(
-    connection: Connection, experiment: str, stage: str, inputs: Any, *, name: str, parent: Run | None = None,
+    connection: Connection, experiment: str, stage: str, inputs: Any, *, name: str, parent: MlflowRun | None = None,
     tags: Mapping[str, str] | None = None,
-) -> Run:  # fmt: skip
+) -> MlflowRun:  # fmt: skip
     """The run of a stage with these inputs: the one that is there, whatever became of it, else a new one."""
     experiment_id, key = connection.experiment(experiment), key_of(stage, inputs)
     with connection.doing(f"opening run '{name}' in MLflow"), connection.alone(f"run-{key}"):
@@ -245,19 +245,19 @@ def begin(
         if found is None:
             own = {STAGE: stage, KEY: key, OWNER: owner(), SOURCE: "weighbridge", NAME: name, **(tags or {})}
             made = connection.client.create_run(experiment_id, run_name=name, tags={**own, **_parent(parent)})
-            return Run(connection, experiment, experiment_id, made.info.run_id, name, stage, done=False)
+            return MlflowRun(connection, experiment, experiment_id, made.info.run_id, name, stage, done=False)
         run_id, done = found.info.run_id, found.info.status == "FINISHED"
         if not done:
             connection.client.set_tag(run_id, OWNER, owner())
             connection.client.update_run(run_id, status="RUNNING")
-        return Run(connection, experiment, experiment_id, run_id, name, stage, done, continued=True)
+        return MlflowRun(connection, experiment, experiment_id, run_id, name, stage, done, continued=True)
 
 
-def _parent(parent: Run | None) -> dict[str, str]:
+def _parent(parent: MlflowRun | None) -> dict[str, str]:
     return {PARENT: parent.run_id} if parent else {}
 
 
-def _find(connection: Connection, experiment_id: str, key: str) -> "MlflowRun | None":
+def _find(connection: Connection, experiment_id: str, key: str) -> "Recorded | None":
     """Finished runs first, then the one that got furthest: the newest."""
     found = connection.client.search_runs(
         [experiment_id], f"tags.`{KEY}` = '{key}'", max_results=20, order_by=["attributes.start_time ASC"]

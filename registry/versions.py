@@ -13,7 +13,7 @@ from weighbridge.core.formatting import human_size
 from weighbridge.core.store import Store, link_or_copy
 from weighbridge.registry import logged_models
 from weighbridge.registry.connection import Connection, checked_name
-from weighbridge.registry.runs import Run
+from weighbridge.registry.runs import MlflowRun
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -97,7 +97,7 @@ class Proposal:
         return {key: value[:_LONGEST_TAG] for key, value in facts.items() if value}
 
 
-def register(connection: Connection, run: Run, proposal: Proposal) -> Version:
+def register(connection: Connection, run: MlflowRun, proposal: Proposal) -> Version:
     """The version for this proposal, registered if it is not: once, whoever else tries and whenever one is killed."""
     name = checked_name(proposal.name)
     with (
@@ -114,7 +114,7 @@ def register(connection: Connection, run: Run, proposal: Proposal) -> Version:
         return _with_link(connection, _settle(connection, proposal, _create(connection, run, proposal, model)), model)
 
 
-def _create(connection: Connection, run: Run, proposal: Proposal, model: "LoggedModel") -> Version:
+def _create(connection: Connection, run: MlflowRun, proposal: Proposal, model: "LoggedModel") -> Version:
     tags = {**proposal.all_tags(), "model_id": model.model_id}
     made = connection.client.create_model_version(
         proposal.name, model.artifact_location, run_id=run.run_id, tags=tags,

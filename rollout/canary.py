@@ -7,9 +7,9 @@ from itertools import count
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout.deploy_args import RolloutArgs
-from weighbridge.rollout.probe import Question
-from weighbridge.rollout.sequential_test import SUSPICION, Comparison, Judged
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.rollout.probe import ProbeQuestion
+from weighbridge.rollout.sequential_test import SUSPICION, Comparison, Judgement
+from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.openai_client import Client, RequestRefused
 from weighbridge.serving.targets.base import Revision, Traffic
 
@@ -29,7 +29,7 @@ class Canary:
 
     def __init__(
         self, policy: RolloutArgs, old: Revision | None, new: Revision, traffic: Traffic,
-        questions: Sequence[Question], max_tokens: int = 128,
+        questions: Sequence[ProbeQuestion], max_tokens: int = 128,
     ) -> None:  # fmt: skip
         self._old, self._new = old, new
         self._traffic = traffic
@@ -45,7 +45,7 @@ class Canary:
             for _ in range(2)
         )
         self._pool = ThreadPoolExecutor(2 * AT_ONCE)
-        self._pairs: list[Future[list[Seen]]] = []
+        self._pairs: list[Future[list[FinishedRequest]]] = []
         self._numbers = count()
         self._step = 0
         self.requests = self.failed = 0
@@ -73,7 +73,7 @@ class Canary:
             question = self._questions[next(self._numbers) % len(self._questions)]
             self._pairs.append(self._pool.submit(self._put, question))
 
-    def judge(self) -> Judged:
+    def judge(self) -> Judgement:
         """Fail as soon as harm is proven; pass where this step saw enough, and nothing looks like harm."""
         live, asked = self._live.judge(), self._asked.judge()
         evidence = {**live.evidence, **{f"asked_{name}": value for name, value in asked.evidence.items()}}
@@ -86,14 +86,14 @@ class Canary:
             why = "nothing is proven, but it looks as if it were worse"
         else:
             why = f"no sign of harm in {self._step} requests"
-            return Judged(verdict="pass", why=why, evidence=evidence)
-        return Judged(verdict="inconclusive", why=why, evidence=evidence)
+            return Judgement(verdict="pass", why=why, evidence=evidence)
+        return Judgement(verdict="inconclusive", why=why, evidence=evidence)
 
     def close(self) -> None:
         """Ask nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _put(self, question: Question) -> list[Seen]:
+    def _put(self, question: ProbeQuestion) -> list[FinishedRequest]:
         return [_ask(one, question, self._max_tokens) for one in self._both()]
 
     def _both(self) -> Iterator[Revision]:
@@ -102,11 +102,11 @@ class Canary:
         yield self._new
 
 
-def _failed(one: Seen) -> bool:
+def _failed(one: FinishedRequest) -> bool:
     return one.truncated or one.status >= SERVER_ERROR
 
 
-def _ask(revision: Revision, question: Question, max_tokens: int) -> Seen:
+def _ask(revision: Revision, question: ProbeQuestion, max_tokens: int) -> FinishedRequest:
     began, status = time.monotonic(), 200
     try:
         Client(revision.url, TIMEOUT).ask(question.prompt, max_tokens=max_tokens)
@@ -114,7 +114,7 @@ def _ask(revision: Revision, question: Question, max_tokens: int) -> Seen:
         status = exc.status
     except Unavailable:
         status = 502
-    return Seen(
+    return FinishedRequest(
         server=revision.name, status=status, seconds=time.monotonic() - began,
         stream=False, truncated=False, at=time.time(),
     )  # fmt: skip

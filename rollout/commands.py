@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from weighbridge.core.files import replace_text
 
-Verb = Literal["pause", "resume", "now", "abort"]
+Command = Literal["pause", "resume", "now", "abort"]
 
 
-class Orders(BaseModel):
+class OperatorCommands(BaseModel):
     """Orders in force at one target."""
 
     model_config = ConfigDict(frozen=True)
@@ -24,15 +24,15 @@ class Orders(BaseModel):
     """Rollout that is taken back."""
 
 
-def read(folder: Path) -> Orders:
+def read(folder: Path) -> OperatorCommands:
     """The orders in force; `folder` is the target's."""
     try:
-        return Orders.model_validate_json((folder / "orders.json").read_bytes())
+        return OperatorCommands.model_validate_json((folder / "orders.json").read_bytes())
     except FileNotFoundError:
-        return Orders()
+        return OperatorCommands()
 
 
-def give(folder: Path, verb: Verb, rollout: str) -> None:
+def issue(folder: Path, verb: Command, rollout: str) -> None:
     """Put a verb in force; `rollout` is the one under way, empty for none. The same again changes nothing.
 
     `now` and `abort` are for that one rollout alone, and end a pause: it goes on, or back.

@@ -27,7 +27,7 @@ from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import commands
 from weighbridge.rollout.deploy_args import DeployArgs
-from weighbridge.rollout.outbox import Book
+from weighbridge.rollout.outbox import Outbox
 from weighbridge.serving.targets.base import Release, Revision, Share, Target
 
 logger = logging.getLogger("weighbridge.site")
@@ -37,7 +37,7 @@ RESTORE_TIMEOUT = 600.0
 """Seconds that the old version is waited for after a swap that failed."""
 
 
-class Under(BaseModel, Generic[R]):
+class OngoingRollout(BaseModel, Generic[R]):
     """A rollout under way."""
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +54,7 @@ class Under(BaseModel, Generic[R]):
     committed: bool = Field(False, description="From here on it is finished, never taken back.")
 
 
-class Retiring(BaseModel, Generic[R]):
+class DrainingRevision(BaseModel, Generic[R]):
     """A version that gets nothing new and finishes what it has."""
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class Retiring(BaseModel, Generic[R]):
     rollout: str
 
 
-class Failed(BaseModel):
+class FailedRollout(BaseModel):
     """The last attempt that failed; the same release is not tried again by itself, or only after a while."""
 
     model_config = ConfigDict(frozen=True)
@@ -81,23 +81,23 @@ class Failed(BaseModel):
         return float("inf") if self.verdict == "fail" else self.at + min(3600.0, 15.0 * 2**self.tries)
 
 
-class Record(BaseModel, Generic[R]):
+class TargetState(BaseModel, Generic[R]):
     """All that is known of a site."""
 
     model_config = ConfigDict(frozen=True)
 
     current: R | None = None
-    rollout: Under[R] | None = None
-    retiring: tuple[Retiring[R], ...] = ()
+    rollout: OngoingRollout[R] | None = None
+    retiring: tuple[DrainingRevision[R], ...] = ()
     kept: tuple[Release, ...] = Field((), description="Served before, newest first: what `rollback` goes back to.")
-    failed: Failed | None = None
+    failed: FailedRollout | None = None
     deploy: dict[str, Any] = Field(default_factory=dict, description="The arguments it was last deployed with.")
     wish: str = Field("", description="Version that the alias named when it was last read.")
     note: str = Field("", description="Why the fact is not the wish.")
 
 
 @dataclass(frozen=True)
-class Site:
+class ManagedTarget:
     """One target of this machine."""
 
     name: str
@@ -118,8 +118,8 @@ class Site:
         return plugin
 
     @cached_property
-    def book(self) -> Book:
-        return Book(self.folder)
+    def outbox(self) -> Outbox:
+        return Outbox(self.folder)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -138,16 +138,16 @@ class Site:
 
     # The record
 
-    def load(self) -> Record[Any]:
+    def load(self) -> TargetState[Any]:
         """Raises Unavailable when it is damaged."""
-        return read_record(self.folder, self.target.Runs)
+        return read_state(self.folder, self.target.Runs)
 
-    def save(self, record: Record[Any]) -> Record[Any]:
+    def save(self, record: TargetState[Any]) -> TargetState[Any]:
         """Raises nothing that leaves half a record."""
         replace_text(self.folder / "state.json", record.model_dump_json(indent=1))
         return record
 
-    def change(self, **changes: Any) -> Record[Any]:
+    def change(self, **changes: Any) -> TargetState[Any]:
         """Save the record with some fields replaced."""
         return self.save(self.load().model_copy(update=changes))
 
@@ -160,12 +160,14 @@ class Site:
         taken |= self.target.running(self.name, self.home)
         return self.target.prepare(self.name, self.args.target, release, taken, self.home)
 
-    def begin(self, new: Revision, trigger: str) -> Under[Any]:
+    def begin(self, new: Revision, trigger: str) -> OngoingRollout[Any]:
         """Write down what is about to be tried."""
         previous = self.load().current
-        under: Under[Any] = Under(id=uuid.uuid4().hex, trigger=trigger, began=time.time(), next=new, previous=previous)
+        under: OngoingRollout[Any] = OngoingRollout(
+            id=uuid.uuid4().hex, trigger=trigger, began=time.time(), next=new, previous=previous
+        )
         release = new.release
-        self.book.write(
+        self.outbox.write(
             under.id, "begin", target=self.name, model=release.name, version=release.version,
             previous=previous.release.version if previous else "", trigger=trigger,
             digests={"bento": release.digest}, bento=release.bento,
@@ -193,13 +195,13 @@ class Site:
         self.settle()
 
     def back(
-        self, outcome: str, verdict: str, why: str, figures: dict[str, float], failed: Failed | None = None
+        self, outcome: str, verdict: str, why: str, figures: dict[str, float], failed: FailedRollout | None = None
     ) -> None:
         """All traffic to the old version; the new one drains. Called again after a crash, it ends the same."""
         record = self.load()
         under = record.rollout
         assert under is not None
-        self.book.write(under.id, "back", why=why)
+        self.outbox.write(under.id, "back", why=why)
         gone = [] if under.swap else [self._retiring(under.next, under.id)]
         if under.swap:
             self._restore(under, figures)
@@ -213,24 +215,24 @@ class Site:
     def pause(self, why: str) -> None:
         """Wait for a person."""
         logger.warning("%s is paused: %s; `weighbridge promote --now`, `abort` or `resume`", self.name, why)
-        commands.give(self.folder, "pause", "")
+        commands.issue(self.folder, "pause", "")
         self.change(note=why)
 
     def route(self) -> None:
         """Have the gateway do what the record says."""
-        self.target.route(self.name, self.args.target, shares(self.load()), self.home)
+        self.target.route(self.name, self.args.target, traffic_shares(self.load()), self.home)
 
     def settle(self) -> bool:
         """Stop what has drained, or has had its time; True when nothing drains any more."""
         left, record = [], self.load()
-        if record.retiring and not self.target.routed(self.name, self.args.target, shares(record), self.home):
+        if record.retiring and not self.target.routed(self.name, self.args.target, traffic_shares(record), self.home):
             self.route()  # a killed process may have written down that one drains, and not yet made it drain
         for one in record.retiring:
             cut = self.target.in_flight(self.name, one.revision, self.home)
             if cut and time.time() < one.until:
                 left.append(one)
                 continue
-            self.book.write(one.rollout, "stop", revision=one.revision.name, cut=cut)
+            self.outbox.write(one.rollout, "stop", revision=one.revision.name, cut=cut)
             if cut:
                 logger.warning("%s %s: %d requests are cut", self.name, one.revision.name, cut)
             self.target.stop(one.revision, self.home)
@@ -242,9 +244,9 @@ class Site:
     def recover(self) -> None:
         """Settle what a killed process left: a rollout is finished from `commit` on, else taken back."""
         under = self.load().rollout
-        for begun in self.book.unended():
+        for begun in self.outbox.unended():
             if under is None or begun != under.id:
-                self.book.write(begun, "end", outcome="interrupted", verdict="error", detail="interrupted at `begin`")
+                self.outbox.write(begun, "end", outcome="interrupted", verdict="error", detail="interrupted at `begin`")
         if under is None:
             return
         logger.warning("%s: an interrupted rollout of %s is settled", self.name, under.next.release.bento)
@@ -263,7 +265,7 @@ class Site:
         if record.current is not None:
             known.add(record.current.name)
             self._keep_running(record.current)
-            if not self.target.routed(self.name, self.args.target, shares(record), self.home):
+            if not self.target.routed(self.name, self.args.target, traffic_shares(record), self.home):
                 self.route()
         for name in self.target.running(self.name, self.home) - known:
             logger.warning("%s: %s runs and nobody knows why: it is stopped", self.name, name)
@@ -285,10 +287,10 @@ class Site:
         if not self.target.is_well(revision, self.home):
             self.target.start(revision, self.home)
 
-    def _retiring(self, revision: Revision, rollout: str) -> Retiring[Any]:
-        return Retiring(revision=revision, until=time.time() + self.args.rollout.drain_seconds, rollout=rollout)
+    def _retiring(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
+        return DrainingRevision(revision=revision, until=time.time() + self.args.rollout.drain_seconds, rollout=rollout)
 
-    def _restore(self, under: Under[Any], figures: dict[str, float]) -> None:
+    def _restore(self, under: OngoingRollout[Any], figures: dict[str, float]) -> None:
         """The old version serves again after a swap; timed."""
         old, began = under.previous, time.monotonic()
         assert old is not None
@@ -300,12 +302,14 @@ class Site:
             time.sleep(0.1)
         figures["restore_seconds"] = time.monotonic() - began
 
-    def _end(self, under: Under[Any], outcome: str, verdict: str, detail: str, figures: dict[str, float]) -> None:
+    def _end(
+        self, under: OngoingRollout[Any], outcome: str, verdict: str, detail: str, figures: dict[str, float]
+    ) -> None:
         counts = {name: int(figures.pop(name, 0)) for name in ("requests", "failed")}
         evidence = {name: round(value, 4) for name, value in figures.items()}
-        if self.book.ended(under.id):
+        if self.outbox.ended(under.id):
             return  # it was written before a crash
-        self.book.write(
+        self.outbox.write(
             under.id, "end", outcome=outcome, verdict=verdict, detail=detail, evidence=evidence, **counts
         )  # fmt: skip
 
@@ -314,29 +318,29 @@ def folder_of(name: str, home: Path) -> Path:
     return home / "targets" / name
 
 
-def known_sites(home: Path) -> list[str]:
+def known_targets(home: Path) -> list[str]:
     """Every target that something was deployed to."""
     return sorted(path.parent.name for path in (home / "targets").glob("*/state.json"))
 
 
-def open_site(name: str, workspace: Workspace) -> Site | None:
+def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
     """A site by the arguments it was last deployed with; None where nothing ever was."""
-    record = read_record(folder_of(name, workspace.settings.home), Revision)
-    return Site(name, DeployArgs.model_validate(record.deploy), workspace) if record.deploy else None
+    record = read_state(folder_of(name, workspace.settings.home), Revision)
+    return ManagedTarget(name, DeployArgs.model_validate(record.deploy), workspace) if record.deploy else None
 
 
-def read_record(folder: Path, revision: type[Revision]) -> Record[Any]:
+def read_state(folder: Path, revision: type[Revision]) -> TargetState[Any]:
     """Raises Unavailable when it is damaged."""
     path = folder / "state.json"
     try:
-        return Record[revision].model_validate_json(path.read_bytes())  # type: ignore[valid-type]
+        return TargetState[revision].model_validate_json(path.read_bytes())  # type: ignore[valid-type]
     except FileNotFoundError:
-        return Record()
+        return TargetState()
     except (ValueError, ValidationError) as exc:
         raise Unavailable(f"reading {path}", "it is damaged", "remove it, then deploy again") from exc
 
 
-def shares(record: Record[Any]) -> list[Share]:
+def traffic_shares(record: TargetState[Any]) -> list[Share]:
     """Who gets how much of the new requests, as the record says."""
     found = [Share(revision=one.revision, weight=0, draining=True) for one in record.retiring]
     under, current = record.rollout, record.current
@@ -351,14 +355,14 @@ def shares(record: Record[Any]) -> list[Share]:
     return found
 
 
-def mirror_into(registry: Any, site: Site) -> None:
+def mirror_into(registry: Any, managed: ManagedTarget) -> None:
     """Bring the ledger's lines into MLflow; where it does not answer, they wait."""
-    lines = site.book.unmirrored()
+    lines = managed.outbox.unmirrored()
     if not lines:
         return
     try:
         registry.mirror(lines)
     except WeighbridgeError as exc:
-        logger.warning("the ledger of %s waits for MLflow: %s", site.name, exc)
+        logger.warning("the ledger of %s waits for MLflow: %s", managed.name, exc)
         return
-    site.book.mirrored(len(lines), keep=site.load().rollout is not None)
+    managed.outbox.mirrored(len(lines), keep=managed.load().rollout is not None)

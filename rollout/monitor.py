@@ -6,8 +6,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.rollout import probe
-from weighbridge.rollout.probe import Question
-from weighbridge.rollout.sequential_test import Judged, Verdict
+from weighbridge.rollout.probe import ProbeQuestion
+from weighbridge.rollout.sequential_test import Judgement, Verdict
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.scoring import worse_by
@@ -17,7 +17,7 @@ MAX_DROP: Final = 0.05
 IN_A_ROW: Final = 2
 
 
-class Check(BaseModel):
+class MonitorCheck(BaseModel):
     """One check of a target, as it is kept."""
 
     model_config = ConfigDict(frozen=True)
@@ -30,7 +30,7 @@ class Check(BaseModel):
 def check(
     url: str,
     measurement: Measurement,
-    questions: Sequence[Question],
+    questions: Sequence[ProbeQuestion],
     floor: float | None,
     *,
     metric: str = "exact_match",
@@ -39,7 +39,7 @@ def check(
     max_tokens: int = 128,
     headers: Mapping[str, str] | None = None,
     timeout: float = 60.0,
-) -> Judged:
+) -> Judgement:
     """Whether what serves at `url` has fallen below `floor` of `metric`, beyond doubt.
 
     A few questions can be harder than the whole split. So what is compared with the distance between the measured
@@ -56,13 +56,13 @@ def _distance(measured: Score | None, floor: float | None) -> float:
     return max(0.0, worse_by(measured, measured.model_copy(update={"value": floor})))
 
 
-def fallen(checks: Sequence[Check], version: str) -> bool:
+def fallen(checks: Sequence[MonitorCheck], version: str) -> bool:
     """Whether `version` is to be taken back: it failed its last two checks that came to a verdict.
 
     A check without a verdict (nobody answered, too few questions) neither counts nor clears: an endpoint that is down
     is for the reconciler. What another version did earlier, or the same one before another took its place, is over.
     """
-    latest: list[Check] = []
+    latest: list[MonitorCheck] = []
     for one in sorted(checks, key=lambda one: one.at, reverse=True):
         if one.version != version:
             break

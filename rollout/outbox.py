@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.core.files import replace_text
-from weighbridge.registry.ledger_entries import Entry
+from weighbridge.registry.ledger_entries import LedgerEntry
 
 
-class Book:
+class Outbox:
     """Lines of a target's rollouts that MLflow may not have yet."""
 
     def __init__(self, folder: Path) -> None:
@@ -20,7 +20,7 @@ class Book:
     def write(self, rollout: str, event: str, **fields: Any) -> None:
         """Add a line; it is on the disk when this returns."""
         number = sum(entry.rollout == rollout for entry in self.entries())
-        entry = Entry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
+        entry = LedgerEntry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
         # A line that a crash cut off must not swallow this one.
         before = b"" if not (known := self._bytes()) or known.endswith(b"\n") else b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ class Book:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Every line of the file; one that a crash cut off is not there."""
         found = []
         for line in self._bytes().split(b"\n"):
             try:
-                found.append(Entry.model_validate(json.loads(line)))
+                found.append(LedgerEntry.model_validate(json.loads(line)))
             except ValueError:
                 continue
         return found
@@ -47,7 +47,7 @@ class Book:
         """Rollouts of which it is written that they began, and not how they ended."""
         return [entry.rollout for entry in self.entries() if entry.event == "begin" and not self.ended(entry.rollout)]
 
-    def unmirrored(self) -> list[Entry]:
+    def unmirrored(self) -> list[LedgerEntry]:
         """What MLflow has to be told."""
         return self.entries()[self._mirrored() :]
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.store import Store
-from weighbridge.rollout.sequential_test import SUSPICION, Judged, evidence_above
+from weighbridge.rollout.sequential_test import SUSPICION, Judgement, evidence_above
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs
@@ -30,7 +30,7 @@ CHANGED: Final = 0.5
 threads or slots the same model says some things otherwise."""
 
 
-class Question(BaseModel):
+class ProbeQuestion(BaseModel):
     """A row of the measurement."""
 
     model_config = ConfigDict(frozen=True)
@@ -41,17 +41,17 @@ class Question(BaseModel):
     scores: dict[str, float] = Field(description="Of that answer, by metric label.")
 
 
-class Answered(BaseModel):
+class ProbeAnswer(BaseModel):
     """What is said now."""
 
     model_config = ConfigDict(frozen=True)
 
-    question: Question
+    question: ProbeQuestion
     text: str = ""
     problem: str = Field("", description="Why there is no answer; empty where there is one.")
 
 
-def questions_of(measurement: Measurement, store: Store, count: int) -> list[Question]:
+def questions_of(measurement: Measurement, store: Store, count: int) -> list[ProbeQuestion]:
     """So many of the measured validation rows, evenly spread; none where the predictions are not on this machine."""
     if measurement.predictions is None:
         return []
@@ -63,18 +63,18 @@ def questions_of(measurement: Measurement, store: Store, count: int) -> list[Que
     lines = (kept.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if not row.get("problem")]
     count = min(count, len(rows))
-    return [Question.model_validate(rows[place * len(rows) // count]) for place in range(count)]
+    return [ProbeQuestion.model_validate(rows[binding * len(rows) // count]) for binding in range(count)]
 
 
 def ask(
     url: str,
-    questions: Sequence[Question],
+    questions: Sequence[ProbeQuestion],
     *,
     max_tokens: int = 128,
     headers: Mapping[str, str] | None = None,
     concurrency: int = 2,
     timeout: float = 60.0,
-) -> list[Answered]:
+) -> list[ProbeAnswer]:
     """Greedy answers to the questions, in their order; `max_tokens` as weighed, `headers` carry the pin.
 
     After the first question that gets no answer within `timeout` seconds no more are asked.
@@ -82,28 +82,28 @@ def ask(
     client = Client(url, timeout, headers)
     gave_up = threading.Event()
 
-    def answer(question: Question) -> Answered:
+    def answer(question: ProbeQuestion) -> ProbeAnswer:
         if gave_up.is_set():
-            return Answered(question=question, problem="not asked: another question got no answer")
+            return ProbeAnswer(question=question, problem="not asked: another question got no answer")
         try:
-            return Answered(question=question, text=client.ask(question.prompt, max_tokens=max_tokens).text)
+            return ProbeAnswer(question=question, text=client.ask(question.prompt, max_tokens=max_tokens).text)
         except Unavailable as exc:
             gave_up.set()
-            return Answered(question=question, problem=str(exc))
+            return ProbeAnswer(question=question, problem=str(exc))
 
     with ThreadPoolExecutor(concurrency) as pool:
         return list(pool.map(answer, questions))
 
 
 def judge(
-    answered: Sequence[Answered],
+    answered: Sequence[ProbeAnswer],
     measurement: Measurement,
     *,
     max_drop: float,
     alpha: float = 0.01,
     metrics: Sequence[MetricArgs] = (),
     metric: str = "",
-) -> Judged:
+) -> Judgement:
     """Fail where a drop of more than `max_drop` is proven, with a chance of at most `alpha` to be wrong.
 
     The drop is that of the metric labelled `metric` (empty: the first that can be told), in its own unit. `metrics`
@@ -112,7 +112,7 @@ def judge(
     """
     said = [one for one in answered if not one.problem]
     if not answered:
-        return Judged(verdict="inconclusive", why="there are no probe questions")
+        return Judgement(verdict="inconclusive", why="there are no probe questions")
     losses = _losses(said, measurement, metrics, metric)
     if losses and sum(before for before, _ in losses) > max_drop * len(losses):
         drops = [before - now for before, now in losses]
@@ -126,21 +126,21 @@ def judge(
     return judged
 
 
-def _judge(drops: Sequence[float], bound: float, lowest: float, alpha: float, what: str) -> Judged:
+def _judge(drops: Sequence[float], bound: float, lowest: float, alpha: float, what: str) -> Judgement:
     evidence = evidence_above(drops, bound, lowest)
     drop = math.fsum(drops) / max(len(drops), 1)
     figures = {"questions": float(len(drops)), "drop": drop, "max_drop": bound, "evidence": evidence, "alpha": alpha}
     amount = f"{what} {drop:.3g}" if what.endswith("by") else f"{drop:.0%} {what}"
     why = f"{amount} over {len(drops)} questions, at most {bound:.3g} is allowed"
     if evidence >= 1 / alpha:
-        return Judged(verdict="fail", why=why, evidence=figures)
+        return Judgement(verdict="fail", why=why, evidence=figures)
     if evidence >= SUSPICION or not drops:
-        return Judged(verdict="inconclusive", why=f"{why}: too few to be sure", evidence=figures)
-    return Judged(verdict="pass", why=why, evidence=figures)
+        return Judgement(verdict="inconclusive", why=f"{why}: too few to be sure", evidence=figures)
+    return Judgement(verdict="pass", why=why, evidence=figures)
 
 
 def _losses(
-    said: Sequence[Answered], measurement: Measurement, metrics: Sequence[MetricArgs], label: str
+    said: Sequence[ProbeAnswer], measurement: Measurement, metrics: Sequence[MetricArgs], label: str
 ) -> list[tuple[float, float]]:
     """Weighed and present score of every answer, higher is better, within [0, 1]; empty where no metric tells."""
     for args in _text_metrics(metrics or _defaults(measurement)):
@@ -167,7 +167,7 @@ def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
     return [args for args in metrics if plugins.load("metric", args.kind).uses == "text"]
 
 
-def _scores(args: MetricArgs, answers: list[str], said: Sequence[Answered]) -> list[float]:
+def _scores(args: MetricArgs, answers: list[str], said: Sequence[ProbeAnswer]) -> list[float]:
     return score_all([args], answers, [one.question.reference for one in said], None)[args.label()].per_example
 
 

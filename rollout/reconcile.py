@@ -11,12 +11,12 @@ from typing import Literal
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Place, Registry, Version
+from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import commands
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
 from weighbridge.rollout.deploy_args import DeployArgs
-from weighbridge.rollout.managed_target import Record, Site, known_sites, mirror_into, open_site
-from weighbridge.rollout.rollout import Rollout, Stopped
+from weighbridge.rollout.managed_target import ManagedTarget, TargetState, known_targets, mirror_into, open_target
+from weighbridge.rollout.rollout import Rollout, RolloutStopped
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.package import PackageArgs, package
@@ -38,15 +38,17 @@ class Result:
     """That serves now; empty for none."""
 
 
-def site_of(place: Place, workspace: Workspace) -> Site:
+def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
     """Raises BadInput where its arguments are no longer understood."""
     try:
-        return Site(place.target, DeployArgs.model_validate(place.deploy), workspace)
+        return ManagedTarget(binding.target, DeployArgs.model_validate(binding.deploy), workspace)
     except ValueError as exc:
-        raise BadInput(f"reading target '{place.target}'", str(exc), "run its recipe again") from exc
+        raise BadInput(f"reading target '{binding.target}'", str(exc), "run its recipe again") from exc
 
 
-def redeploy(place: Place, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False) -> Result:
+def reconcile(
+    binding: Binding, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
+) -> Result:
     """Serve the version the alias names now, if it is not served yet.
 
     With `force` a release is tried again that failed before. Errors of a version end as a result, not as an exception.
@@ -55,80 +57,80 @@ def redeploy(place: Place, registry: Registry, workspace: Workspace, trigger: st
         BadInput: the target's address belongs to somebody else.
         Unavailable: MLflow does not answer; what serves goes on.
     """
-    site = site_of(place, workspace)
-    with site.lock():
-        site.recover()
-        site.mend()
+    managed = managed_target_of(binding, workspace)
+    with managed.lock():
+        managed.recover()
+        managed.mend()
         try:
-            return _redeploy(site, place, registry, trigger, force)
+            return _redeploy(managed, binding, registry, trigger, force)
         finally:
-            mirror_into(registry, site)
+            mirror_into(registry, managed)
 
 
-def failed_at(place: Place, workspace: Workspace) -> float:
+def failed_at(binding: Binding, workspace: Workspace) -> float:
     """Unix time of the last failure at a target that stands in the way of its release; 0 for none."""
-    failed = site_of(place, workspace).load().failed
+    failed = managed_target_of(binding, workspace).load().failed
     return failed.at if failed else 0.0
 
 
-def needs(place: Place, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool:
-    """Whether `redeploy` would try something: a look that takes no lock."""
-    site = site_of(place, workspace)
-    record = site.load()
-    version = registry.wish(place.model)
+def needs(binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool:
+    """Whether `reconcile` would try something: a look that takes no lock."""
+    managed = managed_target_of(binding, workspace)
+    record = managed.load()
+    version = registry.wish(binding.model)
     if record.rollout is not None:
         return True
-    return version is not None and not _serves(record, version) and not _left_alone(site, record, version, force)
+    return version is not None and not _serves(record, version) and not _left_alone(managed, record, version, force)
 
 
 def recover(workspace: Workspace) -> None:
     """Settle what killed processes left at every target of this machine, and have what serves serve. No MLflow."""
-    for name in known_sites(workspace.settings.home):
-        site = open_site(name, workspace)
-        if site is not None:
-            with site.lock():
-                site.recover()
-                site.mend()
+    for name in known_targets(workspace.settings.home):
+        managed = open_target(name, workspace)
+        if managed is not None:
+            with managed.lock():
+                managed.recover()
+                managed.mend()
 
 
-def _redeploy(site: Site, place: Place, registry: Registry, trigger: str, force: bool) -> Result:
+def _redeploy(managed: ManagedTarget, binding: Binding, registry: Registry, trigger: str, force: bool) -> Result:
     while True:
-        version = registry.wish(place.model)
-        record = site.change(wish=version.version if version else "")
+        version = registry.wish(binding.model)
+        record = managed.change(wish=version.version if version else "")
         now = record.current.release.version if record.current else ""
         if version is None:
-            return _kept(site, now, f"no version of {place.model} has the alias champion")
+            return _kept(managed, now, f"no version of {binding.model} has the alias champion")
         if _serves(record, version):
-            site.change(note="", failed=None)
+            managed.change(note="", failed=None)
             return Result("nothing", f"version {now} serves already", now)
-        if why := _left_alone(site, record, version, force):
-            return _kept(site, now, why)
-        site = _as_claimed(site, place, registry)
+        if why := _left_alone(managed, record, version, force):
+            return _kept(managed, now, why)
+        managed = _as_claimed(managed, binding, registry)
         try:
-            release, measurement = _releasable(site, version, registry)
-            stopped = _roll_out(site, release, measurement, place, registry, trigger)
+            release, measurement = _releasable(managed, version, registry)
+            stopped = _roll_out(managed, release, measurement, binding, registry, trigger)
         except Unavailable as exc:
-            return _kept(site, now, f"version {version.version} can't be served: {exc}")
+            return _kept(managed, now, f"version {version.version} can't be served: {exc}")
         if stopped is None:
             return Result("deployed", f"version {version.version} serves", version.version)
         if stopped.outcome != "superseded":
             return Result("failed", stopped.why, now)
 
 
-def _as_claimed(site: Site, place: Place, registry: Registry) -> Site:
+def _as_claimed(managed: ManagedTarget, binding: Binding, registry: Registry) -> ManagedTarget:
     """With the arguments in force now: read after the alias, so that whoever sets them and then moves it gets them."""
-    claims = (found for found in registry.places() if (found.target, found.model) == (place.target, place.model))
-    return site_of(next(claims, place), site.workspace)
+    claims = (found for found in registry.bindings() if (found.target, found.model) == (binding.target, binding.model))
+    return managed_target_of(next(claims, binding), managed.workspace)
 
 
-def _kept(site: Site, now: str, why: str) -> Result:
-    if site.load().note != why:
-        logger.warning("%s: %s%s", site.name, why, f"; version {now} goes on serving" if now else "")
-    site.change(note=why)
+def _kept(managed: ManagedTarget, now: str, why: str) -> Result:
+    if managed.load().note != why:
+        logger.warning("%s: %s%s", managed.name, why, f"; version {now} goes on serving" if now else "")
+    managed.change(note=why)
     return Result("kept", why, now)
 
 
-def _serves(record: Record, version: Version) -> bool:  # type: ignore[type-arg]
+def _serves(record: TargetState, version: Version) -> bool:  # type: ignore[type-arg]
     """Whether the fact is this very version with this very Bento (where it has one yet)."""
     if record.current is None or record.rollout is not None:
         return False
@@ -137,10 +139,10 @@ def _serves(record: Record, version: Version) -> bool:  # type: ignore[type-arg]
     return bool(same and version.tags.get(BENTO, release.bento) == release.bento)
 
 
-def _left_alone(site: Site, record: Record, version: Version, force: bool) -> str:  # type: ignore[type-arg]
+def _left_alone(managed: ManagedTarget, record: TargetState, version: Version, force: bool) -> str:  # type: ignore[type-arg]
     """Why this wish is not tried now; empty when it is."""
-    if commands.read(site.folder).paused:
-        return f"the target is paused: `weighbridge resume {site.name}`"
+    if commands.read(managed.folder).paused:
+        return f"the target is paused: `weighbridge resume {managed.name}`"
     failed = record.failed
     if force or failed is None or failed.release.version != version.version:
         return ""
@@ -150,10 +152,15 @@ def _left_alone(site: Site, record: Record, version: Version, force: bool) -> st
 
 
 def _roll_out(
-    site: Site, release: Release, measurement: Measurement | None, place: Place, registry: Registry, trigger: str
-) -> Stopped | None:
-    wished = _Wish(place.model, release.version, registry)
-    return Rollout(site, release, trigger, measurement, wished.superseded).run()
+    managed: ManagedTarget,
+    release: Release,
+    measurement: Measurement | None,
+    binding: Binding,
+    registry: Registry,
+    trigger: str,
+) -> RolloutStopped | None:
+    wished = _Wish(binding.model, release.version, registry)
+    return Rollout(managed, release, trigger, measurement, wished.superseded).run()
 
 
 class _Wish:
@@ -177,7 +184,7 @@ class _Wish:
         return f"the alias has moved on to version {now.version}"
 
 
-def _releasable(site: Site, version: Version, registry: Registry) -> tuple[Release, Measurement | None]:
+def _releasable(managed: ManagedTarget, version: Version, registry: Registry) -> tuple[Release, Measurement | None]:
     """A version as something to serve; its Bento is built where it has none, or has lost it.
 
     Raises:
@@ -191,12 +198,12 @@ def _releasable(site: Site, version: Version, registry: Registry) -> tuple[Relea
         release = Release(
             name=version.name, version=version.version, bento=tags[BENTO], digest=tags[BENTO_DIGEST], peak_memory=peak
         )
-        if site.target.has(release, site.home):
+        if managed.target.has(release, managed.home):
             return release, measurement
     if champion is None:
         remedy = "weigh it: add it to a recipe, or promote a version that was weighed"
         raise Unavailable(f"packaging version {version.version}", "it has no Bento and was never weighed", remedy)
-    return _packaged(champion, peak, registry, site.workspace), measurement
+    return _packaged(champion, peak, registry, managed.workspace), measurement
 
 
 def _packaged(champion: Champion, peak: int, registry: Registry, workspace: Workspace) -> Release:

@@ -20,8 +20,8 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.rollout import commands, probe
 from weighbridge.rollout.canary import Canary
-from weighbridge.rollout.managed_target import Failed, Site, Under
-from weighbridge.rollout.sequential_test import Judged
+from weighbridge.rollout.managed_target import FailedRollout, ManagedTarget, OngoingRollout
+from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.serving.targets.base import Pulse, Release
 from weighbridge.tasks.measurement import Measurement
 
@@ -34,7 +34,7 @@ SWAP_RESERVE = 1.05
 """What a version needs beside the old one, over its measured peak."""
 
 
-class Stopped(Exception):
+class RolloutStopped(Exception):
     """The rollout goes no further: `outcome` is failed, aborted, superseded or interrupted."""
 
     def __init__(self, outcome: str, verdict: str, why: str) -> None:
@@ -46,15 +46,15 @@ class Rollout:
     """One attempt to have `release` serve at a site. Call `run` inside the site's lock."""
 
     def __init__(
-        self, site: Site, release: Release, trigger: str, measurement: Measurement | None,
+        self, managed: ManagedTarget, release: Release, trigger: str, measurement: Measurement | None,
         superseded: Callable[[], str] = lambda: "",
     ) -> None:  # fmt: skip
-        self._site = site
+        self._managed = managed
         self._release = release
         self._trigger = trigger
         self._measurement = measurement
         self._superseded = superseded
-        policy = site.args.rollout
+        policy = managed.args.rollout
         self._policy = policy
         # Going back must be quick, and goes to what has served already.
         self._steps, self._least = ((100,), 0.0) if trigger == "rollback" else (policy.steps, policy.step_seconds)
@@ -63,30 +63,30 @@ class Rollout:
         self._questions = self._all_questions()
         self._pool = ThreadPoolExecutor(1)
 
-    def run(self) -> Stopped | None:
+    def run(self) -> RolloutStopped | None:
         """None when it serves; else why it does not. What served before serves then.
 
         Raises:
             BadInput: the address belongs to somebody else; nothing was touched.
             Unavailable: its Bento or environment can't be had; nothing was touched.
         """
-        site = self._site
-        site.route()
-        self._under = site.begin(site.prepare(self._release), self._trigger)
+        managed = self._managed
+        managed.route()
+        self._under = managed.begin(managed.prepare(self._release), self._trigger)
         self._canary = Canary(
-            self._policy, self._under.previous, self._under.next, site.target.traffic(site.name, site.home),
+            self._policy, self._under.previous, self._under.next, managed.target.traffic(managed.name, managed.home),
             self._questions, measurement.max_new_tokens if (measurement := self._measurement) else 128,
         )  # fmt: skip
         try:
             self._start()
             self._probe()
             self._shift()
-        except Stopped as stopped:
+        except RolloutStopped as stopped:
             return self._back(stopped)
         except WeighbridgeError as exc:
-            return self._back(Stopped("failed", "error", str(exc)))
+            return self._back(RolloutStopped("failed", "error", str(exc)))
         except KeyboardInterrupt:
-            self._back(Stopped("interrupted", "error", "interrupted"))
+            self._back(RolloutStopped("interrupted", "error", "interrupted"))
             raise
         else:
             self._finish()
@@ -98,20 +98,20 @@ class Rollout:
     # The steps
 
     def _start(self) -> None:
-        site, new = self._site, self._under.next
+        managed, new = self._managed, self._under.next
         self._make_room()
         self._to("start", revision=new.name, bento=new.release.bento)
         began = time.monotonic()
-        self._pulse: Pulse = site.target.start(new, site.home)
-        while not site.target.answers(new):
+        self._pulse: Pulse = managed.target.start(new, managed.home)
+        while not managed.target.answers(new):
             self._tick(began + self._policy.start_deadline, "it gave no completion", "fail")
         self._evidence["start_seconds"] = time.monotonic() - began
         self._to("admit", admitted=True)
 
     def _make_room(self) -> None:
         """Where memory does not hold both, the old one goes first; `_back` starts it again."""
-        site, old, need = self._site, self._under.previous, self._release.peak_memory
-        free = site.target.free_memory()
+        managed, old, need = self._managed, self._under.previous, self._release.peak_memory
+        free = managed.target.free_memory()
         if old is None or not need or free is None or need * SWAP_RESERVE + self._policy.memory_reserve <= free:
             return
         logger.warning(
@@ -120,13 +120,13 @@ class Rollout:
         )  # fmt: skip
         self._to("swap", swap=True, need=need, free=free)
         deadline = time.monotonic() + self._policy.drain_seconds
-        while site.target.in_flight(site.name, old, site.home) and time.monotonic() < deadline:
+        while managed.target.in_flight(managed.name, old, managed.home) and time.monotonic() < deadline:
             self._pause(POLL)
-        site.target.stop(old, site.home)
+        managed.target.stop(old, managed.home)
 
     def _probe(self) -> None:
         if self._measurement is None:
-            self._accept(Judged(verdict="inconclusive", why="the version was never weighed"), "its answers")
+            self._accept(Judgement(verdict="inconclusive", why="the version was never weighed"), "its answers")
             return
         self._to("probe", questions=len(self._questions))
         asked = self._pool.submit(
@@ -160,9 +160,9 @@ class Rollout:
             judged = self._canary.judge()
             waited = time.monotonic() - began
             if judged.verdict == "fail":
-                raise Stopped("failed", "fail", f"at {share} % of the traffic: {judged.why}")
+                raise RolloutStopped("failed", "fail", f"at {share} % of the traffic: {judged.why}")
             if judged.verdict == "pass" and waited >= self._least:
-                logger.info("%s: version %s at %d %%: %s", self._site.name, self._release.version, share, judged.why)
+                logger.info("%s: version %s at %d %%: %s", self._managed.name, self._release.version, share, judged.why)
                 return
             if waited > self._policy.step_deadline:
                 self._accept(judged, f"at {share} % of the traffic")
@@ -173,54 +173,54 @@ class Rollout:
         """From here on it is only ever finished."""
         self._canary.look(self._under.share)
         self._to("commit", committed=True)
-        self._site.finish(self._figures())
-        logger.info("%s serves %s", self._site.name, self._release.bento)
+        self._managed.finish(self._figures())
+        logger.info("%s serves %s", self._managed.name, self._release.bento)
 
-    def _back(self, stopped: Stopped) -> Stopped:
-        site = self._site
-        logger.warning("%s: %s is taken back: %s", site.name, self._release.bento, stopped.why)
+    def _back(self, stopped: RolloutStopped) -> RolloutStopped:
+        managed = self._managed
+        logger.warning("%s: %s is taken back: %s", managed.name, self._release.bento, stopped.why)
         failed = None
         if stopped.outcome in ("failed", "aborted"):
-            record = site.load()
+            record = managed.load()
             tries = record.failed.tries if record.failed and record.failed.release == self._release else 0
-            failed = Failed(
+            failed = FailedRollout(
                 release=self._release, verdict=stopped.verdict, why=stopped.why, at=time.time(), tries=tries + 1
             )
         self._canary.look(self._under.share)
-        site.back(stopped.outcome, stopped.verdict, stopped.why, self._figures(), failed)
+        managed.back(stopped.outcome, stopped.verdict, stopped.why, self._figures(), failed)
         return stopped
 
     # What every step does
 
     def _to(self, event: str, **changes: Any) -> None:
         """The ledger says what comes next, the record says it, the gateway does it."""
-        self._site.book.write(self._under.id, event, **changes)
-        known = {name: value for name, value in changes.items() if name in Under.model_fields}
+        self._managed.outbox.write(self._under.id, event, **changes)
+        known = {name: value for name, value in changes.items() if name in OngoingRollout.model_fields}
         self._under = self._under.model_copy(update={"phase": event, **known})
-        self._site.change(rollout=self._under)
-        self._site.route()
+        self._managed.change(rollout=self._under)
+        self._managed.route()
 
     def _tick(self, deadline: float = float("inf"), wrong: str = "", verdict: str = "inconclusive") -> None:
         """Wait a moment; see whether the version lives, whether somebody wants it otherwise, whether time is up."""
-        told = commands.read(self._site.folder)
+        told = commands.read(self._managed.folder)
         while True:
             if told.abort == self._under.id:
-                raise Stopped("aborted", "error", "somebody aborted it")
+                raise RolloutStopped("aborted", "error", "somebody aborted it")
             if why := self._superseded():
-                raise Stopped("superseded", "inconclusive", why)
+                raise RolloutStopped("superseded", "inconclusive", why)
             self._alive()
             self._pause(POLL)
-            told = commands.read(self._site.folder)
+            told = commands.read(self._managed.folder)
             if not told.paused:
                 break
         if time.monotonic() > deadline:
-            raise Stopped("failed", verdict, f"{wrong} within its time")
+            raise RolloutStopped("failed", verdict, f"{wrong} within its time")
 
     def _alive(self) -> None:
         try:
             self._pulse.check()
         except WeighbridgeError as exc:
-            raise Stopped("failed", "fail", str(exc)) from exc
+            raise RolloutStopped("failed", "fail", str(exc)) from exc
         if time.monotonic() >= self._memory_due:
             self._memory_due = time.monotonic() + MEMORY_EVERY
             self._fits()
@@ -229,32 +229,34 @@ class Rollout:
         used, allowed = self._pulse.memory(), self._allowed_memory()
         self._evidence["memory"] = max(used, self._evidence.get("memory", 0.0))
         if allowed and used > allowed:
-            raise Stopped("failed", "fail", f"it takes {human_size(used)} of memory; {human_size(allowed)} is allowed")
+            raise RolloutStopped(
+                "failed", "fail", f"it takes {human_size(used)} of memory; {human_size(allowed)} is allowed"
+            )
 
     def _allowed_memory(self) -> int:
         peak = self._release.peak_memory
         return int(peak * self._policy.memory_factor) + self._policy.memory_reserve if peak else 0
 
-    def _accept(self, judged: Judged, what: str) -> None:
+    def _accept(self, judged: Judgement, what: str) -> None:
         """Go on, wait for a person, or raise: no data is never a pass."""
         if judged.verdict == "pass":
             return
         if judged.verdict == "inconclusive" and self._policy.on_inconclusive == "pause":
-            self._site.pause(f"{what}: {judged.why}")
+            self._managed.pause(f"{what}: {judged.why}")
             while not self._skips():
                 self._tick()
-                if not commands.read(self._site.folder).paused:
+                if not commands.read(self._managed.folder).paused:
                     return
             return
-        raise Stopped("failed", judged.verdict, f"{what}: {judged.why}")
+        raise RolloutStopped("failed", judged.verdict, f"{what}: {judged.why}")
 
     def _skips(self) -> bool:
-        return commands.read(self._site.folder).now == self._under.id
+        return commands.read(self._managed.folder).now == self._under.id
 
-    def _all_questions(self) -> list[probe.Question]:
+    def _all_questions(self) -> list[probe.ProbeQuestion]:
         if self._measurement is None:
             return []
-        return probe.questions_of(self._measurement, self._site.workspace.store, self._policy.questions)
+        return probe.questions_of(self._measurement, self._managed.workspace.store, self._policy.questions)
 
     def _figures(self) -> dict[str, float]:
         """What was seen while it went on."""

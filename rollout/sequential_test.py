@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.serving.gateway.models import FinishedRequest
 
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 
@@ -38,7 +38,7 @@ _LONG, _SHORT = 128, 32
 _KEPT: Final = 512
 
 
-class Judged(BaseModel):
+class Judgement(BaseModel):
     """A verdict, and what it rests on."""
 
     model_config = ConfigDict(frozen=True)
@@ -94,7 +94,7 @@ class Comparison:
         self._rate = _Rate()
         self._latency = _Latency(max_latency_ratio)
 
-    def see(self, seen: Sequence[Seen], old: str | None, new: str, share: float | None = None) -> None:
+    def see(self, seen: Sequence[FinishedRequest], old: str | None, new: str, share: float | None = None) -> None:
         """Take in what was newly seen, each request once.
 
         `share` (0 to 1) is the part of new requests that was sent to the new version meanwhile. It keeps the comparison
@@ -104,7 +104,7 @@ class Comparison:
             if one.server in (new, old) and not one.pinned and _counts(one):
                 self._take(one, one.server == new, old is None, share or 0.0)
 
-    def _take(self, one: Seen, is_new: bool, first: bool, share: float) -> None:
+    def _take(self, one: FinishedRequest, is_new: bool, first: bool, share: float) -> None:
         share = 1.0 if first else max(share, self._errors.share())
         failed = _failed(one)
         if share < ALONE:
@@ -121,7 +121,7 @@ class Comparison:
         capitals = (self._errors.capital, self._rate.capital, self._latency.capital)
         return sum(capital.value for capital in capitals) / len(capitals)
 
-    def judge(self) -> Judged:
+    def judge(self) -> Judgement:
         """Fail as soon as harm is proven; pass only with enough requests and no sign of it."""
         evidence, seen = self.evidence, self._errors.requests[True]
         if evidence >= 1 / self.alpha:
@@ -141,21 +141,23 @@ class Comparison:
         before = f", {old_failed} of {old_seen} before" if old_seen else ""
         return f"fails more often: {new_failed} of {new_seen} requests{before}"
 
-    def _judged(self, verdict: Verdict, why: str) -> Judged:
+    def _judged(self, verdict: Verdict, why: str) -> Judgement:
         (old_failed, old_seen), (new_failed, new_seen) = self._errors.of(False), self._errors.of(True)
         new, old = self._latency.medians()
         figures = {
             "requests_new": new_seen, "requests_old": old_seen, "errors_new": new_failed, "errors_old": old_failed,
             "seconds_new": new, "seconds_old": old, "evidence": self.evidence, "alpha": self.alpha,
         }  # fmt: skip
-        return Judged(verdict=verdict, why=why, evidence={k: float(v) for k, v in figures.items() if math.isfinite(v)})
+        return Judgement(
+            verdict=verdict, why=why, evidence={k: float(v) for k, v in figures.items() if math.isfinite(v)}
+        )
 
 
-def _counts(one: Seen) -> bool:
+def _counts(one: FinishedRequest) -> bool:
     return not (one.aborted or one.moved) and (one.status in _OK or one.status >= _SERVER_ERROR)
 
 
-def _failed(one: Seen) -> bool:
+def _failed(one: FinishedRequest) -> bool:
     return one.status >= _SERVER_ERROR or one.truncated
 
 
@@ -222,7 +224,7 @@ class _Latency:
         self._waiting: dict[bool, deque[float]] = {stream: deque(maxlen=_KEPT) for stream in (False, True)}
         self._seconds: dict[bool, deque[float]] = {arm: deque(maxlen=_KEPT) for arm in (False, True)}
 
-    def bet(self, one: Seen, is_new: bool) -> None:
+    def bet(self, one: FinishedRequest, is_new: bool) -> None:
         self._seconds[is_new].append(one.seconds)
         waiting = self._waiting[one.stream]
         if not is_new:

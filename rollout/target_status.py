@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import commands
-from weighbridge.rollout.managed_target import Site, known_sites, open_site
+from weighbridge.rollout.managed_target import ManagedTarget, known_targets, open_target
 from weighbridge.serving.targets.base import Release, Serving
 
 
@@ -28,19 +28,19 @@ class TargetStatus(BaseModel):
 
 def settle(target: str, workspace: Workspace) -> bool:
     """Stop what has drained at a target; True when nothing drains any more."""
-    site = known_site(target, workspace)
-    with site.lock():
-        return site.settle()
+    managed = known_target(target, workspace)
+    with managed.lock():
+        return managed.settle()
 
 
-def known_site(target: str, workspace: Workspace) -> Site:
+def known_target(target: str, workspace: Workspace) -> ManagedTarget:
     """Raises BadInput where nothing was ever deployed there."""
-    known = known_sites(workspace.settings.home)
-    site = open_site(target, workspace) if target in known else None
-    if site is None:
+    known = known_targets(workspace.settings.home)
+    managed = open_target(target, workspace) if target in known else None
+    if managed is None:
         remedy = f"known: {', '.join(known)}" if known else "start one with: weighbridge run RECIPE"
         raise BadInput(f"looking for target '{target}'", "there is none of that name", remedy)
-    return site
+    return managed
 
 
 def rollback_version(target: str, workspace: Workspace) -> str:
@@ -49,7 +49,7 @@ def rollback_version(target: str, workspace: Workspace) -> str:
     Raises:
         BadInput: there is none.
     """
-    record = known_site(target, workspace).load()
+    record = known_target(target, workspace).load()
     if record.current is not None and (record.rollout is not None or record.wish != record.current.release.version):
         return str(record.current.release.version)
     if not record.kept:
@@ -57,11 +57,11 @@ def rollback_version(target: str, workspace: Workspace) -> str:
     return str(record.kept[0].version)
 
 
-def order(target: str, verb: commands.Verb, workspace: Workspace) -> str:
+def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
     """Tell the rollout at a target something; says what that comes to. The same again changes nothing."""
-    site = known_site(target, workspace)
-    under = site.load().rollout
-    commands.give(site.folder, verb, under.id if under else "")
+    managed = known_target(target, workspace)
+    under = managed.load().rollout
+    commands.issue(managed.folder, verb, under.id if under else "")
     if verb in ("pause", "resume"):
         return f"{target} is {'paused: no rollout takes a step until `resume`' if verb == 'pause' else 'not paused'}"
     if under is None:
@@ -72,45 +72,47 @@ def order(target: str, verb: commands.Verb, workspace: Workspace) -> str:
 
 def status(workspace: Workspace) -> list[TargetStatus]:
     """Every target of this machine, from its record and its address; no MLflow."""
-    return [_status(site) for name in known_sites(workspace.settings.home) if (site := open_site(name, workspace))]
+    return [
+        _status(managed) for name in known_targets(workspace.settings.home) if (managed := open_target(name, workspace))
+    ]
 
 
 def down(workspace: Workspace) -> list[str]:
     """Stop what serves at every target and leave no process of it; returns their names."""
     stopped = []
-    for name in known_sites(workspace.settings.home):
-        site = open_site(name, workspace)
-        if site is not None:
-            with site.lock():
-                stopped += [name] if site.target.running(name, site.home) else []
-                site.down()
+    for name in known_targets(workspace.settings.home):
+        managed = open_target(name, workspace)
+        if managed is not None:
+            with managed.lock():
+                stopped += [name] if managed.target.running(name, managed.home) else []
+                managed.down()
     return stopped
 
 
-def credentials(site: Site) -> dict[str, str]:
+def credentials(managed: ManagedTarget) -> dict[str, str]:
     """Headers that a request of ours to the target's address must carry."""
-    return site.target.credentials(site.args.target, site.home)
+    return managed.target.credentials(managed.args.target, managed.home)
 
 
-def serving(site: Site) -> Serving:
+def serving(managed: ManagedTarget) -> Serving:
     """What serves at a site, as its address answers."""
-    record = site.load()
+    record = managed.load()
     current = record.current
-    healthy = current is not None and site.target.is_well(current, site.home)
+    healthy = current is not None and managed.target.is_well(current, managed.home)
     return Serving(
-        release=current.release if current else None, address=site.target.address(site.args.target),
+        release=current.release if current else None, address=managed.target.address(managed.args.target),
         healthy=healthy, detail=record.note, since=current.since if current else 0.0,
     )  # fmt: skip
 
 
-def _status(site: Site) -> TargetStatus:
-    record = site.load()
-    under, seen = record.rollout, serving(site)
+def _status(managed: ManagedTarget) -> TargetStatus:
+    record = managed.load()
+    under, seen = record.rollout, serving(managed)
     draining = [one.revision.name for one in record.retiring]
     words = [record.note, f"{', '.join(draining)} drains" if draining else ""]
     return TargetStatus(
-        target=site.name, address=seen.address, healthy=seen.healthy, serving=seen.release, since=seen.since,
+        target=managed.name, address=seen.address, healthy=seen.healthy, serving=seen.release, since=seen.since,
         wish=record.wish, phase=under.phase if under else "", rollout=under.id if under else "",
         trying=under.next.release.version if under else "", share=under.share if under else 0,
-        paused=commands.read(site.folder).paused, detail="; ".join(word for word in words if word),
+        paused=commands.read(managed.folder).paused, detail="; ".join(word for word in words if word),
     )  # fmt: skip

@@ -203,7 +203,7 @@ def serve_command(folder: Path, environment: Environment, host: str, port: int) 
 
 
 @dataclass(frozen=True)
-class Proof:
+class BentoProof:
     """A Bento that runs and has answered."""
 
     url: str
@@ -215,7 +215,7 @@ class Proof:
 
 
 @contextmanager
-def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Proof]:
+def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[BentoProof]:
     """Run an exported Bento in its own environment until the block ends.
 
     Raises:
@@ -229,7 +229,7 @@ def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Proo
         tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch,
         Process("the Bento", command, log=log, cwd=Path(scratch), env=variables("127.0.0.1", engine_port)) as process,
     ):
-        yield Proof(url, engine_url, process, _wait(process, (engine_url, url), timeout))
+        yield BentoProof(url, engine_url, process, _wait(process, (engine_url, url), timeout))
 
 
 def last_words(log: str, lines: int = 10) -> str:

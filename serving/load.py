@@ -19,7 +19,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.serving.openai_client import Client
 
 if TYPE_CHECKING:
-    from weighbridge.serving.load_streams import Run, Stream
+    from weighbridge.serving.load_streams import LoadRun, StreamedAnswer
 
 Payload = Mapping[str, Any]
 """Body of one request: with `messages` for the chat, with `prompt` for plain text."""
@@ -64,11 +64,11 @@ def run_load(
         BadInput: there are too few payloads to fill the streams, or the host is another machine's and `remote` is off.
         Unavailable: nobody answers at `url`.
     """
-    from weighbridge.serving.load_streams import Run  # recipes need the figures' model, and no event loop
+    from weighbridge.serving.load_streams import LoadRun  # recipes need the figures' model, and no event loop
 
     _check(url, payloads, concurrency, remote=remote)
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
-    run = Run(url, payloads, concurrency, enough, seconds, timeout, Client(url, timeout).model)
+    run = LoadRun(url, payloads, concurrency, enough, seconds, timeout, Client(url, timeout).model)
     run.go(max_seconds)
     return _figures(run, concurrency)
 
@@ -88,7 +88,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _figures(run: Run, concurrency: int) -> LoadFigures:
+def _figures(run: LoadRun, concurrency: int) -> LoadFigures:
     """Figures of the steady span; of the whole run, where there is none."""
     streams = run.streams
     ended = sorted(stream.ended for stream in streams if stream.ended)
@@ -116,7 +116,7 @@ def _figures(run: Run, concurrency: int) -> LoadFigures:
     )
 
 
-def _tokens_between(stream: Stream, begin: float, end: float) -> float:
+def _tokens_between(stream: StreamedAnswer, begin: float, end: float) -> float:
     """Tokens that came in the span. A piece may hold several, or half of one: each counts its share."""
     if not stream.arrivals:
         return 0.0
@@ -124,7 +124,7 @@ def _tokens_between(stream: Stream, begin: float, end: float) -> float:
     return inside * (stream.tokens or len(stream.arrivals)) / len(stream.arrivals)
 
 
-def _gaps(stream: Stream) -> Iterator[float]:
+def _gaps(stream: StreamedAnswer) -> Iterator[float]:
     return (later - earlier for earlier, later in itertools.pairwise(stream.arrivals))
 
 

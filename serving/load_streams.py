@@ -28,7 +28,7 @@ HEADERS: Final = {"Content-Type": "application/json"}
 
 
 @dataclass(slots=True)
-class Stream:
+class StreamedAnswer:
     """What was seen of one request."""
 
     started: float
@@ -74,7 +74,7 @@ class Stream:
             self.error = "the stream ended before the answer did"
 
 
-class Run:
+class LoadRun:
     """Workers that take the next payload as soon as their last answer is there."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Run:
         timeout: float,
         model: str,
     ) -> None:
-        self.streams: list[Stream] = []
+        self.streams: list[StreamedAnswer] = []
         self.started = 0.0
         self.exhausted = 0.0
         """When the first worker found that nothing new is to be sent."""
@@ -119,7 +119,7 @@ class Run:
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         for payload in self._payloads:
-            stream = Stream(time.perf_counter())
+            stream = StreamedAnswer(time.perf_counter())
             self.streams.append(stream)
             stream.close(await self._send(session, payload, stream))
             if self.exhausted or self._has_enough():
@@ -129,7 +129,7 @@ class Run:
     def _has_enough(self) -> bool:
         return len(self.streams) >= self._enough and time.perf_counter() >= self.started + self._seconds
 
-    async def _send(self, session: aiohttp.ClientSession, payload: Payload, stream: Stream) -> str:
+    async def _send(self, session: aiohttp.ClientSession, payload: Payload, stream: StreamedAnswer) -> str:
         """Why it did not work, if so."""
         path, body = _compose(payload, self._model)
         try:

@@ -77,7 +77,7 @@ def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
 
 
 @dataclass
-class Scale:
+class CandidateBenchmark:
     """One candidate's measuring, step by step."""
 
     candidate: Candidate

@@ -31,7 +31,7 @@ from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
-    from weighbridge.tasks.training import Run
+    from weighbridge.tasks.training import TrainingResult
 
 VERSION: Final = 1
 OnLog = Callable[[int, dict[str, float]], None]
@@ -190,7 +190,7 @@ def _claim(workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneA
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _store(run: Run, base: Artifact, data: Artifact, workspace: Workspace) -> list[dict[str, object]]:
+def _store(run: TrainingResult, base: Artifact, data: Artifact, workspace: Workspace) -> list[dict[str, object]]:
     """Adapter and merged weights into the store, as JSON that travels between ranks."""
     from weighbridge.tasks import merging
 

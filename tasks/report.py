@@ -1,4 +1,4 @@
-"""The ticket: what the scale said of every candidate, who won, and why not the others.
+"""The report: what the scale said of every candidate, who won, and why not the others.
 
 Markdown for Prefect and MLflow, a page that needs nothing else, a chart, and rows for a terminal.
 """
@@ -36,7 +36,7 @@ class Compared(Protocol):
 
 
 @dataclass(frozen=True)
-class Ticket:
+class WeighingReport:
     """The report of one weighing, in every form it is shown in."""
 
     name: str
@@ -54,9 +54,9 @@ class Ticket:
     """PNG."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `ticket.md`, `ticket.html` and `ticket.png`."""
+        """Write `report.md`, `report.html` and `report.png`."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / "ticket.md", folder / "ticket.html", folder / "ticket.png"]
+        files = [folder / "report.md", folder / "report.html", folder / "report.png"]
         files[0].write_text(self.markdown)
         files[1].write_text(self.html)
         files[2].write_bytes(self.chart)
@@ -80,10 +80,10 @@ class _Page:
     chart: str = field(default="", repr=False)
 
 
-def ticket(
+def weighing_report(
     decision: Decision, measurements: Sequence[Measurement], evaluated: Compared | None, name: str, *,
     facts: Mapping[str, str] | None = None, currency: str = "USD",
-) -> Ticket:  # fmt: skip
+) -> WeighingReport:  # fmt: skip
     """Everything a reader of the weighing wants to know.
 
     `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the measurements.
@@ -97,7 +97,7 @@ def ticket(
         facts={**(facts or {}), **_machine(ordered)}, notes=decision.notes, winner=decision.winner or "",
         chart=base64.b64encode(chart).decode(),
     )  # fmt: skip
-    return Ticket(
+    return WeighingReport(
         name=name, headline=page.headline, why=page.why, rows=rows, before_after=page.before_after, facts=page.facts,
         markdown=_markdown(page), html=_html(page), chart=chart,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def _html(page: _Page) -> str:
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["interval_apart"] = _interval_apart
-    return environment.get_template("ticket.html").render(page=page)
+    return environment.get_template("report.html").render(page=page)
 
 
 def _markdown(page: _Page) -> str:

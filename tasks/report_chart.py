@@ -1,4 +1,4 @@
-"""The ticket's chart: quality against speed, one panel per metric, the winner marked."""
+"""The report's chart: quality against speed, one panel per metric, the winner marked."""
 
 import io
 import math

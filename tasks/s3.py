@@ -34,7 +34,7 @@ REFUSED: Final = (
 )  # fmt: skip
 
 
-class Place(SourceArgs):
+class S3Location(SourceArgs):
     """A bucket and what keys in it begin with. Credentials are never written here: boto3's own chain finds them."""
 
     kind: str = "s3"
@@ -63,7 +63,7 @@ def split(uri: str) -> tuple[str, str]:
     return match["bucket"], (match["prefix"] or "").strip("/")
 
 
-def connect(place: Place) -> "S3Client":
+def connect(place: S3Location) -> "S3Client":
     """A client, shared by all threads, as long as place and environment stay as they are.
 
     Raises:
@@ -91,7 +91,7 @@ def _client(endpoint_url: str, region: str, profile: str, variables: tuple[tuple
     return client
 
 
-def list_objects(place: Place) -> list[RemoteFile]:
+def list_objects(place: S3Location) -> list[RemoteFile]:
     """Every object below the prefix.
 
     Raises:
@@ -112,7 +112,7 @@ def list_objects(place: Place) -> list[RemoteFile]:
     return found
 
 
-def head(place: Place, key: str) -> RemoteFile | None:
+def head(place: S3Location, key: str) -> RemoteFile | None:
     """What is stored under a key, with the digest it carries; None if there is nothing."""
     from botocore.exceptions import ClientError
 
@@ -128,7 +128,7 @@ def head(place: Place, key: str) -> RemoteFile | None:
     return RemoteFile(path=key, size=about["ContentLength"], sha256=digest, version=about["ETag"])
 
 
-def reader(place: Place, key: str, version: str) -> ReadRange:
+def reader(place: S3Location, key: str, version: str) -> ReadRange:
     """Reads ranges of one object; of another version of it not a byte."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
@@ -159,7 +159,7 @@ def reader(place: Place, key: str, version: str) -> ReadRange:
     return read
 
 
-def upload(place: Place, path: Path, key: str, sha256: str, advance: Callable[[int], None]) -> None:
+def upload(place: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]) -> None:
     """Store a file under a key, in parts if it is large, with its digest as user metadata.
 
     The service checks the checksum that boto3 sends along. `advance` takes bytes since the last call.
@@ -180,7 +180,7 @@ def upload(place: Place, path: Path, key: str, sha256: str, advance: Callable[[i
         connect(place).upload_file(str(path), place.bucket, key, ExtraArgs=extra, Callback=advance, Config=config)
 
 
-def get(place: Place, key: str) -> bytes | None:
+def get(place: S3Location, key: str) -> bytes | None:
     """A small object's content; None if there is nothing."""
     from botocore.exceptions import ClientError
 
@@ -195,7 +195,7 @@ def get(place: Place, key: str) -> bytes | None:
             raise
 
 
-def put(place: Place, key: str, content: bytes) -> None:
+def put(place: S3Location, key: str, content: bytes) -> None:
     """Store a small object."""
     with translated(f"writing s3://{place.bucket}/{key}"):
         connect(place).put_object(Bucket=place.bucket, Key=key, Body=content)

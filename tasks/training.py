@@ -45,7 +45,7 @@ log = logging.getLogger("weighbridge.finetune")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingResult:
     """A finished training run."""
 
     adapter: Path
@@ -54,7 +54,7 @@ class Run:
     facts: dict[str, str]
 
 
-def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog) -> Run:
+def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog) -> TrainingResult:
     """Train in `folder`, going on from the last whole checkpoint in it. See `weighbridge.tasks.finetune.finetune`."""
     checkpoint = last_whole(folder)
     if is_first():
@@ -68,7 +68,7 @@ def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_
             # The trainer would take one step too many.
             trainer.state = finished
             watch.on_train_begin(trainer.args, finished, trainer.control)
-            return Run(checkpoint, losses(finished), _facts(trainer, checkpoint))
+            return TrainingResult(checkpoint, losses(finished), _facts(trainer, checkpoint))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError as exc:
@@ -76,7 +76,7 @@ def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_
             raise Unavailable("fine-tuning", "the GPU's memory is too small", remedy) from exc
     adapter = folder / "adapter"
     trainer.save_model(str(adapter))
-    return Run(adapter, losses(trainer.state), _facts(trainer, checkpoint))
+    return TrainingResult(adapter, losses(trainer.state), _facts(trainer, checkpoint))
 
 
 def losses(state: TrainerState) -> list[dict[str, float]]:

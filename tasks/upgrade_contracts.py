@@ -61,7 +61,7 @@ def a_bucket_is_asked() -> None:
 
     with _bucket(b"0123456789") as url:
         os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-        place = s3.Place(bucket="bucket", endpoint_url=url)
+        place = s3.S3Location(bucket="bucket", endpoint_url=url)
         listed = s3.list_objects(place)
         body = b"".join(s3.reader(place, "object", "")(2, 5))
     assert [found.path for found in listed] == ["object"], f"the bucket lists {listed}"

@@ -19,7 +19,7 @@ from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from weighbridge.tasks import machine
-from weighbridge.tasks.candidate_benchmark import Scale
+from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _weigh_one(
         build = str(inputs["build"])
         outcome = workspace.stages.run(
             "weigh.candidate", VERSION, Measurement, inputs,
-            lambda: Scale(candidate, data, metrics, args, build, workspace).measure(),
+            lambda: CandidateBenchmark(candidate, data, metrics, args, build, workspace).measure(),
         )  # fmt: skip
     except WeighbridgeError as exc:
         log.warning("%s could not be measured: %s", candidate.label, exc)

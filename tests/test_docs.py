@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-from weighbridge.conformance.matrix import Entry
+from weighbridge.conformance.matrix import MatrixEntry
 from weighbridge.conformance.runner import document
 from weighbridge.core import plugins
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def entries() -> list[Entry]:
-    return [Entry.model_validate(found) for found in json.loads((DOCS / "engines.json").read_text())]
+def entries() -> list[MatrixEntry]:
+    return [MatrixEntry.model_validate(found) for found in json.loads((DOCS / "engines.json").read_text())]
 
 
 def test_the_matrix_of_engines_is_the_renderers_of_the_recorded_results() -> None:

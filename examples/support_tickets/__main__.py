@@ -36,10 +36,10 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    place_of = parser.add_mutually_exclusive_group(required=True)
-    place_of.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to make; must not exist")
-    place_of.add_argument("--shared", action="store_true", help="make it in this machine's cache")
-    place_of.add_argument("--where", action="store_true", help="print the folder in this machine's cache")
+    binding_of = parser.add_mutually_exclusive_group(required=True)
+    binding_of.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to make; must not exist")
+    binding_of.add_argument("--shared", action="store_true", help="make it in this machine's cache")
+    binding_of.add_argument("--where", action="store_true", help="print the folder in this machine's cache")
     parser.add_argument("--seed", type=int, default=SEED, help="other data, another model (default: %(default)s)")
     return parser
 

@@ -45,7 +45,7 @@ Share = Field(None, gt=0, lt=1)
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineRow:
     """One engine."""
 
     name: str
@@ -73,7 +73,7 @@ class Row:
 class OnPath:
     """The engine of a row."""
 
-    row: ClassVar[Row]
+    row: ClassVar[EngineRow]
     name: ClassVar[str]
     Args: ClassVar[type[EngineArgs]]
     formats: ClassVar[frozenset[Format]]
@@ -134,7 +134,7 @@ def _flags(options: Mapping[str, Any], *, dashed: bool) -> list[str]:
     return words
 
 
-def _engine(row: Row) -> type[OnPath]:
+def _engine(row: EngineRow) -> type[OnPath]:
     """The plugin class of a row."""
     fields: dict[str, Any] = {"kind": (Literal[row.name], row.name), **row.options}
     args = create_model(f"{row.name}_args", __base__=OnPathArgs, __doc__=f"Options of {row.program}.", **fields)
@@ -171,7 +171,7 @@ def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) ->
 
 
 @dataclass(frozen=True)
-class Limits:
+class PathLimits:
     """What a running server takes."""
 
     input_tokens: int
@@ -179,14 +179,16 @@ class Limits:
     requests: int
 
 
-def tgi_limits(url: str) -> Limits:
+def tgi_limits(url: str) -> PathLimits:
     """What TGI at this address settled on, which depends on the GPU's memory where nothing was given."""
     told = get(f"{url}/info")
-    return Limits(int(told["max_input_tokens"]), int(told["max_total_tokens"]), int(told["max_concurrent_requests"]))
+    return PathLimits(
+        int(told["max_input_tokens"]), int(told["max_total_tokens"]), int(told["max_concurrent_requests"])
+    )
 
 
 ROWS: Final = (
-    Row(
+    EngineRow(
         name="tgi",
         program="text-generation-launcher",
         install="run inside the image ghcr.io/huggingface/text-generation-inference, or set `program`",
@@ -210,7 +212,7 @@ ROWS: Final = (
         formats=frozenset({"safetensors", "compressed_tensors"}),
         not_run="no package index carries text-generation-launcher",
     ),
-    Row(
+    EngineRow(
         name="sglang",
         program="sglang",
         install="run: pip install sglang, on a machine with a GPU, or set `program`",
@@ -234,7 +236,7 @@ ROWS: Final = (
         score=_sglang_score,
         not_run="it needs a CUDA GPU",
     ),
-    Row(
+    EngineRow(
         name="tensorrt_llm",
         program="trtllm-serve",
         install="run inside the image nvcr.io/nvidia/tensorrt-llm/release, or set `program`",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 
 SERVER: Final = Path(__file__).with_name("onnx_server.py")
 AUTO_SLOTS: Final = 4
@@ -60,7 +60,7 @@ class OnnxArgs(DecoderArgs):
     kind: Literal["onnx"] = "onnx"
 
 
-class Onnx(ShimClient):
+class Onnx(ShimEngine):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "onnx"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from weighbridge.serving.openai_client import post
 
 
-class ShimClient:
+class ShimEngine:
     """What every server around the shim answers beyond OpenAI's API; engines inherit it."""
 
     def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:

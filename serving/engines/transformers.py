@@ -9,7 +9,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 
 LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
 LOCK: Final = Path(__file__).with_suffix(".lock")
@@ -28,7 +28,7 @@ class TransformersArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Transformers(ShimClient):
+class Transformers(ShimEngine):
     """Serves a folder of safetensors, one answer after another."""
 
     name: ClassVar[str] = "transformers"

@@ -12,7 +12,7 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
 from weighbridge.serving.engines.onnx import DecoderArgs
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 
 SERVER: Final = Path(__file__).with_name("triton_server.py")
 
@@ -26,7 +26,7 @@ class TritonArgs(DecoderArgs):
     )
 
 
-class Triton(ShimClient):
+class Triton(ShimEngine):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "triton"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 
 SERVER: Final = Path(__file__).with_name("tvm_server.py")
 AUTO_SLOTS: Final = 4
@@ -33,7 +33,7 @@ class TvmArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Tvm(ShimClient):
+class Tvm(ShimEngine):
     """Serves a folder of safetensors, in 32 bits."""
 
     name: ClassVar[str] = "tvm"

@@ -24,7 +24,7 @@ PAGE = 16
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps")
 
 
-class Refused(Exception):
+class UnsupportedModel(Exception):
     """The model is not one of these; the text is for a person."""
 
 
@@ -34,7 +34,9 @@ class Shape:
     def __init__(self, folder: Path) -> None:
         told = json.loads((folder / "config.json").read_text())
         if told.get("architectures") != ["LlamaForCausalLM"]:
-            raise Refused(f"it is a {told.get('architectures')}, and this engine builds LlamaForCausalLM alone")
+            raise UnsupportedModel(
+                f"it is a {told.get('architectures')}, and this engine builds LlamaForCausalLM alone"
+            )
         rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
         others = {
             "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
@@ -43,7 +45,9 @@ class Shape:
             "quantization_config": told.get("quantization_config"),
         }  # fmt: skip
         if odd := [name for name, differs in others.items() if differs]:
-            raise Refused(f"this engine builds plain Llamas, and {', '.join(odd)} of this one is something else")
+            raise UnsupportedModel(
+                f"this engine builds plain Llamas, and {', '.join(odd)} of this one is something else"
+            )
         self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (told[name] for name in NEEDED)
         self.kv_heads = told.get("num_key_value_heads") or self.heads
         self.head = told.get("head_dim") or self.hidden // self.heads

@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 from tvm.runtime import ShapeTuple
 
-from weighbridge.serving.engines.tvm_llama import PAGE, Refused, Shape, compile_llama, weights
+from weighbridge.serving.engines.tvm_llama import PAGE, Shape, UnsupportedModel, compile_llama, weights
 from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.server import add_options, serve
@@ -72,7 +72,7 @@ class TvmModel(HfTokenizer):
         super().__init__(args.model)
         try:
             shape = Shape(args.model)
-        except Refused as exc:
+        except UnsupportedModel as exc:
             sys.exit(f"tvm cannot serve this model: {exc}")
         self.context, self.slots = min(args.context_length, shape.context), args.max_batch_size
         started = time.monotonic()

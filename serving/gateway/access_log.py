@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.serving.gateway.models import FinishedRequest
 
 BACKUPS = 3
 """Rotated files that supervisord keeps: log.1 is the newest."""
 
 
-class Traffic:
+class AccessLog:
     """The requests to one target that end from now on. Not for more than one thread."""
 
     def __init__(self, log: Path, target: str) -> None:
@@ -25,7 +25,7 @@ class Traffic:
             state = log.stat()
             self._inode, self._offset = state.st_ino, state.st_size
 
-    def read(self) -> list[Seen]:
+    def read(self) -> list[FinishedRequest]:
         """New since the last read, in the order in which they ended; a rotation in between loses none."""
         *lines, self._rest = (self._rest + b"".join(self._pieces())).split(b"\n")
         found = (_seen(line, self._target) for line in lines if line.startswith(b"{"))
@@ -64,7 +64,7 @@ class Traffic:
         return found
 
 
-def _seen(line: bytes, target: str) -> Seen | None:
+def _seen(line: bytes, target: str) -> FinishedRequest | None:
     try:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -72,7 +72,7 @@ def _seen(line: bytes, target: str) -> Seen | None:
     if said.get("target") != target:
         return None
     who, phase = said["cut"][0], said["cut"][1]
-    return Seen(
+    return FinishedRequest(
         server="" if said["server"] == "<NOSRV>" else said["server"],
         status=said["status"],
         seconds=max(said["ms"], 0) / 1000,

@@ -50,7 +50,7 @@ CONNECTIONS = 4096
 INSTALL = "install haproxy 2.6 or newer: apt-get install haproxy"
 
 
-class Wish(BaseModel):
+class DesiredTargets(BaseModel):
     """What the gateway shall be."""
 
     model_config = ConfigDict(frozen=True)
@@ -59,7 +59,7 @@ class Wish(BaseModel):
     fronts: tuple[Front, ...] = ()
 
 
-class _Refused(Unavailable):
+class _CommandRejected(Unavailable):
     """haproxy read the new configuration and went on with the one before."""
 
 
@@ -197,15 +197,15 @@ class Gateway:
         with FileLock(self._state.with_suffix(".lock")):
             yield
 
-    def _load(self) -> Wish:
+    def _load(self) -> DesiredTargets:
         try:
-            return Wish.model_validate_json(self._state.read_text())
+            return DesiredTargets.model_validate_json(self._state.read_text())
         except FileNotFoundError:
-            return Wish(metrics_port=_metrics_port())
+            return DesiredTargets(metrics_port=_metrics_port())
         except ValidationError as exc:
             raise Unavailable(f"reading {self._state}", "it is damaged", "remove it, then deploy again") from exc
 
-    def _change(self, before: Wish, fronts: Sequence[Front], new: Front | None) -> None:
+    def _change(self, before: DesiredTargets, fronts: Sequence[Front], new: Front | None) -> None:
         wish = before.model_copy(update={"fronts": tuple(sorted(fronts, key=lambda front: front.target))})
         text = self._text(wish)
         if new:
@@ -213,28 +213,28 @@ class Gateway:
         self._validate(wish, text)
         try:
             self._bring(wish)
-        except _Refused as exc:
+        except _CommandRejected as exc:
             self._bring(before)
             about = f" of {new.target}" if new else ""
             raise BadInput(
                 f"configuring the gateway{about}", f"haproxy refuses: {exc}", f"its log: {self.log}"
             ) from exc
 
-    def _bring(self, wish: Wish) -> None:
+    def _bring(self, wish: DesiredTargets) -> None:
         """Files, then processes."""
         _write(self._state, wish.model_dump_json(indent=1))
         text = self._text(wish)
         self._write_files(self.folder, wish, text)
         self._settle(wish, _description(text))
 
-    def _text(self, wish: Wish) -> str:
+    def _text(self, wish: DesiredTargets) -> str:
         cores = os.cpu_count() or 1
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         connections = CONNECTIONS if limit == resource.RLIM_INFINITY else min(CONNECTIONS, limit // 3)
         place = config.Place(wish.metrics_port, self._peers, connections, min(cores, 4))
         return config.render(wish.fronts, place)
 
-    def _write_files(self, folder: Path, wish: Wish, text: str) -> None:
+    def _write_files(self, folder: Path, wish: DesiredTargets, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         own = hashlib.sha256(self.key.encode()).hexdigest()
         for front in wish.fronts:
@@ -248,7 +248,7 @@ class Gateway:
             if path.stem not in targets:
                 path.unlink()
 
-    def _validate(self, wish: Wish, text: str = "") -> None:
+    def _validate(self, wish: DesiredTargets, text: str = "") -> None:
         """Have haproxy read what would be written, in a folder of its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="check-") as folder:
@@ -274,7 +274,7 @@ class Gateway:
                 found |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
         return found
 
-    def _settle(self, wish: Wish, description: str) -> None:
+    def _settle(self, wish: DesiredTargets, description: str) -> None:
         """Until the processes are what the files say."""
         deadline, reloads, trouble = time.monotonic() + TIMEOUT, -1, ""
         while True:
@@ -289,7 +289,7 @@ class Gateway:
                         reloads = self._master.reloads().done
                         self._master.reload()
                 elif (seen := self._master.reloads()).done > reloads and seen.failed:
-                    raise _Refused(
+                    raise _CommandRejected(
                         "changing the gateway", f"haproxy refuses: {_alerts(_tail(self.log))}", str(self.log)
                     )
             except (Gone, ValueError):
@@ -310,14 +310,14 @@ class Gateway:
         command = [_haproxy(), "-W", "-db", "-S", f"{self._socket},mode,600,level,admin", "-f", str(config)]
         self._host.add(Program(PROGRAM, command, self.log, self.folder))
 
-    def _tell(self, worker: int, wish: Wish) -> str:
+    def _tell(self, worker: int, wish: DesiredTargets) -> str:
         """Have a worker know each target's versions; what it says where it does not."""
         answers = [f"{order}: {self._master.tell(worker, order)}" for order in self._orders(worker, wish)]
         # A version that is still answering cannot be forgotten: the next change does that.
         left = [order for order in self._orders(worker, wish) if not order.startswith("del server ")] if answers else []
         return "; ".join(answers) if left else ""
 
-    def _orders(self, worker: int, wish: Wish) -> list[str]:
+    def _orders(self, worker: int, wish: DesiredTargets) -> list[str]:
         known = self._master.targets(worker)
         servers = self._master.servers(worker)
         found: list[str] = []

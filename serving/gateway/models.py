@@ -57,7 +57,7 @@ class ServerFact(BaseModel):
     requests: int = Field(description="Since the gateway started.")
 
 
-class Seen(BaseModel):
+class FinishedRequest(BaseModel):
     """One finished request, from the gateway's log."""
 
     model_config = ConfigDict(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
-from weighbridge.serving.shim.sampler import Drawer, log_softmax
+from weighbridge.serving.shim.sampler import Sampler, log_softmax
 
 
 class Decoder(Protocol):
@@ -42,7 +42,7 @@ class _Answer:
 
     tokens: list[int]
     """The prompt; where log-probabilities are asked for, the completion as well."""
-    drawer: Drawer | None = None
+    drawer: Sampler | None = None
     """None: log-probabilities are asked for, nothing is generated."""
     left: int = 0
     """Tokens that may still be generated."""
@@ -71,7 +71,7 @@ class Batcher:
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
         """Tokens as they come; closing it frees the slot."""
-        answer = _Answer(list(prompt), Drawer(sampling), sampling.max_tokens)
+        answer = _Answer(list(prompt), Sampler(sampling), sampling.max_tokens)
         self._arrivals.put(answer)
         try:
             while (item := answer.out.get()) is not None:

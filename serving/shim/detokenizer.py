@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from weighbridge.serving.shim.protocol import Generator, Token
-from weighbridge.serving.shim.requests import Order
+from weighbridge.serving.shim.requests import CompletionRequest
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What stands for the bytes of a character of which some are still to come."""
@@ -91,7 +91,7 @@ class Stops:
         return max(lengths, default=0)
 
 
-def pieces(generator: Generator, order: Order) -> collections.abc.Generator[Piece, None, None]:
+def pieces(generator: Generator, order: CompletionRequest) -> collections.abc.Generator[Piece, None, None]:
     """The answer to an order; the last piece says why it is the last."""
     text, stops = TextStream(generator.detokenize), Stops(order.stops)
     waiting: list[Token] = []

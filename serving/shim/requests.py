@@ -22,7 +22,7 @@ NOT_OFFERED: Final[Mapping[str, tuple[Any, ...]]] = {
 """Options that would change the answer and that this server does not know, with the values that ask for nothing."""
 
 
-class Refused(Exception):
+class InvalidRequest(Exception):
     """The request cannot be answered; `status` is HTTP's."""
 
     def __init__(self, words: str, status: int = 400) -> None:
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Order:
+class CompletionRequest:
     """What one request asks for."""
 
     chat: bool
@@ -48,29 +48,29 @@ def read_json(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as exc:
-        raise Refused(f"the body is not JSON: {exc}") from exc
+        raise InvalidRequest(f"the body is not JSON: {exc}") from exc
     if not isinstance(body, dict):
-        raise Refused("the body is not a JSON object")
+        raise InvalidRequest("the body is not a JSON object")
     return body
 
 
-def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> Order:
+def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> CompletionRequest:
     """Check everything before anything is generated."""
     for name, harmless in NOT_OFFERED.items():
         if body.get(name) not in harmless:
-            raise Refused(f"`{name}` is not offered by this server")
+            raise InvalidRequest(f"`{name}` is not offered by this server")
     prompt = _chat(body, generator) if chat else _plain(body, generator)
     if not prompt:
-        raise Refused("the prompt is empty")
+        raise InvalidRequest("the prompt is empty")
     room = generator.context - len(prompt)
     if room < 1:
         wrong = f"the prompt has {len(prompt)} tokens, and the model's context holds {generator.context}"
-        raise Refused(f"{wrong}, the answer included")
+        raise InvalidRequest(f"{wrong}, the answer included")
     stream = _flag(body, "stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
-        raise Refused("`stream_options` must be an object")
-    return Order(
+        raise InvalidRequest("`stream_options` must be an object")
+    return CompletionRequest(
         chat, tuple(prompt), _sampling(body, chat, room), _stops(body), stream, _flag(options, "include_usage")
     )
 
@@ -78,21 +78,21 @@ def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> 
 def _chat(body: Mapping[str, Any], generator: Generator) -> list[int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise Refused("`messages` must be a list with at least one message")
+        raise InvalidRequest("`messages` must be a list with at least one message")
     try:
         return generator.chat([_message(message) for message in messages])
     except ValueError as exc:
-        raise Refused(f"the chat template refuses these messages: {exc}") from exc
+        raise InvalidRequest(f"the chat template refuses these messages: {exc}") from exc
 
 
 def _message(message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise Refused("every message needs a `role` and a `content`")
+        raise InvalidRequest("every message needs a `role` and a `content`")
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
-        raise Refused("the `content` of a message must be text")
+        raise InvalidRequest("the `content` of a message must be text")
     return {"role": read_text(message["role"]), "content": read_text(content)}
 
 
@@ -101,7 +101,7 @@ def read_text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise Refused(f"the text is not Unicode: {exc.reason}") from exc
+        raise InvalidRequest(f"the text is not Unicode: {exc.reason}") from exc
     return text
 
 
@@ -119,7 +119,7 @@ def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
     tokens = body.get(name)
     tokens = tokens[0] if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list) else tokens
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
-        raise Refused(f"`{name}` must be one text or one list of token ids")
+        raise InvalidRequest(f"`{name}` must be one text or one list of token ids")
     return tokens
 
 
@@ -148,14 +148,14 @@ def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     stops = body.get("stop")
     listed: Sequence[Any] = [] if stops is None else [stops] if isinstance(stops, str) else stops
     if not isinstance(listed, list) or len(listed) > MOST_STOPS or not all(isinstance(s, str) and s for s in listed):
-        raise Refused(f"`stop` must be a text, or a list of at most {MOST_STOPS}, none of them empty")
+        raise InvalidRequest(f"`stop` must be a text, or a list of at most {MOST_STOPS}, none of them empty")
     return tuple(listed)
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value not in (None, True, False):
-        raise Refused(f"`{name}` must be true or false")
+        raise InvalidRequest(f"`{name}` must be true or false")
     return bool(value)
 
 
@@ -165,7 +165,7 @@ def _number(body: Mapping[str, Any], name: str, least: float, most: float = math
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise Refused(f"`{name}` must be a number {bounds}")
+        raise InvalidRequest(f"`{name}` must be a number {bounds}")
     return value
 
 
@@ -174,5 +174,5 @@ def _whole(body: Mapping[str, Any], name: str, least: int, most: float = math.in
     if value is None:
         return None
     if value != int(value):
-        raise Refused(f"`{name}` must be a whole number")
+        raise InvalidRequest(f"`{name}` must be a whole number")
     return int(value)

@@ -9,14 +9,14 @@ from typing import Any
 
 from weighbridge.serving.shim.detokenizer import Piece
 from weighbridge.serving.shim.protocol import Generator, Token
-from weighbridge.serving.shim.requests import Order
+from weighbridge.serving.shim.requests import CompletionRequest
 
 
 @dataclass
-class Reply:
+class CompletionReply:
     """One answer as it grows."""
 
-    order: Order
+    order: CompletionRequest
     generator: Generator
     model: str
     id: str

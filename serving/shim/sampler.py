@@ -9,7 +9,7 @@ import numpy as np
 from weighbridge.serving.shim.protocol import Sampling, Token
 
 
-class Drawer:
+class Sampler:
     """Draws one answer's tokens; equal seeds give equal answers."""
 
     def __init__(self, sampling: Sampling) -> None:

@@ -21,8 +21,15 @@ from aiohttp import web
 
 from weighbridge.serving.shim.detokenizer import Piece, pieces
 from weighbridge.serving.shim.protocol import Generator
-from weighbridge.serving.shim.requests import Order, Refused, read_json, read_order, read_text, read_tokens
-from weighbridge.serving.shim.responses import Reply
+from weighbridge.serving.shim.requests import (
+    CompletionRequest,
+    InvalidRequest,
+    read_json,
+    read_order,
+    read_text,
+    read_tokens,
+)
+from weighbridge.serving.shim.responses import CompletionReply
 
 LARGEST_BODY: Final = 64 << 20
 DRAIN_SECONDS: Final = 8.0
@@ -32,7 +39,7 @@ log = logging.getLogger("weighbridge.shim")
 
 
 @dataclass
-class Figures:
+class ServerCounters:
     """What /metrics tells."""
 
     counters: dict[str, int] = field(
@@ -57,7 +64,7 @@ class Shim:
     def __init__(self, generator: Generator, name: str) -> None:
         self.generator = generator
         self.name = name
-        self.figures = Figures()
+        self.figures = ServerCounters()
         self._pool = ThreadPoolExecutor(generator.slots, thread_name_prefix="generate")
 
     def app(self) -> web.Application:
@@ -90,7 +97,7 @@ class Shim:
             return web.json_response({"tokens": read_order(body, chat=True, generator=self.generator).prompt})
         text = body.get("prompt")
         if not isinstance(text, str):
-            raise Refused("`prompt` must be a text")
+            raise InvalidRequest("`prompt` must be a text")
         tokens = self.generator.tokenize(read_text(text), special=bool(body.get("add_special_tokens")))
         return web.json_response({"tokens": tokens})
 
@@ -99,12 +106,12 @@ class Shim:
         body = read_json(await request.read())
         prompt, completion = read_tokens(body, "prompt"), read_tokens(body, "completion")
         if not prompt or len(prompt) + len(completion) > self.generator.context:
-            raise Refused(f"prompt and completion must have from 1 to {self.generator.context} tokens together")
+            raise InvalidRequest(f"prompt and completion must have from 1 to {self.generator.context} tokens together")
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._pool, self.generator.logprobs, prompt, completion)
         except NotImplementedError as exc:
-            raise Refused("this model cannot tell log-probabilities", 501) from exc
+            raise InvalidRequest("this model cannot tell log-probabilities", 501) from exc
         return web.json_response({"logprobs": found})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -116,7 +123,7 @@ class Shim:
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         self.figures.counters["requests"] += 1
         order = read_order(read_json(await request.read()), chat=chat, generator=self.generator)
-        reply = Reply(order, self.generator, self.name, uuid.uuid4().hex, int(time.time()))
+        reply = CompletionReply(order, self.generator, self.name, uuid.uuid4().hex, int(time.time()))
         self.figures.counters["prompt_tokens"] += len(order.prompt)
         try:
             if order.stream:
@@ -128,7 +135,9 @@ class Shim:
         finally:
             self.figures.counters["completion_tokens"] += reply.completion_tokens
 
-    async def _stream(self, request: web.Request, order: Order, reply: Reply) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, order: CompletionRequest, reply: CompletionReply
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
         try:
@@ -149,7 +158,7 @@ class Shim:
         await response.write_eof()
         return response
 
-    async def _pieces(self, order: Order) -> AsyncGenerator[Piece, None]:
+    async def _pieces(self, order: CompletionRequest) -> AsyncGenerator[Piece, None]:
         """The answer, made by a thread of the pool; whoever stops listening ends it at its next token."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
@@ -176,7 +185,7 @@ class Shim:
 
     def _work(
         self,
-        order: Order,
+        order: CompletionRequest,
         tell: Callable[[Piece | Exception], None],
         gone: threading.Event,
         loop: asyncio.AbstractEventLoop,
@@ -209,7 +218,7 @@ async def _errors_as_json(request: web.Request, handler: Callable[[web.Request],
     try:
         response: web.StreamResponse = await handler(request)
         return response
-    except Refused as exc:
+    except InvalidRequest as exc:
         return web.json_response(error(str(exc), exc.status), status=exc.status)
     except web.HTTPException as exc:
         return web.json_response(error(exc.reason, exc.status), status=exc.status)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.serving.gateway.models import FinishedRequest
 
 
 class TargetArgs(BaseModel):
@@ -63,7 +63,7 @@ class Serving(BaseModel):
 class Traffic(Protocol):
     """Finished requests at a target's address, since it was opened."""
 
-    def read(self) -> list[Seen]:
+    def read(self) -> list[FinishedRequest]:
         """Those that ended since the last call."""
 
 

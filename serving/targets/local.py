@@ -21,7 +21,7 @@ from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, supervisor
-from weighbridge.serving.gateway.access_log import Traffic
+from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.openai_client import is_ready
@@ -197,9 +197,9 @@ class Local:
         except Unavailable:
             return 1  # nobody knows: it is waited for, up to its bound
 
-    def traffic(self, target: str, home: Path) -> Traffic:
+    def traffic(self, target: str, home: Path) -> AccessLog:
         """From now on."""
-        return Traffic(Gateway(home).log, target)
+        return AccessLog(Gateway(home).log, target)
 
     def free_memory(self) -> int | None:
         """Bytes that another version could take without the machine swapping."""

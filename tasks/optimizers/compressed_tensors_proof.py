@@ -16,7 +16,7 @@ from weighbridge.tasks.optimizers.gguf_checks import tensors
 
 
 @dataclass(frozen=True)
-class Linear:
+class QuantizedLinear:
     """One linear layer of a model."""
 
     name: str
@@ -36,7 +36,7 @@ class Scheme:
     activations: bool
     """Whether what goes into a layer is quantized too."""
 
-    def stored(self, layer: Linear) -> dict[str, tuple[str, list[int]]]:
+    def stored(self, layer: QuantizedLinear) -> dict[str, tuple[str, list[int]]]:
         """Tensors that must be there for a layer: suffix, number type, shape."""
         scales = math.ceil(layer.width / self.group) if self.group else 1
         if self.bits == 4:
@@ -46,7 +46,7 @@ class Scheme:
         return {weights[0]: weights[1:], "weight_scale": ("", [layer.rows, scales])}
 
 
-def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[Linear]:
+def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[QuantizedLinear]:
     """Every linear layer of the model in a folder that is not ignored; its weights are not read.
 
     Raises:
@@ -57,7 +57,7 @@ def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[Linear
     layers, embeddings = [], set()
     for name, module in _skeleton(model, doing).named_modules():
         if isinstance(module, torch.nn.Linear):
-            layers.append(Linear(name, module.out_features, module.in_features))
+            layers.append(QuantizedLinear(name, module.out_features, module.in_features))
         elif isinstance(module, torch.nn.Embedding):
             embeddings.add(name)
     _require_all_known({layer.name for layer in layers} | embeddings, model, ignore, doing)
@@ -96,7 +96,7 @@ def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doin
         raise BadInput(doing, wrong, "name them in `ignore`, or leave this variant out")
 
 
-def check_widths(layers: Sequence[Linear], scheme: Scheme, doing: str) -> None:
+def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> None:
     """Raises BadInput where a layer's width cannot be cut into the scheme's groups, naming the layers."""
     step = math.lcm(scheme.group or 1, 8 if scheme.bits == 4 else 1)
     uneven = [f"{layer.name} ({layer.width})" for layer in layers if layer.width % step]
@@ -113,7 +113,7 @@ def check_unquantized(model: Path, doing: str) -> None:
         raise BadInput(doing, f"the model is quantized already ({how})", "start from the unquantized weights")
 
 
-def measure(made: Path, layers: Sequence[Linear], scheme: Scheme, doing: str) -> dict[str, str]:
+def measure(made: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> dict[str, str]:
     """Bits per weight of the quantized layers, read from the stored tensors.
 
     Raises:
@@ -130,7 +130,7 @@ def measure(made: Path, layers: Sequence[Linear], scheme: Scheme, doing: str) ->
     return {"bits_per_weight": f"{bits / weights:.3f}", "quantized_layers": str(len(layers))}
 
 
-def _problems(layer: Linear, scheme: Scheme, stored: dict[str, tuple[str, list[int], int]]) -> Iterator[str]:
+def _problems(layer: QuantizedLinear, scheme: Scheme, stored: dict[str, tuple[str, list[int], int]]) -> Iterator[str]:
     for suffix, (kind, shape) in scheme.stored(layer).items():
         found = stored.get(f"{layer.name}.{suffix}")
         if found is None:

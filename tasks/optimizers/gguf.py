@@ -292,12 +292,14 @@ def _prove(
     try:
         with serve(out, options, workspace.settings.cache, log) as running:
 
-            def compute() -> proof.Proof:
+            def compute() -> proof.TokenizationProof:
                 logger.info("%s: comparing the tokens of %d rows", doing, len(rows))
                 return proof.compare(engine, running.url, model.path, rows, doing)
 
             # Variants of one model carry the same tokenizer, byte by byte: the first proof is every one's.
-            proved = workspace.stages.run("optimize.gguf_tokens", BASE_VERSION, proof.Proof, inputs, compute).value
+            proved = workspace.stages.run(
+                "optimize.gguf_tokens", BASE_VERSION, proof.TokenizationProof, inputs, compute
+            ).value
             answer = proof.answers(running.url, rows)
     finally:
         log.unlink(missing_ok=True)

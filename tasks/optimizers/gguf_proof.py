@@ -23,7 +23,7 @@ CHATS = 4
 logger = logging.getLogger("weighbridge.gguf")
 
 
-class Proof(BaseModel):
+class TokenizationProof(BaseModel):
     """What was compared, and found equal."""
 
     rows: int
@@ -53,7 +53,7 @@ def text_of(tokenizer: Any, row: Row) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
 
-def compare(engine: Engine, url: str, model: Path, rows: list[Row], doing: str) -> Proof:
+def compare(engine: Engine, url: str, model: Path, rows: list[Row], doing: str) -> TokenizationProof:
     """Tokenize every row with the running engine and with the tokenizer that the model was trained with.
 
     Raises:
@@ -71,7 +71,7 @@ def compare(engine: Engine, url: str, model: Path, rows: list[Row], doing: str) 
     # The shortest, so that they fit into any model's context.
     chats = sorted((row for row in rows[:100] if row.is_chat), key=lambda row: len(row.model_dump_json()))
     _compare_prompts(url, tokenizer, chats[:CHATS], doing)
-    return Proof(rows=len(texts), tokens=sum(map(len, expected)))
+    return TokenizationProof(rows=len(texts), tokens=sum(map(len, expected)))
 
 
 def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> None:

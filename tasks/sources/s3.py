@@ -10,7 +10,7 @@ from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
 from weighbridge.tasks.sources.ranges import Transient, fetch_ranges
 
 
-class S3Args(s3.Place):
+class S3Args(s3.S3Location):
     """A prefix of a bucket. Credentials come from boto3's own chain, never from here."""
 
     kind: Literal["s3"] = "s3"

@@ -10,8 +10,8 @@ import pytest
 from tests.stand_ins import engine
 from weighbridge.cli.main import main
 from weighbridge.conformance import matrix
-from weighbridge.conformance.base import Outcome
-from weighbridge.conformance.report import Report, kept
+from weighbridge.conformance.base import CheckResult
+from weighbridge.conformance.report import ConformanceReport, kept
 from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
 
@@ -32,13 +32,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return code, captured.out, captured.err
 
 
-def report(verdict: str = "passed", **changes: Any) -> Report:
+def report(verdict: str = "passed", **changes: Any) -> ConformanceReport:
     outcome = {"check": "chat", "title": "chat", "verdict": verdict, "why": "so it was | seen", "seconds": 0.1}
     fields: dict[str, Any] = {
         "engine": "stand_in", "device": "cpu", "options": {}, "versions": {"made": "1.2"}, "machine": {"cores": "2"},
         "date": "2026-11-26", "seconds": 3.0, "outcomes": [outcome],
     }  # fmt: skip
-    return Report(**(fields | changes))
+    return ConformanceReport(**(fields | changes))
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """In place of the suite, which is tested elsewhere: keeps a report in which `fails` fails; returns all calls."""
     calls: list[dict[str, Any]] = []
 
-    def check(name: str, workspace: Any, **options: Any) -> Report:
+    def check(name: str, workspace: Any, **options: Any) -> ConformanceReport:
         calls.append({"name": name, **options})
         made = report("failed" if options["options"].get("default") == "fails" else "passed")
-        options["tell"](Outcome(**made.outcomes[0]))
+        options["tell"](CheckResult(**made.outcomes[0]))
         made.keep(workspace.settings.home)
         return made
 
@@ -163,7 +163,7 @@ def test_what_a_document_holds_of_other_machines_stays_until_it_is_seen_anew(
     report(date="2026-11-02").keep(Settings().home)
     for name, device, date in (("stand_in", "cpu", "2026-11-01"), ("vllm", "cuda", "2026-11-01")):
         other = report(engine=name, device=device, date=date)
-        entries = [matrix.Entry(engine=name, device=device, report=other).model_dump(mode="json")]
+        entries = [matrix.MatrixEntry(engine=name, device=device, report=other).model_dump(mode="json")]
         (tmp_path / "engines.json").write_text(json.dumps(entries))
         run(capsys, "check", "--docs", str(tmp_path))
         found = {(one["engine"], one["device"]): one for one in json.loads((tmp_path / "engines.json").read_text())}
@@ -172,6 +172,6 @@ def test_what_a_document_holds_of_other_machines_stays_until_it_is_seen_anew(
 
 
 def test_what_was_seen_cannot_break_the_table() -> None:
-    entries = [matrix.Entry(engine="e", device="cpu", report=report("failed"))]
+    entries = [matrix.MatrixEntry(engine="e", device="cpu", report=report("failed"))]
     (row,) = [line for line in matrix.render(entries, [("chat", "chat")]).splitlines() if line.startswith("| chat")]
     assert row == "| chat | failed: so it was \\| seen |"

@@ -20,8 +20,8 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.deployer import promotion
 from weighbridge.deployer.deployer import Deployer
-from weighbridge.registry import Place
-from weighbridge.registry.ledger import Rollout, fold
+from weighbridge.registry import Binding
+from weighbridge.registry.ledger import RolloutRecord, fold
 from weighbridge.rollout import commands, target_status
 
 
@@ -38,10 +38,10 @@ class Models(Wishes):
     def promote(self, version: Named) -> None:
         self.alias = version.version
 
-    def places(self) -> list[Place]:
-        return [self.shop.place]
+    def bindings(self) -> list[Binding]:
+        return [self.shop.binding]
 
-    def history(self, target: str, limit: int) -> list[Rollout]:
+    def history(self, target: str, limit: int) -> list[RolloutRecord]:
         ids = dict.fromkeys(entry.rollout for entry in self.ledger)
         return [fold(entry for entry in self.ledger if entry.rollout == one) for one in ids]
 
@@ -195,7 +195,7 @@ def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Dep
     weighbridge("pause", "shop")
     with pytest.raises(GateFailed, match=r"the target is paused: `weighbridge resume shop`"):
         weighbridge("promote", "demo", "2")
-    assert commands.read(shop.site.folder).paused
+    assert commands.read(shop.managed.folder).paused
     weighbridge("resume", "shop")
     until(lambda: settled(shop) == "2")
 
@@ -221,6 +221,6 @@ def test_history_shows_every_rollout_newest_first(shop: Machine) -> None:
 
 def test_history_holds_what_mlflow_was_not_told_yet(shop: Machine) -> None:
     weighbridge("promote", "demo", "1")
-    shop.site.book.write("r2", "begin", target="shop", model="demo", version="2", trigger="webhook")
+    shop.managed.outbox.write("r2", "begin", target="shop", model="demo", version="2", trigger="webhook")
     found = json.loads(weighbridge("history", "shop", "--json"))
     assert [(one["version"], one["outcome"]) for one in found] == [("2", "begun"), ("1", "serving")]

@@ -1,4 +1,4 @@
-"""What the terminal shows of a ticket."""
+"""What the terminal shows of a report."""
 
 import io
 import re
@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from weighbridge.cli import screen
-from weighbridge.tasks.report import Ticket
+from weighbridge.tasks.report import WeighingReport
 
 
 def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The ticket of so many candidates in a terminal of so many columns."""
+    """The report of so many candidates in a terminal of so many columns."""
     rows = [
         {
             "candidate": f"llama_cpp/gguf-Q{number}", "exact match": f"0.{number:02} (0.100–0.900)",
@@ -21,7 +21,7 @@ def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     ]  # fmt: skip
     out = io.StringIO()
     monkeypatch.setattr(screen, "console", Console(file=out, width=width))
-    screen.print_ticket(Ticket("tickets", "winner: the first", "It is fast.", rows, [], {}, "", "", b""))
+    screen.print_report(WeighingReport("reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b""))
     return out.getvalue()
 
 

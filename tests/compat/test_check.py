@@ -6,13 +6,13 @@ import pytest
 
 from tests.made_up_index import IMPORTS, Index
 from weighbridge.compat.check import Options, check
-from weighbridge.compat.report import Checked, Report
+from weighbridge.compat.report import Checked, CompatReport
 from weighbridge.compat.subjects import Subject
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
 
 
-def run(subject: Subject, cache: Path, options: Options | None = None) -> tuple[Report, Checked]:
+def run(subject: Subject, cache: Path, options: Options | None = None) -> tuple[CompatReport, Checked]:
     report = check([subject], options or Options(), cache)
     (one,) = report.environments
     return report, one

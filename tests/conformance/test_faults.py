@@ -10,7 +10,7 @@ from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs, StandInEngine
 from tests.stand_ins.openai import FLAWS
 from weighbridge.conformance import lifecycle_checks, suite
-from weighbridge.conformance.base import Outcome, Subject
+from weighbridge.conformance.base import CheckResult, Subject
 from weighbridge.conformance.reference import Question, Reference, Scored, Tokens
 from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
@@ -57,7 +57,7 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     return Subject(GOOD, model, reference, Settings().cache, tmp_path / "logs")
 
 
-def outcomes(subject: Subject, args: StandInArgs) -> dict[str, Outcome]:
+def outcomes(subject: Subject, args: StandInArgs) -> dict[str, CheckResult]:
     held = Subject(args, subject.model, subject.reference, subject.cache, subject.logs)
     # Fixtures of other tests may have processes of their own.
     before = set(psutil.Process().children(recursive=True))
@@ -68,7 +68,7 @@ def outcomes(subject: Subject, args: StandInArgs) -> dict[str, Outcome]:
     return found
 
 
-def failed(found: dict[str, Outcome]) -> set[str]:
+def failed(found: dict[str, CheckResult]) -> set[str]:
     return {name for name, outcome in found.items() if outcome.verdict == "failed"}
 
 

@@ -18,19 +18,19 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.deployer.deployer import Deployer
 from weighbridge.deployer.webhook_receiver import PATH
 from weighbridge.flows.events import Announcement
-from weighbridge.registry import Place
+from weighbridge.registry import Binding
 from weighbridge.rollout.reconcile import Result
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = Place(target="demo", model="demo", deploy={})
-EDGE = Place(target="edge", model="other", deploy={})
+DEMO = Binding(target="demo", model="demo", deploy={})
+EDGE = Binding(target="edge", model="other", deploy={})
 
 
 class Mlflow:
     """Stands in for the registry."""
 
-    def __init__(self, *places: Place) -> None:
-        self.told = list(places)
+    def __init__(self, *bindings: Binding) -> None:
+        self.told = list(bindings)
         self.down = ""
         self.webhooks: list[tuple[str, str]] = []
         self.no_webhooks = ""
@@ -39,7 +39,7 @@ class Mlflow:
         self._check(self.down)
         return self
 
-    def places(self) -> list[Place]:
+    def bindings(self) -> list[Binding]:
         self._check(self.down)
         return self.told
 
@@ -65,26 +65,26 @@ class Work:
         self.forced: list[bool] = []
         self.at_work: set[str] = set()
 
-    def redeploy(
-        self, place: Place, registry: Any, workspace: Workspace, trigger: str, *, force: bool = False
+    def reconcile(
+        self, binding: Binding, registry: Any, workspace: Workspace, trigger: str, *, force: bool = False
     ) -> Result:
         self.forced.append(force)
-        assert place.target not in self.at_work, "two at once at one target"
-        self.at_work.add(place.target)
+        assert binding.target not in self.at_work, "two at once at one target"
+        self.at_work.add(binding.target)
         try:
-            self.done.append((place.target, trigger))
-            if (gate := self.held.get(place.target)) is not None:
+            self.done.append((binding.target, trigger))
+            if (gate := self.held.get(binding.target)) is not None:
                 assert gate.wait(30)
-            if error := self.wrong.pop(place.target, None):
+            if error := self.wrong.pop(binding.target, None):
                 raise error
             return Result("nothing", "version 7 serves already", "7")
         finally:
-            self.at_work.discard(place.target)
+            self.at_work.discard(binding.target)
 
-    def needs(self, place: Place, registry: Any, workspace: Workspace, *, force: bool = False) -> bool:
+    def needs(self, binding: Binding, registry: Any, workspace: Workspace, *, force: bool = False) -> bool:
         return self.needed
 
-    def failed_at(self, place: Place, workspace: Workspace) -> float:
+    def failed_at(self, binding: Binding, workspace: Workspace) -> float:
         return self.failure
 
     def recover(self, workspace: Workspace) -> None:
@@ -94,8 +94,8 @@ class Work:
 class Bench:
     """A deployer over stand-ins, its loop on a thread."""
 
-    def __init__(self, home: Path, *places: Place) -> None:
-        self.mlflow, self.work = Mlflow(*places), Work()
+    def __init__(self, home: Path, *bindings: Binding) -> None:
+        self.mlflow, self.work = Mlflow(*bindings), Work()
         self.events: list[Announcement] = []
         settings = Settings(home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret"))
         self.deployer = Deployer(
@@ -122,13 +122,13 @@ class Bench:
             "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": now,
             "X-MLflow-Signature": signature("s3cret", id, now, body),
         }  # fmt: skip
-        return httpx.post(f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False).status_code
+        return httpx.worker(f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False).status_code
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
 
     def wake(self, **words: str) -> None:
-        assert httpx.post(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+        assert httpx.worker(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
 
     def close(self) -> None:
         for gate in self.work.held.values():
@@ -202,7 +202,7 @@ def test_another_alias_is_told_to_prefect_and_wakes_nobody(bench: Bench) -> None
 def test_a_forged_webhook_wakes_nobody(bench: Bench) -> None:
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
-    assert httpx.post(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
+    assert httpx.worker(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
     time.sleep(0.3)
     assert len(bench.work.done) == 2
     assert bench.events == []
@@ -269,7 +269,7 @@ def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Benc
 def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None:
     bench.work.wrong["demo"] = RuntimeError("a bug")
     bench.start()
-    assert soon(lambda: bench.work.done.count(("demo", "start")) == 1 and not bench.deployer._posts["demo"].alive)
+    assert soon(lambda: bench.work.done.count(("demo", "start")) == 1 and not bench.deployer._workers["demo"].alive)
     bench.wake()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
 
@@ -277,7 +277,7 @@ def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None
 def test_targets_come_and_go_and_move(bench: Bench) -> None:
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
-    bench.mlflow.told = [Place(target="demo", model="moved", deploy={})]
+    bench.mlflow.told = [Binding(target="demo", model="moved", deploy={})]
     bench.wake()
     assert soon(lambda: list(bench.get("/status")["targets"]) == ["demo"])
     assert bench.get("/status")["targets"]["demo"]["model"] == "moved"

@@ -18,7 +18,7 @@ from tests.waiting import soon
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Place, Registry
+from weighbridge.registry import Binding, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,7 +108,7 @@ def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
             (scratch / "files" / "weights.bin").write_text("weights")
             artifact = workspace.store.add(scratch / "files", "safetensors", {})
         version = registry.register("demo", "base", artifact, run=run)
-    registry.set_place(Place(target="demo", model="demo", deploy={}))
+    registry.bind(Binding(target="demo", model="demo", deploy={}))
     deployer = Running(workspace.settings.home, tmp_path, WEIGHBRIDGE_TRACKING_URI=uri)
     try:
         deployer.start()

@@ -16,7 +16,15 @@ from pydantic import SecretStr
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.deployer import webhook_receiver
-from weighbridge.deployer.webhook_receiver import PATH, Delivery, Hooks, Receiver, Seen, application, signature
+from weighbridge.deployer.webhook_receiver import (
+    PATH,
+    Delivery,
+    Hooks,
+    Receiver,
+    SeenDeliveries,
+    application,
+    signature,
+)
 
 SECRET = "s3cret"
 ALIAS = {
@@ -32,7 +40,7 @@ class Desk:
         self.told: list[Delivery] = []
         self.woken: list[tuple[str, str]] = []
         hooks = Hooks(self.told.append, lambda *words: self.woken.append(words), lambda: {"targets": {}})
-        self.receiver = Receiver(application(hooks, SecretStr(secret), Seen(path)), 0)
+        self.receiver = Receiver(application(hooks, SecretStr(secret), SeenDeliveries(path)), 0)
         self.receiver.start()
         self.client = httpx.Client(base_url=self.receiver.url, trust_env=False, timeout=20)
 
@@ -130,11 +138,11 @@ def test_a_list_of_ids_that_is_damaged_or_cannot_be_written_stops_nothing(tmp_pa
 
 
 def test_ids_are_forgotten_when_their_time_is_over(tmp_path: Path) -> None:
-    seen = Seen(tmp_path / "seen.json")
+    seen = SeenDeliveries(tmp_path / "seen.json")
     for n in range(5):
         seen.add(str(n), now=1000.0 + 200 * n)
     assert [str(n) in seen for n in range(5)] == [False, True, True, True, True]
-    assert "1" in Seen(tmp_path / "seen.json")
+    assert "1" in SeenDeliveries(tmp_path / "seen.json")
 
 
 def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
@@ -183,7 +191,7 @@ def test_it_says_how_it_is(desk: Desk) -> None:
 def test_a_taken_port_is_said_on_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         hooks = Hooks(lambda _: None, lambda *_: None, dict)
-        app = application(hooks, SecretStr(""), Seen(Path("/nowhere/seen")))
+        app = application(hooks, SecretStr(""), SeenDeliveries(Path("/nowhere/seen")))
         with pytest.raises(Unavailable, match="WEIGHBRIDGE_DEPLOYER_PORT"):
             Receiver(app, taken.getsockname()[1])
 

@@ -47,11 +47,11 @@ def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
         "deploy": {"target": {"kind": "local", "port": free_port()}},
     }  # fmt: skip
     for path, value in changes.items():
-        place: Any = made
+        binding: Any = made
         *outer, last = path.split("__")
         for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = value
+            binding = binding.setdefault(part, {})
+        binding[last] = value
     return made
 
 

@@ -16,11 +16,11 @@ from weighbridge.core import service_addresses
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Place, Registry
-from weighbridge.registry.ledger import Rollout
+from weighbridge.registry import Binding, Registry
+from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.versions import CANDIDATE
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
-from weighbridge.rollout.managed_target import Record, open_site
+from weighbridge.rollout.managed_target import TargetState, open_target
 from weighbridge.services.platform import Platform
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
@@ -55,9 +55,9 @@ class Live:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def record(self) -> Record[Any]:
-        site = open_site(MODEL, self.workspace)
-        return site.load() if site else Record()
+    def record(self) -> TargetState[Any]:
+        managed = open_target(MODEL, self.workspace)
+        return managed.load() if managed else TargetState()
 
     @property
     def good(self) -> str:
@@ -74,7 +74,7 @@ class Live:
         """Let the target serve the model, with this policy of rollouts."""
         target = {"kind": "local", "port": self.port, "stop_seconds": 5}
         deploy = {"name": MODEL, "target": target, "rollout": {**POLICY, **policy}}
-        self.registry.set_place(Place(target=MODEL, model=MODEL, deploy=deploy))
+        self.registry.bind(Binding(target=MODEL, model=MODEL, deploy=deploy))
 
     def add(self, *, peak_memory: int = 256 << 20, **faults: Any) -> str:
         """Register another version, weighed as one that knows every answer; its number."""
@@ -159,17 +159,17 @@ class Live:
             lambda: f"a rollout should be at {names}: {self.record}",
         )  # fmt: skip
 
-    def rolled_out(self, number: str, since: float) -> Rollout:
+    def rolled_out(self, number: str, since: float) -> RolloutRecord:
         """The rollout of this version that began after `since` (Unix time), once MLflow's ledger says how it ended."""
 
-        def found() -> list[Rollout]:
+        def found() -> list[RolloutRecord]:
             history = self.registry.history(MODEL)
             return [one for one in history if one.version == number and one.began >= since and one.outcome != "begun"]
 
         until(found, 30, lambda: f"the ledger should tell of version {number}: {self.registry.history(MODEL)[:3]}")
         return found()[0]
 
-    def failed(self, number: str, since: float, seconds: float = 90) -> Rollout:
+    def failed(self, number: str, since: float, seconds: float = 90) -> RolloutRecord:
         """Wait until this version was tried, after `since` (Unix time), and given up; how it went."""
         until(
             lambda: (

@@ -11,13 +11,13 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import monitor
 from weighbridge.flows.events import Announcement
-from weighbridge.registry import Place, Registry
+from weighbridge.registry import Binding, Registry
 from weighbridge.registry.api import MONITORING
 from weighbridge.rollout.reconcile import Result
-from weighbridge.rollout.sequential_test import Judged, Verdict
+from weighbridge.rollout.sequential_test import Judgement, Verdict
 from weighbridge.serving.targets.base import Release, Revision
 
-PLACE = Place(target="demo", model="demo", deploy={})
+PLACE = Binding(target="demo", model="demo", deploy={})
 
 
 class Scene:
@@ -30,14 +30,14 @@ class Scene:
         self.events: list[Announcement] = []
         self.redeployed: list[str] = []
         self.record = SimpleNamespace(current=self._revision("2"), rollout=None)
-        self.site = SimpleNamespace(
+        self.managed = SimpleNamespace(
             name="demo", folder=folder, home=folder, workspace=workspace, load=lambda: self.record,
             args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric=""), target=SimpleNamespace()),
             target=SimpleNamespace(address=lambda _: "http://127.0.0.1:1"),
         )  # fmt: skip
         self._register()
         patches: dict[str, Callable[..., Any]] = {
-            "weighbridge.flows.monitor.work.site_of": lambda *_: self.site,
+            "weighbridge.flows.monitor.work.site_of": lambda *_: self.managed,
             "weighbridge.flows.monitor.work.redeploy": self._redeploy,
             "weighbridge.flows.monitor.target_status.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
@@ -72,14 +72,16 @@ class Scene:
         release = Release(name="demo", version=version, bento=f"demo:{version}", digest="sha256:x")
         return Revision(name=version, release=release, url="http://127.0.0.1:1")
 
-    def _redeploy(self, place: Place, *_: object, force: bool) -> Result:
+    def _redeploy(self, binding: Binding, *_: object, force: bool) -> Result:
         assert force, "the version before must be tried even if it failed once"
         self.redeployed.append(self.champion)
         self.record.current = self._revision(self.champion)
         return Result("deployed", f"version {self.champion} serves", self.champion)
 
-    def _judged(self, *_: object) -> Judged:
-        return Judged(verdict=self.verdicts[0], why="the score fell by 0.4", evidence={"drop": 0.4, "questions": 4.0})
+    def _judged(self, *_: object) -> Judgement:
+        return Judgement(
+            verdict=self.verdicts[0], why="the score fell by 0.4", evidence={"drop": 0.4, "questions": 4.0}
+        )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.conftest import MACHINE_CACHE
 from weighbridge.core.errors import GateFailed
 from weighbridge.core.progress import track
 from weighbridge.core.settings import Settings
-from weighbridge.core.stage_cache import Outcome
+from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.flows.prefect_server import prefect_api
 
 PNG = base64.b64decode(
@@ -26,7 +26,7 @@ WORSE = GateFailed("evaluating", "the fine-tune is worse", "train longer")
 class Recorded:
     """Everything one good run and two bad ones left in Prefect."""
 
-    given: Outcome[int] | None = None
+    given: StageOutcome[int] | None = None
     raised: dict[str, BaseException] = field(default_factory=dict)
     flow_runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     task_runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -59,24 +59,24 @@ def run_flows(result: Recorded, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(prefect_adapter._ProgressArtifacts, "FIRST_AFTER", 0.0)
     patch.setattr(prefect_adapter._ProgressArtifacts, "EVERY", 0.0)
 
-    def train() -> Outcome[int]:
+    def train() -> StageOutcome[int]:
         logging.getLogger("weighbridge.finetune").info("loss 0.5")
         with track("training", 4, "steps") as update:
             update(2)
             update(4)
-        return Outcome(7, reused=False, why="r changed", seconds=3.21)
+        return StageOutcome(7, reused=False, why="r changed", seconds=3.21)
 
-    def fail(error: Exception) -> Outcome[int]:
+    def fail(error: Exception) -> StageOutcome[int]:
         raise error
 
     @prefect_adapter.release_flow(name="release", flow_run_name="{what}")
     def release(what: str) -> None:
         if what == "good":
             prefect_adapter.run_stage(
-                "download", lambda: Outcome(1, reused=True, why="same inputs as on Monday", seconds=0.0)
+                "download", lambda: StageOutcome(1, reused=True, why="same inputs as on Monday", seconds=0.0)
             )
             result.given = prefect_adapter.run_stage("finetune", train)
-            prefect_adapter.publish_ticket("# Ticket", [{"candidate": "q8", "NLL": "0.1"}], PNG)
+            prefect_adapter.publish_weighing("# Report", [{"candidate": "q8", "NLL": "0.1"}], PNG)
         else:
             prefect_adapter.run_stage(what, lambda: fail(WORSE if what == "gate" else ValueError("a bug")))
 
@@ -100,7 +100,7 @@ def read_back(result: Recorded) -> None:
 
 
 def test_the_caller_gets_what_the_stage_gave(recorded: Recorded) -> None:
-    assert recorded.given == Outcome(7, reused=False, why="r changed", seconds=3.21)
+    assert recorded.given == StageOutcome(7, reused=False, why="r changed", seconds=3.21)
 
 
 def test_a_reused_stage_says_so_and_why(recorded: Recorded) -> None:
@@ -146,21 +146,21 @@ def test_progress_of_long_work_is_a_bar_on_the_tasks_page(recorded: Recorded) ->
     assert bar["task_run_id"] == recorded.task_runs["finetune"]["id"]
 
 
-def test_the_ticket_is_kept_as_markdown_table_and_chart(recorded: Recorded) -> None:
+def test_the_report_is_kept_as_markdown_table_and_chart(recorded: Recorded) -> None:
     image = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
-    kinds = {key: recorded.artifacts[key]["type"] for key in ("ticket", "ticket-table", "ticket-chart")}
-    assert kinds == {"ticket": "markdown", "ticket-table": "table", "ticket-chart": "image"}
-    assert recorded.artifacts["ticket"]["data"].startswith("# Ticket\n")
-    assert image in recorded.artifacts["ticket"]["data"]
-    assert recorded.artifacts["ticket-chart"]["data"] == image
-    assert recorded.artifacts["ticket-table"]["data"] == '[{"candidate": "q8", "NLL": "0.1"}]'
+    kinds = {key: recorded.artifacts[key]["type"] for key in ("report", "report-table", "report-chart")}
+    assert kinds == {"report": "markdown", "report-table": "table", "report-chart": "image"}
+    assert recorded.artifacts["report"]["data"].startswith("# Report\n")
+    assert image in recorded.artifacts["report"]["data"]
+    assert recorded.artifacts["report-chart"]["data"] == image
+    assert recorded.artifacts["report-table"]["data"] == '[{"candidate": "q8", "NLL": "0.1"}]'
 
 
 def test_nothing_of_a_flow_is_written_to_the_terminal(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with prefect_api(Settings(home=tmp_path / "home", cache=MACHINE_CACHE)):
         from weighbridge.flows.prefect_adapter import release_flow, run_stage
 
-        def fail() -> Outcome[int]:
+        def fail() -> StageOutcome[int]:
             raise WORSE
 
         with pytest.raises(GateFailed):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import sys, time
     from weighbridge.core.settings import Settings
-    from weighbridge.core.stage_cache import Outcome
+    from weighbridge.core.stage_cache import StageOutcome
     from weighbridge.flows.prefect_server import prefect_api
     with prefect_api(Settings()):
         from weighbridge.flows.prefect_adapter import release_flow, run_stage

@@ -273,7 +273,7 @@ class Walk(RuleBasedStateMachine):
             rollback(MODEL, self.shop.workspace)
 
     @rule(verb=st.sampled_from(["pause", "resume", "now", "abort"]))
-    def order(self, verb: commands.Verb) -> None:
+    def order(self, verb: commands.Command) -> None:
         target_status.order(MODEL, verb, self.shop.workspace)
 
     @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))

@@ -22,7 +22,7 @@ from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
 from weighbridge.flows.prefect_server import prefect_api
 from weighbridge.flows.redeploy import state_of
-from weighbridge.flows.shadow_run import Job, accompanied, mark_crashed
+from weighbridge.flows.shadow_run import ShadowedJob, accompanied, mark_crashed
 from weighbridge.rollout.reconcile import Result
 
 logger = logging.getLogger("weighbridge.test")
@@ -77,7 +77,7 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
         other.join()
         return work()()
 
-    assert accompanied(Job("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
+    assert accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
     settled()
     (run,) = query("flow_runs")
     assert (run["name"], run["state_type"], run["state"]["name"]) == ("redeploy demo", "COMPLETED", "Deployed")
@@ -100,7 +100,7 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
     ],
 )
 def test_what_was_tried_in_vain_is_failed_in_its_own_words(api: None, result: Result, state: tuple[str, str]) -> None:
-    assert accompanied(Job("demo", "webhook"), work(result), state_of) == result
+    assert accompanied(ShadowedJob("demo", "webhook"), work(result), state_of) == result
     settled()
     (run,) = query("flow_runs")
     assert (run["state_type"], run["state"]["name"]) == state
@@ -112,7 +112,7 @@ def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None
         raise Unavailable("reading the alias", "MLflow is gone")
 
     with pytest.raises(Unavailable, match="MLflow is gone"):
-        accompanied(Job("demo", "webhook"), broken, state_of)
+        accompanied(ShadowedJob("demo", "webhook"), broken, state_of)
     settled()
     (run,) = query("flow_runs")
     assert (run["state_type"], run["state"]["message"]) == ("FAILED", "reading the alias: MLflow is gone")
@@ -129,7 +129,7 @@ def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
         go_on.set()
         return DEPLOYED
 
-    accompanied(Job("demo", "webhook"), call, state_of, frozenset({"mine"}))
+    accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"}))
     assert go_on.is_set()
 
 
@@ -164,7 +164,7 @@ CHILD = """
 import logging, sys, time
 sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING)
-from weighbridge.flows.shadow_run import Job, accompanied
+from weighbridge.flows.shadow_run import ShadowedJob, accompanied
 from weighbridge.flows.redeploy import state_of
 from weighbridge.rollout.reconcile import Result
 began = time.monotonic()

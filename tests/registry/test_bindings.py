@@ -4,7 +4,7 @@ import pytest
 
 from tests.registry.conftest import Make
 from weighbridge.core.errors import BadInput
-from weighbridge.registry import Place, Registry
+from weighbridge.registry import Binding, Registry
 from weighbridge.registry.bindings import _TAG
 
 
@@ -16,22 +16,22 @@ def _models(registry: Registry, make: Make) -> None:
 
 
 def test_targets_are_listed_with_model_and_arguments(registry: Registry) -> None:
-    assert registry.places() == []
-    local = Place(target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}})
-    edge = Place(target="edge.1", model="demo", deploy={})
-    registry.set_place(local)
-    registry.set_place(edge)
-    registry.set_place(local)
-    assert registry.places() == [edge, local]
+    assert registry.bindings() == []
+    local = Binding(target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}})
+    edge = Binding(target="edge.1", model="demo", deploy={})
+    registry.bind(local)
+    registry.bind(edge)
+    registry.bind(local)
+    assert registry.bindings() == [edge, local]
     registry.remove_place("edge.1")
     registry.remove_place("edge.1")
-    assert registry.places() == [local]
+    assert registry.bindings() == [local]
 
 
 def test_a_target_serves_one_model_and_the_later_word_holds(registry: Registry) -> None:
     for model, port in (("demo", 1), ("other", 2), ("demo", 3), ("demo", 4)):
-        registry.set_place(Place(target="local", model=model, deploy={"port": port}))
-        assert registry.places() == [Place(target="local", model=model, deploy={"port": port})]
+        registry.bind(Binding(target="local", model=model, deploy={"port": port}))
+        assert registry.bindings() == [Binding(target="local", model=model, deploy={"port": port})]
 
 
 def test_killed_between_the_new_model_and_the_old_one_the_new_one_holds(
@@ -40,23 +40,23 @@ def test_killed_between_the_new_model_and_the_old_one_the_new_one_holds(
     def refuse(*_: object) -> None:
         raise KeyboardInterrupt
 
-    moved = Place(target="local", model="other", deploy={})
-    registry.set_place(Place(target="local", model="demo", deploy={}))
+    moved = Binding(target="local", model="other", deploy={})
+    registry.bind(Binding(target="local", model="demo", deploy={}))
     with monkeypatch.context() as patched:
         patched.setattr(registry.connection.client, "delete_registered_model_tag", refuse)
         with pytest.raises(KeyboardInterrupt):
-            registry.set_place(moved)
-    assert registry.places() == [moved]
-    registry.set_place(moved)
+            registry.bind(moved)
+    assert registry.bindings() == [moved]
+    registry.bind(moved)
     model = registry.connection.client.get_registered_model("demo")
     assert f"{_TAG}local" not in model.tags
 
 
 def test_what_mlflow_cannot_hold_is_refused(registry: Registry) -> None:
     with pytest.raises(BadInput, match="longer than 5000"):
-        registry.set_place(Place(target="local", model="demo", deploy={"x": "y" * 6000}))
+        registry.bind(Binding(target="local", model="demo", deploy={"x": "y" * 6000}))
     with pytest.raises(BadInput, match="only letters"):
-        registry.set_place(Place(target="a b", model="demo", deploy={}))
+        registry.bind(Binding(target="a b", model="demo", deploy={}))
 
 
 def test_the_wish_is_the_champion_by_number_and_nothing_where_it_is_gone(registry: Registry) -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from weighbridge.registry import Entry, Registry
+from weighbridge.registry import LedgerEntry, Registry
 from weighbridge.registry.ledger import EXPERIMENT, fold
 
 BEGIN = {"target": "local", "model": "demo", "version": "5", "previous": "4", "trigger": "promote",
@@ -13,11 +13,11 @@ END = {"outcome": "serving", "verdict": "pass", "detail": "it answered", "eviden
        "requests": 40, "failed": 1, "cut": 2}  # fmt: skip
 
 
-def lines(rollout: str = "r1", at: float = 1000.0) -> list[Entry]:
+def lines(rollout: str = "r1", at: float = 1000.0) -> list[LedgerEntry]:
     """A rollout from begin to end, two seconds long."""
     told = [("begin", BEGIN), ("start", {"port": 8001}), ("shift", {"share": 10}), ("end", END)]
     return [
-        Entry(rollout=rollout, n=n, at=at + n * 2 / 3, event=event, fields=dict(fields))
+        LedgerEntry(rollout=rollout, n=n, at=at + n * 2 / 3, event=event, fields=dict(fields))
         for n, (event, fields) in enumerate(told)
     ]
 
@@ -56,7 +56,7 @@ def test_lines_come_one_by_one_doubled_and_in_any_order_and_are_there_once(regis
 def test_what_is_told_after_the_end_under_a_number_that_is_taken_is_a_line_of_its_own(registry: Registry) -> None:
     *others, end = lines()
     ended = end.model_copy(update={"fields": {"outcome": "serving"}})
-    stop = Entry(rollout="r1", n=0, at=1030.0, event="stop", fields={"revision": "4", "cut": 3})
+    stop = LedgerEntry(rollout="r1", n=0, at=1030.0, event="stop", fields={"revision": "4", "cut": 3})
     for _ in range(2):
         registry.mirror([*others, ended])
         registry.mirror([stop])
@@ -141,9 +141,11 @@ def test_more_than_mlflow_takes_is_shortened_and_more_lines_than_it_takes_at_onc
     registry: Registry,
 ) -> None:
     long = {"detail": "x" * 20_000, "evidence": {"errors": 0.5}, "outcome": "failed"}
-    steps = [Entry(rollout="r", n=n, at=1000.0 + n, event="shift", fields={"log": "y" * 9000}) for n in range(1, 250)]
-    begin = Entry(rollout="r", n=0, at=1000.0, event="begin", fields=BEGIN)
-    registry.mirror([begin, *steps, Entry(rollout="r", n=250, at=1300.0, event="end", fields=long)])
+    steps = [
+        LedgerEntry(rollout="r", n=n, at=1000.0 + n, event="shift", fields={"log": "y" * 9000}) for n in range(1, 250)
+    ]
+    begin = LedgerEntry(rollout="r", n=0, at=1000.0, event="begin", fields=BEGIN)
+    registry.mirror([begin, *steps, LedgerEntry(rollout="r", n=250, at=1300.0, event="end", fields=long)])
     (rollout,) = registry.history("local")
     assert len(rollout.events) == 251
     assert rollout.outcome == "failed"

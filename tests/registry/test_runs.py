@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, Registry, Run
+from weighbridge.registry import Dataset, MlflowRun, Registry
 from weighbridge.registry.runs import flatten, is_gone, owner
 
 ROOT = Path(__file__).parents[2]
 
 
-def stage(registry: Registry, inputs: Any = 1) -> Run:
+def stage(registry: Registry, inputs: Any = 1) -> MlflowRun:
     release = registry.release("demo", {"recipe": 1}, params={"finetune": {"r": 8}}, tags={"recipe": "demo"})
     return registry.stage(release, "finetune", inputs, params={"r": 8})
 
 
-def read(registry: Registry, run: Run) -> Any:
+def read(registry: Registry, run: MlflowRun) -> Any:
     return registry.connection.client.get_run(run.run_id)
 
 
-def curve(registry: Registry, run: Run, key: str = "loss") -> list[tuple[int, float]]:
+def curve(registry: Registry, run: MlflowRun, key: str = "loss") -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in registry.connection.client.get_metric_history(run.run_id, key)]
 
 

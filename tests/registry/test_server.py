@@ -10,7 +10,7 @@ from tests.registry.conftest import Make
 from tests.stand_ins.swift import Swift
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, Entry, Figures, Place, Registry
+from weighbridge.registry import Binding, Dataset, LedgerEntry, MeasuredFigures, Registry
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:
             with registry.stage(release, "weigh", 1) as run:
                 registry.record_measurement(
                     variant, "llama_cpp/gguf-Q8_0", run=run, document='{"a": 1}',
-                    figures=[Figures({"exact_match": 0.9}, data)],
+                    figures=[MeasuredFigures({"exact_match": 0.9}, data)],
                 )  # fmt: skip
             registry.set_challenger(variant, "llama_cpp/gguf-Q8_0")
             registry.promote(variant)
@@ -57,14 +57,14 @@ def rollout_and_place(registry: Registry) -> None:
         "begin": {"target": "local", "model": "demo", "version": "2"},
         "end": {"outcome": "serving", "requests": 3, "evidence": {"latency_ratio": 1.5}},
     }
-    lines = [Entry(rollout="r", n=n, at=1000.0 + n, event=key, fields=told[key]) for n, key in enumerate(told)]
-    place = Place(target="local", model="demo", deploy={"port": 3000})
+    lines = [LedgerEntry(rollout="r", n=n, at=1000.0 + n, event=key, fields=told[key]) for n, key in enumerate(told)]
+    binding = Binding(target="local", model="demo", deploy={"port": 3000})
     for _ in range(2):
         registry.mirror(lines)
-        registry.set_place(place)
+        registry.bind(binding)
     (rollout,) = registry.history("local")
     assert (rollout.outcome, rollout.requests, rollout.events) == ("serving", 3, tuple(lines))
-    assert registry.places() == [place]
+    assert registry.bindings() == [binding]
 
 
 def test_a_release_on_a_tracking_server(server: str, workspace: Workspace, make: Make) -> None:

@@ -11,18 +11,18 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, Figures, Registry, Run, Version, logged_models
+from weighbridge.registry import Dataset, MeasuredFigures, MlflowRun, Registry, Version, logged_models
 
 TAGS = {"recipe": "demo", "recipe_digest": "sha256:1234"}
 
 
 @pytest.fixture
-def run(registry: Registry) -> Run:
+def run(registry: Registry) -> MlflowRun:
     return registry.release("demo", 1, params={}, tags=TAGS)
 
 
 @pytest.fixture
-def chain(registry: Registry, run: Run, make: Make) -> list[Version]:
+def chain(registry: Registry, run: MlflowRun, make: Make) -> list[Version]:
     base = registry.register("demo", "base", make("base", uri="hf://org/base@abc"), run=run, tags=TAGS)
     adapter = registry.register("demo", "adapter", make("adapter", "peft"), run=run, parent=base, tags=TAGS)
     merged = registry.register("demo", "merged", make("merged"), run=run, parent=adapter, tags=TAGS)
@@ -57,7 +57,7 @@ def test_every_version_says_what_it_is_and_what_it_was_made_from(registry: Regis
 
 
 def test_registering_again_gives_the_same_version(
-    registry: Registry, run: Run, chain: list[Version], make: Make
+    registry: Registry, run: MlflowRun, chain: list[Version], make: Make
 ) -> None:
     again = registry.register("demo", "base", make("base", uri="hf://elsewhere"), run=run)
     assert again.version == chain[0].version
@@ -73,7 +73,7 @@ def test_files_are_linked_not_copied(registry: Registry, chain: list[Version], m
 
 
 def test_files_are_copied_where_links_cannot_be(
-    registry: Registry, run: Run, make: Make, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, run: MlflowRun, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
@@ -87,7 +87,7 @@ def test_files_are_copied_where_links_cannot_be(
 
 @pytest.mark.parametrize("point", ["place", "finalize_logged_model", "create_registered_model", "create_model_version"])
 def test_killed_anywhere_and_tried_again_nothing_is_there_twice(
-    registry: Registry, run: Run, make: Make, monkeypatch: pytest.MonkeyPatch, point: str
+    registry: Registry, run: MlflowRun, make: Make, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     class Killed(BaseException):
         pass
@@ -133,7 +133,7 @@ def test_two_processes_at_once_register_one_version(registry: Registry, workspac
 
 
 def test_of_two_machines_that_did_not_see_each_other_the_lower_number_stays(
-    registry: Registry, run: Run, make: Make, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, run: MlflowRun, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = registry.register("demo", "base", make("base"), run=run)
     seen: list[object] = []
@@ -163,13 +163,16 @@ def test_aliases_move_and_are_read_with_the_versions(registry: Registry, chain: 
 
 
 def test_a_measurement_is_on_the_candidates_logged_model_once_and_can_be_read_back(
-    registry: Registry, run: Run, chain: list[Version], make: Make
+    registry: Registry, run: MlflowRun, chain: list[Version], make: Make
 ) -> None:
     variant, data = chain[3], Dataset("validation", "sha256:d", "file:///data")
     predictions = make("answers", "jsonl", "predictions.jsonl").path / "predictions.jsonl"
     for label in ("llama_cpp/gguf-Q8_0", "other/gguf-Q8_0", "llama_cpp/gguf-Q8_0"):
         weighing = registry.stage(run, "weigh", label, name=f"weigh {label}")
-        figures = [Figures({"exact_match": 0.99, "broken": float("nan")}, data), Figures({"peak_memory_bytes": 1000})]
+        figures = [
+            MeasuredFigures({"exact_match": 0.99, "broken": float("nan")}, data),
+            MeasuredFigures({"peak_memory_bytes": 1000}),
+        ]
         registry.record_measurement(
             registry.version("demo", variant.version), label, run=weighing, document=f'{{"label": "{label}"}}',
             figures=figures, params={"engine.threads": "1"}, files={"predictions.jsonl": predictions},

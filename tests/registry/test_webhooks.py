@@ -14,7 +14,7 @@ from tests.registry.conftest import Make
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.deployer.webhook_receiver import Refused, verified
+from weighbridge.deployer.webhook_receiver import DeliveryRejected, verified
 from weighbridge.registry import Registry
 from weighbridge.registry.webhooks import EVENTS, NAME
 
@@ -49,7 +49,7 @@ class Listener:
         for headers, body in list(self.heard):
             try:
                 verified(headers, body, secret, time.time())
-            except Refused:
+            except DeliveryRejected:
                 continue
             bodies.append(body)
         return bodies

@@ -16,10 +16,10 @@ from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe, target_status
-from weighbridge.rollout.outbox import Book
-from weighbridge.rollout.probe import Answered
+from weighbridge.rollout.outbox import Outbox
+from weighbridge.rollout.probe import ProbeAnswer
 from weighbridge.rollout.reconcile import recover
-from weighbridge.rollout.sequential_test import Judged
+from weighbridge.rollout.sequential_test import Judgement
 
 KINDS = get_args(get_type_hints(Fault)["kind"])
 
@@ -64,15 +64,15 @@ def watched(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any
     with machine(workspace, monkeypatch, **policy) as shop:
         world = shop.world
         assert isinstance(world, Watched)
-        for owner, name in ((Wishes, "wish"), (Wishes, "mirror"), (Book, "mirrored")):
+        for owner, name in ((Wishes, "wish"), (Wishes, "mirror"), (Outbox, "mirrored")):
             monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
         world.swapping = lambda: _swaps(shop)  # type: ignore[method-assign]
         yield shop
 
 
-def _judge(answered: Sequence[Answered], measurement: object, **policy: object) -> Judged:
+def _judge(answered: Sequence[ProbeAnswer], measurement: object, **policy: object) -> Judgement:
     right = all(one.text == one.question.answer for one in answered)
-    return Judged(verdict="pass" if right else "fail", why="its answers are judged", evidence={})
+    return Judgement(verdict="pass" if right else "fail", why="its answers are judged", evidence={})
 
 
 def _counted(world: Watched, original: Any, name: str) -> Any:
@@ -175,4 +175,4 @@ def check_ledger(shop: Machine) -> None:
     assert set(begun.values()) <= {1}
     assert ended == begun
     assert {line.rollout for line in lines} == begun.keys()
-    assert shop.site.book.unmirrored() == []
+    assert shop.managed.outbox.unmirrored() == []

@@ -14,15 +14,15 @@ from tests.tasks.made import measured
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Entry, Place
+from weighbridge.registry import Binding, LedgerEntry
 from weighbridge.rollout import canary, probe, rollout
-from weighbridge.rollout.managed_target import Record, Site, open_site
-from weighbridge.rollout.outbox import Book
-from weighbridge.rollout.probe import Answered, Question
-from weighbridge.rollout.reconcile import Result, redeploy
+from weighbridge.rollout.managed_target import ManagedTarget, TargetState, open_target
+from weighbridge.rollout.outbox import Outbox
+from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
+from weighbridge.rollout.reconcile import Result, reconcile
 
 QUESTIONS = [
-    Question(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0}) for n in range(16)
+    ProbeQuestion(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0}) for n in range(16)
 ]
 
 
@@ -42,7 +42,7 @@ class Wishes:
 
     alias: str = ""
     down: bool = False
-    ledger: list[Entry] = field(default_factory=list)
+    ledger: list[LedgerEntry] = field(default_factory=list)
     peak_memory: dict[str, int] = field(default_factory=dict)
     unweighed: set[str] = field(default_factory=set)
 
@@ -52,7 +52,7 @@ class Wishes:
         tags = {"bento": f"demo:{self.alias}", "bento_digest": f"sha256:{self.alias}"}
         return Named(model, self.alias, tags) if self.alias else None
 
-    def places(self) -> list[Place]:
+    def bindings(self) -> list[Binding]:
         return []  # what a machine is called with is in force
 
     def measurement_of(self, version: Named) -> str | None:
@@ -60,7 +60,7 @@ class Wishes:
             return None
         return measured("gguf-Q8_0", memory=self.peak_memory.get(version.version, 0)).model_dump_json()
 
-    def mirror(self, entries: Sequence[Entry]) -> None:
+    def mirror(self, entries: Sequence[LedgerEntry]) -> None:
         if self.down:
             raise Unavailable("writing the ledger", "MLflow does not answer")
         self.ledger += entries
@@ -79,22 +79,22 @@ class Machine:
     policy: dict[str, Any]
 
     @property
-    def place(self) -> Place:
+    def binding(self) -> Binding:
         deploy = {"name": "shop", "target": {"kind": "memory"}, "rollout": self.policy}
-        return Place(target="shop", model="demo", deploy=deploy)
+        return Binding(target="shop", model="demo", deploy=deploy)
 
     @property
-    def site(self) -> Site:
-        site = open_site("shop", self.workspace)
-        assert site is not None
-        return site
+    def managed(self) -> ManagedTarget:
+        managed = open_target("shop", self.workspace)
+        assert managed is not None
+        return managed
 
     @property
-    def record(self) -> Record[Any]:
-        return self.site.load()
+    def record(self) -> TargetState[Any]:
+        return self.managed.load()
 
-    def redeploy(self, **options: Any) -> Result:
-        return redeploy(self.place, self.wishes, self.workspace, "test", **options)  # type: ignore[arg-type]
+    def reconcile(self, **options: Any) -> Result:
+        return reconcile(self.binding, self.wishes, self.workspace, "test", **options)  # type: ignore[arg-type]
 
     def promote(self, version: str, **options: Any) -> Result:
         self.wishes.alias = version
@@ -117,7 +117,7 @@ def machine(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any
     monkeypatch.setattr(probe, "questions_of", lambda measurement, store, count: QUESTIONS[:count])
     monkeypatch.setattr(canary, "Client", lambda url, timeout: _Client(world.version(url.removeprefix("http://"))))
     monkeypatch.setattr(probe, "ask", lambda url, questions, **options: _answer(world, url, questions))
-    for owner, name in ((Book, "write"), (Site, "save")):
+    for owner, name in ((Outbox, "write"), (ManagedTarget, "save")):
         monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
     quick = {"step_seconds": 0, "step_deadline": 2, "start_deadline": 1, "min_requests": 5, "drain_seconds": 0.05}
     try:
@@ -134,13 +134,13 @@ def _counted(world: World, original: Any, name: str) -> Any:
     return effect
 
 
-def _answer(world: World, url: str, questions: Sequence[Question]) -> list[Answered]:
+def _answer(world: World, url: str, questions: Sequence[ProbeQuestion]) -> list[ProbeAnswer]:
     version = world.version(url.removeprefix("http://"))
     failed = version.error_share == 1
     return [
-        Answered(question=one, problem="HTTP 500")
+        ProbeAnswer(question=one, problem="HTTP 500")
         if failed
-        else Answered(question=one, text="]] of" if version.garbage else one.answer)
+        else ProbeAnswer(question=one, text="]] of" if version.garbage else one.answer)
         for one in questions
     ]
 

@@ -6,41 +6,43 @@ from pathlib import Path
 import pytest
 
 from weighbridge.rollout import commands
-from weighbridge.rollout.commands import Orders, Verb
+from weighbridge.rollout.commands import Command, OperatorCommands
 
 
 def test_without_orders_nothing_is_in_force(tmp_path: Path) -> None:
-    assert commands.read(tmp_path / "shop") == Orders()
+    assert commands.read(tmp_path / "shop") == OperatorCommands()
 
 
 @pytest.mark.parametrize(
     ("verb", "before", "after"),
     [
-        ("pause", Orders(), Orders(paused=True)),
-        ("resume", Orders(paused=True), Orders()),
-        ("now", Orders(paused=True), Orders(now="7")),
-        ("abort", Orders(paused=True), Orders(abort="7")),
-        ("abort", Orders(now="7"), Orders(now="7", abort="7")),
+        ("pause", OperatorCommands(), OperatorCommands(paused=True)),
+        ("resume", OperatorCommands(paused=True), OperatorCommands()),
+        ("now", OperatorCommands(paused=True), OperatorCommands(now="7")),
+        ("abort", OperatorCommands(paused=True), OperatorCommands(abort="7")),
+        ("abort", OperatorCommands(now="7"), OperatorCommands(now="7", abort="7")),
     ],
 )
-def test_a_verb_given_twice_is_a_verb_given_once(tmp_path: Path, verb: Verb, before: Orders, after: Orders) -> None:
+def test_a_verb_given_twice_is_a_verb_given_once(
+    tmp_path: Path, verb: Command, before: OperatorCommands, after: OperatorCommands
+) -> None:
     (tmp_path / "orders.json").write_text(before.model_dump_json())
     for _ in range(2):
-        commands.give(tmp_path, verb, "7")
+        commands.issue(tmp_path, verb, "7")
         assert commands.read(tmp_path) == after
 
 
 def test_now_and_abort_are_for_one_rollout_alone(tmp_path: Path) -> None:
-    commands.give(tmp_path, "abort", "7")
-    commands.give(tmp_path, "now", "8")
-    assert commands.read(tmp_path) == Orders(now="8", abort="7")
+    commands.issue(tmp_path, "abort", "7")
+    commands.issue(tmp_path, "now", "8")
+    assert commands.read(tmp_path) == OperatorCommands(now="8", abort="7")
 
 
 def test_verbs_given_at_once_are_all_in_force(tmp_path: Path) -> None:
     for _ in range(20):
-        commands.give(tmp_path, "resume", "")
+        commands.issue(tmp_path, "resume", "")
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda verb: commands.give(tmp_path, verb, "7"), ("pause", "now", "abort")))
+            list(pool.map(lambda verb: commands.issue(tmp_path, verb, "7"), ("pause", "now", "abort")))
         found = commands.read(tmp_path)
         assert (found.now, found.abort) == ("7", "7")
         (tmp_path / "orders.json").unlink()

@@ -4,12 +4,12 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
 from tests.tasks.made import exact, measured
-from weighbridge.rollout.monitor import Check, check, fallen
-from weighbridge.rollout.probe import Question
+from weighbridge.rollout.monitor import MonitorCheck, check, fallen
+from weighbridge.rollout.probe import ProbeQuestion
 from weighbridge.tasks.measurement import Measurement
 
 KNOWN = {f"question {n}": f"answer {n}" for n in range(20)}
-QUESTIONS = [Question(prompt=q, reference=a, answer=a, scores={"exact_match": 1.0}) for q, a in KNOWN.items()]
+QUESTIONS = [ProbeQuestion(prompt=q, reference=a, answer=a, scores={"exact_match": 1.0}) for q, a in KNOWN.items()]
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def test_nobody_there_is_no_fall(measurement: Measurement) -> None:
     assert check("http://127.0.0.1:9", measurement, [], 0.9).verdict == "inconclusive"
 
 
-def checks(words: str) -> list[Check]:
+def checks(words: str) -> list[MonitorCheck]:
     """`7:pass 7:fail …`, in the order of time."""
     pairs = [word.split(":") for word in words.split()]
-    return [Check.model_validate({"version": v, "verdict": w, "at": float(n)}) for n, (v, w) in enumerate(pairs)]
+    return [MonitorCheck.model_validate({"version": v, "verdict": w, "at": float(n)}) for n, (v, w) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize(

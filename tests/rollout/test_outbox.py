@@ -5,76 +5,76 @@ from pathlib import Path
 import pytest
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.rollout.outbox import Book
+from weighbridge.rollout.outbox import Outbox
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return Book(tmp_path / "shop")
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "shop")
 
 
 def _file(tmp_path: Path) -> Path:
     return tmp_path / "shop" / "ledger.jsonl"
 
 
-def test_lines_are_numbered_within_their_rollout(book: Book) -> None:
+def test_lines_are_numbered_within_their_rollout(outbox: Outbox) -> None:
     for rollout in ("a", "b", "a"):
-        book.write(rollout, "shift", share=10)
-    assert [(line.rollout, line.n) for line in book.entries()] == [("a", 0), ("b", 0), ("a", 1)]
+        outbox.write(rollout, "shift", share=10)
+    assert [(line.rollout, line.n) for line in outbox.entries()] == [("a", 0), ("b", 0), ("a", 1)]
 
 
-def test_a_line_that_a_crash_cut_off_is_not_there_and_swallows_no_other(book: Book, tmp_path: Path) -> None:
-    book.write("a", "begin", why="übel")
+def test_a_line_that_a_crash_cut_off_is_not_there_and_swallows_no_other(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.write("a", "begin", why="übel")
     whole = _file(tmp_path).read_bytes()
     for cut in range(1, len(whole)):
         _file(tmp_path).write_bytes(whole + whole[:cut])
-        book.write("b", "begin")
+        outbox.write("b", "begin")
         # Without its end of line alone, a line is whole.
-        assert [line.rollout for line in book.entries()] == (["a", "b"] if cut < len(whole) - 1 else ["a", "a", "b"])
+        assert [line.rollout for line in outbox.entries()] == (["a", "b"] if cut < len(whole) - 1 else ["a", "a", "b"])
 
 
-def test_words_with_line_breaks_of_any_kind_come_back(book: Book) -> None:
+def test_words_with_line_breaks_of_any_kind_come_back(outbox: Outbox) -> None:
     words = "a\nb\r\nc\u2028d\x85e\x0cf"
-    book.write("a", "back", why=words)
-    assert [line.fields["why"] for line in book.entries()] == [words]
+    outbox.write("a", "back", why=words)
+    assert [line.fields["why"] for line in outbox.entries()] == [words]
 
 
-def test_what_was_mirrored_is_not_told_again(book: Book) -> None:
-    book.write("a", "begin")
-    book.mirrored(1)
-    book.write("a", "end")
-    assert [line.event for line in book.unmirrored()] == ["end"]
+def test_what_was_mirrored_is_not_told_again(outbox: Outbox) -> None:
+    outbox.write("a", "begin")
+    outbox.mirrored(1)
+    outbox.write("a", "end")
+    assert [line.event for line in outbox.unmirrored()] == ["end"]
 
 
 def test_the_file_starts_anew_when_all_of_it_is_mirrored_and_every_rollout_has_ended(
-    book: Book, tmp_path: Path
+    outbox: Outbox, tmp_path: Path
 ) -> None:
-    book.write("a", "begin")
-    book.mirrored(1)
+    outbox.write("a", "begin")
+    outbox.mirrored(1)
     assert _file(tmp_path).exists()
-    book.write("a", "end")
-    book.mirrored(1, keep=True)
+    outbox.write("a", "end")
+    outbox.mirrored(1, keep=True)
     assert _file(tmp_path).exists()
-    book.mirrored(0)
+    outbox.mirrored(0)
     assert not _file(tmp_path).exists()
-    book.write("b", "begin")
-    assert [line.rollout for line in book.unmirrored()] == ["b"]
+    outbox.write("b", "begin")
+    assert [line.rollout for line in outbox.unmirrored()] == ["b"]
 
 
-def test_lines_written_while_mlflow_was_told_others_are_told_next(book: Book) -> None:
-    book.write("a", "begin")
-    told = len(book.unmirrored())
-    book.write("a", "end")
-    book.mirrored(told)
-    assert [line.event for line in book.unmirrored()] == ["end"]
+def test_lines_written_while_mlflow_was_told_others_are_told_next(outbox: Outbox) -> None:
+    outbox.write("a", "begin")
+    told = len(outbox.unmirrored())
+    outbox.write("a", "end")
+    outbox.mirrored(told)
+    assert [line.event for line in outbox.unmirrored()] == ["end"]
 
 
 def test_a_crash_while_the_file_starts_anew_loses_no_later_line(
-    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book.write("a", "begin")
-    book.mirrored(1)
-    book.write("a", "end")
+    outbox.write("a", "begin")
+    outbox.mirrored(1)
+    outbox.write("a", "end")
     unlink, count = Path.unlink, 0
 
     def once(path: Path, missing_ok: bool = False) -> None:
@@ -87,13 +87,13 @@ def test_a_crash_while_the_file_starts_anew_loses_no_later_line(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", once)
         with pytest.raises(Unavailable):
-            book.mirrored(1)
-    book.write("b", "begin")
-    assert "b" in {line.rollout for line in book.unmirrored()}
+            outbox.mirrored(1)
+    outbox.write("b", "begin")
+    assert "b" in {line.rollout for line in outbox.unmirrored()}
 
 
-def test_a_rollout_without_an_end_is_known(book: Book) -> None:
+def test_a_rollout_without_an_end_is_known(outbox: Outbox) -> None:
     for rollout in ("a", "b"):
-        book.write(rollout, "begin")
-    book.write("a", "end")
-    assert (book.ended("a"), book.ended("b"), book.unended()) == (True, False, ["b"])
+        outbox.write(rollout, "begin")
+    outbox.write("a", "end")
+    assert (outbox.ended("a"), outbox.ended("b"), outbox.unended()) == (True, False, ["b"])

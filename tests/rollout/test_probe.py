@@ -12,7 +12,7 @@ from tests.stand_ins.openai import Behaviour, serve
 from tests.tasks.made import exact, measured, nll
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe
-from weighbridge.rollout.probe import Answered, Question
+from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
 
@@ -26,9 +26,9 @@ def measurement(tmp_path: Path, workspace: Workspace) -> Measurement:
     folder = tmp_path / "predictions"
     folder.mkdir()
     rows: list[dict[str, Any]] = []
-    for place, (question, answer) in enumerate(KNOWN.items()):
-        right = place < ROWS - 5
-        prompt = question if place % 2 else [{"role": "user", "content": question}]
+    for binding, (question, answer) in enumerate(KNOWN.items()):
+        right = binding < ROWS - 5
+        prompt = question if binding % 2 else [{"role": "user", "content": question}]
         row = {"prompt": prompt, "reference": answer, "answer": answer if right else "no idea"}
         rows.append({**row, "scores": {"exact_match": float(right), "nll": 0.1}})
     rows[-1]["problem"] = "HTTP 400"
@@ -39,12 +39,14 @@ def measurement(tmp_path: Path, workspace: Workspace) -> Measurement:
 
 
 @pytest.fixture
-def questions(measurement: Measurement, workspace: Workspace) -> list[Question]:
+def questions(measurement: Measurement, workspace: Workspace) -> list[ProbeQuestion]:
     return probe.questions_of(measurement, workspace.store, 16)
 
 
-def said(questions: list[Question], answer: Callable[[int, Question], str]) -> list[Answered]:
-    return [Answered(question=question, text=answer(place, question)) for place, question in enumerate(questions)]
+def said(questions: list[ProbeQuestion], answer: Callable[[int, ProbeQuestion], str]) -> list[ProbeAnswer]:
+    return [
+        ProbeAnswer(question=question, text=answer(binding, question)) for binding, question in enumerate(questions)
+    ]
 
 
 def test_questions_are_spread_over_the_measured_rows(measurement: Measurement, workspace: Workspace) -> None:
@@ -64,7 +66,7 @@ def test_there_are_none_where_the_predictions_are_not(measurement: Measurement, 
     assert probe.judge([], measurement, max_drop=0.02).verdict == "inconclusive"
 
 
-def test_the_same_model_passes(measurement: Measurement, questions: list[Question]) -> None:
+def test_the_same_model_passes(measurement: Measurement, questions: list[ProbeQuestion]) -> None:
     with serve(Behaviour(answers=KNOWN)) as server:
         answered = probe.ask(server.url, questions)
         assert len(server.seen) == len(questions)
@@ -76,7 +78,7 @@ def test_the_same_model_passes(measurement: Measurement, questions: list[Questio
 
 
 @pytest.mark.parametrize("garbage", ["", "�� the the the the"])
-def test_garbage_fails(measurement: Measurement, questions: list[Question], garbage: str) -> None:
+def test_garbage_fails(measurement: Measurement, questions: list[ProbeQuestion], garbage: str) -> None:
     with serve(Behaviour(default=garbage)) as server:
         answered = probe.ask(server.url, questions)
     judged = probe.judge(answered, measurement, max_drop=0.02)
@@ -84,7 +86,7 @@ def test_garbage_fails(measurement: Measurement, questions: list[Question], garb
     assert "the score fell by" in judged.why
 
 
-def test_garbage_fails_where_no_metric_tells(measurement: Measurement, questions: list[Question]) -> None:
+def test_garbage_fails_where_no_metric_tells(measurement: Measurement, questions: list[ProbeQuestion]) -> None:
     known = said(questions, lambda _, question: question.answer)
     wrong = said(questions, lambda *_: "garbage")
     weak = measurement.model_copy(update={"scores": {}})
@@ -99,14 +101,16 @@ def test_garbage_fails_where_no_metric_tells(measurement: Measurement, questions
 
 
 def test_one_answer_that_changed_is_no_reason_and_several_are_doubt(
-    measurement: Measurement, questions: list[Question]
+    measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
     for wrong, verdict in ((1, "pass"), (5, "inconclusive"), (12, "fail")):
-        answers = said(questions, lambda place, question, wrong=wrong: "x" if place < wrong else question.answer)
+        answers = said(questions, lambda binding, question, wrong=wrong: "x" if binding < wrong else question.answer)
         assert probe.judge(answers, measurement, max_drop=0.02).verdict == verdict
 
 
-def test_scores_taken_with_other_options_are_not_compared(measurement: Measurement, questions: list[Question]) -> None:
+def test_scores_taken_with_other_options_are_not_compared(
+    measurement: Measurement, questions: list[ProbeQuestion]
+) -> None:
     """White space and capitals count or not as the recipe said; the measurement holds labels alone."""
     shouted = [
         question.model_copy(update={"answer": question.reference.upper(), "scores": {"exact_match": 1.0}})
@@ -118,7 +122,7 @@ def test_scores_taken_with_other_options_are_not_compared(measurement: Measureme
     assert (told.verdict, told.evidence["drop"]) == ("pass", 0.0)
 
 
-def test_the_pin_goes_with_every_request(questions: list[Question]) -> None:
+def test_the_pin_goes_with_every_request(questions: list[ProbeQuestion]) -> None:
     with serve() as server:
         probe.ask(server.url, questions, headers={"X-Weighbridge-Version": "7"}, max_tokens=3)
         assert [headers["X-Weighbridge-Version"] for headers in server.headers] == ["7"] * len(server.headers)
@@ -127,7 +131,7 @@ def test_the_pin_goes_with_every_request(questions: list[Question]) -> None:
 
 
 def test_no_answer_is_an_error_and_nobody_waits_for_the_rest(
-    measurement: Measurement, questions: list[Question]
+    measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
     started = time.monotonic()
     with serve(Behaviour(answers=KNOWN, first_delay=3.0)) as server:
@@ -141,7 +145,7 @@ def test_no_answer_is_an_error_and_nobody_waits_for_the_rest(
         assert probe.judge(answered, measurement, max_drop=0.02).verdict == "error"
 
 
-def test_what_is_garbage_fails_even_if_it_dies_later(measurement: Measurement, questions: list[Question]) -> None:
+def test_what_is_garbage_fails_even_if_it_dies_later(measurement: Measurement, questions: list[ProbeQuestion]) -> None:
     answered = said(questions, lambda *_: "garbage")
-    answered[-1] = Answered(question=questions[-1], problem="it broke off")
+    answered[-1] = ProbeAnswer(question=questions[-1], problem="it broke off")
     assert probe.judge(answered, measurement, max_drop=0.02).verdict == "fail"

@@ -10,7 +10,7 @@ from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import target_status
-from weighbridge.rollout.managed_target import folder_of, open_site, read_record
+from weighbridge.rollout.managed_target import folder_of, open_target, read_state
 from weighbridge.rollout.reconcile import recover
 from weighbridge.serving.targets.base import Revision
 
@@ -103,7 +103,7 @@ def _effects(shop: Machine, start: Start) -> int:
 
 def _go_on(shop: Machine, kind: Kind) -> None:
     """A process that died is followed by another one; one that was lied to goes on by itself."""
-    if kind == "crash before" and open_site("shop", shop.workspace) is not None:
+    if kind == "crash before" and open_target("shop", shop.workspace) is not None:
         target_status.settle("shop", shop.workspace)  # whoever waits for a drain does not recover first
     if kind.startswith("crash"):
         recover(shop.workspace)
@@ -113,7 +113,7 @@ def _go_on(shop: Machine, kind: Kind) -> None:
 
 def _check_recovered(shop: Machine) -> None:
     """Without MLflow, and without another attempt: only what serves, and what still has requests, is left."""
-    record = read_record(folder_of("shop", shop.workspace.settings.home), Revision)
+    record = read_state(folder_of("shop", shop.workspace.settings.home), Revision)
     assert record.rollout is None
     serves = {record.current.name: (100, False)} if record.current else {}
     drains = {name: (0, True) for name in shop.world.in_flight if name not in serves}

@@ -16,7 +16,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import commands, target_status
-from weighbridge.rollout.managed_target import open_site
+from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.reconcile import _Wish, recover
 from weighbridge.rollout.rollout import Rollout
 
@@ -46,7 +46,7 @@ class Walk(RuleBasedStateMachine):
         self.shop = self._stack.enter_context(watched(workspace, patch, **policy))
         self.world, self.wishes = self.shop.world, self.shop.wishes
         self.brought_down = False
-        self._relief: commands.Verb = "resume"
+        self._relief: commands.Command = "resume"
         patch.setattr("weighbridge.rollout.reconcile.WISH_EVERY", 0.0)
         patch.setattr(_Wish, "superseded", self._unwatched(_Wish.superseded))
         patch.setattr(Rollout, "_pause", staticmethod(self._time_passes))
@@ -62,7 +62,7 @@ class Walk(RuleBasedStateMachine):
         self._redeploy(version, Fault(number, kind), {}, True)
 
     @rule(version=VERSIONS, meddling=st.dictionaries(NUMBERS, MEDDLING, max_size=3), relief=RELIEF)
-    def promote_while_others_meddle(self, version: str, meddling: dict[int, str], relief: commands.Verb) -> None:
+    def promote_while_others_meddle(self, version: str, meddling: dict[int, str], relief: commands.Command) -> None:
         self._relief = relief
         self._redeploy(version, None, meddling, True)
 
@@ -71,7 +71,7 @@ class Walk(RuleBasedStateMachine):
         relief=RELIEF,
     )  # fmt: skip
     def promote_under_all_of_it(
-        self, version: str, number: int, kind: Any, meddling: dict[int, str], relief: commands.Verb
+        self, version: str, number: int, kind: Any, meddling: dict[int, str], relief: commands.Command
     ) -> None:
         self._relief = relief
         self._redeploy(version, Fault(number, kind), meddling, True)
@@ -97,7 +97,7 @@ class Walk(RuleBasedStateMachine):
     # What somebody does, or happens
 
     @rule(verb=st.sampled_from(["pause", "resume", "abort", "now"]))
-    def order(self, verb: commands.Verb) -> None:
+    def order(self, verb: commands.Command) -> None:
         if self._known():
             target_status.order("shop", verb, self.shop.workspace)
 
@@ -189,7 +189,7 @@ class Walk(RuleBasedStateMachine):
         self.brought_down = self.brought_down and not self.world.running
 
     def _known(self) -> bool:
-        return open_site("shop", self.shop.workspace) is not None
+        return open_target("shop", self.shop.workspace) is not None
 
     def _in_the_record(self) -> set[str]:
         record = self.shop.record if self._known() else None
@@ -215,7 +215,7 @@ class Walk(RuleBasedStateMachine):
     def _time_passes(self, seconds: float) -> None:
         """While a rollout waits: somebody sees that it is paused, and requests end."""
         self.world.in_flight.clear()
-        if commands.read(self.shop.site.folder).paused:
+        if commands.read(self.shop.managed.folder).paused:
             self.order(self._relief)
 
     def _unwatched(self, superseded: Callable[[_Wish], str]) -> Callable[[_Wish], str]:

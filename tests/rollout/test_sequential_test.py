@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from weighbridge.rollout.sequential_test import Comparison, evidence_above
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.serving.gateway.models import FinishedRequest
 
 OLD, NEW = "6", "7"
 STEPS = (0.1, 0.5, 1.0)
 
 
-def seen(server: str = NEW, **facts: Any) -> Seen:
+def seen(server: str = NEW, **facts: Any) -> FinishedRequest:
     fields = {"status": 200, "seconds": 0.1, "stream": False, "truncated": False, "at": 0.0, **facts}
-    return Seen(server=server, **fields)
+    return FinishedRequest(server=server, **fields)
 
 
 def traffic(
     rng: random.Random, share: float, requests: int, *, errors: tuple[float, float] = (0.0, 0.0), slower: float = 1.0
-) -> Iterator[Seen]:
+) -> Iterator[FinishedRequest]:
     """Requests at random: `errors` of the old and of the new version; a quarter are long streams."""
     for _ in range(requests):
         new = rng.random() < share
@@ -43,7 +43,7 @@ def rollout(
     comparison = Comparison(alpha=alpha)
     count = 0
     for share in steps:
-        batch: list[Seen] = []
+        batch: list[FinishedRequest] = []
         for one in traffic(rng, share, requests, **faults):
             batch.append(one)
             if len(batch) == 5:

@@ -66,7 +66,7 @@ def environment(exported: Artifact, shared: Workspace) -> Environment:
 
 
 @contextlib.contextmanager
-def serving(exported: Artifact, shared: Workspace, tmp_path: Path) -> Iterator[bento.Proof]:
+def serving(exported: Artifact, shared: Workspace, tmp_path: Path) -> Iterator[bento.BentoProof]:
     with bento.serve(exported.path, shared.settings.cache, tmp_path / "log", 120) as proof:
         yield proof
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.gateway.models import Seen
+from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
 
 PATH = "tests.stand_ins.target:MemoryTarget"
@@ -132,7 +132,7 @@ class MemoryTraffic:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def read(self) -> list[Seen]:
+    def read(self) -> list[FinishedRequest]:
         """Ten requests, by the shares."""
         world = self._world
         open_to = {name: weight for name, (weight, _) in world.routes.items() if weight}
@@ -141,10 +141,10 @@ class MemoryTraffic:
         names = world.dice.choices(list(open_to), list(open_to.values()), k=10)
         return [self._seen(name, world.version(name)) for name in names]
 
-    def _seen(self, name: str, version: Version) -> Seen:
+    def _seen(self, name: str, version: Version) -> FinishedRequest:
         failed = self._world.dice.random() < version.error_share
         seconds = version.seconds * self._world.dice.uniform(0.8, 1.25)
-        return Seen(
+        return FinishedRequest(
             server=name, status=500 if failed else 200, seconds=seconds, stream=False, truncated=False, at=next(_CLOCK)
         )
 

@@ -1,4 +1,4 @@
-"""Measurements made up for the tests of select and ticket."""
+"""Measurements made up for the tests of select and report."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.tasks.models import TAKEN, args, header, model, rows, sharded, weights, with_header, write
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
-from weighbridge.core.stage_cache import Outcome
+from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
@@ -29,7 +29,7 @@ def fetched(arguments: DownloadArgs, workspace: Workspace) -> Downloaded:
     return download(pin(arguments, workspace), arguments, workspace)
 
 
-def run(arguments: DownloadArgs, workspace: Workspace) -> Outcome[Downloaded]:
+def run(arguments: DownloadArgs, workspace: Workspace) -> StageOutcome[Downloaded]:
     """As the flow runs the stage."""
     pinned = pin(arguments, workspace)
     inputs = identity(pinned, arguments)

@@ -1,4 +1,4 @@
-"""The ticket: everybody in it, nothing from outside in it."""
+"""The report: everybody in it, nothing from outside in it."""
 
 import re
 import subprocess
@@ -9,22 +9,24 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tasks.made import REFERENCE, exact, measured
-from weighbridge.tasks.report import Ticket, ticket
+from weighbridge.tasks.report import WeighingReport, weighing_report
 from weighbridge.tasks.select import SelectArgs, select
 
 
 @pytest.fixture(scope="module")
-def report() -> Ticket:
+def report() -> WeighingReport:
     measurements = [
         measured("slow", speed=300), measured("fast", speed=900), measured("bad", right=20),
         measured("dead", failure="died | <script>alert(1)</script>\nsecond line"),
     ]  # fmt: skip
     decision = select(measurements, REFERENCE, None, SelectArgs())
     evaluated = SimpleNamespace(base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)}, test={})
-    return ticket(decision, measurements, evaluated, "demo", facts={"base model": "sha256:abc"}, currency="EUR")
+    return weighing_report(
+        decision, measurements, evaluated, "demo", facts={"base model": "sha256:abc"}, currency="EUR"
+    )
 
 
-def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(report: Ticket) -> None:
+def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(report: WeighingReport) -> None:
     assert [row["candidate"] for row in report.rows] == [
         f"llama_cpp/{name}" for name in ("fast", "slow", "bad", "dead")
     ]
@@ -37,7 +39,7 @@ def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(report
     assert "slower: 300 tokens/s against 900 tokens/s" in report.rows[1]["verdict"]
 
 
-def test_markdown_tables_are_not_broken_by_what_engines_say(report: Ticket) -> None:
+def test_markdown_tables_are_not_broken_by_what_engines_say(report: WeighingReport) -> None:
     lines = [line for line in report.markdown.splitlines() if line.startswith("| llama_cpp") or "**llama" in line]
     assert len(lines) == 4
     cells = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
@@ -46,23 +48,23 @@ def test_markdown_tables_are_not_broken_by_what_engines_say(report: Ticket) -> N
     assert "| processor | a processor |" in report.markdown
 
 
-def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(report: Ticket) -> None:
+def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(report: WeighingReport) -> None:
     assert "&lt;script&gt;" in report.html
     assert "<script" not in report.html
     assert not re.findall(r"(?:src|href)=\"(?!data:)", report.html)
     assert "llama_cpp/dead" in report.html
 
 
-def test_it_is_saved_in_every_form(report: Ticket, tmp_path: Path) -> None:
-    files = report.save(tmp_path / "ticket")
-    assert [file.name for file in files] == ["ticket.md", "ticket.html", "ticket.png"]
+def test_it_is_saved_in_every_form(report: WeighingReport, tmp_path: Path) -> None:
+    files = report.save(tmp_path / "report")
+    assert [file.name for file in files] == ["report.md", "report.html", "report.png"]
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_ticket_without_a_winner_says_so() -> None:
+def test_a_report_without_a_winner_says_so() -> None:
     measurements = [measured("dead", failure="died")]
     decision = select(measurements, REFERENCE, None, SelectArgs())
-    made = ticket(decision, measurements, None, "demo")
+    made = weighing_report(decision, measurements, None, "demo")
     assert made.headline == "no winner"
     assert "died" in made.markdown
     assert made.chart.startswith(b"\x89PNG")

@@ -284,7 +284,7 @@ def test_a_killed_download_goes_on(
     asked: set[int] = set()
     reader = s3.reader
 
-    def noting(place: s3.Place, key: str, version: str) -> ranges.ReadRange:
+    def noting(place: s3.S3Location, key: str, version: str) -> ranges.ReadRange:
         read = reader(place, key, version)
 
         def noted(start: int, end: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.tasks import machine
-from weighbridge.tasks.candidate_benchmark import FINAL_SECONDS, TUNING_SECONDS, Scale, _Try
+from weighbridge.tasks.candidate_benchmark import FINAL_SECONDS, TUNING_SECONDS, CandidateBenchmark, _Try
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.weigh import WeighArgs, candidates, check, weigh
@@ -133,13 +133,13 @@ def test_options_that_a_short_run_cannot_tell_apart_are_tried_for_longer(
 ) -> None:
     tried: list[tuple[int, float]] = []
 
-    def run(scale: Scale, options: StandInArgs, payloads: object, seconds: float) -> _Try:
+    def run(scale: CandidateBenchmark, options: StandInArgs, payloads: object, seconds: float) -> _Try:
         threads = options.threads or 0
         tried.append((threads, seconds))
         speed = {1: 100, 2: 95, 8: 50}[threads] if seconds == TUNING_SECONDS else finally_[threads]
         return _Try(options, speed, first_tokens.get(threads, 0.0), "" if speed else "it died")
 
-    monkeypatch.setattr(Scale, "_try", run)
+    monkeypatch.setattr(CandidateBenchmark, "_try", run)
     (measured,) = weigh([variant()], data, METRICS, args(StandInArgs(), tune=True), workspace).measurements
     assert isinstance(measured.candidate.engine, StandInArgs)
     assert measured.candidate.engine.threads == winner

@@ -9,7 +9,7 @@ from pydantic import Field
 from weighbridge import serving
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 
 HERE: Final = Path(__file__).parent
 WEIGHBRIDGE: Final = Path(serving.__file__).parent.parent
@@ -24,7 +24,7 @@ class NumpyArgs(EngineArgs):
     threads: int | None = Field(None, ge=1, description="Threads of the linear algebra library.")
 
 
-class Numpy(ShimClient):
+class Numpy(ShimEngine):
     """Serves Llama models in float32."""
 
     name: ClassVar[str] = "numpy"

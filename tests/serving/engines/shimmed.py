@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from weighbridge.serving.engine_process import Running
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 from weighbridge.serving.openai_client import Client
 
 TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
@@ -32,7 +32,7 @@ def expected(transformer: Transformer, text: str, count: int) -> str:
 class Shimmed:
     """Inherit, name the engine, and have a fixture `running` that serves the tiny model as `tiny`."""
 
-    engine: ClassVar[ShimClient]
+    engine: ClassVar[ShimEngine]
 
     def test_it_answers_chats_and_prompts_streamed_and_not(self, running: Running) -> None:
         client = Client(running.url)

@@ -131,7 +131,7 @@ def test_tgi_answers_tells_its_limits_and_its_tokens(running: Running) -> None:
     answer = client.ask(chat, max_tokens=3)
     assert (answer.text, answer.completion_tokens, answer.finish_reason) == ("one two three", 3, "length")
     assert "".join(client.stream(chat, max_tokens=3)) == answer.text
-    assert tgi_limits(running.url) == on_path.Limits(input_tokens=20, total_tokens=40, requests=3)
+    assert tgi_limits(running.url) == on_path.PathLimits(input_tokens=20, total_tokens=40, requests=3)
     assert Tgi().tokenize(running.url, "a token each") == [101, 105, 104]
     with pytest.raises(RequestRefused, match=r"HTTP 422: Input validation error: `inputs` must have less than 20"):
         client.ask("word " * 30)

@@ -11,9 +11,9 @@ import pytest
 from tests.serving.gateway.upstreams import Upstream, upstreams
 from tests.waiting import until
 from weighbridge.core.processes import free_port
-from weighbridge.serving.gateway.access_log import Traffic
+from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.models import Front, Route, Seen
+from weighbridge.serving.gateway.models import FinishedRequest, Front, Route
 from weighbridge.serving.supervisor import Supervisor
 
 
@@ -34,14 +34,14 @@ def rotate(log: Path) -> None:
             old.replace(log.with_name(f"{log.name}.{number + 1}"))
 
 
-def numbers(seen: list[Seen]) -> list[int]:
+def numbers(seen: list[FinishedRequest]) -> list[int]:
     return [round(one.seconds * 1000) for one in seen]
 
 
 def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     write(log, 1)
-    traffic = Traffic(log, "demo")
+    traffic = AccessLog(log, "demo")
     write(log, 2)
     write(log, 3, target="other")
     write(log, 4)
@@ -55,7 +55,7 @@ def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
 
 def test_a_line_that_is_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
-    traffic = Traffic(log, "demo")
+    traffic = AccessLog(log, "demo")
     assert traffic.read() == []
     text = line(1)
     log.write_text(text[:20])
@@ -69,7 +69,7 @@ def test_a_line_that_is_half_written_is_read_when_it_is_whole(tmp_path: Path) ->
 def test_rotations_lose_nothing(tmp_path: Path, rotations: int) -> None:
     log = tmp_path / "gateway.log"
     write(log, 0)
-    traffic = Traffic(log, "demo")
+    traffic = AccessLog(log, "demo")
     write(log, 1)
     assert numbers(traffic.read()) == [1]
     for number in range(rotations):
@@ -83,7 +83,7 @@ def test_rotations_lose_nothing(tmp_path: Path, rotations: int) -> None:
 def test_one_rotated_out_of_sight_goes_on_with_the_oldest(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     write(log, 0)
-    traffic = Traffic(log, "demo")
+    traffic = AccessLog(log, "demo")
     held = os.open(log, os.O_RDONLY)  # so that no new file gets its inode
     for number in range(1, 7):
         rotate(log)
@@ -106,10 +106,10 @@ def served(tmp_path: Path) -> Iterator[tuple[Gateway, Upstream, str]]:
 
 def test_sees_what_the_gateway_answered_whole_cut_and_left(served: tuple[Gateway, Upstream, str]) -> None:
     gateway, _, url = served
-    traffic = Traffic(gateway.log, "demo")
-    seen: list[Seen] = []
+    traffic = AccessLog(gateway.log, "demo")
+    seen: list[FinishedRequest] = []
 
-    def one_more() -> Seen:
+    def one_more() -> FinishedRequest:
         count = len(seen) + 1
         until(lambda: seen.extend(traffic.read()) or len(seen) >= count)
         return seen[-1]

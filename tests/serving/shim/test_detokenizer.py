@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tests.serving.shim.made import END, Bytes
 from weighbridge.serving.shim.detokenizer import UNFINISHED, Piece, Stops, TextStream, pieces
 from weighbridge.serving.shim.protocol import Sampling
-from weighbridge.serving.shim.requests import Order
+from weighbridge.serving.shim.requests import CompletionRequest
 
 TEXT = "naïve café 🙂 – 日本\n"
 
 
 def answer(text: str, *, max_tokens: int = 1000, stops: Sequence[str] = ()) -> list[Piece]:
-    order = Order(True, (1,), Sampling(max_tokens), tuple(stops), stream=True, usage=True)
+    order = CompletionRequest(True, (1,), Sampling(max_tokens), tuple(stops), stream=True, usage=True)
     return list(pieces(Bytes(text), order))
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from weighbridge.serving.shim.protocol import Sampling
-from weighbridge.serving.shim.sampler import Drawer
+from weighbridge.serving.shim.sampler import Sampler
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.3, 0.2], np.float32))
 
 
 def drawn(count: int = 2000, **options: Any) -> dict[int, float]:
     """Part of each token among many."""
-    drawer = Drawer(Sampling(count, seed=1, **options))
+    drawer = Sampler(Sampling(count, seed=1, **options))
     return {token: n / count for token, n in Counter(drawer.draw(LOGITS).id for _ in range(count)).items()}
 
 
@@ -41,7 +41,7 @@ def test_top_p_leaves_the_likeliest_that_reach_it(top_p: float, left: set[int]) 
 
 def test_equal_seeds_give_equal_answers_and_others_do_not() -> None:
     def answer(seed: int | None) -> list[int]:
-        drawer = Drawer(Sampling(50, temperature=1.0, seed=seed))
+        drawer = Sampler(Sampling(50, temperature=1.0, seed=seed))
         return [drawer.draw(LOGITS).id for _ in range(50)]
 
     assert answer(7) == answer(7)
@@ -50,6 +50,6 @@ def test_equal_seeds_give_equal_answers_and_others_do_not() -> None:
 
 
 def test_log_probabilities_are_those_before_any_temperature() -> None:
-    token = Drawer(Sampling(1, temperature=0, logprobs=2)).draw(LOGITS)
+    token = Sampler(Sampling(1, temperature=0, logprobs=2)).draw(LOGITS)
     assert token.logprob == pytest.approx(np.log(0.4), abs=1e-6)
     assert [(other, round(float(np.exp(value)), 3)) for other, value in token.top] == [(1, 0.4), (2, 0.3)]

@@ -21,7 +21,7 @@ from tests.serving.shim.made import Bytes
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
-from weighbridge.serving.engines.shim_engine import ShimClient
+from weighbridge.serving.engines.shim_engine import ShimEngine
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready, post
 from weighbridge.serving.shim.server import Shim
 
@@ -93,13 +93,13 @@ def test_log_probabilities_come_with_every_token() -> None:
         reply = post(f"{url}/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 1})
         entries = reply["choices"][0]["logprobs"]["content"]
         assert [(entry["token"], entry["logprob"]) for entry in entries] == [("a", -0.5), ("b", -0.5), ("", -0.5)]
-        assert ShimClient().token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
+        assert ShimEngine().token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
 
 
 def test_plugins_read_tokens_of_texts_and_chats() -> None:
     with served(Bytes()) as url:
-        assert ShimClient().tokenize(url, "é") == [195, 169]
-        assert ShimClient().chat_tokens(url, HELLO) == list(b"hello")
+        assert ShimEngine().tokenize(url, "é") == [195, 169]
+        assert ShimEngine().chat_tokens(url, HELLO) == list(b"hello")
 
 
 @pytest.mark.parametrize(
