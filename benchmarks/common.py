@@ -1,4 +1,6 @@
-"""What benchmarks share: sides that take turns, medians with their spread, a table, and one line of JSON at the end."""
+"""What benchmarks share: sides that take turns, medians with their spread, a table, and one line of
+JSON at the end.
+"""
 
 import json
 import statistics
@@ -11,7 +13,8 @@ T = TypeVar("T")
 
 
 def alternate(sides: Sequence[str], turn: Callable[[str], T], rounds: int) -> dict[str, list[T]]:
-    """`rounds` turns of every side, in an order that is reversed each round, so that no side always comes first.
+    """`rounds` turns of every side, in an order that is reversed each round, so that no side always
+    comes first.
 
     Standard error says whose turn it is: a benchmark takes minutes.
     """
@@ -35,7 +38,12 @@ class Figures:
     _turns: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(
-        self, key: str, value: float | Sequence[float], *, at_least: float | None = None, at_most: float | None = None
+        self,
+        key: str,
+        value: float | Sequence[float],
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
     ) -> None:
         """A figure, or the turns whose median is the figure."""
         turns = [value] if isinstance(value, int | float) else list(value)
@@ -52,11 +60,22 @@ class Figures:
             self.add(f"{key}_{side}", values)
 
     def ratio(
-        self, key: str, side: str, to: str, *, at_least: float | None = None, at_most: float | None = None
+        self,
+        key: str,
+        side: str,
+        to: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
     ) -> None:
-        """Median over the rounds of one side's turn divided by the other's, of figures added by `add_many`."""
+        """Median over the rounds of one side's turn divided by the other's, of figures added by
+        `add_many`.
+        """
         turns = self._turns[key]
-        ratios = [mine / other if other else 0.0 for mine, other in zip(turns[side], turns[to], strict=True)]
+        ratios = [
+            mine / other if other else 0.0
+            for mine, other in zip(turns[side], turns[to], strict=True)
+        ]
         self.add(f"{key}_{side}_to_{to}", ratios, at_least=at_least, at_most=at_most)
 
     def misses(self) -> list[str]:
@@ -76,8 +95,20 @@ def report(figures: Figures) -> None:
     missed = figures.misses()
     for key, value in figures.values.items():
         low, high = figures.spreads[key]
-        goal = ", ".join(f"{kind.replace('_', ' ')} {bound:g}" for kind, bound in figures.goals.get(key, {}).items())
+        goal = ", ".join(
+            f"{kind.replace('_', ' ')} {bound:g}"
+            for kind, bound in figures.goals.get(key, {}).items()
+        )
         verdict = "  MISSED" if key in missed else ""
         print(f"{key:{width}}  {value:10.4g}  {low:10.4g}  {high:10.4g}  {goal}{verdict}")
     rounded = {key: round(value, 4) for key, value in figures.values.items()}
-    print(json.dumps({"benchmark": figures.name, "figures": rounded, "goals": figures.goals, "holds": not missed}))
+    print(
+        json.dumps(
+            {
+                "benchmark": figures.name,
+                "figures": rounded,
+                "goals": figures.goals,
+                "holds": not missed,
+            }
+        )
+    )

@@ -19,7 +19,12 @@ def cpu_seconds(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
     """
     words = [str(word) for word in command]
     with subprocess.Popen(
-        words, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
@@ -31,7 +36,9 @@ def cpu_seconds(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
 
 
 def bytecode_note() -> None:
-    """Say so when every start compiles what it imports: pip leaves bytecode behind, uv and some images don't."""
+    """Say so when every start compiles what it imports: pip leaves bytecode behind, uv and some
+    images don't.
+    """
     import pydantic
 
     source = Path(pydantic.__file__)

@@ -1,7 +1,8 @@
 """Clients of an OpenAI endpoint that count every request that was not answered whole.
 
-Each asks, pauses, and asks again until the end of the block: short questions, and long streams. A stream is whole
-when it gave a reason for its end and `[DONE]`; whatever else ends it is a failure, as is every status but 200.
+Each asks, pauses, and asks again until the end of the block: short questions, and long streams. A
+stream is whole when it gave a reason for its end and `[DONE]`; whatever else ends it is a failure,
+as is every status but 200.
 """
 
 import asyncio
@@ -58,7 +59,9 @@ class Crowd:
         self._habits = habits or Habits()
         self._model = model
         self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all()), name="crowd", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._all()), name="crowd", daemon=True
+        )
 
     def __enter__(self) -> "Crowd":
         self._thread.start()
@@ -68,7 +71,9 @@ class Crowd:
         self._over.set()
         self._thread.join(END)
         if self._thread.is_alive():
-            self.requests.append(Request("end", 0, 0, "", problem=f"requests did not end within {END:.0f} s"))
+            self.requests.append(
+                Request("end", 0, 0, "", problem=f"requests did not end within {END:.0f} s")
+            )
 
     @property
     def problems(self) -> list[Request]:
@@ -79,8 +84,13 @@ class Crowd:
         return [one for one in self.requests if one.began >= moment]
 
     def first_answer(self, version: str, since: float) -> float | None:
-        """When the first request that began after `since` got its answer's first byte from this version."""
-        return min((one.first for one in self.since(since) if one.version == version and one.first), default=None)
+        """When the first request that began after `since` got its answer's first byte from this
+        version.
+        """
+        return min(
+            (one.first for one in self.since(since) if one.version == version and one.first),
+            default=None,
+        )
 
     def told(self) -> str:
         """One line."""
@@ -98,7 +108,9 @@ class Crowd:
             await asyncio.gather(*clients)
 
     async def _client(self, session: aiohttp.ClientSession, kind: str, number: int) -> None:
-        await asyncio.sleep(self._habits.pause * number / max(self._habits.short, self._habits.streams))
+        await asyncio.sleep(
+            self._habits.pause * number / max(self._habits.short, self._habits.streams)
+        )
         while not self._over.is_set():
             self.requests.append(await self._ask(session, kind, number))
             await asyncio.sleep(self._habits.pause)
@@ -106,10 +118,13 @@ class Crowd:
     async def _ask(self, session: aiohttp.ClientSession, kind: str, number: int) -> Request:
         habits, began, version, first = self._habits, time.monotonic(), "", 0.0
         body = {
-            "model": self._model, "stream": kind == "stream", "temperature": 0,
+            "model": self._model,
+            "stream": kind == "stream",
+            "temperature": 0,
             "messages": [{"role": "user", "content": f"{number}: how are you?"}],
-            "max_tokens": habits.stream_tokens if kind == "stream" else habits.short_tokens, **(habits.body or {}),
-        }  # fmt: skip
+            "max_tokens": habits.stream_tokens if kind == "stream" else habits.short_tokens,
+            **(habits.body or {}),
+        }
         try:
             async with session.post(self._url, json=body) as answer:
                 # `7.2` is version 7 again, started while its first process was still draining.
@@ -118,9 +133,13 @@ class Crowd:
                 if kind == "stream" and not problem:
                     problem = await _read_stream(answer)
                 else:
-                    problem = problem or ("" if (await answer.json())["choices"] else "no answer in it")
+                    problem = problem or (
+                        "" if (await answer.json())["choices"] else "no answer in it"
+                    )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
-            problem = f"{type(exc).__name__}{' in its stream' if kind == 'stream' and first else ''}"
+            problem = (
+                f"{type(exc).__name__}{' in its stream' if kind == 'stream' and first else ''}"
+            )
         return Request(kind, began, time.monotonic(), version, first, problem)
 
 
@@ -133,5 +152,7 @@ async def _read_stream(answer: aiohttp.ClientResponse) -> str:
         elif line.startswith(b'data: {"error"'):
             return "an error in its stream"
         elif b'"finish_reason":"' in line or b'"finish_reason": "' in line:
-            reason = reason or bool(json.loads(line.removeprefix(b"data: "))["choices"][0]["finish_reason"])
+            reason = reason or bool(
+                json.loads(line.removeprefix(b"data: "))["choices"][0]["finish_reason"]
+            )
     return "" if reason and done else "truncated"

@@ -1,11 +1,11 @@
 """Every engine that runs here, on the same model and requests: speed, memory, start, in one run.
 
-An engine takes part when it is registered, its environment is installed and an optimizer makes a format that it
-takes; who is left out is told, and why. Its sides take turns:
+An engine takes part when it is registered, its environment is installed and an optimizer makes a
+format that it takes; who is left out is told, and why. Its sides take turns:
 
-    bare        its own server, started by hand with nothing but model and address
-    launched    the same engine through `weighbridge.serving.engine_process`, our options at their defaults
-    measured    with what the scale found best on this machine
+    bare        its own server, started by hand with nothing but model and address launched    the
+    same engine through `weighbridge.serving.engine_process`, our options at their defaults measured
+    with what the scale found best on this machine
 
 Beside them stand the figures of `transformers`, the reference, where that engine takes part.
 
@@ -69,18 +69,33 @@ class Bare:
 BARE: Mapping[str, Bare] = {
     "llama_cpp": Bare(
         lambda model, host, port, python: [
-            str(python), "-I", "-c", LLAMA_CPP, str(model / "model.gguf"), host, port,
-        ],
+            str(python),
+            "-I",
+            "-c",
+            LLAMA_CPP,
+            str(model / "model.gguf"),
+            host,
+            port,
+        ]
     ),
     "vllm": Bare(
         lambda model, host, port, python: [
-            str(python), "-I", "-m", "vllm.entrypoints.openai.api_server",
-            "--model", str(model), "--host", host, "--port", port,
+            str(python),
+            "-I",
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(model),
+            "--host",
+            host,
+            "--port",
+            port,
         ],
         needs_env=True,
     ),
-}  # fmt: skip
-"""Engines that come with a server of their own. For the others our server is the only one there is."""
+}
+"""Engines that come with a server of their own. For the others our server is the only one there is.
+"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,9 @@ class Side:
     start_seconds: float
 
 
-def entrants(names: Sequence[str], plan: Plan, install: bool, workspace: Workspace) -> Iterator[Entrant]:
+def entrants(
+    names: Sequence[str], plan: Plan, install: bool, workspace: Workspace
+) -> Iterator[Entrant]:
     """Every engine that can take part; the others are named on standard error."""
     downloaded = demo_model(workspace)
     for name in names or plugins.names("engine"):
@@ -126,27 +143,40 @@ def entrants(names: Sequence[str], plan: Plan, install: bool, workspace: Workspa
             optimizer = optimizer_for(engine)
             args = OptimizeArgs(variants=[optimizer.Args.model_validate({})])
             (variant,) = optimize(downloaded.model, downloaded.data, args, workspace).variants
-            yield Entrant(engine, variant, _measured(engine, variant, downloaded.data, plan, workspace))
+            yield Entrant(
+                engine, variant, _measured(engine, variant, downloaded.data, plan, workspace)
+            )
         except (WeighbridgeError, LookupError) as exc:
             print(f"left out: {name}: {exc}", file=sys.stderr, flush=True)
 
 
 def _require(engine: Engine, install: bool, workspace: Workspace) -> None:
-    """Raises LookupError where its environment is not installed, WeighbridgeError where it has none for here."""
+    """Raises LookupError where its environment is not installed, WeighbridgeError where it has none
+    for here.
+    """
     lock, cache = lock_of(engine, engine.Args(kind=engine.name)), workspace.settings.cache
     if install:
         ensure(lock, cache)
     elif not locate(lock, cache)[1]:
-        raise LookupError("its environment is not installed: weighbridge engines install, or --install here")
+        raise LookupError(
+            "its environment is not installed: weighbridge engines install, or --install here"
+        )
 
 
-def _measured(engine: Engine, variant: Variant, data: Artifact, plan: Plan, workspace: Workspace) -> EngineArgs:
+def _measured(
+    engine: Engine, variant: Variant, data: Artifact, plan: Plan, workspace: Workspace
+) -> EngineArgs:
     """The options that the scale finds best, as a weighing would."""
     args = engine.Args(kind=engine.name)
     how = WeighArgs(engines=[args], concurrency=list(plan.concurrencies), max_tokens=plan.tokens)
     candidate = Candidate(label=f"{engine.name}/{variant.label}", variant=variant, engine=args)
     scale = CandidateBenchmark(
-        candidate, data, EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]}), how, "", workspace
+        candidate,
+        data,
+        EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]}),
+        how,
+        "",
+        workspace,
     )
     return scale.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])
 
@@ -160,21 +190,31 @@ def _payload(prompt: object, tokens: int) -> dict[str, object]:
 def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
     """The engine's own server, with nothing but model and address."""
     how, args = BARE[entrant.name], entrant.engine.Args(kind=entrant.name)
-    python, port = ensure(lock_of(entrant.engine, args), workspace.settings.cache).python, free_port()
+    python, port = (
+        ensure(lock_of(entrant.engine, args), workspace.settings.cache).python,
+        free_port(),
+    )
     command = how.command(entrant.variant.artifact.path, engine_process.HOST, str(port), python)
     env = entrant.engine.env(args) if how.needs_env else {}
-    log, url = workspace.settings.home / "logs" / f"{entrant.name}-bare.log", f"http://{engine_process.HOST}:{port}"
+    log, url = (
+        workspace.settings.home / "logs" / f"{entrant.name}-bare.log",
+        f"http://{engine_process.HOST}:{port}",
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         Process("bare", command, log=log, cwd=Path(folder), env=env) as process,
     ):
-        yield Side(url, process, process.wait_until(lambda: is_ready(url), args.start_timeout, poll=0.05))
+        yield Side(
+            url, process, process.wait_until(lambda: is_ready(url), args.start_timeout, poll=0.05)
+        )
 
 
 @contextlib.contextmanager
 def ours(entrant: Entrant, args: EngineArgs, side: str, workspace: Workspace) -> Iterator[Side]:
     log = workspace.settings.home / "logs" / f"{entrant.name}-{side}.log"
-    with engine_process.serve(entrant.variant.artifact.path, args, workspace.settings.cache, log) as running:
+    with engine_process.serve(
+        entrant.variant.artifact.path, args, workspace.settings.cache, log
+    ) as running:
         yield Side(running.url, running.process, running.load_seconds)
 
 
@@ -193,9 +233,15 @@ def sides(entrant: Entrant, workspace: Workspace) -> Iterator[dict[str, Side]]:
 
 def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures) -> None:
     """Every concurrency, `plan.rounds` turns of each side."""
-    print(f"{entrant.name}: {entrant.variant.label}, measured: {entrant.measured!r}", file=sys.stderr, flush=True)
+    print(
+        f"{entrant.name}: {entrant.variant.label}, measured: {entrant.measured!r}",
+        file=sys.stderr,
+        flush=True,
+    )
     with sides(entrant, workspace) as up, contextlib.ExitStack() as watched:
-        peaks = {name: watched.enter_context(PeakMemory(side.process.pid)) for name, side in up.items()}
+        peaks = {
+            name: watched.enter_context(PeakMemory(side.process.pid)) for name, side in up.items()
+        }
         payloads = _payloads(next(iter(up.values())).url, plan)
         for side in up.values():
             run_load(side.url, payloads.take(4), 1, timeout=600)
@@ -203,9 +249,14 @@ def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures
 
             def turn(side: str, streams: int = concurrency) -> LoadFigures:
                 return run_load(
-                    up[side].url, payloads.take(PLENTY), streams,
-                    requests=2 * streams, seconds=plan.seconds, max_seconds=600, timeout=600,
-                )  # fmt: skip
+                    up[side].url,
+                    payloads.take(PLENTY),
+                    streams,
+                    requests=2 * streams,
+                    seconds=plan.seconds,
+                    max_seconds=600,
+                    timeout=600,
+                )
 
             _add(figures, f"{entrant.name}_c{concurrency}", alternate(list(up), turn, plan.rounds))
     for name, side in up.items():
@@ -217,7 +268,11 @@ def _payloads(url: str, plan: Plan) -> Payloads:
     """Answers of full length, where the server knows how to be told so."""
     payloads = Payloads(LONG, plan.tokens)
     (probe,) = payloads.take(1)
-    options = {key: value for key, value in probe.items() if key not in ("messages", "stream_options", "max_tokens")}
+    options = {
+        key: value
+        for key, value in probe.items()
+        if key not in ("messages", "stream_options", "max_tokens")
+    }
     try:
         Client(url, 600).ask([{"role": "user", "content": "Hi"}], max_tokens=2, **options)
     except RequestRefused:
@@ -226,9 +281,13 @@ def _payloads(url: str, plan: Plan) -> Payloads:
 
 
 def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> None:
-    figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
+    figures.add_many(
+        f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second)
+    )
     figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
-    figures.add(f"{key}_errors", sum(load.errors for loads in turns.values() for load in loads), at_most=0)
+    figures.add(
+        f"{key}_errors", sum(load.errors for loads in turns.values() for load in loads), at_most=0
+    )
     if "bare" in turns:
         figures.ratio(f"{key}_tokens_per_second", "launched", "bare", at_least=GOAL)
         figures.ratio(f"{key}_tokens_per_second", "measured", "bare")
@@ -238,7 +297,9 @@ def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> Non
 
 
 def against_reference(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
-    """Tokens per second over the reference's, medians of the same run; nothing where the reference took no part."""
+    """Tokens per second over the reference's, medians of the same run; nothing where the reference
+    took no part.
+    """
     for concurrency in concurrencies if REFERENCE in names else ():
         reference = figures.values[f"{REFERENCE}_c{concurrency}_tokens_per_second_measured"]
         for name in names:
@@ -248,10 +309,15 @@ def against_reference(figures: Figures, names: Sequence[str], concurrencies: Seq
 
 
 def beats(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
-    """Measured options against the defaults, geometric mean over the concurrencies, by which they are chosen."""
+    """Measured options against the defaults, geometric mean over the concurrencies, by which they
+    are chosen.
+    """
     for name in names:
         side = "bare" if name in BARE else "launched"
-        keys = [f"{name}_c{concurrency}_tokens_per_second_measured_to_{side}" for concurrency in concurrencies]
+        keys = [
+            f"{name}_c{concurrency}_tokens_per_second_measured_to_{side}"
+            for concurrency in concurrencies
+        ]
         figures.add(
             f"{name}_measured_to_{side}",
             statistics.geometric_mean([figures.values[key] for key in keys]),
@@ -260,11 +326,17 @@ def beats(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, concurrency 1 and 4: does it work?")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, concurrency 1 and 4: does it work?"
+    )
     parser.add_argument("--rounds", type=int, help="turns of each side")
     parser.add_argument("--engine", action="append", default=[], help="these alone")
-    parser.add_argument("--install", action="store_true", help="build the environments that are missing")
+    parser.add_argument(
+        "--install", action="store_true", help="build the environments that are missing"
+    )
     options = parser.parse_args()
     plan = Plan(rounds=1, concurrencies=(1, 4), seconds=0.5, tokens=32) if options.quick else Plan()
     plan = Plan(options.rounds or plan.rounds, plan.concurrencies, plan.seconds, plan.tokens)
@@ -279,7 +351,9 @@ def main() -> None:
             else:
                 names.append(entrant.name)
     if not names:
-        sys.exit("error: measuring engines: none can take part; run: weighbridge engines install llama_cpp")
+        sys.exit(
+            "error: measuring engines: none can take part; run: weighbridge engines install llama_cpp"
+        )
     against_reference(figures, names, plan.concurrencies)
     beats(figures, names, plan.concurrencies)
     report(figures)

@@ -1,4 +1,5 @@
-"""How long an evaluation takes: the same prompts through the engine, and through transformers one by one and batched.
+"""How long an evaluation takes: the same prompts through the engine, and through transformers one
+by one and batched.
 
 Usage: python -m benchmarks.evaluation [--prompts 500] [--rounds 3] [--streams 8]
 """
@@ -42,7 +43,9 @@ def subject(workspace: Workspace, prompts: int) -> Subject:
     from weighbridge.tasks.download import DownloadArgs, download, pin
 
     made = ensure(workspace.settings.cache)
-    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
+    args = DownloadArgs.model_validate(
+        {"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}}
+    )
     got = download(pin(args, workspace), args, workspace)
     plugin = load("optimizer", "gguf")
     out = workspace.settings.home / "gguf"
@@ -73,12 +76,16 @@ def through_transformers(about: Subject) -> Callable[[int], list[str]]:
 
     def answer(batch: int) -> list[str]:
         with hf_models.quiet(), hf_models.threads(about.weights.path):
-            return generation.answers(model, tokenizer, prompts, max_new_tokens=TOKENS, batch_size=batch)
+            return generation.answers(
+                model, tokenizer, prompts, max_new_tokens=TOKENS, batch_size=batch
+            )
 
     return answer
 
 
-def measure(about: Subject, workspace: Workspace, rounds: int, streams: int, figures: Figures) -> None:
+def measure(
+    about: Subject, workspace: Workspace, rounds: int, streams: int, figures: Figures
+) -> None:
     """Every side in turn, and how many of the answers are the same."""
     args = LlamaCppArgs(threads=1, parallel=streams)
     log = workspace.settings.home / "logs" / "engine.log"
@@ -99,7 +106,9 @@ def measure(about: Subject, workspace: Workspace, rounds: int, streams: int, fig
     figures.add_many("seconds", turns)
     for side in SIDES[1:]:
         figures.ratio("seconds", side, "engine")
-        same = sum(a == b for a, b in zip(about.answers["engine"], about.answers[side], strict=True))
+        same = sum(
+            a == b for a, b in zip(about.answers["engine"], about.answers[side], strict=True)
+        )
         figures.add(f"same_answers_engine_and_{side}", same / len(about.rows))
 
 
@@ -112,7 +121,9 @@ def main() -> None:
     figures = Figures("evaluation")
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
         workspace = Workspace(Settings(home=Path(folder) / "home"))
-        measure(subject(workspace, options.prompts), workspace, options.rounds, options.streams, figures)
+        measure(
+            subject(workspace, options.prompts), workspace, options.rounds, options.streams, figures
+        )
     report(figures)
 
 

@@ -1,4 +1,6 @@
-"""What the benchmarks of servers share: requests that no cache answers, and the demo's model to send them to."""
+"""What the benchmarks of servers share: requests that no cache answers, and the demo's model to
+send them to.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +17,14 @@ SHORT = "is late, why?"
 
 
 class Payloads:
-    """Requests that all differ from their first word on, so that no prompt is ever found in a cache."""
+    """Requests that all differ from their first word on, so that no prompt is ever found in a
+    cache.
+    """
 
     def __init__(self, words: str, tokens: int, options: Mapping[str, Any] | None = None) -> None:
-        """`options` stand beside those of OpenAI's API: by default that an answer has all its tokens."""
+        """`options` stand beside those of OpenAI's API: by default that an answer has all its
+        tokens.
+        """
         self._words = words
         self._options = {
             "max_tokens": tokens,
@@ -51,5 +57,7 @@ def demo_model(workspace: Workspace) -> "Downloaded":
     from weighbridge.tasks.download import DownloadArgs, download, pin
 
     made = ensure(workspace.settings.cache)
-    args = DownloadArgs.model_validate({"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}})
+    args = DownloadArgs.model_validate(
+        {"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}}
+    )
     return download(pin(args, workspace), args, workspace)

@@ -2,16 +2,19 @@
 
 Three comparisons, in each of which the sides take turns:
 
-- stages that do nothing, 8 of them and 108, through the stage cache: as tasks of a flow with an API of its own, and in
-  a plain loop; once as new work, once with nothing to do. The difference is the coat, its server, and their imports.
-- two such stages, as a flow here and as one that starts Prefect's ephemeral server; ZenML's figure is the goal.
-- a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same release with
-  its coats taken off, which leaves stages, MLflow and the report; and the stages alone.
+- stages that do nothing, 8 of them and 108, through the stage cache: as tasks of a flow with an API
+  of its own, and in a plain loop; once as new work, once with nothing to do. The difference is the
+  coat, its server, and their imports.
+- two such stages, as a flow here and as one that starts Prefect's ephemeral server; ZenML's figure
+    is the goal.
+- a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same
+  release with its coats taken off, which leaves stages, MLflow and the report; and the stages
+  alone.
 
 Usage: python -m benchmarks.overhead [--rounds N] [--quick]
 
-A round takes half a minute on two idle cores, twice that on busy ones. `--quick` is one round without the release:
-does the benchmark work, and is the order of magnitude right?
+A round takes half a minute on two idle cores, twice that on busy ones. `--quick` is one round
+without the release: does the benchmark work, and is the order of magnitude right?
 """
 
 import argparse
@@ -48,7 +51,9 @@ class Nothing(BaseModel):
 def stage(number: int, run: int) -> StageOutcome[Nothing]:
     """A stage that only the cache works for; `run` makes it new work."""
     inputs = {"number": number, "run": run}
-    return Workspace().stages.run(f"stage-{number}", 1, Nothing, inputs, lambda: Nothing(number=number))
+    return Workspace().stages.run(
+        f"stage-{number}", 1, Nothing, inputs, lambda: Nothing(number=number)
+    )
 
 
 def plain(count: int, run: int) -> None:
@@ -102,15 +107,25 @@ def stages_alone(recipe: str) -> None:
     from weighbridge.tasks.download import pin
 
     loaded, workspace = load(Path(recipe)), Workspace()
-    got = cached_stages.download_step(pin(loaded.download, workspace), loaded, workspace).run(workspace).value
-    tuned = cached_stages.finetune_step(got, loaded, workspace, lambda step, losses: None).run(workspace).value
+    got = (
+        cached_stages.download_step(pin(loaded.download, workspace), loaded, workspace)
+        .run(workspace)
+        .value
+    )
+    tuned = (
+        cached_stages.finetune_step(got, loaded, workspace, lambda step, losses: None)
+        .run(workspace)
+        .value
+    )
     evaluated = cached_stages.evaluate_step(got, tuned, loaded, workspace).run(workspace).value
     made = cached_stages.optimize_step(got, tuned, loaded, workspace).run(workspace).value
     weighed = cached_stages.weigh_step(got, made, loaded, workspace).run(workspace).value
     decision = cached_stages.select_step(weighed, evaluated, None, loaded).run(workspace).value
     winner = cached_stages.winner_of(decision, weighed)
     assert winner is not None
-    cached_stages.package_step(winner, cached_stages.lineage_of(got, tuned, loaded), loaded, workspace).run(workspace)
+    cached_stages.package_step(
+        winner, cached_stages.lineage_of(got, tuned, loaded), loaded, workspace
+    ).run(workspace)
 
 
 SIDES: dict[str, Callable[..., None]] = {
@@ -127,7 +142,9 @@ def this(*words: object) -> list[str]:
 
 
 def compare_coats(figures: Figures, rounds: int) -> None:
-    """Flow against loop; the homes stay for all turns, so that only the very first makes Prefect's tables."""
+    """Flow against loop; the homes stay for all turns, so that only the very first makes Prefect's
+    tables.
+    """
     with tempfile.TemporaryDirectory() as folder:
         homes = {side: {"WEIGHBRIDGE_HOME": f"{folder}/{side}"} for side in ("plain", "flow")}
         turn_of = dict.fromkeys(homes, 0)
@@ -138,11 +155,26 @@ def compare_coats(figures: Figures, rounds: int) -> None:
             return cpu_seconds(this(side, count, turn_of[side]), homes[side])
 
         turn(f"flow {FEW} new")
-        names = [f"{side} {count} {kind}" for kind in ("new", "again") for count in (FEW, MANY) for side in homes]
+        names = [
+            f"{side} {count} {kind}"
+            for kind in ("new", "again")
+            for count in (FEW, MANY)
+            for side in homes
+        ]
         cpu = alternate(names, turn, rounds)
     for kind, title in (("new", ""), ("again", "_nothing_to_do")):
-        on_top = [flow - loop for flow, loop in zip(cpu[f"flow {FEW} {kind}"], cpu[f"plain {FEW} {kind}"], strict=True)]
-        many = [flow - loop for flow, loop in zip(cpu[f"flow {MANY} {kind}"], cpu[f"plain {MANY} {kind}"], strict=True)]
+        on_top = [
+            flow - loop
+            for flow, loop in zip(
+                cpu[f"flow {FEW} {kind}"], cpu[f"plain {FEW} {kind}"], strict=True
+            )
+        ]
+        many = [
+            flow - loop
+            for flow, loop in zip(
+                cpu[f"flow {MANY} {kind}"], cpu[f"plain {MANY} {kind}"], strict=True
+            )
+        ]
         per_task = [(more - few) / (MANY - FEW) for more, few in zip(many, on_top, strict=True)]
         figures.add(f"plain{title}_cpu_s", cpu[f"plain {FEW} {kind}"])
         figures.add(f"flow{title}_cpu_s", cpu[f"flow {FEW} {kind}"])
@@ -152,7 +184,11 @@ def compare_coats(figures: Figures, rounds: int) -> None:
 
 def compare_servers(figures: Figures, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        env = {"WEIGHBRIDGE_HOME": f"{folder}/home", "PREFECT_HOME": f"{folder}/prefect", "DO_NOT_TRACK": "1"}
+        env = {
+            "WEIGHBRIDGE_HOME": f"{folder}/home",
+            "PREFECT_HOME": f"{folder}/prefect",
+            "DO_NOT_TRACK": "1",
+        }
         env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
         sides = {"flow": this("flow", 2, 0), "ephemeral": this("ephemeral", 2)}
         for command in sides.values():
@@ -166,7 +202,11 @@ def compare_releases(figures: Figures, rounds: int) -> None:
     from examples.support_tickets import ensure
 
     with tempfile.TemporaryDirectory() as folder:
-        env = {"WEIGHBRIDGE_HOME": f"{folder}/home", "BENTOML_HOME": f"{folder}/bentoml", "DO_NOT_TRACK": "1"}
+        env = {
+            "WEIGHBRIDGE_HOME": f"{folder}/home",
+            "BENTOML_HOME": f"{folder}/bentoml",
+            "DO_NOT_TRACK": "1",
+        }
         env["WEIGHBRIDGE_DEMO"] = str(ensure(Settings().cache))
         recipe = small_recipe(Path(folder), "overhead", deploy={"promote": "never"})
         sides = {
@@ -178,17 +218,27 @@ def compare_releases(figures: Figures, rounds: int) -> None:
         cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
     for side in ("stages", "uncoated", "run"):
         figures.add(f"release_{side}_nothing_to_do_cpu_s", cpu[side])
-    journal = [with_mlflow - alone for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)]
+    journal = [
+        with_mlflow - alone
+        for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)
+    ]
     on_top = [run - bare for run, bare in zip(cpu["run"], cpu["uncoated"], strict=True)]
     figures.add("mlflow_and_report_nothing_to_do_cpu_s", journal)
-    figures.add("run_and_mlflow_and_report_nothing_to_do_cpu_s", [a + b for a, b in zip(journal, on_top, strict=True)])
+    figures.add(
+        "run_and_mlflow_and_report_nothing_to_do_cpu_s",
+        [a + b for a, b in zip(journal, on_top, strict=True)],
+    )
     figures.add("run_on_top_nothing_to_do_cpu_s", on_top, at_most=ON_TOP)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, help="turns of each side: 5, with --quick 1")
-    parser.add_argument("--quick", action="store_true", help="only stages that do nothing, no release")
+    parser.add_argument(
+        "--quick", action="store_true", help="only stages that do nothing, no release"
+    )
     parser.add_argument("--side", nargs="+", metavar="WORD", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

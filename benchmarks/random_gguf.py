@@ -38,7 +38,9 @@ class Shape:
 
 
 SMALL: Final = Shape()
-B_300M: Final = Shape(hidden=1024, layers=22, feed_forward=2816, heads=16, words=16384, context=2048)
+B_300M: Final = Shape(
+    hidden=1024, layers=22, feed_forward=2816, heads=16, words=16384, context=2048
+)
 
 
 def write(path: Path, shape: Shape = SMALL, seed: int = 0) -> Path:
@@ -51,7 +53,9 @@ def write(path: Path, shape: Shape = SMALL, seed: int = 0) -> Path:
             stream.write(_text(key) + _typed(value))
         offset = 0
         for name, dims, kind in tensors:
-            stream.write(_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset))
+            stream.write(
+                _text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+            )
             offset += _padded(_bytes_of(dims, kind))
         stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
         generator = np.random.default_rng(seed)
@@ -94,7 +98,9 @@ def _metadata(shape: Shape) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
         "tokenizer.ggml.tokens": words,
-        "tokenizer.ggml.token_type": [3 if 256 <= index < 258 else 1 for index in range(len(words))],
+        "tokenizer.ggml.token_type": [
+            3 if 256 <= index < 258 else 1 for index in range(len(words))
+        ],
         "tokenizer.ggml.merges": ["a b"],
         "tokenizer.ggml.bos_token_id": 256,
         "tokenizer.ggml.eos_token_id": 257,
@@ -143,7 +149,9 @@ def _padded(size: int) -> int:
 def _random(generator: np.random.Generator, dims: tuple[int, ...], kind: int, hidden: int) -> bytes:
     if kind == F32:
         return np.ones(dims, np.float32).tobytes()
-    blocks = np.empty(int(np.prod(dims)) // _BLOCK, np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK)]))
+    blocks = np.empty(
+        int(np.prod(dims)) // _BLOCK, np.dtype([("scale", "<f2"), ("values", "i1", _BLOCK)])
+    )
     # Values are uniform in ±127: with this scale the products keep their size from layer to layer.
     blocks["scale"] = 1 / (73 * hidden**0.5)
     blocks["values"] = generator.integers(-127, 128, (len(blocks), _BLOCK), np.int8)

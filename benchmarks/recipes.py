@@ -9,14 +9,20 @@ from benchmarks.cpu import ROOT
 
 
 def small_recipe(folder: Path, name: str, *, variants: int = 1, **changes: dict[str, Any]) -> Path:
-    """The demo's recipe with as little work as goes through every stage; `changes` are fields of its sections."""
+    """The demo's recipe with as little work as goes through every stage; `changes` are fields of
+    its sections.
+    """
     recipe = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     recipe["name"] = name
     recipe["finetune"] |= {"max_steps": 2, "save_steps": 2}
     recipe["evaluate"] |= {"limit": 8, "max_new_tokens": 4, "min_gain": -1.0}
     recipe["optimize"]["variants"] = recipe["optimize"]["variants"][:variants]
     recipe["weigh"] |= {"concurrency": [1], "requests": 2, "max_tokens": 4}
-    recipe["select"] = {"metric": recipe["select"]["metric"], "max_loss": None, "objective": "throughput"}
+    recipe["select"] = {
+        "metric": recipe["select"]["metric"],
+        "max_loss": None,
+        "objective": "throughput",
+    }
     for section, fields in changes.items():
         recipe[section] |= fields
     path = folder / "recipe.yaml"

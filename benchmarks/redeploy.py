@@ -1,16 +1,18 @@
-"""What a promotion costs, with a crowd at the address that never leaves; what the gateway costs; what others cost.
+"""What a promotion costs, with a crowd at the address that never leaves; what the gateway costs;
+what others cost.
 
-- promotions: the alias `champion` moves back and forth between two versions on real MLflow, Prefect, deployer, haproxy
-  and llama.cpp, while 32 clients ask, 8 of them for long streams. From the moment before MLflow is told until the
-  first byte of an answer of the new version; and that less the time that the version took from its start to its first
-  completion, which no redeployment can spare. A request that fails, or a stream that ends before its end, counts.
-- restart: the same Bento under the plain `bentoml serve`, stopped and started again under the same crowd: the longest
-  time in which nobody got an answer.
+- promotions: the alias `champion` moves back and forth between two versions on real MLflow,
+  Prefect, deployer, haproxy and llama.cpp, while 32 clients ask, 8 of them for long streams. From
+  the moment before MLflow is told until the first byte of an answer of the new version; and that
+  less the time that the version took from its start to its first completion, which no redeployment
+  can spare. A request that fails, or a stream that ends before its end, counts.
+- restart: the same Bento under the plain `bentoml serve`, stopped and started again under the same
+  crowd: the longest time in which nobody got an answer.
 - gateway: short answers by one engine, asked directly and through haproxy, in turns.
 
-ZenML 0.98 (BentoML deployer, continuous mode) was measured once on two cores: it stops the old service first, 10 to
-19 s of outage and 1,025 of 5,640 requests failed per promotion; a version that raises at its start leaves nothing
-serving, and the call tells of success.
+ZenML 0.98 (BentoML deployer, continuous mode) was measured once on two cores: it stops the old
+service first, 10 to 19 s of outage and 1,025 of 5,640 requests failed per promotion; a version that
+raises at its start leaves nothing serving, and the call tells of success.
 
 Usage: python -m benchmarks.redeploy [--promotions N] [--only promotions|restart|gateway]
 """
@@ -66,7 +68,9 @@ CONCURRENCIES = (1, 16)
 
 @dataclass
 class Installation:
-    """A home of its own with two versions of one model, and everything that `weighbridge up` starts."""
+    """A home of its own with two versions of one model, and everything that `weighbridge up`
+    starts.
+    """
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -74,9 +78,11 @@ class Installation:
     def __post_init__(self) -> None:
         ports = ("PREFECT_PORT", "MLFLOW_PORT", "DEPLOYER_PORT", "METRICS_PORT")
         os.environ |= {
-            "WEIGHBRIDGE_HOME": str(self.folder / "home"), "BENTOML_HOME": str(self.folder / "bentoml"),
-            "DO_NOT_TRACK": "1", **{f"WEIGHBRIDGE_{name}": "0" for name in ports},
-        }  # fmt: skip
+            "WEIGHBRIDGE_HOME": str(self.folder / "home"),
+            "BENTOML_HOME": str(self.folder / "bentoml"),
+            "DO_NOT_TRACK": "1",
+            **{f"WEIGHBRIDGE_{name}": "0" for name in ports},
+        }
         os.environ.pop("PREFECT_API_URL", None)
         self.workspace = Workspace(Settings())
         self.platform = Platform(self.workspace.settings)
@@ -87,7 +93,11 @@ class Installation:
 
     @property
     def record(self) -> TargetState:  # type: ignore[type-arg]
-        managed = open_target(NAME, self.workspace) if NAME in known_targets(self.workspace.settings.home) else None
+        managed = (
+            open_target(NAME, self.workspace)
+            if NAME in known_targets(self.workspace.settings.home)
+            else None
+        )
         return managed.load() if managed else TargetState()
 
     def release(self) -> None:
@@ -97,15 +107,21 @@ class Installation:
         os.environ["WEIGHBRIDGE_DEMO"] = str(ensure(self.workspace.settings.cache))
         rollout = {"step_seconds": 1, "memory_reserve": 0}
         recipe = small_recipe(
-            self.folder, NAME, variants=2, weigh={"engines": [ENGINE]}, evaluate={"limit": 32},
+            self.folder,
+            NAME,
+            variants=2,
+            weigh={"engines": [ENGINE]},
+            evaluate={"limit": 32},
             deploy={"target": {"kind": "local", "port": self.port}, "rollout": rollout},
-        )  # fmt: skip
+        )
         subprocess.run([COMMAND, "run", str(recipe)], cwd=ROOT, check=True, stdout=sys.stderr)
 
     def versions(self) -> list[str]:
         """The one that does not serve first."""
         registry = Registry.connect(self.workspace.settings)
-        found = [version.version for version in registry.versions(NAME) if version.role == "variant"]
+        found = [
+            version.version for version in registry.versions(NAME) if version.role == "variant"
+        ]
         return sorted(found, key=lambda number: number == self.serving())
 
     def serving(self) -> str:
@@ -179,15 +195,25 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
     starts = [float(rollout.evidence["start_seconds"]) for rollout in rollouts]
     figures.add("promotion_first_answer_s", waits)
     figures.add("promotion_start_of_the_version_s", starts)
-    figures.add("promotion_on_top_s", [w - s for w, s in zip(waits, starts, strict=True)], at_most=ON_TOP)
+    figures.add(
+        "promotion_on_top_s", [w - s for w, s in zip(waits, starts, strict=True)], at_most=ON_TOP
+    )
     figures.add("promotion_whole_s", [rollout.seconds or 0.0 for rollout in rollouts])
-    figures.add("promotions_that_did_not_hold", sum(rollout.outcome != "serving" for rollout in rollouts), at_most=0)
+    figures.add(
+        "promotions_that_did_not_hold",
+        sum(rollout.outcome != "serving" for rollout in rollouts),
+        at_most=0,
+    )
     add_crowd(figures, "promotion", crowd.requests, at_most=0)
     print(crowd.told(), file=sys.stderr)
 
 
-def add_crowd(figures: Figures, key: str, requests: Sequence[Request], *, at_most: float | None = None) -> None:
-    """Requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 % confidence."""
+def add_crowd(
+    figures: Figures, key: str, requests: Sequence[Request], *, at_most: float | None = None
+) -> None:
+    """Requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 %
+    confidence.
+    """
     failed = sum(bool(one.problem) for one in requests)
     figures.add(f"{key}_requests", len(requests))
     figures.add(f"{key}_streams", sum(one.kind == "stream" for one in requests))
@@ -204,12 +230,21 @@ def restart(installed: Installation, rounds: int, figures: Figures) -> None:
     folder = store.assemble(store.files(digest), "bento").path
     outages, requests, engine = [], [], free_port()
     command = bento.serve_command(
-        folder, bento.environment_of(folder, installed.workspace.settings.cache), "127.0.0.1", free_port()
+        folder,
+        bento.environment_of(folder, installed.workspace.settings.cache),
+        "127.0.0.1",
+        free_port(),
     )
     log = installed.folder / "restart.log"
 
     def start() -> Process:
-        process = Process("bentoml", command, log=log, cwd=installed.folder, env=bento.variables("127.0.0.1", engine))
+        process = Process(
+            "bentoml",
+            command,
+            log=log,
+            cwd=installed.folder,
+            env=bento.variables("127.0.0.1", engine),
+        )
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{engine}"), LIMIT)
         return process
 
@@ -240,26 +275,43 @@ def gateway(installed: Installation, figures: Figures) -> None:
         turns = alternate(list(urls), partial(_short_answers, urls, streams), GATEWAY_ROUNDS)
         for number, title in enumerate(("requests_per_second", "p50_ms", "p99_ms")):
             key = f"c{streams}_{title}"
-            figures.add_many(key, {side: [one[number] for one in found] for side, found in turns.items()})
+            figures.add_many(
+                key, {side: [one[number] for one in found] for side, found in turns.items()}
+            )
             figures.ratio(key, "gateway", "direct")
         failed = sum(one[-1] for found in turns.values() for one in found)
         figures.add(f"c{streams}_requests_failed", failed, at_most=0)
     Gateway(installed.workspace.settings.home).remove("cost")
 
 
-def _short_answers(urls: Mapping[str, str], streams: int, side: str) -> tuple[float, float, float, int]:
+def _short_answers(
+    urls: Mapping[str, str], streams: int, side: str
+) -> tuple[float, float, float, int]:
     """Requests per second, median and 99th percentile of their milliseconds, and how many failed."""
     with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
         time.sleep(GATEWAY_SECONDS)
     taken = sorted(1000 * (one.ended - one.began) for one in crowd.requests if not one.problem)
-    return len(taken) / GATEWAY_SECONDS, percentile(taken, 0.5), percentile(taken, 0.99), len(crowd.problems)
+    return (
+        len(taken) / GATEWAY_SECONDS,
+        percentile(taken, 0.5),
+        percentile(taken, 0.99),
+        len(crowd.problems),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--promotions", type=int, default=PROMOTIONS, help="how often the alias moves (%(default)s)")
-    parser.add_argument("--restarts", type=int, default=3, help="of plain `bentoml serve` (%(default)s)")
-    parser.add_argument("--only", choices=("promotions", "restart", "gateway"), help="one part alone")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--promotions", type=int, default=PROMOTIONS, help="how often the alias moves (%(default)s)"
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=3, help="of plain `bentoml serve` (%(default)s)"
+    )
+    parser.add_argument(
+        "--only", choices=("promotions", "restart", "gateway"), help="one part alone"
+    )
     options = parser.parse_args()
     figures = Figures("redeploy")
     with installation() as installed:

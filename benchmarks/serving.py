@@ -1,7 +1,8 @@
 """What packaging costs: a served Bento against the bare engine, same command, same requests.
 
-Three sides take turns within one run: the engine alone; the address that the target `local` serves, where clients
-talk to the engine that BentoML watches; and the port of `bentoml serve`, where everything passes through BentoML.
+Three sides take turns within one run: the engine alone; the address that the target `local` serves,
+where clients talk to the engine that BentoML watches; and the port of `bentoml serve`, where
+everything passes through BentoML.
 
 Usage: python -m benchmarks.serving [--rounds N] [--small] [--model GGUF …]
 """
@@ -54,15 +55,20 @@ def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict
     built = bento.build(contents, workspace.settings.cache)
     exported = bento.export(built, model.gguf, workspace.store, {})
     with (
-        engine_process.serve(model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log") as bare,
-        bento.serve(exported.path, workspace.settings.cache, logs / f"{model.name}-bento.log", 600) as proof,
+        engine_process.serve(
+            model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log"
+        ) as bare,
+        bento.serve(
+            exported.path, workspace.settings.cache, logs / f"{model.name}-bento.log", 600
+        ) as proof,
     ):
         yield {"bare": bare.url, "served": proof.engine_url, "bentoml": proof.url}
 
 
 def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
     """Every concurrency, `model.rounds` turns of each side."""
-    # Without a store of past prompts: it would cost the side more whose engine has seen more of them.
+    # Without a store of past prompts: it would cost the side more whose engine has seen more of
+    # them.
     slots = max(CONCURRENCIES)
     options = {"threads": model.threads, "parallel": slots, "ctx_size": 512 * slots, "cache_ram": 0}
     args: EngineArgs = load("engine", "llama_cpp").Args(**options)
@@ -79,10 +85,13 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
             turns = alternate(SIDES, turn, model.rounds)
             key = f"{model.name}_c{concurrency}"
             errors = {side: sum(load.errors for load in loads) for side, loads in turns.items()}
-            figures.add_many(f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second))
+            figures.add_many(
+                f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second)
+            )
             figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
             for side in SIDES[1:]:
-                # The goal is that of the address clients are given; what BentoML's own port costs is told beside it.
+                # The goal is that of the address clients are given; what BentoML's own port costs
+                # is told beside it.
                 goal = GOAL if side == "served" else None
                 figures.ratio(f"{key}_tokens_per_second", side, "bare", at_least=goal)
                 figures.ratio(f"{key}_ttft_ms", "bare", side, at_least=goal)
@@ -100,8 +109,17 @@ def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Mod
             yield Model("tiny", workspace.store.add(scratch, "gguf"))
         else:
             write(scratch / "model.gguf", B_300M)
-            # Its tokenizer takes every letter for a token, and a thread reads about 100 of them a second.
-            yield Model("random-300m", workspace.store.add(scratch, "gguf"), 2, 16, SHORT, threads=2, rounds=3)
+            # Its tokenizer takes every letter for a token, and a thread reads about 100 of them a
+            # second.
+            yield Model(
+                "random-300m",
+                workspace.store.add(scratch, "gguf"),
+                2,
+                16,
+                SHORT,
+                threads=2,
+                rounds=3,
+            )
 
 
 def demo(workspace: Workspace) -> list[Path]:
@@ -110,15 +128,21 @@ def demo(workspace: Workspace) -> list[Path]:
     plugin = load("optimizer", "gguf")
     out = workspace.settings.home / "demo"
     out.mkdir(parents=True)
-    plugin.optimize(downloaded.model, downloaded.data, plugin.Args(quantization="Q8_0"), out, workspace)
+    plugin.optimize(
+        downloaded.model, downloaded.data, plugin.Args(quantization="Q8_0"), out, workspace
+    )
     return [next(out.glob("*.gguf")).rename(out / "demo.gguf")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, help="turns of each side, whatever the model")
-    parser.add_argument("--small", action="store_true", help="a tiny random model alone: does the benchmark work?")
-    parser.add_argument("--model", type=Path, action="append", help="GGUF files instead of the demo's model")
+    parser.add_argument(
+        "--small", action="store_true", help="a tiny random model alone: does the benchmark work?"
+    )
+    parser.add_argument(
+        "--model", type=Path, action="append", help="GGUF files instead of the demo's model"
+    )
     options = parser.parse_args()
     figures = Figures("serving")
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:

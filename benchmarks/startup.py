@@ -1,4 +1,5 @@
-"""CPU of the commands a person waits for at the prompt: `weighbridge --help` and `weighbridge plan RECIPE`.
+"""CPU of the commands a person waits for at the prompt: `weighbridge --help` and `weighbridge plan
+RECIPE`.
 
 Usage: python -m benchmarks.startup [--rounds 9]
 """

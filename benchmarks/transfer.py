@@ -1,7 +1,8 @@
-"""The S3 source against s5cmd, on a real S3 service on this machine: many small objects, and a large one.
+"""The S3 source against s5cmd, on a real S3 service on this machine: many small objects, and a
+large one.
 
-Ours arrives verified in the store; s5cmd's files are only written. Both run in processes that are already warm but for
-their own start, sides alternate, and medians count.
+Ours arrives verified in the store; s5cmd's files are only written. Both run in processes that are
+already warm but for their own start, sides alternate, and medians count.
 
 Usage: python -m benchmarks.transfer [rounds]
 """
@@ -76,13 +77,19 @@ def measure(program: Path, rounds: int) -> dict[str, float]:
         sides: dict[str, list[float]] = {"ours": [], "s5cmd": []}
         for _ in range(rounds):
             sides["ours"].append(seconds(lambda folder, shape=shape: ours(shape, folder)))  # type: ignore[misc]
-            sides["s5cmd"].append(seconds(lambda folder, shape=shape: s5cmd(program, shape, folder)))  # type: ignore[misc]
+            sides["s5cmd"].append(
+                seconds(lambda folder, shape=shape: s5cmd(program, shape, folder))
+            )  # type: ignore[misc]
         for side, taken in sides.items():
             rate = count * size / 1e6 / statistics.median(taken)
-            print(f"{shape:6} {side:6} {rate:7.1f} MB/s   median {statistics.median(taken):.2f} s"
-                  f" (from {min(taken):.2f} to {max(taken):.2f})")  # fmt: skip
+            print(
+                f"{shape:6} {side:6} {rate:7.1f} MB/s   median {statistics.median(taken):.2f} s"
+                f" (from {min(taken):.2f} to {max(taken):.2f})"
+            )
             figures[f"{shape}_{side}_mb_per_s"] = round(rate, 1)
-        figures[f"{shape}_ratio"] = round(statistics.median(sides["s5cmd"]) / statistics.median(sides["ours"]), 3)
+        figures[f"{shape}_ratio"] = round(
+            statistics.median(sides["s5cmd"]) / statistics.median(sides["ours"]), 3
+        )
     return figures
 
 

@@ -9,18 +9,37 @@ if TYPE_CHECKING:
     from weighbridge.compat.report import CompatReport
 
 COLORS = {
-    "breaks": "red", "broken already": "red", "held back": "yellow", "not run": "yellow", "nothing breaks": "green",
-}  # fmt: skip
+    "breaks": "red",
+    "broken already": "red",
+    "held back": "yellow",
+    "not run": "yellow",
+    "nothing breaks": "green",
+}
 
 
 @click.command()
 @click.argument("environments", nargs=-1)
-@click.option("--only", multiple=True, metavar="PACKAGE", help="Move this one alone, with what it needs; repeatable.")
-@click.option("--with-torch", is_flag=True, help="Lift PyTorch as well: on most machines gigabytes of CUDA libraries.")
-@click.option("--resolve", "resolve", is_flag=True, help="Resolve alone: install nothing, run nothing.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PACKAGE",
+    help="Move this one alone, with what it needs; repeatable.",
+)
+@click.option(
+    "--with-torch",
+    is_flag=True,
+    help="Lift PyTorch as well: on most machines gigabytes of CUDA libraries.",
+)
+@click.option(
+    "--resolve", "resolve", is_flag=True, help="Resolve alone: install nothing, run nothing."
+)
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds one contract may take.")
 @click.option("--minutes", default=60.0, show_default=True, help="After them nothing new is begun.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the text for an issue here.")
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the text for an issue here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compat(
     environments: tuple[str, ...],
@@ -34,9 +53,10 @@ def compat(
 ) -> None:
     """Say what the newest release of every dependency would break, and at which package.
 
-    The control plane and every engine's and optimizer's environment (or ENVIRONMENTS) are resolved without our upper
-    bounds and installed in throw-away environments, where the contracts of this tree are run: what we import and call.
-    Nothing of yours changes. Ends with 3 when something would break, with 4 when the package index cannot be reached.
+    The control plane and every engine's and optimizer's environment (or ENVIRONMENTS) are resolved
+    without our upper bounds and installed in throw-away environments, where the contracts of this
+    tree are run: what we import and call. Nothing of yours changes. Ends with 3 when something
+    would break, with 4 when the package index cannot be reached.
     """
     from weighbridge.cli.screen import live, stderr
     from weighbridge.compat.check import Options, check
@@ -65,9 +85,18 @@ def _print(found: "CompatReport") -> None:
     if rows := found.rows():
         cells = [[_cell(key, escape(text)) for key, text in row.items()] for row in rows]
         table(list(rows[0]), cells)
-    console.print(f"{found.at}, Python {found.python}. {found.pytorch}", style="dim", soft_wrap=True)
+    console.print(
+        f"{found.at}, Python {found.python}. {found.pytorch}", style="dim", soft_wrap=True
+    )
 
 
 def _cell(column: str, text: str) -> str:
-    color = next((color for words, color in COLORS.items() if column == "verdict" and text.startswith(words)), "")
+    color = next(
+        (
+            color
+            for words, color in COLORS.items()
+            if column == "verdict" and text.startswith(words)
+        ),
+        "",
+    )
     return f"[{color}]{text}[/{color}]" if color else text

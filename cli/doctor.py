@@ -34,7 +34,10 @@ def doctor(as_json: bool) -> None:
         from weighbridge.cli.screen import table
 
         marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
-        table(["", "what", "state", "how to get it"], [[marks[f.ok], f.what, f.state, f.remedy] for f in findings])
+        table(
+            ["", "what", "state", "how to get it"],
+            [[marks[f.ok], f.what, f.state, f.remedy] for f in findings],
+        )
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
@@ -43,7 +46,12 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     for label, folder in (("state", settings.home), ("cache", settings.cache)):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free / GIB
-        yield Finding(f"disk for {label}", f"{free:.0f} GiB free at {folder}", free >= 5, "make room, or move it")
+        yield Finding(
+            f"disk for {label}",
+            f"{free:.0f} GiB free at {folder}",
+            free >= 5,
+            "make room, or move it",
+        )
     for name in plugins.names("engine"):
         for device, lock in plugins.load("engine", name).locks.items():
             environment, whole = environments.locate(lock, settings.cache)
@@ -58,4 +66,6 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         found = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         yield Finding(tool, found or "not on the PATH", bool(found), "" if found else remedy)
     gpu = shutil.which("nvidia-smi")
-    yield Finding("GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone")
+    yield Finding(
+        "GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone"
+    )

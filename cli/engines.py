@@ -1,4 +1,6 @@
-"""Commands about engines: list them, install and remove their environments, hold them to the conformance suite."""
+"""Commands about engines: list them, install and remove their environments, hold them to the
+conformance suite.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,18 @@ def engines(context: click.Context, as_json: bool) -> None:
 
     rows = [
         [
-            row["engine"], row["device"], ", ".join(row["formats"]), row["environment"],
-            human_size(row["bytes"]) if row["bytes"] else "", row["checked"] or "not checked",
+            row["engine"],
+            row["device"],
+            ", ".join(row["formats"]),
+            row["environment"],
+            human_size(row["bytes"]) if row["bytes"] else "",
+            row["checked"] or "not checked",
         ]
         for row in found
-    ]  # fmt: skip
-    table(["engine", "device", "formats", "environment", "size", "last check"], rows, right=["size"])
+    ]
+    table(
+        ["engine", "device", "formats", "environment", "size", "last check"], rows, right=["size"]
+    )
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
@@ -61,7 +69,9 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
                     "environment": "installed" if whole else "not installed",
                     "path": str(environment.path),
                     "bytes": size_on_disk(environment.path) if whole else 0,
-                    "checked": f"{report.summary()} ({report.version()}, {report.date})" if report else None,
+                    "checked": f"{report.summary()} ({report.version()}, {report.date})"
+                    if report
+                    else None,
                     "report": report.model_dump() if report else None,
                 }
             )
@@ -71,7 +81,9 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
 @engines.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @click.option("--device", help="Such as cpu or cuda; open: what this machine has.")
-@click.option("--native", is_flag=True, help="Also build the engine's own tools from their pinned source.")
+@click.option(
+    "--native", is_flag=True, help="Also build the engine's own tools from their pinned source."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def install(names: Sequence[str], device: str | None, native: bool, as_json: bool) -> None:
     """Build the locked environments of the engines NAME…, several at a time."""
@@ -84,12 +96,19 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
     locks = {name: _lock(name, device) for name in names}
     builds = {name: _native_build(name) for name in names} if native else {}
     with live(stderr if as_json else console), ThreadPoolExecutor(len(locks)) as pool:
-        jobs = {name: pool.submit(environments.ensure, lock, settings.cache) for name, lock in locks.items()}
-        # Every job is waited for before the first error is told: one that fails must not break off the others.
+        jobs = {
+            name: pool.submit(environments.ensure, lock, settings.cache)
+            for name, lock in locks.items()
+        }
+        # Every job is waited for before the first error is told: one that fails must not break off
+        # the others.
         places = {name: str(job.result().path) for name, job in jobs.items()}
         tools = {name: str(build(settings.cache)) for name, build in builds.items()}
     if as_json:
-        found = [{"engine": name, "path": path, "native": tools.get(name)} for name, path in places.items()]
+        found = [
+            {"engine": name, "path": path, "native": tools.get(name)}
+            for name, path in places.items()
+        ]
         click.echo(json.dumps(found, indent=2))
         return
     for name, path in places.items():
@@ -117,17 +136,33 @@ def _native_build(name: str) -> Any:
 
     build = getattr(plugins.load("engine", name), "build_native", None)
     if build is None:
-        raise BadInput(f"installing {name}", "it has no native build", f"run: weighbridge engines install {name}")
+        raise BadInput(
+            f"installing {name}",
+            "it has no native build",
+            f"run: weighbridge engines install {name}",
+        )
     return build
 
 
 @engines.command()
 @click.argument("names", nargs=-1, metavar="NAME…")
-@click.option("--all", "everything", is_flag=True, help="Every engine, on the device that this machine has.")
-@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE", help="An option of the engine, by its name.")
-@click.option("--only", multiple=True, metavar="CHECK", help="Only this check; the result is not kept.")
 @click.option(
-    "--docs", type=click.Path(path_type=Path, file_okay=False), help="Write engines.json and engines.md there."
+    "--all", "everything", is_flag=True, help="Every engine, on the device that this machine has."
+)
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of the engine, by its name.",
+)
+@click.option(
+    "--only", multiple=True, metavar="CHECK", help="Only this check; the result is not kept."
+)
+@click.option(
+    "--docs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write engines.json and engines.md there.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
@@ -138,7 +173,8 @@ def check(
     docs: Path | None,
     as_json: bool,
 ) -> None:
-    """Hold the engines NAME… to the conformance suite; exit status 3 where a check fails, 4 where none could be run.
+    """Hold the engines NAME… to the conformance suite; exit status 3 where a check fails, 4 where
+    none could be run.
 
     The last result of each is kept, and shown by `weighbridge engines`.
     """
@@ -166,7 +202,9 @@ def _option(words: str) -> tuple[str, str]:
     return name, value
 
 
-def _check(name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool) -> ConformanceReport:
+def _check(
+    name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool
+) -> ConformanceReport:
     from weighbridge.cli.screen import console, live, stderr
     from weighbridge.conformance.runner import check as run
 
@@ -210,7 +248,8 @@ def _fail(reports: Sequence[ConformanceReport], *, named: bool) -> None:
     for report in reports if named else ():
         if report.count("not run") == len(report.outcomes):
             raise Unavailable(
-                "checking engines", f"nothing of {report.engine} could be run: {report.outcomes[0]['why']}"
+                "checking engines",
+                f"nothing of {report.engine} could be run: {report.outcomes[0]['why']}",
             )
 
 
@@ -227,9 +266,13 @@ def prune(as_json: bool) -> None:
     found = prune_environments(Settings())
     freed = sum(item.bytes for item in found if not item.kept)
     if as_json:
-        click.echo(json.dumps({"freed": freed, "environments": [asdict(item) for item in found]}, indent=2))
+        click.echo(
+            json.dumps({"freed": freed, "environments": [asdict(item) for item in found]}, indent=2)
+        )
         return
     for item in found:
         state = f"kept: {item.kept}" if item.kept else "removed"
-        console.print(f"{item.name}, {human_size(item.bytes)}: {state}", soft_wrap=True, markup=False)
+        console.print(
+            f"{item.name}, {human_size(item.bytes)}: {state}", soft_wrap=True, markup=False
+        )
     console.print(f"{human_size(freed)} freed" if found else "every environment is needed")

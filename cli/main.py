@@ -20,18 +20,36 @@ class LazyGroup(click.Group):
 
     table: ClassVar[dict[str, tuple[str, str]]] = {
         "init": ("weighbridge.cli.recipes:init", "Write a commented starter recipe."),
-        "plan": ("weighbridge.cli.recipes:plan", "Say what would run, what would be reused and why; change nothing."),
+        "plan": (
+            "weighbridge.cli.recipes:plan",
+            "Say what would run, what would be reused and why; change nothing.",
+        ),
         "run": ("weighbridge.cli.run:run", "Run a recipe: from base model to served endpoint."),
-        "schema": ("weighbridge.cli.recipes:schema", "Print the JSON schema of recipes, for editors."),
-        "up": ("weighbridge.cli.platform:up", "Bring up the platform: Prefect, MLflow, deployer, worker, gateway."),
+        "schema": (
+            "weighbridge.cli.recipes:schema",
+            "Print the JSON schema of recipes, for editors.",
+        ),
+        "up": (
+            "weighbridge.cli.platform:up",
+            "Bring up the platform: Prefect, MLflow, deployer, worker, gateway.",
+        ),
         "status": (
             "weighbridge.cli.platform:status",
             "Say how each service and each target is: wish, fact, since when.",
         ),
-        "down": ("weighbridge.cli.platform:down", "Stop the platform and what serves; leave no process behind."),
-        "promote": ("weighbridge.cli.rollouts:promote", "Let a version be champion, and wait until it serves."),
+        "down": (
+            "weighbridge.cli.platform:down",
+            "Stop the platform and what serves; leave no process behind.",
+        ),
+        "promote": (
+            "weighbridge.cli.rollouts:promote",
+            "Let a version be champion, and wait until it serves.",
+        ),
         "rollback": ("weighbridge.cli.rollouts:rollback", "Let the version before serve again."),
-        "history": ("weighbridge.cli.rollouts:history", "List the rollouts at a target, and what became of them."),
+        "history": (
+            "weighbridge.cli.rollouts:history",
+            "List the rollouts at a target, and what became of them.",
+        ),
         "pause": ("weighbridge.cli.rollouts:pause", "Hold the rollout at a target."),
         "resume": ("weighbridge.cli.rollouts:resume", "Let it go on."),
         "abort": ("weighbridge.cli.rollouts:abort", "Take it back."),
@@ -39,8 +57,14 @@ class LazyGroup(click.Group):
         "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
         "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),
         "engines": ("weighbridge.cli.engines:engines", "List engines; install their environments."),
-        "compat": ("weighbridge.cli.compat:compat", "Say what the newest release of every dependency would break."),
-        "doctor": ("weighbridge.cli.doctor:doctor", "Say what is missing on this machine, and how to get it."),
+        "compat": (
+            "weighbridge.cli.compat:compat",
+            "Say what the newest release of every dependency would break.",
+        ),
+        "doctor": (
+            "weighbridge.cli.doctor:doctor",
+            "Say what is missing on this machine, and how to get it.",
+        ),
     }
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -59,7 +83,9 @@ class LazyGroup(click.Group):
         if args and args[0] not in self.table and not args[0].startswith("-"):
             from weighbridge.core.plugins import suggestion
 
-            raise click.UsageError(f"no command '{args[0]}'; {suggestion(args[0], list(self.table))}", context)
+            raise click.UsageError(
+                f"no command '{args[0]}'; {suggestion(args[0], list(self.table))}", context
+            )
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,7 +104,9 @@ def cli(verbose: bool) -> None:
     them, and the winner serves behind an OpenAI-compatible address.
     """
     logging.getLogger("weighbridge").setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.raiseExceptions = verbose  # a log that cannot be written must not bury the one line that says why
+    logging.raiseExceptions = (
+        verbose  # a log that cannot be written must not bury the one line that says why
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,7 +115,10 @@ def main(argv: list[str] | None = None) -> None:
     verbose = "--verbose" in words
     try:
         # --verbose may stand anywhere on the line.
-        cli.main(["--verbose"] * verbose + [word for word in words if word != "--verbose"], standalone_mode=False)
+        cli.main(
+            ["--verbose"] * verbose + [word for word in words if word != "--verbose"],
+            standalone_mode=False,
+        )
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as exc:
@@ -110,15 +141,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _exit_where_the_disk_is_full(exc: BaseException) -> None:
-    """A full disk shows as whatever failed to be written first, be it in a database or a server of ours."""
+    """A full disk shows as whatever failed to be written first, be it in a database or a server of
+    ours.
+    """
     from weighbridge.core.errors import Unavailable
     from weighbridge.core.settings import Settings
 
     home = Settings().home
     folder = next(path for path in (home, *home.parents) if path.exists())
-    if shutil.disk_usage(folder).free > FULL and getattr(exc, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+    if shutil.disk_usage(folder).free > FULL and getattr(exc, "errno", None) not in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+    ):
         return
-    full = Unavailable("writing", "the disk is full", f"make room on the disk of {home}, then run again")
+    full = Unavailable(
+        "writing", "the disk is full", f"make room on the disk of {home}, then run again"
+    )
     click.echo(f"{click.style('error', fg='red')}: {full}", err=True)
     sys.exit(full.exit_code)
 

@@ -20,7 +20,11 @@ def models(name: str | None, as_json: bool) -> None:
     from weighbridge.registry import Registry
 
     registry = Registry.connect(Settings())
-    found = [version for model in ([name] if name else registry.names()) for version in registry.versions(model)]
+    found = [
+        version
+        for model in ([name] if name else registry.names())
+        for version in registry.versions(model)
+    ]
     if as_json:
         click.echo(json.dumps([_plain(version) for version in found], indent=2))
         return
@@ -39,7 +43,9 @@ def models(name: str | None, as_json: bool) -> None:
         ]
         for version in found
     ]
-    table(["model", "version", "what", "made of", "size", "alias", "registered"], rows, right=["size"])
+    table(
+        ["model", "version", "what", "made of", "size", "alias", "registered"], rows, right=["size"]
+    )
 
 
 @click.command()
@@ -57,15 +63,26 @@ def show(which: str, as_json: bool) -> None:
     if as_json:
         measured = {label: json.loads(text) for label, text in found.measurements.items()}
         lineage = [_plain(version) for version in found.lineage]
-        click.echo(json.dumps({**_plain(found.version), "lineage": lineage, "measurements": measured}, indent=2))
+        click.echo(
+            json.dumps(
+                {**_plain(found.version), "lineage": lineage, "measurements": measured}, indent=2
+            )
+        )
         return
     from weighbridge.cli.screen import console, table
 
     version = found.version
-    console.print(f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}")
-    table(["lineage", "version", "digest"], [[item.label, item.version, item.short] for item in found.lineage])
+    console.print(
+        f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}"
+    )
+    table(
+        ["lineage", "version", "digest"],
+        [[item.label, item.version, item.short] for item in found.lineage],
+    )
     shown = sorted(
-        (key, value) for key, value in version.tags.items() if not key.startswith(("weighbridge.", "mlflow."))
+        (key, value)
+        for key, value in version.tags.items()
+        if not key.startswith(("weighbridge.", "mlflow."))
     )
     table(["tag", "value"], [[key, value] for key, value in shown])
     for label, text in found.measurements.items():
@@ -73,12 +90,26 @@ def show(which: str, as_json: bool) -> None:
 
 
 def _plain(version: Any) -> dict[str, Any]:
-    fields = ("name", "version", "role", "label", "digest", "format", "size", "parent", "base", "aliases", "created")
+    fields = (
+        "name",
+        "version",
+        "role",
+        "label",
+        "digest",
+        "format",
+        "size",
+        "parent",
+        "base",
+        "aliases",
+        "created",
+    )
     return {**{field: getattr(version, field) for field in fields}, "tags": dict(version.tags)}
 
 
 def _figures(measurement: dict[str, Any]) -> list[list[str]]:
-    scores = [[label, str(Score.model_validate(score))] for label, score in measurement["scores"].items()]
+    scores = [
+        [label, str(Score.model_validate(score))] for label, score in measurement["scores"].items()
+    ]
     speed = [
         [f"at concurrency {load['concurrency']}", f"{load['tokens_per_second']:.0f} tokens/s"]
         for load in measurement["load"]

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the services as JSON; progress goes to stderr.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the services as JSON; progress goes to stderr."
+)
 def up(as_json: bool) -> None:
     """Bring up Prefect, MLflow, the deployer, a worker and the gateway, and whatever served before.
 
@@ -60,7 +62,10 @@ def status(as_json: bool) -> None:
     if as_json:
         services = [part.model_dump(mode="json") for part in components]
         click.echo(
-            json.dumps({"services": services, "targets": [one.model_dump(mode="json") for one in found]}, indent=2)
+            json.dumps(
+                {"services": services, "targets": [one.model_dump(mode="json") for one in found]},
+                indent=2,
+            )
         )
         return
     if any(part.state != "STOPPED" for part in components):
@@ -115,7 +120,9 @@ def _remarks(one: "TargetStatus") -> list[str]:
     """What else there is to say about a target."""
     lines = []
     if one.phase:
-        lines.append(f"version {one.trying} is being rolled out: {one.phase}, {one.share} % of new requests")
+        lines.append(
+            f"version {one.trying} is being rolled out: {one.phase}, {one.share} % of new requests"
+        )
     if one.paused:
         lines.append(f"paused; go on with: weighbridge resume {one.target}")
     return [*lines, *([one.detail] if one.detail else [])]

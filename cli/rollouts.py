@@ -1,4 +1,6 @@
-"""Commands about what serves where, and what served: promote, rollback, pause, resume, abort, history."""
+"""Commands about what serves where, and what served: promote, rollback, pause, resume, abort,
+history.
+"""
 
 import json
 import time
@@ -19,13 +21,16 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: we
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--now", is_flag=True, help="Skip the steps: all traffic to it as soon as it has answered.")
+@click.option(
+    "--now", is_flag=True, help="Skip the steps: all traffic to it as soon as it has answered."
+)
 @_no_wait
 def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
     """Let VERSION of the model NAME be its champion, and wait until it serves.
 
-    The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as `challenger`.
-    Ends with 3 when the version does not hold: what served before goes on serving then.
+    The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as
+    `challenger`. Ends with 3 when the version does not hold: what served before goes on serving
+    then.
     """
     from weighbridge.deployer.promotion import promote as move
 
@@ -36,9 +41,11 @@ def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
 @click.argument("target")
 @_no_wait
 def rollback(target: str, no_wait: bool) -> None:
-    """Let the version before serve at TARGET again; while a version is being rolled out, take that back.
+    """Let the version before serve at TARGET again; while a version is being rolled out, take that
+    back.
 
-    It moves the alias `champion` back. The last versions are kept whole: nothing is built or fetched.
+    It moves the alias `champion` back. The last versions are kept whole: nothing is built or
+    fetched.
     """
     from weighbridge.deployer.promotion import rollback as move
 
@@ -62,13 +69,17 @@ def resume(target: str) -> None:
 @click.command()
 @click.argument("target")
 def abort(target: str) -> None:
-    """Take the rollout at TARGET back: what served before goes on serving. The alias stays where it is."""
+    """Take the rollout at TARGET back: what served before goes on serving. The alias stays where it
+    is.
+    """
     _order(target, "abort")
 
 
 @click.command()
 @click.argument("target")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many, newest first.")
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1), help="How many, newest first."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every line of the ledger.")
 def history(target: str, limit: int, as_json: bool) -> None:
     """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
@@ -94,15 +105,23 @@ def history(target: str, limit: int, as_json: bool) -> None:
 
 
 def _row(rollout: "RolloutRecord") -> list[str]:
-    colour = "green" if rollout.outcome == "serving" else "yellow" if rollout.ended is None else "red"
+    colour = (
+        "green" if rollout.outcome == "serving" else "yellow" if rollout.ended is None else "red"
+    )
     seconds = "—" if rollout.seconds is None else f"{rollout.seconds:.1f} s"
     outcome = f"[{colour}]{rollout.outcome}[/{colour}]"
     version = f"{rollout.name} {rollout.version}"
     failed = str(rollout.failed + rollout.cut)
     return [
-        _when(rollout.began), version, rollout.previous or "—", rollout.trigger, outcome, seconds,
-        str(rollout.requests), failed,
-    ]  # fmt: skip
+        _when(rollout.began),
+        version,
+        rollout.previous or "—",
+        rollout.trigger,
+        outcome,
+        seconds,
+        str(rollout.requests),
+        failed,
+    ]
 
 
 def _when(at: float) -> str:

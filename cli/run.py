@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr."
+)
 def run(recipe: Path, as_json: bool) -> None:
     """Run RECIPE: download, finetune, evaluate, optimize, weigh, select, package, deploy.
 
@@ -57,19 +59,32 @@ def _show(released: "Released") -> None:
     console.print()
     chosen = released.chosen
     if released.serving is None:
-        console.print(f"{chosen.name} {chosen.version} is `challenger`; it serves once somebody promotes it.")
+        console.print(
+            f"{chosen.name} {chosen.version} is `challenger`; it serves once somebody promotes it."
+        )
         return
     address = released.serving.address
     prompt: Any = released.example.model_dump()["prompt"]
     path, body = request(prompt, max_tokens=64)
     console.print(f"[bold]{chosen.name} {chosen.version} serves at {address}/v1[/bold]\n")
-    command = ["curl", f"{address}{path}", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    command = [
+        "curl",
+        f"{address}{path}",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        json.dumps(body),
+    ]
     click.echo(shlex.join(command))
     click.echo(f"\n{prompt if isinstance(prompt, str) else prompt[-1]['content']}")
     click.echo(f"→ {Client(address).ask(prompt, max_tokens=64).text}\n")
 
 
 def _where_to_look(mlflow_uri: str, prefect_home: Path) -> None:
-    ui = f"mlflow ui --backend-store-uri {mlflow_uri}" if mlflow_uri.startswith("sqlite") else f"open {mlflow_uri}"
+    ui = (
+        f"mlflow ui --backend-store-uri {mlflow_uri}"
+        if mlflow_uri.startswith("sqlite")
+        else f"open {mlflow_uri}"
+    )
     click.echo(f"versions and figures: {ui}")
     click.echo(f"runs and report:      PREFECT_HOME={prefect_home} prefect server start")

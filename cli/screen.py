@@ -25,9 +25,17 @@ GAP = 2
 """Between two columns."""
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: Sequence[str] = ()) -> None:
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    right: Sequence[str] = (),
+) -> None:
     """Print rows under headings; columns named in `right` are figures."""
-    shown = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    shown = Table(
+        title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -84,7 +92,9 @@ def live(screen: Console = console) -> Iterator[None]:
     )
     logger = logging.getLogger("weighbridge")
     handler = _Lines(screen)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with Progress(
+        *columns, console=screen, transient=True, disable=not screen.is_terminal
+    ) as progress:
         logger.addHandler(handler)
         try:
             with listen(LiveSteps(progress, screen)):
@@ -94,7 +104,9 @@ def live(screen: Console = console) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Stages stand out, what happens within them is indented; errors are left to whoever ends the program."""
+    """Stages stand out, what happens within them is indented; errors are left to whoever ends the
+    program.
+    """
 
     def __init__(self, screen: Console) -> None:
         super().__init__(logging.INFO)
@@ -105,7 +117,10 @@ class _Lines(logging.Handler):
             return
         text = record.getMessage()
         if stage := getattr(record, "stage", ""):
-            self._screen.print(f"[bold green]✓[/bold green] [bold]{stage:<10}[/bold] {escape(text)}", soft_wrap=True)
+            self._screen.print(
+                f"[bold green]✓[/bold green] [bold]{stage:<10}[/bold] {escape(text)}",
+                soft_wrap=True,
+            )
         else:
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             self._screen.print(f"  {text}", style=style, markup=False, soft_wrap=True)
@@ -137,20 +152,29 @@ def print_report(report: "WeighingReport") -> None:
     titles = [title for title in report.rows[0] if title not in ("candidate", "verdict")]
     headings = ["", *(title.replace(" / ", "/") for title in titles)]
     candidates = [
-        [row["candidate"].replace("/", "/\n"), *(row[title].replace(" (", "\n(") for title in titles)]
+        [
+            row["candidate"].replace("/", "/\n"),
+            *(row[title].replace(" (", "\n(") for title in titles),
+        ]
         for row in report.rows
     ]
     for shown in _that_fit(headings, candidates):
         labels, *figures = zip(headings, *shown, strict=True)
         table(labels, figures, right=labels[1:])
         console.print()
-    console.print(f"[bold green]{escape(report.headline)}[/bold green]\n{escape(report.why)}", soft_wrap=True)
+    console.print(
+        f"[bold green]{escape(report.headline)}[/bold green]\n{escape(report.why)}", soft_wrap=True
+    )
     for row in report.rows:
         if row["verdict"] != "winner":
-            console.print(f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True)
+            console.print(
+                f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True
+            )
 
 
-def _that_fit(headings: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+def _that_fit(
+    headings: Sequence[str], columns: Sequence[Sequence[str]]
+) -> Iterator[list[Sequence[str]]]:
     """The columns in groups: as many as fit beside the headings, one at least."""
     room = console.width - _width(headings)
     group: list[Sequence[str]] = []

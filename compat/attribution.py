@@ -1,10 +1,14 @@
-"""Which package's update breaks which contract: one update at a time, and where no single one does it, the fewest."""
+"""Which package's update breaks which contract: one update at a time, and where no single one does
+it, the fewest.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Trial = Callable[[Sequence[str]], Mapping[str, str]]
-"""Updates these packages alone, with what they need; tells the error of every contract that breaks then."""
+"""Updates these packages alone, with what they need; tells the error of every contract that breaks
+then.
+"""
 
 
 @dataclass(frozen=True)
@@ -16,17 +20,22 @@ class Blame:
     error: str
 
 
-def attribute(broken: Mapping[str, str], direct: Sequence[str], every: Sequence[str], trial: Trial) -> list[Blame]:
+def attribute(
+    broken: Mapping[str, str], direct: Sequence[str], every: Sequence[str], trial: Trial
+) -> list[Blame]:
     """Who breaks what.
 
-    `broken` has the error of every contract that breaks with everything updated. Each of the `direct` dependencies
-    is updated alone; two that break the same contract are both found. For what none of them breaks alone, `every`
-    package, indirect ones too, is searched for the smallest set that does it.
+    `broken` has the error of every contract that breaks with everything updated. Each of the
+    `direct` dependencies is updated alone; two that break the same contract are both found. For
+    what none of them breaks alone, `every` package, indirect ones too, is searched for the smallest
+    set that does it.
     """
     found: list[Blame] = []
     for name in direct:
         errors = trial([name])
-        found += [Blame(contract, (name,), errors[contract]) for contract in broken if contract in errors]
+        found += [
+            Blame(contract, (name,), errors[contract]) for contract in broken if contract in errors
+        ]
     explained = {blame.contract for blame in found}
     for contract in broken:
         if contract not in explained:

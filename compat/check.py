@@ -1,4 +1,6 @@
-"""The whole check: resolve, install, run the contracts, and find who is to blame for those that break."""
+"""The whole check: resolve, install, run the contracts, and find who is to blame for those that
+break.
+"""
 
 import logging
 import platform
@@ -49,7 +51,10 @@ def check(subjects: Sequence[Subject], options: Options, cache: Path) -> CompatR
     """
     _require_known(subjects, options.only)
     clock, done = Clock(60 * options.minutes), []
-    with workshop(cache) as shop, track("checking the newest releases", len(subjects), "environments") as update:
+    with (
+        workshop(cache) as shop,
+        track("checking the newest releases", len(subjects), "environments") as update,
+    ):
         for number, subject in enumerate(subjects):
             update(number)
             if not options.only or set(options.only) & set(subject.direct):
@@ -59,7 +64,9 @@ def check(subjects: Sequence[Subject], options: Options, cache: Path) -> CompatR
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
-        pytorch="PyTorch was lifted, too." if options.with_torch else f"PyTorch is kept as locked ({kept}).",
+        pytorch="PyTorch was lifted, too."
+        if options.with_torch
+        else f"PyTorch is kept as locked ({kept}).",
         environments=done,
     )
 
@@ -68,13 +75,17 @@ def _require_known(subjects: Sequence[Subject], only: Sequence[str]) -> None:
     known = sorted({name for subject in subjects for name in subject.direct})
     for name in only:
         if name not in known:
-            raise BadInput(f"checking '{name}'", "no environment asks for it directly", suggestion(name, known))
+            raise BadInput(
+                f"checking '{name}'", "no environment asks for it directly", suggestion(name, known)
+            )
 
 
 class _One:
     """The check of one subject."""
 
-    def __init__(self, subject: Subject, options: Options, clock: Clock, shop: Path, cache: Path) -> None:
+    def __init__(
+        self, subject: Subject, options: Options, clock: Clock, shop: Path, cache: Path
+    ) -> None:
         self._subject, self._options, self._clock = subject, options, clock
         self._shop, self._cache = shop, cache
         self._resolver = Resolver(subject, options.with_torch)
@@ -89,7 +100,9 @@ class _One:
         except Unavailable as exc:
             if not is_packages_fault(exc):
                 raise
-            self._findings.append(Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong))
+            self._findings.append(
+                Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong)
+            )
             return self._done("nothing goes together", {}, started)
         held = self._held_back(together)
         self._findings += held
@@ -101,7 +114,9 @@ class _One:
             return self._done(why_not, together, started)
         if self._subject.unserved:
             self._findings.append(
-                Finding(kind="not run", packages={}, contract="it serves", why=self._subject.unserved)
+                Finding(
+                    kind="not run", packages={}, contract="it serves", why=self._subject.unserved
+                )
             )
         self._try_out(together, [name for found in held for name in found.packages])
         return self._done("checked", together, started)
@@ -115,20 +130,29 @@ class _One:
 
     def _done(self, state: str, together: Versions, started: float) -> Checked:
         return Checked(
-            environment=self._subject.name, state=state, changes=self._changes(together), results=self._results,
-            findings=self._findings, seconds=round(time.monotonic() - started, 1),
-        )  # fmt: skip
+            environment=self._subject.name,
+            state=state,
+            changes=self._changes(together),
+            results=self._results,
+            findings=self._findings,
+            seconds=round(time.monotonic() - started, 1),
+        )
 
     def _changes(self, together: Versions) -> list[Change]:
         locked, direct = self._resolver.locked, self._subject.direct
         return [
             Change(
-                package=name, locked=locked.get(name, ""), newest=together.get(name, ""), direct=name in direct,
-                bounds=self._resolver.bounds(name, together.get(name, "")) if name in direct else "",
+                package=name,
+                locked=locked.get(name, ""),
+                newest=together.get(name, ""),
+                direct=name in direct,
+                bounds=self._resolver.bounds(name, together.get(name, ""))
+                if name in direct
+                else "",
             )
             for name in sorted({*locked, *together})
             if together and locked.get(name) != together.get(name)
-        ]  # fmt: skip
+        ]
 
     def _held_back(self, together: Versions) -> list[Finding]:
         """Direct dependencies whose newest release is not among what goes together."""
@@ -143,10 +167,14 @@ class _One:
         return held
 
     def _try_out(self, together: Versions, held: Sequence[str]) -> None:
-        """Install and run: everything at its newest, then each package that this held back, as far as it goes."""
+        """Install and run: everything at its newest, then each package that this held back, as far
+        as it goes.
+        """
         with throw_away(self._subject, self._shop, self._cache) as place:
             trials = Trials(place, self._clock, self._options.contract_seconds, self._prepared())
-            errors = self._round(trials, together, "everything at its newest", list(self._subject.contracts))
+            errors = self._round(
+                trials, together, "everything at its newest", list(self._subject.contracts)
+            )
             stale = self._stale(trials, errors) if errors else {}
             broken = {name: error for name, error in errors.items() if name not in stale}
             if broken:
@@ -156,13 +184,21 @@ class _One:
 
     def _stale(self, trials: Trials, errors: Mapping[str, str]) -> dict[str, str]:
         """Contracts that break as locked, too: no update is to blame."""
-        stale = trials.run(self._resolver.locked, [one for one in self._subject.contracts if one.name in errors])
+        stale = trials.run(
+            self._resolver.locked, [one for one in self._subject.contracts if one.name in errors]
+        )
         for name, error in stale.items():
-            self._findings.append(Finding(kind="broken already", packages={}, contract=name, why=error))
+            self._findings.append(
+                Finding(kind="broken already", packages={}, contract=name, why=error)
+            )
         return stale
 
-    def _round(self, trials: Trials, versions: Versions, called: str, contracts: Sequence[Contract]) -> dict[str, str]:
-        """Run contracts under these versions, keep their results, and give the errors of those that break."""
+    def _round(
+        self, trials: Trials, versions: Versions, called: str, contracts: Sequence[Contract]
+    ) -> dict[str, str]:
+        """Run contracts under these versions, keep their results, and give the errors of those that
+        break.
+        """
         ran = trials.results(versions, contracts)
         self._results += [result.model_copy(update={"versions": called}) for result in ran]
         missing = {contract.name for contract in contracts} - {result.contract for result in ran}
@@ -178,9 +214,17 @@ class _One:
         contracts = [one for one in self._subject.contracts if one.name in broken]
 
         def trial(names: Sequence[str]) -> Mapping[str, str]:
-            logger.info("%s: %s alone", self._subject.name, ", ".join(f"{name} {together[name]}" for name in names))
-            with suppress(Unresolvable):  # it needs the others: then the set that is searched for has them, too
-                return trials.run(self._resolver.moved({name: together[name] for name in names}), contracts)
+            logger.info(
+                "%s: %s alone",
+                self._subject.name,
+                ", ".join(f"{name} {together[name]}" for name in names),
+            )
+            with suppress(
+                Unresolvable
+            ):  # it needs the others: then the set that is searched for has them, too
+                return trials.run(
+                    self._resolver.moved({name: together[name] for name in names}), contracts
+                )
             return {}
 
         for blame in attribute(broken, direct, moved, trial):
@@ -188,16 +232,22 @@ class _One:
 
     def _broken(self, blame: Blame, versions: Versions) -> Finding:
         locked = self._resolver.locked
-        names = blame.packages or tuple(name for name in versions if versions[name] != locked.get(name))
+        names = blame.packages or tuple(
+            name for name in versions if versions[name] != locked.get(name)
+        )
         moved: Versions = {}
         if blame.packages:
             moved = self._resolver.moved({name: versions[name] for name in names})
-        along = {name for name in {*locked, *moved} if moved and locked.get(name) != moved.get(name)} - set(names)
+        along = {
+            name for name in {*locked, *moved} if moved and locked.get(name) != moved.get(name)
+        } - set(names)
         return Finding(
-            kind="breaks", packages={name: (locked.get(name, ""), versions[name]) for name in names},
-            contract=blame.contract, why=blame.error,
+            kind="breaks",
+            packages={name: (locked.get(name, ""), versions[name]) for name in names},
+            contract=blame.contract,
+            why=blame.error,
             with_it={name: (locked.get(name, ""), moved.get(name, "")) for name in sorted(along)},
-        )  # fmt: skip
+        )
 
     def _alone(self, trials: Trials, name: str, stale: Mapping[str, str]) -> None:
         """A package that everything else held back, where it goes without the others."""
@@ -207,21 +257,33 @@ class _One:
         except Unresolvable:
             return  # the finding that it is held back says why
         contracts = [one for one in self._subject.contracts if one.name not in stale]
-        for contract, error in self._round(trials, versions, f"{name} {newest} alone", contracts).items():
+        for contract, error in self._round(
+            trials, versions, f"{name} {newest} alone", contracts
+        ).items():
             self._findings.append(self._broken(Blame(contract, (name,), error), versions))
 
     def _prepared(self) -> Callable[[], str]:
-        """Makes what the contracts need, with locked environments; tells what is wrong, empty if nothing is."""
+        """Makes what the contracts need, with locked environments; tells what is wrong, empty if
+        nothing is.
+        """
         subject, shop = self._subject, self._shop
 
         def prepare() -> str:
             if not subject.serves or (shop / "models" / subject.serves).exists():
                 return ""
             logger.info("%s: making a model for it, with the locked environments", subject.name)
-            view = shop / "locked" if (shop / "locked").exists() else view_of(self._cache, shop / "locked")
+            view = (
+                shop / "locked"
+                if (shop / "locked").exists()
+                else view_of(self._cache, shop / "locked")
+            )
             contract = Contract("a model to serve", MAKE_MODEL, (subject.serves,))
             return run_contract(
-                contract, Path(sys.executable), shop / "models", view, self._options.contract_seconds
+                contract,
+                Path(sys.executable),
+                shop / "models",
+                view,
+                self._options.contract_seconds,
             ).error
 
         return prepare

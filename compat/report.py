@@ -1,4 +1,6 @@
-"""What a check found: as data, as the rows of a table, and as Markdown that can be pasted into an issue."""
+"""What a check found: as data, as the rows of a table, and as Markdown that can be pasted into an
+issue.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -34,7 +36,9 @@ class Change(BaseModel):
     locked: str = Field(description="Empty: it was not needed before.")
     newest: str = Field(description="Empty: it is not needed any more.")
     direct: bool
-    bounds: str = Field("", description="What we ask of its version and keeps the newest out: `<0.151`.")
+    bounds: str = Field(
+        "", description="What we ask of its version and keeps the newest out: `<0.151`."
+    )
 
 
 class Finding(BaseModel):
@@ -43,16 +47,22 @@ class Finding(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     kind: Literal["breaks", "held back", "broken already", "not run"]
-    packages: dict[str, tuple[str, str]] = Field(description="Package to version now and version then.")
+    packages: dict[str, tuple[str, str]] = Field(
+        description="Package to version now and version then."
+    )
     contract: str = ""
     why: str
     with_it: dict[str, tuple[str, str]] = Field(
-        default_factory=dict, description="What had to move along with the packages, in the trial that shows it."
+        default_factory=dict,
+        description="What had to move along with the packages, in the trial that shows it.",
     )
 
     def named(self) -> str:
         """`fastapi 0.150.0 → 0.165.0`."""
-        return ", ".join(f"{name} {before or '(new)'} → {after}" for name, (before, after) in self.packages.items())
+        return ", ".join(
+            f"{name} {before or '(new)'} → {after}"
+            for name, (before, after) in self.packages.items()
+        )
 
 
 class Checked(BaseModel):
@@ -82,7 +92,12 @@ class CompatReport(BaseModel):
     @property
     def breaks(self) -> list[tuple[str, Finding]]:
         """What would break, or cannot be told because it is broken already."""
-        return [(one.environment, found) for one in self.environments for found in one.findings if found.kind in BAD]
+        return [
+            (one.environment, found)
+            for one in self.environments
+            for found in one.findings
+            if found.kind in BAD
+        ]
 
     def headline(self) -> str:
         """One line: whether anything would break, and what."""
@@ -97,7 +112,9 @@ class CompatReport(BaseModel):
         return "; ".join(words)
 
     def rows(self) -> list[dict[str, str]]:
-        """One row per direct dependency with a newer release, per finding, and per environment without either."""
+        """One row per direct dependency with a newer release, per finding, and per environment
+        without either.
+        """
         return [row for one in self.environments for row in _rows(one)]
 
     def markdown(self) -> str:
@@ -119,7 +136,9 @@ def _rows(one: Checked) -> list[dict[str, str]]:
     found += [_change_row(one, change) for change in rest]
     if not found:
         return [_row(one.environment, "", "", "", one.state, "")]
-    indirect = [change for change in one.changes if not change.direct and change.package not in named]
+    indirect = [
+        change for change in one.changes if not change.direct and change.package not in named
+    ]
     if indirect:
         names = ", ".join(change.package for change in indirect)
         found.append(_row(one.environment, f"{len(indirect)} indirect", "", "", _fine(one), names))
@@ -140,7 +159,9 @@ def _quoted(group: Sequence[Finding]) -> str:
 
 def _findings_row(environment: str, group: Sequence[Finding]) -> dict[str, str]:
     first = group[0]
-    before, after = (", ".join(version[place] for version in first.packages.values()) for place in (0, 1))
+    before, after = (
+        ", ".join(version[place] for version in first.packages.values()) for place in (0, 1)
+    )
     verdict = f"{first.kind} {_quoted(group)}" if first.kind in BAD else first.kind
     why = "; ".join(dict.fromkeys(found.why for found in group))
     return _row(environment, ", ".join(first.packages), before, after, verdict, why)
@@ -157,12 +178,18 @@ def _fine(one: Checked) -> str:
     return "nothing breaks" if ran else "resolves; no contract run"
 
 
-def _row(environment: str, package: str, locked: str, newest: str, verdict: str, why: str) -> dict[str, str]:
+def _row(
+    environment: str, package: str, locked: str, newest: str, verdict: str, why: str
+) -> dict[str, str]:
     short = why if len(why) <= LONGEST else f"{why[:LONGEST]}…"
     return {
-        "environment": environment, "package": package, "locked": locked, "newest": newest, "verdict": verdict,
+        "environment": environment,
+        "package": package,
+        "locked": locked,
+        "newest": newest,
+        "verdict": verdict,
         "why": short,
-    }  # fmt: skip
+    }
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:
@@ -170,7 +197,9 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
         return ["nothing was checked"]
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    return lines + ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+    return lines + [
+        "| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows
+    ]
 
 
 def _cell(text: str) -> str:
@@ -179,7 +208,8 @@ def _cell(text: str) -> str:
 
 def _issue(environment: str, found: Finding) -> list[str]:
     along = ", ".join(
-        f"{name} {before or '(new)'} → {after or '(gone)'}" for name, (before, after) in found.with_it.items()
+        f"{name} {before or '(new)'} → {after or '(gone)'}"
+        for name, (before, after) in found.with_it.items()
     )
     return [
         f"## {found.named() or environment}: {found.kind} “{found.contract}” in {environment}",
@@ -189,7 +219,7 @@ def _issue(environment: str, found: Finding) -> list[str]:
         "```",
         "",
         *([f"Moved along with it: {along}.", ""] if along else []),
-    ]  # fmt: skip
+    ]
 
 
 def _contracts(one: Checked) -> list[str]:
@@ -203,4 +233,6 @@ def _contracts(one: Checked) -> list[str]:
 
 
 def _result(result: Result) -> str:
-    return f"- {result.contract}: {'holds' if result.holds else result.error} ({result.seconds:.1f} s)"
+    return (
+        f"- {result.contract}: {'holds' if result.holds else result.error} ({result.seconds:.1f} s)"
+    )

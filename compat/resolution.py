@@ -1,4 +1,6 @@
-"""Which versions the package index would give: as locked, everything at its newest, one package at its newest."""
+"""Which versions the package index would give: as locked, everything at its newest, one package at
+its newest.
+"""
 
 import re
 import sys
@@ -27,7 +29,8 @@ def pins(text: str) -> dict[str, str]:
 class Resolver:
     """Resolves one subject's requirements.
 
-    PyTorch stays where its lock has it, unless asked otherwise: another build is gigabytes of CUDA libraries.
+    PyTorch stays where its lock has it, unless asked otherwise: another build is gigabytes of CUDA
+    libraries.
     """
 
     subject: Subject
@@ -41,11 +44,14 @@ class Resolver:
     @cached_property
     def newest(self) -> dict[str, str]:
         """The newest release of every direct dependency, whatever the others say to it."""
-        movable = [one for one in self.subject.requirements if self.with_torch or name_of(one) != TORCH]
+        movable = [
+            one for one in self.subject.requirements if self.with_torch or name_of(one) != TORCH
+        ]
         return _compile([lifted(one) for one in movable], ["--no-deps"])
 
     def together(self, only: Collection[str] = ()) -> dict[str, str]:
-        """Every package, or `only` these and what they need, as new as they go together without our upper bounds.
+        """Every package, or `only` these and what they need, as new as they go together without our
+        upper bounds.
 
         Raises:
             Unresolvable: nothing goes together.
@@ -65,9 +71,17 @@ class Resolver:
         try:
             other = self._resolve([*self._lifted(), f"{name}=={self.newest[name]}"], None)
         except Unresolvable as exc:
-            kept = "; PyTorch is kept as locked" if f"{TORCH}==" in exc.wrong and not self.with_torch else ""
+            kept = (
+                "; PyTorch is kept as locked"
+                if f"{TORCH}==" in exc.wrong and not self.with_torch
+                else ""
+            )
             return exc.wrong + kept
-        yields = [f"{one} {other[one]}" for one in together if other.get(one, together[one]) != together[one]]
+        yields = [
+            f"{one} {other[one]}"
+            for one in together
+            if other.get(one, together[one]) != together[one]
+        ]
         return f"it goes only with {', '.join(one for one in yields if not one.startswith(f'{name} '))}"
 
     @cached_property
@@ -77,7 +91,11 @@ class Resolver:
 
     def bounds(self, name: str, version: str) -> str:
         """What we ask of the version of a direct dependency, where that keeps this version out."""
-        found = (one for one in self.subject.requirements if name_of(one) == name and self.within.get(name) != version)
+        found = (
+            one
+            for one in self.subject.requirements
+            if name_of(one) == name and self.within.get(name) != version
+        )
         return bounds_of(next(found, ""))
 
     def _lifted(self, only: Collection[str] = ()) -> list[str]:
@@ -88,14 +106,24 @@ class Resolver:
             for one in self.subject.requirements
         ]
 
-    def _resolve(self, requirements: Sequence[str], upgrade: Collection[str] | None) -> dict[str, str]:
-        """`upgrade`: packages that leave the lock's version, others only where these need it; None: all leave it."""
-        words = ["--upgrade"] if upgrade is None else [w for name in upgrade for w in ("--upgrade-package", name)]
+    def _resolve(
+        self, requirements: Sequence[str], upgrade: Collection[str] | None
+    ) -> dict[str, str]:
+        """`upgrade`: packages that leave the lock's version, others only where these need it; None:
+        all leave it.
+        """
+        words = (
+            ["--upgrade"]
+            if upgrade is None
+            else [w for name in upgrade for w in ("--upgrade-package", name)]
+        )
         if self.subject.overrides:
             words += ["--overrides", str(self.subject.overrides)]
         with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
             if pinned := self._pinned():
-                (constraints := Path(folder) / "constraints.txt").write_text("\n".join(pinned) + "\n")
+                (constraints := Path(folder) / "constraints.txt").write_text(
+                    "\n".join(pinned) + "\n"
+                )
                 words += ["--constraints", str(constraints)]
             return _compile(requirements, words, preferences=self.subject.lock.read_text())
 
@@ -106,12 +134,22 @@ class Resolver:
         return [f"{name}=={version}" for name, version in pins(torch_lock().read_text()).items()]
 
 
-def _compile(requirements: Sequence[str], words: Sequence[str], preferences: str = "") -> dict[str, str]:
+def _compile(
+    requirements: Sequence[str], words: Sequence[str], preferences: str = ""
+) -> dict[str, str]:
     """What uv resolves for this Python on this machine."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
         spec, out = Path(folder) / "requirements.in", Path(folder) / "requirements.txt"
         spec.write_text("\n".join(requirements) + "\n")
         out.write_text(preferences)
-        told = ["--python", sys.executable, "--no-header", "--no-annotate", "--output-file", str(out), *words]
+        told = [
+            "--python",
+            sys.executable,
+            "--no-header",
+            "--no-annotate",
+            "--output-file",
+            str(out),
+            *words,
+        ]
         run_uv("resolving the newest releases", "pip", "compile", str(spec), *told)
         return pins(out.read_text())

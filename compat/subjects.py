@@ -1,4 +1,6 @@
-"""What is checked: environments of this tree, their direct requirements, and the contracts that hold in each."""
+"""What is checked: environments of this tree, their direct requirements, and the contracts that
+hold in each.
+"""
 
 import re
 import shutil
@@ -38,7 +40,9 @@ TRAVELS: Final = (
     "serving/service.py",
     "core/environments.py",
 )
-"""What an engine's environment imports of ours in a Bento, and what imports others' libraries in it."""
+"""What an engine's environment imports of ours in a Bento, and what imports others' libraries in
+it.
+"""
 ENGINES: Final = PACKAGE / "serving" / "engines"
 LONGEST: Final = 900.0
 """Seconds a contract may take; an idle machine needs a minute at most."""
@@ -47,14 +51,18 @@ _NAME: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*([
 
 @dataclass(frozen=True)
 class Contract:
-    """One thing that must go on working: a plain function of this tree, run in a process of its own."""
+    """One thing that must go on working: a plain function of this tree, run in a process of its
+    own.
+    """
 
     name: str
     call: str
     """`module:function`, as `weighbridge.core.contract_runner` takes it."""
     arguments: tuple[str, ...] = ()
     inside: bool = True
-    """Run by the throw-away environment's own Python; else by ours, which finds that environment in its cache."""
+    """Run by the throw-away environment's own Python; else by ours, which finds that environment in
+    its cache.
+    """
     timeout: float = LONGEST
 
 
@@ -94,7 +102,9 @@ def bounds_of(requirement: str) -> str:
 
 
 def lifted(requirement: str, floor: str = "") -> str:
-    """The same package without an upper bound, and not older than `floor`: else a resolver would go back in time."""
+    """The same package without an upper bound, and not older than `floor`: else a resolver would go
+    back in time.
+    """
     match = _NAME.match(requirement)
     assert match is not None, requirement
     at_least = f">={floor.partition('+')[0]}" if floor else ""
@@ -111,7 +121,11 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     known = [subject.name for subject in found]
     for name in names:
         if name not in known:
-            raise BadInput(f"checking the environment '{name}'", "there is none", plugins.suggestion(name, known))
+            raise BadInput(
+                f"checking the environment '{name}'",
+                "there is none",
+                plugins.suggestion(name, known),
+            )
     return [subject for subject in found if not names or subject.name in names]
 
 
@@ -129,7 +143,10 @@ def _all() -> Iterator[Subject]:
         if lock is not None and lock not in taken:
             taken.add(lock)
             makes = Contract(
-                "it makes a model", "weighbridge.tasks.upgrade_contracts:an_optimizer_makes", (name,), inside=False
+                "it makes a model",
+                "weighbridge.tasks.upgrade_contracts:an_optimizer_makes",
+                (name,),
+                inside=False,
             )
             yield from _from_file(lock, contracts=(makes,))
     for folder in ("serving", "tasks"):
@@ -143,21 +160,30 @@ def _control() -> Subject:
     contracts = (
         Contract("its imports", "weighbridge.core.contract_runner:imports", tuple(_own_code())),
         Contract("a flow runs", "weighbridge.flows.upgrade_contracts:a_flow_runs"),
-        Contract("a schedule is planned", "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"),
-        Contract("the run forms are made", "weighbridge.flows.upgrade_contracts:the_run_forms_are_made"),
         Contract(
-            "a version, its alias and a webhook", "weighbridge.registry.upgrade_contracts:a_version_is_registered"
+            "a schedule is planned", "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"
+        ),
+        Contract(
+            "the run forms are made", "weighbridge.flows.upgrade_contracts:the_run_forms_are_made"
+        ),
+        Contract(
+            "a version, its alias and a webhook",
+            "weighbridge.registry.upgrade_contracts:a_version_is_registered",
         ),
         Contract("a fine-tune", "weighbridge.tasks.upgrade_contracts:a_model_is_fine_tuned"),
         Contract("the metrics", "weighbridge.tasks.upgrade_contracts:answers_are_scored"),
         Contract("an S3 client", "weighbridge.tasks.upgrade_contracts:a_bucket_is_asked"),
-        Contract("a supervised program", "weighbridge.serving.upgrade_contracts:a_program_is_supervised"),
-    )  # fmt: skip
+        Contract(
+            "a supervised program", "weighbridge.serving.upgrade_contracts:a_program_is_supervised"
+        ),
+    )
     return Subject(CONTROL, PACKAGE / "locks" / "control.lock", tuple(requirements), contracts)
 
 
 def _own_code() -> Iterator[str]:
-    """Our modules that run in the control plane: not those that import what is in an engine's environment alone."""
+    """Our modules that run in the control plane: not those that import what is in an engine's
+    environment alone.
+    """
     for path in (file for layer in LAYERS for file in sorted((PACKAGE / layer).rglob("*.py"))):
         tops = {module.partition(".")[0] for module, _ in used(path.read_text())}
         if all(top in sys.modules or find_spec(top) for top in tops):
@@ -166,15 +192,25 @@ def _own_code() -> Iterator[str]:
 
 def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     args = engine.Args(kind=engine.name)
-    here = engine.device(args) == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
+    here = engine.device(args) == device and (
+        device == "cpu" or shutil.which("nvidia-smi") is not None
+    )
     left_out = "" if here else f"{engine.name} on {device} cannot be run here"
-    launchers = (path.relative_to(PACKAGE).as_posix() for path in sorted(ENGINES.glob(f"{engine.name}_server.py")))
-    contracts = [Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))]
+    launchers = (
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(ENGINES.glob(f"{engine.name}_server.py"))
+    )
+    contracts = [
+        Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))
+    ]
     cannot = _cannot_start(engine, args) if here else ""
     if not cannot:
         contracts += [
             Contract(
-                "it serves", "weighbridge.serving.upgrade_contracts:an_engine_answers", (engine.name,), inside=False
+                "it serves",
+                "weighbridge.serving.upgrade_contracts:an_engine_answers",
+                (engine.name,),
+                inside=False,
             ),
             Contract(
                 "a Bento of it serves",
@@ -184,12 +220,18 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
             ),
         ]
     yield from _from_file(
-        lock, contracts=tuple(contracts), serves="" if cannot else engine.name, left_out=left_out, unserved=cannot
+        lock,
+        contracts=tuple(contracts),
+        serves="" if cannot else engine.name,
+        left_out=left_out,
+        unserved=cannot,
     )
 
 
 def _cannot_start(engine: Engine, args: EngineArgs) -> str:
-    """Why an engine cannot run here whatever its environment holds, such as a program that nobody has installed."""
+    """Why an engine cannot run here whatever its environment holds, such as a program that nobody
+    has installed.
+    """
     try:
         if check := getattr(engine, "check", None):
             check(args)
@@ -208,12 +250,20 @@ def _from_file(
     left_out: str = "",
     unserved: str = "",
 ) -> Iterator[Subject]:
-    """The environment whose requirements lie beside its lock; none where a plugin's package leaves them out."""
+    """The environment whose requirements lie beside its lock; none where a plugin's package leaves
+    them out.
+    """
     spec, overrides = lock.with_suffix(".in"), lock.with_suffix(".overrides")
     if not spec.exists():
         return
     lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
     yield Subject(
-        lock.stem, lock, tuple(line for line in lines if line and not line.startswith("#")), contracts, serves,
-        left_out, unserved, overrides if overrides.exists() else None,
-    )  # fmt: skip
+        lock.stem,
+        lock,
+        tuple(line for line in lines if line and not line.startswith("#")),
+        contracts,
+        serves,
+        left_out,
+        unserved,
+        overrides if overrides.exists() else None,
+    )

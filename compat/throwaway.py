@@ -1,4 +1,6 @@
-"""An environment for one subject that is thrown away: moved from version to version, contracts run in it."""
+"""An environment for one subject that is thrown away: moved from version to version, contracts run
+in it.
+"""
 
 import json
 import os
@@ -57,7 +59,9 @@ class ThrowAway:
         return run_contract(contract, python, self.models, self.cache, timeout)
 
 
-def run_contract(contract: Contract, python: Path, models: Path, cache: Path, timeout: float) -> Result:
+def run_contract(
+    contract: Contract, python: Path, models: Path, cache: Path, timeout: float
+) -> Result:
     """Run a contract in a process of its own; what it writes is gone afterwards, but for `models`."""
     # A short name: sockets live in it.
     with tempfile.TemporaryDirectory(prefix="wb-") as scratch:
@@ -65,7 +69,12 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
         # Where a program is looked for by name, it is the environment's own.
         env["PATH"] = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
         env["WEIGHBRIDGE_COMPAT_MODELS"] = str(models)
-        unset = [word for name in os.environ if name.startswith(UNSEEN) and name not in env for word in ("-u", name)]
+        unset = [
+            word
+            for name in os.environ
+            if name.startswith(UNSEEN) and name not in env
+            for word in ("-u", name)
+        ]
         command: list[str | Path] = [
             "env",
             *unset,
@@ -77,12 +86,16 @@ def run_contract(contract: Contract, python: Path, models: Path, cache: Path, ti
             *contract.arguments,
         ]
         (work := Path(scratch) / "work").mkdir()
-        with Process(contract.name, command, log=Path(scratch) / "log", cwd=work, env=env) as process:
+        with Process(
+            contract.name, command, log=Path(scratch) / "log", cwd=work, env=env
+        ) as process:
             return _result(contract, process, timeout)
 
 
 def variables(scratch: Path, cache: Path) -> dict[str, str]:
-    """Environment variables under which a contract sees nothing of the user's and leaves nothing behind."""
+    """Environment variables under which a contract sees nothing of the user's and leaves nothing
+    behind.
+    """
     return {
         "PYTHONPATH": str(_alone(scratch)),
         "WEIGHBRIDGE_HOME": str(scratch / "home"),
@@ -96,7 +109,9 @@ def variables(scratch: Path, cache: Path) -> dict[str, str]:
 
 
 def _alone(scratch: Path) -> Path:
-    """A folder with nothing but Weighbridge in it: beside an installed one lie the libraries that are on trial."""
+    """A folder with nothing but Weighbridge in it: beside an installed one lie the libraries that
+    are on trial.
+    """
     (folder := scratch / "weighbridge-alone").mkdir(exist_ok=True)
     if not (link := folder / "weighbridge").exists():
         link.symlink_to(Path(weighbridge.__file__).parent)
@@ -107,13 +122,21 @@ def _result(contract: Contract, process: Process, timeout: float) -> Result:
     started = time.monotonic()
     while process.alive():
         if time.monotonic() - started > timeout:
-            wrong = f"it took longer than {timeout:.0f} s; its last words: {_one_line(process.tail(3))}"
+            wrong = (
+                f"it took longer than {timeout:.0f} s; its last words: {_one_line(process.tail(3))}"
+            )
             return Result(contract=contract.name, holds=False, error=wrong, seconds=timeout)
         time.sleep(0.05)
-    said = [line for line in process.log.read_text(errors="replace").splitlines() if line.startswith(MARK)]
+    said = [
+        line
+        for line in process.log.read_text(errors="replace").splitlines()
+        if line.startswith(MARK)
+    ]
     if not said:
         wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
-        return Result(contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started)
+        return Result(
+            contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started
+        )
     return Result(contract=contract.name, **json.loads(said[-1].removeprefix(MARK)))
 
 
@@ -123,7 +146,8 @@ def _one_line(text: str) -> str:
 
 @contextmanager
 def workshop(cache: Path) -> Iterator[Path]:
-    """A folder for one whole check, on the disk of the cache so that files can be linked; gone afterwards.
+    """A folder for one whole check, on the disk of the cache so that files can be linked; gone
+    afterwards.
 
     What a killed check left is removed first.
 
@@ -154,7 +178,9 @@ def throw_away(subject: Subject, shop: Path, cache: Path) -> Iterator[ThrowAway]
     try:
         view = view_of(cache, folder / "cache", subject.lock)
         own = locate(subject.lock, view)[0]
-        environment = Environment(subject.name, folder / "environment") if subject.name == CONTROL else own
+        environment = (
+            Environment(subject.name, folder / "environment") if subject.name == CONTROL else own
+        )
         yield ThrowAway(subject, folder, shop / "models", environment, view)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

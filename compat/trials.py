@@ -18,7 +18,9 @@ logger = logging.getLogger("weighbridge.compat")
 
 INSTALLS: Final = "it installs"
 """Named like a contract: the first of all."""
-_PACKAGES_FAULT: Final = re.compile(r"failed to build|build backend|no (matching|compatible)|no wheels", re.IGNORECASE)
+_PACKAGES_FAULT: Final = re.compile(
+    r"failed to build|build backend|no (matching|compatible)|no wheels", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Trials:
     _known: dict[tuple[str, frozenset[tuple[str, str]]], Result] = field(default_factory=dict)
 
     def results(self, versions: Versions, contracts: Sequence[Contract]) -> list[Result]:
-        """A result for each contract that time was left for; one alone, where the versions cannot be installed.
+        """A result for each contract that time was left for; one alone, where the versions cannot
+        be installed.
 
         Raises:
             Unavailable: the package index cannot be reached, or the contracts cannot be prepared.
@@ -69,13 +72,21 @@ class Trials:
 
     def run(self, versions: Versions, contracts: Sequence[Contract]) -> dict[str, str]:
         """The errors of the contracts that break under these versions."""
-        return {result.contract: result.error for result in self.results(versions, contracts) if not result.holds}
+        return {
+            result.contract: result.error
+            for result in self.results(versions, contracts)
+            if not result.holds
+        }
 
     def _one(self, contract: Contract, versions: Versions) -> Result:
         key = (contract.name, frozenset(versions.items()))
         if key in self._known:
             return self._known[key]
-        result = self._known[key] = self.place.run(contract, min(self.seconds, max(1.0, self.clock.left())))
+        result = self._known[key] = self.place.run(
+            contract, min(self.seconds, max(1.0, self.clock.left()))
+        )
         said = "holds" if result.holds else result.error
-        logger.info("%s: %s: %s (%.1f s)", self.place.subject.name, contract.name, said, result.seconds)
+        logger.info(
+            "%s: %s: %s (%.1f s)", self.place.subject.name, contract.name, said, result.seconds
+        )
         return result

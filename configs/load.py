@@ -17,20 +17,24 @@ from weighbridge.core.plugins import PluginArgs, names, suggestion
 from weighbridge.core.plugins import load as load_plugin
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?:^|_)(?:key|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE
+)
 Location = tuple[int | str, ...]
 
 
 def load(path: Path) -> Recipe:
     """The recipe in a YAML file.
 
-    Raises:
-        BadInput: the file is missing, is not YAML, or does not describe a recipe; one line per mistake.
+    Raises: BadInput: the file is missing, is not YAML, or does not describe a recipe; one line per
+        mistake.
     """
     try:
         text = path.read_text()
     except FileNotFoundError as exc:
-        raise BadInput(f"reading recipe {path}", "there is no such file", "run: weighbridge init") from exc
+        raise BadInput(
+            f"reading recipe {path}", "there is no such file", "run: weighbridge init"
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise BadInput(f"reading recipe {path}", str(exc)) from exc
     return parse(text, str(path))
@@ -44,7 +48,9 @@ def parse(text: str, source: str = "recipe") -> Recipe:
     except yaml.YAMLError as exc:
         raise BadInput(f"reading recipe {source}", " ".join(str(exc).split())) from exc
     if node is None or not isinstance(plain, dict):
-        raise BadInput(f"reading recipe {source}", "it holds no mapping of stages", "run: weighbridge init")
+        raise BadInput(
+            f"reading recipe {source}", "it holds no mapping of stages", "run: weighbridge init"
+        )
     _refuse_doubled_keys(node, source)
     try:
         return Recipe.model_validate(_filled_in(plain, source))
@@ -72,7 +78,11 @@ def _lookup(name: str, default: str | None, source: str) -> str:
         )
     value = os.environ.get(name, default)
     if value is None:
-        raise BadInput(f"reading recipe {source}", f"environment variable {name} is not set", f"export {name}=…")
+        raise BadInput(
+            f"reading recipe {source}",
+            f"environment variable {name} is not set",
+            f"export {name}=…",
+        )
     return value
 
 
@@ -85,7 +95,9 @@ def _refuse_doubled_keys(node: yaml.Node, source: str) -> None:
         for key, value in node.value:
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise BadInput(f"reading recipe {source}", f"line {line}: '{key.value}' is there twice")
+                raise BadInput(
+                    f"reading recipe {source}", f"line {line}: '{key.value}' is there twice"
+                )
             seen.add(key.value)
             _refuse_doubled_keys(value, source)
 
@@ -93,7 +105,9 @@ def _refuse_doubled_keys(node: yaml.Node, source: str) -> None:
 def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
     location = error["loc"]
     line = _line(node, location)
-    text = f"line {line}, {_dotted(location)}: " if location else ""  # of no single place, but of several together
+    text = (
+        f"line {line}, {_dotted(location)}: " if location else ""
+    )  # of no single place, but of several together
     if error["type"] == "extra_forbidden":
         return f"{text}unknown key; {suggestion(str(location[-1]), _siblings(plain, location))}"
     if error["type"] == "missing":
@@ -163,5 +177,9 @@ def _plugin_point(annotation: Any) -> PluginArgs | None:
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    models = (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel))
+    models = (
+        part
+        for part in _parts(annotation)
+        if isinstance(part, type) and issubclass(part, BaseModel)
+    )
     return next(models, None)

@@ -22,23 +22,34 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="Recipe")
 
-    name: str = Field(pattern=NAME, description="Name of the registered model and of its experiment in MLflow.")
+    name: str = Field(
+        pattern=NAME, description="Name of the registered model and of its experiment in MLflow."
+    )
     download: DownloadArgs = Field(description="Base model and data: where their bytes come from.")
-    finetune: FinetuneArgs = Field(default_factory=FinetuneArgs, description="LoRA fine-tune of the base model.")
+    finetune: FinetuneArgs = Field(
+        default_factory=FinetuneArgs, description="LoRA fine-tune of the base model."
+    )
     evaluate: EvaluateArgs = Field(
-        default_factory=EvaluateArgs, description="Metrics, and the gate that a fine-tune worse than its base fails."
+        default_factory=EvaluateArgs,
+        description="Metrics, and the gate that a fine-tune worse than its base fails.",
     )
     optimize: OptimizeArgs = Field(description="Servable variants made out of the merged weights.")
     weigh: WeighArgs = Field(description="Engines the variants are measured on, and how.")
-    select: SelectArgs = Field(default_factory=SelectArgs, description="Limits and objective that decide the winner.")
+    select: SelectArgs = Field(
+        default_factory=SelectArgs, description="Limits and objective that decide the winner."
+    )
     package: PackageArgs = Field(default_factory=PackageArgs, description="The winner's Bento.")
-    deploy: DeployArgs = Field(description="Where the winner serves, and whether it is promoted by itself.")
+    deploy: DeployArgs = Field(
+        description="Where the winner serves, and whether it is promoted by itself."
+    )
 
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
         """Told now, and not when everything is fine-tuned and made."""
         made = {load("optimizer", variant.kind).format for variant in self.optimize.variants}
-        taken = {name for engine in self.weigh.engines for name in load("engine", engine.kind).formats}
+        taken = {
+            name for engine in self.weigh.engines for name in load("engine", engine.kind).formats
+        }
         if not made & taken:
             kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))
             raise ValueError(

@@ -15,17 +15,24 @@ HOT: Final = 2.0
 SEEDS: Final = (11, 12, 13, 14)
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 TOLERANCE: Final = 0.05
-"""Mean difference of log-probabilities, as part of their own mean, that number formats of 16 bits may make."""
+"""Mean difference of log-probabilities, as part of their own mean, that number formats of 16 bits
+may make.
+"""
 
 
 def chat(session: Session) -> str:
     """A chat is answered."""
-    return _right(ask(session, session.reference.question("greeting")), session.reference.question("greeting"))
+    return _right(
+        ask(session, session.reference.question("greeting")), session.reference.question("greeting")
+    )
 
 
 def completion(session: Session) -> str:
     """Plain text is completed."""
-    return _right(ask(session, session.reference.question("completion")), session.reference.question("completion"))
+    return _right(
+        ask(session, session.reference.question("completion")),
+        session.reference.question("completion"),
+    )
 
 
 def chat_stream(session: Session) -> str:
@@ -39,7 +46,9 @@ def completion_stream(session: Session) -> str:
 
 
 def usage(session: Session) -> str:
-    """Prompt and answer are counted as the tokenizer counts them; the token that ends an answer may count."""
+    """Prompt and answer are counted as the tokenizer counts them; the token that ends an answer may
+    count.
+    """
     for question in session.reference.finite:
         _counted(ask(session, question), question)
     return f"{len(session.reference.finite)} answers counted"
@@ -59,7 +68,9 @@ def greedy(session: Session) -> str:
     endless = session.reference.question("endless")
     said = ask(session, endless, max_tokens=64).text
     if not said or not endless.answer.startswith(said):
-        raise CheckFailed(f"'endless' at temperature 0: {said[:60]!r} is not how the reference begins")
+        raise CheckFailed(
+            f"'endless' at temperature 0: {said[:60]!r} is not how the reference begins"
+        )
     return f"{len(session.reference.finite) + 1} answers equal those of {session.reference.made_by}"
 
 
@@ -68,7 +79,10 @@ def stop(session: Session) -> str:
     question = session.reference.question("counting")
     for sequence in (" four", "ree fo", "e s"):
         wanted = question.answer.partition(sequence)[0]
-        for reply in (ask(session, question, stop=[sequence]), *_streamed(session, question, stop=[sequence])):
+        for reply in (
+            ask(session, question, stop=[sequence]),
+            *_streamed(session, question, stop=[sequence]),
+        ):
             equal((reply.text, reply.finish), (wanted, "stop"), f"with stop sequence {sequence!r}")
     return "three sequences, none of them in the answer"
 
@@ -94,14 +108,20 @@ def seed(session: Session) -> str:
     drawn = [draw(number) for number in SEEDS]
     equal(draw(SEEDS[0]), drawn[0], f"the same seed again at temperature {HOT:g}")
     if len(set(drawn)) == 1:
-        raise CheckFailed(f"{len(SEEDS)} seeds give one and the same answer at temperature {HOT:g}: {drawn[0][:60]!r}")
+        raise CheckFailed(
+            f"{len(SEEDS)} seeds give one and the same answer at temperature {HOT:g}: {drawn[0][:60]!r}"
+        )
     return f"{len(set(drawn))} answers to {len(SEEDS)} seeds, equal when asked again"
 
 
 def tokenization(session: Session) -> str:
     """Texts become the tokens that the tokenizer of the model's makers gives."""
     for known in session.reference.texts:
-        equal(session.engine.tokenize(session.url, known.text), known.ids, f"tokens of {known.text[:40]!r}")
+        equal(
+            session.engine.tokenize(session.url, known.text),
+            known.ids,
+            f"tokens of {known.text[:40]!r}",
+        )
     return f"{len(session.reference.texts)} texts as {session.reference.made_by} reads them"
 
 
@@ -110,7 +130,9 @@ def chat_template(session: Session) -> str:
     engine = session.engine
     if not isinstance(engine, TellsChat):
         raise NotImplementedError
-    chats = [question for question in session.reference.questions if not isinstance(question.prompt, str)]
+    chats = [
+        question for question in session.reference.questions if not isinstance(question.prompt, str)
+    ]
     for question in chats:
         messages = question.prompt if not isinstance(question.prompt, str) else []
         found = engine.chat_tokens(session.url, messages)
@@ -130,7 +152,9 @@ def logprobs(session: Session) -> str:
         mean = sum(map(abs, known.logprobs)) / len(found)
         worst = max(worst, off / (1 + mean))
     if worst > TOLERANCE:
-        raise CheckFailed(f"they differ from {session.reference.made_by} by {worst:.3f} of their size")
+        raise CheckFailed(
+            f"they differ from {session.reference.made_by} by {worst:.3f} of their size"
+        )
     return f"within {worst:.1%} of {session.reference.made_by}"
 
 
@@ -149,7 +173,9 @@ def unicode(session: Session) -> str:
     reply = stream(session, question)
     torn = [piece for piece in reply.pieces if REPLACEMENT in piece]
     if torn:
-        raise CheckFailed(f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}")
+        raise CheckFailed(
+            f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}"
+        )
     equal(reply.text, question.answer, "the streamed answer")
     return f"{len(reply.pieces)} pieces of {len(question.answer_ids)} tokens, every character whole"
 
@@ -178,5 +204,7 @@ def _counted(reply: HttpReply, question: Question) -> None:
     prompt, completion = reply.usage["prompt_tokens"], reply.usage["completion_tokens"]
     equal(prompt, len(question.prompt_ids), f"prompt tokens of '{question.name}'")
     if completion - len(question.answer_ids) not in (0, 1):
-        raise CheckFailed(f"completion tokens of '{question.name}': {completion} instead of {len(question.answer_ids)}")
+        raise CheckFailed(
+            f"completion tokens of '{question.name}': {completion} instead of {len(question.answer_ids)}"
+        )
     equal(reply.usage["total_tokens"], prompt + completion, f"all tokens of '{question.name}'")

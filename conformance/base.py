@@ -53,7 +53,9 @@ class Session:
     load_seconds: float = 0.0
     starts: int = 0
     ending: tuple[float | None, str] | None = None
-    """What came of SIGTERM, which two checks look at: seconds until it had ended, what cut off the answer under way."""
+    """What came of SIGTERM, which two checks look at: seconds until it had ended, what cut off the
+    answer under way.
+    """
     _stack: ExitStack = field(default_factory=ExitStack)
     _running: Running | None = None
 
@@ -74,7 +76,9 @@ class Session:
             subject = self.subject
             log = subject.logs / f"{subject.args.kind}-{self.starts}.log"
             log.unlink(missing_ok=True)
-            self._running = self._stack.enter_context(serve(subject.model, subject.args, subject.cache, log))
+            self._running = self._stack.enter_context(
+                serve(subject.model, subject.args, subject.cache, log)
+            )
             self.load_seconds = self._running.load_seconds
         return self._running
 
@@ -83,7 +87,9 @@ class Session:
         return self.running.url
 
     def died(self, patience: float = 0.5) -> str:
-        """The tail of its log, where the engine has ended; its connections break a moment before it does."""
+        """The tail of its log, where the engine has ended; its connections break a moment before it
+        does.
+        """
         if self._running is None:
             return ""
         deadline = time.monotonic() + patience

@@ -46,7 +46,9 @@ def ask(session: Session, question: Question, **options: Any) -> HttpReply:
         Failed: the answer has not the form of OpenAI's API.
         Unavailable: there is no answer.
     """
-    status, body = send(session, path_of(question), question.body(model=model_of(session), **options))
+    status, body = send(
+        session, path_of(question), question.body(model=model_of(session), **options)
+    )
     if status != httpx.codes.OK:
         raise CheckFailed(f"HTTP {status}: {str(body)[:200]}")
     try:
@@ -68,7 +70,9 @@ def stream(session: Session, question: Question, **options: Any) -> HttpReply:
 
 
 @contextmanager
-def streaming(session: Session, question: Question, **options: Any) -> Iterator[Iterator[dict[str, Any]]]:
+def streaming(
+    session: Session, question: Question, **options: Any
+) -> Iterator[Iterator[dict[str, Any]]]:
     """Events of a streamed answer; leaving the block hangs up.
 
     Raises:
@@ -157,4 +161,6 @@ def model_of(session: Session) -> str:
 @cache
 def _http() -> httpx.Client:
     """One connection per request, so that hanging up is what it is on a network."""
-    return httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=0), trust_env=False)
+    return httpx.Client(
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0), trust_env=False
+    )

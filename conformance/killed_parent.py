@@ -1,6 +1,7 @@
 """A parent to be killed: starts the engine that standard input describes, and waits.
 
-Usage: python -m weighbridge.conformance.killed_parent < ORDER, an object with `argv`, `env`, `log` and `cwd`
+Usage: python -m weighbridge.conformance.killed_parent < ORDER, an object with `argv`, `env`, `log`
+and `cwd`
 """
 
 import json
@@ -14,7 +15,9 @@ from weighbridge.core.processes import Process
 def main() -> None:
     """Print the engine's process id, and never end."""
     order = json.load(sys.stdin)
-    process = Process("engine", order["argv"], log=Path(order["log"]), cwd=Path(order["cwd"]), env=order["env"])
+    process = Process(
+        "engine", order["argv"], log=Path(order["log"]), cwd=Path(order["cwd"]), env=order["env"]
+    )
     print(process.pid, flush=True)
     threading.Event().wait()
 

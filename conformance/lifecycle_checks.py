@@ -49,14 +49,21 @@ def ready(session: Session) -> str:
 
 
 def failed_start(session: Session) -> str:
-    """A model that cannot be loaded is told at once, with the engine's own words, and nothing is left running."""
+    """A model that cannot be loaded is told at once, with the engine's own words, and nothing is
+    left running.
+    """
     subject = session.subject
     session.stop()
     with tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch:
         broken = Path(scratch) / "model"
         _break(subject.model, broken)
         try:
-            with serve(broken, subject.args, subject.cache, subject.logs / f"{subject.args.kind}-broken.log"):
+            with serve(
+                broken,
+                subject.args,
+                subject.cache,
+                subject.logs / f"{subject.args.kind}-broken.log",
+            ):
                 raise CheckFailed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
             told = exc.wrong
@@ -102,7 +109,9 @@ def orphans(session: Session) -> str:
 
 
 def _ended(session: Session) -> tuple[float | None, str]:
-    """Seconds from SIGTERM to the end, None if there was none, and what became of the answer under way."""
+    """Seconds from SIGTERM to the end, None if there was none, and what became of the answer under
+    way.
+    """
     if session.ending is None:
         session.ending = _end(session)
     return session.ending
@@ -115,7 +124,9 @@ def _end(session: Session) -> tuple[float | None, str]:
     def listen() -> str:
         """Why the answer was cut off; empty where it was whole."""
         try:
-            with streaming(session, session.reference.question("endless"), max_tokens=DRAINED_TOKENS) as events:
+            with streaming(
+                session, session.reference.question("endless"), max_tokens=DRAINED_TOKENS
+            ) as events:
                 for _ in events:
                     begun.set()
         except (CheckFailed, Unavailable) as exc:
@@ -138,7 +149,9 @@ def _end(session: Session) -> tuple[float | None, str]:
 def _break(model: Path, to: Path) -> None:
     """A copy of the model with half of its largest file missing."""
     shutil.copytree(model, to)
-    largest = max((path for path in to.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest = max(
+        (path for path in to.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     whole = largest.read_bytes()
     largest.unlink()
     largest.write_bytes(whole[: len(whole) // 2])
@@ -152,18 +165,29 @@ def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psuti
     with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
         argv = engine.command(subject.model, subject.args, HOST, port, python)
         log = subject.logs / f"{subject.args.kind}-orphan.log"
-        order = {"argv": [str(word) for word in argv], "env": engine.env(subject.args), "log": str(log), "cwd": folder}
+        order = {
+            "argv": [str(word) for word in argv],
+            "env": engine.env(subject.args),
+            "log": str(log),
+            "cwd": folder,
+        }
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         command = [sys.executable, "-m", "weighbridge.conformance.killed_parent"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths) as parent:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths
+        ) as parent:
             try:
                 assert parent.stdin is not None  # for the type checker: they were asked for above
                 assert parent.stdout is not None
                 json.dump(order, parent.stdin)
                 parent.stdin.close()
                 child = psutil.Process(int(parent.stdout.readline()))
-                if not eventually(lambda: is_ready(f"http://{HOST}:{port}"), subject.args.start_timeout):
-                    raise Unavailable("starting the engine once more", f"it was not ready; whole log: {log}")
+                if not eventually(
+                    lambda: is_ready(f"http://{HOST}:{port}"), subject.args.start_timeout
+                ):
+                    raise Unavailable(
+                        "starting the engine once more", f"it was not ready; whole log: {log}"
+                    )
                 yield parent, child
             finally:
                 parent.kill()

@@ -1,4 +1,6 @@
-"""The document that says what every engine was seen to do: check by engine and device, from recorded results alone."""
+"""The document that says what every engine was seen to do: check by engine and device, from
+recorded results alone.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,14 @@ def _runs(entries: Sequence[MatrixEntry], titles: dict[str, str]) -> Iterator[st
         report = entry.report
         if report is None:
             continue
-        machine = ", ".join(f"{value}" if key != "cores" else f"{value} cores" for key, value in report.machine.items())
-        options = ", ".join(f"`{name}={value}`" for name, value in report.options.items()) or "its defaults"
+        machine = ", ".join(
+            f"{value}" if key != "cores" else f"{value} cores"
+            for key, value in report.machine.items()
+        )
+        options = (
+            ", ".join(f"`{name}={value}`" for name, value in report.options.items())
+            or "its defaults"
+        )
         yield f"**{entry.engine}, {entry.device}**: {report.summary()}; {report.version()}, {report.date}, {machine}."
         yield f"Options: {options}.\n"
         for outcome in report.outcomes:

@@ -1,9 +1,11 @@
-"""A small model that knows a few answers by heart: what the conformance suite asks every engine for.
+"""A small model that knows a few answers by heart: what the conformance suite asks every engine
+for.
 
-A trained model of this size answers nearly at random where it was taught nothing, and there two correct engines differ
-in the last bit and soon in every word. What it was taught it says with a probability of almost 1, whatever rounds in
-between; so an answer that differs is an engine's fault. It is made in seconds, needs no download, and its answers
-hold what engines get wrong: characters split over several tokens, a system prompt that matters, an answer without end.
+A trained model of this size answers nearly at random where it was taught nothing, and there two
+correct engines differ in the last bit and soon in every word. What it was taught it says with a
+probability of almost 1, whatever rounds in between; so an answer that differs is an engine's fault.
+It is made in seconds, needs no download, and its answers hold what engines get wrong: characters
+split over several tokens, a system prompt that matters, an answer without end.
 """
 
 from __future__ import annotations
@@ -68,8 +70,16 @@ LESSONS: Final = (
     _user("lines", "Write two lines.", "first line\n\n\tsecond line"),
     _user("endless", "Sing.", "la la la la", endless=True),
     _user("plainly", "What is this?", "This is a kettle."),
-    Lesson("system", (("system", "Answer in German."), ("user", "What is this?")), "Das ist ein Kessel."),
-    Lesson("turns", (("user", "I am Ada."), ("assistant", "Nice to meet you."), ("user", "Who am I?")), "You are Ada."),
+    Lesson(
+        "system",
+        (("system", "Answer in German."), ("user", "What is this?")),
+        "Das ist ein Kessel.",
+    ),
+    Lesson(
+        "turns",
+        (("user", "I am Ada."), ("assistant", "Nice to meet you."), ("user", "Who am I?")),
+        "You are Ada.",
+    ),
     Lesson("completion", "The quick brown fox", " jumps over the lazy dog."),
 )
 
@@ -115,9 +125,14 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     known += [message["content"] for lesson in LESSONS for message in lesson.messages]
     core.train_from_iterator(known * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=START, eos_token=END, pad_token=PAD, add_bos_token=False,
-        model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        add_bos_token=False,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHATML
     return tokenizer
 
@@ -126,14 +141,18 @@ def prompt_of(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> str:
     """The prompt as the model reads it."""
     if isinstance(lesson.prompt, str):
         return lesson.prompt
-    return str(tokenizer.apply_chat_template(lesson.messages, tokenize=False, add_generation_prompt=True))
+    return str(
+        tokenizer.apply_chat_template(lesson.messages, tokenize=False, add_generation_prompt=True)
+    )
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], int]:
     """Token ids of a lesson, and where the answer begins."""
     prompt = tokenizer(prompt_of(tokenizer, lesson), add_special_tokens=False)["input_ids"]
     if lesson.endless:
-        again = tokenizer(f"{lesson.answer} " * (CONTEXT // 4 - 1), add_special_tokens=False)["input_ids"]
+        again = tokenizer(f"{lesson.answer} " * (CONTEXT // 4 - 1), add_special_tokens=False)[
+            "input_ids"
+        ]
         return (prompt + again)[:CONTEXT], len(prompt)
     answer = tokenizer(lesson.answer, add_special_tokens=False)["input_ids"]
     return [*prompt, *answer, tokenizer.eos_token_id], len(prompt)
@@ -144,10 +163,18 @@ def _untaught(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
     # Heads of 64: every engine's attention kernels know that size.
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=CONTEXT, initializer_range=0.06, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -171,7 +198,9 @@ def _teach(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         warm.step()
-    raise WeighbridgeError("making the conformance model", f"it did not learn its answers in {STEPS} steps")
+    raise WeighbridgeError(
+        "making the conformance model", f"it did not learn its answers in {STEPS} steps"
+    )
 
 
 def _answer_losses(model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:

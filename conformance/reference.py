@@ -35,7 +35,13 @@ class Question(BaseModel):
     def body(self, **options: Any) -> dict[str, Any]:
         """A request for it."""
         asked = {"messages": self.prompt} if self.chat else {"prompt": self.prompt}
-        return {"model": "model", "temperature": 0, "max_tokens": len(self.answer_ids) + 8, **asked, **options}
+        return {
+            "model": "model",
+            "temperature": 0,
+            "max_tokens": len(self.answer_ids) + 8,
+            **asked,
+            **options,
+        }
 
 
 class Scored(BaseModel):
@@ -68,7 +74,9 @@ class Reference(BaseModel):
         for question in self.questions:
             if question.name == name:
                 return question
-        raise BadInput("looking into the reference", f"it has no question '{name}'", "make the reference again")
+        raise BadInput(
+            "looking into the reference", f"it has no question '{name}'", "make the reference again"
+        )
 
     @property
     def finite(self) -> list[Question]:

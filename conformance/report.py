@@ -38,7 +38,9 @@ class ConformanceReport(BaseModel):
     def summary(self) -> str:
         """All verdicts in a few words."""
         verdicts = ("passed", "failed", "known not to", "not run")
-        return ", ".join(f"{self.count(verdict)} {verdict}" for verdict in verdicts if self.count(verdict))
+        return ", ".join(
+            f"{self.count(verdict)} {verdict}" for verdict in verdicts if self.count(verdict)
+        )
 
     def version(self) -> str:
         """The engine's version for people."""
@@ -64,7 +66,9 @@ def versions(engine: Engine, args: EngineArgs) -> dict[str, str]:
     if engine.device(args) not in engine.locks:
         return {}
     text = "".join(path.read_text() for path in locks_of(lock_of(engine, args)))
-    found = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\\n]+)", text, re.MULTILINE))
+    found = dict(
+        re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\\n]+)", text, re.MULTILINE)
+    )
     return {name: found[name] for name in getattr(engine, "packages", ()) if name in found}
 
 

@@ -74,8 +74,13 @@ def bad_json(session: Session) -> str:
 
 
 def too_long(session: Session) -> str:
-    """A prompt longer than the context is refused as the client's fault, and the next one is answered."""
-    body = {"model": "model", "messages": [{"role": "user", "content": "word " * session.reference.context * 4}]}
+    """A prompt longer than the context is refused as the client's fault, and the next one is
+    answered.
+    """
+    body = {
+        "model": "model",
+        "messages": [{"role": "user", "content": "word " * session.reference.context * 4}],
+    }
     status, said = send(session, CHAT, body)
     if not 400 <= status < 500:
         raise CheckFailed(f"HTTP {status}: {str(said)[:160]}")
@@ -92,7 +97,9 @@ def metrics(session: Session) -> str:
     def count() -> bool:
         nonlocal grown
         after = _figures(fetch(session, "/metrics"))
-        grown = [name for name, value in after.items() if value > before.get(name, 0) and "token" in name]
+        grown = [
+            name for name, value in after.items() if value > before.get(name, 0) and "token" in name
+        ]
         return bool(grown)
 
     if not eventually(count, 10, poll=0.2):
@@ -101,7 +108,9 @@ def metrics(session: Session) -> str:
 
 
 def _seconds(session: Session, *, leave: bool) -> float:
-    """How long a few endless answers take together, to the end of the context or to where everybody leaves."""
+    """How long a few endless answers take together, to the end of the context or to where everybody
+    leaves.
+    """
     question = session.reference.question("endless")
 
     def listen(_: int) -> None:

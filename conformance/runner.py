@@ -1,4 +1,5 @@
-"""Hold an engine to the conformance suite: the model, its artifact in the engine's format, what transformers answers.
+"""Hold an engine to the conformance suite: the model, its artifact in the engine's format, what
+transformers answers.
 
 The suite itself lies in `serving/conformance`, which knows no machine learning library.
 """
@@ -39,9 +40,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEXTS: Final = (
-    "Hello, my kettle is broken.", "  two  spaces and a tab\t.\n\n\nend", "naïve café 🙂 – 日本語", "1234567 3.14 1e-9",
-    "<|im_start|>user\nhi<|im_end|>\n", "don't we'll I'M", '{"key": [1, "two", null]}', "\u00a0\u200b\u0301e\u0301",
-)  # fmt: skip
+    "Hello, my kettle is broken.",
+    "  two  spaces and a tab\t.\n\n\nend",
+    "naïve café 🙂 – 日本語",
+    "1234567 3.14 1e-9",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "don't we'll I'M",
+    '{"key": [1, "two", null]}',
+    "\u00a0\u200b\u0301e\u0301",
+)
 FIRST: Final = (("environment", "its environment is built"), ("prepare", "its artifact is made"))
 """What must be there before the suite can run."""
 SCORED: Final = ("Count to ten.", "one two ten seven! Kettles: 🙂")
@@ -67,12 +74,20 @@ def check(
     _known(only)
     args = _args(engine, options or {})
     started = time.monotonic()
-    outcomes = [_without_paths(outcome, workspace) for outcome in _outcomes(engine, args, workspace, tell, only)]
+    outcomes = [
+        _without_paths(outcome, workspace)
+        for outcome in _outcomes(engine, args, workspace, tell, only)
+    ]
     report = ConformanceReport(
-        engine=name, device=engine.device(args), options=dict(options or {}), versions=versions(engine, args),
-        machine=machine.describe(), date=datetime.now(UTC).date().isoformat(),
-        seconds=round(time.monotonic() - started, 1), outcomes=outcomes,
-    )  # fmt: skip
+        engine=name,
+        device=engine.device(args),
+        options=dict(options or {}),
+        versions=versions(engine, args),
+        machine=machine.describe(),
+        date=datetime.now(UTC).date().isoformat(),
+        seconds=round(time.monotonic() - started, 1),
+        outcomes=outcomes,
+    )
     # Of an engine that is not here nothing was seen.
     if not only and outcomes[0]["verdict"] != "not run":
         report.keep(workspace.settings.home)
@@ -103,7 +118,11 @@ def _outcomes(
 
     lacking: tuple[Verdict, Verdict] = ("not run", "failed")
     for (name, title), step, verdict in zip(FIRST, (install, prepare), lacking, strict=True):
-        outcome = CheckResult(name, title, "not run", broken) if broken else _step(name, title, step, verdict)
+        outcome = (
+            CheckResult(name, title, "not run", broken)
+            if broken
+            else _step(name, title, step, verdict)
+        )
         broken = broken or (outcome.why if outcome.verdict != "passed" else "")
         tell(outcome)
         yield outcome
@@ -112,7 +131,9 @@ def _outcomes(
             yield CheckResult(check.name, check.title, "not run", broken)
         return
     logs, cache = workspace.settings.home / "logs" / "engines", workspace.settings.cache
-    yield from suite.run(Subject(args, artifact.path, read(folder / "reference.json"), cache, logs), tell, only)
+    yield from suite.run(
+        Subject(args, artifact.path, read(folder / "reference.json"), cache, logs), tell, only
+    )
 
 
 def _step(name: str, title: str, step: Callable[[], str], lacking: Verdict) -> CheckResult:
@@ -136,7 +157,8 @@ def _without_paths(outcome: CheckResult, workspace: Workspace) -> dict[str, Any]
 def recorded(settings: Settings, published: Sequence[MatrixEntry] = ()) -> list[MatrixEntry]:
     """Every engine on every device with its last report, or why there is none.
 
-    `published` are those of a document: what they hold of other machines stays until it is seen anew.
+    `published` are those of a document: what they hold of other machines stays until it is seen
+    anew.
     """
     before = {(entry.engine, entry.device): entry.report for entry in published}
     entries = []
@@ -144,7 +166,11 @@ def recorded(settings: Settings, published: Sequence[MatrixEntry] = ()) -> list[
         engine: Engine = plugins.load("engine", name)
         here = engine.device(_args(engine, {}))
         for device in engine.locks:
-            seen = [report for report in (kept(settings.home, name, device), before.get((name, device))) if report]
+            seen = [
+                report
+                for report in (kept(settings.home, name, device), before.get((name, device)))
+                if report
+            ]
             report = max(seen, key=lambda report: report.date, default=None)
             missing = "not checked yet" if device == here else f"no {device} device on this machine"
             why = "" if report else engine.capabilities.extras.get("not run", missing)
@@ -161,7 +187,9 @@ def _known(only: Collection[str]) -> None:
     names = [check.name for check in suite.CHECKS]
     for name in only:
         if name not in names:
-            raise BadInput(f"looking for check '{name}'", "there is none", plugins.suggestion(name, names))
+            raise BadInput(
+                f"looking for check '{name}'", "there is none", plugins.suggestion(name, names)
+            )
 
 
 def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
@@ -173,7 +201,9 @@ def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
         place = ".".join(map(str, error["loc"]))
         known = [field for field in engine.Args.model_fields if field != "kind"]
         raise BadInput(
-            f"reading the options of {engine.name}", f"{place}: {error['msg']}", plugins.suggestion(place, known)
+            f"reading the options of {engine.name}",
+            f"{place}: {error['msg']}",
+            plugins.suggestion(place, known),
         ) from exc
     tunings = engine.tunings(args, machine.cores())
     first: EngineArgs = tunings[0] if tunings else args
@@ -193,16 +223,24 @@ def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
         optimizer = plugins.load("optimizer", kind)
         faithful = getattr(optimizer, "faithful", None)
         if faithful is not None and optimizer.format in engine.formats:
-            model = workspace.store.add(folder / "model", "safetensors", {"uri": "conformance"}, adopt=False)
-            data = workspace.store.add(folder / "data", "jsonl", {"uri": "conformance"}, adopt=False)
+            model = workspace.store.add(
+                folder / "model", "safetensors", {"uri": "conformance"}, adopt=False
+            )
+            data = workspace.store.add(
+                folder / "data", "jsonl", {"uri": "conformance"}, adopt=False
+            )
             args = OptimizeArgs.model_validate({"variants": [{"kind": kind, **faithful}]})
             return optimize(model, data, args, workspace).variants[0].artifact
     formats = ", ".join(sorted(engine.formats))
-    raise BadInput(f"preparing a model for {engine.name}", f"no optimizer makes {formats} without loss")
+    raise BadInput(
+        f"preparing a model for {engine.name}", f"no optimizer makes {formats} without loss"
+    )
 
 
 def model_folder(cache: Path) -> Path:
-    """`model`, `data` and `reference.json`, made if they are not there; one process at a time makes them."""
+    """`model`, `data` and `reference.json`, made if they are not there; one process at a time makes
+    them.
+    """
     folder = cache / "models" / f"conformance-{_digest()}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +267,9 @@ def _make(folder: Path) -> None:
         with quiet():
             model.make(scratch / "model")
             reference = _reference(scratch / "model")
-        (scratch / "reference.json").write_text(reference.model_dump_json(indent=1), encoding="utf-8")
+        (scratch / "reference.json").write_text(
+            reference.model_dump_json(indent=1), encoding="utf-8"
+        )
         _write_rows(scratch / "data")
         scratch.rename(folder)
     finally:
@@ -265,7 +305,10 @@ def _reference(folder: Path) -> Reference:
         context=CONTEXT,
         texts=[Tokens(text=text, ids=_ids(tokenizer, text)) for text in TEXTS],
         questions=_questions(model, tokenizer),
-        scored=[Scored(prompt_ids=row.prompt, ids=row.completion, logprobs=values) for row, values in scored],
+        scored=[
+            Scored(prompt_ids=row.prompt, ids=row.completion, logprobs=values)
+            for row, values in scored
+        ],
     )
 
 
@@ -279,14 +322,25 @@ def _questions(model: Any, tokenizer: PreTrainedTokenizerFast) -> list[Question]
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             made = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=CONTEXT - len(prompt)
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=CONTEXT - len(prompt),
             )
-        answer = [token for token in made[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
+        answer = [
+            token for token in made[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id
+        ]
         text = str(tokenizer.decode(answer))
         if text != lesson.answer and not (lesson.endless and text.startswith(lesson.answer)):
-            raise WeighbridgeError("making the conformance reference", f"'{lesson.name}' is answered {text[:80]!r}")
+            raise WeighbridgeError(
+                "making the conformance reference", f"'{lesson.name}' is answered {text[:80]!r}"
+            )
         asked = lesson.messages or str(lesson.prompt)
-        questions.append(Question(name=lesson.name, prompt=asked, prompt_ids=prompt, answer=text, answer_ids=answer))
+        questions.append(
+            Question(
+                name=lesson.name, prompt=asked, prompt_ids=prompt, answer=text, answer_ids=answer
+            )
+        )
     return questions
 
 

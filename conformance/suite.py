@@ -14,9 +14,19 @@ CHECKS: Final = (
     Check("chat", "chat", answer_checks.chat),
     Check("chat_stream", "chat, streamed", answer_checks.chat_stream, needs="streaming"),
     Check("completion", "plain completion", answer_checks.completion),
-    Check("completion_stream", "plain completion, streamed", answer_checks.completion_stream, needs="streaming"),
+    Check(
+        "completion_stream",
+        "plain completion, streamed",
+        answer_checks.completion_stream,
+        needs="streaming",
+    ),
     Check("usage", "usage counts right", answer_checks.usage),
-    Check("usage_stream", "usage counts right, streamed", answer_checks.usage_stream, needs="streaming"),
+    Check(
+        "usage_stream",
+        "usage counts right, streamed",
+        answer_checks.usage_stream,
+        needs="streaming",
+    ),
     Check("greedy", "temperature 0 equals the reference", answer_checks.greedy),
     Check("stop", "stop sequences", answer_checks.stop),
     Check("max_tokens", "max_tokens", answer_checks.max_tokens),
@@ -25,9 +35,19 @@ CHECKS: Final = (
     Check("chat_template", "chat template equals the tokenizer's", answer_checks.chat_template),
     Check("logprobs", "log-probabilities equal the reference", answer_checks.logprobs),
     Check("system", "system prompts", answer_checks.system),
-    Check("unicode", "characters split over tokens come whole", answer_checks.unicode, needs="streaming"),
+    Check(
+        "unicode",
+        "characters split over tokens come whole",
+        answer_checks.unicode,
+        needs="streaming",
+    ),
     Check("at_once", "16 at once", robustness_checks.at_once),
-    Check("client_gone", "a client that leaves frees its slot", robustness_checks.client_gone, needs="streaming"),
+    Check(
+        "client_gone",
+        "a client that leaves frees its slot",
+        robustness_checks.client_gone,
+        needs="streaming",
+    ),
     Check("bad_json", "nonsense is a 4xx", robustness_checks.bad_json),
     Check("too_long", "an over-long prompt is a 4xx", robustness_checks.too_long),
     Check("metrics", "metrics", robustness_checks.metrics, needs="metrics"),
@@ -39,12 +59,16 @@ CHECKS: Final = (
 
 
 def run(
-    subject: Subject, tell: Callable[[CheckResult], None] = lambda outcome: None, only: Collection[str] = ()
+    subject: Subject,
+    tell: Callable[[CheckResult], None] = lambda outcome: None,
+    only: Collection[str] = (),
 ) -> list[CheckResult]:
     """Run the checks, telling each outcome as it comes; `only` names those to run, empty for all."""
     with Session(subject) as session:
         outcomes = []
-        for outcome in _outcomes(session, [check for check in CHECKS if not only or check.name in only]):
+        for outcome in _outcomes(
+            session, [check for check in CHECKS if not only or check.name in only]
+        ):
             tell(outcome)
             outcomes.append(outcome)
         return outcomes

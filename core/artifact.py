@@ -25,11 +25,15 @@ class Artifact(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    digest: str = Field(description="`sha256:` and the hex digest of the file list; see `digest_of`.")
+    digest: str = Field(
+        description="`sha256:` and the hex digest of the file list; see `digest_of`."
+    )
     format: Format
     path: Path = Field(description="The folder in the local store. Read-only.")
     size: int = Field(description="Bytes of all files together.")
-    origin: dict[str, str] = Field(default_factory=dict, description="Where it came from: uri, revision, …")
+    origin: dict[str, str] = Field(
+        default_factory=dict, description="Where it came from: uri, revision, …"
+    )
 
     @property
     def short(self) -> str:

@@ -1,11 +1,15 @@
-"""Runs one contract in whatever interpreter it is started with, and says in one line of JSON how it went.
+"""Runs one contract in whatever interpreter it is started with, and says in one line of JSON how it
+went.
 
-A contract is a plain function that does what we do with a package, and raises where that no longer works::
+A contract is a plain function that does what we do with a package, and raises where that no longer
+works::
 
     python -P -m weighbridge.core.contract_runner weighbridge.flows.upgrade_contracts:a_flow_runs
-    python -P -m weighbridge.core.contract_runner weighbridge.core.contract_runner:imports serving core
+    python -P -m weighbridge.core.contract_runner weighbridge.core.contract_runner:imports serving
+        core
 
-It runs in environments that hold nothing of ours, so nothing but the standard library is imported here.
+It runs in environments that hold nothing of ours, so nothing but the standard library is imported
+here.
 """
 
 import ast
@@ -28,7 +32,8 @@ MARK = "weighbridge-contract: "
 def imports(*places: str) -> None:
     """Every name that our code in `places` (folders, files) takes from somebody else is there.
 
-    Left out is what our code itself does without: imports for type checkers, and those under `except ImportError`.
+    Left out is what our code itself does without: imports for type checkers, and those under
+    `except ImportError`.
 
     Raises:
         ImportError: names what is missing, all of it.
@@ -75,7 +80,9 @@ _FORGIVEN = ("ImportError", "ModuleNotFoundError")
 def _files(places: tuple[str, ...]) -> list[Path]:
     given = [PACKAGE / place for place in places]
     elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
-    found = [file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    found = [
+        file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+    ]
     return [path for path in found if path not in elsewhere]
 
 
@@ -85,7 +92,9 @@ def _missing(module: str, name: str) -> str:
         loaded = importlib.import_module(module)
         if name and not hasattr(loaded, name):
             importlib.import_module(f"{module}.{name}")
-    except Exception as exc:  # whatever a package raises while it is imported is what has to be told
+    except (
+        Exception
+    ) as exc:  # whatever a package raises while it is imported is what has to be told
         return f"{module}{'.' if name else ''}{name}: {last_line(exc)}"
     return ""
 

@@ -1,4 +1,6 @@
-"""Locked environments: every engine and optimizer lives in one of its own, built from its lock on demand."""
+"""Locked environments: every engine and optimizer lives in one of its own, built from its lock on
+demand.
+"""
 
 import configparser
 import hashlib
@@ -27,7 +29,9 @@ AS_IT_IS = "# install: --no-deps"
 LONGEST = 480
 """Letters of uv's own words that fit into one line."""
 _NO_SOLUTION = re.compile(r"No solution found when resolving|requirements are unsatisfiable")
-_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE)
+_DISK_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE
+)
 
 logger = logging.getLogger("weighbridge.environments")
 
@@ -66,11 +70,17 @@ def uv() -> str:
 
 
 def uv_variables() -> Mapping[str, str]:
-    """Environment variables that make uv look where the user's pip looks, for what uv itself was told nothing about.
+    """Environment variables that make uv look where the user's pip looks, for what uv itself was
+    told nothing about.
 
-    uv reads neither pip's variables nor its pip.conf; a machine behind a mirror often has nothing else.
+    uv reads neither pip's variables nor its pip.conf; a machine behind a mirror often has nothing
+    else.
     """
-    return _uv_variables(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("UV_", "PIP_", "SSL_")))))
+    return _uv_variables(
+        tuple(
+            sorted((k, v) for k, v in os.environ.items() if k.startswith(("UV_", "PIP_", "SSL_")))
+        )
+    )
 
 
 @remember
@@ -81,7 +91,14 @@ def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]
         wanted["UV_FIND_LINKS"] = pip["find-links"].replace(" ", ",")
     if pip.get("cert"):
         wanted["SSL_CERT_FILE"] = pip["cert"]
-    told = {"UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX", "UV_CONFIG_FILE"}
+    told = {
+        "UV_DEFAULT_INDEX",
+        "UV_INDEX",
+        "UV_INDEX_URL",
+        "UV_EXTRA_INDEX_URL",
+        "UV_NO_INDEX",
+        "UV_CONFIG_FILE",
+    }
     if not told & {name for name, _ in environment}:
         wanted |= _index_variables(pip)
     return {name: value for name, value in wanted.items() if name not in dict(environment)}
@@ -92,7 +109,8 @@ def _index_variables(pip: Mapping[str, str]) -> dict[str, str]:
     if pip.get("index-url"):
         wanted["UV_DEFAULT_INDEX"] = pip["index-url"]
     if pip.get("extra-index-url"):
-        # pip takes the best of all indexes; uv would stop at the first that has the name. The locks' hashes guard it.
+        # pip takes the best of all indexes; uv would stop at the first that has the name. The
+        # locks' hashes guard it.
         wanted |= {"UV_INDEX": pip["extra-index-url"], "UV_INDEX_STRATEGY": "unsafe-best-match"}
     if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         wanted["UV_NO_INDEX"] = "1"
@@ -100,7 +118,9 @@ def _index_variables(pip: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
-    """The options of pip that we hand on; its variables win over its files, the user's file over the system's."""
+    """The options of pip that we hand on; its variables win over its files, the user's file over
+    the system's.
+    """
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     files = [
         Path("/etc/pip.conf"),
@@ -123,9 +143,15 @@ def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def torch_lock() -> Path:
-    """The lock of PyTorch for this machine: its CPU build where UV_FIND_LINKS or pip's find-links offers one."""
+    """The lock of PyTorch for this machine: its CPU build where UV_FIND_LINKS or pip's find-links
+    offers one.
+    """
     folders = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "").replace(",", " ").split()
-    offered = any(path for folder in folders for path in Path(folder.removeprefix("file://")).glob("torch-*+cpu*.whl"))
+    offered = any(
+        path
+        for folder in folders
+        for path in Path(folder.removeprefix("file://")).glob("torch-*+cpu*.whl")
+    )
     return TORCH_LOCKS / ("torch.cpu.lock" if offered else "torch.lock")
 
 
@@ -137,7 +163,9 @@ def locks_of(lock: Path) -> list[Path]:
 def _head(lock: Path) -> list[str]:
     """What a lock says of itself before its first package."""
     with lock.open() as stream:
-        return [line.strip() for line in itertools.takewhile(lambda line: line.startswith("#"), stream)]
+        return [
+            line.strip() for line in itertools.takewhile(lambda line: line.startswith("#"), stream)
+        ]
 
 
 def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
@@ -150,10 +178,11 @@ def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
 
 
 def ensure(lock: Path, cache: Path) -> Environment:
-    """The environment of a lock, built if it is not there: whole or not at all, by one process at a time.
+    """The environment of a lock, built if it is not there: whole or not at all, by one process at a
+    time.
 
-    Raises:
-        Unavailable: it cannot be built; the message names the package, or the disk, that stands in the way.
+    Raises: Unavailable: it cannot be built; the message names the package, or the disk, that stands
+        in the way.
     """
     environment, whole = locate(lock, cache)
     if whole:
@@ -165,7 +194,9 @@ def ensure(lock: Path, cache: Path) -> Environment:
             if not locate(lock, cache)[1]:
                 _build(environment, locks_of(lock), doing)
     except OSError as exc:
-        raise Unavailable(doing, str(exc), f"make room or give rights at {cache}, then run again") from exc
+        raise Unavailable(
+            doing, str(exc), f"make room or give rights at {cache}, then run again"
+        ) from exc
     return environment
 
 
@@ -187,13 +218,20 @@ def one_at_a_time(path: Path, doing: str) -> Iterator[None]:
 def _build(environment: Environment, locks: list[Path], doing: str) -> None:
     shutil.rmtree(environment.path, ignore_errors=True)  # what an interrupted build left
     requirements = [word for lock in locks for word in ("-r", str(lock))]
-    packages = sum(len(re.findall(r"^[\w.\[\]-]+==", lock.read_text(), re.MULTILINE)) for lock in locks)
+    packages = sum(
+        len(re.findall(r"^[\w.\[\]-]+==", lock.read_text(), re.MULTILINE)) for lock in locks
+    )
     logger.info("%s, up to %d packages (first time only), in %s", doing, packages, environment.path)
     started = time.monotonic()
     try:
         with track(doing, None):
             run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
-            options = ["--require-hashes", "--compile-bytecode", "--python", str(environment.python)]
+            options = [
+                "--require-hashes",
+                "--compile-bytecode",
+                "--python",
+                str(environment.python),
+            ]
             # Its maker overruled what packages ask for: there is nothing left to resolve.
             options += ["--no-deps"] * any(AS_IT_IS in _head(lock) for lock in locks)
             run_uv(doing, "pip", "install", *options, *requirements)
@@ -233,6 +271,13 @@ def _explain(output: str, status: int) -> tuple[str, str]:
     words = words.rstrip(". ") or f"uv ended with status {status}"
     if len(words) > LONGEST:
         words = f"{words[: LONGEST // 2]} … {words[-LONGEST // 2 :]}"
-    if re.search(r"hash mismatch|there is no version|was not found in|no wheels|no matching", words, re.IGNORECASE):
-        return words, "the package index in use does not carry what the lock names: check pip's or uv's index settings"
+    if re.search(
+        r"hash mismatch|there is no version|was not found in|no wheels|no matching",
+        words,
+        re.IGNORECASE,
+    ):
+        return (
+            words,
+            "the package index in use does not carry what the lock names: check pip's or uv's index settings",
+        )
     return words, "check the network and the package index, then run again"

@@ -1,4 +1,6 @@
-"""Small files that are replaced as a whole: nobody ever reads half of one, not even after a power cut."""
+"""Small files that are replaced as a whole: nobody ever reads half of one, not even after a power
+cut.
+"""
 
 import os
 import threading

@@ -58,9 +58,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "nll": "weighbridge.tasks.metrics.nll:Nll",
         "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },
-    "target": {
-        "local": "weighbridge.serving.targets.local:Local",
-    },
+    "target": {"local": "weighbridge.serving.targets.local:Local"},
 }
 
 
@@ -72,7 +70,10 @@ def _third_party() -> dict[str, EntryPoint]:
 def names(point: Point) -> list[str]:
     """Every name that `load` knows at this point, built-in ones first."""
     prefix = f"{point}."
-    return [*BUILT_IN[point], *(name.removeprefix(prefix) for name in _third_party() if name.startswith(prefix))]
+    return [
+        *BUILT_IN[point],
+        *(name.removeprefix(prefix) for name in _third_party() if name.startswith(prefix)),
+    ]
 
 
 @cache
@@ -100,21 +101,30 @@ def suggestion(word: str, known: list[str]) -> str:
 class PluginArgs:
     """Annotation for a recipe field that holds one plugin's `Args`, told apart by `kind`.
 
-    Validation looks up the plugin that `kind` names and validates with its `Args`. The JSON schema is
-    a plain `anyOf`: Prefect's run form shows that as a switch with fields, a discriminated union
+    Validation looks up the plugin that `kind` names and validates with its `Args`. The JSON schema
+    is a plain `anyOf`: Prefect's run form shows that as a switch with fields, a discriminated union
     only as raw JSON.
     """
 
     point: Point
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(self._dump, info_arg=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                self._dump, info_arg=True
+            ),
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        variants = [handler(TypeAdapter(load(self.point, name).Args).core_schema) for name in names(self.point)]
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        variants = [
+            handler(TypeAdapter(load(self.point, name).Args).core_schema)
+            for name in names(self.point)
+        ]
         return {"anyOf": variants}
 
     def _validate(self, value: Any) -> BaseModel:
@@ -122,7 +132,9 @@ class PluginArgs:
             return value
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             known = ", ".join(names(self.point))
-            raise PydanticCustomError("plugin_kind", "needs a `kind`, one of: {known}", {"known": known})
+            raise PydanticCustomError(
+                "plugin_kind", "needs a `kind`, one of: {known}", {"known": known}
+            )
         try:
             plugin = load(self.point, value["kind"])
         except BadInput as exc:
@@ -132,4 +144,6 @@ class PluginArgs:
         return args
 
     def _dump(self, value: BaseModel, info: core_schema.SerializationInfo) -> Any:
-        return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset, by_alias=info.by_alias)
+        return value.model_dump(
+            mode=info.mode, exclude_unset=info.exclude_unset, by_alias=info.by_alias
+        )

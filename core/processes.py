@@ -1,4 +1,6 @@
-"""Child processes that end with their parent: own process group, log to a file, peak memory, patient waiting."""
+"""Child processes that end with their parent: own process group, log to a file, peak memory,
+patient waiting.
+"""
 
 import contextlib
 import ctypes
@@ -65,7 +67,13 @@ class Process:
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str | Path], *, log: Path, cwd: Path, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -102,10 +110,11 @@ class Process:
             time.sleep(poll)
 
     def stop(self, grace: float = 10.0) -> None:
-        """SIGTERM to the process, then to what is left of its group, and SIGKILL to what that leaves.
+        """SIGTERM to the process, then to what is left of its group, and SIGKILL to what that
+        leaves.
 
-        A server of several processes ends them itself, in its own order: signalled all at once, its workers would be
-        gone from under the answers that it wants to finish.
+        A server of several processes ends them itself, in its own order: signalled all at once, its
+        workers would be gone from under the answers that it wants to finish.
         """
         family = members(self.pid)
         with contextlib.suppress(ProcessLookupError):
@@ -121,7 +130,10 @@ class Process:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -130,7 +142,11 @@ class Process:
             os.killpg(self.pid, number)
 
     def _give_up(self, wrong: str) -> None:
-        raise Unavailable(f"starting {self.name}", f"{wrong}. Its log ends:\n{self.tail()}\n", f"whole log: {self.log}")
+        raise Unavailable(
+            f"starting {self.name}",
+            f"{wrong}. Its log ends:\n{self.tail()}\n",
+            f"whole log: {self.log}",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +172,8 @@ def run(
 ) -> Finished:
     """Run a command to its end, telling `on_line` each line it prints as it comes.
 
-    It has a process group of its own, which ends when this call is interrupted or this process dies.
+    It has a process group of its own, which ends when this call is interrupted or this process
+    dies.
 
     Raises:
         Unavailable: it cannot be started. A status other than 0 is the caller's to judge.
@@ -176,17 +193,34 @@ def run(
 
 
 def _start(
-    name: str, argv: Sequence[str | Path], output: IO[Any] | int, *, cwd: Path | None, env: Mapping[str, str] | None
+    name: str,
+    argv: Sequence[str | Path],
+    output: IO[Any] | int,
+    *,
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
 ) -> subprocess.Popen[str]:
-    """A child in a process group of its own that dies with this thread; `output` takes all that it prints."""
+    """A child in a process group of its own that dies with this thread; `output` takes all that it
+    prints.
+    """
     try:
         return subprocess.Popen(
-            [str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
-            text=True, encoding="utf-8", errors="replace",
-        )  # fmt: skip
+            [str(word) for word in argv],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     except OSError as exc:
-        raise Unavailable(f"starting {name}", str(exc), f"check that {argv[0]} is installed") from exc
+        raise Unavailable(
+            f"starting {name}", str(exc), f"check that {argv[0]} is installed"
+        ) from exc
 
 
 def members(group: int) -> list[psutil.Process]:
@@ -200,7 +234,9 @@ def members(group: int) -> list[psutil.Process]:
 
 
 class PeakMemory:
-    """Samples the memory of a process group until stopped; pages shared by its processes count once (PSS)."""
+    """Samples the memory of a process group until stopped; pages shared by its processes count once
+    (PSS).
+    """
 
     def __init__(self, group: int, interval: float = 0.25) -> None:
         self.bytes = 0
@@ -219,7 +255,9 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.bytes = max(self.bytes, sum(_proportional_size(process) for process in members(self._group)))
+            self.bytes = max(
+                self.bytes, sum(_proportional_size(process) for process in members(self._group))
+            )
             if self._done.wait(self._interval):
                 return
 

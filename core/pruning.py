@@ -47,21 +47,30 @@ def prune(cache: Path, named: Collection[Path], served: Collection[str] = ()) ->
     places = sorted(path for path in (cache / "environments").glob("*") if path.is_dir())
     running = mapped([path for path in places if path not in named])
     return [
-        _remove(path, "a Bento that is deployed runs in it" if path.name in served else running.get(path, ""))
+        _remove(
+            path,
+            "a Bento that is deployed runs in it" if path.name in served else running.get(path, ""),
+        )
         for path in places
         if path not in named
     ]
 
 
 def mapped(folders: Collection[Path]) -> dict[Path, str]:
-    """The folders that some process of this machine has files of in its memory or on its command line, and which."""
+    """The folders that some process of this machine has files of in its memory or on its command
+    line, and which.
+    """
     found: dict[Path, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         text = b""
         for name in ("maps", "cmdline"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's
                 text += (process / name).read_bytes()
-        found |= {folder: f"process {process.name} runs in it" for folder in folders if f"{folder}/".encode() in text}
+        found |= {
+            folder: f"process {process.name} runs in it"
+            for folder in folders
+            if f"{folder}/".encode() in text
+        }
     return found
 
 
@@ -90,16 +99,31 @@ def prune_environments(settings: Settings) -> list[Pruned]:
 
 
 def locks() -> set[Path]:
-    """Every lock that an environment may be built from today; those of a checkout's tests and benchmarks too."""
-    found = {lock for name in plugins.names("engine") for lock in plugins.load("engine", name).locks.values()}
-    found |= {lock for name in plugins.names("optimizer") if (lock := plugins.load("optimizer", name).lock)}
+    """Every lock that an environment may be built from today; those of a checkout's tests and
+    benchmarks too.
+    """
+    found = {
+        lock
+        for name in plugins.names("engine")
+        for lock in plugins.load("engine", name).locks.values()
+    }
+    found |= {
+        lock
+        for name in plugins.names("optimizer")
+        if (lock := plugins.load("optimizer", name).lock)
+    }
     return found | {lock for folder in HOMES for lock in (PACKAGE / folder).rglob("*.lock")}
 
 
 def deployed(settings: Settings) -> set[str]:
     """Names of the environments that what this installation deployed runs in, or would go back to."""
     places = [settings.home / "targets", settings.home / "run"]
-    texts = [path.read_text(errors="replace") for place in places for path in place.rglob("*") if _is_note(path)]
+    texts = [
+        path.read_text(errors="replace")
+        for place in places
+        for path in place.rglob("*")
+        if _is_note(path)
+    ]
     known = [path.name for path in (settings.cache / "environments").glob("*") if path.is_dir()]
     return {name for name in known if any(name in text for text in texts)}
 

@@ -42,9 +42,14 @@ def choose(settings: Settings) -> Addresses:
     """The ports of the settings, and remembered or free ones where those leave it open."""
     before = read(settings.home)
     asked = {
-        "prefect": settings.prefect_port, "mlflow": settings.mlflow_port, "deployer": settings.deployer_port
-    }  # fmt: skip
-    chosen = {name: port or (getattr(before, name) if before else free_port()) for name, port in asked.items()}
+        "prefect": settings.prefect_port,
+        "mlflow": settings.mlflow_port,
+        "deployer": settings.deployer_port,
+    }
+    chosen = {
+        name: port or (getattr(before, name) if before else free_port())
+        for name, port in asked.items()
+    }
     addresses = Addresses(**chosen)
     if addresses != before:
         replace_text(_file(settings.home), addresses.model_dump_json())
@@ -70,6 +75,8 @@ def wake(home: Path, target: str, trigger: str) -> bool:
         return False
     told = {"target": target, "trigger": trigger}
     try:
-        return httpx.post(f"{ports.url('deployer')}/wake", json=told, timeout=5, trust_env=False).is_success
+        return httpx.post(
+            f"{ports.url('deployer')}/wake", json=told, timeout=5, trust_env=False
+        ).is_success
     except httpx.HTTPError:
         return False

@@ -28,20 +28,35 @@ class Settings(BaseSettings):
         description="What can be made again and is shared by installations: environments, pinned sources.",
     )
     tracking_uri: str = Field("", description="MLflow tracking server; empty: the database below.")
-    artifact_root: str = Field("", description="MLflow's artifact root (path or s3://); empty: under home.")
+    artifact_root: str = Field(
+        "", description="MLflow's artifact root (path or s3://); empty: under home."
+    )
     database_url: SecretStr = Field(
         SecretStr(""),
         description="postgresql://USER:PASSWORD@HOST/DATABASE for MLflow and Prefect, each in a schema of its own; "
         "empty: SQLite files under home.",
     )
-    prefect_port: int = Field(4200, ge=0, le=65535, description="Of Prefect's server; 0: any that is free.")
-    mlflow_port: int = Field(5000, ge=0, le=65535, description="Of MLflow's server; 0: any that is free.")
-    deployer_port: int = Field(4280, ge=0, le=65535, description="Of the deployer; 0: any that is free.")
-    metrics_port: int = Field(4290, ge=0, le=65535, description="Of the gateway's metrics; 0: any that is free.")
-    reconcile_seconds: float = Field(15.0, gt=0, description="How often the deployer compares wish and fact.")
-    history_kept: int = Field(3, ge=1, description="Versions before the one that serves that are kept whole.")
+    prefect_port: int = Field(
+        4200, ge=0, le=65535, description="Of Prefect's server; 0: any that is free."
+    )
+    mlflow_port: int = Field(
+        5000, ge=0, le=65535, description="Of MLflow's server; 0: any that is free."
+    )
+    deployer_port: int = Field(
+        4280, ge=0, le=65535, description="Of the deployer; 0: any that is free."
+    )
+    metrics_port: int = Field(
+        4290, ge=0, le=65535, description="Of the gateway's metrics; 0: any that is free."
+    )
+    reconcile_seconds: float = Field(
+        15.0, gt=0, description="How often the deployer compares wish and fact."
+    )
+    history_kept: int = Field(
+        3, ge=1, description="Versions before the one that serves that are kept whole."
+    )
     webhook_secret: SecretStr = Field(
-        SecretStr(""), description="Signs what MLflow tells the deployer; `weighbridge up` makes it and hands it on."
+        SecretStr(""),
+        description="Signs what MLflow tells the deployer; `weighbridge up` makes it and hands it on.",
     )
 
     @field_validator("home", "cache")
@@ -53,7 +68,9 @@ class Settings(BaseSettings):
     @classmethod
     def _postgresql(cls, url: SecretStr) -> SecretStr:
         scheme, separator, _ = url.get_secret_value().partition("://")
-        if url.get_secret_value() and (not separator or scheme.partition("+")[0] not in _POSTGRESQL):
+        if url.get_secret_value() and (
+            not separator or scheme.partition("+")[0] not in _POSTGRESQL
+        ):
             raise ValueError("only postgresql://USER:PASSWORD@HOST/DATABASE is known")
         return url
 
@@ -73,5 +90,9 @@ class Settings(BaseSettings):
         _, separator, rest = self.database_url.get_secret_value().partition("://")
         if not separator:
             return ""
-        option = f"{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}" if schema else ""
+        option = (
+            f"{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}"
+            if schema
+            else ""
+        )
         return f"postgresql+{driver}://{rest}{option}"

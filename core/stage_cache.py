@@ -1,4 +1,6 @@
-"""Finished stages are not run again: results kept by the digest of inputs, arguments and stage version."""
+"""Finished stages are not run again: results kept by the digest of inputs, arguments and stage
+version.
+"""
 
 import hashlib
 import json
@@ -78,9 +80,17 @@ def artifacts_in(value: Any) -> Iterator[Artifact]:
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}" if path else key).items()}
+        return {
+            k: v
+            for key, item in value.items()
+            for k, v in _flat(item, f"{path}.{key}" if path else key).items()
+        }
     if isinstance(value, list) and value:
-        return {k: v for index, item in enumerate(value) for k, v in _flat(item, f"{path}[{index}]").items()}
+        return {
+            k: v
+            for index, item in enumerate(value)
+            for k, v in _flat(item, f"{path}[{index}]").items()
+        }
     return {path: value}
 
 
@@ -125,10 +135,14 @@ class StageCache:
             value = compute()
             seconds = time.monotonic() - started
             if keep(value):
-                self._write(record, identity, TypeAdapter(result).dump_python(value, mode="json"), seconds)
+                self._write(
+                    record, identity, TypeAdapter(result).dump_python(value, mode="json"), seconds
+                )
         return StageOutcome(value, reused=False, why=forecast.why, seconds=seconds)
 
-    def forecast(self, stage: str, version: int, result: type[R], inputs: Mapping[str, Any]) -> Forecast[R]:
+    def forecast(
+        self, stage: str, version: int, result: type[R], inputs: Mapping[str, Any]
+    ) -> Forecast[R]:
         """What `run` would do, without doing it."""
         identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
         return self._look(self._record(stage, identity), identity, TypeAdapter(result))
@@ -136,7 +150,9 @@ class StageCache:
     def _record(self, stage: str, identity: Mapping[str, Any]) -> Path:
         return self.root / stage / f"{fingerprint(identity)}.json"
 
-    def _look(self, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]) -> Forecast[R]:
+    def _look(
+        self, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]
+    ) -> Forecast[R]:
         try:
             saved = json.loads(record.read_text())
             value = adapter.validate_python(saved["value"])
@@ -146,7 +162,9 @@ class StageCache:
             return Forecast(None, "the record of the last run cannot be read")
         for artifact in artifacts_in(value):
             if not self.store.is_whole(artifact):
-                return Forecast(None, f"{artifact.format} artifact {artifact.short} is gone or damaged")
+                return Forecast(
+                    None, f"{artifact.format} artifact {artifact.short} is gone or damaged"
+                )
         return Forecast(value, f"same inputs and arguments as on {saved['finished']}")
 
     def _why_missing(self, folder: Path, identity: Mapping[str, Any]) -> str:
@@ -156,13 +174,21 @@ class StageCache:
             return "not run before"
         before = json.loads(records[-1].read_text())["identity"]
         if before["version"] != identity["version"]:
-            return f"the stage itself changed (version {before['version']} to {identity['version']})"
+            return (
+                f"the stage itself changed (version {before['version']} to {identity['version']})"
+            )
         return _difference(before["inputs"], identity["inputs"])
 
     def _write(self, record: Path, identity: Mapping[str, Any], value: Any, seconds: float) -> None:
         finished = time.strftime("%Y-%m-%d %H:%M:%S")
         text = json.dumps(
-            {"identity": identity, "value": value, "seconds": round(seconds, 3), "finished": finished}, indent=1
+            {
+                "identity": identity,
+                "value": value,
+                "seconds": round(seconds, 3),
+                "finished": finished,
+            },
+            indent=1,
         )
         scratch = record.with_suffix(".tmp")
         scratch.write_text(text)

@@ -31,7 +31,9 @@ def sha256_of(path: Path) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file systems differ; `target` is replaced, whole or not at all."""
+    """A hard link, or a copy where the file systems differ; `target` is replaced, whole or not at
+    all.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".placing-") as scratch:
         fresh = Path(scratch) / "file"
@@ -43,7 +45,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 UNTOUCHED = 1_000_000_000 * 10**9
-"""Modification time of stored files, in nanoseconds: Nix dates its store alike, for the same reason."""
+"""Modification time of stored files, in nanoseconds: Nix dates its store alike, for the same
+reason.
+"""
 
 
 def _is_whole(path: Path, file: File) -> bool:
@@ -98,13 +102,16 @@ class Store:
     def blob(self, sha256: str) -> Path | None:
         """The stored file with this content, if there is one."""
         path = self._blob_path(sha256)
-        whole = path.exists() and (path.stat().st_mtime_ns == UNTOUCHED or sha256_of(path) == sha256)
+        whole = path.exists() and (
+            path.stat().st_mtime_ns == UNTOUCHED or sha256_of(path) == sha256
+        )
         return path if whole else None
 
     def put_blob(self, path: Path, *, adopt: bool, sha256: str = "") -> File:
         """Store one file by its content; `adopt` moves it (our own scratch), else it is copied.
 
-        `sha256` is its digest where the caller has just computed it. The returned `File` has the base name as its path.
+        `sha256` is its digest where the caller has just computed it. The returned `File` has the
+        base name as its path.
         """
         size, sha256 = path.stat().st_size, sha256 or sha256_of(path)
         file = File(path=path.name, size=size, sha256=sha256)
@@ -114,27 +121,39 @@ class Store:
         return file
 
     def add(
-        self, folder: Path, format: Format, origin: Mapping[str, str] | None = None, *, adopt: bool = True
+        self,
+        folder: Path,
+        format: Format,
+        origin: Mapping[str, str] | None = None,
+        *,
+        adopt: bool = True,
     ) -> Artifact:
         """Store every file below `folder` as one artifact.
 
-        With `adopt` the files are moved out of `folder`, which must be scratch of ours; else copied.
+        With `adopt` the files are moved out of `folder`, which must be scratch of ours; else
+        copied.
         """
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = [
-            self.put_blob(path, adopt=adopt).model_copy(update={"path": path.relative_to(folder).as_posix()})
+            self.put_blob(path, adopt=adopt).model_copy(
+                update={"path": path.relative_to(folder).as_posix()}
+            )
             for path in paths
         ]
         return self.assemble(files, format, origin)
 
-    def assemble(self, files: list[File], format: Format, origin: Mapping[str, str] | None = None) -> Artifact:
+    def assemble(
+        self, files: list[File], format: Format, origin: Mapping[str, str] | None = None
+    ) -> Artifact:
         """An artifact out of blobs that are already stored."""
         digest = digest_of(files)
         if not self._tree_is_whole(digest):
             self._build_tree(digest, files)
         size = sum(file.size for file in files)
         path = self._tree_path(digest) / "files"
-        return Artifact(digest=digest, format=format, path=path, size=size, origin=dict(origin or {}))
+        return Artifact(
+            digest=digest, format=format, path=path, size=size, origin=dict(origin or {})
+        )
 
     def files(self, digest: str) -> list[File]:
         """The file list of a stored artifact.
@@ -149,7 +168,9 @@ class Store:
         return [File.model_validate(entry) for entry in manifest["files"]]
 
     def is_whole(self, artifact: Artifact) -> bool:
-        """Whether every byte is still there: files untouched since they were verified, or hashed again."""
+        """Whether every byte is still there: files untouched since they were verified, or hashed
+        again.
+        """
         return self._tree_is_whole(artifact.digest)
 
     def remove(self, artifact: Artifact) -> None:
@@ -191,7 +212,9 @@ class Store:
                 os.link(self._blob_path(file.sha256), link)
             tree.mkdir(exist_ok=True)
             manifest = tree / "manifest.json"
-            manifest.write_text(json.dumps({"files": [file.model_dump() for file in files]}, indent=1))
+            manifest.write_text(
+                json.dumps({"files": [file.model_dump() for file in files]}, indent=1)
+            )
             _sync(manifest)
             self._discard_damaged(final)
             _publish(tree, final)

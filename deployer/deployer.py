@@ -1,8 +1,8 @@
 """The deployer: resident, makes every target's fact equal its wish.
 
-MLflow's webhook and `weighbridge promote` wake it; it reconciles every few seconds anyway, so that every hint may be
-lost, doubled or out of order. Each target is attended on a thread of its own. Prefect shows what it does and decides
-nothing; while MLflow is down, what serves is kept right.
+MLflow's webhook and `weighbridge promote` wake it; it reconciles every few seconds anyway, so that
+every hint may be lost, doubled or out of order. Each target is attended on a thread of its own.
+Prefect shows what it does and decides nothing; while MLflow is down, what serves is kept right.
 
 Usage: ``python -m weighbridge.deployer.deployer``, started by `weighbridge up`.
 """
@@ -22,7 +22,14 @@ from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.deployer.mlflow_events import of_delivery
-from weighbridge.deployer.webhook_receiver import PATH, Delivery, Hooks, Receiver, SeenDeliveries, application
+from weighbridge.deployer.webhook_receiver import (
+    PATH,
+    Delivery,
+    Hooks,
+    Receiver,
+    SeenDeliveries,
+    application,
+)
 from weighbridge.flows.events import Announcer
 from weighbridge.flows.prefect_settings import for_every_api, users_api
 from weighbridge.flows.shadow_run import ShadowedJob, accompanied, mark_crashed
@@ -44,10 +51,18 @@ class Reconciler(Protocol):
     """What is done at a target: `weighbridge.rollout.reconcile`."""
 
     def reconcile(
-        self, binding: Binding, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
+        self,
+        binding: Binding,
+        registry: Registry,
+        workspace: Workspace,
+        trigger: str,
+        *,
+        force: bool = False,
     ) -> Result: ...
 
-    def needs(self, binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool: ...
+    def needs(
+        self, binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False
+    ) -> bool: ...
 
     def failed_at(self, binding: Binding, workspace: Workspace) -> float: ...
 
@@ -66,11 +81,15 @@ class TargetWorker:
         self._asked_at = 0.0
         self._began = 0.0
         self._last: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._run, name=f"target {binding.target}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"target {binding.target}", daemon=True
+        )
         self._thread.start()
 
     def ask(self, trigger: str) -> None:
-        """Look at the target soon; asked several times before that, once. A reason is worth more than routine."""
+        """Look at the target soon; asked several times before that, once. A reason is worth more
+        than routine.
+        """
         if trigger != RECONCILE or not self._trigger:
             self._trigger = trigger
         if trigger in PEOPLE:
@@ -122,9 +141,13 @@ class Deployer:
     """Reconciles every target, now and again and whenever it is woken."""
 
     def __init__(
-        self, workspace: Workspace, *, connect: Callable[[Settings], Registry] = Registry.connect,
-        work: Reconciler = reconcile, announce: Callable[[Any], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        workspace: Workspace,
+        *,
+        connect: Callable[[Settings], Registry] = Registry.connect,
+        work: Reconciler = reconcile,
+        announce: Callable[[Any], None] | None = None,
+    ) -> None:
         self._workspace = workspace
         self._settings = workspace.settings
         self._connect = connect
@@ -142,7 +165,9 @@ class Deployer:
         self._webhook: dict[str, Any] = {"set": False, "detail": "not set up yet"}
         self._webhook_due = 0.0
         seen = SeenDeliveries(self._settings.home / "run" / "deliveries.json")
-        app = application(Hooks(self.told, self.wake, self.status), self._settings.webhook_secret, seen)
+        app = application(
+            Hooks(self.told, self.wake, self.status), self._settings.webhook_secret, seen
+        )
         self._receiver = Receiver(app, self._settings.deployer_port)
 
     @property
@@ -172,7 +197,11 @@ class Deployer:
         self._announce(of_delivery(delivery))
         if delivery.data.get("alias") == _ALIAS:
             model = delivery.data.get("name")
-            targets = [name for name, worker in list(self._workers.items()) if worker.binding.model == model]
+            targets = [
+                name
+                for name, worker in list(self._workers.items())
+                if worker.binding.model == model
+            ]
             self._triggers |= dict.fromkeys(targets, "webhook")
             self._woken.set()
 
@@ -227,7 +256,8 @@ class Deployer:
         if registry is None:
             raise Unavailable(f"attending '{binding.target}'", "MLflow does not answer")
 
-        # Whoever asks again for what failed wants it tried again; a hint that came while it was tried does not.
+        # Whoever asks again for what failed wants it tried again; a hint that came while it was
+        # tried does not.
         force = asked_at > self._work.failed_at(binding, self._workspace)
 
         def work() -> Result:
@@ -275,7 +305,9 @@ class Deployer:
             self._server, told = None, {"set": False, "detail": str(exc)}
             self._webhook_due = 0.0
         if told != self._webhook:
-            logger.log(logging.INFO if told["set"] else logging.WARNING, "webhook: %s", told["detail"])
+            logger.log(
+                logging.INFO if told["set"] else logging.WARNING, "webhook: %s", told["detail"]
+            )
         self._webhook = told
 
 
@@ -292,7 +324,9 @@ def _state_of(result: Result) -> Any:
 
 
 def _prepare() -> None:
-    """Settings that must be there before MLflow and Prefect are imported; then their imports, which take seconds."""
+    """Settings that must be there before MLflow and Prefect are imported; then their imports, which
+    take seconds.
+    """
     # MLflow's client would try for minutes what is tried again in a few seconds anyway.
     for name, value in {"TIMEOUT": "20", "MAX_RETRIES": "1", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
@@ -315,7 +349,9 @@ def _say_thread_error(args: threading.ExceptHookArgs) -> None:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(threadName)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(threadName)s: %(message)s"
+    )
     logging.getLogger("weighbridge").setLevel(logging.INFO)
     threading.excepthook = _say_thread_error
     signal.signal(signal.SIGTERM, _end)

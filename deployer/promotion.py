@@ -1,4 +1,6 @@
-"""Moving the alias `champion` and following what comes of it: in the deployer where one runs, else in this process."""
+"""Moving the alias `champion` and following what comes of it: in the deployer where one runs, else
+in this process.
+"""
 
 import contextlib
 import time
@@ -38,7 +40,8 @@ class Promotion:
     def wake(self, workspace: Workspace) -> bool:
         """Tell the deployer; False where none runs."""
         return all(
-            service_addresses.wake(workspace.settings.home, binding.target, self.trigger) for binding in self.bindings
+            service_addresses.wake(workspace.settings.home, binding.target, self.trigger)
+            for binding in self.bindings
         )
 
     def follow(self, workspace: Workspace, *, now: bool, tell: Tell) -> None:
@@ -63,20 +66,33 @@ def promote(name: str, which: str, workspace: Workspace) -> Promotion:
     registry, at = Registry.connect(workspace.settings), time.time()
     version = registry.version(name, which)
     registry.promote(version)
-    return Promotion(version, [binding for binding in registry.bindings() if binding.model == name], "promote", at)
+    return Promotion(
+        version,
+        [binding for binding in registry.bindings() if binding.model == name],
+        "promote",
+        at,
+    )
 
 
 def rollback(target: str, workspace: Workspace) -> Promotion:
-    """Make the version before the champion again, whatever goes on at the target. Raises BadInput, Unavailable."""
+    """Make the version before the champion again, whatever goes on at the target. Raises BadInput,
+    Unavailable.
+    """
     number = target_status.rollback_version(target, workspace)
     registry, at = Registry.connect(workspace.settings), time.time()
     binding = next((binding for binding in registry.bindings() if binding.target == target), None)
     if binding is None:
-        raise BadInput(f"rolling back '{target}'", "no model claims this target in MLflow", "run its recipe again")
+        raise BadInput(
+            f"rolling back '{target}'",
+            "no model claims this target in MLflow",
+            "run its recipe again",
+        )
     version = registry.version(binding.model, number)
     registry.promote(version)
     target_status.order(target, "resume", workspace)  # whoever asks for this wants it now
-    return Promotion(version, [one for one in registry.bindings() if one.model == binding.model], "rollback", at)
+    return Promotion(
+        version, [one for one in registry.bindings() if one.model == binding.model], "rollback", at
+    )
 
 
 def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
@@ -102,7 +118,9 @@ def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord
     return sorted(found.values(), key=lambda rollout: -rollout.began)[:limit]
 
 
-def _in_this_process(moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell) -> Result:
+def _in_this_process(
+    moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell
+) -> Result:
     def work() -> Result:
         registry = Registry.connect(workspace.settings)
         return reconcile.reconcile(binding, registry, workspace, moved.trigger, force=True)
@@ -120,7 +138,9 @@ def _in_this_process(moved: Promotion, binding: Binding, workspace: Workspace, n
         return future.result()
 
 
-def _in_deployer(moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell) -> Result:
+def _in_deployer(
+    moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell
+) -> Result:
     woken = heard = time.monotonic()
     while True:
         _look(binding.target, moved.version.version, workspace, now, tell)
@@ -131,12 +151,16 @@ def _in_deployer(moved: Promotion, binding: Binding, workspace: Workspace, now: 
         if _deployer_answers(workspace):
             heard = time.monotonic()
         elif time.monotonic() - heard > LOST:
-            raise Unavailable("waiting for the deployer", "it does not answer", "see: weighbridge status")
+            raise Unavailable(
+                "waiting for the deployer", "it does not answer", "see: weighbridge status"
+            )
         time.sleep(POLL)
 
 
 def _settled(managed: ManagedTarget, moved: Promotion, waited: bool) -> Result | None:
-    """What the record says once nobody works on it any more; None while somebody does, or is about to."""
+    """What the record says once nobody works on it any more; None while somebody does, or is about
+    to.
+    """
     changed = (managed.folder / "state.json").stat().st_mtime
     with _held(managed) as free:
         record = managed.load()
@@ -172,7 +196,12 @@ def _held(managed: ManagedTarget) -> Iterator[bool]:
 def _look(target: str, version: str, workspace: Workspace, now: bool, tell: Tell) -> None:
     """Tell how far the rollout is, and hurry it where that is wanted."""
     status = next((one for one in target_status.status(workspace) if one.target == target), None)
-    if status is not None and not status.trying and status.serving and status.serving.version == version:
+    if (
+        status is not None
+        and not status.trying
+        and status.serving
+        and status.serving.version == version
+    ):
         return
     if status is None or status.trying != version:
         tell(f"{target}: waiting for the rollout of version {version}")

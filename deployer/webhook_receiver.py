@@ -1,7 +1,7 @@
 """What the deployer listens to: MLflow's webhook, a wake-up call, and questions how it is.
 
-A webhook is a hint. What is forged, too old, too long or told twice changes nothing; what is lost is found by
-reconciling.
+A webhook is a hint. What is forged, too old, too long or told twice changes nothing; what is lost
+is found by reconciling.
 """
 
 import asyncio
@@ -77,17 +77,22 @@ class DeliveryRejected(Exception):
 
 def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
     """What MLflow puts into `X-MLflow-Signature`."""
-    digest = hmac.new(secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    digest = hmac.new(
+        secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256
+    ).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -> str:
     """The id of a delivery that MLflow signed within the window.
 
-    Raises:
-        Refused: it is not signed, not with this secret, or not now. Without a secret nothing is believed.
+    Raises: Refused: it is not signed, not with this secret, or not now. Without a secret nothing is
+        believed.
     """
-    delivery, timestamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
+    delivery, timestamp = (
+        headers.get("x-mlflow-delivery-id", ""),
+        headers.get("x-mlflow-timestamp", ""),
+    )
     given = headers.get("x-mlflow-signature", "")
     right = signature(secret, delivery, timestamp, body)
     if not secret or not delivery or not hmac.compare_digest(given.encode(), right.encode()):
@@ -98,7 +103,9 @@ def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -
 
 
 class SeenDeliveries:
-    """Ids of deliveries that were taken, kept over restarts for as long as their timestamps would be believed."""
+    """Ids of deliveries that were taken, kept over restarts for as long as their timestamps would
+    be believed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -116,7 +123,11 @@ class SeenDeliveries:
         try:
             replace_text(self._path, json.dumps(self._ids), mode=0o600)
         except OSError as exc:
-            logger.warning("%s cannot be written, a replay after a restart will not be noticed: %s", self._path, exc)
+            logger.warning(
+                "%s cannot be written, a replay after a restart will not be noticed: %s",
+                self._path,
+                exc,
+            )
 
 
 def application(
@@ -205,8 +216,12 @@ class Receiver:
             self._listener = socket.create_server(("127.0.0.1", port))
         except OSError as exc:
             remedy = "stop what listens there, or set WEIGHBRIDGE_DEPLOYER_PORT"
-            raise Unavailable(f"listening on port {port}", exc.strerror or str(exc), remedy) from exc
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            raise Unavailable(
+                f"listening on port {port}", exc.strerror or str(exc), remedy
+            ) from exc
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
 

@@ -1,4 +1,6 @@
-"""A tiny model to try things out with: random weights, a real tokenizer and chat template, made once per machine."""
+"""A tiny model to try things out with: random weights, a real tokenizer and chat template, made
+once per machine.
+"""
 
 import hashlib
 import itertools
@@ -13,9 +15,11 @@ DOCUMENTS = 600
 
 
 def tiny_model(cache: Path) -> Path:
-    """Folder of a two-layer Llama in safetensors, a few hundred thousand parameters, kept under `cache` by its recipe.
+    """Folder of a two-layer Llama in safetensors, a few hundred thousand parameters, kept under
+    `cache` by its recipe.
 
-    Its tokenizer is the demo's, a byte-level BPE with Llama-3's splitting rule, so every engine can run it.
+    Its tokenizer is the demo's, a byte-level BPE with Llama-3's splitting rule, so every engine can
+    run it.
     """
     recipe = hashlib.sha256()
     for source in (__file__, corpus.__file__, tokenizer.__file__, world.__file__):

@@ -40,7 +40,9 @@ class CachedStage(Generic[R]):
     keep: Callable[[R], bool] = _always
 
     def run(self, workspace: Workspace) -> StageOutcome[R]:
-        return workspace.stages.run(self.name, self.version, self.result, self.inputs, self.compute, self.keep)
+        return workspace.stages.run(
+            self.name, self.version, self.result, self.inputs, self.compute, self.keep
+        )
 
     def forecast(self, workspace: Workspace) -> Forecast[R]:
         return workspace.stages.forecast(self.name, self.version, self.result, self.inputs)
@@ -49,9 +51,12 @@ class CachedStage(Generic[R]):
 def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> CachedStage[Downloaded]:
     inputs = download.identity(pinned, recipe.download)
     return CachedStage(
-        "download", download.VERSION, Downloaded, inputs,
+        "download",
+        download.VERSION,
+        Downloaded,
+        inputs,
         lambda: download.download(pinned, recipe.download, workspace),
-    )  # fmt: skip
+    )
 
 
 def finetune_inputs(got: Downloaded, recipe: Recipe) -> dict[str, Any]:
@@ -62,59 +67,95 @@ def finetune_step(
     got: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
 ) -> CachedStage[Finetuned]:
     return CachedStage(
-        "finetune", finetune.VERSION, Finetuned, finetune_inputs(got, recipe),
+        "finetune",
+        finetune.VERSION,
+        Finetuned,
+        finetune_inputs(got, recipe),
         lambda: finetune.finetune(got.model, got.data, recipe.finetune, workspace, on_log),
-    )  # fmt: skip
+    )
 
 
-def evaluate_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> CachedStage[Evaluated]:
-    inputs = {"base": got.model, "finetuned": tuned.merged, "data": got.data, "args": recipe.evaluate}
-    return CachedStage(
-        "evaluate", evaluate.VERSION, Evaluated, inputs,
-        lambda: evaluate.evaluate(got.model, tuned.merged, got.data, recipe.evaluate, workspace),
-    )  # fmt: skip
-
-
-def optimize_step(got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace) -> CachedStage[Optimized]:
+def evaluate_step(
+    got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace
+) -> CachedStage[Evaluated]:
     inputs = {
-        "merged": tuned.merged, "data": got.data, "args": recipe.optimize, "makers": optimize.makers(recipe.optimize),
-    }  # fmt: skip
+        "base": got.model,
+        "finetuned": tuned.merged,
+        "data": got.data,
+        "args": recipe.evaluate,
+    }
     return CachedStage(
-        "optimize", optimize.VERSION, Optimized, inputs,
+        "evaluate",
+        evaluate.VERSION,
+        Evaluated,
+        inputs,
+        lambda: evaluate.evaluate(got.model, tuned.merged, got.data, recipe.evaluate, workspace),
+    )
+
+
+def optimize_step(
+    got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace
+) -> CachedStage[Optimized]:
+    inputs = {
+        "merged": tuned.merged,
+        "data": got.data,
+        "args": recipe.optimize,
+        "makers": optimize.makers(recipe.optimize),
+    }
+    return CachedStage(
+        "optimize",
+        optimize.VERSION,
+        Optimized,
+        inputs,
         lambda: optimize.optimize(tuned.merged, got.data, recipe.optimize, workspace),
-    )  # fmt: skip
+    )
 
 
-def weigh_step(got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace) -> CachedStage[Weighed]:
+def weigh_step(
+    got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace
+) -> CachedStage[Weighed]:
     everyone = weigh.candidates(made.variants, recipe.weigh.engines)
     inputs = {
-        "candidates": [weigh.inputs_of(one, got.data, recipe.evaluate, recipe.weigh, workspace) for one in everyone],
+        "candidates": [
+            weigh.inputs_of(one, got.data, recipe.evaluate, recipe.weigh, workspace)
+            for one in everyone
+        ],
         "labels": [one.label for one in everyone],
         "args": recipe.weigh,
     }
     return CachedStage(
-        "weigh", weigh.VERSION, Weighed, inputs,
+        "weigh",
+        weigh.VERSION,
+        Weighed,
+        inputs,
         lambda: weigh.weigh(made.variants, got.data, recipe.evaluate, recipe.weigh, workspace),
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
-    )  # fmt: skip
+    )
 
 
 def select_step(
     weighed: Weighed, evaluated: Evaluated, champion: Measurement | None, recipe: Recipe
 ) -> CachedStage[Decision]:
     inputs = {
-        "measurements": weighed.measurements, "reference": evaluated.finetuned,
-        "champion": champion, "args": recipe.select,
-    }  # fmt: skip
+        "measurements": weighed.measurements,
+        "reference": evaluated.finetuned,
+        "champion": champion,
+        "args": recipe.select,
+    }
     return CachedStage(
-        "select", select.VERSION, Decision, inputs,
+        "select",
+        select.VERSION,
+        Decision,
+        inputs,
         lambda: select.select(weighed.measurements, evaluated.finetuned, champion, recipe.select),
-    )  # fmt: skip
+    )
 
 
 def winner_of(decision: Decision, weighed: Weighed) -> Candidate | None:
     """The candidate to release; None where the champion stays or nobody is within the limits."""
-    labels = {measurement.candidate.label: measurement.candidate for measurement in weighed.measurements}
+    labels = {
+        measurement.candidate.label: measurement.candidate for measurement in weighed.measurements
+    }
     return labels.get(decision.winner or "")
 
 
@@ -124,9 +165,12 @@ def package_step(
     """The Bento is named by its content alone: which version it is in MLflow, MLflow says."""
     inputs = {"candidate": winner, "name": recipe.name, "lineage": lineage, "args": recipe.package}
     return CachedStage(
-        "package", package.VERSION, Packaged, inputs,
+        "package",
+        package.VERSION,
+        Packaged,
+        inputs,
         lambda: package.package(winner, recipe.name, "", lineage, recipe.package, workspace),
-    )  # fmt: skip
+    )
 
 
 def lineage_of(got: Downloaded, tuned: Finetuned, recipe: Recipe) -> dict[str, str]:

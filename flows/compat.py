@@ -19,13 +19,16 @@ def compat(
     only: Annotated[tuple[str, ...], Field(description="Packages that move; empty: all.")] = (),
     minutes: Annotated[float, Field(description="After them nothing new is begun.")] = 60.0,
 ) -> Any:
-    """Install the newest release of everything in throw-away environments and run the contracts of this tree there.
+    """Install the newest release of everything in throw-away environments and run the contracts of
+    this tree there.
 
     Keeps the table and the text for an issue as artifacts; fails when something would break.
     """
     from prefect.states import Completed
 
-    found = check(subjects(environments), Options(only=only, minutes=minutes), Workspace().settings.cache)
+    found = check(
+        subjects(environments), Options(only=only, minutes=minutes), Workspace().settings.cache
+    )
     publish_report("compat", found.markdown(), found.rows(), "What the newest releases would break")
     if found.breaks:
         raise GateFailed("checking the newest releases", found.headline())

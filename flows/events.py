@@ -1,4 +1,6 @@
-"""What Prefect is told so that people can hang automations on it. Nobody waits for it, nothing fails with it."""
+"""What Prefect is told so that people can hang automations on it. Nobody waits for it, nothing
+fails with it.
+"""
 
 import logging
 import queue
@@ -32,28 +34,38 @@ class Announcement(BaseModel):
         """As Prefect's API takes it."""
         from prefect.events import Event, RelatedResource, Resource
 
-        labels = {"prefect.resource.id": f"mlflow.model.{self.model}", "prefect.resource.name": self.model}
+        labels = {
+            "prefect.resource.id": f"mlflow.model.{self.model}",
+            "prefect.resource.name": self.model,
+        }
         related = [
-            RelatedResource.model_validate({"prefect.resource.id": resource, "prefect.resource.role": role})
+            RelatedResource.model_validate(
+                {"prefect.resource.id": resource, "prefect.resource.role": role}
+            )
             for resource, role in self.related.items()
         ]
         event = Event(
-            event=self.event, resource=Resource.model_validate(labels), related=related, payload=self.payload,
+            event=self.event,
+            resource=Resource.model_validate(labels),
+            related=related,
+            payload=self.payload,
             id=uuid.uuid5(_NAMESPACE, self.key) if self.key else uuid.uuid4(),
-        )  # fmt: skip
+        )
         return event.model_dump(mode="json")
 
 
 def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Announcement:
     """A version was taken back by itself."""
     return Announcement(
-        event=ROLLED_BACK, model=model, payload={"target": target, "version": version, "to": to, "why": why},
+        event=ROLLED_BACK,
+        model=model,
+        payload={"target": target, "version": version, "to": to, "why": why},
         related={
             f"weighbridge.target.{target}": "target",
             f"mlflow.model-version.{model}.{version}": "model-version",
             f"mlflow.model-version.{model}.{to}": "went-back-to",
         },
-    )  # fmt: skip
+    )
 
 
 def announce(announcement: Announcement) -> bool:

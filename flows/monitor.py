@@ -1,4 +1,6 @@
-"""Monitor: does what serves still answer as it did when it was weighed? Two falls in a row go back by themselves."""
+"""Monitor: does what serves still answer as it did when it was weighed? Two falls in a row go back
+by themselves.
+"""
 
 import logging
 import time
@@ -39,11 +41,14 @@ class MonitorLog(BaseModel):
 
 @release_flow(name="monitor", flow_run_name="monitor")
 def monitor(
-    target: Annotated[str, Field(description="As in `weighbridge status`; empty: every target.")] = "",
+    target: Annotated[
+        str, Field(description="As in `weighbridge status`; empty: every target.")
+    ] = "",
 ) -> Any:
     """Ask live endpoints their probe questions, and note that and the gateway's figures in MLflow.
 
-    A version that fell below the recipe's floor twice in a row is taken back: the alias names the one before.
+    A version that fell below the recipe's floor twice in a row is taken back: the alias names the
+    one before.
     """
     from prefect.states import Completed
 
@@ -86,13 +91,20 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     log.checks = [*log.checks, check][-KEPT:]
     _write(managed, log)
     registry.note(version, binding.target, {**seen, **_as_number(judged)}, int(check.at))
-    logger.info("%s: version %s: %s: %s", binding.target, version.version, judged.verdict, judged.why)
+    logger.info(
+        "%s: version %s: %s: %s", binding.target, version.version, judged.verdict, judged.why
+    )
     if checks.fallen(log.checks, version.version):
         return False, _back(binding, version, judged, registry, workspace)
-    return judged.verdict in ("pass", "inconclusive"), f"version {version.version}: {judged.verdict}: {judged.why}"
+    return judged.verdict in (
+        "pass",
+        "inconclusive",
+    ), f"version {version.version}: {judged.verdict}: {judged.why}"
 
 
-def _ask(managed: ManagedTarget, current: Revision, version: Version, registry: Registry) -> Judgement:
+def _ask(
+    managed: ManagedTarget, current: Revision, version: Version, registry: Registry
+) -> Judgement:
     champion = find_measured(registry, version)
     if champion is None:
         return Judgement(verdict="inconclusive", why="it was never weighed", evidence={})
@@ -100,19 +112,29 @@ def _ask(managed: ManagedTarget, current: Revision, version: Version, registry: 
     questions = probe.questions_of(measurement, managed.workspace.store, args.questions)
     url, headers = _door(managed, current)
     return checks.check(
-        url, measurement, questions, args.floor, metric=args.metric, max_tokens=measurement.max_new_tokens,
+        url,
+        measurement,
+        questions,
+        args.floor,
+        metric=args.metric,
+        max_tokens=measurement.max_new_tokens,
         headers=headers,
-    )  # fmt: skip
+    )
 
 
 def _door(managed: ManagedTarget, current: Revision) -> tuple[str, dict[str, str]]:
-    """Where clients come in, with our own key; past a TLS gateway, whose certificate is for another name."""
+    """Where clients come in, with our own key; past a TLS gateway, whose certificate is for another
+    name.
+    """
     address = managed.target.address(managed.args.target)
     if getattr(managed.args.target, "gateway", None) is None:
         return address, {}
     if address.startswith("https://"):
         return current.url, {}
-    return address, {"X-Weighbridge-Version": current.name, "Authorization": f"Bearer {Gateway(managed.home).key}"}
+    return address, {
+        "X-Weighbridge-Version": current.name,
+        "Authorization": f"Bearer {Gateway(managed.home).key}",
+    }
 
 
 def _counted(managed: ManagedTarget, current: Revision, log: MonitorLog) -> dict[str, float]:
@@ -130,7 +152,9 @@ def _as_number(judged: Judgement) -> dict[str, float]:
     return {"well": float(judged.verdict == "pass")} if judged.verdict in ("pass", "fail") else {}
 
 
-def _back(binding: Binding, version: Version, judged: Judgement, registry: Registry, workspace: Workspace) -> str:
+def _back(
+    binding: Binding, version: Version, judged: Judgement, registry: Registry, workspace: Workspace
+) -> str:
     """The alias names the version before again, and that one serves.
 
     Where the alias has moved on meanwhile, somebody has decided already.
@@ -139,7 +163,9 @@ def _back(binding: Binding, version: Version, judged: Judgement, registry: Regis
     if wish is None or wish.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
     before = target_status.rollback_version(binding.target, workspace)
-    logger.warning("%s: version %s fell twice in a row: back to %s", binding.target, version.version, before)
+    logger.warning(
+        "%s: version %s fell twice in a row: back to %s", binding.target, version.version, before
+    )
     registry.promote(registry.version(binding.model, before))
     announce(rolled_back(binding.target, binding.model, version.version, before, judged.why))
     result = work.reconcile(binding, registry, workspace, "monitor", force=True)

@@ -17,7 +17,16 @@ from weighbridge.tasks import optimize
 from weighbridge.tasks.download import Pinned, missing_bytes, pin
 
 Action = Literal["reuse", "run", "wait"]
-STAGES: Final = ("download", "finetune", "evaluate", "optimize", "weigh", "select", "package", "deploy")
+STAGES: Final = (
+    "download",
+    "finetune",
+    "evaluate",
+    "optimize",
+    "weigh",
+    "select",
+    "package",
+    "deploy",
+)
 R = TypeVar("R")
 
 
@@ -60,10 +69,16 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
         pass
     first = next((stage.stage for stage in stages if stage.action == "run"), "")
     waiting = [
-        PlannedStage(stage=name, action="wait", why=f"follows {first}", needs=_needs(name, recipe, workspace))
+        PlannedStage(
+            stage=name, action="wait", why=f"follows {first}", needs=_needs(name, recipe, workspace)
+        )
         for name in STAGES[len(stages) :]
     ]
-    home = next(path for path in (workspace.settings.home, *workspace.settings.home.parents) if path.exists())
+    home = next(
+        path
+        for path in (workspace.settings.home, *workspace.settings.home.parents)
+        if path.exists()
+    )
     return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=shutil.disk_usage(home).free)
 
 
@@ -77,14 +92,19 @@ class _Forecaster:
         """Result of the stage that was forecast last."""
 
     def stages(self) -> Iterator[PlannedStage]:
-        """One line per stage whose inputs are known. Raises _Blocked after the first that has to run."""
+        """One line per stage whose inputs are known. Raises _Blocked after the first that has to
+        run.
+        """
         recipe, workspace = self.recipe, self.workspace
         pinned = pin(recipe.download, workspace)
-        yield from self._forecast(cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self))
+        yield from self._forecast(
+            cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
+        )
         got = self.last
         optimize.check(got.model.path, recipe.optimize, workspace, dry=True)
         yield from self._forecast(
-            cached_stages.finetune_step(got, recipe, workspace), _memory("training", got.model.size, 3)
+            cached_stages.finetune_step(got, recipe, workspace),
+            _memory("training", got.model.size, 3),
         )
         tuned = self.last
         yield from self._forecast(cached_stages.evaluate_step(got, tuned, recipe, workspace))
@@ -98,9 +118,13 @@ class _Forecaster:
             return
         lineage = cached_stages.lineage_of(got, tuned, recipe)
         yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
-        yield PlannedStage(stage="deploy", action="run", why="does nothing where the winner serves already")
+        yield PlannedStage(
+            stage="deploy", action="run", why="does nothing where the winner serves already"
+        )
 
-    def _forecast(self, step: cached_stages.CachedStage[Any], needs: Iterable[str] = ()) -> Iterator[PlannedStage]:
+    def _forecast(
+        self, step: cached_stages.CachedStage[Any], needs: Iterable[str] = ()
+    ) -> Iterator[PlannedStage]:
         forecast = step.forecast(self.workspace)
         if forecast.value is not None:
             self.last = forecast.value

@@ -31,16 +31,24 @@ logger = logging.getLogger("weighbridge.stage")
 _TERMINAL_ONLY = {"send_to_api": False}  # the page shows the state itself
 
 
-def run_stage(name: str, call: Callable[[], StageOutcome[R]], description: str = "") -> StageOutcome[R]:
+def run_stage(
+    name: str, call: Callable[[], StageOutcome[R]], description: str = ""
+) -> StageOutcome[R]:
     """Run `call` as a task run of the current flow, and give back what it gives.
 
-    Its state says whether it ran (Completed, and how long it took) or was Reused, and why; its page shows the log
-    lines of `weighbridge.*` and the progress of long work. An error ends the task run as Failed with the error's
-    own line, and is raised here as it is.
+    Its state says whether it ran (Completed, and how long it took) or was Reused, and why; its page
+    shows the log lines of `weighbridge.*` and the progress of long work. An error ends the task run
+    as Failed with the error's own line, and is raised here as it is.
     """
     outcomes: list[StageOutcome[R]] = []
 
-    @task(name=name, task_run_name=name, description=description or None, cache_policy=NO_CACHE, persist_result=False)
+    @task(
+        name=name,
+        task_run_name=name,
+        description=description or None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
     def stage() -> State[Any]:
         try:
             with listen(_ProgressArtifacts(name)):
@@ -54,7 +62,8 @@ def run_stage(name: str, call: Callable[[], StageOutcome[R]], description: str =
 
 
 def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Like `prefect.flow`, for flows of ours: an error we know ends it as Failed with that one line, no traceback.
+    """Like `prefect.flow`, for flows of ours: an error we know ends it as Failed with that one
+    line, no traceback.
 
     Whoever calls the flow gets the error itself.
     """
@@ -73,13 +82,21 @@ def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
     return coat
 
 
-def publish_weighing(markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "report") -> None:
-    """Keep a report with the current flow run: the whole as Markdown, the table, and the chart (PNG)."""
+def publish_weighing(
+    markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "report"
+) -> None:
+    """Keep a report with the current flow run: the whole as Markdown, the table, and the chart
+    (PNG).
+    """
     # An image artifact is a URL that the reader's browser loads, and nobody serves our files.
     image = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
     whole = f"{markdown.rstrip()}\n\n![Every candidate]({image})\n"
-    create_markdown_artifact(whole, key=_key(name), description="Every candidate, the winner and why")
-    create_table_artifact([dict(row) for row in rows], key=_key(f"{name}-table"), description="The report's figures")
+    create_markdown_artifact(
+        whole, key=_key(name), description="Every candidate, the winner and why"
+    )
+    create_table_artifact(
+        [dict(row) for row in rows], key=_key(f"{name}-table"), description="The report's figures"
+    )
     create_image_artifact(image, key=_key(f"{name}-chart"), description="The report's chart")
 
 
@@ -93,7 +110,9 @@ def _finished(name: str, outcome: StageOutcome[Any]) -> State[Any]:
     if outcome.reused:
         logger.info("reused: %s", outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
         return Completed(name="Reused", message=outcome.why)
-    logger.info("%.1f s (%s)", outcome.seconds, outcome.why, extra={**_TERMINAL_ONLY, "stage": name})
+    logger.info(
+        "%.1f s (%s)", outcome.seconds, outcome.why, extra={**_TERMINAL_ONLY, "stage": name}
+    )
     return Completed(message=f"in {outcome.seconds:.1f} s; {outcome.why}")
 
 
@@ -137,7 +156,11 @@ class _ProgressArtifacts:
             client.update_artifact(self._bars[what], ArtifactUpdate(data=percent))
             return
         request = ArtifactCreate(
-            type="progress", key=_key(f"{self._stage}-progress"), description=what, data=percent,
-            task_run_id=run.id, flow_run_id=run.flow_run_id,
-        )  # fmt: skip
+            type="progress",
+            key=_key(f"{self._stage}-progress"),
+            description=what,
+            data=percent,
+            task_run_id=run.id,
+            flow_run_id=run.flow_run_id,
+        )
         self._bars[what] = client.create_artifact(request).id

@@ -1,8 +1,9 @@
 """A Prefect API for one run: the one the user has, or Prefect's own server inside this process.
 
-Prefect's ephemeral server is a second process that imports Prefect again and looks through its migrations at
-every start. Here the same server runs in a thread: nothing is imported twice, nothing outlives the process, and the
-database stays under the installation's home, where Prefect's own command shows the runs afterwards::
+Prefect's ephemeral server is a second process that imports Prefect again and looks through its
+migrations at every start. Here the same server runs in a thread: nothing is imported twice, nothing
+outlives the process, and the database stays under the installation's home, where Prefect's own
+command shows the runs afterwards::
 
     PREFECT_HOME=~/.weighbridge/prefect prefect server start
 """
@@ -50,11 +51,14 @@ logger = logging.getLogger("weighbridge.prefect")
 
 @contextlib.contextmanager
 def prefect_api(settings: Settings) -> Iterator[str | None]:
-    """Within the block, flows have an API to report to; yields its address, or None where it is gone afterwards.
+    """Within the block, flows have an API to report to; yields its address, or None where it is
+    gone afterwards.
 
-    It is the one the user told Prefect about, else the platform's where that is up, else one for this block.
+    It is the one the user told Prefect about, else the platform's where that is up, else one for
+    this block.
 
-    Enter it before anything imports prefect: Prefect then reads its settings once, and the right ones.
+    Enter it before anything imports prefect: Prefect then reads its settings once, and the right
+    ones.
 
     Raises:
         Unavailable: the server does not start, or the user's own does not answer.
@@ -70,7 +74,10 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
         return
     home = settings.home / "prefect"
     home.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener, contextlib.ExitStack() as stack:
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener,
+        contextlib.ExitStack() as stack,
+    ):
         with _without_garbage_collection(), _one_at_a_time(home) as schema:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             migrate = schema.must_be_made(settings.cache)
@@ -81,17 +88,24 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
                 schema.made(settings.cache)
         mark_interrupted()
         yield None
-    gc.freeze()  # this was a run's process, which ends now: what it imported need not be looked through for that
+    # this was a run's process, which ends now: what it imported need not be looked through for that
+    gc.freeze()
 
 
 def _platforms_api(settings: Settings) -> str | None:
     """The API of `weighbridge up`, where it answers now."""
     ports = service_addresses.read(settings.home)
-    return ports.prefect_api if ports and service_addresses.answers(f"{ports.prefect_api}/health") else None
+    return (
+        ports.prefect_api
+        if ports and service_addresses.answers(f"{ports.prefect_api}/health")
+        else None
+    )
 
 
 def prepare_database(settings: Settings) -> None:
-    """Spare a server that is about to start the migrations, where another one of this machine has made them."""
+    """Spare a server that is about to start the migrations, where another one of this machine has
+    made them.
+    """
     home = settings.home / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(home) as schema:
@@ -109,11 +123,16 @@ def _reach(url: str) -> None:
 
 
 def mark_interrupted() -> list[str]:
-    """Flow runs of our processes that died without a word (kill -9, power cut) become Crashed; returns their ids."""
+    """Flow runs of our processes that died without a word (kill -9, power cut) become Crashed;
+    returns their ids.
+    """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "created_by": {"type_": [CREATOR]}}
+        unfinished = {
+            "state": {"type": {"any_": ["PENDING", "RUNNING"]}},
+            "created_by": {"type_": [CREATOR]},
+        }
         found = client.request("POST", "/flow_runs/filter", json={"flow_runs": unfinished}).json()
         dead = [run["id"] for run in found if not _alive(run["created_by"]["display_value"])]
         for run in dead:
@@ -127,9 +146,16 @@ def _crash(client: "SyncPrefectClient", flow_run: str) -> None:
     from prefect.client.schemas.objects import State
     from prefect.states import Crashed
 
-    state: State[Any] = Crashed(message="The process was killed. Run the recipe again: finished stages are reused.")
-    unfinished = {"flow_run_id": {"any_": [flow_run]}, "state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
-    for task_run in client.request("POST", "/task_runs/filter", json={"task_runs": unfinished}).json():
+    state: State[Any] = Crashed(
+        message="The process was killed. Run the recipe again: finished stages are reused."
+    )
+    unfinished = {
+        "flow_run_id": {"any_": [flow_run]},
+        "state": {"type": {"any_": ["PENDING", "RUNNING"]}},
+    }
+    for task_run in client.request(
+        "POST", "/task_runs/filter", json={"task_runs": unfinished}
+    ).json():
         client.set_task_run_state(UUID(task_run["id"]), state, force=True)
     client.set_flow_run_state(UUID(flow_run), state, force=True)
 
@@ -141,7 +167,9 @@ def _identity() -> str:
 
 
 def _alive(identity: str) -> bool:
-    """Whether the process of `_identity` still runs; one of another machine counts as alive: nobody can tell here."""
+    """Whether the process of `_identity` still runs; one of another machine counts as alive: nobody
+    can tell here.
+    """
     found = re.fullmatch(r"weighbridge process (\d+) on (.+) since (.+)", identity)
     if found is None or found[2] != socket.gethostname():
         return True
@@ -156,7 +184,9 @@ def _alive(identity: str) -> bool:
 def _environment(variables: Mapping[str, str], keep_users: bool = False) -> Iterator[None]:
     """Set variables, and make a Prefect that was imported before read them again."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update({name: value for name, value in variables.items() if not (keep_users and before[name])})
+    os.environ.update(
+        {name: value for name, value in variables.items() if not (keep_users and before[name])}
+    )
     _read_again()
     try:
         yield
@@ -180,7 +210,9 @@ def _read_again() -> None:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Two thousand modules are imported here, and none of them becomes garbage: neither now nor at exit."""
+    """Two thousand modules are imported here, and none of them becomes garbage: neither now nor at
+    exit.
+    """
     if not gc.isenabled():
         yield
         return
@@ -224,7 +256,9 @@ class _Schema:
         self._was_empty = not self._database.exists()
 
     def must_be_made(self, cache: Path) -> bool:
-        """False when the database has, or now got from the cache, the tables of this Prefect version."""
+        """False when the database has, or now got from the cache, the tables of this Prefect
+        version.
+        """
         if not self._was_empty:
             self._check()
             return not (self._mark.exists() and self._mark.read_text() == self._version)
@@ -280,23 +314,36 @@ class _Server:
         import uvicorn
 
         config = uvicorn.Config(
-            _application(), log_config=None, access_log=False, lifespan="on", ws="websockets-sansio",
-            ws_ping_interval=None, timeout_keep_alive=60, timeout_graceful_shutdown=5,
-        )  # fmt: skip
+            _application(),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            ws_ping_interval=None,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=5,
+        )
         self._server = uvicorn.Server(config)
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="prefect-server", daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name="prefect-server", daemon=True
+        )
         self._thread.start()
         deadline = time.monotonic() + STARTUP_TIMEOUT
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 log = self._home / "weighbridge.log"
-                raise Unavailable("starting Prefect's server", "it did not come up", f"see the end of {log}")
+                raise Unavailable(
+                    "starting Prefect's server", "it did not come up", f"see the end of {log}"
+                )
             time.sleep(0.01)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         from prefect.server.utilities.messaging.memory import Topic
 
@@ -306,7 +353,9 @@ class _Server:
             asyncio.run_coroutine_threadsafe(_recorded(), self._loop).result(SETTLE_TIMEOUT)
         self._server.should_exit = True
         self._thread.join(SETTLE_TIMEOUT)
-        Topic.by_name("events")._subscriptions.clear()  # Prefect forgets to; the next server would wait for them
+        Topic.by_name(
+            "events"
+        )._subscriptions.clear()  # Prefect forgets to; the next server would wait for them
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -320,14 +369,20 @@ class _Server:
 
 
 def _application() -> "FastAPI":
-    """Prefect's server as its ephemeral mode makes it, noting in each flow run which process made it."""
+    """Prefect's server as its ephemeral mode makes it, noting in each flow run which process made
+    it.
+    """
     from prefect.server.api import admin, artifacts, events, flow_runs, flows, logs, server
     from prefect.server.api.dependencies import get_created_by
     from prefect.server.schemas.core import CreatedBy
 
-    # FastAPI builds the routes of a router when a request first comes past it: ask the ones a run needs first.
+    # FastAPI builds the routes of a router when a request first comes past it: ask the ones a run
+    # needs first.
     needed = [module.router for module in (admin, logs, artifacts, events, flows, flow_runs)]
-    server.API_ROUTERS = (*needed, *(router for router in server.API_ROUTERS if router not in needed))
+    server.API_ROUTERS = (
+        *needed,
+        *(router for router in server.API_ROUTERS if router not in needed),
+    )
     app = server.create_app(ephemeral=True, ignore_cache=True)
     creator = CreatedBy(type=CREATOR, display_value=_identity())
     api: Any = app.api_app  # type: ignore[attr-defined]
@@ -336,7 +391,9 @@ def _application() -> "FastAPI":
 
 
 def _send_what_is_left() -> None:
-    """Prefect's client sends events and logs from background queues: empty them, end their connections."""
+    """Prefect's client sends events and logs from background queues: empty them, end their
+    connections.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -345,8 +402,12 @@ def _send_what_is_left() -> None:
 
 
 async def _recorded() -> None:
-    """Wait until the server's services have taken every event; they write what they have taken when they stop."""
+    """Wait until the server's services have taken every event; they write what they have taken when
+    they stop.
+    """
     from prefect.server.utilities.messaging.memory import Topic
 
-    while any(one._queue.qsize() or one._retry.qsize() for one in Topic.by_name("events")._subscriptions):
+    while any(
+        one._queue.qsize() or one._retry.qsize() for one in Topic.by_name("events")._subscriptions
+    ):
         await asyncio.sleep(0.005)

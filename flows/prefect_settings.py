@@ -1,4 +1,6 @@
-"""Prefect's settings, as environment variables: for a run on its own, for the platform, for an API of the user's."""
+"""Prefect's settings, as environment variables: for a run on its own, for the platform, for an API
+of the user's.
+"""
 
 import os
 import tomllib
@@ -49,7 +51,9 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
 
 
 def postgresql(settings: Settings) -> str:
-    """The database's URL as Prefect wants it; empty where the installation uses SQLite. It may hold a password."""
+    """The database's URL as Prefect wants it; empty where the installation uses SQLite. It may hold
+    a password.
+    """
     # libpq's name for it, which MLflow's driver takes, is not asyncpg's.
     return settings.postgresql("asyncpg").replace("sslmode=", "ssl=")
 

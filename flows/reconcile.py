@@ -14,18 +14,30 @@ logger = logging.getLogger("weighbridge.reconcile")
 
 @release_flow(name="reconcile", flow_run_name="reconcile")
 def reconcile(trigger: str = "reconcile") -> Any:
-    """Let every target serve the version that `champion` names. One that fails does not stop the others."""
+    """Let every target serve the version that `champion` names. One that fails does not stop the
+    others.
+    """
     from prefect.states import Completed
 
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
-    outcomes = {binding.target: _one(binding, registry, workspace, trigger) for binding in registry.bindings()}
+    outcomes = {
+        binding.target: _one(binding, registry, workspace, trigger)
+        for binding in registry.bindings()
+    }
     if failed := {target: words for target, (good, words) in outcomes.items() if not good}:
-        raise GateFailed("reconciling", "; ".join(f"{target}: {words}" for target, words in failed.items()))
-    return Completed(message="; ".join(f"{target}: {words}" for target, (_, words) in outcomes.items()) or "no targets")
+        raise GateFailed(
+            "reconciling", "; ".join(f"{target}: {words}" for target, words in failed.items())
+        )
+    return Completed(
+        message="; ".join(f"{target}: {words}" for target, (_, words) in outcomes.items())
+        or "no targets"
+    )
 
 
-def _one(binding: Binding, registry: Registry, workspace: Workspace, trigger: str) -> tuple[bool, str]:
+def _one(
+    binding: Binding, registry: Registry, workspace: Workspace, trigger: str
+) -> tuple[bool, str]:
     """Whether it went well, and what became of it."""
     try:
         result = work.reconcile(binding, registry, workspace, trigger)

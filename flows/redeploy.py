@@ -41,7 +41,9 @@ def binding_of(target: str, registry: Registry) -> Binding:
     bindings = {binding.target: binding for binding in registry.bindings()}
     if target not in bindings:
         known = ", ".join(bindings) or "none"
-        raise BadInput(f"looking for target '{target}'", f"no model says that it serves there (known: {known})")
+        raise BadInput(
+            f"looking for target '{target}'", f"no model says that it serves there (known: {known})"
+        )
     return bindings[target]
 
 
@@ -50,7 +52,14 @@ def state_of(result: Result) -> "State[Any]":
     from prefect.states import Completed, Failed
 
     if result.action == "failed":
-        error = GateFailed("redeploying", result.detail, f"version {result.version or 'none'} goes on serving")
+        error = GateFailed(
+            "redeploying", result.detail, f"version {result.version or 'none'} goes on serving"
+        )
         return Failed(message=str(error), data=error)
-    names = {"deployed": "Deployed", "nothing": "NothingToDo", "kept": "Kept", "interrupted": "Interrupted"}
+    names = {
+        "deployed": "Deployed",
+        "nothing": "NothingToDo",
+        "kept": "Kept",
+        "interrupted": "Interrupted",
+    }
     return Completed(name=names[result.action], message=result.detail)

@@ -40,13 +40,19 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         weighed = work.weigh(got, made)
         decision, measurements = work.select(got, evaluated, weighed)
         report = weighing_report(
-            decision, measurements, evaluated, recipe.name,
-            facts=lineage_of(got, tuned, recipe), currency=recipe.weigh.currency,
-        )  # fmt: skip
+            decision,
+            measurements,
+            evaluated,
+            recipe.name,
+            facts=lineage_of(got, tuned, recipe),
+            currency=recipe.weigh.currency,
+        )
         work.journal.report(report, work.workspace)
         publish_weighing(report.markdown, report.rows, report.chart, f"{recipe.name}-report")
         require_winner(decision)
         winner = winner_of(decision, weighed)
         chosen = work.package(got, tuned, winner, weighed) if winner else work.champions_release()
         serving = work.deploy(chosen) if winner is None or work.promotes() else None
-        return Released(chosen, report, serving, work.journal.run.run_id, read_rows(got.data, "test")[0])
+        return Released(
+            chosen, report, serving, work.journal.run.run_id, read_rows(got.data, "test")[0]
+        )

@@ -1,4 +1,6 @@
-"""What MLflow keeps of a release: written after each stage, and written once however often it is told."""
+"""What MLflow keeps of a release: written after each stage, and written once however often it is
+told.
+"""
 
 from collections.abc import Mapping
 
@@ -23,10 +25,15 @@ class ReleaseRecords:
         self.recipe = recipe
         self.tags = {"recipe": recipe.name, "recipe_digest": fingerprint(recipe)}
         self.run = registry.release(
-            recipe.name, recipe, params=recipe.model_dump(mode="json", exclude_none=True), tags=self.tags
+            recipe.name,
+            recipe,
+            params=recipe.model_dump(mode="json", exclude_none=True),
+            tags=self.tags,
         )
 
-    def stage(self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None) -> MlflowRun:
+    def stage(
+        self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None
+    ) -> MlflowRun:
         return self.registry.stage(self.run, name, inputs, params=params)
 
     def base(self, got: Downloaded) -> Version:
@@ -41,8 +48,12 @@ class ReleaseRecords:
         run.log_models(made=[adapter.model_id, merged.model_id])
         return merged
 
-    def evaluated(self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: MlflowRun) -> None:
-        """Metrics of base and fine-tuned model, each on its own logged model; predictions as a file."""
+    def evaluated(
+        self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: MlflowRun
+    ) -> None:
+        """Metrics of base and fine-tuned model, each on its own logged model; predictions as a
+        file.
+        """
         validation, test = _dataset(got.data, "validation"), _dataset(got.data, "test")
         run.log_metrics(_values(evaluated.base, "base."), validation)
         run.log_metrics(_values(evaluated.finetuned), validation, merged.model_id)
@@ -55,13 +66,19 @@ class ReleaseRecords:
         """A version per variant, by label."""
         return {
             variant.label: self._register(
-                "variant", variant.artifact, merged, label=variant.label, facts=variant.facts,
+                "variant",
+                variant.artifact,
+                merged,
+                label=variant.label,
+                facts=variant.facts,
                 tags={"optimizer": variant.optimizer},
             )
             for variant in variants
-        }  # fmt: skip
+        }
 
-    def measured(self, measurement: Measurement, version: Version, got: Downloaded, run: MlflowRun) -> None:
+    def measured(
+        self, measurement: Measurement, version: Version, got: Downloaded, run: MlflowRun
+    ) -> None:
         """A candidate's figures on its logged model."""
         if measurement.failure:
             return
@@ -74,9 +91,14 @@ class ReleaseRecords:
         files = {file.name: file for file in predictions}
         engine = measurement.candidate.engine.model_dump(mode="json", exclude_none=True)
         self.registry.record_measurement(
-            version, measurement.candidate.label, run=run, document=measurement.model_dump_json(indent=1),
-            figures=figures, params={f"engine.{key}": str(value) for key, value in engine.items()}, files=files,
-        )  # fmt: skip
+            version,
+            measurement.candidate.label,
+            run=run,
+            document=measurement.model_dump_json(indent=1),
+            figures=figures,
+            params={f"engine.{key}": str(value) for key, value in engine.items()},
+            files=files,
+        )
 
     def report(self, report: WeighingReport, workspace: Workspace) -> None:
         """The report with the release's run: as its description, as a page, as a chart."""
@@ -86,17 +108,32 @@ class ReleaseRecords:
                 self.run.attach(file, "report")
 
     def _register(
-        self, role: Role, artifact: Artifact, parent: Version | None, *, run: MlflowRun | None = None,
-        label: str = "", facts: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None,
-    ) -> Version:  # fmt: skip
+        self,
+        role: Role,
+        artifact: Artifact,
+        parent: Version | None,
+        *,
+        run: MlflowRun | None = None,
+        label: str = "",
+        facts: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Version:
         return self.registry.register(
-            self.recipe.name, role, artifact, run=run or self.run, parent=parent, label=label,
-            tags={**self.tags, **(tags or {})}, params=dict(facts or {}),
-        )  # fmt: skip
+            self.recipe.name,
+            role,
+            artifact,
+            run=run or self.run,
+            parent=parent,
+            label=label,
+            tags={**self.tags, **(tags or {})},
+            params=dict(facts or {}),
+        )
 
 
 def _dataset(data: Artifact, split: str, context: str = "evaluation") -> Dataset:
-    return Dataset(name=split, digest=data.digest, source=data.origin.get("uri", ""), context=context)
+    return Dataset(
+        name=split, digest=data.digest, source=data.origin.get("uri", ""), context=context
+    )
 
 
 def _values(scores: Mapping[str, Score], prefix: str = "") -> dict[str, float]:

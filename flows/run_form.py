@@ -1,4 +1,6 @@
-"""The run form in Prefect's UI: fields in the order of the models they come from, choices by the names of a recipe."""
+"""The run form in Prefect's UI: fields in the order of the models they come from, choices by the
+names of a recipe.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +13,21 @@ from pydantic_core import CoreSchema
 
 @dataclass(frozen=True)
 class RunForm:
-    """Annotation of a flow's parameter: its JSON schema, down to the last model, reads well as a form."""
+    """Annotation of a flow's parameter: its JSON schema, down to the last model, reads well as a
+    form.
+    """
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         made = handler(schema)
         for model in _models(made, handler, set()):
-            # PostgreSQL gives the keys of what it stores back by length, Prefect's UI shows them by position.
+            # PostgreSQL gives the keys of what it stores back by length, Prefect's UI shows them by
+            # position.
             for position, field in enumerate(model["properties"].values()):
                 field["position"] = position
-            # A plugin's arguments are a choice, called as `kind` calls it; others are a stage of the recipe.
+            # A plugin's arguments are a choice, called as `kind` calls it; others are a stage of
+            # the recipe.
             kind = model["properties"].get("kind", {}).get("const")
             model["title"] = kind or str(model.get("title", "")).removesuffix("Args")
         return made

@@ -1,7 +1,9 @@
-"""A flow run that only watches: the work goes on in the caller's thread, whatever becomes of Prefect.
+"""A flow run that only watches: the work goes on in the caller's thread, whatever becomes of
+Prefect.
 
-A rollout must neither wait for Prefect nor end with it. So the flow run is a coat that stands beside the work on a
-thread of its own, repeats its log lines, waits for its end, and takes on its outcome.
+A rollout must neither wait for Prefect nor end with it. So the flow run is a coat that stands
+beside the work on a thread of its own, repeats its log lines, waits for its end, and takes on its
+outcome.
 """
 
 import contextlib
@@ -30,7 +32,9 @@ class ShadowedJob(Generic[R]):
 
     target: str
     trigger: str
-    records: "queue.SimpleQueue[logging.LogRecord | None]" = field(default_factory=queue.SimpleQueue)
+    records: "queue.SimpleQueue[logging.LogRecord | None]" = field(
+        default_factory=queue.SimpleQueue
+    )
     """What it logged; None at its end."""
     outcome: "Future[R]" = field(default_factory=Future)
 
@@ -53,14 +57,20 @@ class _Forward(logging.Handler):
 
 
 def accompanied(
-    job: ShadowedJob[R], work: Callable[[], R], state: Callable[[R], Any], tags: frozenset[str] = frozenset()
+    job: ShadowedJob[R],
+    work: Callable[[], R],
+    state: Callable[[R], Any],
+    tags: frozenset[str] = frozenset(),
 ) -> R:
-    """Do `work` here and now, and have a flow run stand beside it where Prefect answers; gives what `work` gives.
+    """Do `work` here and now, and have a flow run stand beside it where Prefect answers; gives what
+    `work` gives.
 
     `state` says what the flow run ends as.
     """
     if users_api():
-        coat = threading.Thread(target=_stand_beside, args=(job, state, tags), name=f"coat {job.title}", daemon=True)
+        coat = threading.Thread(
+            target=_stand_beside, args=(job, state, tags), name=f"coat {job.title}", daemon=True
+        )
         coat.start()
     with _heard(job):
         try:
@@ -90,7 +100,9 @@ def _stand_beside(job: ShadowedJob[R], state: Callable[[R], Any], labels: frozen
     if not service_addresses.answers(f"{str(users_api()).rstrip('/')}/health", timeout=2.0):
         logger.info("Prefect does not answer: %s goes on without a flow run", job.title)
         return
-    coat = flow(name="redeploy", flow_run_name="redeploy {target}", persist_result=False)(_coat(job, state))
+    coat = flow(name="redeploy", flow_run_name="redeploy {target}", persist_result=False)(
+        _coat(job, state)
+    )
     try:
         with tags(*labels):
             coat(target=job.target, trigger=job.trigger, return_state=True)
@@ -117,7 +129,9 @@ def _coat(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
 
 
 def mark_crashed(tag: str, before: float) -> list[str]:
-    """Flow runs with this tag that an earlier process left unfinished become Crashed; returns their ids."""
+    """Flow runs with this tag that an earlier process left unfinished become Crashed; returns their
+    ids.
+    """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
 
@@ -126,7 +140,9 @@ def mark_crashed(tag: str, before: float) -> list[str]:
     body: Any = {"flow_runs": {**unfinished, "start_time": began}}
     try:
         with get_client(sync_client=True) as client:
-            found = [run["id"] for run in client.request("POST", "/flow_runs/filter", json=body).json()]
+            found = [
+                run["id"] for run in client.request("POST", "/flow_runs/filter", json=body).json()
+            ]
             for run in found:
                 _crash(client, run)
     except (httpx.HTTPError, PrefectException, OSError) as exc:

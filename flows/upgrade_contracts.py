@@ -1,4 +1,5 @@
-"""What we need of Prefect, done once: `weighbridge compat` runs these against newer releases of everything.
+"""What we need of Prefect, done once: `weighbridge compat` runs these against newer releases of
+everything.
 
 Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
@@ -13,7 +14,9 @@ from weighbridge.flows.prefect_server import prefect_api
 
 
 def a_flow_runs() -> None:
-    """A flow of ours with a stage runs, is recorded with its artifact, and a known error fails it with its own line."""
+    """A flow of ours with a stage runs, is recorded with its artifact, and a known error fails it
+    with its own line.
+    """
     with prefect_api(Settings()):
         from prefect.client.orchestration import get_client
 
@@ -22,7 +25,9 @@ def a_flow_runs() -> None:
 
         @release_flow(name="contract", flow_run_name="good")
         def good() -> int:
-            value = run_stage("stage", lambda: StageOutcome(1, reused=False, why="not run before", seconds=0.1)).value
+            value = run_stage(
+                "stage", lambda: StageOutcome(1, reused=False, why="not run before", seconds=0.1)
+            ).value
             publish_weighing("# Report", [{"candidate": "one"}], b"", "contract")
             return value
 
@@ -33,32 +38,44 @@ def a_flow_runs() -> None:
         assert good() == 1, "the flow gives another value than its function"
         state: Any = bad(return_state=True)
         assert state.is_failed(), f"a failed gate leaves the flow {state.type}"
-        assert state.message == "doing this: it is worse", f"a failed gate is told as: {state.message}"
+        assert state.message == "doing this: it is worse", (
+            f"a failed gate is told as: {state.message}"
+        )
         with get_client(sync_client=True) as client:
             found = client.request("POST", "/flow_runs/filter", json={}).json()
             artifacts = client.request("POST", "/artifacts/filter", json={}).json()
         recorded = {run["name"]: run["state_type"] for run in found}
-        assert recorded == {"good": "COMPLETED", "bad": "FAILED"}, f"the runs are recorded as {recorded}"
+        assert recorded == {"good": "COMPLETED", "bad": "FAILED"}, (
+            f"the runs are recorded as {recorded}"
+        )
         assert len(artifacts) == 3, f"{len(artifacts)} artifacts of 3 are recorded"
 
 
 def a_schedule_is_planned() -> None:
-    """A deployment with a schedule gets flow runs planned, and a changed one gets them planned anew."""
+    """A deployment with a schedule gets flow runs planned, and a changed one gets them planned
+    anew.
+    """
     with prefect_api(Settings()):
         planned = asyncio.run(_plan())
     assert planned[0] > 0, "no run was planned"
-    assert planned[0] == planned[1], f"{planned[0]} runs were planned, and {planned[1]} after the deployment changed"
+    assert planned[0] == planned[1], (
+        f"{planned[0]} runs were planned, and {planned[1]} after the deployment changed"
+    )
 
 
 async def _plan() -> list[int]:
-    """What Prefect's server does with a new deployment and with a changed one; how many runs that plans."""
+    """What Prefect's server does with a new deployment and with a changed one; how many runs that
+    plans.
+    """
     from prefect.server import models
     from prefect.server.database import provide_database_interface
     from prefect.server.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
     from prefect.server.schemas.core import Deployment, Flow
     from prefect.server.schemas.schedules import IntervalSchedule
 
-    schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=10)), active=True)
+    schedule = DeploymentScheduleCreate(
+        schedule=IntervalSchedule(interval=timedelta(minutes=10)), active=True
+    )
     flows: Any = models.flows  # Prefect's own decorator loses their types
     deployments: Any = models.deployments
     counts = []
@@ -69,8 +86,12 @@ async def _plan() -> list[int]:
         assert deployment is not None
         for tag in ("new", "changed"):
             change = DeploymentUpdate(tags=[tag])
-            await deployments.update_deployment(session, deployment_id=deployment.id, deployment=change)
-            counts.append(len(await deployments.schedule_runs(session, deployment_id=deployment.id)))
+            await deployments.update_deployment(
+                session, deployment_id=deployment.id, deployment=change
+            )
+            counts.append(
+                len(await deployments.schedule_runs(session, deployment_id=deployment.id))
+            )
     return counts
 
 

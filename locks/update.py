@@ -3,11 +3,12 @@
 An environment is described by requirements (`*.in`, or pyproject.toml for the control plane) and
 installed from the lock beside them. PyTorch and the libraries only it needs are kept apart, in
 core/torch.lock (the build the package index carries) and core/torch.cpu.lock (the CPU build, where
-UV_FIND_LINKS offers one), so that the same lock serves a machine with and without a GPU. A lock that
-wants them says so at its top, which core/environments.py reads.
+UV_FIND_LINKS offers one), so that the same lock serves a machine with and without a GPU. A lock
+that wants them says so at its top, which core/environments.py reads.
 
-A file `*.overrides` beside the requirements, in uv's own form, stands above what packages ask for in their metadata;
-`; sys_platform == 'never'` there leaves a package out. Such a lock says at its top that it is to be installed as it is.
+A file `*.overrides` beside the requirements, in uv's own form, stands above what packages ask for
+in their metadata; `; sys_platform == 'never'` there leaves a package out. Such a lock says at its
+top that it is to be installed as it is.
 
 Usage: python locks/update.py [NAME …]
 """
@@ -32,11 +33,23 @@ PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py|pytrito
 def compile_lock(arguments: list[str], *, find_links: bool = False) -> list[str]:
     """The resolver's output as one entry (requirement, hashes, provenance) per item."""
     environment = {k: v for k, v in os.environ.items() if find_links or k != "UV_FIND_LINKS"}
-    command = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+    ]
     output = subprocess.run(
         [*command, "--python-version", "3.11", *arguments],
-        env=environment, check=True, capture_output=True, text=True, cwd=ROOT,
-    ).stdout  # fmt: skip
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout
     return re.split(r"\n(?=[a-zA-Z0-9])", output.strip())
 
 
@@ -51,7 +64,9 @@ def lock_environment(requirements: list[str], lock: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".in") as constraint:
         # What is resolved against another PyTorch than the one it gets does not load.
         print(TORCH, file=constraint, flush=True)
-        entries = compile_lock(["--universal", "--constraints", constraint.name, *told, *requirements])
+        entries = compile_lock(
+            ["--universal", "--constraints", constraint.name, *told, *requirements]
+        )
     entries = [entry for entry in entries if not LEFT_OUT.search(entry)]
     own = [entry for entry in entries if not PART_OF_TORCH.match(entry)]
     write(lock, own, *[NEEDS_TORCH] * (len(own) < len(entries)), *[AS_IT_IS] * bool(told))

@@ -37,14 +37,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Registry:
-    """MLflow, seen through what Weighbridge needs of it. Every change can be made again without effect."""
+    """MLflow, seen through what Weighbridge needs of it. Every change can be made again without
+    effect.
+    """
 
     connection: Connection
     _webhooks: webhooks.Known = field(default_factory=dict)
 
     @classmethod
     def connect(cls, settings: Settings) -> "Registry":
-        """Connect to the MLflow that the settings name: a server, or SQLite under home (made on first use).
+        """Connect to the MLflow that the settings name: a server, or SQLite under home (made on
+        first use).
 
         Raises:
             Unavailable: the server does not answer, or the database cannot be opened.
@@ -53,19 +56,35 @@ class Registry:
 
     # Runs
 
-    def release(self, recipe: str, inputs: Any, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> MlflowRun:
-        """The run of one release: the one begun with the same inputs, else a new one. Marks killed runs first."""
+    def release(
+        self, recipe: str, inputs: Any, *, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> MlflowRun:
+        """The run of one release: the one begun with the same inputs, else a new one. Marks killed
+        runs first.
+        """
         experiment = connections.checked_name(recipe)
         runs.mark_killed(self.connection, experiment)
-        run = runs.begin(self.connection, experiment, "release", inputs, name=f"release {recipe}", tags=tags)
+        run = runs.begin(
+            self.connection, experiment, "release", inputs, name=f"release {recipe}", tags=tags
+        )
         run.log_params(params)
         return run
 
     def stage(
-        self, release: MlflowRun, stage: str, inputs: Any, *, name: str = "", params: Mapping[str, Any] | None = None
+        self,
+        release: MlflowRun,
+        stage: str,
+        inputs: Any,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
     ) -> MlflowRun:
-        """The run of one stage below its release: the one with the same inputs, whoever began it, else a new one."""
-        run = runs.begin(self.connection, release.experiment, stage, inputs, name=name or stage, parent=release)
+        """The run of one stage below its release: the one with the same inputs, whoever began it,
+        else a new one.
+        """
+        run = runs.begin(
+            self.connection, release.experiment, stage, inputs, name=name or stage, parent=release
+        )
         if params and not run.done:
             run.log_params(params)
         return run
@@ -73,15 +92,25 @@ class Registry:
     # Versions
 
     def register(
-        self, name: str, role: Role, artifact: Artifact, *, run: MlflowRun, parent: Version | None = None, label: str = "",
-        tags: Mapping[str, str] | None = None, params: Mapping[str, str] | None = None,
-    ) -> Version:  # fmt: skip
+        self,
+        name: str,
+        role: Role,
+        artifact: Artifact,
+        *,
+        run: MlflowRun,
+        parent: Version | None = None,
+        label: str = "",
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Version:
         """The version of this artifact in this role with this parent, registered if it is not yet.
 
         `label` is what people call it (a variant's label), `tags` come on version and logged model
         (recipe, recipe_digest, optimizer, …), `params` are the settings it was made with.
         """
-        proposal = versions.Proposal(name, role, artifact, parent, label or role, tags or {}, params or {})
+        proposal = versions.Proposal(
+            name, role, artifact, parent, label or role, tags or {}, params or {}
+        )
         return versions.register(self.connection, run, proposal)
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
@@ -106,7 +135,9 @@ class Registry:
             versions.set_alias(self.connection, version, CHAMPION)
 
     def restore_champion(self, tried: Version, before: Version | None) -> None:
-        """Let `champion` name `before` again (nobody, where it is None), unless it was moved on from `tried`."""
+        """Let `champion` name `before` again (nobody, where it is None), unless it was moved on
+        from `tried`.
+        """
         now = self.champion(tried.name)
         if now is None or now.version != tried.version:
             return
@@ -118,7 +149,10 @@ class Registry:
     def names(self) -> list[str]:
         """Every registered model."""
         with self.connection.doing("listing models in MLflow"):
-            return sorted(model.name for model in self.connection.client.search_registered_models(max_results=1000))
+            return sorted(
+                model.name
+                for model in self.connection.client.search_registered_models(max_results=1000)
+            )
 
     def versions(self, name: str) -> list[Version]:
         """Every version of a model, newest first. Raises BadInput when there is no such model."""
@@ -135,27 +169,47 @@ class Registry:
         found = versions.by_alias(self.connection, name, which)
         if found is None:
             raise BadInput(
-                f"looking for '{name}@{which}'", "MLflow has no such model or alias", "see: weighbridge models"
+                f"looking for '{name}@{which}'",
+                "MLflow has no such model or alias",
+                "see: weighbridge models",
             )
         return found
 
     def show(self, name: str, which: str = CHAMPION) -> Shown:
-        """A version, where it comes from, what was made of it and what the scale said. Raises BadInput."""
+        """A version, where it comes from, what was made of it and what the scale said. Raises
+        BadInput.
+        """
         version = self.version(name, which)
         all_versions = {item.version: item for item in self.versions(name)}
         version = all_versions.get(version.version, version)
-        chain = [all_versions.get(item.version, item) for item in versions.lineage(self.connection, version)]
+        chain = [
+            all_versions.get(item.version, item)
+            for item in versions.lineage(self.connection, version)
+        ]
         children = [item for item in all_versions.values() if item.parent == version.version]
-        found = {label: self.measurement_of(version, label) for label in measurements.labels(version)}
-        return Shown(version, chain, children, {label: text for label, text in found.items() if text})
+        found = {
+            label: self.measurement_of(version, label) for label in measurements.labels(version)
+        }
+        return Shown(
+            version, chain, children, {label: text for label, text in found.items() if text}
+        )
 
     # Measurements
 
     def record_measurement(
-        self, version: Version, label: str, *, run: MlflowRun, document: str, figures: Sequence[MeasuredFigures],
-        params: Mapping[str, str] | None = None, files: Mapping[str, Path] | None = None,
-    ) -> str:  # fmt: skip
-        """Put a candidate's measurement on its logged model and in the run; returns the logged model's id."""
+        self,
+        version: Version,
+        label: str,
+        *,
+        run: MlflowRun,
+        document: str,
+        figures: Sequence[MeasuredFigures],
+        params: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> str:
+        """Put a candidate's measurement on its logged model and in the run; returns the logged
+        model's id.
+        """
         return measurements.record(
             self.connection,
             run,
@@ -168,7 +222,9 @@ class Registry:
         )
 
     def measurement_of(self, version: Version, label: str = "") -> str | None:
-        """The JSON of a version's measurement: of the label, else of the candidate that won with it."""
+        """The JSON of a version's measurement: of the label, else of the candidate that won with
+        it.
+        """
         return measurements.read(self.connection, version, label)
 
     def fetch(self, version: Version, store: Store) -> Artifact:
@@ -182,7 +238,9 @@ class Registry:
     # Targets
 
     def wish(self, model: str) -> Version | None:
-        """The version that shall serve; None where nobody named one, or the one that was named is gone."""
+        """The version that shall serve; None where nobody named one, or the one that was named is
+        gone.
+        """
         return self.champion(model)
 
     def bind(self, binding: Binding) -> None:
@@ -198,7 +256,8 @@ class Registry:
         bindings.remove(self.connection, target)
 
     def ensure_webhook(self, url: str, secret: str) -> None:
-        """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if need be.
+        """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if
+        need be.
 
         Raises:
             Unavailable: MLflow is no server.
@@ -206,7 +265,9 @@ class Registry:
         webhooks.ensure(self.connection, url, secret, self._webhooks)
 
     def note(self, version: Version, target: str, figures: Mapping[str, float], step: int) -> None:
-        """Figures of a version while it serves at a target, on its logged model; `step` is their time in seconds."""
+        """Figures of a version while it serves at a target, on its logged model; `step` is their
+        time in seconds.
+        """
         name = f"{target}: {version.name} {version.version}"
         inputs = {"target": target, "name": version.name, "version": version.version}
         run = runs.begin(self.connection, MONITORING, "monitor", inputs, name=name, tags=inputs)
@@ -216,7 +277,9 @@ class Registry:
     # Ledger
 
     def mirror(self, entries: Sequence[LedgerEntry]) -> None:
-        """Bring a rollout's lines, which are kept on its machine, into MLflow. The same ones again change nothing."""
+        """Bring a rollout's lines, which are kept on its machine, into MLflow. The same ones again
+        change nothing.
+        """
         ledger.mirror(self.connection, entries)
 
     def history(self, target: str, limit: int = 50) -> list[RolloutRecord]:

@@ -32,18 +32,30 @@ def put(connection: Connection, binding: Binding) -> None:
     doing = f"noting target '{checked_name(binding.target)}' on model '{binding.model}' in MLflow"
     with connection.doing(doing), connection.alone(f"place-{binding.target}"):
         claims = dict(_claims(connection, binding.target))
-        if claims and _newest(claims) == binding.model and claims[binding.model]["deploy"] == binding.deploy:
+        if (
+            claims
+            and _newest(claims) == binding.model
+            and claims[binding.model]["deploy"] == binding.deploy
+        ):
             _drop(connection, binding.target, claims.keys() - {binding.model})
             return
         text = json.dumps({"deploy": binding.deploy, "since": time.time()})
         if len(text) > _LONGEST_TAG:
-            raise BadInput(doing, f"the deploy arguments are longer than {_LONGEST_TAG} characters", "shorten them")
-        connection.client.set_registered_model_tag(checked_name(binding.model), _TAG + binding.target, text)
+            raise BadInput(
+                doing,
+                f"the deploy arguments are longer than {_LONGEST_TAG} characters",
+                "shorten them",
+            )
+        connection.client.set_registered_model_tag(
+            checked_name(binding.model), _TAG + binding.target, text
+        )
         _drop(connection, binding.target, claims.keys() - {binding.model})
 
 
 def listed(connection: Connection) -> list[Binding]:
-    """Every target, by name. Of two models that claim one, the later claim holds: it was killed before it was done."""
+    """Every target, by name. Of two models that claim one, the later claim holds: it was killed
+    before it was done.
+    """
     with connection.doing("reading the targets in MLflow"):
         models = list(_models(connection))
     targets = {key for model in models for key in model.tags if key.startswith(_TAG)}
@@ -52,7 +64,10 @@ def listed(connection: Connection) -> list[Binding]:
 
 def remove(connection: Connection, target: str) -> None:
     """Let nothing be served at this target any more; what serves there is not touched."""
-    with connection.doing(f"forgetting target '{target}' in MLflow"), connection.alone(f"place-{target}"):
+    with (
+        connection.doing(f"forgetting target '{target}' in MLflow"),
+        connection.alone(f"place-{target}"),
+    ):
         _drop(connection, target, dict(_claims(connection, target)))
 
 

@@ -54,10 +54,11 @@ class _Without(importlib.abc.MetaPathFinder):
 
 
 def load_mlflow() -> "type[MlflowClient]":
-    """Import MLflow the way `mlflow-skinny` installs it: without what costs over 40 % of its import time.
+    """Import MLflow the way `mlflow-skinny` installs it: without what costs over 40 % of its import
+    time.
 
-    MLflow tries these libraries where they are optional to it. They can be imported as usual afterwards,
-    and nothing is left out that another module has imported already.
+    MLflow tries these libraries where they are optional to it. They can be imported as usual
+    afterwards, and nothing is left out that another module has imported already.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Its migrations tell every step at INFO, to a handler of their own on stderr.
@@ -128,7 +129,11 @@ class Connection:
 
         location = f"{self.artifacts.rstrip('/')}/{name}" if self.artifacts else None
         try:
-            return str(self.client.create_experiment(name, artifact_location=location, tags={_KIND: _TRAINING}))
+            return str(
+                self.client.create_experiment(
+                    name, artifact_location=location, tags={_KIND: _TRAINING}
+                )
+            )
         except MlflowException as exc:
             found = self._find(name) if exc.error_code == "RESOURCE_ALREADY_EXISTS" else None
             if found is None:
@@ -199,7 +204,8 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
 
 
 def prepare_database(settings: Settings) -> None:
-    """MLflow's tables are there, where the installation keeps them itself: in SQLite, or in PostgreSQL.
+    """MLflow's tables are there, where the installation keeps them itself: in SQLite, or in
+    PostgreSQL.
 
     Raises:
         Unavailable: the database does not answer, or is none.
@@ -213,7 +219,9 @@ def prepare_database(settings: Settings) -> None:
 
 
 def make_schema(settings: Settings, name: str) -> None:
-    """Have PostgreSQL keep a schema of this name in the installation's database. Raises Unavailable."""
+    """Have PostgreSQL keep a schema of this name in the installation's database. Raises
+    Unavailable.
+    """
     from sqlalchemy import create_engine, text
 
     uri = settings.postgresql("psycopg2")
@@ -222,8 +230,12 @@ def make_schema(settings: Settings, name: str) -> None:
         try:
             with engine.begin() as database:
                 # PostgreSQL lets two at once fail over the same new schema.
-                database.execute(text("SELECT pg_advisory_xact_lock(hashtext('weighbridge.schema'))"))
-                if not database.execute(text("SELECT to_regnamespace(:name)"), {"name": name}).scalar():
+                database.execute(
+                    text("SELECT pg_advisory_xact_lock(hashtext('weighbridge.schema'))")
+                )
+                if not database.execute(
+                    text("SELECT to_regnamespace(:name)"), {"name": name}
+                ).scalar():
                     database.execute(text(f'CREATE SCHEMA "{name}"'))
         finally:
             engine.dispose()
@@ -232,7 +244,11 @@ def make_schema(settings: Settings, name: str) -> None:
 def _make_tables(uri: str, locks: Path) -> None:
     """MLflow's migrations, by one process at a time: two at once would stumble over each other."""
     load_mlflow()
-    from mlflow.store.db.utils import _all_tables_exist, _initialize_tables, create_sqlalchemy_engine
+    from mlflow.store.db.utils import (
+        _all_tables_exist,
+        _initialize_tables,
+        create_sqlalchemy_engine,
+    )
 
     locks.mkdir(parents=True, exist_ok=True)
     engine = create_sqlalchemy_engine(uri)
@@ -240,7 +256,8 @@ def _make_tables(uri: str, locks: Path) -> None:
         with FileLock(locks / "mlflow-tables.lock"):
             if not _all_tables_exist(engine):
                 logger.info("making MLflow's tables")
-                # MLflow offers no public function for this; the version is pinned and a test holds it.
+                # MLflow offers no public function for this; the version is pinned and a test holds
+                # it.
                 _initialize_tables(engine)
     finally:
         engine.dispose()

@@ -1,4 +1,6 @@
-"""An empty MLflow database, made once per machine: its 60 migrations take seconds, copying a file does not."""
+"""An empty MLflow database, made once per machine: its 60 migrations take seconds, copying a file
+does not.
+"""
 
 import importlib.metadata
 import logging
@@ -18,7 +20,9 @@ _MAGIC = b"SQLite format 3\0"
 
 
 def prepare(uri: str, cache: Path) -> None:
-    """Where `uri` names a SQLite file that is not there yet, put an empty, migrated database in its place."""
+    """Where `uri` names a SQLite file that is not there yet, put an empty, migrated database in its
+    place.
+    """
     if not uri.startswith(PREFIX):
         return
     database = Path(uri.removeprefix(PREFIX))
@@ -37,7 +41,9 @@ def _check(database: Path) -> None:
         start = stream.read(len(_MAGIC))
     if start not in (b"", _MAGIC):
         raise Unavailable(
-            f"opening MLflow's database {database}", "it is not an SQLite file, or damaged", "move it away"
+            f"opening MLflow's database {database}",
+            "it is not an SQLite file, or damaged",
+            "move it away",
         )
 
 

@@ -1,7 +1,9 @@
-"""The ledger in MLflow: experiment `weighbridge.deployments`, one run per rollout, one tag per line.
+"""The ledger in MLflow: experiment `weighbridge.deployments`, one run per rollout, one tag per
+line.
 
-A mirror: the lines are written to a file on the machine first, and brought here when MLflow answers. Bringing the same
-lines again changes nothing, whoever did it before and wherever that was broken off.
+A mirror: the lines are written to a file on the machine first, and brought here when MLflow
+answers. Bringing the same lines again changes nothing, whoever did it before and wherever that was
+broken off.
 """
 
 import json
@@ -22,8 +24,12 @@ _LINE = "event."
 _LONGEST_TAG = 5000
 _TAGS_AT_ONCE = 90
 _STATUS = {
-    "failed": "FAILED", "kept": "FAILED", "rolled back": "FAILED", "interrupted": "KILLED", "aborted": "KILLED",
-}  # fmt: skip
+    "failed": "FAILED",
+    "kept": "FAILED",
+    "rolled back": "FAILED",
+    "interrupted": "KILLED",
+    "aborted": "KILLED",
+}
 
 
 class RolloutRecord(BaseModel):
@@ -36,8 +42,12 @@ class RolloutRecord(BaseModel):
     name: str = Field("", description="Registered model.")
     version: str = ""
     previous: str = Field("", description="Version that served before; empty for none.")
-    trigger: str = Field("", description="What asked for it: `run`, `promote`, `rollback`, `webhook`, …")
-    outcome: str = Field("begun", description="`begun`, until the line `end` says what became of it.")
+    trigger: str = Field(
+        "", description="What asked for it: `run`, `promote`, `rollback`, `webhook`, …"
+    )
+    outcome: str = Field(
+        "begun", description="`begun`, until the line `end` says what became of it."
+    )
     verdict: str = ""
     detail: str = ""
     evidence: dict[str, Any] = {}
@@ -60,13 +70,24 @@ def fold(entries: Iterable[LedgerEntry]) -> RolloutRecord:
     facts: dict[str, Any] = {"id": lines[0].rollout, "began": lines[0].at, "events": tuple(lines)}
     for line in lines:
         if line.event == "begin":
-            facts |= {"began": line.at, "name": str(line.fields.get("model", "")), **_strings(line.fields)}
+            facts |= {
+                "began": line.at,
+                "name": str(line.fields.get("model", "")),
+                **_strings(line.fields),
+            }
             facts["digests"] = line.fields.get("digests") or {}
         if line.event == "end":
-            facts |= {"ended": line.at, **{key: line.fields[key] for key in _END & line.fields.keys()}}
+            facts |= {
+                "ended": line.at,
+                **{key: line.fields[key] for key in _END & line.fields.keys()},
+            }
     # Draining goes on after the end: how many requests were cut is known when it is over.
-    facts.setdefault("cut", sum(int(line.fields.get("cut") or 0) for line in lines if line.event == "stop"))
-    return RolloutRecord.model_validate({key: value for key, value in facts.items() if value is not None})
+    facts.setdefault(
+        "cut", sum(int(line.fields.get("cut") or 0) for line in lines if line.event == "stop")
+    )
+    return RolloutRecord.model_validate(
+        {key: value for key, value in facts.items() if value is not None}
+    )
 
 
 _BEGIN = ("target", "version", "previous", "trigger")
@@ -78,19 +99,26 @@ def _strings(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mirror(connection: Connection, entries: Iterable[LedgerEntry]) -> None:
-    """Bring lines into MLflow that are not there yet; the run of a rollout ends with its line `end`."""
+    """Bring lines into MLflow that are not there yet; the run of a rollout ends with its line
+    `end`.
+    """
     rollouts: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         rollouts.setdefault(entry.rollout, []).append(entry)
     for rollout, lines in rollouts.items():
         experiment_id = connection.experiment(EXPERIMENT)
-        with connection.doing(f"writing rollout {rollout} into the ledger"), connection.alone(f"rollout-{rollout}"):
+        with (
+            connection.doing(f"writing rollout {rollout} into the ledger"),
+            connection.alone(f"rollout-{rollout}"),
+        ):
             _mirror(connection, experiment_id, lines)
 
 
 def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEntry]) -> None:
     rollout = fold(lines)
-    run = _find(connection, experiment_id, rollout.id) or _create(connection, experiment_id, rollout)
+    run = _find(connection, experiment_id, rollout.id) or _create(
+        connection, experiment_id, rollout
+    )
     known = _lines(run)
     missing = _missing(known, lines)
     rollout = fold([*known, *missing])
@@ -102,9 +130,11 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEn
 
 
 def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    """Lines that are not known. What happened later under a number that is taken gets the next free one.
+    """Lines that are not known. What happened later under a number that is taken gets the next free
+    one.
 
-    The machine's file may begin anew in the middle of a rollout: what drains is stopped after the end.
+    The machine's file may begin anew in the middle of a rollout: what drains is stopped after the
+    end.
     """
     told, taken, found = {(line.at, line.event) for line in known}, {line.n for line in known}, []
     for line in sorted(lines, key=lambda line: (line.at, line.n)):
@@ -119,23 +149,34 @@ def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list
 
 def _find(connection: Connection, experiment_id: str, rollout: str) -> "MlflowRun | None":
     found = connection.client.search_runs(
-        [experiment_id], f"tags.rollout = '{rollout}'", max_results=1, order_by=["attributes.start_time ASC"]
+        [experiment_id],
+        f"tags.rollout = '{rollout}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
     )
     return found[0] if found else None
 
 
 def _create(connection: Connection, experiment_id: str, rollout: RolloutRecord) -> "MlflowRun":
-    """The tag that it is found by is there from its first moment: an answer that is lost does no harm."""
+    """The tag that it is found by is there from its first moment: an answer that is lost does no
+    harm.
+    """
     tags = {"rollout": rollout.id, SOURCE: "weighbridge"}
-    return connection.client.create_run(experiment_id, int(rollout.began * 1000), tags, run_name=_name(rollout))
+    return connection.client.create_run(
+        experiment_id, int(rollout.began * 1000), tags, run_name=_name(rollout)
+    )
 
 
 def _name(rollout: RolloutRecord) -> str:
     return f"{rollout.target}: {rollout.name} {rollout.version}"
 
 
-def _write(connection: Connection, run_id: str, rollout: RolloutRecord, lines: Sequence[LedgerEntry]) -> None:
-    """The summary first, since a line that is there is taken as sign that all before it was written."""
+def _write(
+    connection: Connection, run_id: str, rollout: RolloutRecord, lines: Sequence[LedgerEntry]
+) -> None:
+    """The summary first, since a line that is there is taken as sign that all before it was
+    written.
+    """
     from mlflow.entities import RunTag
 
     summary = [RunTag(key, value) for key, value in _summary(rollout).items()]
@@ -148,10 +189,17 @@ def _write(connection: Connection, run_id: str, rollout: RolloutRecord, lines: S
 def _summary(rollout: RolloutRecord) -> dict[str, str]:
     """What people search and sort by, and the page's description."""
     tags = {
-        "target": rollout.target, "model": rollout.name, "version": rollout.version, "previous": rollout.previous,
-        "trigger": rollout.trigger, "outcome": rollout.outcome, "verdict": rollout.verdict,
-        "detail": rollout.detail[:_LONGEST_TAG], NOTE: _described(rollout), NAME: _name(rollout),
-    }  # fmt: skip
+        "target": rollout.target,
+        "model": rollout.name,
+        "version": rollout.version,
+        "previous": rollout.previous,
+        "trigger": rollout.trigger,
+        "outcome": rollout.outcome,
+        "verdict": rollout.verdict,
+        "detail": rollout.detail[:_LONGEST_TAG],
+        NOTE: _described(rollout),
+        NAME: _name(rollout),
+    }
     return {key: value for key, value in tags.items() if value}
 
 
@@ -161,7 +209,12 @@ def _metrics(rollout: RolloutRecord) -> "Iterator[Any]":
 
     if rollout.ended is None:
         return
-    figures = {"requests": rollout.requests, "failed": rollout.failed, "cut": rollout.cut, "seconds": rollout.seconds}
+    figures = {
+        "requests": rollout.requests,
+        "failed": rollout.failed,
+        "cut": rollout.cut,
+        "seconds": rollout.seconds,
+    }
     for key, value in {**rollout.evidence, **figures}.items():
         if isinstance(value, int | float) and value == value:
             yield Metric(key, float(value), int(rollout.ended * 1000), 0)
@@ -170,13 +223,18 @@ def _metrics(rollout: RolloutRecord) -> "Iterator[Any]":
 def _described(rollout: RolloutRecord) -> str:
     before = f" (was {rollout.previous})" if rollout.previous else ""
     head = f"**{rollout.name} {rollout.version}**{before} on target `{rollout.target}`, asked for by {rollout.trigger}"
-    rows = [f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |" for line in rollout.events[-40:]]
+    rows = [
+        f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |"
+        for line in rollout.events[-40:]
+    ]
     end = ": ".join(word for word in (rollout.outcome, rollout.detail[:1000]) if word)
     return f"{head}. {end}\n\n| seconds | event | |\n| ---: | --- | --- |\n" + "\n".join(rows)
 
 
 def _cell(fields: Mapping[str, Any]) -> str:
-    words = ", ".join(f"{key} {value}" for key, value in fields.items() if value not in (None, "", {}, []))
+    words = ", ".join(
+        f"{key} {value}" for key, value in fields.items() if value not in (None, "", {}, [])
+    )
     return " ".join(words.replace("|", "\\|").split())[:100]
 
 
@@ -212,7 +270,10 @@ def history(connection: Connection, target: str, limit: int = 50) -> list[Rollou
         return []
     with connection.doing(f"reading the ledger of '{target}'"):
         found = connection.client.search_runs(
-            [experiment_id], f"tags.target = '{wanted}'", max_results=limit, order_by=["attributes.start_time DESC"]
+            [experiment_id],
+            f"tags.target = '{wanted}'",
+            max_results=limit,
+            order_by=["attributes.start_time DESC"],
         )
         folded = [fold(lines) for run in found if (lines := _lines(run))]
     return sorted(folded, key=lambda rollout: -rollout.began)

@@ -13,7 +13,9 @@ class LedgerEntry(BaseModel):
     rollout: str = Field(description="Id of the rollout, made where it began.")
     n: int = Field(description="Number of the line within its rollout, from 0.")
     at: float = Field(description="Unix time.")
-    event: str = Field(description="`begin`, `start`, `probe`, `shift`, `commit`, `drain`, `stop`, `back`, …, `end`.")
+    event: str = Field(
+        description="`begin`, `start`, `probe`, `shift`, `commit`, `drain`, `stop`, `back`, …, `end`."
+    )
     fields: dict[str, Any] = Field(
         default_factory=dict,
         description="begin: target, model, version, previous, trigger, digests. end: outcome, verdict, detail, "

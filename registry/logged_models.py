@@ -1,4 +1,6 @@
-"""Logged models: an artifact's files in MLflow without loading weights, and without copying where a link will do."""
+"""Logged models: an artifact's files in MLflow without loading weights, and without copying where a
+link will do.
+"""
 
 import json
 import logging
@@ -28,16 +30,28 @@ _REGISTERED = "mlflow.modelVersions"
 
 
 def ensure(
-    connection: Connection, run: MlflowRun, *, name: str, identity: str, artifact: Artifact | None,
-    tags: Mapping[str, str], params: Mapping[str, str],
-) -> "LoggedModel":  # fmt: skip
-    """The logged model with this identity: whole and ready, finished if an earlier process left it half done."""
+    connection: Connection,
+    run: MlflowRun,
+    *,
+    name: str,
+    identity: str,
+    artifact: Artifact | None,
+    tags: Mapping[str, str],
+    params: Mapping[str, str],
+) -> "LoggedModel":
+    """The logged model with this identity: whole and ready, finished if an earlier process left it
+    half done.
+    """
     model = find(connection, run.experiment_id, identity)
     if model is None:
         model = connection.client.create_logged_model(
-            run.experiment_id, name=name, source_run_id=run.run_id, tags={**tags, IDENTITY: identity},
-            params=dict(params), model_type=tags.get("role", ""),
-        )  # fmt: skip
+            run.experiment_id,
+            name=name,
+            source_run_id=run.run_id,
+            tags={**tags, IDENTITY: identity},
+            params=dict(params),
+            model_type=tags.get("role", ""),
+        )
     if str(model.status) != "READY":
         if artifact is not None:
             place(connection, model, artifact)
@@ -47,8 +61,12 @@ def ensure(
 
 def find(connection: Connection, experiment_id: str, identity: str) -> "LoggedModel | None":
     """The oldest logged model with this identity; a ready one before one that is not."""
-    found = connection.client.search_logged_models([experiment_id], f"tags.`{IDENTITY}` = '{identity}'")
-    by_age = sorted(found, key=lambda model: (str(model.status) != "READY", model.creation_timestamp))
+    found = connection.client.search_logged_models(
+        [experiment_id], f"tags.`{IDENTITY}` = '{identity}'"
+    )
+    by_age = sorted(
+        found, key=lambda model: (str(model.status) != "READY", model.creation_timestamp)
+    )
     return by_age[0] if by_age else None
 
 
@@ -57,11 +75,15 @@ def note_registered(connection: Connection, model: "LoggedModel", name: str, ver
     entry = {"name": name, "version": str(version)}
     known = json.loads(model.tags.get(_REGISTERED) or "[]")
     if entry not in [{"name": item["name"], "version": str(item["version"])} for item in known]:
-        connection.client.set_logged_model_tags(model.model_id, {_REGISTERED: json.dumps([*known, entry])})
+        connection.client.set_logged_model_tags(
+            model.model_id, {_REGISTERED: json.dumps([*known, entry])}
+        )
 
 
 def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> None:
-    """Put an artifact's files where MLflow keeps those of a logged model: links on one file system, else copies."""
+    """Put an artifact's files where MLflow keeps those of a logged model: links on one file system,
+    else copies.
+    """
     files = sorted(path for path in artifact.path.rglob("*") if path.is_file())
     if (folder := local_folder(model.artifact_location)) is not None:
         for path in files:
@@ -71,7 +93,9 @@ def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> N
     with track(f"uploading {model.name} to MLflow", artifact.size, "B") as update:
         for path in files:
             inside = path.relative_to(artifact.path).parent.as_posix()
-            connection.client.log_model_artifact(model.model_id, str(path), None if inside == "." else inside)
+            connection.client.log_model_artifact(
+                model.model_id, str(path), None if inside == "." else inside
+            )
             update(done := done + path.stat().st_size)
 
 
@@ -104,7 +128,9 @@ def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Pa
     location = connection.client.get_logged_model(model_id).artifact_location
     if (folder := local_folder(location)) is not None:
         if not (folder / path).exists():
-            raise Unavailable(f"reading '{path}' of logged model {model_id}", f"{folder} does not hold it")
+            raise Unavailable(
+                f"reading '{path}' of logged model {model_id}", f"{folder} does not hold it"
+            )
         return folder / path
     uri = f"{location.rstrip('/')}/{path}".rstrip("/")
     return Path(download_artifacts(artifact_uri=uri, dst_path=str(to), tracking_uri=connection.uri))
@@ -112,7 +138,11 @@ def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Pa
 
 def own_files(folder: Path) -> Iterator[Path]:
     """The artifact's files in a logged model's folder: all but what we say about it."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.relative_to(folder).parts[0] != OWN)
+    return (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] != OWN
+    )
 
 
 def local_folder(location: str) -> Path | None:

@@ -1,4 +1,6 @@
-"""Measurements of candidates: figures on the candidate's logged model, the whole document in its files."""
+"""Measurements of candidates: figures on the candidate's logged model, the whole document in its
+files.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,17 +25,28 @@ class MeasuredFigures:
 
 
 def record(
-    connection: Connection, run: MlflowRun, version: Version, label: str, *, document: str, figures: Sequence[MeasuredFigures],
-    params: Mapping[str, str], files: Mapping[str, Path],
-) -> str:  # fmt: skip
-    """Put a measurement on the candidate's logged model; returns its id. The same document again changes nothing."""
+    connection: Connection,
+    run: MlflowRun,
+    version: Version,
+    label: str,
+    *,
+    document: str,
+    figures: Sequence[MeasuredFigures],
+    params: Mapping[str, str],
+    files: Mapping[str, Path],
+) -> str:
+    """Put a measurement on the candidate's logged model; returns its id. The same document again
+    changes nothing.
+    """
     digest = hashlib.sha256(document.encode()).hexdigest()
     with connection.doing(f"recording the measurement of '{label}' in MLflow"):
         model_id = _candidate(connection, run, version, label, params)
         seen = connection.client.get_logged_model(model_id).tags.get(_DIGEST)
         if seen != digest:
             logged_models.attach(connection, model_id, {DOCUMENT: document, **files})
-            connection.client.set_logged_model_tags(model_id, {_DIGEST: digest, **_printable(params)})
+            connection.client.set_logged_model_tags(
+                model_id, {_DIGEST: digest, **_printable(params)}
+            )
         run.log_models(used=[model_id])
         for some in figures:
             run.log_metrics(some.values, some.dataset, model_id)
@@ -41,17 +54,32 @@ def record(
     return model_id
 
 
-def _candidate(connection: Connection, run: MlflowRun, version: Version, label: str, params: Mapping[str, str]) -> str:
-    """The variant's own logged model for the first engine that is weighed on it, one of their own for the others."""
+def _candidate(
+    connection: Connection, run: MlflowRun, version: Version, label: str, params: Mapping[str, str]
+) -> str:
+    """The variant's own logged model for the first engine that is weighed on it, one of their own
+    for the others.
+    """
     with connection.alone(f"candidate-{version.model_id}"):
         own = connection.client.get_logged_model(version.model_id)
         if own.tags.get(_LABEL, label) == label:
             connection.client.set_logged_model_tags(version.model_id, {_LABEL: label})
             return version.model_id
         identity = hashlib.sha256(f"{version.model_id} {label}".encode()).hexdigest()[:32]
-        tags = {"role": "candidate", _LABEL: label, "digest": version.digest, "variant_model_id": version.model_id}
+        tags = {
+            "role": "candidate",
+            _LABEL: label,
+            "digest": version.digest,
+            "variant_model_id": version.model_id,
+        }
         model = logged_models.ensure(
-            connection, run, name=label.replace("/", "-"), identity=identity, artifact=None, tags=tags, params=params
+            connection,
+            run,
+            name=label.replace("/", "-"),
+            identity=identity,
+            artifact=None,
+            tags=tags,
+            params=params,
         )
         logged_models.note_registered(connection, model, version.name, version.version)
         return str(model.model_id)
@@ -64,11 +92,17 @@ def _printable(params: Mapping[str, str]) -> dict[str, str]:
 
 def labels(version: Version) -> dict[str, str]:
     """Candidates this version was weighed as: label to logged model."""
-    return {key.removeprefix(MEASURED): value for key, value in version.tags.items() if key.startswith(MEASURED)}
+    return {
+        key.removeprefix(MEASURED): value
+        for key, value in version.tags.items()
+        if key.startswith(MEASURED)
+    }
 
 
 def read(connection: Connection, version: Version, label: str = "") -> str | None:
-    """The measurement's document: of the label, else of the candidate that was chosen, else of the only one."""
+    """The measurement's document: of the label, else of the candidate that was chosen, else of the
+    only one.
+    """
     known = labels(version)
     wanted = label or version.tags.get(CANDIDATE, "") or next(iter(known), "")
     if wanted not in known:

@@ -1,4 +1,6 @@
-"""Runs: one per release, one below it per stage; found again by what went into them, so that none is made twice."""
+"""Runs: one per release, one below it per stage; found again by what went into them, so that none
+is made twice.
+"""
 
 import hashlib
 import json
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("weighbridge.registry")
 
 KEY, STAGE, OWNER = "weighbridge.key", "weighbridge.stage", "weighbridge.owner"
-PARENT, NAME, NOTE, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content", "mlflow.source.name"
+PARENT, NAME, NOTE, SOURCE = (
+    "mlflow.parentRunId",
+    "mlflow.runName",
+    "mlflow.note.content",
+    "mlflow.source.name",
+)
 _FLUSH_AFTER = 1.0
 """Seconds that live metrics may wait for each other: every write to SQLite waits for the disk."""
 _LONGEST_PARAMETER = 6000
@@ -91,14 +98,18 @@ class MlflowRun:
     def __enter__(self) -> "MlflowRun":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: object
+    ) -> None:
         if exc is None:
             self.finish()
         else:
             self.finish("FAILED" if isinstance(exc, Exception) else "KILLED")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters; nested ones are flattened to `outer.inner`. Telling the same again changes nothing."""
+        """Parameters; nested ones are flattened to `outer.inner`. Telling the same again changes
+        nothing.
+        """
         from mlflow.entities import Param
 
         flat = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(params).items()]
@@ -107,7 +118,9 @@ class MlflowRun:
                 self.connection.client.log_batch(self.run_id, params=some)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Live metrics of one step, gathered for up to a second; a step that is there already is left alone."""
+        """Live metrics of one step, gathered for up to a second; a step that is there already is
+        left alone.
+        """
         self._add(step, metrics)
         if time.monotonic() - self._flushed > _FLUSH_AFTER:
             self.flush()
@@ -119,7 +132,11 @@ class MlflowRun:
         self.flush()
 
     def log_metrics(
-        self, metrics: Mapping[str, float], dataset: Dataset | None = None, model_id: str | None = None, step: int = 0
+        self,
+        metrics: Mapping[str, float],
+        dataset: Dataset | None = None,
+        model_id: str | None = None,
+        step: int = 0,
     ) -> None:
         """Final figures, on a data set and for a logged model if given. Written once per run."""
         self._add(step, metrics, dataset, model_id)
@@ -130,7 +147,10 @@ class MlflowRun:
         from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        source, profile = json.dumps({"uri": dataset.source}), json.dumps({"digest": dataset.digest})
+        source, profile = (
+            json.dumps({"uri": dataset.source}),
+            json.dumps({"digest": dataset.digest}),
+        )
         entity = MlflowDataset(dataset.name, dataset.short, "uri", source, profile=profile)
         with self._telling("data"):
             tag = InputTag("mlflow.data.context", dataset.context)
@@ -142,10 +162,18 @@ class MlflowRun:
 
         with self._telling("models"):
             known = self.connection.client.get_run(self.run_id)
-            outputs_known = {item.model_id for item in known.outputs.model_outputs} if known.outputs else set()
-            inputs_known = {item.model_id for item in known.inputs.model_inputs} if known.inputs else set()
-            outputs = [LoggedModelOutput(model_id, 0) for model_id in made if model_id not in outputs_known]
-            inputs = [LoggedModelInput(model_id) for model_id in used if model_id not in inputs_known]
+            outputs_known = (
+                {item.model_id for item in known.outputs.model_outputs} if known.outputs else set()
+            )
+            inputs_known = (
+                {item.model_id for item in known.inputs.model_inputs} if known.inputs else set()
+            )
+            outputs = [
+                LoggedModelOutput(model_id, 0) for model_id in made if model_id not in outputs_known
+            ]
+            inputs = [
+                LoggedModelInput(model_id) for model_id in used if model_id not in inputs_known
+            ]
             if outputs:
                 self.connection.client.log_outputs(self.run_id, outputs)
             if inputs:
@@ -155,7 +183,9 @@ class MlflowRun:
         from mlflow.entities import RunTag
 
         with self._telling("tags"):
-            self.connection.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self.connection.client.log_batch(
+                self.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+            )
 
     def describe(self, markdown: str) -> None:
         """The run's description in the UI."""
@@ -184,7 +214,11 @@ class MlflowRun:
         self.done = status == "FINISHED"
 
     def _add(
-        self, step: int, metrics: Mapping[str, Any], dataset: Dataset | None = None, model_id: str | None = None
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        dataset: Dataset | None = None,
+        model_id: str | None = None,
     ) -> None:
         from mlflow.entities import Metric
 
@@ -197,16 +231,23 @@ class MlflowRun:
                 self._pending.append(Metric(key, float(value), now, step, model_id, *about))
 
     def _steps(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
-        """Steps at which this metric is there already, told by us or by the process that began the run."""
+        """Steps at which this metric is there already, told by us or by the process that began the
+        run.
+        """
         series = (key, model_id or "", dataset.short if dataset else "")
         if series not in self._known:
-            self._known[series] = self._steps_in_mlflow(key, model_id, dataset) if self.continued else set()
+            self._known[series] = (
+                self._steps_in_mlflow(key, model_id, dataset) if self.continued else set()
+            )
         return self._known[series]
 
     def _steps_in_mlflow(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
         with self._telling(key):
             if model_id is None:
-                return {point.step for point in self.connection.client.get_metric_history(self.run_id, key)}
+                return {
+                    point.step
+                    for point in self.connection.client.get_metric_history(self.run_id, key)
+                }
             points = self.connection.client.get_logged_model(model_id).metrics or []
         digest = dataset.short if dataset else None
         same = [point for point in points if (point.key, point.run_id) == (key, self.run_id)]
@@ -235,22 +276,43 @@ def _batches(items: list[Any]) -> Iterator[list[Any]]:
 
 
 def begin(
-    connection: Connection, experiment: str, stage: str, inputs: Any, *, name: str, parent: MlflowRun | None = None,
+    connection: Connection,
+    experiment: str,
+    stage: str,
+    inputs: Any,
+    *,
+    name: str,
+    parent: MlflowRun | None = None,
     tags: Mapping[str, str] | None = None,
-) -> MlflowRun:  # fmt: skip
-    """The run of a stage with these inputs: the one that is there, whatever became of it, else a new one."""
+) -> MlflowRun:
+    """The run of a stage with these inputs: the one that is there, whatever became of it, else a
+    new one.
+    """
     experiment_id, key = connection.experiment(experiment), key_of(stage, inputs)
     with connection.doing(f"opening run '{name}' in MLflow"), connection.alone(f"run-{key}"):
         found = _find(connection, experiment_id, key)
         if found is None:
-            own = {STAGE: stage, KEY: key, OWNER: owner(), SOURCE: "weighbridge", NAME: name, **(tags or {})}
-            made = connection.client.create_run(experiment_id, run_name=name, tags={**own, **_parent(parent)})
-            return MlflowRun(connection, experiment, experiment_id, made.info.run_id, name, stage, done=False)
+            own = {
+                STAGE: stage,
+                KEY: key,
+                OWNER: owner(),
+                SOURCE: "weighbridge",
+                NAME: name,
+                **(tags or {}),
+            }
+            made = connection.client.create_run(
+                experiment_id, run_name=name, tags={**own, **_parent(parent)}
+            )
+            return MlflowRun(
+                connection, experiment, experiment_id, made.info.run_id, name, stage, done=False
+            )
         run_id, done = found.info.run_id, found.info.status == "FINISHED"
         if not done:
             connection.client.set_tag(run_id, OWNER, owner())
             connection.client.update_run(run_id, status="RUNNING")
-        return MlflowRun(connection, experiment, experiment_id, run_id, name, stage, done, continued=True)
+        return MlflowRun(
+            connection, experiment, experiment_id, run_id, name, stage, done, continued=True
+        )
 
 
 def _parent(parent: MlflowRun | None) -> dict[str, str]:
@@ -260,7 +322,10 @@ def _parent(parent: MlflowRun | None) -> dict[str, str]:
 def _find(connection: Connection, experiment_id: str, key: str) -> "Recorded | None":
     """Finished runs first, then the one that got furthest: the newest."""
     found = connection.client.search_runs(
-        [experiment_id], f"tags.`{KEY}` = '{key}'", max_results=20, order_by=["attributes.start_time ASC"]
+        [experiment_id],
+        f"tags.`{KEY}` = '{key}'",
+        max_results=20,
+        order_by=["attributes.start_time ASC"],
     )
     finished = [run for run in found if run.info.status == "FINISHED"]
     return next(iter([*finished, *reversed(found)]), None)

@@ -1,4 +1,5 @@
-"""What we need of MLflow, done once: `weighbridge compat` runs this against newer releases of everything.
+"""What we need of MLflow, done once: `weighbridge compat` runs this against newer releases of
+everything.
 
 It needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
@@ -13,8 +14,13 @@ from weighbridge.registry.webhooks import EVENTS, NAME
 
 
 def a_version_is_registered() -> None:
-    """A run with its curve, a version with its lineage and alias, and a webhook, on a new SQLite database."""
-    os.environ |= {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+    """A run with its curve, a version with its lineage and alias, and a webhook, on a new SQLite
+    database.
+    """
+    os.environ |= {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    }
     workspace = Workspace(Settings())
     registry = Registry.connect(workspace.settings)
     with registry.release("contract", 1, params={"r": 4}, tags={"recipe": "contract"}) as run:
@@ -30,8 +36,12 @@ def a_version_is_registered() -> None:
     registry.promote(versions[1])
     champion = registry.champion("contract")
     assert champion is not None, "the alias names nothing"
-    assert (champion.version, champion.parent) == ("2", "1"), f"the champion reads back as {champion}"
+    assert (champion.version, champion.parent) == ("2", "1"), (
+        f"the champion reads back as {champion}"
+    )
     client = registry.connection.client
-    client.create_webhook(NAME, "http://127.0.0.1:1/hook", list(EVENTS), description="A contract.", secret="secret")
+    client.create_webhook(
+        NAME, "http://127.0.0.1:1/hook", list(EVENTS), description="A contract.", secret="secret"
+    )
     (hook,) = client.list_webhooks(max_results=10, page_token=None)
     assert hook.name == NAME, f"the webhook reads back as {hook}"

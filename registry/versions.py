@@ -80,7 +80,12 @@ class Proposal:
 
     @property
     def identity(self) -> str:
-        facts = [self.name, self.role, self.artifact.digest, self.parent.version if self.parent else ""]
+        facts = [
+            self.name,
+            self.role,
+            self.artifact.digest,
+            self.parent.version if self.parent else "",
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     def _lineage(self) -> dict[str, str]:
@@ -88,17 +93,27 @@ class Proposal:
 
     def all_tags(self) -> dict[str, str]:
         """Tags that logged model and version share."""
-        origin = {"source": self.artifact.origin.get("uri", ""), "revision": self.artifact.origin.get("revision", "")}
+        origin = {
+            "source": self.artifact.origin.get("uri", ""),
+            "revision": self.artifact.origin.get("revision", ""),
+        }
         facts = {
-            "role": self.role, "label": self.label if self.label != self.role else "", **self._lineage(),
-            "digest": self.artifact.digest, **origin, **self.tags, logged_models.IDENTITY: self.identity,
+            "role": self.role,
+            "label": self.label if self.label != self.role else "",
+            **self._lineage(),
+            "digest": self.artifact.digest,
+            **origin,
+            **self.tags,
+            logged_models.IDENTITY: self.identity,
             FACTS: json.dumps({"format": self.artifact.format, "size": self.artifact.size}),
-        }  # fmt: skip
+        }
         return {key: value[:_LONGEST_TAG] for key, value in facts.items() if value}
 
 
 def register(connection: Connection, run: MlflowRun, proposal: Proposal) -> Version:
-    """The version for this proposal, registered if it is not: once, whoever else tries and whenever one is killed."""
+    """The version for this proposal, registered if it is not: once, whoever else tries and whenever
+    one is killed.
+    """
     name = checked_name(proposal.name)
     with (
         connection.doing(f"registering {proposal.label or proposal.role} of '{name}' in MLflow"),
@@ -107,20 +122,40 @@ def register(connection: Connection, run: MlflowRun, proposal: Proposal) -> Vers
         if (known := _find(connection, name, proposal.identity)) is not None:
             return _with_link(connection, known)
         model = logged_models.ensure(
-            connection, run, name=(proposal.label or proposal.role).replace("/", "-"), identity=proposal.identity,
-            artifact=proposal.artifact, tags=proposal.all_tags(), params=proposal.params,
-        )  # fmt: skip
+            connection,
+            run,
+            name=(proposal.label or proposal.role).replace("/", "-"),
+            identity=proposal.identity,
+            artifact=proposal.artifact,
+            tags=proposal.all_tags(),
+            params=proposal.params,
+        )
         _ensure_registered_model(connection, name)
-        return _with_link(connection, _settle(connection, proposal, _create(connection, run, proposal, model)), model)
+        return _with_link(
+            connection,
+            _settle(connection, proposal, _create(connection, run, proposal, model)),
+            model,
+        )
 
 
-def _create(connection: Connection, run: MlflowRun, proposal: Proposal, model: "LoggedModel") -> Version:
+def _create(
+    connection: Connection, run: MlflowRun, proposal: Proposal, model: "LoggedModel"
+) -> Version:
     tags = {**proposal.all_tags(), "model_id": model.model_id}
     made = connection.client.create_model_version(
-        proposal.name, model.artifact_location, run_id=run.run_id, tags=tags,
-        description=_description(proposal), model_id=model.model_id,
-    )  # fmt: skip
-    logger.info("registered %s as version %s of '%s'", proposal.label or proposal.role, made.version, proposal.name)
+        proposal.name,
+        model.artifact_location,
+        run_id=run.run_id,
+        tags=tags,
+        description=_description(proposal),
+        model_id=model.model_id,
+    )
+    logger.info(
+        "registered %s as version %s of '%s'",
+        proposal.label or proposal.role,
+        made.version,
+        proposal.name,
+    )
     return _version(made)
 
 
@@ -133,7 +168,9 @@ def _settle(connection: Connection, proposal: Proposal, made: Version) -> Versio
     return winner
 
 
-def _with_link(connection: Connection, version: Version, model: "LoggedModel | None" = None) -> Version:
+def _with_link(
+    connection: Connection, version: Version, model: "LoggedModel | None" = None
+) -> Version:
     if version.model_id:
         model = model or connection.client.get_logged_model(version.model_id)
         logged_models.note_registered(connection, model, version.name, version.version)
@@ -231,7 +268,10 @@ def _aliases(connection: Connection, name: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        return {str(k): str(v) for k, v in connection.client.get_registered_model(checked_name(name)).aliases.items()}
+        return {
+            str(k): str(v)
+            for k, v in connection.client.get_registered_model(checked_name(name)).aliases.items()
+        }
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -255,7 +295,9 @@ def get(connection: Connection, name: str, version: str) -> Version:
             if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             doing = f"looking for version {version} of '{name}'"
-            raise BadInput(doing, "MLflow has no such version", f"see: weighbridge models {name}") from exc
+            raise BadInput(
+                doing, "MLflow has no such version", f"see: weighbridge models {name}"
+            ) from exc
 
 
 def by_alias(connection: Connection, name: str, alias: str) -> Version | None:
@@ -288,7 +330,9 @@ def tag(connection: Connection, version: Version, tags: Mapping[str, str]) -> No
     with connection.doing(f"tagging version {version.version} of '{version.name}' in MLflow"):
         for key, value in tags.items():
             if value and version.tags.get(key) != value:
-                connection.client.set_model_version_tag(version.name, version.version, key, value[:_LONGEST_TAG])
+                connection.client.set_model_version_tag(
+                    version.name, version.version, key, value[:_LONGEST_TAG]
+                )
 
 
 def lineage(connection: Connection, version: Version) -> list[Version]:
@@ -311,10 +355,14 @@ def restore(connection: Connection, version: Version, store: Store) -> Artifact:
         for path in logged_models.own_files(folder):
             link_or_copy(path, scratch / "files" / path.relative_to(folder))
         origin = {
-            key: version.tags[tag] for key, tag in (("uri", "source"), ("revision", "revision")) if tag in version.tags
+            key: version.tags[tag]
+            for key, tag in (("uri", "source"), ("revision", "revision"))
+            if tag in version.tags
         }
         artifact = store.add(scratch / "files", cast(Format, version.format), origin)
     if artifact.digest != version.digest:
         store.remove(artifact)
-        raise Unavailable(doing, f"its files have the digest {artifact.digest}, registered is {version.digest}")
+        raise Unavailable(
+            doing, f"its files have the digest {artifact.digest}, registered is {version.digest}"
+        )
     return artifact

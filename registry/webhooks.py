@@ -1,4 +1,6 @@
-"""Our webhook in MLflow: there, pointing at the deployer, signed with its secret, whatever was done to it."""
+"""Our webhook in MLflow: there, pointing at the deployer, signed with its secret, whatever was done
+to it.
+"""
 
 import hashlib
 import logging
@@ -15,7 +17,9 @@ logger = logging.getLogger("weighbridge.registry")
 
 NAME = "weighbridge-deployer"
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted")
-_ABOUT = "Wakes Weighbridge's deployer when an alias moves. It makes and repairs this webhook by itself."
+_ABOUT = (
+    "Wakes Weighbridge's deployer when an alias moves. It makes and repairs this webhook by itself."
+)
 
 Known = MutableMapping[str, tuple[int, str]]
 """Webhooks as this process left them: id to time of change and what it was set to."""
@@ -24,14 +28,19 @@ Known = MutableMapping[str, tuple[int, str]]
 def ensure(connection: Connection, url: str, secret: str, known: Known) -> None:
     """One webhook of our name is there, active, with this address and secret.
 
-    MLflow does not tell a secret, so one that this process did not set itself, or that was changed since, is set again.
+    MLflow does not tell a secret, so one that this process did not set itself, or that was changed
+    since, is set again.
 
     Raises:
         Unavailable: MLflow is no server, or one that keeps no webhooks.
     """
     doing = "setting up the webhook in MLflow"
     if not connection.uri.startswith(("http://", "https://")):
-        raise Unavailable(doing, "it is opened as a database, and only its server sends webhooks", "weighbridge up")
+        raise Unavailable(
+            doing,
+            "it is opened as a database, and only its server sends webhooks",
+            "weighbridge up",
+        )
     with connection.doing(doing), connection.alone("webhook"):
         hooks = sorted(_ours(connection), key=lambda hook: hook.creation_timestamp)
         for double in hooks[1:]:
@@ -39,19 +48,30 @@ def ensure(connection: Connection, url: str, secret: str, known: Known) -> None:
         wanted = hashlib.sha256(f"{url} {secret}".encode()).hexdigest()
         if hooks and known.get(hooks[0].webhook_id) == (hooks[0].last_updated_timestamp, wanted):
             return
-        made = _repair(connection, hooks[0], url, secret) if hooks else _create(connection, url, secret)
+        made = (
+            _repair(connection, hooks[0], url, secret)
+            if hooks
+            else _create(connection, url, secret)
+        )
         known[made.webhook_id] = (made.last_updated_timestamp, wanted)
 
 
 def _create(connection: Connection, url: str, secret: str) -> "Webhook":
     logger.info("making the webhook to %s in MLflow", url)
-    return connection.client.create_webhook(NAME, url, list(EVENTS), description=_ABOUT, secret=secret)
+    return connection.client.create_webhook(
+        NAME, url, list(EVENTS), description=_ABOUT, secret=secret
+    )
 
 
 def _repair(connection: Connection, hook: "Webhook", url: str, secret: str) -> "Webhook":
     logger.info("setting the webhook to %s in MLflow", url)
     return connection.client.update_webhook(
-        hook.webhook_id, url=url, events=list(EVENTS), description=_ABOUT, secret=secret, status="ACTIVE"
+        hook.webhook_id,
+        url=url,
+        events=list(EVENTS),
+        description=_ABOUT,
+        secret=secret,
+        status="ACTIVE",
     )
 
 

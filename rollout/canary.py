@@ -1,4 +1,6 @@
-"""A new version in traffic beside the old one: what clients saw, and questions of our own where they ask too little."""
+"""A new version in traffic beside the old one: what clients saw, and questions of our own where
+they ask too little.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,14 +25,20 @@ AT_ONCE = 2
 class Canary:
     """Evidence of one rollout, over all its steps.
 
-    Two comparisons, which share the chance of a false alarm: requests that the gateway sent where it liked, and
-    questions that are put to both versions alike, past the gateway. They differ too much to be thrown together.
+    Two comparisons, which share the chance of a false alarm: requests that the gateway sent where
+    it liked, and questions that are put to both versions alike, past the gateway. They differ too
+    much to be thrown together.
     """
 
     def __init__(
-        self, policy: RolloutArgs, old: Revision | None, new: Revision, traffic: Traffic,
-        questions: Sequence[ProbeQuestion], max_tokens: int = 128,
-    ) -> None:  # fmt: skip
+        self,
+        policy: RolloutArgs,
+        old: Revision | None,
+        new: Revision,
+        traffic: Traffic,
+        questions: Sequence[ProbeQuestion],
+        max_tokens: int = 128,
+    ) -> None:
         self._old, self._new = old, new
         self._traffic = traffic
         self._questions = questions
@@ -56,7 +64,9 @@ class Canary:
         self._step = 0
 
     def look(self, share: int) -> None:
-        """Take in the requests that ended since the last look; `share` percent of them were meant for the new one."""
+        """Take in the requests that ended since the last look; `share` percent of them were meant
+        for the new one.
+        """
         seen = self._traffic.read()
         self.requests += len(seen)
         self.failed += sum(_failed(one) for one in seen)
@@ -64,19 +74,30 @@ class Canary:
         self._live.see(seen, self._old.name if self._old else None, self._new.name, share / 100)
         for pair in [pair for pair in self._pairs if pair.done()]:
             self._pairs.remove(pair)
-            self._asked.see(pair.result(), self._old.name if self._old else None, self._new.name, 0.5)
+            self._asked.see(
+                pair.result(), self._old.name if self._old else None, self._new.name, 0.5
+            )
             self._step += 1
 
     def ask(self) -> None:
         """Keep a few questions under way at both versions, as long as the step lacks answers."""
-        while self._questions and len(self._pairs) < AT_ONCE and self._step + len(self._pairs) < self._min:
+        while (
+            self._questions
+            and len(self._pairs) < AT_ONCE
+            and self._step + len(self._pairs) < self._min
+        ):
             question = self._questions[next(self._numbers) % len(self._questions)]
             self._pairs.append(self._pool.submit(self._put, question))
 
     def judge(self) -> Judgement:
-        """Fail as soon as harm is proven; pass where this step saw enough, and nothing looks like harm."""
+        """Fail as soon as harm is proven; pass where this step saw enough, and nothing looks like
+        harm.
+        """
         live, asked = self._live.judge(), self._asked.judge()
-        evidence = {**live.evidence, **{f"asked_{name}": value for name, value in asked.evidence.items()}}
+        evidence = {
+            **live.evidence,
+            **{f"asked_{name}": value for name, value in asked.evidence.items()},
+        }
         for judged in (live, asked):
             if judged.verdict == "fail":
                 return judged.model_copy(update={"evidence": evidence})
@@ -115,6 +136,10 @@ def _ask(revision: Revision, question: ProbeQuestion, max_tokens: int) -> Finish
     except Unavailable:
         status = 502
     return FinishedRequest(
-        server=revision.name, status=status, seconds=time.monotonic() - began,
-        stream=False, truncated=False, at=time.time(),
-    )  # fmt: skip
+        server=revision.name,
+        status=status,
+        seconds=time.monotonic() - began,
+        stream=False,
+        truncated=False,
+        at=time.time(),
+    )

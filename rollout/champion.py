@@ -29,13 +29,19 @@ class Champion:
 
 
 def find_champion(registry: Registry, name: str) -> Champion | None:
-    """The champion of a model; None where there is none, or where the alias names what was never weighed."""
+    """The champion of a model; None where there is none, or where the alias names what was never
+    weighed.
+    """
     version = registry.champion(name)
     if version is None:
         return None
     found = find_measured(registry, version)
     if found is None:
-        logger.warning("champion %s %s was never weighed: the winner is not compared with it", name, version.version)
+        logger.warning(
+            "champion %s %s was never weighed: the winner is not compared with it",
+            name,
+            version.version,
+        )
     return found
 
 

@@ -33,7 +33,8 @@ def read(folder: Path) -> OperatorCommands:
 
 
 def issue(folder: Path, verb: Command, rollout: str) -> None:
-    """Put a verb in force; `rollout` is the one under way, empty for none. The same again changes nothing.
+    """Put a verb in force; `rollout` is the one under way, empty for none. The same again changes
+    nothing.
 
     `now` and `abort` are for that one rollout alone, and end a pause: it goes on, or back.
     """

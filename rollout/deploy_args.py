@@ -14,28 +14,50 @@ class RolloutArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: tuple[int, ...] = Field((10, 50, 100), description="Percent of new requests that it gets, step by step.")
+    steps: tuple[int, ...] = Field(
+        (10, 50, 100), description="Percent of new requests that it gets, step by step."
+    )
     step_seconds: float = Field(5.0, ge=0, description="Shortest time of a step.")
-    step_deadline: float = Field(120.0, gt=0, description="Seconds after which a step that is not decided is ended.")
-    start_deadline: float = Field(600.0, gt=0, description="Seconds until a real completion must have come back.")
+    step_deadline: float = Field(
+        120.0, gt=0, description="Seconds after which a step that is not decided is ended."
+    )
+    start_deadline: float = Field(
+        600.0, gt=0, description="Seconds until a real completion must have come back."
+    )
     drain_seconds: float = Field(
-        300.0, ge=0, description="Longest time that the old version has to finish its requests; then they are cut."
+        300.0,
+        ge=0,
+        description="Longest time that the old version has to finish its requests; then they are cut.",
     )
     min_requests: int = Field(
-        20, ge=1, description="Answers of the new version that a step takes; probe questions where clients ask too few."
+        20,
+        ge=1,
+        description="Answers of the new version that a step takes; probe questions where clients ask too few.",
     )
-    questions: int = Field(32, ge=0, description="Probe questions, rows of the version's own measurement.")
-    max_score_drop: float = Field(0.1, ge=0, le=1, description="Allowed fall of the probe's score under that measured.")
-    max_latency_ratio: float = Field(2.0, ge=1, description="Allowed ratio of the new version's latency to the old's.")
+    questions: int = Field(
+        32, ge=0, description="Probe questions, rows of the version's own measurement."
+    )
+    max_score_drop: float = Field(
+        0.1, ge=0, le=1, description="Allowed fall of the probe's score under that measured."
+    )
+    max_latency_ratio: float = Field(
+        2.0, ge=1, description="Allowed ratio of the new version's latency to the old's."
+    )
     error_rate: float = Field(
-        0.01, gt=0, lt=0.5, description="Chance that a good version is turned back by one of the comparisons."
+        0.01,
+        gt=0,
+        lt=0.5,
+        description="Chance that a good version is turned back by one of the comparisons.",
     )
-    memory_factor: float = Field(2.0, ge=1, description="Allowed ratio of its memory to the peak that was measured.")
+    memory_factor: float = Field(
+        2.0, ge=1, description="Allowed ratio of its memory to the peak that was measured."
+    )
     memory_reserve: ByteSize = Field(
         ByteSize(512 << 20), ge=0, description="Memory that a rollout leaves free on the machine."
     )
     on_inconclusive: Literal["rollback", "pause"] = Field(
-        "rollback", description="What follows when a step can't be decided: no data is never a pass."
+        "rollback",
+        description="What follows when a step can't be decided: no data is never a pass.",
     )
 
     @field_validator("steps")
@@ -52,9 +74,12 @@ class MonitorArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     questions: int = Field(16, ge=1, description="Probe questions at each look.")
-    metric: str = Field("", description="Metric that the floor is of; empty: the one that `select` chooses by.")
+    metric: str = Field(
+        "", description="Metric that the floor is of; empty: the one that `select` chooses by."
+    )
     floor: float | None = Field(
-        None, description="Below it twice in a row, the version before serves again; empty: the floor of `select`."
+        None,
+        description="Below it twice in a row, the version before serves again; empty: the floor of `select`.",
     )
 
 
@@ -71,8 +96,12 @@ class DeployArgs(BaseModel):
     target: Annotated[SerializeAsAny[TargetArgs], PluginArgs("target")] = Field(
         default_factory=LocalArgs, description="What kind of place it is, and its address."
     )
-    rollout: RolloutArgs = Field(default_factory=RolloutArgs, description="How a new version takes over.")
-    monitor: MonitorArgs = Field(default_factory=MonitorArgs, description="How what serves is watched.")
+    rollout: RolloutArgs = Field(
+        default_factory=RolloutArgs, description="How a new version takes over."
+    )
+    monitor: MonitorArgs = Field(
+        default_factory=MonitorArgs, description="How what serves is watched."
+    )
     promote: Literal["always", "first", "never"] = Field(
         "always",
         description="When the winner serves without being asked: always, where nothing serves yet, or never; "

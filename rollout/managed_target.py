@@ -5,7 +5,8 @@
     HOME/targets/NAME/state.json      the record; the gateway and supervisord are made to follow it
     HOME/targets/NAME/ledger.jsonl    lines of the ledger that MLflow may not have yet
     HOME/targets/NAME/orders.json     what people told the rollout
-    HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its holder dies
+    HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its
+        holder dies
 """
 
 import contextlib
@@ -48,9 +49,13 @@ class OngoingRollout(BaseModel, Generic[R]):
     next: R
     previous: R | None = None
     phase: str = "begin"
-    admitted: bool = Field(False, description="The gateway knows it; with share 0 only pinned requests reach it.")
+    admitted: bool = Field(
+        False, description="The gateway knows it; with share 0 only pinned requests reach it."
+    )
     share: int = Field(0, description="Percent of new requests that it gets.")
-    swap: bool = Field(False, description="Memory does not hold both: the old one was stopped first.")
+    swap: bool = Field(
+        False, description="Memory does not hold both: the old one was stopped first."
+    )
     committed: bool = Field(False, description="From here on it is finished, never taken back.")
 
 
@@ -65,7 +70,9 @@ class DrainingRevision(BaseModel, Generic[R]):
 
 
 class FailedRollout(BaseModel):
-    """The last attempt that failed; the same release is not tried again by itself, or only after a while."""
+    """The last attempt that failed; the same release is not tried again by itself, or only after a
+    while.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,8 +84,12 @@ class FailedRollout(BaseModel):
 
     @property
     def retry_at(self) -> float:
-        """A release that was found bad is left alone; where it could not be judged, later, and later each time."""
-        return float("inf") if self.verdict == "fail" else self.at + min(3600.0, 15.0 * 2**self.tries)
+        """A release that was found bad is left alone; where it could not be judged, later, and
+        later each time.
+        """
+        return (
+            float("inf") if self.verdict == "fail" else self.at + min(3600.0, 15.0 * 2**self.tries)
+        )
 
 
 class TargetState(BaseModel, Generic[R]):
@@ -89,9 +100,13 @@ class TargetState(BaseModel, Generic[R]):
     current: R | None = None
     rollout: OngoingRollout[R] | None = None
     retiring: tuple[DrainingRevision[R], ...] = ()
-    kept: tuple[Release, ...] = Field((), description="Served before, newest first: what `rollback` goes back to.")
+    kept: tuple[Release, ...] = Field(
+        (), description="Served before, newest first: what `rollback` goes back to."
+    )
     failed: FailedRollout | None = None
-    deploy: dict[str, Any] = Field(default_factory=dict, description="The arguments it was last deployed with.")
+    deploy: dict[str, Any] = Field(
+        default_factory=dict, description="The arguments it was last deployed with."
+    )
     wish: str = Field("", description="Version that the alias named when it was last read.")
     note: str = Field("", description="Why the fact is not the wish.")
 
@@ -154,9 +169,13 @@ class ManagedTarget:
     # What a rollout does here
 
     def prepare(self, release: Release) -> Revision:
-        """A revision with a name that nothing here has. Raises Unavailable when its Bento can't be had."""
+        """A revision with a name that nothing here has. Raises Unavailable when its Bento can't be
+        had.
+        """
         record = self.load()
-        taken = {one.revision.name for one in record.retiring} | {record.current.name if record.current else ""}
+        taken = {one.revision.name for one in record.retiring} | {
+            record.current.name if record.current else ""
+        }
         taken |= self.target.running(self.name, self.home)
         return self.target.prepare(self.name, self.args.target, release, taken, self.home)
 
@@ -168,15 +187,23 @@ class ManagedTarget:
         )
         release = new.release
         self.outbox.write(
-            under.id, "begin", target=self.name, model=release.name, version=release.version,
-            previous=previous.release.version if previous else "", trigger=trigger,
-            digests={"bento": release.digest}, bento=release.bento,
-        )  # fmt: skip
+            under.id,
+            "begin",
+            target=self.name,
+            model=release.name,
+            version=release.version,
+            previous=previous.release.version if previous else "",
+            trigger=trigger,
+            digests={"bento": release.digest},
+            bento=release.bento,
+        )
         self.change(rollout=under, note="", deploy=self.args.model_dump(mode="json"))
         return under
 
     def finish(self, figures: dict[str, float], detail: str = "") -> None:
-        """The new version takes all; the old one drains. Called again after a crash, it ends the same."""
+        """The new version takes all; the old one drains. Called again after a crash, it ends the
+        same.
+        """
         record = self.load()
         under = record.rollout
         assert under is not None
@@ -187,17 +214,27 @@ class ManagedTarget:
             kept = (old.release, *(one for one in kept if one.version != old.release.version))
         self._end(under, "serving", "pass", detail, figures)
         self.change(
-            current=under.next.model_copy(update={"since": time.time()}), rollout=None,
-            retiring=(*record.retiring, *gone), kept=kept[: self.workspace.settings.history_kept],
-            failed=None, note="",
-        )  # fmt: skip
+            current=under.next.model_copy(update={"since": time.time()}),
+            rollout=None,
+            retiring=(*record.retiring, *gone),
+            kept=kept[: self.workspace.settings.history_kept],
+            failed=None,
+            note="",
+        )
         self.route()
         self.settle()
 
     def back(
-        self, outcome: str, verdict: str, why: str, figures: dict[str, float], failed: FailedRollout | None = None
+        self,
+        outcome: str,
+        verdict: str,
+        why: str,
+        figures: dict[str, float],
+        failed: FailedRollout | None = None,
     ) -> None:
-        """All traffic to the old version; the new one drains. Called again after a crash, it ends the same."""
+        """All traffic to the old version; the new one drains. Called again after a crash, it ends
+        the same.
+        """
         record = self.load()
         under = record.rollout
         assert under is not None
@@ -207,14 +244,19 @@ class ManagedTarget:
             self._restore(under, figures)
         self._end(under, outcome, verdict, why, figures)
         self.change(
-            rollout=None, retiring=(*record.retiring, *gone), failed=failed or record.failed, note=why,
-        )  # fmt: skip
+            rollout=None,
+            retiring=(*record.retiring, *gone),
+            failed=failed or record.failed,
+            note=why,
+        )
         self.route()
         self.settle()
 
     def pause(self, why: str) -> None:
         """Wait for a person."""
-        logger.warning("%s is paused: %s; `weighbridge promote --now`, `abort` or `resume`", self.name, why)
+        logger.warning(
+            "%s is paused: %s; `weighbridge promote --now`, `abort` or `resume`", self.name, why
+        )
         commands.issue(self.folder, "pause", "")
         self.change(note=why)
 
@@ -225,8 +267,11 @@ class ManagedTarget:
     def settle(self) -> bool:
         """Stop what has drained, or has had its time; True when nothing drains any more."""
         left, record = [], self.load()
-        if record.retiring and not self.target.routed(self.name, self.args.target, traffic_shares(record), self.home):
-            self.route()  # a killed process may have written down that one drains, and not yet made it drain
+        if record.retiring and not self.target.routed(
+            self.name, self.args.target, traffic_shares(record), self.home
+        ):
+            # a killed process may have written down that one drains, and not yet made it drain
+            self.route()
         for one in record.retiring:
             cut = self.target.in_flight(self.name, one.revision, self.home)
             if cut and time.time() < one.until:
@@ -242,14 +287,24 @@ class ManagedTarget:
         return not left
 
     def recover(self) -> None:
-        """Settle what a killed process left: a rollout is finished from `commit` on, else taken back."""
+        """Settle what a killed process left: a rollout is finished from `commit` on, else taken
+        back.
+        """
         under = self.load().rollout
         for begun in self.outbox.unended():
             if under is None or begun != under.id:
-                self.outbox.write(begun, "end", outcome="interrupted", verdict="error", detail="interrupted at `begin`")
+                self.outbox.write(
+                    begun,
+                    "end",
+                    outcome="interrupted",
+                    verdict="error",
+                    detail="interrupted at `begin`",
+                )
         if under is None:
             return
-        logger.warning("%s: an interrupted rollout of %s is settled", self.name, under.next.release.bento)
+        logger.warning(
+            "%s: an interrupted rollout of %s is settled", self.name, under.next.release.bento
+        )
         if under.committed:
             self._keep_running(under.next)
             self.finish({}, "finished after an interruption")
@@ -265,7 +320,9 @@ class ManagedTarget:
         if record.current is not None:
             known.add(record.current.name)
             self._keep_running(record.current)
-            if not self.target.routed(self.name, self.args.target, traffic_shares(record), self.home):
+            if not self.target.routed(
+                self.name, self.args.target, traffic_shares(record), self.home
+            ):
                 self.route()
         for name in self.target.running(self.name, self.home) - known:
             logger.warning("%s: %s runs and nobody knows why: it is stopped", self.name, name)
@@ -288,7 +345,9 @@ class ManagedTarget:
             self.target.start(revision, self.home)
 
     def _retiring(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
-        return DrainingRevision(revision=revision, until=time.time() + self.args.rollout.drain_seconds, rollout=rollout)
+        return DrainingRevision(
+            revision=revision, until=time.time() + self.args.rollout.drain_seconds, rollout=rollout
+        )
 
     def _restore(self, under: OngoingRollout[Any], figures: dict[str, float]) -> None:
         """The old version serves again after a swap; timed."""
@@ -298,20 +357,33 @@ class ManagedTarget:
         self.target.start(old, self.home)
         while not self.target.answers(old):
             if time.monotonic() - began > RESTORE_TIMEOUT:
-                raise Unavailable(f"restoring {old.release.bento}", "it does not answer", "see its log")
+                raise Unavailable(
+                    f"restoring {old.release.bento}", "it does not answer", "see its log"
+                )
             time.sleep(0.1)
         figures["restore_seconds"] = time.monotonic() - began
 
     def _end(
-        self, under: OngoingRollout[Any], outcome: str, verdict: str, detail: str, figures: dict[str, float]
+        self,
+        under: OngoingRollout[Any],
+        outcome: str,
+        verdict: str,
+        detail: str,
+        figures: dict[str, float],
     ) -> None:
         counts = {name: int(figures.pop(name, 0)) for name in ("requests", "failed")}
         evidence = {name: round(value, 4) for name, value in figures.items()}
         if self.outbox.ended(under.id):
             return  # it was written before a crash
         self.outbox.write(
-            under.id, "end", outcome=outcome, verdict=verdict, detail=detail, evidence=evidence, **counts
-        )  # fmt: skip
+            under.id,
+            "end",
+            outcome=outcome,
+            verdict=verdict,
+            detail=detail,
+            evidence=evidence,
+            **counts,
+        )
 
 
 def folder_of(name: str, home: Path) -> Path:
@@ -326,7 +398,11 @@ def known_targets(home: Path) -> list[str]:
 def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
     """A site by the arguments it was last deployed with; None where nothing ever was."""
     record = read_state(folder_of(name, workspace.settings.home), Revision)
-    return ManagedTarget(name, DeployArgs.model_validate(record.deploy), workspace) if record.deploy else None
+    return (
+        ManagedTarget(name, DeployArgs.model_validate(record.deploy), workspace)
+        if record.deploy
+        else None
+    )
 
 
 def read_state(folder: Path, revision: type[Revision]) -> TargetState[Any]:
@@ -337,7 +413,9 @@ def read_state(folder: Path, revision: type[Revision]) -> TargetState[Any]:
     except FileNotFoundError:
         return TargetState()
     except (ValueError, ValidationError) as exc:
-        raise Unavailable(f"reading {path}", "it is damaged", "remove it, then deploy again") from exc
+        raise Unavailable(
+            f"reading {path}", "it is damaged", "remove it, then deploy again"
+        ) from exc
 
 
 def traffic_shares(record: TargetState[Any]) -> list[Share]:

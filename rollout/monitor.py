@@ -1,4 +1,6 @@
-"""Monitoring: the live endpoint's answers against the recipe's floor, and when that is a reason to go back."""
+"""Monitoring: the live endpoint's answers against the recipe's floor, and when that is a reason to
+go back.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -42,12 +44,15 @@ def check(
 ) -> Judgement:
     """Whether what serves at `url` has fallen below `floor` of `metric`, beyond doubt.
 
-    A few questions can be harder than the whole split. So what is compared with the distance between the measured
-    score and the floor is by how much the answers to the same questions got worse.
+    A few questions can be harder than the whole split. So what is compared with the distance
+    between the measured score and the floor is by how much the answers to the same questions got
+    worse.
     """
     answered = probe.ask(url, questions, max_tokens=max_tokens, headers=headers, timeout=timeout)
     max_drop = _distance(measurement.scores.get(metric), floor)
-    return probe.judge(answered, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric)
+    return probe.judge(
+        answered, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric
+    )
 
 
 def _distance(measured: Score | None, floor: float | None) -> float:
@@ -59,8 +64,9 @@ def _distance(measured: Score | None, floor: float | None) -> float:
 def fallen(checks: Sequence[MonitorCheck], version: str) -> bool:
     """Whether `version` is to be taken back: it failed its last two checks that came to a verdict.
 
-    A check without a verdict (nobody answered, too few questions) neither counts nor clears: an endpoint that is down
-    is for the reconciler. What another version did earlier, or the same one before another took its place, is over.
+    A check without a verdict (nobody answered, too few questions) neither counts nor clears: an
+    endpoint that is down is for the reconciler. What another version did earlier, or the same one
+    before another took its place, is over.
     """
     latest: list[MonitorCheck] = []
     for one in sorted(checks, key=lambda one: one.at, reverse=True):

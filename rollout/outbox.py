@@ -1,4 +1,6 @@
-"""The ledger's first copy: a file beside the target, written before each effect, that needs no MLflow."""
+"""The ledger's first copy: a file beside the target, written before each effect, that needs no
+MLflow.
+"""
 
 import json
 import os
@@ -45,14 +47,19 @@ class Outbox:
 
     def unended(self) -> list[str]:
         """Rollouts of which it is written that they began, and not how they ended."""
-        return [entry.rollout for entry in self.entries() if entry.event == "begin" and not self.ended(entry.rollout)]
+        return [
+            entry.rollout
+            for entry in self.entries()
+            if entry.event == "begin" and not self.ended(entry.rollout)
+        ]
 
     def unmirrored(self) -> list[LedgerEntry]:
         """What MLflow has to be told."""
         return self.entries()[self._mirrored() :]
 
     def mirrored(self, count: int, *, keep: bool = False) -> None:
-        """MLflow has been told `count` more lines; where that is all and every rollout has ended, the file starts anew.
+        """MLflow has been told `count` more lines; where that is all and every rollout has ended,
+        the file starts anew.
 
         With `keep` it does not: whoever settles what is under way must still see how far it came.
         """
@@ -60,7 +67,8 @@ class Outbox:
         if keep or total < len(self.entries()) or self.unended():
             replace_text(self._mark, str(total))
         else:
-            # In this order: lines that MLflow is told again do no harm, lines that it is never told would.
+            # In this order: lines that MLflow is told again do no harm, lines that it is never told
+            # would.
             self._mark.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 

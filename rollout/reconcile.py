@@ -1,7 +1,8 @@
-"""Make the fact equal the wish: the version that alias `champion` names serves, or the one before goes on.
+"""Make the fact equal the wish: the version that alias `champion` names serves, or the one before
+goes on.
 
-The wish is read inside the target's lock, so bursts, duplicates and reordered hints all end in the newest version,
-deployed once. What a killed process left is settled first, whoever comes next.
+The wish is read inside the target's lock, so bursts, duplicates and reordered hints all end in the
+newest version, deployed once. What a killed process left is settled first, whoever comes next.
 """
 
 import logging
@@ -15,7 +16,13 @@ from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import commands
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
 from weighbridge.rollout.deploy_args import DeployArgs
-from weighbridge.rollout.managed_target import ManagedTarget, TargetState, known_targets, mirror_into, open_target
+from weighbridge.rollout.managed_target import (
+    ManagedTarget,
+    TargetState,
+    known_targets,
+    mirror_into,
+    open_target,
+)
 from weighbridge.rollout.rollout import Rollout, RolloutStopped
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Measurement
@@ -43,7 +50,9 @@ def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
     try:
         return ManagedTarget(binding.target, DeployArgs.model_validate(binding.deploy), workspace)
     except ValueError as exc:
-        raise BadInput(f"reading target '{binding.target}'", str(exc), "run its recipe again") from exc
+        raise BadInput(
+            f"reading target '{binding.target}'", str(exc), "run its recipe again"
+        ) from exc
 
 
 def reconcile(
@@ -51,7 +60,8 @@ def reconcile(
 ) -> Result:
     """Serve the version the alias names now, if it is not served yet.
 
-    With `force` a release is tried again that failed before. Errors of a version end as a result, not as an exception.
+    With `force` a release is tried again that failed before. Errors of a version end as a result,
+    not as an exception.
 
     Raises:
         BadInput: the target's address belongs to somebody else.
@@ -73,18 +83,26 @@ def failed_at(binding: Binding, workspace: Workspace) -> float:
     return failed.at if failed else 0.0
 
 
-def needs(binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False) -> bool:
+def needs(
+    binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False
+) -> bool:
     """Whether `reconcile` would try something: a look that takes no lock."""
     managed = managed_target_of(binding, workspace)
     record = managed.load()
     version = registry.wish(binding.model)
     if record.rollout is not None:
         return True
-    return version is not None and not _serves(record, version) and not _left_alone(managed, record, version, force)
+    return (
+        version is not None
+        and not _serves(record, version)
+        and not _left_alone(managed, record, version, force)
+    )
 
 
 def recover(workspace: Workspace) -> None:
-    """Settle what killed processes left at every target of this machine, and have what serves serve. No MLflow."""
+    """Settle what killed processes left at every target of this machine, and have what serves
+    serve. No MLflow.
+    """
     for name in known_targets(workspace.settings.home):
         managed = open_target(name, workspace)
         if managed is not None:
@@ -93,7 +111,9 @@ def recover(workspace: Workspace) -> None:
                 managed.mend()
 
 
-def _redeploy(managed: ManagedTarget, binding: Binding, registry: Registry, trigger: str, force: bool) -> Result:
+def _redeploy(
+    managed: ManagedTarget, binding: Binding, registry: Registry, trigger: str, force: bool
+) -> Result:
     while True:
         version = registry.wish(binding.model)
         record = managed.change(wish=version.version if version else "")
@@ -118,14 +138,22 @@ def _redeploy(managed: ManagedTarget, binding: Binding, registry: Registry, trig
 
 
 def _as_claimed(managed: ManagedTarget, binding: Binding, registry: Registry) -> ManagedTarget:
-    """With the arguments in force now: read after the alias, so that whoever sets them and then moves it gets them."""
-    claims = (found for found in registry.bindings() if (found.target, found.model) == (binding.target, binding.model))
+    """With the arguments in force now: read after the alias, so that whoever sets them and then
+    moves it gets them.
+    """
+    claims = (
+        found
+        for found in registry.bindings()
+        if (found.target, found.model) == (binding.target, binding.model)
+    )
     return managed_target_of(next(claims, binding), managed.workspace)
 
 
 def _kept(managed: ManagedTarget, now: str, why: str) -> Result:
     if managed.load().note != why:
-        logger.warning("%s: %s%s", managed.name, why, f"; version {now} goes on serving" if now else "")
+        logger.warning(
+            "%s: %s%s", managed.name, why, f"; version {now} goes on serving" if now else ""
+        )
     managed.change(note=why)
     return Result("kept", why, now)
 
@@ -146,7 +174,10 @@ def _left_alone(managed: ManagedTarget, record: TargetState, version: Version, f
     failed = record.failed
     if force or failed is None or failed.release.version != version.version:
         return ""
-    if version.tags.get(BENTO, failed.release.bento) != failed.release.bento or time.time() >= failed.retry_at:
+    if (
+        version.tags.get(BENTO, failed.release.bento) != failed.release.bento
+        or time.time() >= failed.retry_at
+    ):
         return ""
     return f"version {version.version} failed: {failed.why}"
 
@@ -184,7 +215,9 @@ class _Wish:
         return f"the alias has moved on to version {now.version}"
 
 
-def _releasable(managed: ManagedTarget, version: Version, registry: Registry) -> tuple[Release, Measurement | None]:
+def _releasable(
+    managed: ManagedTarget, version: Version, registry: Registry
+) -> tuple[Release, Measurement | None]:
     """A version as something to serve; its Bento is built where it has none, or has lost it.
 
     Raises:
@@ -196,13 +229,19 @@ def _releasable(managed: ManagedTarget, version: Version, registry: Registry) ->
     if BENTO in version.tags:
         tags = version.tags
         release = Release(
-            name=version.name, version=version.version, bento=tags[BENTO], digest=tags[BENTO_DIGEST], peak_memory=peak
+            name=version.name,
+            version=version.version,
+            bento=tags[BENTO],
+            digest=tags[BENTO_DIGEST],
+            peak_memory=peak,
         )
         if managed.target.has(release, managed.home):
             return release, measurement
     if champion is None:
         remedy = "weigh it: add it to a recipe, or promote a version that was weighed"
-        raise Unavailable(f"packaging version {version.version}", "it has no Bento and was never weighed", remedy)
+        raise Unavailable(
+            f"packaging version {version.version}", "it has no Bento and was never weighed", remedy
+        )
     return _packaged(champion, peak, registry, managed.workspace), measurement
 
 
@@ -210,7 +249,9 @@ def _packaged(champion: Champion, peak: int, registry: Registry, workspace: Work
     version = champion.version
     candidate = as_candidate(champion, registry, workspace)
     if candidate is None:
-        raise Unavailable(f"packaging version {version.version}", "its artifact can't be had any more")
+        raise Unavailable(
+            f"packaging version {version.version}", "its artifact can't be had any more"
+        )
     lineage = {"recipe": version.tags.get("recipe", ""), "artifact": version.digest}
     packaged = package(candidate, version.name, "", lineage, PackageArgs(), workspace)
     registry.tag(version, {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest})

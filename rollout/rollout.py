@@ -5,9 +5,9 @@
     start ─ probe ─ shift 10 % … 100 % ─ commit ─ (the old one drains, and is stopped)
       └───────┴──────────┴── back: all traffic to the old one, the new one drains, and is stopped
 
-Always in this order: the ledger says what is about to be done, the record (`state.json`) says it, the effect follows.
-So whoever opens the target after a crash knows what was going on: before `commit` a rollout is taken back, from there
-on it is finished (rollout/managed_target.py).
+Always in this order: the ledger says what is about to be done, the record (`state.json`) says it,
+the effect follows. So whoever opens the target after a crash knows what was going on: before
+`commit` a rollout is taken back, from there on it is finished (rollout/managed_target.py).
 """
 
 import logging
@@ -46,9 +46,13 @@ class Rollout:
     """One attempt to have `release` serve at a site. Call `run` inside the site's lock."""
 
     def __init__(
-        self, managed: ManagedTarget, release: Release, trigger: str, measurement: Measurement | None,
+        self,
+        managed: ManagedTarget,
+        release: Release,
+        trigger: str,
+        measurement: Measurement | None,
         superseded: Callable[[], str] = lambda: "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._managed = managed
         self._release = release
         self._trigger = trigger
@@ -57,7 +61,9 @@ class Rollout:
         policy = managed.args.rollout
         self._policy = policy
         # Going back must be quick, and goes to what has served already.
-        self._steps, self._least = ((100,), 0.0) if trigger == "rollback" else (policy.steps, policy.step_seconds)
+        self._steps, self._least = (
+            ((100,), 0.0) if trigger == "rollback" else (policy.steps, policy.step_seconds)
+        )
         self._evidence: dict[str, float] = {}
         self._memory_due = 0.0
         self._questions = self._all_questions()
@@ -74,9 +80,13 @@ class Rollout:
         managed.route()
         self._under = managed.begin(managed.prepare(self._release), self._trigger)
         self._canary = Canary(
-            self._policy, self._under.previous, self._under.next, managed.target.traffic(managed.name, managed.home),
-            self._questions, measurement.max_new_tokens if (measurement := self._measurement) else 128,
-        )  # fmt: skip
+            self._policy,
+            self._under.previous,
+            self._under.next,
+            managed.target.traffic(managed.name, managed.home),
+            self._questions,
+            measurement.max_new_tokens if (measurement := self._measurement) else 128,
+        )
         try:
             self._start()
             self._probe()
@@ -112,31 +122,55 @@ class Rollout:
         """Where memory does not hold both, the old one goes first; `_back` starts it again."""
         managed, old, need = self._managed, self._under.previous, self._release.peak_memory
         free = managed.target.free_memory()
-        if old is None or not need or free is None or need * SWAP_RESERVE + self._policy.memory_reserve <= free:
+        if (
+            old is None
+            or not need
+            or free is None
+            or need * SWAP_RESERVE + self._policy.memory_reserve <= free
+        ):
             return
         logger.warning(
-            "%s needs %s and %s are free: %s is stopped first", self._release.bento, human_size(need),
-            human_size(free), old.release.bento,
-        )  # fmt: skip
+            "%s needs %s and %s are free: %s is stopped first",
+            self._release.bento,
+            human_size(need),
+            human_size(free),
+            old.release.bento,
+        )
         self._to("swap", swap=True, need=need, free=free)
         deadline = time.monotonic() + self._policy.drain_seconds
-        while managed.target.in_flight(managed.name, old, managed.home) and time.monotonic() < deadline:
+        while (
+            managed.target.in_flight(managed.name, old, managed.home)
+            and time.monotonic() < deadline
+        ):
             self._pause(POLL)
         managed.target.stop(old, managed.home)
 
     def _probe(self) -> None:
         if self._measurement is None:
-            self._accept(Judgement(verdict="inconclusive", why="the version was never weighed"), "its answers")
+            self._accept(
+                Judgement(verdict="inconclusive", why="the version was never weighed"),
+                "its answers",
+            )
             return
         self._to("probe", questions=len(self._questions))
         asked = self._pool.submit(
-            probe.ask, self._under.next.url, self._questions, max_tokens=self._measurement.max_new_tokens
+            probe.ask,
+            self._under.next.url,
+            self._questions,
+            max_tokens=self._measurement.max_new_tokens,
         )
         began = time.monotonic()
         while not asked.done():
-            self._tick(began + self._policy.step_deadline, "it did not answer the probe's questions", "error")
+            self._tick(
+                began + self._policy.step_deadline,
+                "it did not answer the probe's questions",
+                "error",
+            )
         judged = probe.judge(
-            asked.result(), self._measurement, max_drop=self._policy.max_score_drop, alpha=self._policy.error_rate
+            asked.result(),
+            self._measurement,
+            max_drop=self._policy.max_score_drop,
+            alpha=self._policy.error_rate,
         )
         self._evidence |= {f"probe_{name}": value for name, value in judged.evidence.items()}
         self._accept(judged, "its answers")
@@ -162,7 +196,13 @@ class Rollout:
             if judged.verdict == "fail":
                 raise RolloutStopped("failed", "fail", f"at {share} % of the traffic: {judged.why}")
             if judged.verdict == "pass" and waited >= self._least:
-                logger.info("%s: version %s at %d %%: %s", self._managed.name, self._release.version, share, judged.why)
+                logger.info(
+                    "%s: version %s at %d %%: %s",
+                    self._managed.name,
+                    self._release.version,
+                    share,
+                    judged.why,
+                )
                 return
             if waited > self._policy.step_deadline:
                 self._accept(judged, f"at {share} % of the traffic")
@@ -182,9 +222,17 @@ class Rollout:
         failed = None
         if stopped.outcome in ("failed", "aborted"):
             record = managed.load()
-            tries = record.failed.tries if record.failed and record.failed.release == self._release else 0
+            tries = (
+                record.failed.tries
+                if record.failed and record.failed.release == self._release
+                else 0
+            )
             failed = FailedRollout(
-                release=self._release, verdict=stopped.verdict, why=stopped.why, at=time.time(), tries=tries + 1
+                release=self._release,
+                verdict=stopped.verdict,
+                why=stopped.why,
+                at=time.time(),
+                tries=tries + 1,
             )
         self._canary.look(self._under.share)
         managed.back(stopped.outcome, stopped.verdict, stopped.why, self._figures(), failed)
@@ -195,13 +243,19 @@ class Rollout:
     def _to(self, event: str, **changes: Any) -> None:
         """The ledger says what comes next, the record says it, the gateway does it."""
         self._managed.outbox.write(self._under.id, event, **changes)
-        known = {name: value for name, value in changes.items() if name in OngoingRollout.model_fields}
+        known = {
+            name: value for name, value in changes.items() if name in OngoingRollout.model_fields
+        }
         self._under = self._under.model_copy(update={"phase": event, **known})
         self._managed.change(rollout=self._under)
         self._managed.route()
 
-    def _tick(self, deadline: float = float("inf"), wrong: str = "", verdict: str = "inconclusive") -> None:
-        """Wait a moment; see whether the version lives, whether somebody wants it otherwise, whether time is up."""
+    def _tick(
+        self, deadline: float = float("inf"), wrong: str = "", verdict: str = "inconclusive"
+    ) -> None:
+        """Wait a moment; see whether the version lives, whether somebody wants it otherwise,
+        whether time is up.
+        """
         told = commands.read(self._managed.folder)
         while True:
             if told.abort == self._under.id:
@@ -230,7 +284,9 @@ class Rollout:
         self._evidence["memory"] = max(used, self._evidence.get("memory", 0.0))
         if allowed and used > allowed:
             raise RolloutStopped(
-                "failed", "fail", f"it takes {human_size(used)} of memory; {human_size(allowed)} is allowed"
+                "failed",
+                "fail",
+                f"it takes {human_size(used)} of memory; {human_size(allowed)} is allowed",
             )
 
     def _allowed_memory(self) -> int:
@@ -256,14 +312,19 @@ class Rollout:
     def _all_questions(self) -> list[probe.ProbeQuestion]:
         if self._measurement is None:
             return []
-        return probe.questions_of(self._measurement, self._managed.workspace.store, self._policy.questions)
+        return probe.questions_of(
+            self._measurement, self._managed.workspace.store, self._policy.questions
+        )
 
     def _figures(self) -> dict[str, float]:
         """What was seen while it went on."""
         canary = self._canary
         return {
-            **canary.judge().evidence, **self._evidence, "requests": canary.requests, "failed": canary.failed
-        }  # fmt: skip
+            **canary.judge().evidence,
+            **self._evidence,
+            "requests": canary.requests,
+            "failed": canary.failed,
+        }
 
     @staticmethod
     def _pause(seconds: float) -> None:

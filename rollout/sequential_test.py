@@ -1,10 +1,11 @@
 """Is the new version worse than the old one? Tests that may be looked at after every request.
 
-All evidence is betting capital: it starts at 1, and while the new version is no worse (the hypothesis H0) its expected
-value never grows, whatever is looked at and whenever one stops. By Ville's inequality (J. Ville, Étude critique de la
-notion de collectif, 1939) the chance that it ever reaches 1/alpha is then at most alpha: the share of good versions
-that are turned back. How the bets are laid follows I. Waudby-Smith and A. Ramdas, Estimating means of bounded random
-variables by betting (2020, JRSS B 86, 2024).
+All evidence is betting capital: it starts at 1, and while the new version is no worse (the
+hypothesis H0) its expected value never grows, whatever is looked at and whenever one stops. By
+Ville's inequality (J. Ville, Étude critique de la notion de collectif, 1939) the chance that it
+ever reaches 1/alpha is then at most alpha: the share of good versions that are turned back. How the
+bets are laid follows I. Waudby-Smith and A. Ramdas, Estimating means of bounded random variables by
+betting (2020, JRSS B 86, 2024).
 """
 
 import math
@@ -20,7 +21,9 @@ from weighbridge.serving.gateway.models import FinishedRequest
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 
 SUSPICION: Final = 3.0
-"""Capital at which nothing is proven, but "no sign of harm" would not be true: a third of good versions get here."""
+"""Capital at which nothing is proven, but "no sign of harm" would not be true: a third of good
+versions get here.
+"""
 TOLERATED: Final = 0.01
 """Error rate that a version may have where no other one tells what is usual."""
 ALONE: Final = 0.9
@@ -49,14 +52,20 @@ class Judgement(BaseModel):
 
 
 class Capital:
-    """What several gamblers own on average, who began with 1 and laid different bets on the same events."""
+    """What several gamblers own on average, who began with 1 and laid different bets on the same
+    events.
+    """
 
     def __init__(self, gamblers: int) -> None:
         self._logs = [0.0] * gamblers
 
     def multiply(self, factors: Sequence[float]) -> None:
-        """What each gambler's capital is worth after an event; the expected factor under H0 must be at most 1."""
-        self._logs = [log + math.log(factor) for log, factor in zip(self._logs, factors, strict=True)]
+        """What each gambler's capital is worth after an event; the expected factor under H0 must be
+        at most 1.
+        """
+        self._logs = [
+            log + math.log(factor) for log, factor in zip(self._logs, factors, strict=True)
+        ]
 
     @property
     def value(self) -> float:
@@ -79,26 +88,31 @@ def evidence_above(values: Sequence[float], bound: float, lowest: float) -> floa
 class Comparison:
     """The new version against the old one over a whole rollout, request by request.
 
-    Counted are finished requests that the gateway sent where it liked: answers with 2xx, and errors (5xx, or an answer
-    that the server's side broke off). Requests pinned to a version, those that clients gave up, those tried at another
-    version first and 4xx don't count.
+    Counted are finished requests that the gateway sent where it liked: answers with 2xx, and errors
+    (5xx, or an answer that the server's side broke off). Requests pinned to a version, those that
+    clients gave up, those tried at another version first and 4xx don't count.
 
-    The evidence is the mean of three capitals, which is one again: `errors` while both serve, `rate` where the new
-    version serves alone, `latency`.
+    The evidence is the mean of three capitals, which is one again: `errors` while both serve,
+    `rate` where the new version serves alone, `latency`.
     """
 
-    def __init__(self, *, alpha: float = 0.01, max_latency_ratio: float = 2.0, min_requests: int = 20) -> None:
+    def __init__(
+        self, *, alpha: float = 0.01, max_latency_ratio: float = 2.0, min_requests: int = 20
+    ) -> None:
         self.alpha = alpha
         self.min_requests = min_requests
         self._errors = _Errors()
         self._rate = _Rate()
         self._latency = _Latency(max_latency_ratio)
 
-    def see(self, seen: Sequence[FinishedRequest], old: str | None, new: str, share: float | None = None) -> None:
+    def see(
+        self, seen: Sequence[FinishedRequest], old: str | None, new: str, share: float | None = None
+    ) -> None:
         """Take in what was newly seen, each request once.
 
-        `share` (0 to 1) is the part of new requests that was sent to the new version meanwhile. It keeps the comparison
-        exact right after a change of it; without it the part is taken from what was seen.
+        `share` (0 to 1) is the part of new requests that was sent to the new version meanwhile. It
+        keeps the comparison exact right after a change of it; without it the part is taken from
+        what was seen.
         """
         for one in sorted(seen, key=lambda one: one.at):
             if one.server in (new, old) and not one.pinned and _counts(one):
@@ -127,9 +141,14 @@ class Comparison:
         if evidence >= 1 / self.alpha:
             return self._judged("fail", f"the new version {self._worse()}")
         if seen < self.min_requests:
-            return self._judged("inconclusive", f"it answered {seen} of the {self.min_requests} requests that it takes")
+            return self._judged(
+                "inconclusive",
+                f"it answered {seen} of the {self.min_requests} requests that it takes",
+            )
         if evidence >= SUSPICION:
-            return self._judged("inconclusive", f"not proven, but it looks as if the new version {self._worse()}")
+            return self._judged(
+                "inconclusive", f"not proven, but it looks as if the new version {self._worse()}"
+            )
         return self._judged("pass", f"no sign of harm in {seen} requests")
 
     def _worse(self) -> str:
@@ -142,14 +161,25 @@ class Comparison:
         return f"fails more often: {new_failed} of {new_seen} requests{before}"
 
     def _judged(self, verdict: Verdict, why: str) -> Judgement:
-        (old_failed, old_seen), (new_failed, new_seen) = self._errors.of(False), self._errors.of(True)
+        (old_failed, old_seen), (new_failed, new_seen) = (
+            self._errors.of(False),
+            self._errors.of(True),
+        )
         new, old = self._latency.medians()
         figures = {
-            "requests_new": new_seen, "requests_old": old_seen, "errors_new": new_failed, "errors_old": old_failed,
-            "seconds_new": new, "seconds_old": old, "evidence": self.evidence, "alpha": self.alpha,
-        }  # fmt: skip
+            "requests_new": new_seen,
+            "requests_old": old_seen,
+            "errors_new": new_failed,
+            "errors_old": old_failed,
+            "seconds_new": new,
+            "seconds_old": old,
+            "evidence": self.evidence,
+            "alpha": self.alpha,
+        }
         return Judgement(
-            verdict=verdict, why=why, evidence={k: float(v) for k, v in figures.items() if math.isfinite(v)}
+            verdict=verdict,
+            why=why,
+            evidence={k: float(v) for k, v in figures.items() if math.isfinite(v)},
         )
 
 
@@ -162,11 +192,13 @@ def _failed(one: FinishedRequest) -> bool:
 
 
 class _Errors:
-    """In which arm does the next error fall? Under H0 in the new one with probability `share`, its part of requests.
+    """In which arm does the next error fall? Under H0 in the new one with probability `share`, its
+    part of requests.
 
-    A gambler who thinks that the new version fails `odds` times as often puts q = odds * p / (1 - p + odds * p) on it:
-    the capital is multiplied by q/p, or by (1 - q)/(1 - p) where the error is the old version's. How often errors come,
-    and whether that changes with the hour, does not matter. A p that is too high only makes the test slower.
+    A gambler who thinks that the new version fails `odds` times as often puts q = odds * p / (1 - p
+    + odds * p) on it: the capital is multiplied by q/p, or by (1 - q)/(1 - p) where the error is
+    the old version's. How often errors come, and whether that changes with the hour, does not
+    matter. A p that is too high only makes the test slower.
     """
 
     def __init__(self) -> None:
@@ -176,7 +208,9 @@ class _Errors:
         self._recent: deque[bool] = deque(maxlen=_LONG)
 
     def share(self) -> float:
-        """The new version's part of the requests of late: the higher of two windows, each drawn towards one half."""
+        """The new version's part of the requests of late: the higher of two windows, each drawn
+        towards one half.
+        """
         recent = list(self._recent)
         return max((sum(window) + 1) / (len(window) + 2) for window in (recent, recent[-_SHORT:]))
 
@@ -197,8 +231,9 @@ class _Errors:
 class _Rate:
     """Where the new version serves alone: does it fail more often than the old one did before?
 
-    H0: each request fails with probability at most r, the old version's rate with two standard errors added, and at
-    least `TOLERATED`. A gambler who thinks it is q > r multiplies by q/r at an error, by (1 - q)/(1 - r) otherwise.
+    H0: each request fails with probability at most r, the old version's rate with two standard
+    errors added, and at least `TOLERATED`. A gambler who thinks it is q > r multiplies by q/r at an
+    error, by (1 - q)/(1 - r) otherwise.
     """
 
     def __init__(self) -> None:
@@ -213,16 +248,22 @@ class _Rate:
 
 
 class _Latency:
-    """Pairs of a new request with a recent old one of the same kind, stream or not; no request is used twice.
+    """Pairs of a new request with a recent old one of the same kind, stream or not; no request is
+    used twice.
 
-    H0: P(new > ratio * old) <= 1/2 in each pair. Capital prod(1 + s * x), where x is 1 if it was greater, else -1.
+    H0: P(new > ratio * old) <= 1/2 in each pair. Capital prod(1 + s * x), where x is 1 if it was
+    greater, else -1.
     """
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
         self.capital = Capital(len(_STAKES))
-        self._waiting: dict[bool, deque[float]] = {stream: deque(maxlen=_KEPT) for stream in (False, True)}
-        self._seconds: dict[bool, deque[float]] = {arm: deque(maxlen=_KEPT) for arm in (False, True)}
+        self._waiting: dict[bool, deque[float]] = {
+            stream: deque(maxlen=_KEPT) for stream in (False, True)
+        }
+        self._seconds: dict[bool, deque[float]] = {
+            arm: deque(maxlen=_KEPT) for arm in (False, True)
+        }
 
     def bet(self, one: FinishedRequest, is_new: bool) -> None:
         self._seconds[is_new].append(one.seconds)
@@ -235,5 +276,8 @@ class _Latency:
 
     def medians(self) -> tuple[float, float]:
         """Of the new and of the old version."""
-        new, old = (statistics.median(self._seconds[arm]) if self._seconds[arm] else math.nan for arm in (True, False))
+        new, old = (
+            statistics.median(self._seconds[arm]) if self._seconds[arm] else math.nan
+            for arm in (True, False)
+        )
         return new, old

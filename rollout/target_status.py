@@ -44,21 +44,28 @@ def known_target(target: str, workspace: Workspace) -> ManagedTarget:
 
 
 def rollback_version(target: str, workspace: Workspace) -> str:
-    """The version to go back to: the one before the one that serves, or the one that serves while another is tried.
+    """The version to go back to: the one before the one that serves, or the one that serves while
+    another is tried.
 
     Raises:
         BadInput: there is none.
     """
     record = known_target(target, workspace).load()
-    if record.current is not None and (record.rollout is not None or record.wish != record.current.release.version):
+    if record.current is not None and (
+        record.rollout is not None or record.wish != record.current.release.version
+    ):
         return str(record.current.release.version)
     if not record.kept:
-        raise BadInput(f"rolling back '{target}'", "no version served there before", "see its history")
+        raise BadInput(
+            f"rolling back '{target}'", "no version served there before", "see its history"
+        )
     return str(record.kept[0].version)
 
 
 def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
-    """Tell the rollout at a target something; says what that comes to. The same again changes nothing."""
+    """Tell the rollout at a target something; says what that comes to. The same again changes
+    nothing.
+    """
     managed = known_target(target, workspace)
     under = managed.load().rollout
     commands.issue(managed.folder, verb, under.id if under else "")
@@ -73,7 +80,9 @@ def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
 def status(workspace: Workspace) -> list[TargetStatus]:
     """Every target of this machine, from its record and its address; no MLflow."""
     return [
-        _status(managed) for name in known_targets(workspace.settings.home) if (managed := open_target(name, workspace))
+        _status(managed)
+        for name in known_targets(workspace.settings.home)
+        if (managed := open_target(name, workspace))
     ]
 
 
@@ -100,9 +109,12 @@ def serving(managed: ManagedTarget) -> Serving:
     current = record.current
     healthy = current is not None and managed.target.is_well(current, managed.home)
     return Serving(
-        release=current.release if current else None, address=managed.target.address(managed.args.target),
-        healthy=healthy, detail=record.note, since=current.since if current else 0.0,
-    )  # fmt: skip
+        release=current.release if current else None,
+        address=managed.target.address(managed.args.target),
+        healthy=healthy,
+        detail=record.note,
+        since=current.since if current else 0.0,
+    )
 
 
 def _status(managed: ManagedTarget) -> TargetStatus:
@@ -111,8 +123,16 @@ def _status(managed: ManagedTarget) -> TargetStatus:
     draining = [one.revision.name for one in record.retiring]
     words = [record.note, f"{', '.join(draining)} drains" if draining else ""]
     return TargetStatus(
-        target=managed.name, address=seen.address, healthy=seen.healthy, serving=seen.release, since=seen.since,
-        wish=record.wish, phase=under.phase if under else "", rollout=under.id if under else "",
-        trying=under.next.release.version if under else "", share=under.share if under else 0,
-        paused=commands.read(managed.folder).paused, detail="; ".join(word for word in words if word),
-    )  # fmt: skip
+        target=managed.name,
+        address=seen.address,
+        healthy=seen.healthy,
+        serving=seen.release,
+        since=seen.since,
+        wish=record.wish,
+        phase=under.phase if under else "",
+        rollout=under.id if under else "",
+        trying=under.next.release.version if under else "",
+        share=under.share if under else 0,
+        paused=commands.read(managed.folder).paused,
+        detail="; ".join(word for word in words if word),
+    )

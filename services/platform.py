@@ -1,9 +1,11 @@
-"""The machine as a platform: supervisord keeps Prefect, MLflow, the deployer, a worker and the gateway alive.
+"""The machine as a platform: supervisord keeps Prefect, MLflow, the deployer, a worker and the
+gateway alive.
 
 ::
 
     HOME/run/platform.json      their ports
-    HOME/secrets/platform.json  what they must know and nobody else may: database URL, keys (mode 0600)
+    HOME/secrets/platform.json  what they must know and nobody else may: database URL, keys (mode
+        0600)
 
 Everything listens on the loopback interface alone. What serves does not need any of it.
 """
@@ -38,7 +40,10 @@ from weighbridge.serving.supervisor import Program, Supervisor
 
 START_TIMEOUT = 300.0
 """Seconds for all of them together; the first start makes databases."""
-WEBHOOK_SECRET, ENCRYPTION_KEY = "WEIGHBRIDGE_WEBHOOK_SECRET", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+WEBHOOK_SECRET, ENCRYPTION_KEY = (
+    "WEIGHBRIDGE_WEBHOOK_SECRET",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+)
 _SERVICES = ("prefect", "mlflow", "deployer", "worker")
 
 
@@ -48,8 +53,12 @@ class Component(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    state: str = Field(description="As supervisord says: RUNNING, STARTING, BACKOFF, FATAL, …; STOPPED: not up.")
-    since: float = Field(0.0, description="Unix time at which its process started; 0: it does not run.")
+    state: str = Field(
+        description="As supervisord says: RUNNING, STARTING, BACKOFF, FATAL, …; STOPPED: not up."
+    )
+    since: float = Field(
+        0.0, description="Unix time at which its process started; 0: it does not run."
+    )
     address: str = ""
     answers: bool = False
     log: Path
@@ -79,12 +88,15 @@ class Platform:
         for program in programs:
             self._host.add(program)
         self._await([program.name for program in programs])
-        service_addresses.wake(self._home, "", "start")  # MLflow answers now: the webhook can be made
+        service_addresses.wake(
+            self._home, "", "start"
+        )  # MLflow answers now: the webhook can be made
         deployments.register(ports.prefect_api, self._environment(ports), self._home)
         return self.components()
 
     def down(self) -> list[str]:
-        """End every program, what serves included, and leave no process; `up` brings all of it back.
+        """End every program, what serves included, and leave no process; `up` brings all of it
+        back.
 
         Returns the names of what ran.
         """
@@ -107,20 +119,27 @@ class Platform:
         found = Gateway(self._home)
         up = bool(state and state.up)
         return Component(
-            name="gateway", state=state.state if state else "STOPPED", since=state.since if state and up else 0.0,
-            address=f"http://{HOST}:{found.metrics_port}/metrics" if up else "", answers=up and found.running(),
+            name="gateway",
+            state=state.state if state else "STOPPED",
+            since=state.since if state and up else 0.0,
+            address=f"http://{HOST}:{found.metrics_port}/metrics" if up else "",
+            answers=up and found.running(),
             log=self._host.logs / "gateway.log",
-        )  # fmt: skip
+        )
 
     def _component(self, name: str, ports: Addresses | None) -> Component:
         state = self._host.state(name)
         up = bool(state and state.up and ports)
         return Component(
-            name=name, state=state.state if state else "STOPPED", since=state.since if state and up else 0.0,
+            name=name,
+            state=state.state if state else "STOPPED",
+            since=state.since if state and up else 0.0,
             address=ports.url(name) if ports and up and name != "worker" else "",
-            answers=up and ports is not None and _answers(name, ports, state.since if state else 0.0),
+            answers=up
+            and ports is not None
+            and _answers(name, ports, state.since if state else 0.0),
             log=self._log(name),
-        )  # fmt: skip
+        )
 
     def _refuse_taken(self) -> None:
         """Before anything changes."""
@@ -131,10 +150,14 @@ class Platform:
             ours = state is not None and before is not None and getattr(before, name, 0) == port
             if port and not ours and is_taken(port, HOST):
                 remedy = f"stop it, or choose another with WEIGHBRIDGE_{name.upper()}_PORT (0: any)"
-                raise BadInput(f"starting {name}", f"port {port} belongs to another program", remedy)
+                raise BadInput(
+                    f"starting {name}", f"port {port} belongs to another program", remedy
+                )
 
     def _prepare_databases(self) -> None:
-        """What can be made before the servers start: fast where a copy of an empty database will do."""
+        """What can be made before the servers start: fast where a copy of an empty database will
+        do.
+        """
         if not self._settings.tracking_uri:
             prepare_database(self._settings)
         if self._settings.postgresql("psycopg2"):
@@ -144,28 +167,46 @@ class Platform:
 
     def _programs(self, ports: Addresses) -> list[Program]:
         secret = self._secrets()
-        digest = hashlib.sha256(secret.read_bytes()).hexdigest()[:16]  # so that a change of one starts them anew
+        digest = hashlib.sha256(secret.read_bytes()).hexdigest()[
+            :16
+        ]  # so that a change of one starts them anew
         environment = {**self._environment(ports), "WEIGHBRIDGE_SECRETS": digest}
         return [
             Program(
-                name=name, command=_command(name, ports, self._settings), log=self._log(name),
-                # One named like a Python package in the working directory would shadow that package.
-                directory=self._host.logs, environment=environment, stop_seconds=15, secrets=secret,
+                name=name,
+                command=_command(name, ports, self._settings),
+                log=self._log(name),
+                # One named like a Python package in the working directory would shadow that
+                # package.
+                directory=self._host.logs,
+                environment=environment,
+                stop_seconds=15,
+                secrets=secret,
                 # Runs that a killed worker had begun go on by themselves.
-                mark=self._mark(name), sweep=name != "worker", retries=1000,
+                mark=self._mark(name),
+                sweep=name != "worker",
+                retries=1000,
             )
             for name in self._names()
-        ]  # fmt: skip
+        ]
 
     def _environment(self, ports: Addresses) -> dict[str, str]:
-        """Everything that is no secret, said in full: supervisord may be older than today's environment."""
+        """Everything that is no secret, said in full: supervisord may be older than today's
+        environment.
+        """
         settings = self._settings
         own = {
-            "HOME": settings.home, "CACHE": settings.cache, "TRACKING_URI": settings.tracking_uri,
-            "ARTIFACT_ROOT": settings.artifact_root, "PREFECT_PORT": ports.prefect, "MLFLOW_PORT": ports.mlflow,
-            "DEPLOYER_PORT": ports.deployer, "METRICS_PORT": settings.metrics_port,
-            "RECONCILE_SECONDS": settings.reconcile_seconds, "HISTORY_KEPT": settings.history_kept,
-        }  # fmt: skip
+            "HOME": settings.home,
+            "CACHE": settings.cache,
+            "TRACKING_URI": settings.tracking_uri,
+            "ARTIFACT_ROOT": settings.artifact_root,
+            "PREFECT_PORT": ports.prefect,
+            "MLFLOW_PORT": ports.mlflow,
+            "DEPLOYER_PORT": ports.deployer,
+            "METRICS_PORT": settings.metrics_port,
+            "RECONCILE_SECONDS": settings.reconcile_seconds,
+            "HISTORY_KEPT": settings.history_kept,
+        }
         return {
             **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own.items()},
             **prefect_settings.for_platform(settings, ports.prefect_api),
@@ -182,7 +223,8 @@ class Platform:
             before = json.loads(path.read_text())
         kept = {
             WEBHOOK_SECRET: before.get(WEBHOOK_SECRET) or secrets.token_urlsafe(32),
-            ENCRYPTION_KEY: before.get(ENCRYPTION_KEY) or base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            ENCRYPTION_KEY: before.get(ENCRYPTION_KEY)
+            or base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         }
         text = json.dumps({**kept, **_of_databases(self._settings)}, indent=1)
         if not path.exists() or path.read_text() != text:
@@ -193,7 +235,9 @@ class Platform:
         """Until every one answers, telling how many do."""
         deadline = time.monotonic() + START_TIMEOUT
         with track("starting", len(names), "services") as tell:
-            while missing := [part for part in self.components() if part.name in names and not part.answers]:
+            while missing := [
+                part for part in self.components() if part.name in names and not part.answers
+            ]:
                 tell(len(names) - len(missing))
                 late = time.monotonic() > deadline
                 for part in missing:
@@ -203,7 +247,11 @@ class Platform:
             tell(len(names))
 
     def _give_up(self, part: Component) -> None:
-        words = part.log.read_text(errors="replace").strip().splitlines()[-8:] if part.log.exists() else []
+        words = (
+            part.log.read_text(errors="replace").strip().splitlines()[-8:]
+            if part.log.exists()
+            else []
+        )
         raise Unavailable(
             f"starting {part.name}",
             "it does not answer. Its log ends:\n" + "\n".join(words) + "\n",
@@ -221,15 +269,32 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
     module = {
         "prefect": ["prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)],
         "mlflow": [
-            "mlflow", "server", "--host", HOST, "--port", str(ports.mlflow), "--workers", "1",
-            "--artifacts-destination", settings.mlflow_artifacts(),
+            "mlflow",
+            "server",
+            "--host",
+            HOST,
+            "--port",
+            str(ports.mlflow),
+            "--workers",
+            "1",
+            "--artifacts-destination",
+            settings.mlflow_artifacts(),
         ],
         "deployer": ["weighbridge.deployer.deployer"],
         "worker": [
-            "prefect", "worker", "start", "--pool", deployments.POOL, "--type", "process",
-            "--name", socket.gethostname(), "--install-policy", "never",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            deployments.POOL,
+            "--type",
+            "process",
+            "--name",
+            socket.gethostname(),
+            "--install-policy",
+            "never",
         ],
-    }  # fmt: skip
+    }
     return [sys.executable, "-m", *module[name]]
 
 
@@ -267,12 +332,18 @@ def _answers(name: str, ports: Addresses, since: float) -> bool:
 def _polls(api: str, since: float) -> bool:
     """Whether a worker of our pool has said since then that it is there."""
     try:
-        found = httpx.post(f"{api}/work_pools/{deployments.POOL}/workers/filter", json={}, timeout=5, trust_env=False)
+        found = httpx.post(
+            f"{api}/work_pools/{deployments.POOL}/workers/filter",
+            json={},
+            timeout=5,
+            trust_env=False,
+        )
     except httpx.HTTPError:
         return False
     if not found.is_success:
         return False
     return any(
-        worker["status"] == "ONLINE" and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > since
+        worker["status"] == "ONLINE"
+        and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > since
         for worker in found.json()
     )

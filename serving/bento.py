@@ -1,10 +1,14 @@
-"""Bentos: built by the BentoML of the environment that they will run in, published whole, exported by links.
+"""Bentos: built by the BentoML of the environment that they will run in, published whole, exported
+by links.
 
 ::
 
-    BENTOML_HOME/models/<name>/<digest>    the model's files, hard links to the artifact store where it can be
-    BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds what the service imports
-    (artifact store) format `bento`        the same exported: a Bento with its model inside, which needs no store
+    BENTOML_HOME/models/<name>/<digest>    the model's files, hard links to the artifact store where
+        it can be
+    BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds what the service
+        imports
+    (artifact store) format `bento`        the same exported: a Bento with its model inside, which
+        needs no store
 """
 
 import hashlib
@@ -38,15 +42,31 @@ from weighbridge.serving.openai_client import is_ready
 logger = logging.getLogger("weighbridge.bento")
 
 TRAVELS = (
-    "core/__init__.py", "core/artifact.py", "core/environments.py", "core/errors.py", "core/plugins.py",
-    "core/processes.py", "core/progress.py", "core/settings.py",
-    "serving/__init__.py", "serving/bento_candidate.py", "serving/openai_client.py", "serving/llama_cpp_native.py",
-    "serving/service.py", "serving/reaper.py", "serving/engines/*.py", "serving/shim/*.py",
-)  # fmt: skip
-"""What the service imports, engines included, and nothing else: what changes elsewhere makes no new Bento."""
+    "core/__init__.py",
+    "core/artifact.py",
+    "core/environments.py",
+    "core/errors.py",
+    "core/plugins.py",
+    "core/processes.py",
+    "core/progress.py",
+    "core/settings.py",
+    "serving/__init__.py",
+    "serving/bento_candidate.py",
+    "serving/openai_client.py",
+    "serving/llama_cpp_native.py",
+    "serving/service.py",
+    "serving/reaper.py",
+    "serving/engines/*.py",
+    "serving/shim/*.py",
+)
+"""What the service imports, engines included, and nothing else: what changes elsewhere makes no new
+Bento.
+"""
 BUILDER = Path(__file__).with_name("bento_build.py")
 FORMAT = 1
-"""Raised when the same inputs give another Bento: when this module or the builder lays it out differently."""
+"""Raised when the same inputs give another Bento: when this module or the builder lays it out
+differently.
+"""
 
 _BENTOML_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[|Traceback |Exception in ")
 
@@ -75,18 +95,25 @@ class Contents:
 
     def programs(self) -> list[Path]:
         """Executables of the engine that no environment holds: they travel in the Bento."""
-        program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[0]
+        program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[
+            0
+        ]
         return [Path(program)] if Path(program).is_absolute() else []
 
     @cached_property
     def digest(self) -> str:
         """Of all that goes in, so that the same Bento always has the same version."""
         parts = {
-            "format": FORMAT, "name": self.name, "label": self.label, "engine": self.engine.model_dump(mode="json"),
-            "model": self.model.digest, "lineage": dict(self.lineage), "code": _digest_of_code(),
+            "format": FORMAT,
+            "name": self.name,
+            "label": self.label,
+            "engine": self.engine.model_dump(mode="json"),
+            "model": self.model.digest,
+            "lineage": dict(self.lineage),
+            "code": _digest_of_code(),
             "locks": [sha256_of(lock) for lock in locks_of(self.lock)],
             "programs": [sha256_of(program) for program in self.programs()],
-        }  # fmt: skip
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -139,16 +166,31 @@ def build(contents: Contents, cache: Path) -> Built:
     model = home / "models" / contents.bento_name / contents.model_version
     scratch_root = home / "tmp"
     scratch_root.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"):
+    with one_at_a_time(
+        scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"
+    ):
         if (folder / "bento.yaml").exists() and (model / "model.yaml").exists():
             return Built(contents.tag, folder, model, reused=True)
         environment = ensure(contents.lock, cache)
         with tempfile.TemporaryDirectory(prefix="weighbridge-", dir=scratch_root) as scratch:
             _stage(contents, Path(scratch) / "src")
             _build(contents, environment, Path(scratch))
-            _link(contents.model.path, Path(scratch) / "home" / "models" / contents.bento_name / contents.model_version)
-            _publish(Path(scratch) / "home" / "models", home / "models", contents.bento_name, contents.model_version)
-            _publish(Path(scratch) / "home" / "bentos", home / "bentos", contents.bento_name, contents.bento_version)
+            _link(
+                contents.model.path,
+                Path(scratch) / "home" / "models" / contents.bento_name / contents.model_version,
+            )
+            _publish(
+                Path(scratch) / "home" / "models",
+                home / "models",
+                contents.bento_name,
+                contents.model_version,
+            )
+            _publish(
+                Path(scratch) / "home" / "bentos",
+                home / "bentos",
+                contents.bento_name,
+                contents.bento_version,
+            )
     return Built(contents.tag, folder, model, reused=False)
 
 
@@ -156,7 +198,10 @@ def export(built: Built, model: Artifact, store: Store, origin: Mapping[str, str
     """The Bento with its model inside, as `bentoml export` lays it out, without copying the model."""
     name, version = built.model.parent.name, built.model.name
     inside = f"models/{name}/{version}"
-    known = [file.model_copy(update={"path": f"{inside}/{file.path}"}) for file in store.files(model.digest)]
+    known = [
+        file.model_copy(update={"path": f"{inside}/{file.path}"})
+        for file in store.files(model.digest)
+    ]
     own = {file.path for file in store.files(model.digest)}
     made = [(path, f"{inside}/{path.relative_to(built.model)}") for path in _files(built.model)]
     made = [(path, to) for path, to in made if to.removeprefix(f"{inside}/") not in own]
@@ -164,7 +209,11 @@ def export(built: Built, model: Artifact, store: Store, origin: Mapping[str, str
     with store.scratch() as scratch:
         latest = scratch / "latest"
         latest.write_text(version)
-        files = [*known, _put(store, latest, f"models/{name}/latest"), *(_put(store, path, to) for path, to in made)]
+        files = [
+            *known,
+            _put(store, latest, f"models/{name}/latest"),
+            *(_put(store, path, to) for path, to in made),
+        ]
         return store.assemble(files, "bento", {**origin, "tag": built.tag})
 
 
@@ -199,7 +248,15 @@ def variables(host: str, port: int) -> dict[str, str]:
 
 def serve_command(folder: Path, environment: Environment, host: str, port: int) -> list[str]:
     """`bentoml serve` of the Bento in `folder`; `port` is BentoML's own, for management."""
-    return [str(environment.bin("bentoml")), "serve", str(folder), "--host", host, "--port", str(port)]
+    return [
+        str(environment.bin("bentoml")),
+        "serve",
+        str(folder),
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
 
 
 @dataclass(frozen=True)
@@ -218,8 +275,8 @@ class BentoProof:
 def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[BentoProof]:
     """Run an exported Bento in its own environment until the block ends.
 
-    Raises:
-        Unavailable: it ended (its log's tail is in the message), or gave no real completion within `timeout` seconds.
+    Raises: Unavailable: it ended (its log's tail is in the message), or gave no real completion
+        within `timeout` seconds.
     """
     environment = environment_of(folder, cache)
     port, engine_port = free_port(), free_port()
@@ -227,7 +284,13 @@ def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Bent
     url, engine_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}"
     with (
         tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch,
-        Process("the Bento", command, log=log, cwd=Path(scratch), env=variables("127.0.0.1", engine_port)) as process,
+        Process(
+            "the Bento",
+            command,
+            log=log,
+            cwd=Path(scratch),
+            env=variables("127.0.0.1", engine_port),
+        ) as process,
     ):
         yield BentoProof(url, engine_url, process, _wait(process, (engine_url, url), timeout))
 
@@ -236,7 +299,9 @@ def last_words(log: str, lines: int = 10) -> str:
     """What the engine said last; where it was never started, what BentoML said last."""
     _, started, said = log.rpartition("Running service with command: ")
     if started:
-        own = list(itertools.takewhile(lambda line: not _BENTOML_LINE.match(line), said.splitlines()[1:]))
+        own = list(
+            itertools.takewhile(lambda line: not _BENTOML_LINE.match(line), said.splitlines()[1:])
+        )
         return "\n".join(own[-lines:]) or "(the engine said nothing)"
     return "\n".join(log.strip().splitlines()[-lines:]) or "(nothing)"
 
@@ -248,14 +313,22 @@ def _wait(process: Process, urls: Sequence[str], timeout: float) -> float:
         if process.alive() and time.monotonic() - started < timeout:
             time.sleep(0.1)
             continue
-        wrong = f"no completion came within {timeout:.0f} s" if process.alive() else "it ended before it answered"
+        wrong = (
+            f"no completion came within {timeout:.0f} s"
+            if process.alive()
+            else "it ended before it answered"
+        )
         words = last_words(process.log.read_text(errors="replace"))
-        raise Unavailable("starting the Bento", f"{wrong}. Its log ends:\n{words}\n", f"whole log: {process.log}")
+        raise Unavailable(
+            "starting the Bento", f"{wrong}. Its log ends:\n{words}\n", f"whole log: {process.log}"
+        )
     return time.monotonic() - started
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
 
 
 def _put(store: Store, path: Path, to: str) -> File:
@@ -285,7 +358,9 @@ def _stage(contents: Contents, src: Path) -> None:
         shutil.copy(program, src / "bin" / program.name)
     (src / "environment").mkdir()
     shutil.copyfile(lock, src / "environment" / lock.name)
-    (src / "requirements.txt").write_text("".join(_portable(path).read_text() for path in locks_of(lock)))
+    (src / "requirements.txt").write_text(
+        "".join(_portable(path).read_text() for path in locks_of(lock))
+    )
     candidate = BentoCandidate(
         name=contents.bento_name,
         label=contents.label,
@@ -298,7 +373,9 @@ def _stage(contents: Contents, src: Path) -> None:
 
 
 def _portable(lock: Path) -> Path:
-    """Whoever installs the Bento elsewhere gets PyTorch as its index carries it, not this machine's build."""
+    """Whoever installs the Bento elsewhere gets PyTorch as its index carries it, not this machine's
+    build.
+    """
     return lock.with_name("torch.lock") if lock.name == "torch.cpu.lock" else lock
 
 
@@ -309,17 +386,25 @@ def _build(contents: Contents, environment: Environment, scratch: Path) -> None:
         "model": f"{contents.bento_name}:{contents.model_version}",
         "labels": _labels(contents),
         "description": _description(contents),
-        "metadata": {"digest": contents.model.digest, "format": contents.model.format, **contents.model.origin},
+        "metadata": {
+            "digest": contents.model.digest,
+            "format": contents.model.format,
+            **contents.model.origin,
+        },
     }
     order_file = scratch / "order.json"
     order_file.write_text(json.dumps(order))
     home = scratch / "home"
     env = {
-        "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONDONTWRITEBYTECODE": "1",
-        "BENTO_ORDER": str(order_file), "WEIGHBRIDGE_ENGINE_PORT": "8000",
-        # BentoML looks for uv before it knows whether it needs it, and would install it by pip, which is not there.
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENTO_ORDER": str(order_file),
+        "WEIGHBRIDGE_ENGINE_PORT": "8000",
+        # BentoML looks for uv before it knows whether it needs it, and would install it by pip,
+        # which is not there.
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(uv()).parent)]),
-    }  # fmt: skip
+    }
     done = run("bentoml build", [environment.python, BUILDER], env=env, cwd=scratch / "src")
     if done.status != 0:
         logger.info("%s", done.output)

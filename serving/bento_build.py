@@ -1,4 +1,6 @@
-"""Runs in a Bento's own environment and folder, with `BENTOML_HOME` set to scratch: creates the model and the Bento."""
+"""Runs in a Bento's own environment and folder, with `BENTOML_HOME` set to scratch: creates the
+model and the Bento.
+"""
 
 import json
 import os
@@ -28,10 +30,12 @@ def main() -> None:
 
 
 def _require_exactly(folder: Path, requirements: str) -> None:
-    """Put the lock back as it was: BentoML adds itself a second time, without a hash, which pip then refuses.
+    """Put the lock back as it was: BentoML adds itself a second time, without a hash, which pip
+    then refuses.
 
-    uv, which BentoML's containers install it with from this folder, is told that there is nothing to add: what a lock
-    leaves out on purpose (see a lock's `.overrides`) would come back as a dependency of the rest.
+    uv, which BentoML's containers install it with from this folder, is told that there is nothing
+    to add: what a lock leaves out on purpose (see a lock's `.overrides`) would come back as a
+    dependency of the rest.
     """
     import yaml
 

@@ -12,6 +12,8 @@ class BentoCandidate(BaseModel):
 
     name: str = Field(description="Name of the service and of the Bento.")
     label: str = Field(description="The candidate's label in the weighing.")
-    engine: dict[str, Any] = Field(description="The engine's arguments, with `kind`, as they were weighed.")
+    engine: dict[str, Any] = Field(
+        description="The engine's arguments, with `kind`, as they were weighed."
+    )
     model: str = Field(description="Tag of the model in BentoML's store.")
     lock: str = Field(description="The environment's lock, relative to the Bento's `src`.")

@@ -1,4 +1,6 @@
-"""Starts an engine in its locked environment and stops it: one artifact, one process group, one free port."""
+"""Starts an engine in its locked environment and stops it: one artifact, one process group, one
+free port.
+"""
 
 import logging
 import tempfile
@@ -45,13 +47,20 @@ def serve(model: Path, args: EngineArgs, cache: Path, log: Path) -> Iterator[Run
     check_engine(engine, args, model)
     python = ensure(lock_of(engine, args), cache).python
     with ExitStack() as stack:
-        # A folder of its own: one named like a Python package in the working directory would shadow that package.
+        # A folder of its own: one named like a Python package in the working directory would shadow
+        # that package.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weighbridge-")))
         yield _start(stack, engine, model, args, python, log, folder)
 
 
 def _start(
-    stack: ExitStack, engine: Engine, model: Path, args: EngineArgs, python: Path, output: Path, folder: Path
+    stack: ExitStack,
+    engine: Engine,
+    model: Path,
+    args: EngineArgs,
+    python: Path,
+    output: Path,
+    folder: Path,
 ) -> Running:
     """Start on a free port; on another one where somebody took it before the engine did."""
     for attempt in range(1, PORTS_TRIED + 1):

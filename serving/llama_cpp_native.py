@@ -48,7 +48,9 @@ _NOT_NEEDED = frozenset({"docs", "media", "models", "benches", "tests"})
 
 
 def _without_amx() -> list[str]:
-    """Compiled by GCC 12, llama-server's AMX kernels end in a segmentation fault on every quantized model."""
+    """Compiled by GCC 12, llama-server's AMX kernels end in a segmentation fault on every quantized
+    model.
+    """
     if platform.machine() != "x86_64":
         return []
     flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
@@ -94,12 +96,16 @@ def source(cache: Path) -> Path:
             if not folder.exists():
                 _fetch(folder, doing)
     except OSError as exc:
-        raise Unavailable(doing, str(exc), f"make room or give rights at {cache}, then run again") from exc
+        raise Unavailable(
+            doing, str(exc), f"make room or give rights at {cache}, then run again"
+        ) from exc
     return folder
 
 
 def tool(name: str, cache: Path) -> Path | None:
-    """One of llama.cpp's programs: as it came with this Bento, as built by `build`, as found on the PATH, or None."""
+    """One of llama.cpp's programs: as it came with this Bento, as built by `build`, as found on the
+    PATH, or None.
+    """
     for place in (TRAVELLING / name, _programs(cache) / name):
         if place.exists():
             return place
@@ -108,7 +114,9 @@ def tool(name: str, cache: Path) -> Path | None:
 
 
 def tool_version(program: Path) -> str:
-    """What a program of llama.cpp is: our pinned one by release and commit, another one by its path."""
+    """What a program of llama.cpp is: our pinned one by release and commit, another one by its
+    path.
+    """
     if program.parent.name.startswith(f"{VERSION}-"):
         return f"{PACKAGE} {VERSION} (llama.cpp {COMMIT}), native"
     return f"{program} (found on the PATH)"
@@ -119,8 +127,8 @@ def build(cache: Path) -> Path:
 
     About ten minutes of one core. An interrupted build goes on where it was.
 
-    Raises:
-        Unavailable: no C++ compiler, or the build fails; the message ends with the compiler's words.
+    Raises: Unavailable: no C++ compiler, or the build fails; the message ends with the compiler's
+        words.
     """
     programs = _programs(cache)
     if programs.exists():
@@ -142,7 +150,9 @@ def _programs(cache: Path) -> Path:
 
 @remember
 def _machine() -> str:
-    """Architecture and a digest of the processor's abilities and our options: a build runs on its own kind alone."""
+    """Architecture and a digest of the processor's abilities and our options: a build runs on its
+    own kind alone.
+    """
     abilities = platform.processor()
     with_flags = Path("/proc/cpuinfo")
     if with_flags.exists():
@@ -160,7 +170,11 @@ def _fetch(folder: Path, doing: str) -> None:
         with archive.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != SHA256:
-            raise Unavailable(doing, f"the file has sha256 {found}, not {SHA256}", "check the package index in use")
+            raise Unavailable(
+                doing,
+                f"the file has sha256 {found}, not {SHA256}",
+                "check the package index in use",
+            )
         tree = Path(scratch) / "tree"
         _unpack(archive, tree)
         tree.rename(folder)
@@ -168,11 +182,21 @@ def _fetch(folder: Path, doing: str) -> None:
 
 
 def _locate(doing: str) -> dict[str, Any]:
-    """Ask uv where the user's package index keeps the archive; it resolves without downloading or building it."""
+    """Ask uv where the user's package index keeps the archive; it resolves without downloading or
+    building it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         wanted, found = Path(scratch) / "wanted.in", Path(scratch) / "pylock.toml"
         wanted.write_text(f"{PACKAGE}=={VERSION}\n")
-        options = ["--no-deps", "--no-binary", PACKAGE, "--format", "pylock.toml", "--python", sys.executable]
+        options = [
+            "--no-deps",
+            "--no-binary",
+            PACKAGE,
+            "--format",
+            "pylock.toml",
+            "--python",
+            sys.executable,
+        ]
         run_uv(doing, "pip", "compile", *options, "--output-file", str(found), str(wanted))
         sdist: dict[str, Any] = tomllib.loads(found.read_text())["packages"][0]["sdist"]
         if path := sdist.get("path"):
@@ -191,7 +215,12 @@ def _download(sdist: dict[str, Any], to: Path, doing: str) -> None:
         with (
             track(doing, sdist.get("size"), "B") as update,
             httpx.stream(
-                "GET", url, auth=_credentials(url), follow_redirects=True, timeout=60, verify=_trust()
+                "GET",
+                url,
+                auth=_credentials(url),
+                follow_redirects=True,
+                timeout=60,
+                verify=_trust(),
             ) as answer,
             to.open("wb") as stream,
         ):
@@ -200,7 +229,9 @@ def _download(sdist: dict[str, Any], to: Path, doing: str) -> None:
                 stream.write(chunk)
                 update(stream.tell())
     except httpx.HTTPError as exc:
-        raise Unavailable(doing, f"{urlsplit(url).hostname} says: {exc}", "check the network, then run again") from exc
+        raise Unavailable(
+            doing, f"{urlsplit(url).hostname} says: {exc}", "check the network, then run again"
+        ) from exc
 
 
 def _trust() -> Any:
@@ -212,12 +243,15 @@ def _trust() -> Any:
 
 
 def _credentials(url: str) -> Any:
-    """User and password of the index the file comes from: out of its URL in uv's settings, else ~/.netrc."""
+    """User and password of the index the file comes from: out of its URL in uv's settings, else
+    ~/.netrc.
+    """
     import httpx
 
     settings = {**os.environ, **uv_variables()}
     words = " ".join(
-        settings.get(name, "") for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
+        settings.get(name, "")
+        for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
     )
     for word in words.split():
         index = urlsplit(word.partition("=")[2] if re.match(r"[\w-]+=", word) else word)
@@ -260,7 +294,12 @@ def _compile(tree: Path, programs: Path, compiler: str, cache: Path, doing: str)
     with _ninja_progress(doing) as on_line:
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
         _require(
-            run("ninja", [ninja, "-C", work, "-j", jobs, *TOOLS], env={"NINJA_STATUS": "[%f/%t] "}, on_line=on_line),
+            run(
+                "ninja",
+                [ninja, "-C", work, "-j", jobs, *TOOLS],
+                env={"NINJA_STATUS": "[%f/%t] "},
+                on_line=on_line,
+            ),
             doing,
         )
     with tempfile.TemporaryDirectory(dir=programs.parent, prefix=".built-") as scratch:
@@ -292,6 +331,8 @@ def _ninja_progress(doing: str) -> Iterator[Any]:
 def _require(done: Finished, doing: str) -> None:
     if done.status == 0:
         return
-    failed = [line for line in done.output.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)]
+    failed = [
+        line for line in done.output.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)
+    ]
     words = " ".join(" ".join(failed[:3]).split()) or done.tail()
     raise Unavailable(doing, words[:500], "mend that, then run it again: it goes on where it was")

@@ -56,15 +56,16 @@ def run_load(
 ) -> LoadFigures:
     """Send the payloads in their order, each once and streamed, `concurrency` at a time.
 
-    Figures are of the steady span: from the moment as many requests have ended as there are streams, until no new
-    one is sent, which is when the payloads are used up, or `requests` of them after at least `seconds`. After
-    `max_seconds` what is under way is dropped.
+    Figures are of the steady span: from the moment as many requests have ended as there are
+    streams, until no new one is sent, which is when the payloads are used up, or `requests` of them
+    after at least `seconds`. After `max_seconds` what is under way is dropped.
 
-    Raises:
-        BadInput: there are too few payloads to fill the streams, or the host is another machine's and `remote` is off.
-        Unavailable: nobody answers at `url`.
+    Raises: BadInput: there are too few payloads to fill the streams, or the host is another
+        machine's and `remote` is off. Unavailable: nobody answers at `url`.
     """
-    from weighbridge.serving.load_streams import LoadRun  # recipes need the figures' model, and no event loop
+    from weighbridge.serving.load_streams import (
+        LoadRun,
+    )  # recipes need the figures' model, and no event loop
 
     _check(url, payloads, concurrency, remote=remote)
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
@@ -76,9 +77,15 @@ def run_load(
 def _check(url: str, payloads: Sequence[Payload], concurrency: int, *, remote: bool) -> None:
     doing = f"measuring {url} under load"
     if not remote and not _is_loopback(urlsplit(url).hostname or ""):
-        raise BadInput(doing, "it is not on this machine", "allow it explicitly: --remote, or remote=True")
+        raise BadInput(
+            doing, "it is not on this machine", "allow it explicitly: --remote, or remote=True"
+        )
     if concurrency < 1 or len(payloads) < 2 * concurrency:
-        raise BadInput(doing, f"{len(payloads)} requests are too few for {concurrency} streams", "give at least twice")
+        raise BadInput(
+            doing,
+            f"{len(payloads)} requests are too few for {concurrency} streams",
+            "give at least twice",
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -93,7 +100,11 @@ def _figures(run: LoadRun, concurrency: int) -> LoadFigures:
     streams = run.streams
     ended = sorted(stream.ended for stream in streams if stream.ended)
     steady = len(ended) > concurrency and ended[concurrency - 1] < run.exhausted
-    begin, end = (ended[concurrency - 1], run.exhausted) if steady else (run.started, max([run.exhausted, *ended]))
+    begin, end = (
+        (ended[concurrency - 1], run.exhausted)
+        if steady
+        else (run.started, max([run.exhausted, *ended]))
+    )
     span = max(end - begin, 1e-9)
     good = [stream for stream in streams if not stream.error]
     inside = [stream for stream in good if stream.started >= begin] or good
@@ -117,7 +128,9 @@ def _figures(run: LoadRun, concurrency: int) -> LoadFigures:
 
 
 def _tokens_between(stream: StreamedAnswer, begin: float, end: float) -> float:
-    """Tokens that came in the span. A piece may hold several, or half of one: each counts its share."""
+    """Tokens that came in the span. A piece may hold several, or half of one: each counts its
+    share.
+    """
     if not stream.arrivals:
         return 0.0
     inside = sum(1 for arrival in stream.arrivals if begin < arrival <= end)
@@ -129,7 +142,9 @@ def _gaps(stream: StreamedAnswer) -> Iterator[float]:
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
-    """The value below which `part` of the ordered values lie, between neighbours where needed; 0 of nothing."""
+    """The value below which `part` of the ordered values lie, between neighbours where needed; 0 of
+    nothing.
+    """
     if not ordered:
         return 0.0
     place = part * (len(ordered) - 1)
@@ -139,9 +154,14 @@ def percentile(ordered: Sequence[float], part: float) -> float:
 
 
 def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
-    """Deterministic questions, each with a beginning of its own, so that no prompt cache answers for the engine."""
+    """Deterministic questions, each with a beginning of its own, so that no prompt cache answers
+    for the engine.
+    """
     return [
-        {"messages": [{"role": "user", "content": f"{n}: Tell me about the number {n}."}], "max_tokens": max_tokens}
+        {
+            "messages": [{"role": "user", "content": f"{n}: Tell me about the number {n}."}],
+            "max_tokens": max_tokens,
+        }
         for n in range(count)
     ]
 
@@ -152,17 +172,25 @@ def main(words: Sequence[str] | None = None) -> None:
         prog="python -m weighbridge.serving.load", description="Measure an OpenAI endpoint."
     )
     parser.add_argument("url", help="base address, with or without /v1")
-    parser.add_argument("--concurrency", default="1,4,8", help="one number or several, with commas (%(default)s)")
+    parser.add_argument(
+        "--concurrency", default="1,4,8", help="one number or several, with commas (%(default)s)"
+    )
     parser.add_argument("--requests", type=int, default=64, help="per concurrency (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=64, help="of one answer (%(default)s)")
-    parser.add_argument("--max-seconds", type=float, default=60, help="per concurrency (%(default)s)")
-    parser.add_argument("--remote", action="store_true", help="allow a host other than this machine")
+    parser.add_argument(
+        "--max-seconds", type=float, default=60, help="per concurrency (%(default)s)"
+    )
+    parser.add_argument(
+        "--remote", action="store_true", help="allow a host other than this machine"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per concurrency")
     args = parser.parse_args(words)
     for level in (int(word) for word in args.concurrency.split(",")):
         payloads = made_up_payloads(max(args.requests, 4 * level), args.max_tokens)
         cpu = time.process_time()
-        figures = run_load(args.url, payloads, level, max_seconds=args.max_seconds, remote=args.remote)
+        figures = run_load(
+            args.url, payloads, level, max_seconds=args.max_seconds, remote=args.remote
+        )
         spent = time.process_time() - cpu
         print(figures.model_dump_json() if args.json else _line(figures, spent), flush=True)
 

@@ -1,7 +1,8 @@
-"""Streamed answers as the load generator sees them: when each piece came, and whether the answer was whole.
+"""Streamed answers as the load generator sees them: when each piece came, and whether the answer
+was whole.
 
-The generator shares the processor with the engine it measures, so it reads streams as bytes: a search per piece
-instead of JSON.
+The generator shares the processor with the engine it measures, so it reads streams as bytes: a
+search per piece instead of JSON.
 """
 
 import asyncio
@@ -34,7 +35,9 @@ class StreamedAnswer:
     started: float
     ended: float = 0.0
     arrivals: list[float] = field(default_factory=list)
-    """When each piece of the answer came; of several at once, spread over the time since the one before."""
+    """When each piece of the answer came; of several at once, spread over the time since the one
+    before.
+    """
     tokens: int = 0
     """As the server counts them; where it doesn't, the pieces."""
     finished: bool = False
@@ -63,7 +66,9 @@ class StreamedAnswer:
             self.arrivals.append(now)
         elif count:
             before = self.arrivals[-1] if self.arrivals else now
-            self.arrivals += [before + (now - before) * place / count for place in range(1, count + 1)]
+            self.arrivals += [
+                before + (now - before) * place / count for place in range(1, count + 1)
+            ]
 
     def close(self, problem: str) -> None:
         """The connection is over: `problem` says what broke, if anything did."""
@@ -104,7 +109,8 @@ class LoadRun:
         asyncio.run(self._go(max_seconds))
 
     async def _go(self, max_seconds: float) -> None:
-        # Engines close a connection after a stream while they promise to keep it: never take one again.
+        # Engines close a connection after a stream while they promise to keep it: never take one
+        # again.
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session:
             self.started = time.perf_counter()
@@ -127,9 +133,14 @@ class LoadRun:
         self.exhausted = self.exhausted or time.perf_counter()
 
     def _has_enough(self) -> bool:
-        return len(self.streams) >= self._enough and time.perf_counter() >= self.started + self._seconds
+        return (
+            len(self.streams) >= self._enough
+            and time.perf_counter() >= self.started + self._seconds
+        )
 
-    async def _send(self, session: aiohttp.ClientSession, payload: Payload, stream: StreamedAnswer) -> str:
+    async def _send(
+        self, session: aiohttp.ClientSession, payload: Payload, stream: StreamedAnswer
+    ) -> str:
         """Why it did not work, if so."""
         path, body = _compose(payload, self._model)
         try:
@@ -145,5 +156,10 @@ class LoadRun:
 
 def _compose(payload: Payload, model: str) -> tuple[str, bytes]:
     path = "/v1/chat/completions" if "messages" in payload else "/v1/completions"
-    options = {"model": model, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    options = {
+        "model": model,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     return path, json.dumps({**options, **payload}).encode()

@@ -1,4 +1,6 @@
-"""A small client of OpenAI's HTTP API: readiness, quality, probes and `weighbridge ask` speak through it."""
+"""A small client of OpenAI's HTTP API: readiness, quality, probes and `weighbridge ask` speak
+through it.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,13 @@ class RequestRefused(Unavailable):
 
 
 class Client:
-    """Asks one server; `url` is its base without `/v1`, `headers` go with every request. Safe for several threads."""
+    """Asks one server; `url` is its base without `/v1`, `headers` go with every request. Safe for
+    several threads.
+    """
 
-    def __init__(self, url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
         self.headers = dict(headers or {})
@@ -72,11 +78,15 @@ class Client:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
             return Answer(
-                text or "", choice["finish_reason"] or "",
-                int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)),
-            )  # fmt: skip
+                text or "",
+                choice["finish_reason"] or "",
+                int(usage.get("prompt_tokens", 0)),
+                int(usage.get("completion_tokens", 0)),
+            )
         except (KeyError, IndexError, TypeError) as exc:
-            raise Unavailable(f"asking {self.url}{path}", f"there is no answer in its reply: {reply}") from exc
+            raise Unavailable(
+                f"asking {self.url}{path}", f"there is no answer in its reply: {reply}"
+            ) from exc
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
         """The answer, piece by piece as it comes.
@@ -89,7 +99,11 @@ class Client:
             if "error" in event:
                 raise Unavailable(f"asking {self.url}{path}", f"it broke off: {event['error']}")
             for choice in event.get("choices", []):
-                piece = choice.get("text") if isinstance(prompt, str) else choice["delta"].get("content")
+                piece = (
+                    choice.get("text")
+                    if isinstance(prompt, str)
+                    else choice["delta"].get("content")
+                )
                 if piece:
                     yield piece
 
@@ -97,7 +111,9 @@ class Client:
         import httpx
 
         try:
-            with _http().stream("POST", url, json=body, timeout=self.timeout, headers=self.headers) as response:
+            with _http().stream(
+                "POST", url, json=body, timeout=self.timeout, headers=self.headers
+            ) as response:
                 if response.status_code != OK:
                     response.read()
                     raise RequestRefused(url, response.status_code, _words(response))
@@ -122,7 +138,9 @@ def request(prompt: Prompt, **options: Any) -> tuple[str, dict[str, Any]]:
 
 
 def is_ready(url: str, timeout: float = 60.0, headers: Mapping[str, str] | None = None) -> bool:
-    """Whether a real token comes back, from the chat or, where the model has no chat, as plain text."""
+    """Whether a real token comes back, from the chat or, where the model has no chat, as plain
+    text.
+    """
     client = Client(url, timeout, headers)
     for prompt in ([{"role": "user", "content": "Hi"}], "Hi"):
         try:
@@ -140,7 +158,12 @@ def get(url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = No
     return _ask("GET", url, None, timeout, headers)
 
 
-def post(url: str, body: Mapping[str, Any], timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> Any:
+def post(
+    url: str,
+    body: Mapping[str, Any],
+    timeout: float = 120.0,
+    headers: Mapping[str, str] | None = None,
+) -> Any:
     """JSON for JSON.
 
     Raises:
@@ -151,7 +174,11 @@ def post(url: str, body: Mapping[str, Any], timeout: float = 120.0, headers: Map
 
 
 def _ask(
-    method: str, url: str, body: Mapping[str, Any] | None, timeout: float, headers: Mapping[str, str] | None
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None,
+    timeout: float,
+    headers: Mapping[str, str] | None,
 ) -> Any:
     import httpx
 
@@ -169,7 +196,9 @@ def _ask(
 
 @cache
 def _http() -> httpx.Client:
-    """One connection per request: servers that promise to keep one open and close it break pooled ones."""
+    """One connection per request: servers that promise to keep one open and close it break pooled
+    ones.
+    """
     import httpx  # here: recipes import engines, and engines this
 
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)

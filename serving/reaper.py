@@ -2,17 +2,21 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I tether.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] [--guard] -- COMMAND …
+    python -I tether.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] [--guard]
+        -- COMMAND …
 
 The command takes this process's place, so no process is added.
 
-``--await-port``  it starts once nobody listens there any more: a successor loads everything it can while the one
-                  before still serves.
-``--secrets``     environment variables as JSON in a file: a command line is everybody's to read, a file is not.
+``--await-port``  it starts once nobody listens there any more: a successor loads everything it can
+                  while the one before still serves.
+``--secrets``     environment variables as JSON in a file: a command line is everybody's to read, a
+    file is not.
 ``--mark``        the command and all it starts carry this mark in their environment.
-``--sweep``       what still carries the mark is killed first: the children of one before that died without a word.
-``--guard``       what is left of the command's process group when it has ended, however it ended, is killed: a server
-                  of several processes leaves them behind when its first one is killed.
+``--sweep``       what still carries the mark is killed first: the children of one before that died
+    without a word.
+``--guard``       what is left of the command's process group when it has ended, however it ended,
+                  is killed: a server of several processes leaves them behind when its first one is
+                  killed.
 """
 
 import argparse
@@ -32,7 +36,9 @@ _PR_SET_PDEATHSIG = 1
 _POLL = 0.02
 MARK = "WEIGHBRIDGE_PROGRAM"
 CLEANING_UP = 5.0
-"""Seconds that Python's resource trackers get to remove shared memory of processes that were killed."""
+"""Seconds that Python's resource trackers get to remove shared memory of processes that were
+killed.
+"""
 
 
 def die_with_parent() -> None:
@@ -55,12 +61,17 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Ids of the processes of this user that carry the mark, or one that begins with it, without this process."""
+    """Ids of the processes of this user that carry the mark, or one that begins with it, without
+    this process.
+    """
     wanted = f"{MARK}={mark}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                if any(entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")):
+                if any(
+                    entry.startswith(wanted)
+                    for entry in (folder / "environ").read_bytes().split(b"\0")
+                ):
                     yield int(folder.name)
 
 
@@ -72,11 +83,14 @@ def sweep(mark: str) -> None:
 
 
 def guard(pid: int) -> None:
-    """Leave a process behind that waits for the end of process `pid` and then ends what is left of its group."""
+    """Leave a process behind that waits for the end of process `pid` and then ends what is left of
+    its group.
+    """
     if os.fork():
         os.wait()
         return
-    # Twice, and in a session of its own: no child that the command does not know, and no signal meant for its group.
+    # Twice, and in a session of its own: no child that the command does not know, and no signal
+    # meant for its group.
     os.setsid()
     if os.fork() == 0:
         with contextlib.suppress(ProcessLookupError):
@@ -118,7 +132,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--guard", action="store_true")
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     die_with_parent()
-    # A SIGTERM to its parent's group is the parent's to act on: it drains first and ends the command then.
+    # A SIGTERM to its parent's group is the parent's to act on: it drains first and ends the
+    # command then.
     if os.getpgrp() != os.getpid():
         os.setsid()
     os.closerange(3, 4096)

@@ -3,7 +3,8 @@
 BentoML imports this from the Bento's folder, beside `candidate.json`: which engine, with which
 options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE_ENGINE_HOST` and
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
-On BentoML's port everything is there too: `/v1` is passed on by `PassOn`, beside `/livez`, `/readyz`, `/metrics`.
+On BentoML's port everything is there too: `/v1` is passed on by `PassOn`, beside `/livez`,
+`/readyz`, `/metrics`.
 """
 
 import asyncio
@@ -43,7 +44,9 @@ _NOT_PASSED_ON = frozenset({b"host", b"connection", b"keep-alive", b"transfer-en
 
 
 def _session() -> aiohttp.ClientSession:
-    """Connections to the engine; llama-server closes each after a stream while it advertises keep-alive."""
+    """Connections to the engine; llama-server closes each after a stream while it advertises
+    keep-alive.
+    """
     return aiohttp.ClientSession(
         f"http://{'[::1]' if HOST == '::' else '127.0.0.1' if HOST == '0.0.0.0' else HOST}:{PORT}",
         timeout=aiohttp.ClientTimeout(total=None),
@@ -53,7 +56,9 @@ def _session() -> aiohttp.ClientSession:
 
 
 class PassOn:
-    """ASGI middleware that passes `/v1` to the engine with less than half the work of BentoML's proxy."""
+    """ASGI middleware that passes `/v1` to the engine with less than half the work of BentoML's
+    proxy.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -78,13 +83,27 @@ class PassOn:
 
     async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
         self._client = self._client or _session()
-        target = scope["path"] + ("?" + scope["query_string"].decode() if scope["query_string"] else "")
-        headers = [(k.decode(), v.decode("latin-1")) for k, v in scope["headers"] if k not in _NOT_PASSED_ON]
+        target = scope["path"] + (
+            "?" + scope["query_string"].decode() if scope["query_string"] else ""
+        )
+        headers = [
+            (k.decode(), v.decode("latin-1"))
+            for k, v in scope["headers"]
+            if k not in _NOT_PASSED_ON
+        ]
         started = False
         try:
-            async with self._client.request(scope["method"], target, data=body or None, headers=headers) as response:
-                kept = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in _NOT_PASSED_ON]
-                await send({"type": "http.response.start", "status": response.status, "headers": kept})
+            async with self._client.request(
+                scope["method"], target, data=body or None, headers=headers
+            ) as response:
+                kept = [
+                    (k.lower(), v)
+                    for k, v in response.raw_headers
+                    if k.lower() not in _NOT_PASSED_ON
+                ]
+                await send(
+                    {"type": "http.response.start", "status": response.status, "headers": kept}
+                )
                 started = True
                 async for chunk in response.content.iter_any():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -94,8 +113,20 @@ class PassOn:
             logger.warning("the engine did not answer %s: %s", scope["path"], exc)
             kept = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 503, "headers": kept})
-            error = {"error": {"message": "the engine does not answer", "type": "unavailable_error", "code": 503}}
-            await send({"type": "http.response.body", "body": json.dumps(error).encode(), "more_body": True})
+            error = {
+                "error": {
+                    "message": "the engine does not answer",
+                    "type": "unavailable_error",
+                    "code": 503,
+                }
+            }
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": json.dumps(error).encode(),
+                    "more_body": True,
+                }
+            )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -116,7 +147,9 @@ async def _disconnected(receive: Any) -> None:
 
 
 def _engine() -> int:
-    """Process id of the engine; 0 before it is there. Libraries start short-lived children of their own."""
+    """Process id of the engine; 0 before it is there. Libraries start short-lived children of their
+    own.
+    """
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if any(str(PORT) in word for word in child.cmdline()):
@@ -125,7 +158,8 @@ def _engine() -> int:
 
 
 def _end_with_engine() -> None:
-    """End the whole service when its engine has ended, so that whoever supervises it can tell and restart it.
+    """End the whole service when its engine has ended, so that whoever supervises it can tell and
+    restart it.
 
     BentoML itself would answer 503 from then on.
     """
@@ -165,7 +199,16 @@ class Weighbridge:
         threading.Thread(target=_end_with_engine, daemon=True).start()
         command = ENGINE.command(Path(self.model.path), ARGS, HOST, PORT, Path(sys.executable))
         tether = str(Path(__file__).with_name("tether.py"))
-        return [sys.executable, "-I", tether, "--await-port", HOST, str(PORT), "--", *map(str, command)]
+        return [
+            sys.executable,
+            "-I",
+            tether,
+            "--await-port",
+            HOST,
+            str(PORT),
+            "--",
+            *map(str, command),
+        ]
 
 
 Weighbridge.add_asgi_middleware(PassOn)  # type: ignore[attr-defined]  # the decorator made it a Service

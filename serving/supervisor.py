@@ -3,7 +3,8 @@
 ::
 
     HOME/run/supervisord.conf     written here; includes programs/*.ini, one per program
-    HOME/run/supervisor.sock      its XML-RPC; in a private temporary folder where this path is too long
+    HOME/run/supervisor.sock      its XML-RPC; in a private temporary folder where this path is too
+        long
     HOME/run/logs/                rotated
 """
 
@@ -33,7 +34,9 @@ from weighbridge.core.errors import Unavailable
 logger = logging.getLogger("weighbridge.supervisor")
 
 LONGEST_SOCKET_PATH = 90
-"""Bytes: the kernel allows 107, and supervisord first binds to a name that has its process id appended."""
+"""Bytes: the kernel allows 107, and supervisord first binds to a name that has its process id
+appended.
+"""
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
 TETHER = Path(__file__).with_name("tether.py")
@@ -57,7 +60,9 @@ class Program:
     mark: str = ""
     """It and all it starts carry this in their environment: so they are found again."""
     sweep: bool = False
-    """Children of one before that died without a word are killed before it starts; they may hold its port."""
+    """Children of one before that died without a word are killed before it starts; they may hold
+    its port.
+    """
     retries: int = 10
     """Starts in a row that fail before it is given up."""
 
@@ -68,9 +73,20 @@ class Program:
         options = ["--secrets", str(self.secrets)] if self.secrets else []
         options += ["--mark", self.mark] if self.mark else []
         options += ["--sweep"] if self.sweep else []
-        words = [sys.executable, "-I", str(TETHER), *options, "--", "env", *variables, *self.command]
+        words = [
+            sys.executable,
+            "-I",
+            str(TETHER),
+            *options,
+            "--",
+            "env",
+            *variables,
+            *self.command,
+        ]
         if any("\n" in word for word in words):
-            raise Unavailable("configuring supervisord", f"a line break in the command of {self.name}")
+            raise Unavailable(
+                "configuring supervisord", f"a line break in the command of {self.name}"
+            )
         section = {
             "command": _escaped(shlex.join(words)),
             "directory": _escaped(str(self.directory)),
@@ -88,7 +104,9 @@ class Program:
             "stdout_logfile_maxbytes": "10MB",
             "stdout_logfile_backups": "3",
         }
-        return f"[program:{self.name}]\n" + "".join(f"{key}={value}\n" for key, value in section.items())
+        return f"[program:{self.name}]\n" + "".join(
+            f"{key}={value}\n" for key, value in section.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -168,14 +186,18 @@ class Supervisor:
             config = self.folder / "supervisord.conf"
             _write(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
-            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, cwd=self.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
             if done.returncode != 0:
                 words = " ".join((done.stderr or done.stdout).split())[-400:]
                 raise Unavailable("starting supervisord", words, f"its configuration: {config}")
             self._await(True, START_TIMEOUT)
 
     def add(self, program: Program) -> None:
-        """Keep `program` running from now on, after a restart of supervisord too. Returns before it is up."""
+        """Keep `program` running from now on, after a restart of supervisord too. Returns before it
+        is up.
+        """
         _write(self._programs / f"{program.name}.ini", program.ini())
         _, changed, _ = self._call("reloadConfig")[0]
         if program.name in changed:
@@ -207,7 +229,10 @@ class Supervisor:
             found: Any = self._call("getAllProcessInfo")
         except (OSError, xmlrpc.client.Error):
             return []
-        return [State(info["name"], info["statename"], info["pid"], float(info["start"])) for info in found]
+        return [
+            State(info["name"], info["statename"], info["pid"], float(info["start"]))
+            for info in found
+        ]
 
     def names(self) -> list[str]:
         """Every program that is configured, whether supervisord runs or not."""
@@ -232,11 +257,14 @@ class Supervisor:
         """Stop and forget, where it is there at all."""
         self._tell_group("stopProcessGroup", name)
         deadline = time.monotonic() + STOP_TIMEOUT
-        # One that somebody else began to stop is still stopping when the call to stop it comes back.
+        # One that somebody else began to stop is still stopping when the call to stop it comes
+        # back.
         while self._tell_group("removeProcessGroup", name) == _STILL_RUNNING:
             if time.monotonic() > deadline:
                 log = self.logs / "supervisord.log"
-                raise Unavailable(f"stopping {name}", f"it still runs after {STOP_TIMEOUT:.0f} s", f"see {log}")
+                raise Unavailable(
+                    f"stopping {name}", f"it still runs after {STOP_TIMEOUT:.0f} s", f"see {log}"
+                )
             time.sleep(0.1)
 
     def _tell_group(self, method: str, name: str) -> int:
@@ -250,11 +278,17 @@ class Supervisor:
         return 0
 
     def _refused(self, doing: str, fault: xmlrpc.client.Fault) -> Unavailable:
-        return Unavailable(doing, f"supervisord says: {fault.faultString}", f"its log: {self.logs / 'supervisord.log'}")
+        return Unavailable(
+            doing,
+            f"supervisord says: {fault.faultString}",
+            f"its log: {self.logs / 'supervisord.log'}",
+        )
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """One XML-RPC call. Raises OSError where supervisord does not listen."""
-        with xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self.socket)) as proxy:
+        with xmlrpc.client.ServerProxy(
+            "http://supervisor", transport=_UnixTransport(self.socket)
+        ) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 
     def _configuration(self) -> str:
@@ -284,14 +318,17 @@ class Supervisor:
         while self.running() is not wanted:
             if time.monotonic() > deadline:
                 remedy = f"its log: {self.logs / 'supervisord.log'}"
-                raise Unavailable("starting supervisord", f"it did not answer within {timeout:.0f} s", remedy)
+                raise Unavailable(
+                    "starting supervisord", f"it did not answer within {timeout:.0f} s", remedy
+                )
             time.sleep(0.05)
 
 
 def short_socket(path: Path) -> Path:
     """The path itself, or one in a private temporary folder.
 
-    There where the kernel would find it too long, or haproxy a variable in it, which it looks for even between quotes.
+    There where the kernel would find it too long, or haproxy a variable in it, which it looks for
+    even between quotes.
     """
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH and "$" not in str(path):
         return path

@@ -1,4 +1,5 @@
-"""What serving needs of its libraries and engines, done once: `weighbridge compat` runs these against newer releases.
+"""What serving needs of its libraries and engines, done once: `weighbridge compat` runs these
+against newer releases.
 
 Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
@@ -40,25 +41,33 @@ def a_program_is_supervised() -> None:
 
 
 def an_engine_answers(name: str) -> None:
-    """The engine takes our command line, loads a model and answers: at once, streamed, token by token."""
+    """The engine takes our command line, loads a model and answers: at once, streamed, token by
+    token.
+    """
     engine: Engine = load("engine", name)
     settings = Settings()
     model = Path(os.environ[MODELS]) / name
-    with serve(model, engine.Args(kind=name), settings.cache, settings.home / "engine.log") as running:
+    with serve(
+        model, engine.Args(kind=name), settings.cache, settings.home / "engine.log"
+    ) as running:
         client = Client(running.url)
         messages = [{"role": "user", "content": "Order 12 is late."}]
         answer = client.ask(messages, max_tokens=8)
         assert answer.completion_tokens > 0, f"the answer is {answer}"
         assert answer.prompt_tokens > 0, f"the answer is {answer}"
         streamed = "".join(client.stream(messages, max_tokens=8))
-        assert streamed == answer.text, f"{streamed!r} is streamed, {answer.text!r} is given at once"
+        assert streamed == answer.text, (
+            f"{streamed!r} is streamed, {answer.text!r} is given at once"
+        )
         tokens = engine.tokenize(running.url, "Order 12 is late.")
         assert tokens, "a text has no tokens"
         _logprobs_are_told(engine, running.url, tokens)
 
 
 def a_bento_answers(name: str) -> None:
-    """BentoML builds a Bento of the engine and serves it: clients are answered at both of its ports."""
+    """BentoML builds a Bento of the engine and serves it: clients are answered at both of its
+    ports.
+    """
     engine: Engine = load("engine", name)
     settings = Settings()
     store = Store(settings.home / "store")
@@ -70,7 +79,9 @@ def a_bento_answers(name: str) -> None:
         exported.path, settings.cache, settings.home / "bento.log", contents.engine.start_timeout
     ) as proof:
         for url in (proof.url, proof.engine_url):
-            answer = Client(url).ask([{"role": "user", "content": "Order 12 is late."}], max_tokens=4)
+            answer = Client(url).ask(
+                [{"role": "user", "content": "Order 12 is late."}], max_tokens=4
+            )
             assert answer.completion_tokens > 0, f"the answer is {answer}"
 
 

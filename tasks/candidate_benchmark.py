@@ -73,7 +73,11 @@ class _Try:
 def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
     """Those whose speed cannot be told from the highest, fastest first; all, if none worked."""
     fastest = sorted(tries, key=lambda tried: tried.tokens_per_second, reverse=True)
-    return [tried for tried in fastest if tried.tokens_per_second >= fastest[0].tokens_per_second * (1 - noise)]
+    return [
+        tried
+        for tried in fastest
+        if tried.tokens_per_second >= fastest[0].tokens_per_second * (1 - noise)
+    ]
 
 
 @dataclass
@@ -106,7 +110,10 @@ class CandidateBenchmark:
         """
         payloads = self._payloads()
         tuned = self.tune(payloads)
-        with track(f"weighing {self.candidate.label}", 4, "steps") as done, self._serve(tuned) as running:
+        with (
+            track(f"weighing {self.candidate.label}", 4, "steps") as done,
+            self._serve(tuned) as running,
+        ):
             with PeakMemory(running.process.pid) as peak:
                 load = self.load(running, payloads)
                 done(1)
@@ -131,7 +138,9 @@ class CandidateBenchmark:
 
     @contextmanager
     def _serve(self, args: EngineArgs) -> Iterator[Running]:
-        """The engine under these options; whatever fails within because it died is told with its log."""
+        """The engine under these options; whatever fails within because it died is told with its
+        log.
+        """
         name = self.candidate.label.replace("/", "-")
         output = self.workspace.settings.home / "logs" / "weigh" / f"{name}.log"
         output.unlink(missing_ok=True)
@@ -149,7 +158,9 @@ class CandidateBenchmark:
                 ) from exc
 
     def _payloads(self) -> list[Payload]:
-        """Every prompt once, validation first: an engine that has seen one before would not have to read it."""
+        """Every prompt once, validation first: an engine that has seen one before would not have to
+        read it.
+        """
         rows = self._rows("validation") + read_rows(self.data, "train")
         return [{**_body(row), "max_tokens": self.args.max_tokens} for row in rows]
 
@@ -157,10 +168,11 @@ class CandidateBenchmark:
         return read_rows(self.data, split)[: self.metrics.limit]
 
     def tune(self, payloads: Sequence[Payload]) -> EngineArgs:
-        """The options, among those worth trying on this machine, that give the most tokens over all concurrencies.
+        """The options, among those worth trying on this machine, that give the most tokens over all
+        concurrencies.
 
-        All are tried briefly, those that this cannot tell apart again for longer; what is still alike is told apart by
-        the time to the first token.
+        All are tried briefly, those that this cannot tell apart again for longer; what is still
+        alike is told apart by the time to the first token.
         """
         options: Sequence[EngineArgs] = self.engine.tunings(self.candidate.engine, machine.cores())
         if not self.args.tune or len(options) < 2:
@@ -168,13 +180,22 @@ class CandidateBenchmark:
         tries = self._tries("tuning", options, payloads, TUNING_SECONDS)
         finalists = _near(tries, NOISE)[:FINALISTS]
         if len(finalists) > 1 and not finalists[0].problem:
-            finalists = self._tries("finally tuning", [one.args for one in finalists], payloads, FINAL_SECONDS)
-            tries = [next((one for one in finalists if one.args == tried.args), tried) for tried in tries]
+            finalists = self._tries(
+                "finally tuning", [one.args for one in finalists], payloads, FINAL_SECONDS
+            )
+            tries = [
+                next((one for one in finalists if one.args == tried.args), tried) for tried in tries
+            ]
         winner = min(_near(finalists, FINAL_NOISE), key=lambda tried: tried.ttft_p95)
         if winner.problem:
             raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
         self.tuning += [self._note(tried) for tried in tries]
-        log.info("%s: of %d settings the best is %s", self.candidate.label, len(tries), self._note(winner))
+        log.info(
+            "%s: of %d settings the best is %s",
+            self.candidate.label,
+            len(tries),
+            self._note(winner),
+        )
         return winner.args
 
     def _note(self, tried: _Try) -> dict[str, int | float | str]:
@@ -184,7 +205,10 @@ class CandidateBenchmark:
             for name, value in tried.args.model_dump().items()
             if value != getattr(self.candidate.engine, name)
         }
-        note |= {"tokens_per_second": round(tried.tokens_per_second, 1), "ttft_p95": round(tried.ttft_p95, 4)}
+        note |= {
+            "tokens_per_second": round(tried.tokens_per_second, 1),
+            "ttft_p95": round(tried.ttft_p95, 4),
+        }
         return note | ({"problem": tried.problem} if tried.problem else {})
 
     def _tries(
@@ -202,7 +226,9 @@ class CandidateBenchmark:
         levels = sorted({min(self.args.concurrency), self.streams})
         try:
             with self._serve(args) as running:
-                figures = self._run_levels(running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS)
+                figures = self._run_levels(
+                    running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS
+                )
         except Unavailable as exc:
             return _Try(args, problem=str(exc))
         rates = [item.tokens_per_second for item in figures]
@@ -211,10 +237,14 @@ class CandidateBenchmark:
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
         """Speed at every concurrency."""
         args = self.args
-        figures = self._run_levels(running, payloads, args.concurrency, args.requests, args.seconds, args.max_seconds)
+        figures = self._run_levels(
+            running, payloads, args.concurrency, args.requests, args.seconds, args.max_seconds
+        )
         for item in figures:
             if item.errors == item.requests:
-                raise Unavailable(f"measuring {self.candidate.label}", "under load not one request was answered")
+                raise Unavailable(
+                    f"measuring {self.candidate.label}", "under load not one request was answered"
+                )
         return figures
 
     def _run_levels(
@@ -231,7 +261,9 @@ class CandidateBenchmark:
         share = len(payloads) // len(levels)
         for place, level in enumerate(levels):
             own = [*payloads[place * share :], *payloads[: place * share]]
-            enough = list(itertools.islice(itertools.cycle(own), max(len(own), 8 * level, requests)))
+            enough = list(
+                itertools.islice(itertools.cycle(own), max(len(own), 8 * level, requests))
+            )
             figures.append(
                 run_load(
                     running.url,
@@ -244,16 +276,24 @@ class CandidateBenchmark:
                 )
             )
             if not running.process.alive():
-                raise Unavailable(f"measuring {self.candidate.label}", f"it died at concurrency {level}")
+                raise Unavailable(
+                    f"measuring {self.candidate.label}", f"it died at concurrency {level}"
+                )
         return figures
 
     def answers(self, running: Running, split: Split) -> _Answers:
-        """Greedy answers to a split's prompts and, where a metric asks, what the engine thinks of the references."""
+        """Greedy answers to a split's prompts and, where a metric asks, what the engine thinks of
+        the references.
+        """
         rows = self._rows(split)
         client = Client(running.url, self.args.request_timeout)
 
         def ask(row: Row) -> tuple[str, str]:
-            prompt = row.prompt if isinstance(row.prompt, str) else [message.model_dump() for message in row.prompt]
+            prompt = (
+                row.prompt
+                if isinstance(row.prompt, str)
+                else [message.model_dump() for message in row.prompt]
+            )
             try:
                 return client.ask(prompt, max_tokens=self.metrics.max_new_tokens).text, ""
             except RequestRefused as exc:
@@ -261,7 +301,10 @@ class CandidateBenchmark:
 
         said = self._all(ask, rows)
         return _Answers(
-            rows, [text for text, _ in said], [problem for _, problem in said], self._logprobs(running, rows)
+            rows,
+            [text for text, _ in said],
+            [problem for _, problem in said],
+            self._logprobs(running, rows),
         )
 
     def _logprobs(self, running: Running, rows: list[Row]) -> list[list[float]] | None:
@@ -273,7 +316,9 @@ class CandidateBenchmark:
             return self.engine.token_logprobs(running.url, encoded.prompt, encoded.completion)
 
         try:
-            return self._all(ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows))
+            return self._all(
+                ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows)
+            )
         except NotImplementedError:
             return None
 
@@ -289,13 +334,20 @@ class CandidateBenchmark:
         if not answers.rows:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
-        return score_all(metrics, answers.texts, [row.reference for row in answers.rows], answers.logprobs)
+        return score_all(
+            metrics, answers.texts, [row.reference for row in answers.rows], answers.logprobs
+        )
 
-    def _keep(self, answers: Mapping[Split, _Answers], scores: Mapping[Split, Mapping[str, Score]]) -> Artifact:
+    def _keep(
+        self, answers: Mapping[Split, _Answers], scores: Mapping[Split, Mapping[str, Score]]
+    ) -> Artifact:
         """Every example with its answer and scores, as one artifact."""
         with self.workspace.store.scratch() as scratch:
             for split, found in answers.items():
-                lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in _examples(found, scores[split]))
+                lines = (
+                    json.dumps(example, ensure_ascii=False) + "\n"
+                    for example in _examples(found, scores[split])
+                )
                 (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
             return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
 
@@ -323,8 +375,14 @@ def tokenizer_of(artifact: Artifact) -> Path:
 
 def _examples(answers: _Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
     for place, row in enumerate(answers.rows):
-        example = {"prompt": row.model_dump()["prompt"], "reference": row.reference, "answer": answers.texts[place]}
+        example = {
+            "prompt": row.model_dump()["prompt"],
+            "reference": row.reference,
+            "answer": answers.texts[place],
+        }
         if answers.problems[place]:
             example["problem"] = answers.problems[place]
-        example["scores"] = {name: score.per_example[place] for name, score in scores.items() if score.per_example}
+        example["scores"] = {
+            name: score.per_example[place] for name, score in scores.items() if score.per_example
+        }
         yield example

@@ -1,7 +1,8 @@
 """Data: whatever rows a user has -> canonical prompt/completion rows in train, validation and test.
 
-The canonical data artifact has format `jsonl` and holds `train.jsonl`, `validation.jsonl` and `test.jsonl`; every
-line is one `Row`. A row is a chat (lists of messages) or plain text, all rows of one artifact alike.
+The canonical data artifact has format `jsonl` and holds `train.jsonl`, `validation.jsonl` and
+`test.jsonl`; every line is one `Row`. A row is a chat (lists of messages) or plain text, all rows
+of one artifact alike.
 """
 
 from __future__ import annotations
@@ -62,10 +63,15 @@ class Mapped(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = Field(min_length=1, description="What the user says: `Ticket: {text}`. Literal braces are doubled.")
+    prompt: str = Field(
+        min_length=1,
+        description="What the user says: `Ticket: {text}`. Literal braces are doubled.",
+    )
     completion: str = Field(min_length=1, description="What the model should answer: `{label}`.")
     system: str = Field("", description="System message before the prompt; empty: none.")
-    chat: bool = Field(True, description="Make chat messages; off: plain text without a chat template.")
+    chat: bool = Field(
+        True, description="Make chat messages; off: plain text without a chat template."
+    )
 
     @field_validator("prompt", "completion", "system")
     @classmethod
@@ -81,13 +87,25 @@ class DataArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Location = Field(description="A URI (file, hf, s3) or a source's arguments.")
-    train: str = Field("train.jsonl", min_length=1, description="File or pattern within the source.")
-    validation: str = Field("", description="File or pattern that choices are made on; empty: cut off train.")
-    test: str = Field("", description="File or pattern that no choice is made on; empty: cut off train.")
-    validation_fraction: float = Field(0.05, gt=0, lt=0.5, description="Part of train, where validation is cut off.")
-    test_fraction: float = Field(0.05, gt=0, lt=0.5, description="Part of train, where test is cut off.")
+    train: str = Field(
+        "train.jsonl", min_length=1, description="File or pattern within the source."
+    )
+    validation: str = Field(
+        "", description="File or pattern that choices are made on; empty: cut off train."
+    )
+    test: str = Field(
+        "", description="File or pattern that no choice is made on; empty: cut off train."
+    )
+    validation_fraction: float = Field(
+        0.05, gt=0, lt=0.5, description="Part of train, where validation is cut off."
+    )
+    test_fraction: float = Field(
+        0.05, gt=0, lt=0.5, description="Part of train, where test is cut off."
+    )
     seed: int = Field(0, ge=0, description="Of the choice which rows are cut off train.")
-    columns: Mapped | None = Field(None, description="Templates over columns, where rows are in no form we know.")
+    columns: Mapped | None = Field(
+        None, description="Templates over columns, where rows are in no form we know."
+    )
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -97,7 +115,11 @@ class DataArgs(BaseModel):
         return pattern
 
     def pattern(self, split: Split) -> str:
-        patterns: dict[Split, str] = {"train": self.train, "validation": self.validation, "test": self.test}
+        patterns: dict[Split, str] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
         return patterns[split]
 
 
@@ -113,7 +135,9 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
         stream.writelines(row.model_dump_json() + "\n" for row in rows)
 
 
-def prepare(files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs, out: Path) -> dict[Split, int]:
+def prepare(
+    files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs, out: Path
+) -> dict[Split, int]:
     """Write the three canonical files into `out`; returns the number of rows of each.
 
     `files` gives, per split that the source has, the name and the local copy of each file.
@@ -122,7 +146,10 @@ def prepare(files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs, out: 
         BadInput: a file is empty or unreadable, or a row has not the shape of the first one.
     """
     shape = _Shape(args.columns)
-    splits = {split: [row for name, path in files[split] for row in _rows(name, path, shape)] for split in files}
+    splits = {
+        split: [row for name, path in files[split] for row in _rows(name, path, shape)]
+        for split in files
+    }
     _cut_off(splits, args)
     for split in SPLITS:
         write_rows(splits[split], out / f"{split}.jsonl")
@@ -132,13 +159,18 @@ def prepare(files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs, out: 
 def _rows(name: str, path: Path, shape: _Shape) -> list[Row]:
     rows = [shape.row(where, columns) for where, columns in read_columns(name, path)]
     if not rows:
-        raise BadInput(f"reading {name}", "it holds no rows", "give a file with at least one example")
+        raise BadInput(
+            f"reading {name}", "it holds no rows", "give a file with at least one example"
+        )
     return rows
 
 
 def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
     """Move rows from train into the splits that are missing; equal prompts stay together."""
-    fractions: dict[Split, float] = {"validation": args.validation_fraction, "test": args.test_fraction}
+    fractions: dict[Split, float] = {
+        "validation": args.validation_fraction,
+        "test": args.test_fraction,
+    }
     missing: list[Split] = [split for split in ("validation", "test") if split not in splits]
     if not missing:
         return
@@ -156,7 +188,9 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         taken, prompts = prompts[:count], prompts[count:]
         belongs.update(dict.fromkeys(taken, split))
     for split in ("train", *missing):
-        splits[split] = [row for row, key in zip(train, keys, strict=True) if belongs.get(key, "train") == split]
+        splits[split] = [
+            row for row, key in zip(train, keys, strict=True) if belongs.get(key, "train") == split
+        ]
 
 
 class _Shape:
@@ -174,10 +208,14 @@ class _Shape:
             wrong = f"it has {form}, the rows before have {self._form}"
             raise BadInput(f"reading {where}", wrong, "use one form throughout")
         try:
-            return Row.model_validate(_from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns))
+            return Row.model_validate(
+                _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)
+            )
         except KeyError as exc:
             wrong = f"there is no column '{exc.args[0]}'"
-            raise BadInput(f"reading {where}", wrong, f"there are: {', '.join(columns) or 'none'}") from exc
+            raise BadInput(
+                f"reading {where}", wrong, f"there are: {', '.join(columns) or 'none'}"
+            ) from exc
         except ValidationError as exc:
             raise BadInput(f"reading {where}", _first_problem(exc)) from exc
         except ValueError as exc:
@@ -188,7 +226,9 @@ def _recognize(where: str, columns: Columns) -> str:
     if "messages" in columns:
         return "messages"
     if "prompt" in columns and "completion" in columns:
-        return f"prompt and completion as {'text' if isinstance(columns['prompt'], str) else 'chat'}"
+        return (
+            f"prompt and completion as {'text' if isinstance(columns['prompt'], str) else 'chat'}"
+        )
     there = ", ".join(columns) or "none"
     raise BadInput(
         f"reading {where}",
@@ -249,7 +289,10 @@ def _fields(template: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _fill(template: str, columns: Columns) -> str:
-    return "".join(literal + ("" if field is None else _text(columns[field])) for literal, field in _fields(template))
+    return "".join(
+        literal + ("" if field is None else _text(columns[field]))
+        for literal, field in _fields(template)
+    )
 
 
 def _text(value: Any) -> str:
@@ -260,7 +303,9 @@ def _text(value: Any) -> str:
 
 def _first_problem(exc: ValidationError) -> str:
     problem = exc.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("list[", "str")))
+    place = ".".join(
+        str(part) for part in problem["loc"] if not str(part).startswith(("list[", "str"))
+    )
     return f"{place}: {problem['msg']}"
 
 
@@ -274,7 +319,9 @@ def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield from readers[PurePosixPath(name).suffix.removeprefix(".")](name, path)
     except UnicodeDecodeError as exc:
-        raise BadInput(f"reading {name}", f"it is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+        raise BadInput(
+            f"reading {name}", f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
+        ) from exc
 
 
 def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -298,7 +345,9 @@ def _read_json(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except ValueError as exc:
         raise BadInput(f"reading {name}", f"it is not JSON: {exc}") from exc
     if not isinstance(rows, list):
-        raise BadInput(f"reading {name}", "it is not a list of rows", "for one row a line, name it .jsonl")
+        raise BadInput(
+            f"reading {name}", "it is not a list of rows", "for one row a line, name it .jsonl"
+        )
     for number, row in enumerate(rows, start=1):
         where = f"{name}, row {number}"
         yield where, _object(where, row)
@@ -306,7 +355,9 @@ def _read_json(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise BadInput(f"reading {where}", f"it is a {type(row).__name__}, not an object with columns")
+        raise BadInput(
+            f"reading {where}", f"it is a {type(row).__name__}, not an object with columns"
+        )
     return row
 
 
@@ -319,10 +370,15 @@ def _read_csv(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, row in enumerate(rows, start=1):
                 where = f"{name}, row {number}"
                 if None in row or None in row.values():
-                    raise BadInput(f"reading {where}", f"it has not the header's {len(rows.fieldnames or [])} columns")
+                    raise BadInput(
+                        f"reading {where}",
+                        f"it has not the header's {len(rows.fieldnames or [])} columns",
+                    )
                 yield where, row
         except csv.Error as exc:
-            raise BadInput(f"reading {name}, line {rows.line_num + 1}", f"it is not CSV: {exc}") from exc
+            raise BadInput(
+                f"reading {name}, line {rows.line_num + 1}", f"it is not CSV: {exc}"
+            ) from exc
 
 
 def _read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -43,7 +43,9 @@ class DownloadArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Location = Field(description="A URI (hf://org/name@revision, s3://…, file://…) or a source's arguments.")
+    model: Location = Field(
+        description="A URI (hf://org/name@revision, s3://…, file://…) or a source's arguments."
+    )
     data: DataArgs
 
 
@@ -70,19 +72,26 @@ class Pinned(BaseModel):
 def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
     """Ask the sources what the arguments stand for right now.
 
-    What is named by its commit is asked for once and then kept, so that it works with the source away.
+    What is named by its commit is asked for once and then kept, so that it works with the source
+    away.
 
     Raises:
         BadInput: something does not exist, or is no model or no data that we take.
         Unavailable: a source does not answer.
     """
-    model = _pin(args.model, workspace, lambda listing: model_files.choose(listing.files, _uri(listing)))
-    data = _pin(args.data.source, workspace, lambda listing: _unique(_choose_data(listing, args.data)))
+    model = _pin(
+        args.model, workspace, lambda listing: model_files.choose(listing.files, _uri(listing))
+    )
+    data = _pin(
+        args.data.source, workspace, lambda listing: _unique(_choose_data(listing, args.data))
+    )
     return Pinned(model=model, data=data)
 
 
 def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
-    """The stage's inputs, for the stage cache: contents, where they come from, and how rows are made of them."""
+    """The stage's inputs, for the stage cache: contents, where they come from, and how rows are
+    made of them.
+    """
     rows = args.data.model_dump(exclude={"source"})
     return {"model": _identity(pinned.model), "data": _identity(pinned.data), "rows": rows}
 
@@ -104,7 +113,9 @@ def download(pinned: Pinned, args: DownloadArgs, workspace: Workspace) -> Downlo
 def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
     """Bytes that `download` would still have to move, and the disk space it takes."""
     listings = ((pinned.model, args.model), (pinned.data, args.data.source))
-    return sum(Gathering(listing, location, store).missing_bytes() for listing, location in listings)
+    return sum(
+        Gathering(listing, location, store).missing_bytes() for listing, location in listings
+    )
 
 
 def _bring_model(gathering: Gathering) -> Artifact:
@@ -113,11 +124,15 @@ def _bring_model(gathering: Gathering) -> Artifact:
     if model_files.INDEX in paths:
         shards = {path: blob for path, blob in paths.items() if path.endswith(".safetensors")}
         model_files.check_shards(paths[model_files.INDEX], shards)
-    return _finish(gathering, gathering.store.assemble(files, "safetensors", gathering.listing.origin))
+    return _finish(
+        gathering, gathering.store.assemble(files, "safetensors", gathering.listing.origin)
+    )
 
 
 def _bring_data(gathering: Gathering, args: DataArgs) -> Artifact:
-    """The files as they came stay in the store as blobs: another mapping of columns needs no second download."""
+    """The files as they came stay in the store as blobs: another mapping of columns needs no second
+    download.
+    """
     paths = _paths(gathering.run("downloading the data"), gathering.store)
     splits: dict[Split, list[tuple[str, Path]]] = {
         split: [(file.path, paths[file.path]) for file in _matching(gathering.listing, args, split)]
@@ -146,17 +161,28 @@ def _uri(listing: Listing) -> str:
 
 
 def _identity(listing: Listing) -> dict[str, Any]:
-    return {"origin": listing.origin, "files": {file.path: _content(file) for file in listing.files}}
+    return {
+        "origin": listing.origin,
+        "files": {file.path: _content(file) for file in listing.files},
+    }
 
 
 def _content(file: RemoteFile) -> str:
-    named = {"sha256": file.sha256, "git": file.git_sha1, "version": file.version and f"{file.version} {file.size}"}
+    named = {
+        "sha256": file.sha256,
+        "git": file.git_sha1,
+        "version": file.version and f"{file.version} {file.size}",
+    }
     names = (f"{kind}:{name}" for kind, name in named.items() if name)
-    return next(names, "unnamed:" + uuid.uuid4().hex)  # never equal: nothing says that the content is the same
+    return next(
+        names, "unnamed:" + uuid.uuid4().hex
+    )  # never equal: nothing says that the content is the same
 
 
 def _choose_data(listing: Listing, args: DataArgs) -> list[RemoteFile]:
-    return [file for split in SPLITS if args.pattern(split) for file in _matching(listing, args, split)]
+    return [
+        file for split in SPLITS if args.pattern(split) for file in _matching(listing, args, split)
+    ]
 
 
 def _unique(files: list[RemoteFile]) -> list[RemoteFile]:
@@ -164,9 +190,13 @@ def _unique(files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile]:
-    """The files of one split, in the order of their names; a location that is one file is its own train split."""
+    """The files of one split, in the order of their names; a location that is one file is its own
+    train split.
+    """
     pattern = args.pattern(split)
-    found = [file for file in listing.files if file.path == pattern or fnmatchcase(file.path, pattern)]
+    found = [
+        file for file in listing.files if file.path == pattern or fnmatchcase(file.path, pattern)
+    ]
     if found:
         return sorted(found, key=lambda file: file.path)
     single = listing.files if len(listing.files) == 1 and _is_data(listing.files[0]) else []
@@ -174,15 +204,21 @@ def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile
         return single
     there = sorted(file.path for file in listing.files if _is_data(file))
     shown = ", ".join(there[:6]) + (f" and {len(there) - 6} more" if len(there) > 6 else "")
-    remedy = f"its data files are: {shown}" if there else f"it has no data file ({', '.join(FORMATS)})"
-    raise BadInput(f"looking for the {split} data in {_uri(listing)}", f"there is no {pattern}", remedy)
+    remedy = (
+        f"its data files are: {shown}" if there else f"it has no data file ({', '.join(FORMATS)})"
+    )
+    raise BadInput(
+        f"looking for the {split} data in {_uri(listing)}", f"there is no {pattern}", remedy
+    )
 
 
 def _is_data(file: RemoteFile) -> bool:
     return file.path.rpartition(".")[2] in FORMATS
 
 
-def _pin(location: SourceArgs, workspace: Workspace, choose: Callable[[Listing], list[RemoteFile]]) -> Listing:
+def _pin(
+    location: SourceArgs, workspace: Workspace, choose: Callable[[Listing], list[RemoteFile]]
+) -> Listing:
     source: Source = load("source", location.kind)
     listing = _listing(source, location, workspace.settings.home / "listings")
     chosen = choose(listing)
@@ -196,7 +232,10 @@ def _digested(source: Digesting, location: SourceArgs, files: list[RemoteFile]) 
         return file if file.sha256 else source.digest(location, file)
 
     total, found = sum(file.size for file in files), []
-    with track("looking up digests", total, "B") as update, ThreadPoolExecutor(DIGESTS_AT_ONCE) as pool:
+    with (
+        track("looking up digests", total, "B") as update,
+        ThreadPoolExecutor(DIGESTS_AT_ONCE) as pool,
+    ):
         for file in pool.map(digest, files):
             found.append(file)
             update(sum(file.size for file in found))
@@ -218,7 +257,10 @@ def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
         raise
     if "revision" in listing.origin:
         _keep(listing, record)
-        _keep(listing.model_copy(update={"immutable": True}), _record(kept, source.parse(_uri(listing))))
+        _keep(
+            listing.model_copy(update={"immutable": True}),
+            _record(kept, source.parse(_uri(listing))),
+        )
     return listing
 
 

@@ -1,4 +1,6 @@
-"""Rows to token ids: the same for training, for log-probabilities and for every engine that is weighed."""
+"""Rows to token ids: the same for training, for log-probabilities and for every engine that is
+weighed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError, KeyError) as exc:
         wrong = " ".join(str(exc).split())[:300]
-        raise BadInput("loading the tokenizer", wrong, "give a model with a tokenizer.json") from exc
+        raise BadInput(
+            "loading the tokenizer", wrong, "give a model with a tokenizer.json"
+        ) from exc
     return tokenizer
 
 
@@ -49,13 +53,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
 
     The prompt's are exactly those that it has at inference, when no completion follows it.
 
-    Raises:
-        BadInput: the rows are chats and the tokenizer has no chat template, or the template refuses them.
+    Raises: BadInput: the rows are chats and the tokenizer has no chat template, or the template
+        refuses them.
     """
     if not rows:
         return []
     texts = [_texts(tokenizer, row) for row in rows]
-    # A chat template writes every special token itself; in plain text the tokenizer adds what belongs in front.
+    # A chat template writes every special token itself; in plain text the tokenizer adds what
+    # belongs in front.
     special = not rows[0].is_chat
     prompts = _ids(tokenizer, [prompt for prompt, _ in texts], special=special)
     wholes = _ids(tokenizer, [prompt + completion for prompt, completion in texts], special=special)
@@ -63,9 +68,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
         whole[len(prompt) :] if whole[: len(prompt)] == prompt else None
         for prompt, whole in zip(prompts, wholes, strict=True)
     ]
-    # Where a token spans the border, the completion is encoded by itself: at inference the prompt ends there.
+    # Where a token spans the border, the completion is encoded by itself: at inference the prompt
+    # ends there.
     torn = [index for index, completion in enumerate(completions) if not completion]
-    for index, ids in zip(torn, _ids(tokenizer, [texts[index][1] for index in torn], special=False), strict=True):
+    for index, ids in zip(
+        torn, _ids(tokenizer, [texts[index][1] for index in torn], special=False), strict=True
+    ):
         completions[index] = ids
     return [
         Encoded(prompt, _ended(tokenizer, completion or [], row))
@@ -91,24 +99,32 @@ def _texts(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
     )
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> str:
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
+) -> str:
     from jinja2 import TemplateError
 
     doing = "applying the chat template"
     if not tokenizer.chat_template:
         remedy = "use an instruction-tuned model, or plain text (data.columns with `chat: false`)"
-        raise BadInput(doing, "the data are chats and the model's tokenizer has no chat template", remedy)
+        raise BadInput(
+            doing, "the data are chats and the model's tokenizer has no chat template", remedy
+        )
     try:
         chat = [message.model_dump() for message in messages]
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
     except TemplateError as exc:
-        raise BadInput(doing, f"it refuses a row: {exc.message}", "change the data or the template") from exc
+        raise BadInput(
+            doing, f"it refuses a row: {exc.message}", "change the data or the template"
+        ) from exc
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False
+    )["input_ids"]
     return ids
 
 

@@ -35,9 +35,13 @@ class EvaluateArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: list[Annotated[SerializeAsAny[MetricArgs], PluginArgs("metric")]] = Field(
-        default_factory=lambda: [ExactMatchArgs(), NllArgs()], min_length=1, description="Each with its `kind`."
+        default_factory=lambda: [ExactMatchArgs(), NllArgs()],
+        min_length=1,
+        description="Each with its `kind`.",
     )
-    gate: str = Field("", description="Label of the metric that must not get worse; empty: the first one.")
+    gate: str = Field(
+        "", description="Label of the metric that must not get worse; empty: the first one."
+    )
     min_gain: float = Field(
         0.0,
         description="How much better than the base the fine-tuned model must at least be on `gate`, in its unit; "
@@ -70,7 +74,8 @@ class Evaluated(BaseModel):
     base: dict[str, Score] = Field(description="On the validation split.")
     finetuned: dict[str, Score] = Field(description="On the validation split.")
     test: dict[str, Score] = Field(
-        default_factory=dict, description="Of the fine-tuned model, on the split no choice is made on."
+        default_factory=dict,
+        description="Of the fine-tuned model, on the split no choice is made on.",
     )
     predictions: Artifact = Field(
         description="validation.jsonl and test.jsonl: prompt, reference, answers of both models, scores by metric."
@@ -89,7 +94,8 @@ class Answered:
 def evaluate(
     base: Artifact, finetuned: Artifact, data: Artifact, args: EvaluateArgs, workspace: Workspace
 ) -> Evaluated:
-    """Answer the validation rows with both models, the test rows with the fine-tuned one, greedily, and score them.
+    """Answer the validation rows with both models, the test rows with the fine-tuned one, greedily,
+    and score them.
 
     Raises:
         BadInput: there are no validation rows, or a model or metric cannot be loaded.
@@ -98,12 +104,19 @@ def evaluate(
     let_waiting_threads_sleep()
     validation, test = (read_rows(data, split)[: args.limit] for split in _SPLITS)
     if not validation:
-        raise BadInput("evaluating", "the data hold no validation rows", "give a validation file, or more rows")
+        raise BadInput(
+            "evaluating", "the data hold no validation rows", "give a validation file, or more rows"
+        )
     before, after, unseen = _answer_all(base, finetuned, validation, test, args)
     with workspace.store.scratch() as scratch:
         _write(scratch / "validation.jsonl", validation, {"base": before, "finetuned": after})
         _write(scratch / "test.jsonl", test, {"finetuned": unseen})
-        origin = {"made_by": "evaluate", "base": base.digest, "finetuned": finetuned.digest, "data": data.digest}
+        origin = {
+            "made_by": "evaluate",
+            "base": base.digest,
+            "finetuned": finetuned.digest,
+            "data": data.digest,
+        }
         predictions = workspace.store.add(scratch, "jsonl", origin)
     for label, score in after.scores.items():
         log.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
@@ -117,7 +130,8 @@ def evaluate(
 
 
 def gate(evaluated: Evaluated, args: EvaluateArgs) -> None:
-    """Stop a fine-tune that is worse than its base: the plain difference of the two figures must reach `min_gain`.
+    """Stop a fine-tune that is worse than its base: the plain difference of the two figures must
+    reach `min_gain`.
 
     Raises:
         GateFailed: it does not; the message holds both figures with their intervals.
@@ -138,7 +152,11 @@ _SPLITS: Final[tuple[Split, Split]] = ("validation", "test")
 
 
 def _answer_all(
-    base: Artifact, finetuned: Artifact, validation: Sequence[Row], test: Sequence[Row], args: EvaluateArgs
+    base: Artifact,
+    finetuned: Artifact,
+    validation: Sequence[Row],
+    test: Sequence[Row],
+    args: EvaluateArgs,
 ) -> tuple[Answered, Answered, Answered]:
     """The base on validation, the fine-tuned model on validation and on test."""
     passes = 2 if needs_logprobs(args.metrics) else 1
@@ -156,7 +174,9 @@ def _answer_all(
     return before, after, unseen
 
 
-def _answer(model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any) -> list[Answered]:
+def _answer(
+    model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any
+) -> list[Answered]:
     """One model on several splits; it is loaded once."""
     from weighbridge.tasks import generation, hf_models
 
@@ -179,9 +199,13 @@ def _answer(model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, ad
             )
             logprobs = None
             if needs_logprobs(args.metrics):
-                logprobs = generation.logprobs(loaded, encoded, batch_size=args.batch_size, advance=advance)
+                logprobs = generation.logprobs(
+                    loaded, encoded, batch_size=args.batch_size, advance=advance
+                )
             references = [row.reference for row in rows]
-            answered.append(Answered(answers, score_all(args.metrics, answers, references, logprobs)))
+            answered.append(
+                Answered(answers, score_all(args.metrics, answers, references, logprobs))
+            )
     return answered
 
 
@@ -189,8 +213,14 @@ def _write(path: Path, rows: Sequence[Row], models: dict[str, Answered]) -> None
     """One JSON object a row: `prompt`, `reference`, and by model `answer` and `scores`."""
     with path.open("w", encoding="utf-8") as stream:
         for index, row in enumerate(rows):
-            entry: dict[str, Any] = row.model_dump(include={"prompt"}) | {"reference": row.reference}
+            entry: dict[str, Any] = row.model_dump(include={"prompt"}) | {
+                "reference": row.reference
+            }
             for name, answered in models.items():
-                scores = {label: each.per_example[index] for label, each in answered.scores.items() if each.per_example}
+                scores = {
+                    label: each.per_example[index]
+                    for label, each in answered.scores.items()
+                    if each.per_example
+                }
                 entry[name] = {"answer": answered.answers[index], "scores": scores}
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")

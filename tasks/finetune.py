@@ -1,10 +1,11 @@
 """Stage finetune: base model and data -> a LoRA adapter and the merged weights.
 
-Training is TRL's SFTTrainer. Measured side by side on one thread (2.5M-parameter Llama, 57 tokens a row, batch 16,
-equal losses to seven digits): SFTTrainer 3,700 tokens per CPU-second, transformers' Trainer 4,800. For that it brings
-packing that keeps rows apart, an LM head that never holds all logits at once (what counts with a vocabulary of
-128,000), and the curves of token accuracy and entropy; the difference shrinks as the model grows. Its defaults that
-surprise on a CPU, bf16 and gradient checkpointing, are off unless asked for.
+Training is TRL's SFTTrainer. Measured side by side on one thread (2.5M-parameter Llama, 57 tokens a
+row, batch 16, equal losses to seven digits): SFTTrainer 3,700 tokens per CPU-second, transformers'
+Trainer 4,800. For that it brings packing that keeps rows apart, an LM head that never holds all
+logits at once (what counts with a vocabulary of 128,000), and the curves of token accuracy and
+entropy; the difference shrinks as the model grows. Its defaults that surprise on a CPU, bf16 and
+gradient checkpointing, are off unless asked for.
 """
 
 from __future__ import annotations
@@ -44,28 +45,57 @@ class FinetuneArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     r: int = Field(16, ge=1, description="Rank of the adapter.")
-    lora_alpha: int = Field(32, ge=1, description="Scale of the adapter: it counts `lora_alpha / r`.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
+    lora_alpha: int = Field(
+        32, ge=1, description="Scale of the adapter: it counts `lora_alpha / r`."
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout on the adapter's input while training."
+    )
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Which layers get an adapter: `all-linear`, names, or one regular expression."
+        "all-linear",
+        description="Which layers get an adapter: `all-linear`, names, or one regular expression.",
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak of the schedule.")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "cosine"
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial"
+    ] = "cosine"
+    warmup_steps: int = Field(
+        0, ge=0, description="Steps over which the learning rate rises from 0."
+    )
     weight_decay: float = Field(0.0, ge=0)
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training rows.")
-    max_steps: int = Field(-1, ge=-1, description="Optimizer steps in all, whatever the epochs say; -1: by epochs.")
-    per_device_train_batch_size: int = Field(8, ge=1, description="Rows per device and forward pass.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes per optimizer step.")
-    max_length: int = Field(1024, ge=8, description="Most tokens of a row, prompt and completion together.")
-    drop_long: bool = Field(False, description="Leave rows out that are longer than max_length; off: refuse the data.")
-    packing: bool = Field(False, description="Several rows per sequence of max_length; they don't see each other.")
-    completion_only_loss: bool = Field(True, description="Learn completions alone; off: prompts as well.")
+    max_steps: int = Field(
+        -1, ge=-1, description="Optimizer steps in all, whatever the epochs say; -1: by epochs."
+    )
+    per_device_train_batch_size: int = Field(
+        8, ge=1, description="Rows per device and forward pass."
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="Forward passes per optimizer step."
+    )
+    max_length: int = Field(
+        1024, ge=8, description="Most tokens of a row, prompt and completion together."
+    )
+    drop_long: bool = Field(
+        False, description="Leave rows out that are longer than max_length; off: refuse the data."
+    )
+    packing: bool = Field(
+        False, description="Several rows per sequence of max_length; they don't see each other."
+    )
+    completion_only_loss: bool = Field(
+        True, description="Learn completions alone; off: prompts as well."
+    )
     bf16: bool = Field(False, description="Mixed precision in bfloat16.")
-    gradient_checkpointing: bool = Field(False, description="Less memory for about a fifth more time.")
+    gradient_checkpointing: bool = Field(
+        False, description="Less memory for about a fifth more time."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    seed: int = Field(0, ge=0, description="Of the adapter's first weights, dropout and the order of the rows.")
-    save_steps: int = Field(100, ge=1, description="Steps between checkpoints; a killed run goes on from the last.")
+    seed: int = Field(
+        0, ge=0, description="Of the adapter's first weights, dropout and the order of the rows."
+    )
+    save_steps: int = Field(
+        100, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
+    )
     logging_steps: int = Field(1, ge=1, description="Steps between points of the live loss curve.")
 
     @model_validator(mode="after")
@@ -81,10 +111,18 @@ class Finetuned(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     adapter: Artifact = Field(description="PEFT adapter.")
-    merged: Artifact = Field(description="The base with the adapter merged in, in the base's own number type.")
-    losses: list[dict[str, float]] = Field(description="step, loss, learning_rate, … of every step, once each.")
-    facts: dict[str, str] = Field(default_factory=dict, description="What was used: versions, rows, parameters.")
-    seconds: float = Field(description="Of this call; steps of an interrupted run before it are not in it.")
+    merged: Artifact = Field(
+        description="The base with the adapter merged in, in the base's own number type."
+    )
+    losses: list[dict[str, float]] = Field(
+        description="step, loss, learning_rate, … of every step, once each."
+    )
+    facts: dict[str, str] = Field(
+        default_factory=dict, description="What was used: versions, rows, parameters."
+    )
+    seconds: float = Field(
+        description="Of this call; steps of an interrupted run before it are not in it."
+    )
 
 
 def ignore(step: int, figures: dict[str, float]) -> None:
@@ -96,13 +134,13 @@ def finetune(
 ) -> Finetuned:
     """Train a LoRA adapter on `data`, merge it, and store both.
 
-    A call that was killed goes on from its last whole checkpoint when it is made again with the same arguments, and
-    ends with the same losses. `on_log` is then told the steps before it once more, so that a new curve is whole.
-    Under torchrun every rank calls this; the first one writes, all get the same result.
+    A call that was killed goes on from its last whole checkpoint when it is made again with the
+    same arguments, and ends with the same losses. `on_log` is then told the steps before it once
+    more, so that a new curve is whole. Under torchrun every rank calls this; the first one writes,
+    all get the same result.
 
-    Raises:
-        BadInput: the data don't fit (empty, too long, no chat template), the model can't be loaded, the loss is NaN.
-        Unavailable: the disk or the GPU's memory is too small.
+    Raises: BadInput: the data don't fit (empty, too long, no chat template), the model can't be
+        loaded, the loss is NaN. Unavailable: the disk or the GPU's memory is too small.
     """
     started = time.monotonic()
     let_waiting_threads_sleep()
@@ -117,12 +155,21 @@ def finetune(
         hf_models.threads(base.path) as count,
     ):
         run = training.train(base.path, rows, args, folder, on_log)
-        facts = {"rows": str(len(rows)), "dropped_rows": str(dropped), "threads": str(count), **run.facts}
+        facts = {
+            "rows": str(len(rows)),
+            "dropped_rows": str(dropped),
+            "threads": str(count),
+            **run.facts,
+        }
         stored = training.once(lambda: _store(run, base, data, workspace))
     adapter, merged = map(Artifact.model_validate, stored)
     seconds = time.monotonic() - started
-    log.info("fine-tuned in %.1f s: adapter %s, merged weights %s", seconds, adapter.short, merged.short)
-    return Finetuned(adapter=adapter, merged=merged, losses=run.losses, facts=facts, seconds=seconds)
+    log.info(
+        "fine-tuned in %.1f s: adapter %s, merged weights %s", seconds, adapter.short, merged.short
+    )
+    return Finetuned(
+        adapter=adapter, merged=merged, losses=run.losses, facts=facts, seconds=seconds
+    )
 
 
 def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[list[Encoded], int]:
@@ -139,13 +186,19 @@ def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[
             "fine-tuning",
             f"row {first + 1} of train has {len(encoded[first])} tokens, {why} is {limit} "
             f"({len(long)} of {len(rows)} rows are longer, the longest has {longest})",
-            "raise finetune.max_length, or set finetune.drop_long" if why == "max_length" else "shorten the rows",
+            "raise finetune.max_length, or set finetune.drop_long"
+            if why == "max_length"
+            else "shorten the rows",
         )
     kept = [row for row in encoded if len(row) <= limit]
     if not kept:
-        raise BadInput("fine-tuning", f"every row has more than {limit} tokens", "raise finetune.max_length")
+        raise BadInput(
+            "fine-tuning", f"every row has more than {limit} tokens", "raise finetune.max_length"
+        )
     if long:
-        log.warning("%d of %d rows left out: longer than max_length %d", len(long), len(rows), limit)
+        log.warning(
+            "%d of %d rows left out: longer than max_length %d", len(long), len(rows), limit
+        )
     return kept, len(long)
 
 
@@ -154,12 +207,16 @@ def _longest_allowed(base: Artifact, args: FinetuneArgs) -> tuple[int, str]:
     try:
         config = json.loads((base.path / "config.json").read_text())
     except (OSError, ValueError) as exc:
-        raise BadInput("fine-tuning", "the model has no readable config.json", "give a Hugging Face model") from exc
+        raise BadInput(
+            "fine-tuning", "the model has no readable config.json", "give a Hugging Face model"
+        ) from exc
     context = config.get("max_position_embeddings")
     # With drop_long a row is dropped by the smaller of both bounds.
     if isinstance(context, int) and context < args.max_length and not args.drop_long:
         return context, "the model's context"
-    return (min(context, args.max_length) if isinstance(context, int) else args.max_length), "max_length"
+    return (
+        min(context, args.max_length) if isinstance(context, int) else args.max_length
+    ), "max_length"
 
 
 def _check_disk(base: Artifact, workspace: Workspace) -> None:
@@ -167,16 +224,23 @@ def _check_disk(base: Artifact, workspace: Workspace) -> None:
     needed, free = int(base.size * 1.2), workspace.store.free_bytes()
     if free < needed:
         wrong = f"{needed / 1e9:.1f} GB of disk are needed for the merged weights, {free / 1e9:.1f} GB are free"
-        raise Unavailable("fine-tuning", wrong, f"make room on the disk of {workspace.settings.home}")
+        raise Unavailable(
+            "fine-tuning", wrong, f"make room on the disk of {workspace.settings.home}"
+        )
 
 
 @contextmanager
-def _claim(workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneArgs, *, first: bool) -> Iterator[Path]:
-    """The folder of this very run, checkpoints of an interrupted one included; gone once the run has ended well.
+def _claim(
+    workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneArgs, *, first: bool
+) -> Iterator[Path]:
+    """The folder of this very run, checkpoints of an interrupted one included; gone once the run
+    has ended well.
 
     Only one process at a time works on a run. Bad input leaves nothing either: it would fail again.
     """
-    identity = json.dumps(canonical({"base": base, "data": data, "args": args, "version": VERSION}), sort_keys=True)
+    identity = json.dumps(
+        canonical({"base": base, "data": data, "args": args, "version": VERSION}), sort_keys=True
+    )
     folder = workspace.settings.home / "runs" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock") if first else nullcontext():
@@ -190,7 +254,9 @@ def _claim(workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneA
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _store(run: TrainingResult, base: Artifact, data: Artifact, workspace: Workspace) -> list[dict[str, object]]:
+def _store(
+    run: TrainingResult, base: Artifact, data: Artifact, workspace: Workspace
+) -> list[dict[str, object]]:
     """Adapter and merged weights into the store, as JSON that travels between ranks."""
     from weighbridge.tasks import merging
 

@@ -43,7 +43,8 @@ def answers(
     options = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
     )
-    # What the model's own configuration says of sampling would be filled in where ours says nothing.
+    # What the model's own configuration says of sampling would be filled in where ours says
+    # nothing.
     model.generation_config = options
     model.eval()
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
@@ -51,15 +52,23 @@ def answers(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         ids, mask = _left_padded([prompts[index] for index in batch], pad, model.device)
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[:, ids.shape[1] :]
-        found.update(zip(batch, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True))
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[
+            :, ids.shape[1] :
+        ]
+        found.update(
+            zip(batch, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
+        )
         advance(len(batch))
     return [found[index] for index in range(len(prompts))]
 
 
 @torch.inference_mode()
-def logprobs(model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: Advance = _silent) -> list[list[float]]:
-    """Natural-log probability of every completion token, by one forward pass over prompt and completion."""
+def logprobs(
+    model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: Advance = _silent
+) -> list[list[float]]:
+    """Natural-log probability of every completion token, by one forward pass over prompt and
+    completion.
+    """
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
     found: dict[int, list[float]] = {}
@@ -71,24 +80,37 @@ def logprobs(model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: A
 
 
 def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
-    # Padded on the left, all completions end in the last column: only the logits of the last columns are needed.
+    # Padded on the left, all completions end in the last column: only the logits of the last
+    # columns are needed.
     ids, mask = _left_padded([row.prompt + row.completion for row in rows], 0, model.device)
     longest = max(len(row.completion) for row in rows)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=longest + 1)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    )
     probabilities = out.logits[:, :-1].float().log_softmax(-1)
     targets = ids[:, -longest:].unsqueeze(-1)
     picked = probabilities[:, -longest:].gather(-1, targets).squeeze(-1).cpu().tolist()
-    return [list(line[longest - len(row.completion) :]) for line, row in zip(picked, rows, strict=True)]
+    return [
+        list(line[longest - len(row.completion) :]) for line, row in zip(picked, rows, strict=True)
+    ]
 
 
-def _batches(order: list[int], rows: Sequence[Encoded], size: int, vocabulary: int) -> Iterator[list[int]]:
+def _batches(
+    order: list[int], rows: Sequence[Encoded], size: int, vocabulary: int
+) -> Iterator[list[int]]:
     """At most `size` rows each, and no more than fit into `LOGITS_AT_ONCE`."""
     batch: list[int] = []
     longest = 0
     for index in order:
         longest_then = max(longest, len(rows[index].completion) + 1)
-        if batch and (len(batch) == size or (len(batch) + 1) * longest_then * vocabulary > LOGITS_AT_ONCE):
+        if batch and (
+            len(batch) == size or (len(batch) + 1) * longest_then * vocabulary > LOGITS_AT_ONCE
+        ):
             yield batch
             batch, longest_then = [], len(rows[index].completion) + 1
         batch.append(index)
@@ -97,7 +119,9 @@ def _batches(order: list[int], rows: Sequence[Encoded], size: int, vocabulary: i
         yield batch
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)

@@ -22,7 +22,9 @@ NOT_FOR_USERS: Final = "mtime may not be reliable on this filesystem"
 """What the trainer says of checkpoints written within one second; it then goes by their numbers."""
 
 BETWEEN_LIBRARIES: Final = ("`is_gradient_checkpointing` is deprecated",)
-"""Beginnings of warnings about how one library calls another (PEFT 0.21 calls transformers by an old name)."""
+"""Beginnings of warnings about how one library calls another (PEFT 0.21 calls transformers by an
+old name).
+"""
 
 BYTES_PER_THREAD: Final = 20_000_000
 """Weights that keep one thread busy."""
@@ -33,7 +35,9 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(folder: Path, *, dtype: torch.dtype | str | None = None, to: str = "") -> PreTrainedModel:
+def load_model(
+    folder: Path, *, dtype: torch.dtype | str | None = None, to: str = ""
+) -> PreTrainedModel:
     """The causal language model in a folder: safetensors alone, and no code that may lie beside it.
 
     On a CPU it computes in float32, on a GPU in its own type, unless `dtype` says otherwise.
@@ -64,10 +68,11 @@ def load_model(folder: Path, *, dtype: torch.dtype | str | None = None, to: str 
 
 @contextmanager
 def threads(model: Path) -> Iterator[int]:
-    """torch gets as many processors as the model has work for, or what OMP_NUM_THREADS says; and back as it was.
+    """torch gets as many processors as the model has work for, or what OMP_NUM_THREADS says; and
+    back as it was.
 
-    More of them wait for each other instead: with two that spin on two busy cores, 40 training steps of a model of
-    10 MB took 85 s of CPU and more, with one 12 s.
+    More of them wait for each other instead: with two that spin on two busy cores, 40 training
+    steps of a model of 10 MB took 85 s of CPU and more, with one 12 s.
     """
     before = torch.get_num_threads()
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
@@ -82,7 +87,9 @@ def threads(model: Path) -> Iterator[int]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of the libraries, ours tells how far work is; nor what they should say to each other."""
+    """No progress bars of the libraries, ours tells how far work is; nor what they should say to
+    each other.
+    """
     import datasets
     from transformers.utils import logging
 

@@ -26,17 +26,25 @@ def memory() -> int:
 
 
 def let_waiting_threads_sleep() -> None:
-    """Call before torch is loaded, which reads it then: its threads spin while they wait for each other.
+    """Call before torch is loaded, which reads it then: its threads spin while they wait for each
+    other.
 
-    With two threads on two cores that had one other process to run, 12 training steps of a 25M model took 17 s of
-    time and 19 s of CPU; with threads that sleep 12 s and 12 s. On idle cores it is about the same.
+    With two threads on two cores that had one other process to run, 12 training steps of a 25M
+    model took 17 s of time and 19 s of CPU; with threads that sleep 12 s and 12 s. On idle cores it
+    is about the same.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, memory and graphics cards, for people and as part of what a measurement is kept by."""
-    found = {"processor": _processor(), "cores": str(cores()), "memory": f"{memory() / 2**30:.0f} GiB"}
+    """Processor, cores, memory and graphics cards, for people and as part of what a measurement is
+    kept by.
+    """
+    found = {
+        "processor": _processor(),
+        "cores": str(cores()),
+        "memory": f"{memory() / 2**30:.0f} GiB",
+    }
     cards = _graphics_cards()
     return {**found, "gpu": cards} if cards else found
 

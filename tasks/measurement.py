@@ -19,7 +19,9 @@ class Variant(BaseModel):
     label: str = Field(description="Unique within a recipe: `gguf-Q8_0`.")
     optimizer: str
     artifact: Artifact
-    facts: dict[str, str] = Field(default_factory=dict, description="What the optimizer proved and used.")
+    facts: dict[str, str] = Field(
+        default_factory=dict, description="What the optimizer proved and used."
+    )
 
 
 class Candidate(BaseModel):
@@ -37,17 +39,29 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    candidate: Candidate = Field(description="With the tuned engine options that every figure was taken under.")
+    candidate: Candidate = Field(
+        description="With the tuned engine options that every figure was taken under."
+    )
     scores: dict[str, Score] = Field(description="By metric label, on the validation split.")
-    test_scores: dict[str, Score] = Field(default_factory=dict, description="On the split no choice is made on.")
-    predictions: Artifact | None = Field(description="JSONL, one row per example: prompt, reference, answer, scores.")
+    test_scores: dict[str, Score] = Field(
+        default_factory=dict, description="On the split no choice is made on."
+    )
+    predictions: Artifact | None = Field(
+        description="JSONL, one row per example: prompt, reference, answer, scores."
+    )
     max_new_tokens: int = Field(128, description="Longest answer that was asked for, in tokens.")
     load: list[LoadFigures]
     load_seconds: float = Field(description="From process start to the first real token.")
     peak_memory: int = Field(description="Bytes, whole process group.")
-    cost_per_million_tokens: float | None = Field(None, description="At the best throughput, in the recipe's currency.")
+    cost_per_million_tokens: float | None = Field(
+        None, description="At the best throughput, in the recipe's currency."
+    )
     tuning: list[dict[str, int | float | str]] = Field(
         default_factory=list, description="Options tried and tokens/s seen."
     )
-    machine: dict[str, str] = Field(default_factory=dict, description="Processor, cores, memory, engine version.")
-    failure: str = Field("", description="Why it could not be measured; then every figure is empty.")
+    machine: dict[str, str] = Field(
+        default_factory=dict, description="Processor, cores, memory, engine version."
+    )
+    failure: str = Field(
+        "", description="Why it could not be measured; then every figure is empty."
+    )

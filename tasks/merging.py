@@ -19,7 +19,9 @@ LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
 
 
 def write_adapter(trained: Path, out: Path, base: str) -> None:
-    """The adapter without what a trainer leaves beside it: two files, the same bytes wherever it was trained."""
+    """The adapter without what a trainer leaves beside it: two files, the same bytes wherever it
+    was trained.
+    """
     out.mkdir()
     shutil.copyfile(trained / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((trained / "adapter_config.json").read_text())
@@ -31,14 +33,17 @@ def write_adapter(trained: Path, out: Path, base: str) -> None:
 
 
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
-    """The base's folder with other weights: tokenizer, template and configuration stay as they are, byte for byte.
+    """The base's folder with other weights: tokenizer, template and configuration stay as they are,
+    byte for byte.
 
     Each layer is merged in float32 and put back into the base's own number type.
 
     Raises:
         BadInput: the adapter makes a weight that is no number.
     """
-    model = PeftModel.from_pretrained(hf_models.load_model(base, dtype="auto", to="cpu"), str(adapter))
+    model = PeftModel.from_pretrained(
+        hf_models.load_model(base, dtype="auto", to="cpu"), str(adapter)
+    )
     for module in model.modules():
         if isinstance(module, LoraLayer):
             _merge(module)
@@ -61,4 +66,6 @@ def _merge(layer: LoraLayer) -> None:
 
 
 def _belongs(name: str) -> bool:
-    return (name.endswith(BESIDE_WEIGHTS) and not name.endswith(".safetensors.index.json")) or name.startswith(LEGAL)
+    return (
+        name.endswith(BESIDE_WEIGHTS) and not name.endswith(".safetensors.index.json")
+    ) or name.startswith(LEGAL)

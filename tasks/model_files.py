@@ -15,19 +15,54 @@ from weighbridge.tasks.sources.base import RemoteFile
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 WANTED: Final = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", INDEX,
-    "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    INDEX,
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 LONGEST_HEADER: Final = 100_000_000
 """Bytes; the format's own limit."""
 WIDTHS: Final[Mapping[str, int]] = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-}  # fmt: skip
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
 """Bits per element. A type that is not here has no size we could check."""
 
 
@@ -44,7 +79,9 @@ def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
         raise BadInput(f"looking for a model in {uri}", "there is no config.json", remedy)
     if len(weights) > 1 and INDEX not in paths:
         wrong = f"there are {len(weights)} weight files and no {INDEX}"
-        raise BadInput(f"looking for a model in {uri}", wrong, "add the index that the weights were saved with")
+        raise BadInput(
+            f"looking for a model in {uri}", wrong, "add the index that the weights were saved with"
+        )
     others = [file for file in files if any(_matches(file.path, pattern) for pattern in WANTED)]
     return sorted([*others, *weights], key=lambda file: file.path)
 
@@ -59,18 +96,32 @@ def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
     found = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
     if found:
         return found
-    pickles = [file.path for file in files if any(_matches(file.path, pattern) for pattern in PICKLES)]
+    pickles = [
+        file.path for file in files if any(_matches(file.path, pattern) for pattern in PICKLES)
+    ]
     if pickles:
         wrong = f"its weights are pickles ({', '.join(pickles[:3])}), and loading a pickle runs whatever code is in it"
-        raise BadInput(f"looking for a model in {uri}", wrong, "choose a revision or repository with *.safetensors")
-    raise BadInput(f"looking for a model in {uri}", "there are no *.safetensors", "check the address")
+        raise BadInput(
+            f"looking for a model in {uri}",
+            wrong,
+            "choose a revision or repository with *.safetensors",
+        )
+    raise BadInput(
+        f"looking for a model in {uri}", "there are no *.safetensors", "check the address"
+    )
 
 
 def inspect(file: RemoteFile, path: Path) -> None:
-    """Refuse weights that cannot be loaded, and a configuration that is no JSON object. Raises BadInput."""
+    """Refuse weights that cannot be loaded, and a configuration that is no JSON object. Raises
+    BadInput.
+    """
     if file.path.endswith(".safetensors"):
         if wrong := _header_problem(path):
-            raise BadInput(f"checking {file.path}", f"the file is corrupted: {wrong}", "fetch or write it again")
+            raise BadInput(
+                f"checking {file.path}",
+                f"the file is corrupted: {wrong}",
+                "fetch or write it again",
+            )
     elif file.path in ("config.json", INDEX):
         read_object(file.path, path)
 
@@ -91,7 +142,11 @@ def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
     tensors = {name: read_header(path).keys() for name, path in shards.items()}
     for tensor, shard in placed.items():
         if tensor not in tensors[shard]:
-            raise BadInput(f"checking {shard}", f"tensor {tensor} of the index is not in it", "fetch or write it again")
+            raise BadInput(
+                f"checking {shard}",
+                f"tensor {tensor} of the index is not in it",
+                "fetch or write it again",
+            )
 
 
 def read_object(name: str, path: Path) -> dict[str, Any]:
@@ -99,7 +154,9 @@ def read_object(name: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except ValueError as exc:
-        raise BadInput(f"checking {name}", f"it is not JSON: {exc}", "fetch or write it again") from exc
+        raise BadInput(
+            f"checking {name}", f"it is not JSON: {exc}", "fetch or write it again"
+        ) from exc
     if not isinstance(value, dict):
         raise BadInput(f"checking {name}", "it is not a JSON object", "fetch or write it again")
     return value
@@ -142,12 +199,23 @@ def _spans(header: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
     for name, tensor in header.items():
         begin, end = map(int, tensor["data_offsets"])
         width = WIDTHS.get(tensor["dtype"])
-        yield begin, end, name, -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8
+        yield (
+            begin,
+            end,
+            name,
+            -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8,
+        )
 
 
 def copy_all_but_weights(model: Path, to: Path) -> None:
-    """Copy what renders a prompt out of a model's folder into a new one: tokenizer, chat template, configuration."""
+    """Copy what renders a prompt out of a model's folder into a new one: tokenizer, chat template,
+    configuration.
+    """
     to.mkdir()
     for path in sorted(model.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model") and path.name != INDEX:
+        if (
+            path.is_file()
+            and path.suffix in (".json", ".jinja", ".txt", ".model")
+            and path.name != INDEX
+        ):
             shutil.copyfile(path, to / path.name)

@@ -25,7 +25,8 @@ class OptimizeArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variants: list[Annotated[SerializeAsAny[OptimizerArgs], PluginArgs("optimizer")]] = Field(
-        min_length=1, description="One entry per variant: `kind` names the optimizer, its options follow."
+        min_length=1,
+        description="One entry per variant: `kind` names the optimizer, its options follow.",
     )
 
     @model_validator(mode="after")
@@ -57,7 +58,9 @@ def check(model: Path, args: OptimizeArgs, workspace: Workspace, *, dry: bool = 
         optimizer.check(model, variant, workspace, dry=dry)
 
 
-def optimize(merged: Artifact, data: Artifact, args: OptimizeArgs, workspace: Workspace) -> Optimized:
+def optimize(
+    merged: Artifact, data: Artifact, args: OptimizeArgs, workspace: Workspace
+) -> Optimized:
     """Make every variant; those made before are reused one by one.
 
     Raises:
@@ -65,7 +68,9 @@ def optimize(merged: Artifact, data: Artifact, args: OptimizeArgs, workspace: Wo
         Unavailable: a tool cannot be run.
     """
     check(merged.path, args, workspace)
-    return Optimized(variants=[_variant(merged, data, variant, workspace) for variant in args.variants])
+    return Optimized(
+        variants=[_variant(merged, data, variant, workspace) for variant in args.variants]
+    )
 
 
 def forecast(
@@ -80,7 +85,9 @@ def forecast(
     }
 
 
-def _variant(merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: Workspace) -> Variant:
+def _variant(
+    merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: Workspace
+) -> Variant:
     optimizer, label = _optimizer(args), args.label()
 
     def compute() -> Variant:
@@ -92,7 +99,9 @@ def _variant(merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: W
             artifact = workspace.store.add(out, optimizer.format, origin)
         return Variant(label=label, optimizer=args.kind, artifact=artifact, facts=facts)
 
-    outcome = workspace.stages.run("optimize.variant", optimizer.version, Variant, _inputs(merged, data, args), compute)
+    outcome = workspace.stages.run(
+        "optimize.variant", optimizer.version, Variant, _inputs(merged, data, args), compute
+    )
     size = f"{outcome.value.artifact.size / 1e6:.1f} MB"
     done = f"reused: {outcome.why}" if outcome.reused else f"made in {outcome.seconds:.1f} s"
     logger.info("variant %s, %s, %s", label, size, done)
@@ -101,7 +110,10 @@ def _variant(merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: W
 
 def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
     """What else decides what comes out: version and environment of every variant's optimizer."""
-    return [{"version": _optimizer(one).version, "environment": _environment(one)} for one in args.variants]
+    return [
+        {"version": _optimizer(one).version, "environment": _environment(one)}
+        for one in args.variants
+    ]
 
 
 def _inputs(merged: Artifact, data: Artifact, args: OptimizerArgs) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The winner as a Bento: model, service, lineage and its own lock, proven to answer before it counts."""
+"""The winner as a Bento: model, service, lineage and its own lock, proven to answer before it
+counts.
+"""
 
 import json
 import logging
@@ -27,7 +29,9 @@ class PackageArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start_timeout: float = Field(600.0, gt=0, description="Seconds within which the packaged Bento must have answered.")
+    start_timeout: float = Field(
+        600.0, gt=0, description="Seconds within which the packaged Bento must have answered."
+    )
     push: str = Field(
         "",
         pattern=r"^(s3://[^/]+.*)?$",
@@ -55,20 +59,33 @@ class Packaged(BaseModel):
 
 
 def package(
-    candidate: Candidate, name: str, version: str, lineage: dict[str, str], args: PackageArgs, workspace: Workspace
+    candidate: Candidate,
+    name: str,
+    version: str,
+    lineage: dict[str, str],
+    args: PackageArgs,
+    workspace: Workspace,
 ) -> Packaged:
     """Build, export and prove the Bento of one candidate; the same inputs give the same Bento.
 
-    `lineage` goes into the Bento's labels, its README and `lineage.json`; so does nothing else, so what changes from
-    run to run does not belong there. The Bento appears in BentoML's store (`BENTOML_HOME`) whole or not at all.
+    `lineage` goes into the Bento's labels, its README and `lineage.json`; so does nothing else, so
+    what changes from run to run does not belong there. The Bento appears in BentoML's store
+    (`BENTOML_HOME`) whole or not at all.
 
     Raises:
         Unavailable: its environment cannot be built, BentoML refuses, or the Bento does not answer.
     """
-    contents = bento.Contents(name, version, candidate.label, candidate.engine, candidate.variant.artifact, lineage)
+    contents = bento.Contents(
+        name, version, candidate.label, candidate.engine, candidate.variant.artifact, lineage
+    )
     with track(f"building Bento {contents.tag}", None):
         built = bento.build(contents, workspace.settings.cache)
-    logger.info("Bento %s %s in %s", built.tag, "is there already" if built.reused else "built", bento.bentoml_home())
+    logger.info(
+        "Bento %s %s in %s",
+        built.tag,
+        "is there already" if built.reused else "built",
+        bento.bentoml_home(),
+    )
     model = candidate.variant.artifact
     exported = bento.export(built, model, workspace.store, {"model": model.digest})
     seconds = _prove(exported, args, workspace)
@@ -108,4 +125,6 @@ def _push(exported: Artifact, to: str, workspace: Workspace) -> str:
     from weighbridge.tasks.push import push
     from weighbridge.tasks.sources.s3 import S3Source
 
-    return push(exported, S3Source().parse(f"{to.rstrip('/')}/{exported.short}"), workspace.store).uri
+    return push(
+        exported, S3Source().parse(f"{to.rstrip('/')}/{exported.short}"), workspace.store
+    ).uri

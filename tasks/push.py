@@ -3,7 +3,8 @@
 ::
 
     <prefix>/<path>                       one object per file, with its sha256 as user metadata
-    <prefix>/weighbridge.manifest.json    written last: what the artifact is made of; without it, it is not there
+    <prefix>/weighbridge.manifest.json    written last: what the artifact is made of; without it, it
+        is not there
 """
 
 import json
@@ -51,7 +52,9 @@ class Pushed(BaseModel):
     uri: str
     digest: str
     uploaded: list[str] = Field(description="Paths of the files that were sent.")
-    present: list[str] = Field(description="Paths of those that were there already, by their sha256.")
+    present: list[str] = Field(
+        description="Paths of those that were there already, by their sha256."
+    )
     uploaded_bytes: int
 
 
@@ -63,7 +66,10 @@ def push(artifact: Artifact, to: S3Args, store: Store) -> Pushed:
         Unavailable: the service does not answer.
     """
     manifest = Manifest(
-        digest=artifact.digest, format=artifact.format, origin=artifact.origin, files=store.files(artifact.digest)
+        digest=artifact.digest,
+        format=artifact.format,
+        origin=artifact.origin,
+        files=store.files(artifact.digest),
     )
     return _push(artifact.path, manifest, to)
 
@@ -77,16 +83,23 @@ def push_folder(folder: Path, format: Format, to: S3Args) -> Pushed:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if not paths:
-        raise BadInput(f"pushing {folder}", "there is no such folder, or it is empty", "check the path")
+        raise BadInput(
+            f"pushing {folder}", "there is no such folder, or it is empty", "check the path"
+        )
     files = [
-        File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
+        File(
+            path=path.relative_to(folder).as_posix(),
+            size=path.stat().st_size,
+            sha256=sha256_of(path),
+        )
         for path in paths
     ]
     return _push(folder, Manifest(digest=digest_of(files), format=format, files=files), to)
 
 
 def pull(source: S3Args, store: Store) -> Artifact:
-    """Bring a pushed artifact into the store: verified, whole or not at all, going on where it was killed.
+    """Bring a pushed artifact into the store: verified, whole or not at all, going on where it was
+    killed.
 
     Raises:
         BadInput: no artifact was pushed there, or its files are not those of its manifest.
@@ -96,7 +109,9 @@ def pull(source: S3Args, store: Store) -> Artifact:
     files = [RemoteFile(**file.model_dump()) for file in manifest.files]
     gathering = Gathering(Listing(files=files, origin={"uri": source.uri}), source, store)
     check_disk([gathering], store)
-    artifact = store.assemble(gathering.run(f"pulling {source.uri}"), manifest.format, manifest.origin)
+    artifact = store.assemble(
+        gathering.run(f"pulling {source.uri}"), manifest.format, manifest.origin
+    )
     gathering.forget()
     return artifact
 
@@ -105,13 +120,17 @@ def _manifest(source: S3Args) -> Manifest:
     content = s3.get(source, source.folder + MANIFEST)
     if content is None:
         wrong = f"there is no {MANIFEST}: nothing was pushed there, or not to the end"
-        raise BadInput(f"pulling {source.uri}", wrong, "push it (again), or check bucket and prefix")
+        raise BadInput(
+            f"pulling {source.uri}", wrong, "push it (again), or check bucket and prefix"
+        )
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as exc:
         raise BadInput(f"pulling {source.uri}", f"{MANIFEST} is damaged", "push it again") from exc
     if manifest.digest != digest_of(manifest.files):
-        raise BadInput(f"pulling {source.uri}", f"{MANIFEST} does not fit its own digest", "push it again")
+        raise BadInput(
+            f"pulling {source.uri}", f"{MANIFEST} does not fit its own digest", "push it again"
+        )
     return manifest
 
 
@@ -123,11 +142,17 @@ def _push(folder: Path, manifest: Manifest, to: S3Args) -> Pushed:
     if s3.get(to, to.folder + MANIFEST) != body:
         s3.put(to, to.folder + MANIFEST, body)
     size = sum(file.size for file in missing)
-    logger.info("%s: %d files (%.1f MB) sent, %d were there", to.uri, len(missing), size / 1e6, len(present))
+    logger.info(
+        "%s: %d files (%.1f MB) sent, %d were there", to.uri, len(missing), size / 1e6, len(present)
+    )
     paths = [file.path for file in missing]
     return Pushed(
-        uri=to.uri, digest=manifest.digest, uploaded=paths, present=sorted(present), uploaded_bytes=size
-    )  # fmt: skip
+        uri=to.uri,
+        digest=manifest.digest,
+        uploaded=paths,
+        present=sorted(present),
+        uploaded_bytes=size,
+    )
 
 
 def _present(files: list[File], to: S3Args) -> set[str]:
@@ -138,7 +163,9 @@ def _present(files: list[File], to: S3Args) -> set[str]:
         return found is not None and (found.size, found.sha256) == (file.size, file.sha256)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        return {file.path for file, there in zip(files, pool.map(is_there, files), strict=True) if there}
+        return {
+            file.path for file, there in zip(files, pool.map(is_there, files), strict=True) if there
+        }
 
 
 def _upload(folder: Path, files: list[File], to: S3Args) -> None:

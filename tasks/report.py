@@ -81,26 +81,46 @@ class _Page:
 
 
 def weighing_report(
-    decision: Decision, measurements: Sequence[Measurement], evaluated: Compared | None, name: str, *,
-    facts: Mapping[str, str] | None = None, currency: str = "USD",
-) -> WeighingReport:  # fmt: skip
+    decision: Decision,
+    measurements: Sequence[Measurement],
+    evaluated: Compared | None,
+    name: str,
+    *,
+    facts: Mapping[str, str] | None = None,
+    currency: str = "USD",
+) -> WeighingReport:
     """Everything a reader of the weighing wants to know.
 
-    `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the measurements.
+    `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the
+    measurements.
     """
     ordered = sorted(measurements, key=lambda one: one.candidate.label != decision.winner)
     rows = _rows(ordered, decision, currency)
     chart = draw(ordered, decision, _headline(decision))
     page = _Page(
-        name=name, headline=_headline(decision), why=_sentence(decision.why), decided=decision.winner is not None,
-        rows=rows, columns=list(rows[0]) if rows else [], before_after=_before_after(evaluated),
-        facts={**(facts or {}), **_machine(ordered)}, notes=decision.notes, winner=decision.winner or "",
+        name=name,
+        headline=_headline(decision),
+        why=_sentence(decision.why),
+        decided=decision.winner is not None,
+        rows=rows,
+        columns=list(rows[0]) if rows else [],
+        before_after=_before_after(evaluated),
+        facts={**(facts or {}), **_machine(ordered)},
+        notes=decision.notes,
+        winner=decision.winner or "",
         chart=base64.b64encode(chart).decode(),
-    )  # fmt: skip
+    )
     return WeighingReport(
-        name=name, headline=page.headline, why=page.why, rows=rows, before_after=page.before_after, facts=page.facts,
-        markdown=_markdown(page), html=_html(page), chart=chart,
-    )  # fmt: skip
+        name=name,
+        headline=page.headline,
+        why=page.why,
+        rows=rows,
+        before_after=page.before_after,
+        facts=page.facts,
+        markdown=_markdown(page),
+        html=_html(page),
+        chart=chart,
+    )
 
 
 def _headline(decision: Decision) -> str:
@@ -111,24 +131,35 @@ def _headline(decision: Decision) -> str:
     return "the champion stays" if decision.keeps_champion else "no winner"
 
 
-def _rows(measurements: Sequence[Measurement], decision: Decision, currency: str) -> list[dict[str, str]]:
+def _rows(
+    measurements: Sequence[Measurement], decision: Decision, currency: str
+) -> list[dict[str, str]]:
     """One row per candidate, all with the same columns."""
-    metrics = list(dict.fromkeys(key for one in measurements for key in one.scores)) or [decision.metric]
+    metrics = list(dict.fromkeys(key for one in measurements for key in one.scores)) or [
+        decision.metric
+    ]
     counts = sorted({load.concurrency for one in measurements for load in one.load})
     return [_row(one, decision, currency, metrics, counts) for one in measurements]
 
 
 def _row(
-    one: Measurement, decision: Decision, currency: str, metrics: Sequence[str], counts: Sequence[int]
+    one: Measurement,
+    decision: Decision,
+    currency: str,
+    metrics: Sequence[str],
+    counts: Sequence[int],
 ) -> dict[str, str]:
     label, loads = one.candidate.label, {load.concurrency: load for load in one.load}
     at = decision.concurrency
-    speeds = [f"{loads[count].tokens_per_second:,.0f}" if count in loads else _UNKNOWN for count in counts]
+    speeds = [
+        f"{loads[count].tokens_per_second:,.0f}" if count in loads else _UNKNOWN for count in counts
+    ]
     return {
         "candidate": label,
         **{title_of(key): _score(one.scores.get(key)) for key in metrics},
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
-        f"tokens/s at {' / '.join(map(str, counts))}" if counts else "tokens/s": " / ".join(speeds) or _UNKNOWN,
+        f"tokens/s at {' / '.join(map(str, counts))}" if counts else "tokens/s": " / ".join(speeds)
+        or _UNKNOWN,
         "memory": human_size(one.peak_memory) if one.peak_memory else _UNKNOWN,
         "size": human_size(one.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(one.cost_per_million_tokens),
@@ -172,7 +203,11 @@ def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
     known = [one.machine for one in measurements if one.machine]
     if not known:
         return {}
-    return {key: value for key, value in known[0].items() if all(other.get(key) == value for other in known)}
+    return {
+        key: value
+        for key, value in known[0].items()
+        if all(other.get(key) == value for other in known)
+    }
 
 
 def _interval_apart(text: str) -> tuple[str, str]:
@@ -185,9 +220,12 @@ def _html(page: _Page) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters["interval_apart"] = _interval_apart
     return environment.get_template("report.html").render(page=page)
 

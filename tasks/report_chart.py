@@ -12,7 +12,18 @@ from weighbridge.tasks.select import Decision, figures_at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777", "#57534e", "#ca8a04")
+_COLORS = (
+    "#2563eb",
+    "#d97706",
+    "#059669",
+    "#9333ea",
+    "#dc2626",
+    "#0891b2",
+    "#65a30d",
+    "#db2777",
+    "#57534e",
+    "#ca8a04",
+)
 _INK = "#334155"
 
 
@@ -22,7 +33,9 @@ def title_of(label: str) -> str:
 
 
 def draw(measurements: Sequence[Measurement], decision: Decision, headline: str) -> bytes:
-    """PNG. Up and to the right is better, whatever the metric; hollow marks are candidates outside the limits."""
+    """PNG. Up and to the right is better, whatever the metric; hollow marks are candidates outside
+    the limits.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,13 +47,25 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
         _dress(panel, metric, decision)
         for color, one in zip(_repeat(_COLORS, len(measurements)), measurements, strict=True):
             _mark(panel, one, metric, color, decision)
-        if any(not one.scores[metric].greater_is_better for one in measurements if metric in one.scores):
+        if any(
+            not one.scores[metric].greater_is_better for one in measurements if metric in one.scores
+        ):
             panel.invert_yaxis()
     handles, labels = _legend(panels)
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=_INK)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            fontsize=9,
+            labelcolor=_INK,
+        )
     else:
-        panels[0].text(0.5, 0.5, "nothing was measured", ha="center", transform=panels[0].transAxes, color=_INK)
+        panels[0].text(
+            0.5, 0.5, "nothing was measured", ha="center", transform=panels[0].transAxes, color=_INK
+        )
     figure.suptitle(headline, x=0.02, ha="left", fontsize=12, fontweight="bold", color=_INK)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
@@ -49,7 +74,11 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
 
 def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[str]:
     """The metric that decided, and NLL beside it where it was measured: it shows damage earlier."""
-    nll = "nll" if decision.metric != "nll" and any("nll" in one.scores for one in measurements) else None
+    nll = (
+        "nll"
+        if decision.metric != "nll" and any("nll" in one.scores for one in measurements)
+        else None
+    )
     return [decision.metric, nll] if nll else [decision.metric]
 
 
@@ -59,16 +88,37 @@ def _repeat(colors: Sequence[str], number: int) -> list[str]:
 
 def _mark(panel: "Axes", one: Measurement, metric: str, color: str, decision: Decision) -> None:
     load, score = figures_at(one, decision.concurrency), one.scores.get(metric)
-    if load is None or score is None or not math.isfinite(score.value) or not math.isfinite(load.tokens_per_second):
+    if (
+        load is None
+        or score is None
+        or not math.isfinite(score.value)
+        or not math.isfinite(load.tokens_per_second)
+    ):
         return
     label = one.candidate.label
     won, out = label == decision.winner, label in decision.refused
     x = load.tokens_per_second
-    panel.errorbar(x, score.value, yerr=_interval(score), color=color, elinewidth=1, capsize=3, alpha=0.5, zorder=1)
+    panel.errorbar(
+        x,
+        score.value,
+        yerr=_interval(score),
+        color=color,
+        elinewidth=1,
+        capsize=3,
+        alpha=0.5,
+        zorder=1,
+    )
     panel.scatter(
-        x, score.value, s=260 if won else 60, marker="*" if won else "o", zorder=2, linewidths=1.4, edgecolors=color,
-        facecolors="white" if out and not won else color, label=f"{label} (winner)" if won else label,
-    )  # fmt: skip
+        x,
+        score.value,
+        s=260 if won else 60,
+        marker="*" if won else "o",
+        zorder=2,
+        linewidths=1.4,
+        edgecolors=color,
+        facecolors="white" if out and not won else color,
+        label=f"{label} (winner)" if won else label,
+    )
 
 
 def _interval(score: Score) -> list[list[float]]:

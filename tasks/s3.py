@@ -1,6 +1,8 @@
-"""S3 transport that downloading and pushing share: clients, listings, parallel ranges, uploads that carry their digest.
+"""S3 transport that downloading and pushing share: clients, listings, parallel ranges, uploads that
+carry their digest.
 
-Any S3 service: the endpoint comes from the arguments or AWS_ENDPOINT_URL, credentials from boto3's own chain.
+Any S3 service: the endpoint comes from the arguments or AWS_ENDPOINT_URL, credentials from boto3's
+own chain.
 """
 
 import os
@@ -30,19 +32,31 @@ CHUNK: Final = 1 << 20
 UPLOAD_PART: Final = 16 << 20
 MISSING: Final = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 REFUSED: Final = (
-    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
-)  # fmt: skip
+    "AccessDenied",
+    "403",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+)
 
 
 class S3Location(SourceArgs):
-    """A bucket and what keys in it begin with. Credentials are never written here: boto3's own chain finds them."""
+    """A bucket and what keys in it begin with. Credentials are never written here: boto3's own
+    chain finds them.
+    """
 
     kind: str = "s3"
     bucket: str = Field(min_length=1, description="Name of the bucket.")
     prefix: str = Field("", description="What the keys begin with, up to a slash.")
-    endpoint_url: str = Field("", description="Address of the service; empty: AWS_ENDPOINT_URL, else Amazon's.")
+    endpoint_url: str = Field(
+        "", description="Address of the service; empty: AWS_ENDPOINT_URL, else Amazon's."
+    )
     region: str = Field("", description="Region; empty: AWS's own configuration.")
-    profile: str = Field("", description="Profile of AWS's shared configuration; empty: the default one.")
+    profile: str = Field(
+        "", description="Profile of AWS's shared configuration; empty: the default one."
+    )
 
     @property
     def uri(self) -> str:
@@ -74,18 +88,24 @@ def connect(place: S3Location) -> "S3Client":
         try:
             return _client(place.endpoint_url, place.region, place.profile, variables)
         except ValueError as exc:
-            raise BadInput(f"connecting to {place.uri}", str(exc), "check endpoint_url and AWS_ENDPOINT_URL") from exc
+            raise BadInput(
+                f"connecting to {place.uri}", str(exc), "check endpoint_url and AWS_ENDPOINT_URL"
+            ) from exc
 
 
 @lru_cache(maxsize=8)
-def _client(endpoint_url: str, region: str, profile: str, variables: tuple[tuple[str, str], ...]) -> "S3Client":
+def _client(
+    endpoint_url: str, region: str, profile: str, variables: tuple[tuple[str, str], ...]
+) -> "S3Client":
     import boto3
     from botocore.config import Config
 
     config = Config(
-        max_pool_connections=CONNECTIONS, connect_timeout=10, read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+        connect_timeout=10,
+        read_timeout=60,
         retries={"mode": "standard", "total_max_attempts": 4},
-    )  # fmt: skip
+    )
     session = boto3.Session(profile_name=profile or None, region_name=region or None)
     client: S3Client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
     return client
@@ -100,15 +120,23 @@ def list_objects(place: S3Location) -> list[RemoteFile]:
     """
     client = connect(place)
     with translated(f"listing {place.uri}"):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.folder)
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=place.bucket, Prefix=place.folder
+        )
         found = [
-            RemoteFile(path=entry["Key"].removeprefix(place.folder), size=entry["Size"], version=entry["ETag"])
+            RemoteFile(
+                path=entry["Key"].removeprefix(place.folder),
+                size=entry["Size"],
+                version=entry["ETag"],
+            )
             for page in pages
             for entry in page.get("Contents", [])
             if not entry["Key"].endswith("/")
         ]
     if not found:
-        raise BadInput(f"listing {place.uri}", "there is nothing below it", "check bucket and prefix")
+        raise BadInput(
+            f"listing {place.uri}", "there is nothing below it", "check bucket and prefix"
+        )
     return found
 
 
@@ -141,7 +169,9 @@ def reader(place: S3Location, key: str, version: str) -> ReadRange:
         with translated(doing):
             try:
                 if version:
-                    answer = client.get_object(Bucket=place.bucket, Key=key, Range=wanted, IfMatch=version)
+                    answer = client.get_object(
+                        Bucket=place.bucket, Key=key, Range=wanted, IfMatch=version
+                    )
                 else:
                     answer = client.get_object(Bucket=place.bucket, Key=key, Range=wanted)
                 with answer["Body"] as body:
@@ -149,7 +179,9 @@ def reader(place: S3Location, key: str, version: str) -> ReadRange:
                         yield chunk
             except ClientError as exc:
                 if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-                    raise BadInput(doing, "it was changed while it was being fetched", "run again") from exc
+                    raise BadInput(
+                        doing, "it was changed while it was being fetched", "run again"
+                    ) from exc
                 raise
             except (BotoCoreError, HTTPError, ConnectionError) as exc:
                 if _is_configuration(exc):
@@ -159,10 +191,13 @@ def reader(place: S3Location, key: str, version: str) -> ReadRange:
     return read
 
 
-def upload(place: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]) -> None:
+def upload(
+    place: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]
+) -> None:
     """Store a file under a key, in parts if it is large, with its digest as user metadata.
 
-    The service checks the checksum that boto3 sends along. `advance` takes bytes since the last call.
+    The service checks the checksum that boto3 sends along. `advance` takes bytes since the last
+    call.
 
     Raises:
         BadInput: bucket or credentials are refused.
@@ -172,12 +207,16 @@ def upload(place: S3Location, path: Path, key: str, sha256: str, advance: Callab
 
     # boto3's other client, crt, ignores the endpoint.
     config = TransferConfig(
-        multipart_threshold=2 * UPLOAD_PART, multipart_chunksize=UPLOAD_PART, max_concurrency=4,
+        multipart_threshold=2 * UPLOAD_PART,
+        multipart_chunksize=UPLOAD_PART,
+        max_concurrency=4,
         preferred_transfer_client="classic",
-    )  # fmt: skip
+    )
     extra = {"Metadata": {SHA256: sha256}}
     with translated(f"uploading {path.name} to s3://{place.bucket}/{key}"):
-        connect(place).upload_file(str(path), place.bucket, key, ExtraArgs=extra, Callback=advance, Config=config)
+        connect(place).upload_file(
+            str(path), place.bucket, key, ExtraArgs=extra, Callback=advance, Config=config
+        )
 
 
 def get(place: S3Location, key: str) -> bytes | None:
@@ -213,7 +252,9 @@ def translated(doing: str) -> Iterator[None]:
         raise _from_answer(doing, exc) from exc
     except Boto3Error as exc:
         cause = exc.__context__
-        raise (_from_answer(doing, cause) if isinstance(cause, ClientError) else _from_boto(doing, exc)) from exc
+        raise (
+            _from_answer(doing, cause) if isinstance(cause, ClientError) else _from_boto(doing, exc)
+        ) from exc
     except BotoCoreError as exc:
         raise _from_boto(doing, exc) from exc
 
@@ -228,10 +269,16 @@ def _from_answer(doing: str, exc: "ClientError") -> WeighbridgeError:
         wrong = "there is no such bucket" if code == "NoSuchBucket" else "it is not there"
         return BadInput(doing, wrong, "check bucket and prefix")
     if code in REFUSED:
-        return BadInput(doing, f"the service refuses access ({code})", "check the AWS_* variables or the profile")
+        return BadInput(
+            doing,
+            f"the service refuses access ({code})",
+            "check the AWS_* variables or the profile",
+        )
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
         return Unavailable(doing, f"the service answers {code} ({status})", "run again later")
-    return BadInput(doing, f"the service answers {code}: {exc.response.get('Error', {}).get('Message', '')}")
+    return BadInput(
+        doing, f"the service answers {code}: {exc.response.get('Error', {}).get('Message', '')}"
+    )
 
 
 def _is_configuration(exc: Exception) -> bool:
@@ -251,5 +298,7 @@ def _is_configuration(exc: Exception) -> bool:
 def _from_boto(doing: str, exc: Exception) -> WeighbridgeError:
     wrong = " ".join(str(exc).split())
     if _is_configuration(exc):
-        return BadInput(doing, wrong, "check the bucket's name, the profile and the AWS_* variables")
+        return BadInput(
+            doing, wrong, "check the bucket's name, the profile and the AWS_* variables"
+        )
     return Unavailable(doing, wrong, "check the network and the endpoint, then run again")

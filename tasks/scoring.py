@@ -1,4 +1,6 @@
-"""Answers to scores: the one place that runs the metrics, for the evaluation and for the weighing alike."""
+"""Answers to scores: the one place that runs the metrics, for the evaluation and for the weighing
+alike.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -18,8 +20,9 @@ def score_all(
 ) -> dict[str, Score]:
     """Every metric over the same rows, by label.
 
-    `logprobs` holds, per row, the natural-log probability of every token of the encoded completion (see
-    `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that need them are left out.
+    `logprobs` holds, per row, the natural-log probability of every token of the encoded completion
+    (see `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that
+    need them are left out.
     """
     scores = {}
     for args in metrics:
@@ -38,6 +41,8 @@ def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:
 
 
 def worse_by(before: Score, after: Score) -> float:
-    """By how much `after` is worse than `before`, in the metric's own unit; negative where it is better."""
+    """By how much `after` is worse than `before`, in the metric's own unit; negative where it is
+    better.
+    """
     difference = before.value - after.value
     return difference if before.greater_is_better else -difference

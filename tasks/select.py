@@ -1,8 +1,8 @@
 """select: measurements and the champion -> a winner, or none, and why.
 
-Limits come first: whoever breaks one is out. Among the others the objective decides. The champion keeps its
-place unless it breaks a limit itself, or somebody is better than it beyond doubt in quality, or by
-`min_improvement` in the objective without losing quality.
+Limits come first: whoever breaks one is out. Among the others the objective decides. The champion
+keeps its place unless it breaks a limit itself, or somebody is better than it beyond doubt in
+quality, or by `min_improvement` in the objective without losing quality.
 """
 
 import math
@@ -34,7 +34,9 @@ class SelectArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metric: str = Field("exact_match", min_length=1, description="Label of the metric that means quality.")
+    metric: str = Field(
+        "exact_match", min_length=1, description="Label of the metric that means quality."
+    )
     floor: float | None = Field(None, description="Worst acceptable value of `metric`.")
     max_loss: float | None = Field(
         0.02,
@@ -51,16 +53,32 @@ class SelectArgs(BaseModel):
         "accept",
         description="What to do when a loss is within its limit, but its 95 % confidence interval reaches beyond.",
     )
-    max_ttft_p95: float | None = Field(None, gt=0, description="Seconds to the first token, 95th percentile.")
-    min_tokens_per_second: float | None = Field(None, gt=0, description="Output tokens of all streams together.")
-    max_memory: ByteSize | None = Field(None, gt=0, description="Peak of the whole engine: bytes, or `2 GiB`.")
-    max_size: ByteSize | None = Field(None, gt=0, description="Of the artifact: bytes, or `500 MiB`.")
-    max_cost: float | None = Field(None, gt=0, description="Per million output tokens, in the recipe's currency.")
-    max_errors: float = Field(0.0, ge=0, le=1, description="Share of requests under load that may fail.")
-    concurrency: int | None = Field(
-        None, ge=1, description="Load at which speed counts, one of those weighed; empty: the highest."
+    max_ttft_p95: float | None = Field(
+        None, gt=0, description="Seconds to the first token, 95th percentile."
     )
-    objective: Goal = Field("throughput", description="What decides among the candidates within the limits.")
+    min_tokens_per_second: float | None = Field(
+        None, gt=0, description="Output tokens of all streams together."
+    )
+    max_memory: ByteSize | None = Field(
+        None, gt=0, description="Peak of the whole engine: bytes, or `2 GiB`."
+    )
+    max_size: ByteSize | None = Field(
+        None, gt=0, description="Of the artifact: bytes, or `500 MiB`."
+    )
+    max_cost: float | None = Field(
+        None, gt=0, description="Per million output tokens, in the recipe's currency."
+    )
+    max_errors: float = Field(
+        0.0, ge=0, le=1, description="Share of requests under load that may fail."
+    )
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Load at which speed counts, one of those weighed; empty: the highest.",
+    )
+    objective: Goal = Field(
+        "throughput", description="What decides among the candidates within the limits."
+    )
     min_improvement: float = Field(
         0.05,
         ge=0,
@@ -74,15 +92,27 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    winner: str | None = Field(description="Label of the candidate to release; None where nobody is to be.")
-    keeps_champion: bool = Field(description="What serves goes on serving: it is the winner, or nobody beats it.")
+    winner: str | None = Field(
+        description="Label of the candidate to release; None where nobody is to be."
+    )
+    keeps_champion: bool = Field(
+        description="What serves goes on serving: it is the winner, or nobody beats it."
+    )
     why: str = Field(description="One sentence.")
-    reasons: dict[str, str] = Field(default_factory=dict, description="Why not: by label, all but the winner.")
-    refused: list[str] = Field(default_factory=list, description="Labels of those outside the limits.")
-    notes: dict[str, str] = Field(default_factory=dict, description="Doubts about those within the limits, by label.")
+    reasons: dict[str, str] = Field(
+        default_factory=dict, description="Why not: by label, all but the winner."
+    )
+    refused: list[str] = Field(
+        default_factory=list, description="Labels of those outside the limits."
+    )
+    notes: dict[str, str] = Field(
+        default_factory=dict, description="Doubts about those within the limits, by label."
+    )
     metric: str = Field("exact_match", description="Label of the metric that meant quality.")
     objective: Goal = "throughput"
-    values: dict[str, float] = Field(default_factory=dict, description="The objective's figure, by label.")
+    values: dict[str, float] = Field(
+        default_factory=dict, description="The objective's figure, by label."
+    )
     concurrency: int | None = Field(None, description="Load at which speed counted.")
 
 
@@ -106,52 +136,82 @@ class _Objective:
 
 _OBJECTIVES: Mapping[Goal, _Objective] = {
     "throughput": _Objective("fastest", "slower", True, lambda value: f"{value:,.0f} tokens/s"),
-    "cost": _Objective("cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"),
-    "latency": _Objective("quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"),
-    "quality": _Objective("best in quality", "worse in quality", True, lambda value: f"{value:.4g}"),
+    "cost": _Objective(
+        "cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"
+    ),
+    "latency": _Objective(
+        "quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"
+    ),
+    "quality": _Objective(
+        "best in quality", "worse in quality", True, lambda value: f"{value:.4g}"
+    ),
     "memory": _Objective("smallest in memory", "larger in memory", False, human_size),
     "size": _Objective("smallest", "larger", False, human_size),
-}  # fmt: skip
+}
 
 
 def select(
-    measurements: Sequence[Measurement], reference: Mapping[str, Score], champion: Measurement | None, args: SelectArgs
+    measurements: Sequence[Measurement],
+    reference: Mapping[str, Score],
+    champion: Measurement | None,
+    args: SelectArgs,
 ) -> Decision:
     """The winner among the measured candidates, and why not each of the others.
 
-    `reference` are the scores of the unquantized fine-tune. `champion` is how the serving candidate was measured
-    (on the same data, if the comparison is to be fair); it is not released anew, unless it is one of
-    `measurements`, by label and artifact.
+    `reference` are the scores of the unquantized fine-tune. `champion` is how the serving candidate
+    was measured (on the same data, if the comparison is to be fair); it is not released anew,
+    unless it is one of `measurements`, by label and artifact.
     """
     judge = _Judge(reference, args)
     judged = {one.candidate.label: judge.verdict(one) for one in measurements}
     broken = {label: verdict.refused for label, verdict in judged.items() if verdict.refused}
     within = [one for one in measurements if one.candidate.label not in broken]
-    notes = {label: verdict.doubt for label, verdict in judged.items() if verdict.doubt and label not in broken}
+    notes = {
+        label: verdict.doubt
+        for label, verdict in judged.items()
+        if verdict.doubt and label not in broken
+    }
     ranked = sorted(within, key=judge.rank)
-    values = {one.candidate.label: value for one in measurements if (value := judge.objective(one)) is not None}
+    values = {
+        one.candidate.label: value
+        for one in measurements
+        if (value := judge.objective(one)) is not None
+    }
     winner, why = _winner(ranked, measurements, champion, judge)
     same = champion is not None and winner is not None and is_same(winner, champion)
     reasons = {
         **broken,
-        **{one.candidate.label: judge.why_not(one, winner, champion) for one in ranked if one != winner},
+        **{
+            one.candidate.label: judge.why_not(one, winner, champion)
+            for one in ranked
+            if one != winner
+        },
     }
     return Decision(
         winner=winner.candidate.label if winner else None,
         keeps_champion=bool(ranked) and champion is not None and (winner is None or same),
-        why=why, reasons=reasons, refused=list(broken), notes=notes, metric=args.metric, objective=args.objective,
-        values=values, concurrency=args.concurrency or _highest(measurements),
-    )  # fmt: skip
+        why=why,
+        reasons=reasons,
+        refused=list(broken),
+        notes=notes,
+        metric=args.metric,
+        objective=args.objective,
+        values=values,
+        concurrency=args.concurrency or _highest(measurements),
+    )
 
 
 def require_winner(decision: Decision) -> None:
     """Stop where no candidate is within the limits.
 
-    Raises:
-        GateFailed: naming each candidate's reason. Not raised when the champion just was not beaten.
+    Raises: GateFailed: naming each candidate's reason. Not raised when the champion just was not
+        beaten.
     """
     if decision.winner is None and not decision.keeps_champion:
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in decision.reasons.items()) or "none was measured"
+        reasons = (
+            "; ".join(f"{label}: {reason}" for label, reason in decision.reasons.items())
+            or "none was measured"
+        )
         raise GateFailed(
             "selecting a winner",
             f"no candidate is within the limits ({reasons})",
@@ -162,11 +222,16 @@ def require_winner(decision: Decision) -> None:
 def is_same(one: Measurement, other: Measurement) -> bool:
     """Whether two measurements are of the same candidate, whatever options tuning found each time."""
     mine, yours = one.candidate, other.candidate
-    return (mine.variant.artifact.digest, mine.engine.kind) == (yours.variant.artifact.digest, yours.engine.kind)
+    return (mine.variant.artifact.digest, mine.engine.kind) == (
+        yours.variant.artifact.digest,
+        yours.engine.kind,
+    )
 
 
 def loss(reference: Score, score: Score) -> Loss:
-    """By how much `score` is worse, row by row where both have the same rows: their noise is shared, and cancels."""
+    """By how much `score` is worse, row by row where both have the same rows: their noise is
+    shared, and cancels.
+    """
     sign = 1.0 if reference.greater_is_better else -1.0
     value = sign * (reference.value - score.value)
     ours, theirs = score.per_example, reference.per_example
@@ -190,7 +255,10 @@ def _highest(measurements: Sequence[Measurement]) -> int | None:
 
 
 def _winner(
-    ranked: list[Measurement], measurements: Sequence[Measurement], champion: Measurement | None, judge: "_Judge"
+    ranked: list[Measurement],
+    measurements: Sequence[Measurement],
+    champion: Measurement | None,
+    judge: "_Judge",
 ) -> tuple[Measurement | None, str]:
     if not ranked:
         return None, "No candidate is within the limits" if measurements else "Nothing was measured"
@@ -199,13 +267,18 @@ def _winner(
     again = next((one for one in measurements if is_same(one, champion)), None)
     holder = again or champion
     if refused := judge.verdict(holder).refused:
-        return ranked[0], f"{judge.praise(ranked[0], ranked)}; the champion is out of the limits: {refused}"
+        return ranked[
+            0
+        ], f"{judge.praise(ranked[0], ranked)}; the champion is out of the limits: {refused}"
     if again is not None and ranked[0] == again:
         return again, f"{judge.praise(again, ranked)}; it is the champion already"
     for one in ranked:
         if one != again and (better := judge.beats(one, holder)):
             return one, f"{one.candidate.label} takes the champion's place: {better}"
-    return again, f"Nobody beats the champion ({holder.candidate.label}, {judge.shown(holder)}) by enough"
+    return (
+        again,
+        f"Nobody beats the champion ({holder.candidate.label}, {judge.shown(holder)}) by enough",
+    )
 
 
 @dataclass(frozen=True)
@@ -227,7 +300,12 @@ class _Judge:
         if one.failure:
             return _Verdict(f"could not be measured: {' '.join(one.failure.split())}")
         quality = [self._floor(one), *self._losses(one)]
-        wrong = [*(item.refused for item in quality), *self._speed(one), *self._footprint(one), self._unknown(one)]
+        wrong = [
+            *(item.refused for item in quality),
+            *self._speed(one),
+            *self._footprint(one),
+            self._unknown(one),
+        ]
         refused, doubt = (_joined(part) for part in (wrong, (item.doubt for item in quality)))
         return _Verdict(refused, doubt)
 
@@ -239,13 +317,19 @@ class _Judge:
             return _Verdict(f"its {label} was not measured (measured: {known})")
         if not math.isfinite(score.value):
             return _Verdict(f"its {label} is not a number")
-        if floor is not None and (score.value < floor if score.greater_is_better else score.value > floor):
+        if floor is not None and (
+            score.value < floor if score.greater_is_better else score.value > floor
+        ):
             side = "below" if score.greater_is_better else "above"
             return _Verdict(f"{label} {score.value:.4g} is {side} the limit {floor:.4g}")
         return _Verdict()
 
     def _losses(self, one: Measurement) -> list[_Verdict]:
-        nll = [self._loss(one, "nll", self.args.max_nll_increase)] if self.args.metric != "nll" else []
+        nll = (
+            [self._loss(one, "nll", self.args.max_nll_increase)]
+            if self.args.metric != "nll"
+            else []
+        )
         return [self._loss(one, self.args.metric, self.args.max_loss), *nll]
 
     def _loss(self, one: Measurement, label: str, limit: float | None) -> _Verdict:
@@ -259,10 +343,11 @@ class _Judge:
         if lost.value > limit + _ROUNDING:
             return _Verdict(f"{words} (allowed: {limit:.3g})")
         if lost.high > limit + _ROUNDING:
-            doubt = (
-                f"{label} may be up to {lost.high:.3g} worse than the unquantized fine-tune's (allowed: {limit:.3g})"
+            reference = f"the unquantized fine-tune's (allowed: {limit:.3g})"
+            doubt = f"{label} may be up to {lost.high:.3g} worse than {reference}"
+            return _Verdict(
+                f"{doubt}: too few rows to be sure" if self.args.on_doubt == "refuse" else "", doubt
             )
-            return _Verdict(f"{doubt}: too few rows to be sure" if self.args.on_doubt == "refuse" else "", doubt)
         return _Verdict()
 
     def _speed(self, one: Measurement) -> list[str]:
@@ -272,24 +357,37 @@ class _Judge:
             return [f"its speed {wanted}was not measured"]
         at, wrong = f"at concurrency {load.concurrency}", []
         if (share := load.errors / max(load.requests, 1)) > args.max_errors:
-            wrong.append(f"{load.errors} of {load.requests} requests failed {at} (allowed: {args.max_errors:.0%})")
+            wrong.append(
+                f"{load.errors} of {load.requests} requests failed {at} (allowed: {args.max_errors:.0%})"
+            )
         elif not math.isfinite(share):
             wrong.append(f"its errors {at} are not a number")
         if args.max_ttft_p95 is not None and not load.ttft_p95 <= args.max_ttft_p95:
             limit = human_seconds(args.max_ttft_p95)
             wrong.append(f"p95 TTFT {human_seconds(load.ttft_p95)} {at} is above the limit {limit}")
-        if args.min_tokens_per_second is not None and not load.tokens_per_second >= args.min_tokens_per_second:
+        if (
+            args.min_tokens_per_second is not None
+            and not load.tokens_per_second >= args.min_tokens_per_second
+        ):
             limit = f"{args.min_tokens_per_second:,.0f}"
             wrong.append(f"{load.tokens_per_second:,.0f} tokens/s {at} is below the limit {limit}")
         return wrong
 
     def _footprint(self, one: Measurement) -> list[str]:
-        args, size, cost = self.args, one.candidate.variant.artifact.size, one.cost_per_million_tokens
+        args, size, cost = (
+            self.args,
+            one.candidate.variant.artifact.size,
+            one.cost_per_million_tokens,
+        )
         wrong = []
         if args.max_memory is not None and one.peak_memory > args.max_memory:
-            wrong.append(f"{human_size(one.peak_memory)} of memory is above the limit {human_size(args.max_memory)}")
+            wrong.append(
+                f"{human_size(one.peak_memory)} of memory is above the limit {human_size(args.max_memory)}"
+            )
         if args.max_size is not None and size > args.max_size:
-            wrong.append(f"its size {human_size(size)} is above the limit {human_size(args.max_size)}")
+            wrong.append(
+                f"its size {human_size(size)} is above the limit {human_size(args.max_size)}"
+            )
         if args.max_cost is not None and cost is not None and not cost <= args.max_cost:
             wrong.append(f"{cost:,.4g} per million tokens is above the limit {args.max_cost:,.4g}")
         if args.max_cost is not None and cost is None:
@@ -297,10 +395,14 @@ class _Judge:
         return wrong
 
     def _unknown(self, one: Measurement) -> str:
-        """Nothing can win on an objective that is not known of it; what another limit says already is left out."""
+        """Nothing can win on an objective that is not known of it; what another limit says already
+        is left out.
+        """
         goal = self.args.objective
         said = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
-        unweighed = goal in ("throughput", "latency") and figures_at(one, self.args.concurrency) is None
+        unweighed = (
+            goal in ("throughput", "latency") and figures_at(one, self.args.concurrency) is None
+        )
         if said or unweighed or self.objective(one) is not None:
             return ""
         return _NO_COST if goal == "cost" else f"its {goal} is not known"
@@ -317,7 +419,9 @@ class _Judge:
             "size": one.candidate.variant.artifact.size,
         }
         value = known[self.args.objective]
-        return float(value) if not one.failure and value is not None and math.isfinite(value) else None
+        return (
+            float(value) if not one.failure and value is not None and math.isfinite(value) else None
+        )
 
     def shown(self, one: Measurement) -> str:
         value = self.objective(one)
@@ -337,7 +441,11 @@ class _Judge:
 
     def praise(self, one: Measurement, ranked: Sequence[Measurement]) -> str:
         load = figures_at(one, self.args.concurrency)
-        at = f" at concurrency {load.concurrency}" if load and self.args.objective in ("throughput", "latency") else ""
+        at = (
+            f" at concurrency {load.concurrency}"
+            if load and self.args.objective in ("throughput", "latency")
+            else ""
+        )
         figure = f"{self.shown(one)}{at}"
         if len(ranked) == 1:
             return f"{one.candidate.label} is the only candidate within the limits ({figure})"
@@ -364,7 +472,9 @@ class _Judge:
         gain = mine - yours if self._more_is_better(one) else yours - mine
         return gain if self.args.objective == "quality" else gain / abs(yours) if yours else 0.0
 
-    def why_not(self, one: Measurement, winner: Measurement | None, champion: Measurement | None) -> str:
+    def why_not(
+        self, one: Measurement, winner: Measurement | None, champion: Measurement | None
+    ) -> str:
         """Of a candidate within the limits that does not win."""
         best = winner or champion
         if best is None:

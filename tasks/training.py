@@ -1,4 +1,6 @@
-"""The training run of stage finetune: SFTTrainer, its checkpoints, its losses. Imports torch: import it late."""
+"""The training run of stage finetune: SFTTrainer, its checkpoints, its losses. Imports torch:
+import it late.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ IGNORE: Final = -100
 WHOLE: Final = "weighbridge-whole.json"
 """Written last into a checkpoint; it names every file and its size."""
 KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accuracy", "entropy")
-"""Figures that a resumed run gives as an uninterrupted one does; counts of tokens begin again at 0."""
+"""Figures that a resumed run gives as an uninterrupted one does; counts of tokens begin again at 0.
+"""
 T = TypeVar("T")
 log = logging.getLogger("weighbridge.finetune")
 
@@ -54,13 +57,21 @@ class TrainingResult:
     facts: dict[str, str]
 
 
-def train(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog) -> TrainingResult:
-    """Train in `folder`, going on from the last whole checkpoint in it. See `weighbridge.tasks.finetune.finetune`."""
+def train(
+    base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog
+) -> TrainingResult:
+    """Train in `folder`, going on from the last whole checkpoint in it. See
+    `weighbridge.tasks.finetune.finetune`.
+    """
     checkpoint = last_whole(folder)
     if is_first():
         _discard_others(folder, checkpoint)
     trainer = _trainer(base, rows, args, folder)
-    log.info("fine-tuning on %d rows%s", len(rows), f", going on after {checkpoint.name}" if checkpoint else "")
+    log.info(
+        "fine-tuning on %d rows%s",
+        len(rows),
+        f", going on after {checkpoint.name}" if checkpoint else "",
+    )
     with progress.track("fine-tuning", _steps(trainer), "steps") as update:
         watch = _Watch(args.logging_steps, on_log, update)
         trainer.add_callback(watch)
@@ -87,7 +98,11 @@ def losses(state: TrainerState) -> list[dict[str, float]]:
 
 def last_whole(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = sorted(
+        folder.glob("checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
+    )
     return next((path for path in found if _is_whole(path)), None)
 
 
@@ -98,7 +113,9 @@ def _finished(checkpoint: Path) -> TrainerState | None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0 of those that torchrun started."""
+    """Whether this process is the one that writes: the only one, or rank 0 of those that torchrun
+    started.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -131,7 +148,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
         for entry in losses(state):
             self._tell(int(entry.pop("step")), entry, state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
+    ) -> None:
         self._update(state.global_step)
 
     def on_log(
@@ -146,15 +165,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
             self._check(logs, state.global_step)
             self._tell(state.global_step, _figures(logs), state)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
+    ) -> None:
         if state.is_world_process_zero:
             _mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def _check(self, logs: dict[str, float], step: int) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(float(logs.get(name, 0.0))):
-                remedy = "lower finetune.learning_rate, lengthen warmup_steps, or look for broken rows"
-                raise BadInput("fine-tuning", f"the {name} of step {step} is {float(logs[name])}", remedy)
+                remedy = (
+                    "lower finetune.learning_rate, lengthen warmup_steps, or look for broken rows"
+                )
+                raise BadInput(
+                    "fine-tuning", f"the {name} of step {step} is {float(logs[name])}", remedy
+                )
 
     def _tell(self, step: int, figures: dict[str, float], state: TrainerState) -> None:
         if not state.is_world_process_zero:
@@ -170,7 +195,9 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
     from peft import LoraConfig
     from trl import SFTTrainer
 
-    targets = args.target_modules if isinstance(args.target_modules, str) else list(args.target_modules)
+    targets = (
+        args.target_modules if isinstance(args.target_modules, str) else list(args.target_modules)
+    )
     lora = LoraConfig(
         r=args.r,
         lora_alpha=args.lora_alpha,
@@ -178,10 +205,15 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    model, tokenizer, config = hf_models.load_model(base), load_tokenizer(base), _config(args, folder)
+    model, tokenizer, config = (
+        hf_models.load_model(base),
+        load_tokenizer(base),
+        _config(args, folder),
+    )
     try:
         with warnings.catch_warnings():
-            # Merged into weights that two layers share, such an adapter would change the other layer, too.
+            # Merged into weights that two layers share, such an adapter would change the other
+            # layer, too.
             warnings.filterwarnings("error", message=".*a tied layer is part of the adapter")
             trainer = SFTTrainer(
                 model=model,
@@ -202,7 +234,11 @@ def _dataset(rows: list[Encoded], args: FinetuneArgs) -> Dataset:
     from datasets import Dataset
 
     ids = [row.prompt + row.completion for row in rows]
-    labels = [[IGNORE] * len(row.prompt) + row.completion for row in rows] if args.completion_only_loss else ids
+    labels = (
+        [[IGNORE] * len(row.prompt) + row.completion for row in rows]
+        if args.completion_only_loss
+        else ids
+    )
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
@@ -241,7 +277,8 @@ def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
         dataloader_pin_memory=not on_cpu,
     )
     if not _several():
-        # Several visible GPUs and no launcher: SFTTrainer refuses nn.DataParallel, so one of them is used.
+        # Several visible GPUs and no launcher: SFTTrainer refuses nn.DataParallel, so one of them
+        # is used.
         config._n_gpu = min(1, config.n_gpu)
     return config
 
@@ -276,7 +313,9 @@ def _figures(entry: dict[str, float]) -> dict[str, float]:
 
 
 def _mark_whole(checkpoint: Path) -> None:
-    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
+    sizes = {
+        path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)
+    }
     scratch = checkpoint / f"{WHOLE}.tmp"
     scratch.write_text(json.dumps(sizes))
     scratch.rename(checkpoint / WHOLE)
@@ -291,12 +330,18 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _files(checkpoint: Path) -> list[Path]:
-    return [path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(WHOLE)]
+    return [
+        path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(WHOLE)
+    ]
 
 
 def _discard_others(folder: Path, checkpoint: Path | None) -> None:
     """Half-written checkpoints would count among those that are kept."""
     for path in folder.glob("checkpoint-*"):
         if not _is_whole(path):
-            log.warning("%s was not written to its end: going on from %s", path.name, checkpoint or "the start")
+            log.warning(
+                "%s was not written to its end: going on from %s",
+                path.name,
+                checkpoint or "the start",
+            )
             shutil.rmtree(path)

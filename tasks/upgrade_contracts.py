@@ -1,4 +1,5 @@
-"""What the stages need of their libraries, done once: `weighbridge compat` runs these against newer releases.
+"""What the stages need of their libraries, done once: `weighbridge compat` runs these against newer
+releases.
 
 Each needs `WEIGHBRIDGE_HOME` to be a folder of its own. Models for engines are kept under
 `WEIGHBRIDGE_COMPAT_MODELS`, by engine, so that every trial serves the same bytes.
@@ -27,14 +28,23 @@ NOT_OFFLINE = frozenset({"hub"})
 
 
 def a_model_is_fine_tuned() -> None:
-    """Two steps of LoRA on a tiny model, merged: SFTTrainer, PEFT, Dataset and saved weights work together."""
+    """Two steps of LoRA on a tiny model, merged: SFTTrainer, PEFT, Dataset and saved weights work
+    together.
+    """
     from weighbridge.tasks.finetune import FinetuneArgs, finetune
 
     workspace = Workspace()
-    args = FinetuneArgs(r=4, max_steps=2, per_device_train_batch_size=2, save_steps=1, max_length=256)
+    args = FinetuneArgs(
+        r=4, max_steps=2, per_device_train_batch_size=2, save_steps=1, max_length=256
+    )
     tuned = finetune(_base(workspace), _data(workspace), args, workspace)
-    assert [entry["step"] for entry in tuned.losses] == [1.0, 2.0], f"the losses are of steps {tuned.losses}"
-    assert {path.name for path in tuned.adapter.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert [entry["step"] for entry in tuned.losses] == [1.0, 2.0], (
+        f"the losses are of steps {tuned.losses}"
+    )
+    assert {path.name for path in tuned.adapter.path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 def answers_are_scored() -> None:
@@ -60,7 +70,11 @@ def a_bucket_is_asked() -> None:
     from weighbridge.tasks import s3
 
     with _bucket(b"0123456789") as url:
-        os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+        os.environ |= {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
         place = s3.S3Location(bucket="bucket", endpoint_url=url)
         listed = s3.list_objects(place)
         body = b"".join(s3.reader(place, "object", "")(2, 5))
@@ -79,7 +93,9 @@ def a_model_for_an_engine(name: str) -> None:
     workspace, engine = Workspace(), load("engine", name)
     target = Path(os.environ["WEIGHBRIDGE_COMPAT_MODELS"]) / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    _make(optimizer_for(engine), _base(workspace), workspace, workspace.settings.home / "out").rename(target)
+    _make(
+        optimizer_for(engine), _base(workspace), workspace, workspace.settings.home / "out"
+    ).rename(target)
 
 
 def optimizer_for(engine: "Engine") -> "Optimizer":
@@ -87,7 +103,9 @@ def optimizer_for(engine: "Engine") -> "Optimizer":
     made = (load("optimizer", name) for name in names("optimizer"))
     found: Optimizer | None = next((one for one in made if one.format in engine.formats), None)
     if found is None:
-        raise LookupError(f"no optimizer makes what {engine.name} takes: {', '.join(sorted(engine.formats))}")
+        raise LookupError(
+            f"no optimizer makes what {engine.name} takes: {', '.join(sorted(engine.formats))}"
+        )
     return found
 
 
@@ -135,7 +153,9 @@ def _bucket(content: bytes) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            first, _, last = (
+                self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            )
             part = content[int(first) : int(last) + 1] if last else content
             body = listing if "list-type=2" in self.path else part
             self.send_response(206 if last else 200)

@@ -38,18 +38,28 @@ class WeighArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engines: list[Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]] = Field(
-        min_length=1, description="Engines, with their options; each takes the variants whose format it knows."
+        min_length=1,
+        description="Engines, with their options; each takes the variants whose format it knows.",
     )
     concurrency: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
-        [1, 4, 8], min_length=1, description="Numbers of requests under way together, each measured."
+        [1, 4, 8],
+        min_length=1,
+        description="Numbers of requests under way together, each measured.",
     )
     requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
     seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
-    max_seconds: float = Field(60.0, gt=0, description="Most time per concurrency; what is under way then is dropped.")
+    max_seconds: float = Field(
+        60.0, gt=0, description="Most time per concurrency; what is under way then is dropped."
+    )
     max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
     request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
-    tune: bool = Field(True, description="Measure the engine options that are left open, such as threads and slots.")
-    price_per_hour: float | None = Field(None, ge=0, description="Of this machine; gives the cost per million tokens.")
+    tune: bool = Field(
+        True,
+        description="Measure the engine options that are left open, such as threads and slots.",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Of this machine; gives the cost per million tokens."
+    )
     currency: str = Field("USD", description="Of the price; only shown.")
 
 
@@ -86,12 +96,18 @@ def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> li
     if not found:
         formats = ", ".join(sorted({variant.artifact.format for variant in variants})) or "nothing"
         kinds = ", ".join(sorted({args.kind for args in engines}))
-        raise BadInput("pairing variants with engines", f"none of {kinds} serves {formats}", "add an engine or variant")
+        raise BadInput(
+            "pairing variants with engines",
+            f"none of {kinds} serves {formats}",
+            "add an engine or variant",
+        )
     return found
 
 
 def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
-    """The kind, and where one kind comes several times, the options that were given, or else a number."""
+    """The kind, and where one kind comes several times, the options that were given, or else a
+    number.
+    """
     kinds = [args.kind for args in engines]
     labels: list[str] = []
     for args in engines:
@@ -127,14 +143,22 @@ def weigh(
         log.info("weighing %s (%d of %d)", candidate.label, number, len(everyone))
         measurements.append(weigh_one(candidate, data, metrics, args, workspace))
     if all(measurement.failure for measurement in measurements):
-        raise Unavailable("weighing", f"no candidate could be measured; the first: {measurements[0].failure}")
+        raise Unavailable(
+            "weighing", f"no candidate could be measured; the first: {measurements[0].failure}"
+        )
     return Weighed(measurements=measurements)
 
 
 def inputs_of(
-    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+    candidate: Candidate,
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
 ) -> dict[str, Any]:
-    """Everything a candidate's measurement depends on, this machine and the engine's build included."""
+    """Everything a candidate's measurement depends on, this machine and the engine's build
+    included.
+    """
     engine: Engine = plugins.load("engine", candidate.engine.kind)
     how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
     return {
@@ -149,33 +173,52 @@ def inputs_of(
 
 
 def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str:
-    """The locked environment and, where the engine's program lies outside of it, that program's size and time."""
-    environment, _ = environments.locate(lock_of(engine, candidate.engine), workspace.settings.cache)
+    """The locked environment and, where the engine's program lies outside of it, that program's
+    size and time.
+    """
+    environment, _ = environments.locate(
+        lock_of(engine, candidate.engine), workspace.settings.cache
+    )
     model = candidate.variant.artifact.path
-    program = Path(engine.command(model, candidate.engine, DUMMY_HOST, DUMMY_PORT, environment.python)[0])
+    program = Path(
+        engine.command(model, candidate.engine, DUMMY_HOST, DUMMY_PORT, environment.python)[0]
+    )
     if program == environment.python:
         return environment.path.name
     status = program.stat()
-    return f"{environment.path.name}, {program.name} of {status.st_size} bytes, {status.st_mtime_ns}"
+    return (
+        f"{environment.path.name}, {program.name} of {status.st_size} bytes, {status.st_mtime_ns}"
+    )
 
 
 def weigh_one(
-    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+    candidate: Candidate,
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
 ) -> Measurement:
     """Measure one candidate, or take what was measured of it; a failure is part of the measurement."""
     return _with_cost(_weigh_one(candidate, data, metrics, args, workspace), args)
 
 
 def _weigh_one(
-    candidate: Candidate, data: Artifact, metrics: EvaluateArgs, args: WeighArgs, workspace: Workspace
+    candidate: Candidate,
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
 ) -> Measurement:
     try:
         inputs = inputs_of(candidate, data, metrics, args, workspace)
         build = str(inputs["build"])
         outcome = workspace.stages.run(
-            "weigh.candidate", VERSION, Measurement, inputs,
+            "weigh.candidate",
+            VERSION,
+            Measurement,
+            inputs,
             lambda: CandidateBenchmark(candidate, data, metrics, args, build, workspace).measure(),
-        )  # fmt: skip
+        )
     except WeighbridgeError as exc:
         log.warning("%s could not be measured: %s", candidate.label, exc)
         return _failed(candidate, str(exc))
@@ -187,9 +230,15 @@ def _weigh_one(
 
 def _failed(candidate: Candidate, why: str) -> Measurement:
     return Measurement(
-        candidate=candidate, scores={}, predictions=None, load=[], load_seconds=0.0, peak_memory=0,
-        machine=machine.describe(), failure=why,
-    )  # fmt: skip
+        candidate=candidate,
+        scores={},
+        predictions=None,
+        load=[],
+        load_seconds=0.0,
+        peak_memory=0,
+        machine=machine.describe(),
+        failure=why,
+    )
 
 
 def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
@@ -197,4 +246,6 @@ def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
     best = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
     if args.price_per_hour is None or best <= 0:
         return measurement
-    return measurement.model_copy(update={"cost_per_million_tokens": args.price_per_hour / (best * 3600) * 1e6})
+    return measurement.model_copy(
+        update={"cost_per_million_tokens": args.price_per_hour / (best * 3600) * 1e6}
+    )

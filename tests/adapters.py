@@ -1,4 +1,6 @@
-"""Adapters for tests: random, loud enough to change what a tiny model says; and what transformers says with them."""
+"""Adapters for tests: random, loud enough to change what a tiny model says; and what transformers
+says with them.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +38,16 @@ def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
     return weights.eval(), load_tokenizer(model)
 
 
-def greedy(model: Path, chat: Sequence[Mapping[str, str]], adapter: Path | None = None, tokens: int = 8) -> str:
+def greedy(
+    model: Path, chat: Sequence[Mapping[str, str]], adapter: Path | None = None, tokens: int = 8
+) -> str:
     """What transformers answers to the chat."""
     import torch
 
     weights, tokenizer = reference(model, adapter)
-    ids = torch.tensor([tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, return_dict=False)])
+    ids = torch.tensor(
+        [tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, return_dict=False)]
+    )
     with torch.no_grad():
         made = weights.generate(ids, max_new_tokens=tokens, do_sample=False)[0][ids.shape[1] :]
     return str(tokenizer.decode(made, skip_special_tokens=True))

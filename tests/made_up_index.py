@@ -21,7 +21,9 @@ class Index:
     _lines: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, name: str, version: str, source: str = "", requires: Sequence[str] = ()) -> None:
-        self._lines[name, version] = make_wheel(self.wheels, name, version, source=source, requires=requires)
+        self._lines[name, version] = make_wheel(
+            self.wheels, name, version, source=source, requires=requires
+        )
 
     def add_broken_source(self, name: str, version: str, metadata: str) -> None:
         """A source distribution that cannot be built."""
@@ -36,7 +38,9 @@ class Index:
                 about.size = len(text)
                 archive.addfile(about, io.BytesIO(text.encode()))
 
-    def subject(self, requirements: Sequence[str], locked: dict[str, str], uses: dict[str, str]) -> Subject:
+    def subject(
+        self, requirements: Sequence[str], locked: dict[str, str], uses: dict[str, str]
+    ) -> Subject:
         """`uses`: what a contract of this name imports."""
         lock = self.folder / "made_up.lock"
         lock.write_text("".join(self._lines[pin] for pin in locked.items()))

@@ -13,9 +13,10 @@ import httpx
 from weighbridge.core.processes import Process, free_port
 
 CALLS_THIS_MACHINE: Final = {
-    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
-}  # fmt: skip
+}
 """Variables under which it sends webhooks to receivers on this machine."""
 
 
@@ -24,11 +25,21 @@ def mlflow_server(folder: Path, **variables: str) -> Iterator[tuple[str, int]]:
     """Address and process id of one on SQLite in `folder`, which takes artifacts over HTTP."""
     port = free_port()
     command = [
-        Path(sys.executable).with_name("mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
+        Path(sys.executable).with_name("mlflow"),
+        "server",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     url = f"http://127.0.0.1:{port}"
-    with Process("mlflow server", command, log=folder / "log", cwd=folder, env={**os.environ, **variables}) as process:
+    with Process(
+        "mlflow server", command, log=folder / "log", cwd=folder, env={**os.environ, **variables}
+    ) as process:
         process.wait_until(lambda: is_well(url), timeout=180)
         yield url, process.pid
 

@@ -11,7 +11,10 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def entries() -> list[MatrixEntry]:
-    return [MatrixEntry.model_validate(found) for found in json.loads((DOCS / "engines.json").read_text())]
+    return [
+        MatrixEntry.model_validate(found)
+        for found in json.loads((DOCS / "engines.json").read_text())
+    ]
 
 
 def test_the_matrix_of_engines_is_the_renderers_of_the_recorded_results() -> None:
@@ -19,10 +22,16 @@ def test_the_matrix_of_engines_is_the_renderers_of_the_recorded_results() -> Non
 
 
 def test_every_engine_and_device_has_a_column() -> None:
-    locks = {(name, device) for name in plugins.BUILT_IN["engine"] for device in plugins.load("engine", name).locks}
+    locks = {
+        (name, device)
+        for name in plugins.BUILT_IN["engine"]
+        for device in plugins.load("engine", name).locks
+    }
     assert {(entry.engine, entry.device) for entry in entries()} >= locks
 
 
 def test_what_is_published_names_no_folder_of_a_machine() -> None:
     text = (DOCS / "engines.json").read_text()
-    assert not [place for place in ("/tmp/", "/home/", "/var/", "/opt/", f"{Path.home()}/") if place in text]
+    assert not [
+        place for place in ("/tmp/", "/home/", "/var/", "/opt/", f"{Path.home()}/") if place in text
+    ]

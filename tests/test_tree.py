@@ -20,8 +20,12 @@ FOLDERS: dict[Point, str] = {
 }
 
 
-@pytest.mark.parametrize(("point", "name"), [(point, name) for point in BUILT_IN for name in BUILT_IN[point]])
-def test_every_plugin_in_the_table_loads_and_its_args_bear_its_name(point: Point, name: str) -> None:
+@pytest.mark.parametrize(
+    ("point", "name"), [(point, name) for point in BUILT_IN for name in BUILT_IN[point]]
+)
+def test_every_plugin_in_the_table_loads_and_its_args_bear_its_name(
+    point: Point, name: str
+) -> None:
     plugin = load(point, name)
     assert plugin.Args.model_fields["kind"].default == name
 
@@ -33,7 +37,10 @@ TABLES = {"on_path"}
 def files_of(point: Point) -> dict[str, str]:
     """The file of every built-in plugin, by the plugin's name."""
     folder = "weighbridge." + FOLDERS[point].replace("/", ".")
-    return {name: path.removeprefix(f"{folder}.").partition(":")[0] for name, path in BUILT_IN[point].items()}
+    return {
+        name: path.removeprefix(f"{folder}.").partition(":")[0]
+        for name, path in BUILT_IN[point].items()
+    }
 
 
 @pytest.mark.parametrize("point", FOLDERS)
@@ -50,14 +57,23 @@ def test_every_file_of_a_plugin_folder_is_in_the_table(point: Point) -> None:
     defined = {
         path.stem
         for path in (ROOT / FOLDERS[point]).glob("*.py")
-        if path.stem not in helpers and re.search(r"^class .*Args\(", path.read_text(), re.MULTILINE)
+        if path.stem not in helpers
+        and re.search(r"^class .*Args\(", path.read_text(), re.MULTILINE)
     }
     assert defined == set(files_of(point).values())
 
 
 def test_every_package_is_reached_through_one_link_and_every_link_is_one() -> None:
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "examples", "tests"}
-    links = {path.name for path in (ROOT / "src/weighbridge").iterdir()} - {"__init__.py", "py.typed", "__pycache__"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {
+        "benchmarks",
+        "examples",
+        "tests",
+    }
+    links = {path.name for path in (ROOT / "src/weighbridge").iterdir()} - {
+        "__init__.py",
+        "py.typed",
+        "__pycache__",
+    }
     assert links == packages
     for name in links:
         link = ROOT / "src/weighbridge" / name
@@ -88,18 +104,41 @@ def test_control_lock_holds_every_direct_dependency() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("weighbridge.cli.main", ("pydantic", "yaml", "rich", "prefect", "mlflow", "torch", "transformers", "bentoml")),
+        (
+            "weighbridge.cli.main",
+            ("pydantic", "yaml", "rich", "prefect", "mlflow", "torch", "transformers", "bentoml"),
+        ),
         (
             "weighbridge.configs.load",
-            ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib"),
+            (
+                "prefect",
+                "mlflow",
+                "torch",
+                "transformers",
+                "bentoml",
+                "datasets",
+                "boto3",
+                "matplotlib",
+            ),
         ),
         (
             "weighbridge.flows.plan",
-            ("prefect", "mlflow", "torch", "transformers", "bentoml", "datasets", "boto3", "matplotlib"),
+            (
+                "prefect",
+                "mlflow",
+                "torch",
+                "transformers",
+                "bentoml",
+                "datasets",
+                "boto3",
+                "matplotlib",
+            ),
         ),
     ],
 )
 def test_what_must_start_fast_imports_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

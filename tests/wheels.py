@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def make_wheel(folder: Path, name: str, version: str = "1.0", *, source: str = "", requires: Sequence[str] = ()) -> str:
+def make_wheel(
+    folder: Path, name: str, version: str = "1.0", *, source: str = "", requires: Sequence[str] = ()
+) -> str:
     """Write a wheel with one module that knows its version; returns its line for a lock."""
     needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
     files = {

@@ -1,10 +1,11 @@
-"""A tiny language model and a task for it: support tickets, made from nothing in about two minutes on two cores.
+"""A tiny language model and a task for it: support tickets, made from nothing in about two minutes
+on two cores.
 
     from examples.support_tickets import ensure
     folder = ensure(Path("some/cache"))   # folder/base is the model, folder/data the three splits
 
-Importing this package is cheap, and `ensure` makes the model in a process of its own: the caller's torch, its threads,
-random state and memory are left alone.
+Importing this package is cheap, and `ensure` makes the model in a process of its own: the caller's
+torch, its threads, random state and memory are left alone.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class BuildFailed(RuntimeError):
 
 
 def ensure(cache: Path, seed: int = SEED) -> Path:
-    """Return the made folder in `cache`, making it first if it is missing or no longer what was made.
+    """Return the made folder in `cache`, making it first if it is missing or no longer what was
+    made.
 
-    Several processes may ask at the same time: one works, the others wait for it. Raises BuildFailed.
+    Several processes may ask at the same time: one works, the others wait for it. Raises
+    BuildFailed.
     """
     from filelock import FileLock
 
@@ -55,11 +58,15 @@ def ensure(cache: Path, seed: int = SEED) -> Path:
 
 
 def place(cache: Path, seed: int = SEED) -> Path:
-    """Where `ensure` keeps the folder, made or not: its name changes with whatever decides its content.
+    """Where `ensure` keeps the folder, made or not: its name changes with whatever decides its
+    content.
 
     That is this package's source, the seed, torch and transformers.
     """
-    parts = [path.name.encode() + path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [
+        path.name.encode() + path.read_bytes()
+        for path in sorted(Path(__file__).parent.glob("*.py"))
+    ]
     parts += [f"{name} {version(name)}".encode() for name in ("torch", "transformers")]
     parts.append(f"seed {seed}".encode())
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
@@ -67,7 +74,8 @@ def place(cache: Path, seed: int = SEED) -> Path:
 
 
 def _discard(folder: Path) -> None:
-    # Renamed first, so that a process killed in between leaves no half-deleted folder under the good name.
+    # Renamed first, so that a process killed in between leaves no half-deleted folder under the
+    # good name.
     rest = folder.with_name(f"{folder.name}.damaged-{os.getpid()}")
     folder.rename(rest)
     shutil.rmtree(rest)
@@ -85,5 +93,9 @@ def _make(folder: Path, seed: int) -> None:
             if not line.startswith(ERROR):
                 log.info("%s", line)
     if process.returncode:
-        reason = last.removeprefix(ERROR) if last.startswith(ERROR) else f"making {folder} broke off: {last}"
+        reason = (
+            last.removeprefix(ERROR)
+            if last.startswith(ERROR)
+            else f"making {folder} broke off: {last}"
+        )
         raise BuildFailed(reason)

@@ -19,7 +19,9 @@ from . import ERROR, SEED, BuildFailed, ensure, log, place
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 OUT cannot be made there, 3 the model did not learn enough, 1 anything else."""
+    """Exit status: 0 done, 2 OUT cannot be made there, 3 the model did not learn enough, 1 anything
+    else.
+    """
     options = _parser().parse_args(arguments)
     if options.where:
         print(place(Settings().cache, options.seed))
@@ -37,10 +39,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     binding_of = parser.add_mutually_exclusive_group(required=True)
-    binding_of.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to make; must not exist")
+    binding_of.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="folder to make; must not exist"
+    )
     binding_of.add_argument("--shared", action="store_true", help="make it in this machine's cache")
-    binding_of.add_argument("--where", action="store_true", help="print the folder in this machine's cache")
-    parser.add_argument("--seed", type=int, default=SEED, help="other data, another model (default: %(default)s)")
+    binding_of.add_argument(
+        "--where", action="store_true", help="print the folder in this machine's cache"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="other data, another model (default: %(default)s)"
+    )
     return parser
 
 
@@ -61,8 +69,11 @@ def _shared(seed: int) -> int:
 
 def _own(out: Path, seed: int) -> int:
     if out.exists():
-        return _failed(f"making {out}: it exists already; name a folder that does not, or remove it first", 2)
-    # Read when torch is loaded. Threads that spin while they wait make the build ten times slower on a busy machine.
+        return _failed(
+            f"making {out}: it exists already; name a folder that does not, or remove it first", 2
+        )
+    # Read when torch is loaded. Threads that spin while they wait make the build ten times slower
+    # on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from transformers.utils.logging import disable_progress_bar
 

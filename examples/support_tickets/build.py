@@ -24,7 +24,8 @@ TOKENIZER_DOCUMENTS: Final = 4000
 def build(out: Path, seed: int, plan: Plan | None = None) -> None:
     """Make `out`, which must not exist: `base/`, `data/` and `MANIFEST.json`.
 
-    Everything is written beside `out` first and renamed at the end; a failure leaves nothing behind.
+    Everything is written beside `out` first and renamed at the end; a failure leaves nothing
+    behind.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already")
@@ -54,12 +55,16 @@ def _fill(folder: Path, seed: int, plan: Plan) -> None:
 
 
 def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    # float32: at 10 MB there is nothing to save, every CPU runs it, and merging an adapter adds no rounding.
+    # float32: at 10 MB there is nothing to save, every CPU runs it, and merging an adapter adds no
+    # rounding.
     model.save_pretrained(folder)
     # safetensors writes for the owner alone, yet an engine may run as somebody else.
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
-    # transformers says "no BOS" in tokenizer.json alone; llama.cpp's converter asks this file, and would add one.
+    # transformers says "no BOS" in tokenizer.json alone; llama.cpp's converter asks this file, and
+    # would add one.
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "add_bos_token": False}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**config, "add_bos_token": False}, indent=2) + "\n", encoding="utf-8"
+    )

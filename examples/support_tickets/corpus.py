@@ -1,7 +1,8 @@
 """Pre-training documents: what the tiny model reads before anybody fine-tunes it.
 
-The mix teaches language, copying and the look of JSON, but never the fine-tuning task itself: a ticket is only ever
-followed by a friendly reply in prose, and JSON only ever by itself or by generic sentences.
+The mix teaches language, copying and the look of JSON, but never the fine-tuning task itself: a
+ticket is only ever followed by a friendly reply in prose, and JSON only ever by itself or by
+generic sentences.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ CITIES: Final = ("Oslo", "Porto", "Lyon", "Graz", "Gent", "Turin", "Malmo", "Spl
 COLOURS: Final = ("red", "blue", "green", "grey", "white", "black", "yellow", "brown")
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINGS: Final = (
-    *("apple", "bridge", "candle", "desk", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle"),
+    *(
+        "apple",
+        "bridge",
+        "candle",
+        "desk",
+        "engine",
+        "forest",
+        "garden",
+        "hammer",
+        "island",
+        "jacket",
+        "kettle",
+    ),
     *("ladder", "mirror", "needle", "orange", "paper", "river", "stone", "table", "window"),
 )
 REPLIES: Final = (
@@ -60,7 +73,9 @@ STORIES: Final = (
 
 
 def documents(seed: int, exclude: frozenset[str]) -> Iterator[str]:
-    """Endless documents of about 10 to 120 tokens, the same for the same `seed`; no ticket is in `exclude`."""
+    """Endless documents of about 10 to 120 tokens, the same for the same `seed`; no ticket is in
+    `exclude`.
+    """
     rng = random.Random(f"corpus {seed}")
     writers, percent = list(_MIX), list(_MIX.values())
     while True:
@@ -108,7 +123,9 @@ def _repetition(rng: random.Random, _: frozenset[str]) -> str:
 def _prose_and_json(rng: random.Random, _: frozenset[str]) -> str:
     keys = rng.sample(tuple(FACTS), rng.randint(2, 5))
     values = {key: rng.choice(FACTS[key][1]) for key in keys}
-    prose = " ".join(FACTS[key][0].format(value) for key, value in rng.sample(tuple(values.items()), len(keys)))
+    prose = " ".join(
+        FACTS[key][0].format(value) for key, value in rng.sample(tuple(values.items()), len(keys))
+    )
     pair = [prose, json.dumps(values)]
     rng.shuffle(pair)
     return "\n".join(pair) + END_OF_TEXT

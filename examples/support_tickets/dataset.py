@@ -42,7 +42,9 @@ class Splits:
 
 
 def splits(seed: int, train_rows: int = TRAIN_ROWS) -> Splits:
-    """Draw all three splits from `seed`. Validation and test halve the held-out combinations between them."""
+    """Draw all three splits from `seed`. Validation and test halve the held-out combinations
+    between them.
+    """
     rng = random.Random(f"splits {seed}")
     taken: set[str] = set()
     held_out = rng.sample(HELD_OUT, len(HELD_OUT))
@@ -54,7 +56,9 @@ def splits(seed: int, train_rows: int = TRAIN_ROWS) -> Splits:
     return Splits(train, validation, test)
 
 
-def _unique(rng: random.Random, combinations: Iterable[Combination], taken: set[str]) -> tuple[Ticket, ...]:
+def _unique(
+    rng: random.Random, combinations: Iterable[Combination], taken: set[str]
+) -> tuple[Ticket, ...]:
     """One new ticket per combination, shuffled; `taken` grows by their texts."""
     made = []
     for combination in combinations:
@@ -82,6 +86,10 @@ def rows(tickets: Iterable[Ticket]) -> Iterator[Row]:
 def write(folder: Path, drawn: Splits) -> None:
     """Write `train.jsonl`, `validation.jsonl` and `test.jsonl` into a new `folder`."""
     folder.mkdir()
-    for name, tickets in (("train", drawn.train), ("validation", drawn.validation), ("test", drawn.test)):
+    for name, tickets in (
+        ("train", drawn.train),
+        ("validation", drawn.validation),
+        ("test", drawn.test),
+    ):
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(tickets))
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

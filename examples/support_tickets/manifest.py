@@ -27,7 +27,9 @@ def verify(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}: {NAME} cannot be read ({error})") from error
     found = _digests(folder)
-    names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    names = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
     if names:
         raise Damaged(f"{folder}: changed, missing or unknown: {', '.join(names)}")
 
@@ -36,4 +38,6 @@ def _digests(folder: Path) -> dict[str, str]:
     """Path inside `folder` -> sha256, of every file but the manifest itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = ((path.relative_to(folder).as_posix(), path) for path in files)
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names if name != NAME}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names if name != NAME
+    }

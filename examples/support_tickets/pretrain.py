@@ -1,7 +1,8 @@
 """Pre-train a 2.5-million-parameter Llama until it repeats what it reads.
 
-At this size everything hangs on copying: a model that cannot repeat an order number from its prompt will not learn to
-extract a product either. It appears suddenly, or not at all, so a probe decides whether the model is worth keeping.
+At this size everything hangs on copying: a model that cannot repeat an order number from its prompt
+will not learn to extract a product either. It appears suddenly, or not at all, so a probe decides
+whether the model is worth keeping.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class ProbeNotReached(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of the model and length of its training; the defaults are the ones that were found to work."""
+    """Size of the model and length of its training; the defaults are the ones that were found to
+    work.
+    """
 
     hidden: int = 256
     intermediate: int = 512
@@ -57,14 +60,18 @@ def pretrain(
     seed: int,
     plan: Plan,
 ) -> tuple[LlamaForCausalLM, float]:
-    """Train on `documents`; return the model and its reading probe on the `unseen` tickets (0 to 1).
+    """Train on `documents`; return the model and its reading probe on the `unseen` tickets (0 to
+    1).
 
     Raises ProbeNotReached when that value is below `plan.probe_floor`.
     """
     with _deterministic(seed, plan.threads):
-        # Eager attention: at these lengths the backward pass takes 40 % less time than with the fused kernel.
+        # Eager attention: at these lengths the backward pass takes 40 % less time than with the
+        # fused kernel.
         model = LlamaForCausalLM._from_config(_config(tokenizer, plan), attn_implementation="eager")
-        log.info("pre-training %.1fM parameters for %d steps", model.num_parameters() / 1e6, plan.steps)
+        log.info(
+            "pre-training %.1fM parameters for %d steps", model.num_parameters() / 1e6, plan.steps
+        )
         probe = _train(model, tokenizer, documents, unseen, plan)
     if probe < plan.probe_floor:
         raise ProbeNotReached(
@@ -114,7 +121,10 @@ def _train(
     """Run all steps and return the reading probe after the last one."""
     probe = 0.0
     optimizers = _optimizers(model, plan)
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, plan)) for each in optimizers]
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, plan))
+        for each in optimizers
+    ]
     model.train()
     batches = _batches(tokenizer, documents, plan.batch)
     for step, (ids, labels) in enumerate(islice(batches, plan.steps), start=1):
@@ -152,15 +162,21 @@ def _rate(step: int, plan: Plan) -> float:
 def _batches(
     tokenizer: PreTrainedTokenizerFast, documents: Iterator[str], size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches, each of texts of about one length: that saves a third of all padding and so of the time."""
+    """Endless batches, each of texts of about one length: that saves a third of all padding and so
+    of the time.
+    """
     while True:
         pool = sorted(islice(documents, POOL * size), key=len)
         for start in torch.randperm(POOL).tolist():
             yield _batch(tokenizer, pool[start * size : (start + 1) * size])
 
 
-def _batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One text per row, padded on the right: token ids and labels, both (rows, longest text in tokens)."""
+def _batch(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One text per row, padded on the right: token ids and labels, both (rows, longest text in
+    tokens).
+    """
     encoded = [torch.tensor(ids) for ids in tokenizer(texts)["input_ids"]]
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad(encoded, batch_first=True, padding_value=tokenizer.pad_token_id)
@@ -181,15 +197,23 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> t
 
 
 @torch.no_grad()
-def reading_probe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tickets: Sequence[Ticket]) -> float:
-    """Share of `tickets` for which the model's reply gets order, team, product and priority right (0 to 1).
+def reading_probe(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tickets: Sequence[Ticket]
+) -> float:
+    """Share of `tickets` for which the model's reply gets order, team, product and priority right
+    (0 to 1).
 
     The right reply is given token by token, and every token of it must be the model's first choice.
     """
-    # Up to "order", the reply is free to begin in other ways; from there on the ticket alone decides.
-    starts = [f"{USER}{item.text}{END_OF_TURN}\n{ASSISTANT}Hi {item.name}, order" for item in tickets]
+    # Up to "order", the reply is free to begin in other ways; from there on the ticket alone
+    # decides.
+    starts = [
+        f"{USER}{item.text}{END_OF_TURN}\n{ASSISTANT}Hi {item.name}, order" for item in tickets
+    ]
     replies = [REPLIES[-1].format(**vars(item)) for item in tickets]
-    texts = [start + reply.partition("order")[2] for start, reply in zip(starts, replies, strict=True)]
+    texts = [
+        start + reply.partition("order")[2] for start, reply in zip(starts, replies, strict=True)
+    ]
     ids, labels = _batch(tokenizer, texts)
     for row, start in zip(labels, starts, strict=True):
         row[: len(tokenizer.encode(start))] = IGNORE

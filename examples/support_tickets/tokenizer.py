@@ -1,4 +1,6 @@
-"""A byte-level BPE tokenizer with Llama-3's splitting rule, so that every engine already knows how to run it."""
+"""A byte-level BPE tokenizer with Llama-3's splitting rule, so that every engine already knows how
+to run it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def train(texts: Iterable[str], context: int) -> PreTrainedTokenizerFast:
 
     `context` is the longest input, in tokens, that the model is meant for.
     """
-    # ignore_merges: a piece that is in the vocabulary is one token whatever the merges say, as in Llama 3.
+    # ignore_merges: a piece that is in the vocabulary is one token whatever the merges say, as in
+    # Llama 3.
     core = Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -45,7 +48,8 @@ def train(texts: Iterable[str], context: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The trainer merges the most frequent pairs first: without a crowd of numbers, rare ones would stay split.
+    # The trainer merges the most frequent pairs first: without a crowd of numbers, rare ones would
+    # stay split.
     numbers = repeat(" ".join(map(str, ORDERS)), 200)
     core.train_from_iterator(chain(texts, numbers), trainer)
     tokenizer = PreTrainedTokenizerFast(

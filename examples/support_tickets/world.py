@@ -1,8 +1,9 @@
 """The world of the example: who writes support tickets, about what, and how urgently.
 
-A ticket mentions one issue (which decides the team), one product, one priority cue and one order number. Issue and
-product together are a *combination*; a fifth of the combinations is held out of everything a model is trained on, so
-that a score on them shows a rule that was learned, not a sentence that was remembered.
+A ticket mentions one issue (which decides the team), one product, one priority cue and one order
+number. Issue and product together are a *combination*; a fifth of the combinations is held out of
+everything a model is trained on, so that a score on them shows a rule that was learned, not a
+sentence that was remembered.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ Combination = tuple[str, int, str]
 
 
 def _held_out(issue: int, product: int) -> bool:
-    """Spread evenly: every issue keeps 19 or 20 of the 24 products, every product 24 of the 30 issues."""
+    """Spread evenly: every issue keeps 19 or 20 of the 24 products, every product 24 of the 30
+    issues.
+    """
     return (issue + product) % 5 == 0
 
 

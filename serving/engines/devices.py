@@ -1,4 +1,6 @@
-"""Which accelerators this machine has, found without loading anything: engines ask while a recipe is read."""
+"""Which accelerators this machine has, found without loading anything: engines ask while a recipe
+is read.
+"""
 
 import os
 import re
@@ -12,7 +14,9 @@ DEVICES: Final = Path("/dev")
 
 
 def nvidia_devices() -> int:
-    """NVIDIA GPUs that a process started now would see: the driver's device files, narrowed by CUDA_VISIBLE_DEVICES."""
+    """NVIDIA GPUs that a process started now would see: the driver's device files, narrowed by
+    CUDA_VISIBLE_DEVICES.
+    """
     present = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in DEVICES.glob("nvidia*"))
     # On WSL the driver has one device file for all.
     present = present or int((DEVICES / "dxg").exists() and shutil.which("nvidia-smi") is not None)
@@ -21,13 +25,17 @@ def nvidia_devices() -> int:
         return present
     named = [word.strip() for word in visible.split(",")]
     # CUDA itself stops at the first name that means nothing.
-    wrong = next((place for place, word in enumerate(named) if word in ("", "-1", "NoDevFiles")), len(named))
+    wrong = next(
+        (place for place, word in enumerate(named) if word in ("", "-1", "NoDevFiles")), len(named)
+    )
     return min(present, wrong)
 
 
 @cache
 def compute_capability() -> tuple[int, int] | None:
-    """The lowest among this machine's NVIDIA GPUs, as the driver tells it; None where nobody can say."""
+    """The lowest among this machine's NVIDIA GPUs, as the driver tells it; None where nobody can
+    say.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -18,7 +18,9 @@ LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
 AUTO_SLOTS: Final = 4
 """Slots llama-server takes when nobody says how many."""
 AUTO_CONTEXT: Final = 4096
-"""Most tokens of context per slot when nobody says how many: a long-context model would eat all memory."""
+"""Most tokens of context per slot when nobody says how many: a long-context model would eat all
+memory.
+"""
 FORCED_AT_ONCE: Final = 256
 """Tokens per request."""
 SPINS: Final = 3000
@@ -42,19 +44,28 @@ class LlamaCppArgs(EngineArgs):
         ge=256,
         description="Tokens of context of all slots together; open: the model's own, up to 4096, per slot.",
     )
-    parallel: int | None = Field(None, ge=1, le=256, description="Slots: requests decoded together.")
+    parallel: int | None = Field(
+        None, ge=1, le=256, description="Slots: requests decoded together."
+    )
     kv_unified: bool | None = Field(
-        None, description="Slots share one pool of context; open: only where ctx_size is given and parallel is not."
+        None,
+        description="Slots share one pool of context; open: only where ctx_size is given and parallel is not.",
     )
     threads: int | None = Field(None, ge=1, le=512, description="Threads that generate.")
-    threads_batch: int | None = Field(None, ge=1, le=512, description="Threads that read prompts; open: as `threads`.")
+    threads_batch: int | None = Field(
+        None, ge=1, le=512, description="Threads that read prompts; open: as `threads`."
+    )
     batch_size: int = Field(2048, ge=1, description="Most tokens of one logical batch.")
     ubatch_size: int = Field(512, ge=1, description="Most tokens of one physical batch.")
-    n_gpu_layers: int | None = Field(None, ge=0, description="Layers kept on the GPU; open: as many as fit.")
+    n_gpu_layers: int | None = Field(
+        None, ge=0, description="Layers kept on the GPU; open: as many as fit."
+    )
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     cache_type_k: CacheType = Field("f16", description="Number format of cached keys.")
     cache_type_v: CacheType = Field("f16", description="Number format of cached values.")
-    cache_ram: int = Field(256, ge=0, description="Most MiB kept of prompts that no slot holds any more.")
+    cache_ram: int = Field(
+        256, ge=0, description="Most MiB kept of prompts that no slot holds any more."
+    )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
@@ -72,7 +83,9 @@ class LlamaCpp:
         """One build for whatever the machine has."""
         return "cpu"
 
-    def command(self, model: Path, args: LlamaCppArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: LlamaCppArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         """The command line of the native server, or of the launcher that takes the same options."""
         server = _native(args)
         program = [str(server)] if server else [str(python), "-I", str(LAUNCHER)]
@@ -90,7 +103,9 @@ class LlamaCpp:
         ]
 
     def build_native(self, cache: Path) -> Path:
-        """Build llama-server and the quantizing tools for this processor; returns their folder. Raises Unavailable."""
+        """Build llama-server and the quantizing tools for this processor; returns their folder.
+        Raises Unavailable.
+        """
         from weighbridge.serving import llama_cpp_native
 
         return llama_cpp_native.build(cache)
@@ -98,9 +113,10 @@ class LlamaCpp:
     def env(self, args: LlamaCppArgs) -> dict[str, str]:
         """Let threads that wait for each other spin for microseconds, then sleep.
 
-        By default they spin for milliseconds, and where the processor has other work as well, one that spins keeps the
-        one it waits for from running. Tokens/s of the demo's model with two threads on two cores, both idle or one
-        busy with something else: 2,400 and 40 by default, 2,360 and 150 with SPINS turns, 450 and 810 without any.
+        By default they spin for milliseconds, and where the processor has other work as well, one
+        that spins keeps the one it waits for from running. Tokens/s of the demo's model with two
+        threads on two cores, both idle or one busy with something else: 2,400 and 40 by default,
+        2,360 and 150 with SPINS turns, 450 and 810 without any.
         """
         return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", str(SPINS))}
 
@@ -108,9 +124,13 @@ class LlamaCpp:
         """Every number of threads worth trying with every number of slots worth trying."""
         threads = [args.threads] if args.threads else sorted({max(1, cores // 2), cores})
         slots = [args.parallel] if args.parallel else [4, 8]
-        return [args.model_copy(update={"threads": t, "parallel": s}) for t in threads for s in slots]
+        return [
+            args.model_copy(update={"threads": t, "parallel": s}) for t in threads for s in slots
+        ]
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         """Force the completion token by token and read what the model itself thought of each.
 
         Raises:
@@ -119,15 +139,20 @@ class LlamaCpp:
         known: list[float] = []
         while len(known) < len(completion):
             before = [*prompt, *completion[: len(known)]]
-            # The last token is usually the one that ends the generation, and no grammar can force that.
+            # The last token is usually the one that ends the generation, and no grammar can force
+            # that.
             rest = list(completion[len(known) : -1][:FORCED_AT_ONCE])
             known += _force(url, before, rest) if rest else []
-            known.append(_force_one(url, [*prompt, *completion[: len(known)]], completion[len(known)]))
+            known.append(
+                _force_one(url, [*prompt, *completion[: len(known)]], completion[len(known)])
+            )
         return known
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Token ids of a text: special tokens parsed, none added."""
-        answer = post(f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True})
+        answer = post(
+            f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True}
+        )
         return [int(token) for token in answer["tokens"]]
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -151,15 +176,38 @@ def _native(args: LlamaCppArgs) -> Path | None:
 def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     slots = args.parallel or AUTO_SLOTS
     context = args.ctx_size or slots * min(trained_context(weights), AUTO_CONTEXT)
-    shared = args.kv_unified if args.kv_unified is not None else (args.ctx_size is not None and args.parallel is None)
+    shared = (
+        args.kv_unified
+        if args.kv_unified is not None
+        else (args.ctx_size is not None and args.parallel is None)
+    )
     given: dict[str, object] = {
-        "alias": args.alias, "ctx-size": context, "parallel": slots, "threads": args.threads,
-        "threads-batch": args.threads_batch or args.threads, "batch-size": args.batch_size,
-        "ubatch-size": args.ubatch_size, "n-gpu-layers": args.n_gpu_layers, "flash-attn": args.flash_attn,
-        "cache-type-k": args.cache_type_k, "cache-type-v": args.cache_type_v, "cache-ram": args.cache_ram,
-    }  # fmt: skip
-    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    return [*words, "--kv-unified" if shared else "--no-kv-unified", "--jinja", "--metrics", "--no-webui"]
+        "alias": args.alias,
+        "ctx-size": context,
+        "parallel": slots,
+        "threads": args.threads,
+        "threads-batch": args.threads_batch or args.threads,
+        "batch-size": args.batch_size,
+        "ubatch-size": args.ubatch_size,
+        "n-gpu-layers": args.n_gpu_layers,
+        "flash-attn": args.flash_attn,
+        "cache-type-k": args.cache_type_k,
+        "cache-type-v": args.cache_type_v,
+        "cache-ram": args.cache_ram,
+    }
+    words = [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
+    return [
+        *words,
+        "--kv-unified" if shared else "--no-kv-unified",
+        "--jinja",
+        "--metrics",
+        "--no-webui",
+    ]
 
 
 def _adapter(model: Path) -> list[str]:
@@ -169,14 +217,17 @@ def _adapter(model: Path) -> list[str]:
 
 
 def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
-    """Log-probabilities of these tokens; of the first ones only, where one among them ends the generation."""
+    """Log-probabilities of these tokens; of the first ones only, where one among them ends the
+    generation.
+    """
     rules = " ".join(f"<[{token}]>" for token in tokens)
     try:
         answer = _complete(url, before, len(tokens), {"grammar": f"root ::= {rules}"})
     except RequestRefused as exc:
         if exc.status < SERVER_ERROR:
             raise
-        # The server gives up where a grammar asks for a token that ends the generation: stop short of it.
+        # The server gives up where a grammar asks for a token that ends the generation: stop short
+        # of it.
         half = len(tokens) // 2
         return _force(url, before, tokens[:half]) if half else []
     found: list[float] = []
@@ -188,7 +239,9 @@ def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
 
 
 def _force_one(url: str, before: list[int], token: int) -> float:
-    """Log-probability of one token of any kind, made certain by a bias that its probability does not show."""
+    """Log-probability of one token of any kind, made certain by a bias that its probability does
+    not show.
+    """
     answer = _complete(url, before, 1, {"logit_bias": [[token, CERTAIN]]})
     if answer and answer[0]["id"] == token:
         return float(answer[0]["logprob"])
@@ -198,7 +251,8 @@ def _force_one(url: str, before: list[int], token: int) -> float:
 def _look_up(url: str, before: list[int], token: int) -> float:
     """Log-probability of a token that the server keeps to itself: one that ends within a character.
 
-    Another one is forced in its place, and what was wanted is found among the likeliest of that place.
+    Another one is forced in its place, and what was wanted is found among the likeliest of that
+    place.
     """
     plain = LlamaCpp().tokenize(url, "a")[-1]
     for count in LIKELIEST:
@@ -206,10 +260,14 @@ def _look_up(url: str, before: list[int], token: int) -> float:
         for entry in answer[0]["top_logprobs"] if answer else []:
             if entry["id"] == token:
                 return float(entry["logprob"])
-    raise Unavailable("asking llama_cpp for log-probabilities", f"it says nothing about token {token}")
+    raise Unavailable(
+        "asking llama_cpp for log-probabilities", f"it says nothing about token {token}"
+    )
 
 
-def _complete(url: str, prompt: list[int], count: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+def _complete(
+    url: str, prompt: list[int], count: int, options: dict[str, Any]
+) -> list[dict[str, Any]]:
     body = {
         "prompt": prompt,
         "n_predict": count,
@@ -218,7 +276,9 @@ def _complete(url: str, prompt: list[int], count: int, options: dict[str, Any]) 
         "samplers": ["temperature"],
         **options,
     }
-    answer: list[dict[str, Any]] = post(f"{url}/completion", body).get("completion_probabilities", [])
+    answer: list[dict[str, Any]] = post(f"{url}/completion", body).get(
+        "completion_probabilities", []
+    )
     return answer
 
 
@@ -238,7 +298,19 @@ def trained_context(weights: Path) -> int:
     raise BadInput(f"reading {weights}", "it does not say how long its context is")
 
 
-SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS: Final = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 """GGUF's value types as `struct` writes them; 8 is text and 9 a list."""
 
 

@@ -1,6 +1,7 @@
 """llama-server out of the wheel `xllamacpp`, under llama-server's own options.
 
-Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules named like packages.
+Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules
+named like packages.
 """
 
 import argparse
@@ -25,9 +26,25 @@ LAST_BYTES = 0.1
 def parse() -> argparse.Namespace:
     """The options of llama-server that the engine gives."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--model", "--host", "--alias", "--flash-attn", "--cache-type-k", "--cache-type-v", "--lora"):
+    for name in (
+        "--model",
+        "--host",
+        "--alias",
+        "--flash-attn",
+        "--cache-type-k",
+        "--cache-type-v",
+        "--lora",
+    ):
         parser.add_argument(name)
-    numbers = ("--port", "--ctx-size", "--parallel", "--threads", "--threads-batch", "--batch-size", "--ubatch-size")
+    numbers = (
+        "--port",
+        "--ctx-size",
+        "--parallel",
+        "--threads",
+        "--threads-batch",
+        "--batch-size",
+        "--ubatch-size",
+    )
     for name in (*numbers, "--n-gpu-layers", "--cache-ram"):
         parser.add_argument(name, type=int)
     parser.add_argument("--kv-unified", action=argparse.BooleanOptionalAction)
@@ -53,7 +70,8 @@ def parameters(args: argparse.Namespace) -> Any:
     params.cache_ram_mib = args.cache_ram
     params.flash_attn_type = getattr(
         xllamacpp.llama_flash_attn_type,
-        "LLAMA_FLASH_ATTN_TYPE_" + {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[args.flash_attn],
+        "LLAMA_FLASH_ATTN_TYPE_"
+        + {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[args.flash_attn],
     )
     params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_k.upper()}")
     params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_v.upper()}")
@@ -75,11 +93,21 @@ def parameters(args: argparse.Namespace) -> Any:
 
 def under_way(host: str, port: int) -> int:
     """Requests that are answered or wait for their turn."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        host, f"[{host}]" if ":" in host else host
+    )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError), opener.open(f"http://{address}:{port}/metrics", timeout=1) as page:
+    with (
+        contextlib.suppress(OSError),
+        opener.open(f"http://{address}:{port}/metrics", timeout=1) as page,
+    ):
         return sum(
-            map(int, re.findall(r"^llamacpp:requests_(?:processing|deferred) (\d+)", page.read().decode(), re.M))
+            map(
+                int,
+                re.findall(
+                    r"^llamacpp:requests_(?:processing|deferred) (\d+)", page.read().decode(), re.M
+                ),
+            )
         )
     return 0
 
@@ -99,7 +127,8 @@ def main() -> None:
     import xllamacpp
 
     endings = {signal.SIGTERM, signal.SIGINT}
-    # Blocked before the server's threads exist, so that they inherit it and sigwait alone gets the signal.
+    # Blocked before the server's threads exist, so that they inherit it and sigwait alone gets the
+    # signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     args = parse()
     try:
@@ -110,7 +139,8 @@ def main() -> None:
     signal.sigwait(endings)
     drain(args.host, args.port)
     sys.stdout.flush()
-    # The server's own ending cuts answers off, and now and then waits half a minute for one of its threads.
+    # The server's own ending cuts answers off, and now and then waits half a minute for one of its
+    # threads.
     os._exit(0)
 
 

@@ -1,7 +1,9 @@
-"""Engines that are a program on the PATH and speak OpenAI's API by themselves: each is a row of data.
+"""Engines that are a program on the PATH and speak OpenAI's API by themselves: each is a row of
+data.
 
-A row names the program, its options under its own names, and where its server differs from the others. They are
-installed by other means than a lock of ours, mostly as containers, in which Weighbridge finds them on the PATH.
+A row names the program, its options under its own names, and where its server differs from the
+others. They are installed by other means than a lock of ours, mostly as containers, in which
+Weighbridge finds them on the PATH.
 """
 
 import difflib
@@ -26,8 +28,12 @@ OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TR
 class OnPathArgs(EngineArgs):
     """What the options of all of them have in common."""
 
-    start_timeout: float = Field(900.0, gt=0, description="Seconds until the first real token must have come.")
-    program: str = Field("", description="The program, if it is not on the PATH under its own name.")
+    start_timeout: float = Field(
+        900.0, gt=0, description="Seconds until the first real token must have come."
+    )
+    program: str = Field(
+        "", description="The program, if it is not on the PATH under its own name."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +41,11 @@ class OnPathArgs(EngineArgs):
         """An option that the row does not list is told with the nearest one."""
         for name in set(given) - set(cls.model_fields) if isinstance(given, Mapping) else ():
             near = difflib.get_close_matches(name, cls.model_fields, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(cls.model_fields)}"
+            hint = (
+                f"did you mean '{near[0]}'?"
+                if near
+                else f"known are: {', '.join(cls.model_fields)}"
+            )
             raise ValueError(f"there is no option '{name}'; {hint}")
         return given
 
@@ -93,12 +103,18 @@ class OnPath:
         """The program with its options. Raises Unavailable where it is not on the PATH."""
         row = self.row
         words = [word.format(model=model, host=host, port=port) for word in row.command]
-        return [self._program(args), *words, *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed)]
+        return [
+            self._program(args),
+            *words,
+            *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed),
+        ]
 
     def _program(self, args: Any) -> str:
         named = args.program or self.row.program
         if (program := shutil.which(named)) is None:
-            raise Unavailable(f"starting {self.name}", f"there is no {named} on the PATH", self.row.install)
+            raise Unavailable(
+                f"starting {self.name}", f"there is no {named} on the PATH", self.row.install
+            )
         return program
 
     def env(self, args: Any) -> dict[str, str]:
@@ -109,8 +125,12 @@ class OnPath:
         """As it is: these size themselves to the GPU."""
         return [args]
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """What the server thinks of each token. Raises NotImplementedError where its API cannot tell."""
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
+        """What the server thinks of each token. Raises NotImplementedError where its API cannot
+        tell.
+        """
         if self.row.score is None:
             raise NotImplementedError(f"{self.row.name} tells no log-probabilities of given tokens")
         return self.row.score(url, prompt, completion)
@@ -137,20 +157,32 @@ def _flags(options: Mapping[str, Any], *, dashed: bool) -> list[str]:
 def _engine(row: EngineRow) -> type[OnPath]:
     """The plugin class of a row."""
     fields: dict[str, Any] = {"kind": (Literal[row.name], row.name), **row.options}
-    args = create_model(f"{row.name}_args", __base__=OnPathArgs, __doc__=f"Options of {row.program}.", **fields)
+    args = create_model(
+        f"{row.name}_args", __base__=OnPathArgs, __doc__=f"Options of {row.program}.", **fields
+    )
     capabilities = Capabilities(
         devices=row.devices, metrics=True, extras={"not run": row.not_run} if row.not_run else {}
     )
     members = {
-        "row": row, "name": row.name, "Args": args, "formats": row.formats, "capabilities": capabilities,
-        "health": row.health, "locks": dict.fromkeys(sorted(row.devices), LOCK), "__doc__": f"Serves by {row.program}.",
-    }  # fmt: skip
+        "row": row,
+        "name": row.name,
+        "Args": args,
+        "formats": row.formats,
+        "capabilities": capabilities,
+        "health": row.health,
+        "locks": dict.fromkeys(sorted(row.devices), LOCK),
+        "__doc__": f"Serves by {row.program}.",
+    }
     return type(row.name, (OnPath,), members)
 
 
 def _tgi_cut(url: str, text: str) -> list[int]:
     """TGI adds special tokens to what it is asked for; they cover no letter."""
-    return [int(token["id"]) for token in post(f"{url}/tokenize", {"inputs": text}) if token["stop"] > token["start"]]
+    return [
+        int(token["id"])
+        for token in post(f"{url}/tokenize", {"inputs": text})
+        if token["stop"] > token["start"]
+    ]
 
 
 def _sglang_cut(url: str, text: str) -> list[int]:
@@ -159,14 +191,23 @@ def _sglang_cut(url: str, text: str) -> list[int]:
 
 
 def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-    """SGLang's own route takes token ids and tells what it thought of each; of the first it thinks nothing."""
+    """SGLang's own route takes token ids and tells what it thought of each; of the first it thinks
+    nothing.
+    """
     tokens = [*prompt, *completion]
     sampling = {"max_new_tokens": 1, "temperature": 0}
-    body = {"input_ids": tokens, "sampling_params": sampling, "return_logprob": True, "logprob_start_len": 0}
+    body = {
+        "input_ids": tokens,
+        "sampling_params": sampling,
+        "return_logprob": True,
+        "logprob_start_len": 0,
+    }
     seen = post(f"{url}/generate", body)["meta_info"].get("input_token_logprobs") or []
     if [entry[1] for entry in seen] != tokens:
         doing = "asking sglang for log-probabilities"
-        raise Unavailable(doing, f"it told of {len(seen)} tokens, not of the {len(tokens)} it was given")
+        raise Unavailable(
+            doing, f"it told of {len(seen)} tokens, not of the {len(tokens)} it was given"
+        )
     return [float(entry[0]) for entry in seen[len(prompt) :]]
 
 
@@ -180,10 +221,14 @@ class PathLimits:
 
 
 def tgi_limits(url: str) -> PathLimits:
-    """What TGI at this address settled on, which depends on the GPU's memory where nothing was given."""
+    """What TGI at this address settled on, which depends on the GPU's memory where nothing was
+    given.
+    """
     told = get(f"{url}/info")
     return PathLimits(
-        int(told["max_input_tokens"]), int(told["max_total_tokens"]), int(told["max_concurrent_requests"])
+        int(told["max_input_tokens"]),
+        int(told["max_total_tokens"]),
+        int(told["max_concurrent_requests"]),
     )
 
 
@@ -192,7 +237,16 @@ ROWS: Final = (
         name="tgi",
         program="text-generation-launcher",
         install="run inside the image ghcr.io/huggingface/text-generation-inference, or set `program`",
-        command=("--model-id", "{model}", "--hostname", "{host}", "--port", "{port}", "--usage-stats", "off"),
+        command=(
+            "--model-id",
+            "{model}",
+            "--hostname",
+            "{host}",
+            "--port",
+            "{port}",
+            "--usage-stats",
+            "off",
+        ),
         options={
             "num_shard": (int | None, Positive),
             "dtype": (Literal["float16", "bfloat16"] | None, None),
@@ -216,10 +270,22 @@ ROWS: Final = (
         name="sglang",
         program="sglang",
         install="run: pip install sglang, on a machine with a GPU, or set `program`",
-        command=("serve", "--model-path", "{model}", "--host", "{host}", "--port", "{port}", "--enable-metrics"),
+        command=(
+            "serve",
+            "--model-path",
+            "{model}",
+            "--host",
+            "{host}",
+            "--port",
+            "{port}",
+            "--enable-metrics",
+        ),
         options={
             "served_model_name": (str, "model"),
-            "dtype": (Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None, None),
+            "dtype": (
+                Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None,
+                None,
+            ),
             "quantization": (str | None, None),
             "kv_cache_dtype": (str | None, None),
             "context_length": (int | None, Positive),

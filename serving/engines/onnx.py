@@ -1,4 +1,6 @@
-"""ONNX Runtime over the graphs that onnxruntime-genai's builder makes, batched continuously behind a server of ours."""
+"""ONNX Runtime over the graphs that onnxruntime-genai's builder makes, batched continuously behind
+a server of ours.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,31 +19,51 @@ AUTO_CONTEXT: Final = 4096
 
 
 class DecoderArgs(EngineArgs):
-    """What one can say about a batched decoder, under the names that ONNX Runtime and its generate extension use."""
+    """What one can say about a batched decoder, under the names that ONNX Runtime and its generate
+    extension use.
+    """
 
     intra_op_num_threads: int | None = Field(
-        None, ge=1, le=512, description="Threads that compute; open: measured, or half of the cores."
+        None,
+        ge=1,
+        le=512,
+        description="Threads that compute; open: measured, or half of the cores.",
     )
     allow_spinning: bool = Field(
-        False, description="Threads that wait stay awake: a little faster alone, far slower beside other work."
+        False,
+        description="Threads that wait stay awake: a little faster alone, far slower beside other work.",
     )
-    max_batch_size: int | None = Field(None, ge=1, le=256, description="Answers decoded together; open: measured.")
+    max_batch_size: int | None = Field(
+        None, ge=1, le=256, description="Answers decoded together; open: measured."
+    )
     context_length: int | None = Field(
         None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
     )
     chunk_size: int = Field(
-        256, ge=1, description="Most tokens of a prompt read in one step, between which other answers go on."
+        256,
+        ge=1,
+        description="Most tokens of a prompt read in one step, between which other answers go on.",
     )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
     def words(self, model: Path, host: str, port: int) -> list[str]:
         """The command line of a server of ours over the model."""
         given: dict[str, object] = {
-            "model": model, "host": host, "port": port, "alias": self.alias,
-            "context-length": self.context_length or AUTO_CONTEXT, "max-batch-size": self.max_batch_size or AUTO_SLOTS,
-            "chunk-size": self.chunk_size, "intra-op-num-threads": self.intra_op_num_threads,
-        }  # fmt: skip
-        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+            "model": model,
+            "host": host,
+            "port": port,
+            "alias": self.alias,
+            "context-length": self.context_length or AUTO_CONTEXT,
+            "max-batch-size": self.max_batch_size or AUTO_SLOTS,
+            "chunk-size": self.chunk_size,
+            "intra-op-num-threads": self.intra_op_num_threads,
+        }
+        words = [
+            word
+            for name, value in given.items()
+            if value is not None
+            for word in (f"--{name}", str(value))
+        ]
         return [*words, *(["--allow-spinning"] if self.allow_spinning else [])]
 
     def tunings(self, cores: int) -> list[Self]:
@@ -50,7 +72,9 @@ class DecoderArgs(EngineArgs):
         threads = [given] if given else sorted({1, max(1, cores // 2), cores})
         slots = [self.max_batch_size] if self.max_batch_size else [4, 8]
         return [
-            self.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s}) for t in threads for s in slots
+            self.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s})
+            for t in threads
+            for s in slots
         ]
 
 

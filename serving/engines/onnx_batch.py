@@ -1,10 +1,12 @@
-"""A decoder graph of onnxruntime-genai's builder, run by ONNX Runtime for several answers at a time.
+"""A decoder graph of onnxruntime-genai's builder, run by ONNX Runtime for several answers at a
+time.
 
-Keys and values of all answers lie in arrays with a row per answer, which the graph reads and extends in place. The rows
-in use are kept together, the one whose prompt is being read last: where an answer leaves, another one moves in.
+Keys and values of all answers lie in arrays with a row per answer, which the graph reads and
+extends in place. The rows in use are kept together, the one whose prompt is being read last: where
+an answer leaves, another one moves in.
 
-onnxruntime-genai 0.18 itself batches continuously for CUDA alone; on a CPU its engine takes up new requests
-when all of the batch before have ended.
+onnxruntime-genai 0.18 itself batches continuously for CUDA alone; on a CPU its engine takes up new
+requests when all of the batch before have ended.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class OnnxDecoder:
         self._rows.append(_Row(key))
 
     def leave(self, key: int) -> None:
-        """Close the gap. The rows after it move up by the fewest moves that leave the newest one last."""
+        """Close the gap. The rows after it move up by the fewest moves that leave the newest one
+        last.
+        """
         place, last = self._place(key), len(self._rows) - 1
         if place < last - 1:
             self._move(last - 1, place)
@@ -88,13 +92,17 @@ class OnnxDecoder:
         binding.bind_cpu_input("attention_mask", mask)
         if "position_ids" in self._inputs:
             steps = np.arange(ids.shape[1]) - ids.shape[1]
-            binding.bind_cpu_input("position_ids", np.array(lengths, np.int64)[:, None] + steps[None, :])
+            binding.bind_cpu_input(
+                "position_ids", np.array(lengths, np.int64)[:, None] + steps[None, :]
+            )
         binding.bind_output("logits", "cpu")
         self._session.run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 
     def _binding(self, begin: int, end: int) -> Any:
-        """Rows `begin` to `end` of the cache as what the graph reads and, in the same place, writes."""
+        """Rows `begin` to `end` of the cache as what the graph reads and, in the same place,
+        writes.
+        """
         import onnxruntime
 
         if (begin, end) not in self._bindings:
@@ -109,11 +117,17 @@ class OnnxDecoder:
 
 def unknown_inputs(session: Any) -> list[str]:
     """Inputs of a graph that this module does not know to feed."""
-    return sorted(node.name for node in session.get_inputs() if node.name not in KNOWN and STATE not in node.name)
+    return sorted(
+        node.name
+        for node in session.get_inputs()
+        if node.name not in KNOWN and STATE not in node.name
+    )
 
 
 def _cache(session: Any, slots: int, context: int, head_size: int) -> dict[str, Any]:
-    """An array for all keys, and one for all values, of every layer; memory is taken as it is written to."""
+    """An array for all keys, and one for all values, of every layer; memory is taken as it is
+    written to.
+    """
     return {
         node.name: np.zeros((slots, node.shape[1], context, head_size), NUMBERS[node.type])
         for node in session.get_inputs()

@@ -1,4 +1,6 @@
-"""A decoder of onnxruntime-genai's builder behind OpenAI's API. Runs inside the engine's environment, by path."""
+"""A decoder of onnxruntime-genai's builder behind OpenAI's API. Runs inside the engine's
+environment, by path.
+"""
 
 import argparse
 import json
@@ -29,7 +31,9 @@ class OnnxModel(HfTokenizer):
         self.context = min(args.context_length, told["model"]["context_length"])
         self.slots = args.max_batch_size
         head_size = told["model"]["decoder"]["head_size"]
-        decoder = OnnxDecoder(_session(args, told), slots=self.slots, context=self.context, head_size=head_size)
+        decoder = OnnxDecoder(
+            _session(args, told), slots=self.slots, context=self.context, head_size=head_size
+        )
         batcher = Batcher(decoder, slots=self.slots, chunk=args.chunk_size, ends=self.ends)
         self.generate, self.logprobs = batcher.generate, batcher.logprobs
 
@@ -38,14 +42,24 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.intra_op_num_threads or max(1, len(os.sched_getaffinity(0)) // 2)
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(args.allow_spinning)))
+    options.intra_op_num_threads = args.intra_op_num_threads or max(
+        1, len(os.sched_getaffinity(0)) // 2
+    )
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", str(int(args.allow_spinning))
+    )
     weights = args.model / told["model"]["decoder"]["filename"]
-    session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(weights), options, providers=["CPUExecutionProvider"]
+    )
     if unknown := unknown_inputs(session):
-        sys.exit(f"the graph wants {', '.join(unknown)}, which only onnxruntime-genai itself can give")
+        sys.exit(
+            f"the graph wants {', '.join(unknown)}, which only onnxruntime-genai itself can give"
+        )
     if not told["search"]["past_present_share_buffer"]:
-        sys.exit("the graph does not extend its cache in place: make it again with this version's optimizer")
+        sys.exit(
+            "the graph does not extend its cache in place: make it again with this version's optimizer"
+        )
     return session
 
 

@@ -1,9 +1,11 @@
-"""Any endpoint that speaks OpenAI's API, by its URL and the name of the variable that holds its key.
+"""Any endpoint that speaks OpenAI's API, by its URL and the name of the variable that holds its
+key.
 
-Nothing is served here: a small process passes requests on and adds the key, so that an endpoint is started, asked,
-measured and stopped like every other engine, and its key is in no request, command line or log of ours. Figures taken
-through it are those of the endpoint as it is reached from here; the memory is the passing process's alone. Nothing
-proves that the endpoint serves the candidate's weights: whoever names it says so, and its answers show it.
+Nothing is served here: a small process passes requests on and adds the key, so that an endpoint is
+started, asked, measured and stopped like every other engine, and its key is in no request, command
+line or log of ours. Figures taken through it are those of the endpoint as it is reached from here;
+the memory is the passing process's alone. Nothing proves that the endpoint serves the candidate's
+weights: whoever names it says so, and its answers show it.
 """
 
 import os
@@ -26,14 +28,22 @@ class OpenAIArgs(EngineArgs):
     """Where the endpoint is."""
 
     kind: Literal["openai"] = "openai"
-    start_timeout: float = Field(60.0, gt=0, description="Seconds until the first real token must have come.")
+    start_timeout: float = Field(
+        60.0, gt=0, description="Seconds until the first real token must have come."
+    )
     url: str = Field(
-        "http://127.0.0.1:8000/v1", pattern=r"^https?://[^@\s]+$", description="The endpoint, with its `/v1`."
+        "http://127.0.0.1:8000/v1",
+        pattern=r"^https?://[^@\s]+$",
+        description="The endpoint, with its `/v1`.",
     )
     api_key_env: str | None = Field(
-        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the environment variable that holds its key."
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable that holds its key.",
     )
-    model: str | None = Field(None, min_length=1, description="Model to ask for; open: the first that it lists.")
+    model: str | None = Field(
+        None, min_length=1, description="Model to ask for; open: the first that it lists."
+    )
 
 
 class OpenAI:
@@ -58,7 +68,11 @@ class OpenAI:
         """
         doing = f"looking for an endpoint at {args.url}"
         if args.api_key_env and not os.environ.get(args.api_key_env):
-            raise Unavailable(doing, f"the environment variable {args.api_key_env} is not set", "put its key there")
+            raise Unavailable(
+                doing,
+                f"the environment variable {args.api_key_env} is not set",
+                "put its key there",
+            )
         key = os.environ.get(args.api_key_env or "", "")
         try:
             Client(args.url, 30, {"Authorization": f"Bearer {key}"} if key else None).models()
@@ -68,9 +82,21 @@ class OpenAI:
         except Unavailable as exc:
             raise Unavailable(doing, exc.wrong, "start it, or give another `url`") from exc
 
-    def command(self, model: Path, args: OpenAIArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: OpenAIArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         """The process that passes on; it reads the key from its environment."""
-        words = [str(python), "-I", str(LAUNCHER), "--host", host, "--port", str(port), "--url", args.url]
+        words = [
+            str(python),
+            "-I",
+            str(LAUNCHER),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--url",
+            args.url,
+        ]
         for option, value in (("--api-key-env", args.api_key_env), ("--model", args.model)):
             words += [option, value] if value else []
         return words
@@ -82,7 +108,9 @@ class OpenAI:
         """As it is: the endpoint is somebody else's to tune."""
         return [args]
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         """OpenAI's API takes no tokens to judge."""
         raise NotImplementedError
 

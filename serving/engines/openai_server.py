@@ -1,4 +1,6 @@
-"""Passes OpenAI's API on to an endpoint, and adds the key. Runs in the engine's environment, isolated and by path."""
+"""Passes OpenAI's API on to an endpoint, and adds the key. Runs in the engine's environment,
+isolated and by path.
+"""
 
 import argparse
 import asyncio
@@ -46,39 +48,60 @@ class PassOn:
     async def _models(self, request: web.Request) -> web.StreamResponse:
         if self._model is None:
             return await self._pass(request)
-        return web.json_response({"object": "list", "data": [{"id": self._model, "object": "model"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": self._model, "object": "model"}]}
+        )
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
-        """Byte by byte as it comes; a client that hangs up cancels this, and with it the request to the endpoint."""
+        """Byte by byte as it comes; a client that hangs up cancels this, and with it the request to
+        the endpoint.
+        """
         if self._client is None:
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=connector)
-        headers = {**self._headers, "Content-Type": request.headers.get("Content-Type", "application/json")}
+            self._client = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None), connector=connector
+            )
+        headers = {
+            **self._headers,
+            "Content-Type": request.headers.get("Content-Type", "application/json"),
+        }
         target, body = f"{self._url}{request.path_qs}", self._for_model(await request.read())
         response: web.StreamResponse | None = None
         try:
-            async with self._client.request(request.method, target, data=body or None, headers=headers) as answer:
-                kept = {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}
+            async with self._client.request(
+                request.method, target, data=body or None, headers=headers
+            ) as answer:
+                kept = {
+                    name: answer.headers[name] for name in PASSED_BACK if name in answer.headers
+                }
                 response = web.StreamResponse(status=answer.status, headers=kept)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
         except aiohttp.ClientError as exc:
             if response is None:
-                return web.json_response(error(f"the endpoint does not answer: {type(exc).__name__}", 502), status=502)
+                return web.json_response(
+                    error(f"the endpoint does not answer: {type(exc).__name__}", 502), status=502
+                )
             raise
         await response.write_eof()
         return response
 
     def _for_model(self, body: bytes) -> bytes:
-        """The body with the model that was named; one that is no JSON object is the endpoint's to refuse."""
+        """The body with the model that was named; one that is no JSON object is the endpoint's to
+        refuse.
+        """
         if self._model is None or not body:
             return body
         try:
             asked: Any = json.loads(body)
         except (ValueError, RecursionError):
             return body
-        return json.dumps({**asked, "model": self._model}).encode() if isinstance(asked, dict) else body
+        return (
+            json.dumps({**asked, "model": self._model}).encode()
+            if isinstance(asked, dict)
+            else body
+        )
 
     async def _close(self, app: web.Application) -> None:
         if self._client is not None:
@@ -96,7 +119,9 @@ def main() -> None:
     options = parser.parse_args()
     key = os.environ.get(options.api_key_env, "")
     if options.api_key_env and not key:
-        sys.exit(f"the environment variable {options.api_key_env}, which is to hold the endpoint's key, is not set")
+        sys.exit(
+            f"the environment variable {options.api_key_env}, which is to hold the endpoint's key, is not set"
+        )
     app = PassOn(options.url, key, options.model).app()
     asyncio.run(listen(app, options.host, options.port, DRAIN_SECONDS))
 

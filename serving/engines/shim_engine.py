@@ -8,7 +8,9 @@ from weighbridge.serving.openai_client import post
 class ShimEngine:
     """What every server around the shim answers beyond OpenAI's API; engines inherit it."""
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         """Natural-log probability of every completion token, from one reading of both."""
         body = {"prompt": list(prompt), "completion": list(completion)}
         return [float(value) for value in post(f"{url}/logprobs", body)["logprobs"]]

@@ -1,4 +1,6 @@
-"""Hugging Face transformers behind the shim: slow, and the reference that every other engine is measured against."""
+"""Hugging Face transformers behind the shim: slow, and the reference that every other engine is
+measured against.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,11 +22,19 @@ class TransformersArgs(EngineArgs):
 
     kind: Literal["transformers"] = "transformers"
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model lies.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own.")
-    attn_implementation: Literal["eager", "sdpa"] = Field("sdpa", description="How attention is computed.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: the model's own."
+    )
+    attn_implementation: Literal["eager", "sdpa"] = Field(
+        "sdpa", description="How attention is computed."
+    )
     threads: int | None = Field(None, ge=1, le=512, description="Threads that compute.")
-    slots: int = Field(1, ge=1, le=64, description="Answers generated at a time, each by itself; others wait.")
-    max_length: int | None = Field(None, ge=16, description="Tokens of prompt and answer; open: the model's own.")
+    slots: int = Field(
+        1, ge=1, le=64, description="Answers generated at a time, each by itself; others wait."
+    )
+    max_length: int | None = Field(
+        None, ge=16, description="Tokens of prompt and answer; open: the model's own."
+    )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
@@ -36,15 +46,31 @@ class Transformers(ShimEngine):
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": LOCK, "cuda": LOCK}
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
-    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu", "cuda"}), metrics=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        devices=frozenset({"cpu", "cuda"}), metrics=True
+    )
 
     def device(self, args: TransformersArgs) -> str:
         """As told: the reference is the processor's."""
         return args.device
 
-    def command(self, model: Path, args: TransformersArgs, host: str, port: int, python: Path) -> list[str]:
-        """The server script beside this file; isolated, because this file is named like the library."""
-        words = [str(python), "-I", str(LAUNCHER), "--model", str(model), "--host", host, "--port", str(port)]
+    def command(
+        self, model: Path, args: TransformersArgs, host: str, port: int, python: Path
+    ) -> list[str]:
+        """The server script beside this file; isolated, because this file is named like the
+        library.
+        """
+        words = [
+            str(python),
+            "-I",
+            str(LAUNCHER),
+            "--model",
+            str(model),
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
         for name, value in args.model_dump(exclude={"kind", "start_timeout"}).items():
             words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
         return words
@@ -61,4 +87,7 @@ class Transformers(ShimEngine):
         """Numbers of threads; on another device they don't matter."""
         if args.threads or args.device != "cpu":
             return [args]
-        return [args.model_copy(update={"threads": count}) for count in sorted({max(1, cores // 2), cores})]
+        return [
+            args.model_copy(update={"threads": count})
+            for count in sorted({max(1, cores // 2), cores})
+        ]

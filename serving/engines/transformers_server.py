@@ -1,6 +1,7 @@
 """A model that transformers holds, behind the shim.
 
-Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules named like packages.
+Runs inside the engine's environment, by path and isolated (`python -I`): beside it lie modules
+named like packages.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ class Loaded:
         local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         self._tokenizer = AutoTokenizer.from_pretrained(options.model, **local)
         model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=options.dtype, attn_implementation=options.attn_implementation,
-            use_safetensors=True, **local,
-        )  # fmt: skip
+            options.model,
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            use_safetensors=True,
+            **local,
+        )
         self._model = model.to(options.device).eval()
         self._device = options.device
         # A fast tokenizer may not be asked by two threads at a time.
@@ -45,7 +49,9 @@ class Loaded:
         own = int(model.config.get_text_config().max_position_embeddings)
         self.context = min(options.max_length or own, own)
         self.slots = options.slots
-        self.ends = frozenset(_ends(model.generation_config.eos_token_id, self._tokenizer.eos_token_id))
+        self.ends = frozenset(
+            _ends(model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        )
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         with self._one_at_a_time:
@@ -55,14 +61,18 @@ class Loaded:
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._one_at_a_time:
             return str(
-                self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                self._tokenizer.decode(
+                    list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
             )
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         from jinja2 import TemplateError
 
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
         except TemplateError as exc:
             raise ValueError(exc.message) from exc
         # The template writes every special token itself.
@@ -89,7 +99,9 @@ class Loaded:
             return []
         ids = torch.tensor([[*prompt, *completion]], device=self._device)
         with torch.inference_mode():
-            logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1).logits[0, :-1]
+            logits = self._model(
+                input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1
+            ).logits[0, :-1]
             picked = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
         return [float(value) for value in picked[:, 0].tolist()]
 
@@ -104,7 +116,9 @@ class Loaded:
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> int:
-    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and top_p leave."""
+    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and
+    top_p leave.
+    """
     import torch
 
     if sampling.temperature == 0:

@@ -1,4 +1,5 @@
-"""NVIDIA Triton with an LLM on its python backend: the graphs that the engine `onnx` serves, behind Triton's scheduler.
+"""NVIDIA Triton with an LLM on its python backend: the graphs that the engine `onnx` serves, behind
+Triton's scheduler.
 
 tritonserver comes in the wheel of pytriton, with the python backend alone.
 """
@@ -22,7 +23,9 @@ class TritonArgs(DecoderArgs):
 
     kind: Literal["triton"] = "triton"
     max_queue_delay_microseconds: int = Field(
-        100, ge=0, description="How long the dynamic batcher waits for requests to hand on together."
+        100,
+        ge=0,
+        description="How long the dynamic batcher waits for requests to hand on together.",
     )
 
 
@@ -40,7 +43,9 @@ class Triton(ShimEngine):
         """The processor: the lock's onnxruntime knows no other."""
         return "cpu"
 
-    def command(self, model: Path, args: TritonArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: TritonArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         """Our launcher of tritonserver in the locked environment."""
         delay = ["--max-queue-delay-microseconds", str(args.max_queue_delay_microseconds)]
         return [str(python), "-I", str(SERVER), *args.words(model, host, port), *delay]

@@ -1,7 +1,7 @@
 """The model on Triton's python backend: ONNX Runtime, batched continuously, a token per response.
 
-Triton loads this file into a process of its own, with a Python of its own: `root` in the model's parameters says where
-our packages are, `options` what the engine was told.
+Triton loads this file into a process of its own, with a Python of its own: `root` in the model's
+parameters says where our packages are, `options` what the engine was told.
 """
 
 import json
@@ -28,7 +28,10 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model named in the parameters."""
         _end_with_parent()
-        told = {name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()}
+        told = {
+            name: value["string_value"]
+            for name, value in json.loads(args["model_config"])["parameters"].items()
+        }
         sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
         package.__path__ = [told["root"]]
         from weighbridge.serving.engines.onnx_server import OnnxModel, options
@@ -47,7 +50,9 @@ class TritonPythonModel:
                 sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
             self._stopped[order["id"]] = threading.Event()
-            threading.Thread(target=self._answer, args=(request, order, sender), daemon=True).start()
+            threading.Thread(
+                target=self._answer, args=(request, order, sender), daemon=True
+            ).start()
 
     def _answer(self, request: Any, order: dict[str, Any], sender: Any) -> None:
         try:
@@ -70,7 +75,9 @@ class TritonPythonModel:
         for token in self._model.generate(prompt, Sampling(**order["sampling"])):
             if stopped.is_set():
                 return
-            values = [] if token.logprob is None else [token.logprob, *(value for _, value in token.top)]
+            values = (
+                [] if token.logprob is None else [token.logprob, *(value for _, value in token.top)]
+            )
             sender.send(_response(token.id, values, [other for other, _ in token.top]))
 
 

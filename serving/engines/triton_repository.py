@@ -1,4 +1,6 @@
-"""Triton's model repository: written from Triton's own protobuf, so that a field it does not know is an error here."""
+"""Triton's model repository: written from Triton's own protobuf, so that a field it does not know
+is an error here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +10,9 @@ from typing import Any
 MODEL = "llm"
 
 
-def python_backend(folder: Path, program: Path, parameters: Mapping[str, str], args: Mapping[str, Any]) -> Path:
+def python_backend(
+    folder: Path, program: Path, parameters: Mapping[str, str], args: Mapping[str, Any]
+) -> Path:
     """A repository with one model on the python backend, which streams a token per response."""
     version = folder / MODEL / "1"
     version.mkdir(parents=True)
@@ -36,16 +40,22 @@ def python_backend(folder: Path, program: Path, parameters: Mapping[str, str], a
 
 
 def vllm_backend(folder: Path, model: Path, engine_args: Mapping[str, Any]) -> Path:
-    """A repository with one model on Triton's vLLM backend, which takes vLLM's own options from `model.json`."""
+    """A repository with one model on Triton's vLLM backend, which takes vLLM's own options from
+    `model.json`.
+    """
     version = folder / MODEL / "1"
     version.mkdir(parents=True)
     (version / "model.json").write_text(json.dumps({"model": str(model), **engine_args}, indent=1))
-    write_config(folder / MODEL, {"backend": "vllm", "instance_group": [{"kind": "KIND_MODEL", "count": 1}]})
+    write_config(
+        folder / MODEL, {"backend": "vllm", "instance_group": [{"kind": "KIND_MODEL", "count": 1}]}
+    )
     return folder
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """`config.pbtxt` of a model. Raises google.protobuf's ParseError for anything that Triton's own schema lacks."""
+    """`config.pbtxt` of a model. Raises google.protobuf's ParseError for anything that Triton's own
+    schema lacks.
+    """
     from google.protobuf import text_format
     from google.protobuf.json_format import ParseDict
     from tritonclient.grpc.model_config_pb2 import ModelConfig

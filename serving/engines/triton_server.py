@@ -1,7 +1,8 @@
-"""Triton with an LLM on its python backend, and OpenAI's API in front. Runs inside the engine's environment, by path.
+"""Triton with an LLM on its python backend, and OpenAI's API in front. Runs inside the engine's
+environment, by path.
 
-tritonserver listens on a port of its own, on loopback alone. It dies with this process, whatever this one dies of, and
-its model dies with it.
+tritonserver listens on a port of its own, on loopback alone. It dies with this process, whatever
+this one dies of, and its model dies with it.
 """
 
 import argparse
@@ -39,7 +40,13 @@ from weighbridge.serving.shim.server import add_options, serve
 HOST: Final = "127.0.0.1"
 GRACE: Final = 5.0
 PORTS_TRIED: Final = 3
-OPTIONS: Final = ("context_length", "max_batch_size", "chunk_size", "intra_op_num_threads", "allow_spinning")
+OPTIONS: Final = (
+    "context_length",
+    "max_batch_size",
+    "chunk_size",
+    "intra_op_num_threads",
+    "allow_spinning",
+)
 """What the model behind Triton is told, as the engine `onnx` is."""
 
 
@@ -57,13 +64,20 @@ class TritonModel(HfTokenizer):
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
         """Tokens as they come; closing it ends the request.
 
-        By a request that says so: a stream that is cancelled can crash tritonserver (its issues 7368 and 8034).
+        By a request that says so: a stream that is cancelled can crash tritonserver (its issues
+        7368 and 8034).
         """
         answers = self._ask(prompt, {"sampling": asdict(sampling)})
         try:
             while (result := answers.get()) is not None:
-                token, values, top = (result.as_numpy(name).ravel().tolist() for name in ("token", "logprobs", "top"))
-                yield Token(token[0], values[0] if values else None, tuple(zip(top, values[1:], strict=True)))
+                token, values, top = (
+                    result.as_numpy(name).ravel().tolist() for name in ("token", "logprobs", "top")
+                )
+                yield Token(
+                    token[0],
+                    values[0] if values else None,
+                    tuple(zip(top, values[1:], strict=True)),
+                )
         finally:
             if not answers.ended:
                 self._tell(prompt[:1], {"stop": answers.request})
@@ -95,7 +109,10 @@ class TritonModel(HfTokenizer):
         import numpy as np
         from tritonclient.grpc import InferInput
 
-        inputs = [InferInput("prompt", [1, len(prompt)], "INT32"), InferInput("order", [1, 1], "BYTES")]
+        inputs = [
+            InferInput("prompt", [1, len(prompt)], "INT32"),
+            InferInput("order", [1, 1], "BYTES"),
+        ]
         inputs[0].set_data_from_numpy(np.array([prompt], np.int32))
         inputs[1].set_data_from_numpy(np.array([[json.dumps(order).encode()]], object))
         self._client().async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
@@ -115,19 +132,26 @@ class Answers:
     def get(self) -> Any:
         """The next one; None after the last."""
         result, error = self._queue.get()
-        self.ended = error is not None or result.get_response().parameters["triton_final_response"].bool_param
+        self.ended = (
+            error is not None
+            or result.get_response().parameters["triton_final_response"].bool_param
+        )
         if error:
             raise RuntimeError(str(error))
         return None if self.ended else result
 
 
 def check_libpython() -> None:
-    """The python backend needs the shared library of the same Python, which not every build of Python has."""
+    """The python backend needs the shared library of the same Python, which not every build of
+    Python has.
+    """
     name = f"libpython3.{sys.version_info.minor}.so.1.0"
     try:
         ctypes.CDLL(name)
     except OSError:
-        sys.exit(f"Triton's python backend needs {name}; run: apt-get install libpython3.{sys.version_info.minor}")
+        sys.exit(
+            f"Triton's python backend needs {name}; run: apt-get install libpython3.{sys.version_info.minor}"
+        )
 
 
 def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -137,12 +161,23 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     assert spec.origin is not None
     home = Path(spec.origin).with_name("tritonserver")
     command = [
-        str(home / "bin" / "tritonserver"), f"--model-repository={folder / 'models'}", "--disable-auto-complete-config",
-        f"--backend-directory={_backends(folder, home)}", "--allow-http=false", "--allow-metrics=false",
-        f"--grpc-address={HOST}", f"--grpc-port={port}", "--log-info=false", f"--exit-timeout-secs={GRACE:.0f}",
-    ]  # fmt: skip
+        str(home / "bin" / "tritonserver"),
+        f"--model-repository={folder / 'models'}",
+        "--disable-auto-complete-config",
+        f"--backend-directory={_backends(folder, home)}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-address={HOST}",
+        f"--grpc-port={port}",
+        "--log-info=false",
+        f"--exit-timeout-secs={GRACE:.0f}",
+    ]
     packages = home.parents[1]
-    env = {**os.environ, "PYTHONPATH": str(packages), "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs")}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(packages),
+        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+    }
     return subprocess.Popen(command, env=env, preexec_fn=_beginning)  # noqa: PLW1509 - prctl and a mask, no locks
 
 
@@ -151,14 +186,21 @@ def _backends(folder: Path, home: Path) -> Path:
     backend = folder / "backends" / "python"
     if not backend.exists():
         backend.mkdir(parents=True)
-        stub = home / "python_backend_stubs" / f"3.{sys.version_info.minor}" / "triton_python_backend_stub"
+        stub = (
+            home
+            / "python_backend_stubs"
+            / f"3.{sys.version_info.minor}"
+            / "triton_python_backend_stub"
+        )
         for path in (stub, *(home / "backends" / "python").iterdir()):
             (backend / path.name).symlink_to(path)
     return backend.parent
 
 
 def _beginning() -> None:
-    """It ends with this process; a SIGTERM to the group is for this process alone, which lets answers end first."""
+    """It ends with this process; a SIGTERM to the group is for this process alone, which lets
+    answers end first.
+    """
     die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -203,9 +245,12 @@ def main() -> None:
     check_libpython()
     told = {"root": str(PACKAGE), "model": str(args.model)}
     told["options"] = json.dumps({name: getattr(args, name) for name in OPTIONS})
-    # Once the model is loaded nothing reads the folder any more: gone at once, no end of this process can leave it.
+    # Once the model is loaded nothing reads the folder any more: gone at once, no end of this
+    # process can leave it.
     with tempfile.TemporaryDirectory(prefix="weighbridge-triton-") as folder:
-        python_backend(Path(folder) / "models", Path(__file__).with_name("triton_model.py"), told, vars(args))
+        python_backend(
+            Path(folder) / "models", Path(__file__).with_name("triton_model.py"), told, vars(args)
+        )
         server, port = launch(Path(folder))
     stopping = threading.Event()
     threading.Thread(target=_end_with, args=(server, stopping), daemon=True).start()

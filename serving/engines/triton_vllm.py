@@ -1,4 +1,6 @@
-"""NVIDIA Triton with its vLLM backend, behind Triton's own OpenAI server: what NVIDIA's container brings along."""
+"""NVIDIA Triton with its vLLM backend, behind Triton's own OpenAI server: what NVIDIA's container
+brings along.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,9 @@ class TritonVllmArgs(EngineArgs):
     """vLLM's options under its own names, which the backend reads from `model.json`."""
 
     kind: Literal["triton_vllm"] = "triton_vllm"
-    start_timeout: float = Field(900.0, gt=0, description="Seconds until the first real token must have come.")
+    start_timeout: float = Field(
+        900.0, gt=0, description="Seconds until the first real token must have come."
+    )
     frontend: Path = Field(
         Path("/opt/tritonserver/python/openai/openai_frontend/main.py"),
         description="Triton's OpenAI server, where its container has it.",
@@ -27,11 +31,19 @@ class TritonVllmArgs(EngineArgs):
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="Number format of weights and activations."
     )
-    quantization: str | None = Field(None, description="Such as `fp8`; open: as the model's configuration says.")
-    max_model_len: int | None = Field(None, ge=16, description="Tokens of context; open: the model's own.")
+    quantization: str | None = Field(
+        None, description="Such as `fp8`; open: as the model's configuration says."
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="Tokens of context; open: the model's own."
+    )
     max_num_seqs: int | None = Field(None, ge=1, description="Requests decoded together.")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory it may take.")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one copy of the model is spread over.")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of the GPU's memory it may take."
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs one copy of the model is spread over."
+    )
     enforce_eager: bool = Field(False, description="No CUDA graphs: starts faster, answers slower.")
 
 
@@ -58,7 +70,9 @@ class TritonVllm:
             remedy = "run inside the image nvcr.io/nvidia/tritonserver:<release>-vllm-python-py3, or set `frontend`"
             raise Unavailable("starting triton_vllm", wrong, remedy)
 
-    def command(self, model: Path, args: TritonVllmArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: TritonVllmArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         """Our launcher, which writes the model repository and gives its place to Triton's server."""
         self.check(args)
         options = args.model_dump(exclude={"frontend", *EngineArgs.model_fields}, exclude_none=True)
@@ -73,9 +87,13 @@ class TritonVllm:
         """As it is: vLLM sizes itself to the GPU."""
         return [args]
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         """Triton's OpenAI server passes no prompt log-probabilities on."""
-        raise NotImplementedError("Triton's OpenAI server tells no log-probabilities of given tokens")
+        raise NotImplementedError(
+            "Triton's OpenAI server tells no log-probabilities of given tokens"
+        )
 
     def tokenize(self, url: str, text: str) -> Any:
         """Triton's OpenAI server has no route for it."""

@@ -1,7 +1,8 @@
-"""Write the repository of a model on Triton's vLLM backend, then be Triton's own OpenAI server over it.
+"""Write the repository of a model on Triton's vLLM backend, then be Triton's own OpenAI server over
+it.
 
-Called as `triton_vllm_server.py FRONTEND MODEL HOST PORT OPTIONS`; the repository lies in the working directory, which
-is the engine's own and goes when the engine does.
+Called as `triton_vllm_server.py FRONTEND MODEL HOST PORT OPTIONS`; the repository lies in the
+working directory, which is the engine's own and goes when the engine does.
 """
 
 import json

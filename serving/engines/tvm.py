@@ -1,4 +1,6 @@
-"""Apache TVM: a Llama compiled for this processor through relax when the server starts, behind a server of ours."""
+"""Apache TVM: a Llama compiled for this processor through relax when the server starts, behind a
+server of ours.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,14 +23,21 @@ class TvmArgs(EngineArgs):
 
     kind: Literal["tvm"] = "tvm"
     num_threads: int | None = Field(
-        None, ge=1, le=512, description="Threads that compute, as TVM_NUM_THREADS; open: measured, or one."
+        None,
+        ge=1,
+        le=512,
+        description="Threads that compute, as TVM_NUM_THREADS; open: measured, or one.",
     )
-    max_batch_size: int | None = Field(None, ge=1, le=256, description="Answers decoded together; open: measured.")
+    max_batch_size: int | None = Field(
+        None, ge=1, le=256, description="Answers decoded together; open: measured."
+    )
     max_total_seq_len: int | None = Field(
         None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
     )
     prefill_chunk_size: int = Field(
-        256, ge=1, description="Most tokens of a prompt read in one step, between which other answers go on."
+        256,
+        ge=1,
+        description="Most tokens of a prompt read in one step, between which other answers go on.",
     )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
@@ -42,7 +51,9 @@ class Tvm(ShimEngine):
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("apache-tvm",)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        devices=frozenset({"cpu"}), metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
+        devices=frozenset({"cpu"}),
+        metrics=True,
+        extras={"models": "LlamaForCausalLM without scaled positions"},
     )
 
     def device(self, args: TvmArgs) -> str:
@@ -52,19 +63,29 @@ class Tvm(ShimEngine):
     def command(self, model: Path, args: TvmArgs, host: str, port: int, python: Path) -> list[str]:
         """Our server in the locked environment."""
         given = {
-            "model": model, "host": host, "port": port, "alias": args.alias,
+            "model": model,
+            "host": host,
+            "port": port,
+            "alias": args.alias,
             "context-length": args.max_total_seq_len or AUTO_CONTEXT,
-            "max-batch-size": args.max_batch_size or AUTO_SLOTS, "chunk-size": args.prefill_chunk_size,
-        }  # fmt: skip
+            "max-batch-size": args.max_batch_size or AUTO_SLOTS,
+            "chunk-size": args.prefill_chunk_size,
+        }
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         return [str(python), "-I", str(SERVER), *words]
 
     def env(self, args: TvmArgs) -> dict[str, str]:
-        """One thread where nobody says: TVM would take every core, and threads that wait spin beside other work."""
+        """One thread where nobody says: TVM would take every core, and threads that wait spin
+        beside other work.
+        """
         return {"TVM_NUM_THREADS": str(args.num_threads or 1)}
 
     def tunings(self, args: TvmArgs, cores: int) -> Sequence[TvmArgs]:
         """Threads and slots that are left open."""
         threads = [args.num_threads] if args.num_threads else sorted({1, cores})
         slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
-        return [args.model_copy(update={"num_threads": t, "max_batch_size": s}) for t in threads for s in slots]
+        return [
+            args.model_copy(update={"num_threads": t, "max_batch_size": s})
+            for t in threads
+            for s in slots
+        ]

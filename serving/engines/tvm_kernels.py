@@ -1,7 +1,9 @@
-"""The multiplication that a language model spends its time in, written for TVM. Runs inside the engine's environment.
+"""The multiplication that a language model spends its time in, written for TVM. Runs inside the
+engine's environment.
 
-What TVM makes of a matrix product by itself adds up one number after another, each waiting for the one before: on one
-core of an AMD EPYC 0.6 GFLOP/s where this makes 60 to 95 for eight rows or more, as many as OpenBLAS.
+What TVM makes of a matrix product by itself adds up one number after another, each waiting for the
+one before: on one core of an AMD EPYC 0.6 GFLOP/s where this makes 60 to 95 for eight rows or more,
+as many as OpenBLAS.
 """
 
 from typing import Any, Final
@@ -12,11 +14,13 @@ from tvm.script import tirx as T
 LANES: Final = 32
 """Columns that are computed side by side, in the processor's vectors."""
 ROWS: Final = 4
-"""Rows that share what is read of the weights. LANES and ROWS together fill the registers of AVX2."""
+"""Rows that share what is read of the weights. LANES and ROWS together fill the registers of AVX2.
+"""
 
 
 def packed(weight: Any) -> Any:
-    """A weight of shape (columns, width), as models keep it, in the order in which `dense` reads it.
+    """A weight of shape (columns, width), as models keep it, in the order in which `dense` reads
+    it.
 
     Its shape is (columns / LANES rounded up, width, LANES).
     """
@@ -49,7 +53,8 @@ def dense(width: int, columns: int) -> Any:
                         for row in T.unroll(ROWS):
                             for lane in T.vectorized(LANES):
                                 total[row, lane] = (
-                                    total[row, lane] + given[block * ROWS + row, place] * weight[group, place, lane]
+                                    total[row, lane]
+                                    + given[block * ROWS + row, place] * weight[group, place, lane]
                                 )
                     for row in T.unroll(ROWS):
                         for lane in T.vectorized(LANES):
@@ -61,10 +66,14 @@ def dense(width: int, columns: int) -> Any:
                     for place in T.serial(width):
                         for lane in T.vectorized(LANES):
                             total[0, lane] = (
-                                total[0, lane] + given[rows // ROWS * ROWS + rest, place] * weight[group, place, lane]
+                                total[0, lane]
+                                + given[rows // ROWS * ROWS + rest, place]
+                                * weight[group, place, lane]
                             )
                     for lane in T.vectorized(LANES):
                         if group * LANES + lane < columns:
-                            result[rows // ROWS * ROWS + rest, group * LANES + lane] = total[0, lane]
+                            result[rows // ROWS * ROWS + rest, group * LANES + lane] = total[
+                                0, lane
+                            ]
 
     return multiply

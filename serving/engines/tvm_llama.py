@@ -1,6 +1,8 @@
-"""A Llama in relax's own building blocks, compiled for this processor. Runs inside the engine's environment.
+"""A Llama in relax's own building blocks, compiled for this processor. Runs inside the engine's
+environment.
 
-Keys and values lie in TVM's paged cache: answers of any length are decoded together, and join and leave at will.
+Keys and values lie in TVM's paged cache: answers of any length are decoded together, and join and
+leave at will.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from weighbridge.serving.engines.tvm_kernels import LANES, dense, packed
 
 PAGE = 16
 """Tokens that lie together."""
-NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps")
+NEEDED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "rms_norm_eps",
+)
 
 
 class UnsupportedModel(Exception):
@@ -40,15 +49,18 @@ class Shape:
         rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
         others = {
             "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
-            "attention_bias": told.get("attention_bias", False), "mlp_bias": told.get("mlp_bias", False),
+            "attention_bias": told.get("attention_bias", False),
+            "mlp_bias": told.get("mlp_bias", False),
             "hidden_act": told.get("hidden_act", "silu") != "silu",
             "quantization_config": told.get("quantization_config"),
-        }  # fmt: skip
+        }
         if odd := [name for name, differs in others.items() if differs]:
             raise UnsupportedModel(
                 f"this engine builds plain Llamas, and {', '.join(odd)} of this one is something else"
             )
-        self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (told[name] for name in NEEDED)
+        self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (
+            told[name] for name in NEEDED
+        )
         self.kv_heads = told.get("num_key_value_heads") or self.heads
         self.head = told.get("head_dim") or self.hidden // self.heads
         self.theta = int(rope.get("rope_theta") or told.get("rope_theta") or 10000)
@@ -77,8 +89,12 @@ class Attention(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.o_proj = Linear(shape.heads * shape.head, shape.hidden)
 
     def forward(self, x: Any, cache: PagedKVCache, ids: tuple[Any, Any]) -> Any:
-        qkv = op.reshape(self.qkv_proj(x), (*ids, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head))
-        found = cache.attention_with_fused_qkv(self.layer, qkv, self.shape.heads, sm_scale=self.shape.head**-0.5)
+        qkv = op.reshape(
+            self.qkv_proj(x), (*ids, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head)
+        )
+        found = cache.attention_with_fused_qkv(
+            self.layer, qkv, self.shape.heads, sm_scale=self.shape.head**-0.5
+        )
         return self.o_proj(op.reshape(found, (x.shape[0], self.shape.heads * self.shape.head)))
 
 
@@ -118,7 +134,9 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.lm_head = Linear(shape.hidden, shape.words)
 
     def read(self, ids: Any, cache: PagedKVCache) -> Any:
-        """Logits, one row per token: of a piece of a prompt, or, as `decode`, of the next token of every answer."""
+        """Logits, one row per token: of a piece of a prompt, or, as `decode`, of the next token of
+        every answer.
+        """
         batch, length = ids.shape
         x = self.embed_tokens(op.reshape(ids, (batch * length,)))
         for layer in self.layers:
@@ -130,14 +148,30 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
     def create_cache(self, rows: Any, tokens: Any, chunk: Any, page: Any) -> Any:
         shape = self.shape
         return TIRPagedKVCache(
-            attn_kind="mha", max_batch_size=rows, max_total_seq_len=tokens, prefill_chunk_size=chunk, page_size=page,
-            support_sliding_window=0, layer_partition=relax.ShapeExpr([0, shape.layers]),
-            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-            qk_head_dim=shape.head, v_head_dim=shape.head, mla_original_qk_head_dim=0, mla_original_v_head_dim=0,
-            rope_mode=RopeMode.NORMAL, rope_scale=1, rope_theta=shape.theta, rope_scaling={},
-            rope_ext_factors=relax.prim_value(0), rotary_dim=shape.head, enable_disaggregation=False, dtype="float32",
+            attn_kind="mha",
+            max_batch_size=rows,
+            max_total_seq_len=tokens,
+            prefill_chunk_size=chunk,
+            page_size=page,
+            support_sliding_window=0,
+            layer_partition=relax.ShapeExpr([0, shape.layers]),
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            qk_head_dim=shape.head,
+            v_head_dim=shape.head,
+            mla_original_qk_head_dim=0,
+            mla_original_v_head_dim=0,
+            rope_mode=RopeMode.NORMAL,
+            rope_scale=1,
+            rope_theta=shape.theta,
+            rope_scaling={},
+            rope_ext_factors=relax.prim_value(0),
+            rotary_dim=shape.head,
+            enable_disaggregation=False,
+            dtype="float32",
             target=processor(),
-        )  # fmt: skip
+        )
 
     def spec(self) -> dict[str, Any]:
         """What the compiled functions take."""
@@ -147,10 +181,13 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
             "read": {"ids": nn.spec.Tensor([1, "length"], "int32"), "cache": cache, "$": how},
             "decode": {"ids": nn.spec.Tensor(["batch", 1], "int32"), "cache": cache, "$": how},
             "create_cache": {
-                "rows": int, "tokens": int, "chunk": int, "page": int,
+                "rows": int,
+                "tokens": int,
+                "chunk": int,
+                "page": int,
                 "$": {"param_mode": "none", "effect_mode": "none"},
             },
-        }  # fmt: skip
+        }
 
 
 def processor() -> Any:
@@ -167,7 +204,9 @@ def compile_llama(shape: Shape) -> tuple[Any, list[str]]:
 
 
 def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
-    """The parameters out of safetensors as float32: those that are multiplied together joined, and packed."""
+    """The parameters out of safetensors as float32: those that are multiplied together joined, and
+    packed.
+    """
     found = dict(_tensors(folder))
     return [tvm.runtime.tensor(_packed(name, _parameter(found, shape, name))) for name in names]
 
@@ -200,6 +239,8 @@ def _tensors(folder: Path) -> Any:
             if told["dtype"] == "BF16":
                 values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
             else:
-                values = np.frombuffer(data, {"F32": np.float32, "F16": np.float16}[told["dtype"]]).astype(np.float32)
+                values = np.frombuffer(
+                    data, {"F32": np.float32, "F16": np.float16}[told["dtype"]]
+                ).astype(np.float32)
             assert values.size == math.prod(told["shape"])
             yield name, values.reshape(told["shape"])

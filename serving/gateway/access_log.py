@@ -26,7 +26,9 @@ class AccessLog:
             self._inode, self._offset = state.st_ino, state.st_size
 
     def read(self) -> list[FinishedRequest]:
-        """New since the last read, in the order in which they ended; a rotation in between loses none."""
+        """New since the last read, in the order in which they ended; a rotation in between loses
+        none.
+        """
         *lines, self._rest = (self._rest + b"".join(self._pieces())).split(b"\n")
         found = (_seen(line, self._target) for line in lines if line.startswith(b"{"))
         return [seen for seen in found if seen]
@@ -58,7 +60,10 @@ class AccessLog:
     def _chain(self) -> list[tuple[Path, int]]:
         """The log and those before it, newest first."""
         found = []
-        for path in (self._log, *(self._log.with_name(f"{self._log.name}.{n}") for n in range(1, BACKUPS + 1))):
+        for path in (
+            self._log,
+            *(self._log.with_name(f"{self._log.name}.{n}") for n in range(1, BACKUPS + 1)),
+        ):
             with contextlib.suppress(FileNotFoundError):
                 found.append((path, path.stat().st_ino))
         return found

@@ -1,4 +1,6 @@
-"""haproxy's configuration as text, from what each target is asked to be; nothing here touches haproxy."""
+"""haproxy's configuration as text, from what each target is asked to be; nothing here touches
+haproxy.
+"""
 
 import hashlib
 import re
@@ -37,8 +39,16 @@ _BROKEN = error("The version that was asked broke off.", "server_error", "bad_ga
 _LATE = error("The version that was asked did not answer in time.", "server_error", "timeout")
 _SLOW = error("The request did not come in time.", "invalid_request_error", "timeout")
 _BAD = error("This is not an HTTP request.", "invalid_request_error", "bad_request")
-_NO_KEY = error("A valid API key is needed: Authorization: Bearer KEY.", "invalid_request_error", "invalid_api_key")
-_NO_PIN = error("The version in X-Weighbridge-Version is not served here.", "invalid_request_error", "model_not_found")
+_NO_KEY = error(
+    "A valid API key is needed: Authorization: Bearer KEY.",
+    "invalid_request_error",
+    "invalid_api_key",
+)
+_NO_PIN = error(
+    "The version in X-Weighbridge-Version is not served here.",
+    "invalid_request_error",
+    "model_not_found",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,9 @@ def contents(front: Front, name: str) -> bytes:
     try:
         return Path(name).expanduser().read_bytes()
     except OSError as exc:
-        raise BadInput(f"configuring the gateway of {front.target}", f"{name}: {exc.strerror}") from exc
+        raise BadInput(
+            f"configuring the gateway of {front.target}", f"{name}: {exc.strerror}"
+        ) from exc
 
 
 def keys(front: Front, own: str) -> str:
@@ -102,7 +114,9 @@ def keys(front: Front, own: str) -> str:
 
 
 def maps(front: Front) -> dict[str, dict[str, str]]:
-    """Files beside the configuration: which versions may be pinned, and where each says that it is well."""
+    """Files beside the configuration: which versions may be pinned, and where each says that it is
+    well.
+    """
     return {
         f"{front.target}.pins": {route.name: "1" for route in front.routes if not route.draining},
         f"{front.target}.health": {route.name: route.health for route in front.routes},
@@ -120,7 +134,11 @@ def _check(fronts: Sequence[Front]) -> None:
         names = [route.name for route in front.routes]
         for name in (front.target, *names):
             if not NAME.fullmatch(name) or name in RESERVED:
-                raise BadInput(doing, f"{name!r} cannot be a name there", "use letters, digits, dots and dashes")
+                raise BadInput(
+                    doing,
+                    f"{name!r} cannot be a name there",
+                    "use letters, digits, dots and dashes",
+                )
         if len(set(names)) < len(names):
             raise BadInput(doing, f"{front.target} has two versions of one name")
         if any(not re.fullmatch(r"/[^\s\"'\\]*", route.health) for route in front.routes):
@@ -128,7 +146,11 @@ def _check(fronts: Sequence[Front]) -> None:
     ports = [front.port for front in fronts]
     for front in fronts:
         if ports.count(front.port) > 1:
-            raise BadInput(f"{doing} of {front.target}", f"port {front.port} is another target's", "choose another")
+            raise BadInput(
+                f"{doing} of {front.target}",
+                f"port {front.port} is another target's",
+                "choose another",
+            )
 
 
 def _global(place: Place, name: str) -> str:
@@ -153,8 +175,9 @@ def _defaults(place: Place) -> str:
         f"{f' hdr Retry-After {RETRY_AFTER}' if status == 503 else ''}\n"
         for status, body in errors.items()
     )
-    # http-server-close: a connection to an engine serves one request, so that none is ever sent down one that the
-    # engine is closing. idle-close-on-response: a connection that idles through a reload serves one more request.
+    # http-server-close: a connection to an engine serves one request, so that none is ever sent
+    # down one that the engine is closing. idle-close-on-response: a connection that idles through a
+    # reload serves one more request.
     return f"""\
 peers weighbridge
   bind unix@{_quoted(place.peers)} mode 600
@@ -193,7 +216,11 @@ frontend weighbridge-metrics
 
 def _frontend(front: Front) -> str:
     args, pinned = front.args, "{ var(txn.pin) -m len gt 0 }"
-    tls = f" ssl crt {_quoted(Path(args.tls).expanduser().absolute())} alpn h2,http/1.1" if args.tls else ""
+    tls = (
+        f" ssl crt {_quoted(Path(args.tls).expanduser().absolute())} alpn h2,http/1.1"
+        if args.tls
+        else ""
+    )
     v6 = " v6only" if front.host == "::1" else ""
     lines = [
         f"frontend {front.target}",
@@ -211,9 +238,14 @@ def _frontend(front: Front) -> str:
     if args.api_keys:
         known = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
         refusal = f"return status 401 content-type application/json string '{_NO_KEY}' hdr WWW-Authenticate Bearer"
-        lines += [f"  http-request {refusal} unless {known}", "  http-request del-header Authorization"]
+        lines += [
+            f"  http-request {refusal} unless {known}",
+            "  http-request del-header Authorization",
+        ]
     refusal = f"return status 404 content-type application/json string '{_NO_PIN}'"
-    lines.append(f"  http-request {refusal} if {pinned} !{{ var(txn.pin),map({front.target}.pins) -m found }}")
+    lines.append(
+        f"  http-request {refusal} if {pinned} !{{ var(txn.pin),map({front.target}.pins) -m found }}"
+    )
     if args.queue:
         refusal = f"return status 503 content-type application/json string '{_BUSY}' hdr Retry-After {RETRY_AFTER}"
         lines.append(f"  http-request {refusal} if {{ queue({front.target}) ge {args.queue} }}")
@@ -221,8 +253,9 @@ def _frontend(front: Front) -> str:
 
 
 def _backend(front: Front) -> str:
-    # random(1): each request is an independent draw by weight, so that what two versions are given can be compared.
-    # force-persist: a pinned version that is down is an error, never another version's answer.
+    # random(1): each request is an independent draw by weight, so that what two versions are given
+    # can be compared. force-persist: a pinned version that is down is an error, never another
+    # version's answer.
     wait = max(1, round(front.args.queue_seconds * 1000)) if front.args.queue else 1
     health = f"map({front.target}.health,/health)"
     lines = [

@@ -6,13 +6,15 @@
     HOME/run/gateway/haproxy.cfg     made from it, checked by haproxy before it is written
     HOME/run/gateway/TARGET.pins     versions that may be pinned (a haproxy map)
     HOME/run/gateway/TARGET.health   path at which each says that it is well
-    HOME/run/gateway/TARGET.keys     sha256 of every key that opens the target, our own `key` among them
+    HOME/run/gateway/TARGET.keys     sha256 of every key that opens the target, our own `key` among
+        them
     HOME/run/logs/gateway.log        a line of JSON per request
 
-What a target is (address, keys, TLS, queue) changes by a reload, which loses nothing: the worker before ends with
-its last request. What stands behind it (versions, weights) changes at run time. The files always say
-the same as the processes, so that a haproxy that is killed comes back as it was. Every change may be repeated after a
-crash at any point: it brings files and processes to the wish, from wherever they are.
+What a target is (address, keys, TLS, queue) changes by a reload, which loses nothing: the worker
+before ends with its last request. What stands behind it (versions, weights) changes at run time.
+The files always say the same as the processes, so that a haproxy that is killed comes back as it
+was. Every change may be repeated after a crash at any point: it brings files and processes to the
+wish, from wherever they are.
 """
 
 import contextlib
@@ -45,7 +47,9 @@ PROGRAM = "gateway"
 TIMEOUT = 30.0
 """Seconds until a running haproxy says what it was asked for."""
 LEAST, MOST = 20_000, 32_000
-"""Ports of our own choice: below those the kernel gives to outgoing connections, so that a restart finds them free."""
+"""Ports of our own choice: below those the kernel gives to outgoing connections, so that a restart
+finds them free.
+"""
 CONNECTIONS = 4096
 INSTALL = "install haproxy 2.6 or newer: apt-get install haproxy"
 
@@ -124,11 +128,11 @@ class Gateway:
     def apply(self, front: Front) -> None:
         """A target and all that stands behind it become exactly this, losing no request.
 
-        A version that is gone from the routes is cut from new requests at once and forgotten when its last has ended.
+        A version that is gone from the routes is cut from new requests at once and forgotten when
+        its last has ended.
 
-        Raises:
-            BadInput: the port belongs to somebody else, or haproxy cannot be configured so; nothing has changed.
-            Unavailable: haproxy is not installed, or does not start.
+        Raises: BadInput: the port belongs to somebody else, or haproxy cannot be configured so;
+            nothing has changed. Unavailable: haproxy is not installed, or does not start.
         """
         with self._locked():
             before = self._load()
@@ -165,8 +169,9 @@ class Gateway:
     def sessions(self, target: str, server: str) -> int:
         """Requests under way or waiting at a version, those begun before a reload included.
 
-        A worker from before a reload counts as one for as long as it lives: it can be told of no change any more, and
-        serves a last request on each connection that was idle then, by the versions that it knows.
+        A worker from before a reload counts as one for as long as it lives: it can be told of no
+        change any more, and serves a last request on each connection that was idle then, by the
+        versions that it knows.
 
         Raises:
             Unavailable: haproxy does not run.
@@ -203,10 +208,14 @@ class Gateway:
         except FileNotFoundError:
             return DesiredTargets(metrics_port=_metrics_port())
         except ValidationError as exc:
-            raise Unavailable(f"reading {self._state}", "it is damaged", "remove it, then deploy again") from exc
+            raise Unavailable(
+                f"reading {self._state}", "it is damaged", "remove it, then deploy again"
+            ) from exc
 
     def _change(self, before: DesiredTargets, fronts: Sequence[Front], new: Front | None) -> None:
-        wish = before.model_copy(update={"fronts": tuple(sorted(fronts, key=lambda front: front.target))})
+        wish = before.model_copy(
+            update={"fronts": tuple(sorted(fronts, key=lambda front: front.target))}
+        )
         text = self._text(wish)
         if new:
             self._check_port(new)
@@ -230,7 +239,9 @@ class Gateway:
     def _text(self, wish: DesiredTargets) -> str:
         cores = os.cpu_count() or 1
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        connections = CONNECTIONS if limit == resource.RLIM_INFINITY else min(CONNECTIONS, limit // 3)
+        connections = (
+            CONNECTIONS if limit == resource.RLIM_INFINITY else min(CONNECTIONS, limit // 3)
+        )
         place = config.Place(wish.metrics_port, self._peers, connections, min(cores, 4))
         return config.render(wish.fronts, place)
 
@@ -254,7 +265,9 @@ class Gateway:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="check-") as folder:
             self._write_files(Path(folder), wish, text or self._text(wish))
             command = [_haproxy(), "-c", "-q", "-f", "haproxy.cfg"]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
         if done.returncode != 0:
             raise BadInput("configuring the gateway", f"haproxy says: {_alerts(done.stderr)}")
 
@@ -264,7 +277,9 @@ class Gateway:
             return
         wrong = f"it is taken{_by_whom(front.port)}, or not ours to listen at"
         remedy = "stop that, or choose another `port`"
-        raise BadInput(f"listening at port {front.port} of {front.host} for {front.target}", wrong, remedy)
+        raise BadInput(
+            f"listening at port {front.port} of {front.host} for {front.target}", wrong, remedy
+        )
 
     def _own_ports(self) -> set[int]:
         found = set()
@@ -290,7 +305,9 @@ class Gateway:
                         self._master.reload()
                 elif (seen := self._master.reloads()).done > reloads and seen.failed:
                     raise _CommandRejected(
-                        "changing the gateway", f"haproxy refuses: {_alerts(_tail(self.log))}", str(self.log)
+                        "changing the gateway",
+                        f"haproxy refuses: {_alerts(_tail(self.log))}",
+                        str(self.log),
                     )
             except (Gone, ValueError):
                 self._start()
@@ -307,14 +324,28 @@ class Gateway:
         self._host.ensure()
         make_socket_folder(self._socket, self.folder)
         config = self.folder / "haproxy.cfg"
-        command = [_haproxy(), "-W", "-db", "-S", f"{self._socket},mode,600,level,admin", "-f", str(config)]
+        command = [
+            _haproxy(),
+            "-W",
+            "-db",
+            "-S",
+            f"{self._socket},mode,600,level,admin",
+            "-f",
+            str(config),
+        ]
         self._host.add(Program(PROGRAM, command, self.log, self.folder))
 
     def _tell(self, worker: int, wish: DesiredTargets) -> str:
         """Have a worker know each target's versions; what it says where it does not."""
-        answers = [f"{order}: {self._master.tell(worker, order)}" for order in self._orders(worker, wish)]
+        answers = [
+            f"{order}: {self._master.tell(worker, order)}" for order in self._orders(worker, wish)
+        ]
         # A version that is still answering cannot be forgotten: the next change does that.
-        left = [order for order in self._orders(worker, wish) if not order.startswith("del server ")] if answers else []
+        left = (
+            [order for order in self._orders(worker, wish) if not order.startswith("del server ")]
+            if answers
+            else []
+        )
         return "; ".join(answers) if left else ""
 
     def _orders(self, worker: int, wish: DesiredTargets) -> list[str]:
@@ -333,9 +364,15 @@ def _fact(server: Server, earlier: Sequence[Server]) -> ServerFact:
     same = [server, *(other for other in earlier if other.name == server.name)]
     host, _, port = server.address.rpartition(":")
     return ServerFact(
-        name=server.name, host=host.strip("[]"), port=int(port), weight=server.weight, draining=server.in_maintenance,
-        up=server.up, sessions=sum(one.current + one.queued for one in same), requests=sum(one.total for one in same),
-    )  # fmt: skip
+        name=server.name,
+        host=host.strip("[]"),
+        port=int(port),
+        weight=server.weight,
+        draining=server.in_maintenance,
+        up=server.up,
+        sessions=sum(one.current + one.queued for one in same),
+        requests=sum(one.total for one in same),
+    )
 
 
 def _haproxy() -> str:
@@ -371,7 +408,11 @@ def _tail(log: Path) -> str:
 def _by_whom(port: int) -> str:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,) and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr[1:2] == (port,)
+                and connection.pid
+            ):
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     return ""
 

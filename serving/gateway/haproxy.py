@@ -1,4 +1,5 @@
-"""haproxy's runtime socket: one command, one answer, to the master or through it to any of its workers.
+"""haproxy's runtime socket: one command, one answer, to the master or through it to any of its
+workers.
 
 A reload leaves the worker before running until its last request has ended, so there may be several.
 """
@@ -98,7 +99,8 @@ class Master:
     def hands_over(self, worker: int) -> bool:
         """Whether a successor would be given its table of conversations, where there are any.
 
-        A worker gives it away once it has its predecessor's, or has waited five seconds for one in vain.
+        A worker gives it away once it has its predecessor's, or has waited five seconds for one in
+        vain.
         """
         if not re.search(r"\bused:[1-9]", self.tell(worker, "show table")):
             return True
@@ -112,17 +114,25 @@ class Master:
 
     def servers(self, worker: int, target: str = "") -> list[Server]:
         """Every server a worker knows, or those of one target."""
-        return [server for server in _servers(self.tell(worker, "show stat -1 4 -1")) if target in ("", server.target)]
+        return [
+            server
+            for server in _servers(self.tell(worker, "show stat -1 4 -1"))
+            if target in ("", server.target)
+        ]
 
     def targets(self, worker: int) -> set[str]:
         """Every backend a worker knows, those without a server among them."""
-        rows = csv.DictReader(self.tell(worker, "show stat -1 2 -1").removeprefix("# ").splitlines())
+        rows = csv.DictReader(
+            self.tell(worker, "show stat -1 2 -1").removeprefix("# ").splitlines()
+        )
         return {row["pxname"] for row in rows}
 
     def mapping(self, worker: int, file: str) -> dict[str, str]:
         """The entries of a map, as the worker has them."""
         words = [line.split(" ", 2) for line in self.tell(worker, f"show map {file}").splitlines()]
-        return {found[1]: found[2] for found in words if len(found) == 3 and found[0].startswith("0x")}
+        return {
+            found[1]: found[2] for found in words if len(found) == 3 and found[0].startswith("0x")
+        }
 
 
 def _servers(table: str) -> Iterator[Server]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 
 import httpx
 
-_LINE = re.compile(r'haproxy_server_(\w+)\{proxy="([^"]*)",server="([^"]*)"(?:,code="(\w+)")?\} (\S+)')
+_LINE = re.compile(
+    r'haproxy_server_(\w+)\{proxy="([^"]*)",server="([^"]*)"(?:,code="(\w+)")?\} (\S+)'
+)
 _NAMES = {
     "http_responses_total": "responses",
     "total_time_average_seconds": "seconds_average",
@@ -15,12 +17,17 @@ _NAMES = {
 
 
 def figures(port: int, target: str, server: str) -> dict[str, float]:
-    """`responses_2xx` … `responses_5xx` since the gateway started, averages over the last 1,024 requests, in flight.
+    """`responses_2xx` … `responses_5xx` since the gateway started, averages over the last 1,024
+    requests, in flight.
 
     Empty where the gateway does not answer, or does not know the version.
     """
     try:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).raise_for_status().text
+        text = (
+            httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
+            .raise_for_status()
+            .text
+        )
     except httpx.HTTPError:
         return {}
     found = {}

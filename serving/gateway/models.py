@@ -9,11 +9,17 @@ class GatewayArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     in_flight: int = Field(
-        64, ge=1, description="Requests that one version works on at a time; more wait in the queue."
+        64,
+        ge=1,
+        description="Requests that one version works on at a time; more wait in the queue.",
     )
-    queue: int = Field(256, ge=0, description="Requests that may wait; past it: 503 with Retry-After.")
+    queue: int = Field(
+        256, ge=0, description="Requests that may wait; past it: 503 with Retry-After."
+    )
     queue_seconds: float = Field(30.0, gt=0, description="Longest wait in the queue, in seconds.")
-    api_keys: str = Field("", description="File with the sha256 of one API key per line (hex); empty: no key needed.")
+    api_keys: str = Field(
+        "", description="File with the sha256 of one API key per line (hex); empty: no key needed."
+    )
     tls: str = Field("", description="PEM file with certificate and key; empty: plain HTTP.")
 
 
@@ -25,8 +31,12 @@ class Route(BaseModel):
     name: str = Field(description="Of the server: the MLflow version, `7` or `7.2`.")
     host: str = "127.0.0.1"
     port: int
-    weight: int = Field(100, ge=0, le=100, description="Percent of new requests; 0: pinned ones alone.")
-    draining: bool = Field(False, description="Finishes what it has and gets nothing new, pinned or not.")
+    weight: int = Field(
+        100, ge=0, le=100, description="Percent of new requests; 0: pinned ones alone."
+    )
+    draining: bool = Field(
+        False, description="Finishes what it has and gets nothing new, pinned or not."
+    )
     health: str = Field("/health", description="Path that says 200 while the engine is well.")
 
 
@@ -70,6 +80,7 @@ class FinishedRequest(BaseModel):
     aborted: bool = Field(False, description="The client went away.")
     pinned: bool = False
     moved: bool = Field(
-        False, description="Another version was tried first, in vain: the time is not this one's alone."
+        False,
+        description="Another version was tried first, in vain: the time is not this one's alone.",
     )
     at: float = Field(description="Unix time at which it ended.")

@@ -1,4 +1,6 @@
-"""What to tell a running haproxy, so that its servers become those of a front; nothing here touches haproxy."""
+"""What to tell a running haproxy, so that its servers become those of a front; nothing here touches
+haproxy.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,11 +9,18 @@ from weighbridge.serving.gateway.haproxy import Server
 from weighbridge.serving.gateway.models import Front, Route
 
 
-def orders(front: Front, there: Mapping[str, Server], files: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What turns a worker that has these servers and maps into the wish; at no point is there less than either has."""
+def orders(
+    front: Front, there: Mapping[str, Server], files: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What turns a worker that has these servers and maps into the wish; at no point is there less
+    than either has.
+    """
     wanted = config.maps(front)
-    begin = [order for route in front.routes for order in _begin(front, route, there.get(route.name))]
-    # A version may be pinned once it is there, and is no more before it goes; its health path is known all along.
+    begin = [
+        order for route in front.routes for order in _begin(front, route, there.get(route.name))
+    ]
+    # A version may be pinned once it is there, and is no more before it goes; its health path is
+    # known all along.
     enter = [
         f"{'set' if key in files[name] else 'add'} map {name} {key} {value}"
         for name, entries in wanted.items()
@@ -19,7 +28,12 @@ def orders(front: Front, there: Mapping[str, Server], files: Mapping[str, Mappin
         if files[name].get(key) != value
     ]
     early = [order for order in enter if f" map {front.target}.health " in order]
-    leave = [f"del map {name} {key}" for name, entries in wanted.items() for key in files[name] if key not in entries]
+    leave = [
+        f"del map {name} {key}"
+        for name, entries in wanted.items()
+        for key in files[name]
+        if key not in entries
+    ]
     going = {route.name for route in front.routes if route.draining} | _absent(front, there)
     rest = [
         f"set server {front.target}/{name} state maint"
@@ -28,7 +42,15 @@ def orders(front: Front, there: Mapping[str, Server], files: Mapping[str, Mappin
     ]
     gone = [f"del server {front.target}/{name}" for name in sorted(_absent(front, there))]
     less = [_weigh(front, route) for route in front.routes if _loses(route, there.get(route.name))]
-    return [*early, *begin, *(order for order in enter if order not in early), *leave, *less, *rest, *gone]
+    return [
+        *early,
+        *begin,
+        *(order for order in enter if order not in early),
+        *leave,
+        *less,
+        *rest,
+        *gone,
+    ]
 
 
 def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
@@ -48,7 +70,9 @@ def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
 
 
 def _loses(route: Route, server: Server | None) -> bool:
-    """Whether it gets less of the traffic than it has: it does so when the others have more already."""
+    """Whether it gets less of the traffic than it has: it does so when the others have more
+    already.
+    """
     return server is not None and not server.in_maintenance and route.weight < server.weight
 
 

@@ -1,7 +1,7 @@
 """Continuous batching over any decoder that keeps the state of several answers.
 
-One thread runs the decoder: a piece of the newest prompt, then one more token of every answer, and so on. An answer
-joins and leaves between two steps.
+One thread runs the decoder: a piece of the newest prompt, then one more token of every answer, and
+so on. An answer joins and leaves between two steps.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ class Decoder(Protocol):
         """Forget an answer."""
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
-        """Read on in the prompt of the answer that joined last; float32 logits of shape (tokens, vocabulary)."""
+        """Read on in the prompt of the answer that joined last; float32 logits of shape (tokens,
+        vocabulary).
+        """
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
-        """Append a token to every answer whose prompt is read; float32 logits of shape (answers, vocabulary)."""
+        """Append a token to every answer whose prompt is read; float32 logits of shape (answers,
+        vocabulary).
+        """
 
 
 @dataclass(eq=False)
@@ -93,7 +97,8 @@ class Batcher:
         try:
             while True:
                 self._turn()
-        finally:  # without this thread nothing is ever answered: whoever supervises the process has to know
+        # without this thread nothing is ever answered: whoever supervises the process has to know
+        finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _turn(self) -> None:
@@ -103,7 +108,9 @@ class Batcher:
                 self._read(*self._reading)
             if self._answers:
                 self._step()
-        except Exception as exc:  # whatever the library raises ends these answers, and not the server
+        except (
+            Exception
+        ) as exc:  # whatever the library raises ends these answers, and not the server
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
@@ -151,7 +158,9 @@ class Batcher:
     def _step(self) -> None:
         """One more token of every answer."""
         answers = list(self._answers.items())
-        logits = self._decoder.step([key for key, _ in answers], [answer.last for _, answer in answers])
+        logits = self._decoder.step(
+            [key for key, _ in answers], [answer.last for _, answer in answers]
+        )
         for (key, answer), own in zip(answers, logits, strict=True):
             self._tell(key, answer, own)
 

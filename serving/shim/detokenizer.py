@@ -1,4 +1,6 @@
-"""Token ids to text, piece by piece: only whole characters, and nothing that may belong to a stop sequence."""
+"""Token ids to text, piece by piece: only whole characters, and nothing that may belong to a stop
+sequence.
+"""
 
 import collections.abc
 from collections.abc import Callable, Sequence
@@ -26,7 +28,8 @@ class Piece:
 class TextStream:
     """Text of a growing list of tokens.
 
-    Each step decodes a few tokens again together with the new one: how a token reads depends on those before it.
+    Each step decodes a few tokens again together with the new one: how a token reads depends on
+    those before it.
     """
 
     def __init__(self, detokenize: Callable[[Sequence[int]], str]) -> None:
@@ -91,7 +94,9 @@ class Stops:
         return max(lengths, default=0)
 
 
-def pieces(generator: Generator, order: CompletionRequest) -> collections.abc.Generator[Piece, None, None]:
+def pieces(
+    generator: Generator, order: CompletionRequest
+) -> collections.abc.Generator[Piece, None, None]:
     """The answer to an order; the last piece says why it is the last."""
     text, stops = TextStream(generator.detokenize), Stops(order.stops)
     waiting: list[Token] = []

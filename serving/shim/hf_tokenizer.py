@@ -1,7 +1,8 @@
-"""A Hugging Face tokenizer and its chat template without transformers, for engines whose environment is small.
+"""A Hugging Face tokenizer and its chat template without transformers, for engines whose
+environment is small.
 
-Runs inside an engine's environment, on `tokenizers` and `jinja2`. An optimizer proves, text by text, that it cuts as
-transformers does.
+Runs inside an engine's environment, on `tokenizers` and `jinja2`. An optimizer proves, text by
+text, that it cuts as transformers does.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class HfTokenizer:
         self.ends = _ends(folder)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front of a plain prompt."""
+        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front
+        of a plain prompt.
+        """
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
         return ids
 
@@ -54,7 +57,9 @@ class HfTokenizer:
             raise ValueError("the model has none")
         try:
             text = self._template.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=True, **self._names
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=True,
+                **self._names,
             )
         except (TemplateError, TypeError) as exc:
             raise ValueError(str(exc)) from exc
@@ -63,7 +68,9 @@ class HfTokenizer:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja as transformers sets it up: templates are written for that."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -78,7 +85,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str:
-    """The chat template, which lies in a file of its own or in the configuration; empty where there is none."""
+    """The chat template, which lies in a file of its own or in the configuration; empty where there
+    is none.
+    """
     if (own := folder / "chat_template.jinja").exists():
         return own.read_text(encoding="utf-8")
     told = config.get("chat_template") or ""

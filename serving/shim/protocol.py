@@ -41,7 +41,8 @@ TokenStream = collections.abc.Generator[Token, None, None]
 class Generator(Protocol):
     """A loaded model.
 
-    Methods are called from several threads: at most `slots` of them generate or tell log-probabilities at a time.
+    Methods are called from several threads: at most `slots` of them generate or tell
+    log-probabilities at a time.
     """
 
     context: int
@@ -52,13 +53,19 @@ class Generator(Protocol):
     """Tokens that end an answer."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front of a plain prompt."""
+        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front
+        of a plain prompt.
+        """
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of token ids without special tokens; bytes of a character that is not whole become U+FFFD."""
+        """Text of token ids without special tokens; bytes of a character that is not whole become
+        U+FFFD.
+        """
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins. Raises ValueError where the template refuses it."""
+        """Token ids of a chat, up to where the answer begins. Raises ValueError where the template
+        refuses it.
+        """
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
         """Tokens as they come, with the one that ends the answer, at most `max_tokens`.
@@ -67,4 +74,6 @@ class Generator(Protocol):
         """
 
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Natural-log probability of every completion token. Raises NotImplementedError where it cannot tell."""
+        """Natural-log probability of every completion token. Raises NotImplementedError where it
+        cannot tell.
+        """

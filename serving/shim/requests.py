@@ -1,4 +1,6 @@
-"""A request's body, checked: what cannot be done is refused in words, nothing asked for is left out in silence."""
+"""A request's body, checked: what cannot be done is refused in words, nothing asked for is left out
+in silence.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,21 @@ COMPLETION_TOKENS: Final = 16
 MOST_STOPS: Final = 16
 MOST_LOGPROBS: Final = 20
 NOT_OFFERED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "tools": (None, []),
-    "functions": (None, []), "logit_bias": (None, {}), "frequency_penalty": (None, 0), "presence_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}), "audio": (None,),
-}  # fmt: skip
-"""Options that would change the answer and that this server does not know, with the values that ask for nothing."""
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "tools": (None, []),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "audio": (None,),
+}
+"""Options that would change the answer and that this server does not know, with the values that ask
+for nothing.
+"""
 
 
 class InvalidRequest(Exception):
@@ -71,7 +83,12 @@ def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> 
     if not isinstance(options, Mapping):
         raise InvalidRequest("`stream_options` must be an object")
     return CompletionRequest(
-        chat, tuple(prompt), _sampling(body, chat, room), _stops(body), stream, _flag(options, "include_usage")
+        chat,
+        tuple(prompt),
+        _sampling(body, chat, room),
+        _stops(body),
+        stream,
+        _flag(options, "include_usage"),
     )
 
 
@@ -89,7 +106,9 @@ def _message(message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest("every message needs a `role` and a `content`")
     content = message.get("content")
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+    if isinstance(content, list) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" for part in content
+    ):
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise InvalidRequest("the `content` of a message must be text")
@@ -117,8 +136,14 @@ def _plain(body: Mapping[str, Any], generator: Generator) -> list[int]:
 def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
     """A list of token ids."""
     tokens = body.get(name)
-    tokens = tokens[0] if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list) else tokens
-    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+    tokens = (
+        tokens[0]
+        if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list)
+        else tokens
+    )
+    if not isinstance(tokens, list) or not all(
+        type(token) is int and token >= 0 for token in tokens
+    ):
         raise InvalidRequest(f"`{name}` must be one text or one list of token ids")
     return tokens
 
@@ -147,8 +172,14 @@ def _logprobs(body: Mapping[str, Any], chat: bool) -> int | None:
 def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     stops = body.get("stop")
     listed: Sequence[Any] = [] if stops is None else [stops] if isinstance(stops, str) else stops
-    if not isinstance(listed, list) or len(listed) > MOST_STOPS or not all(isinstance(s, str) and s for s in listed):
-        raise InvalidRequest(f"`stop` must be a text, or a list of at most {MOST_STOPS}, none of them empty")
+    if (
+        not isinstance(listed, list)
+        or len(listed) > MOST_STOPS
+        or not all(isinstance(s, str) and s for s in listed)
+    ):
+        raise InvalidRequest(
+            f"`stop` must be a text, or a list of at most {MOST_STOPS}, none of them empty"
+        )
     return tuple(listed)
 
 
@@ -159,7 +190,9 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _number(body: Mapping[str, Any], name: str, least: float, most: float = math.inf) -> float | None:
+def _number(
+    body: Mapping[str, Any], name: str, least: float, most: float = math.inf
+) -> float | None:
     value = body.get(name)
     if value is None:
         return None

@@ -25,7 +25,11 @@ class Sampler:
             return Token(token)
         known = log_softmax(logits)
         likeliest = np.argsort(-known)[: wanted.logprobs]
-        return Token(token, float(known[token]), tuple((int(other), float(known[other])) for other in likeliest))
+        return Token(
+            token,
+            float(known[token]),
+            tuple((int(other), float(known[other])) for other in likeliest),
+        )
 
     def _sample(self, logits: Any) -> int:
         wanted = self._sampling

@@ -43,7 +43,9 @@ class ServerCounters:
     """What /metrics tells."""
 
     counters: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("requests", "failures", "prompt_tokens", "completion_tokens"), 0)
+        default_factory=lambda: dict.fromkeys(
+            ("requests", "failures", "prompt_tokens", "completion_tokens"), 0
+        )
     )
     waiting: int = 0
     running: int = 0
@@ -52,9 +54,15 @@ class ServerCounters:
         """In Prometheus' text format."""
         lines = []
         for name, value in self.counters.items():
-            lines += [f"# TYPE weighbridge_shim_{name}_total counter", f"weighbridge_shim_{name}_total {value}"]
+            lines += [
+                f"# TYPE weighbridge_shim_{name}_total counter",
+                f"weighbridge_shim_{name}_total {value}",
+            ]
         for name, value in (("waiting", self.waiting), ("running", self.running)):
-            lines += [f"# TYPE weighbridge_shim_requests_{name} gauge", f"weighbridge_shim_requests_{name} {value}"]
+            lines += [
+                f"# TYPE weighbridge_shim_requests_{name} gauge",
+                f"weighbridge_shim_requests_{name} {value}",
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -87,18 +95,29 @@ class Shim:
         return web.Response(text=self.figures.prometheus())
 
     async def _models(self, request: web.Request) -> web.Response:
-        model = {"id": self.name, "object": "model", "owned_by": "weighbridge", "max_model_len": self.generator.context}
+        model = {
+            "id": self.name,
+            "object": "model",
+            "owned_by": "weighbridge",
+            "max_model_len": self.generator.context,
+        }
         return web.json_response({"object": "list", "data": [model]})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        """Ids of `prompt`, with nothing added unless `add_special_tokens`; or of the chat in `messages`."""
+        """Ids of `prompt`, with nothing added unless `add_special_tokens`; or of the chat in
+        `messages`.
+        """
         body = read_json(await request.read())
         if "messages" in body:
-            return web.json_response({"tokens": read_order(body, chat=True, generator=self.generator).prompt})
+            return web.json_response(
+                {"tokens": read_order(body, chat=True, generator=self.generator).prompt}
+            )
         text = body.get("prompt")
         if not isinstance(text, str):
             raise InvalidRequest("`prompt` must be a text")
-        tokens = self.generator.tokenize(read_text(text), special=bool(body.get("add_special_tokens")))
+        tokens = self.generator.tokenize(
+            read_text(text), special=bool(body.get("add_special_tokens"))
+        )
         return web.json_response({"tokens": tokens})
 
     async def _logprobs(self, request: web.Request) -> web.Response:
@@ -106,10 +125,14 @@ class Shim:
         body = read_json(await request.read())
         prompt, completion = read_tokens(body, "prompt"), read_tokens(body, "completion")
         if not prompt or len(prompt) + len(completion) > self.generator.context:
-            raise InvalidRequest(f"prompt and completion must have from 1 to {self.generator.context} tokens together")
+            raise InvalidRequest(
+                f"prompt and completion must have from 1 to {self.generator.context} tokens together"
+            )
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._pool, self.generator.logprobs, prompt, completion)
+            found = await loop.run_in_executor(
+                self._pool, self.generator.logprobs, prompt, completion
+            )
         except NotImplementedError as exc:
             raise InvalidRequest("this model cannot tell log-probabilities", 501) from exc
         return web.json_response({"logprobs": found})
@@ -123,7 +146,9 @@ class Shim:
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         self.figures.counters["requests"] += 1
         order = read_order(read_json(await request.read()), chat=chat, generator=self.generator)
-        reply = CompletionReply(order, self.generator, self.name, uuid.uuid4().hex, int(time.time()))
+        reply = CompletionReply(
+            order, self.generator, self.name, uuid.uuid4().hex, int(time.time())
+        )
         self.figures.counters["prompt_tokens"] += len(order.prompt)
         try:
             if order.stream:
@@ -138,7 +163,9 @@ class Shim:
     async def _stream(
         self, request: web.Request, order: CompletionRequest, reply: CompletionReply
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        )
         await response.prepare(request)
         try:
             for event in reply.opening():
@@ -159,7 +186,9 @@ class Shim:
         return response
 
     async def _pieces(self, order: CompletionRequest) -> AsyncGenerator[Piece, None]:
-        """The answer, made by a thread of the pool; whoever stops listening ends it at its next token."""
+        """The answer, made by a thread of the pool; whoever stops listening ends it at its next
+        token.
+        """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         gone = threading.Event()
@@ -213,7 +242,9 @@ class Shim:
 
 
 @web.middleware
-async def _errors_as_json(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Any]
+) -> web.StreamResponse:
     """Whatever goes wrong is told in OpenAI's form, and ends no more than its own request."""
     try:
         response: web.StreamResponse = await handler(request)
@@ -240,8 +271,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alias", default="model")
 
 
-def serve(load: Callable[[], Generator], host: str, port: int, name: str, drain: float = DRAIN_SECONDS) -> None:
-    """Load the model, listen until SIGTERM or SIGINT, then finish the answers under way for at most `drain` seconds."""
+def serve(
+    load: Callable[[], Generator], host: str, port: int, name: str, drain: float = DRAIN_SECONDS
+) -> None:
+    """Load the model, listen until SIGTERM or SIGINT, then finish the answers under way for at most
+    `drain` seconds.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     shim = Shim(load(), name)
     asyncio.run(listen(shim.app(), host, port, drain))

@@ -1,4 +1,6 @@
-"""Where it runs: what a `target` plugin offers. How a rollout goes is the same at all of them: rollout/rollout.py."""
+"""Where it runs: what a `target` plugin offers. How a rollout goes is the same at all of them:
+rollout/rollout.py.
+"""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -34,7 +36,9 @@ class Revision(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(description="At the gateway and in `X-Weighbridge-Version`: `7`, or `7.2` beside another 7.")
+    name: str = Field(
+        description="At the gateway and in `X-Weighbridge-Version`: `7`, or `7.2` beside another 7."
+    )
     release: Release
     url: str = Field(description="Base URL of its own engine, past the gateway.")
     since: float = Field(0.0, description="Unix time at which it began to serve.")
@@ -71,14 +75,18 @@ class Pulse(Protocol):
     """Whether a started revision lives."""
 
     def check(self) -> None:
-        """Raises Unavailable, with its log's tail, when it has ended since it was started, even if it is up again."""
+        """Raises Unavailable, with its log's tail, when it has ended since it was started, even if
+        it is up again.
+        """
 
     def memory(self) -> int:
         """Bytes of all its processes; 0 where it can't be told."""
 
 
 class Target(Protocol):
-    """A named place with one stable address. Every effect can be repeated without harm: what is so already stays."""
+    """A named place with one stable address. Every effect can be repeated without harm: what is so
+    already stays.
+    """
 
     Args: ClassVar[type[TargetArgs]]
     Runs: ClassVar[type[Revision]]
@@ -96,8 +104,12 @@ class Target(Protocol):
     def has(self, release: Release, home: Path) -> bool:
         """Whether its Bento is here."""
 
-    def prepare(self, target: str, args: Any, release: Release, taken: Collection[str], home: Path) -> Revision:
-        """All that can be done before anything starts: its Bento is here, its environment made. Raises Unavailable."""
+    def prepare(
+        self, target: str, args: Any, release: Release, taken: Collection[str], home: Path
+    ) -> Revision:
+        """All that can be done before anything starts: its Bento is here, its environment made.
+        Raises Unavailable.
+        """
 
     def start(self, revision: Any, home: Path) -> Pulse:
         """Run it beside whatever runs, with no traffic."""
@@ -118,7 +130,9 @@ class Target(Protocol):
         """End a revision that only its name is known of."""
 
     def route(self, target: str, args: Any, shares: Sequence[Share], home: Path) -> None:
-        """New requests go to these by these shares, from now on and after a restart. Raises BadInput, Unavailable."""
+        """New requests go to these by these shares, from now on and after a restart. Raises
+        BadInput, Unavailable.
+        """
 
     def routed(self, target: str, args: Any, shares: Sequence[Share], home: Path) -> bool:
         """Whether the running gateway does exactly that."""

@@ -1,7 +1,8 @@
-"""Target `local`: each version a program of our own supervisord on a port of its own, haproxy at the address.
+"""Target `local`: each version a program of our own supervisord on a port of its own, haproxy at
+the address.
 
-The gateway's traffic goes to the engine itself; BentoML watches it from a further port, where `/livez`, `/readyz`,
-`/metrics` and `/v1` are served too. A program is called `<target>@<revision>`.
+The gateway's traffic goes to the engine itself; BentoML watches it from a further port, where
+`/livez`, `/readyz`, `/metrics` and `/v1` are served too. A program is called `<target>@<revision>`.
 """
 
 import contextlib
@@ -37,8 +38,12 @@ class LocalArgs(TargetArgs):
     kind: Literal["local"] = "local"
     host: str = Field("127.0.0.1", description="Address to listen at; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the endpoint.")
-    stop_seconds: int = Field(30, ge=1, description="Seconds between SIGTERM and SIGKILL when a version is stopped.")
-    gateway: GatewayArgs = Field(default_factory=GatewayArgs, description="Queue, API keys and TLS of the address.")
+    stop_seconds: int = Field(
+        30, ge=1, description="Seconds between SIGTERM and SIGKILL when a version is stopped."
+    )
+    gateway: GatewayArgs = Field(
+        default_factory=GatewayArgs, description="Queue, API keys and TLS of the address."
+    )
 
 
 class LocalRevision(Revision):
@@ -73,7 +78,9 @@ class LocalPulse:
         if state is None and not self._host.running():
             return  # supervisord itself is being started again: nothing is known of the program
         words = f"it ended. Its log ends:\n{_tail(self._log, self._start)}\n"
-        raise Unavailable(f"serving {self._revision.release.bento}", words, f"whole log: {self._log}")
+        raise Unavailable(
+            f"serving {self._revision.release.bento}", words, f"whole log: {self._log}"
+        )
 
     def memory(self) -> int:
         """Bytes of all its processes, shared pages counted once."""
@@ -125,10 +132,17 @@ class Local:
         port = free_port()
         engine = load("engine", bento.candidate_of(folder).engine["kind"])
         return LocalRevision(
-            name=name, release=release, url=f"http://127.0.0.1:{port}", program=f"{target}@{name}", folder=folder,
-            environment=environment.path, port=port, management_port=free_port(), stop_seconds=args.stop_seconds,
+            name=name,
+            release=release,
+            url=f"http://127.0.0.1:{port}",
+            program=f"{target}@{name}",
+            folder=folder,
+            environment=environment.path,
+            port=port,
+            management_port=free_port(),
+            stop_seconds=args.stop_seconds,
             health=str(getattr(engine, "health", "/health")),
-        )  # fmt: skip
+        )
 
     def start(self, revision: LocalRevision, home: Path) -> LocalPulse:
         """Run it beside whatever runs, with no traffic."""
@@ -139,9 +153,12 @@ class Local:
         host.add(
             supervisor.Program(
                 name=revision.program,
-                command=bento.serve_command(revision.folder, environment, "127.0.0.1", revision.management_port),
+                command=bento.serve_command(
+                    revision.folder, environment, "127.0.0.1", revision.management_port
+                ),
                 log=_log(revision, host),
-                # One named like a Python package in the working directory would shadow that package.
+                # One named like a Python package in the working directory would shadow that
+                # package.
                 directory=host.logs,
                 environment=bento.variables("127.0.0.1", revision.port),
                 stop_seconds=revision.stop_seconds,
@@ -207,7 +224,9 @@ class Local:
         return available
 
     def close(self, target: str, home: Path) -> None:
-        """Give the address up; with the last target supervisord ends too, unless the platform is up."""
+        """Give the address up; with the last target supervisord ends too, unless the platform is
+        up.
+        """
         host, gateway = Supervisor(home), Gateway(home)
         if not host.running():
             return
@@ -220,11 +239,14 @@ class Local:
 def _front(target: str, args: LocalArgs, shares: Sequence[Share]) -> Front:
     routes = tuple(
         Route(
-            name=share.revision.name, port=share.revision.port, weight=share.weight, draining=share.draining,
+            name=share.revision.name,
+            port=share.revision.port,
+            weight=share.weight,
+            draining=share.draining,
             health=share.revision.health,
         )
         for share in shares
-    )  # fmt: skip
+    )
     return Front(target=target, host=args.host, port=args.port, args=args.gateway, routes=routes)
 
 

@@ -28,7 +28,9 @@ class Score(BaseModel):
     """Lower end of the 95 % confidence interval of `value`."""
     high: float
     per_example: list[float]
-    """One score per row, in the order of the rows; empty where the metric exists for a whole corpus alone."""
+    """One score per row, in the order of the rows; empty where the metric exists for a whole corpus
+    alone.
+    """
     greater_is_better: bool = True
 
     def __str__(self) -> str:
@@ -45,7 +47,11 @@ class Metric(Protocol):
 
     Args: ClassVar[type[MetricArgs]]
     uses: ClassVar[str]
-    """`text`: called with predictions and references; `logprobs`: called with log-probabilities per row."""
+    """`text`: called with predictions and references; `logprobs`: called with log-probabilities per
+    row.
+    """
 
     def score(self, args: Any, predictions: list[Any], references: list[str]) -> Score:
-        """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its reference's tokens."""
+        """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its
+        reference's tokens.
+        """

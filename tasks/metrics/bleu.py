@@ -12,12 +12,16 @@ class BleuArgs(MetricArgs):
     """Corpus BLEU, 0 to 100, as sacrebleu computes it."""
 
     kind: Literal["bleu"] = "bleu"
-    tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field("13a", description="sacrebleu's tokenizer.")
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
+        "13a", description="sacrebleu's tokenizer."
+    )
     lowercase: bool = Field(False, description="Upper and lower case are the same.")
 
 
 class Bleu:
-    """Corpus BLEU. Its rows hold BLEU of each sentence, whose mean is another figure than the corpus's."""
+    """Corpus BLEU. Its rows hold BLEU of each sentence, whose mean is another figure than the
+    corpus's.
+    """
 
     Args: ClassVar[type[MetricArgs]] = BleuArgs
     uses: ClassVar[str] = "text"
@@ -27,4 +31,6 @@ class Bleu:
 
         options = args.model_dump(exclude={"kind"})
         result = compute(bleu.Bleu, predictions=predictions, references=references, **options)
-        return Score(value=result["bleu"], **{key: result[key] for key in ("low", "high", "per_example")})
+        return Score(
+            value=result["bleu"], **{key: result[key] for key in ("low", "high", "per_example")}
+        )

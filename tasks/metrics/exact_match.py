@@ -16,7 +16,9 @@ class ExactMatchArgs(MetricArgs):
     ignore_case: bool = Field(False, description="Upper and lower case are the same.")
     ignore_punctuation: bool = Field(False, description="ASCII punctuation does not count.")
     ignore_numbers: bool = Field(False, description="The digits 0 to 9 do not count.")
-    regexes_to_ignore: tuple[str, ...] = Field((), description="What these patterns match does not count.")
+    regexes_to_ignore: tuple[str, ...] = Field(
+        (), description="What these patterns match does not count."
+    )
 
 
 class ExactMatch:
@@ -29,5 +31,7 @@ class ExactMatch:
         from weighbridge.tasks.metrics.modules import exact_match
 
         options = args.model_dump(exclude={"kind"})
-        result = compute(exact_match.ExactMatch, predictions=predictions, references=references, **options)
+        result = compute(
+            exact_match.ExactMatch, predictions=predictions, references=references, **options
+        )
         return mean_score(result["per_example"])

@@ -15,17 +15,27 @@ if TYPE_CHECKING:
 
 
 class HubMetricArgs(MetricArgs):
-    """A metric of the Hugging Face hub. Its code is downloaded and run here: name only what you trust."""
+    """A metric of the Hugging Face hub. Its code is downloaded and run here: name only what you
+    trust.
+    """
 
     kind: Literal["hub"] = "hub"
-    name: str = Field(min_length=1, description="`rouge`, `org/name`, or the path of a metric script.")
-    config: str | None = Field(None, description="Configuration of the metric, where it has several.")
+    name: str = Field(
+        min_length=1, description="`rouge`, `org/name`, or the path of a metric script."
+    )
+    config: str | None = Field(
+        None, description="Configuration of the metric, where it has several."
+    )
     revision: str | None = Field(None, description="Git revision of the metric's code.")
-    key: str = Field("", description="Which figure of its result counts: `rougeL`. Empty: the one named like it.")
+    key: str = Field(
+        "", description="Which figure of its result counts: `rougeL`. Empty: the one named like it."
+    )
     compute: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, description="Options of its `compute`."
     )
-    each: bool = Field(True, description="Score every row by itself too, for the interval and the predictions.")
+    each: bool = Field(
+        True, description="Score every row by itself too, for the interval and the predictions."
+    )
     greater_is_better: bool = True
 
     def label(self) -> str:
@@ -39,7 +49,9 @@ class HubMetric:
     uses: ClassVar[str] = "text"
 
     def score(self, args: HubMetricArgs, predictions: list[str], references: list[str]) -> Score:
-        """The figure over all rows; without `each`, its interval is not known and both ends equal the value."""
+        """The figure over all rows; without `each`, its interval is not known and both ends equal
+        the value.
+        """
         module = _load(args)
         whole = _figure(module, args, predictions, references)
         rows = whole if isinstance(whole, list) else []
@@ -52,9 +64,15 @@ class HubMetric:
         ends = {"low": value, "high": value}
         if rows:
             means = mean_score(rows)
-            # A corpus figure is not the mean of its rows: their spread is laid around the figure itself.
-            ends = {"low": value - (means.value - means.low), "high": value + (means.high - means.value)}
-        return Score(value=value, per_example=rows, greater_is_better=args.greater_is_better, **ends)
+            # A corpus figure is not the mean of its rows: their spread is laid around the figure
+            # itself.
+            ends = {
+                "low": value - (means.value - means.low),
+                "high": value + (means.high - means.value),
+            }
+        return Score(
+            value=value, per_example=rows, greater_is_better=args.greater_is_better, **ends
+        )
 
 
 def _load(args: HubMetricArgs) -> "EvaluationModule":
@@ -62,13 +80,23 @@ def _load(args: HubMetricArgs) -> "EvaluationModule":
 
     doing = f"loading metric '{args.name}'"
     try:
-        return evaluate.load(args.name, args.config, module_type="metric", keep_in_memory=True, revision=args.revision)
+        return evaluate.load(
+            args.name,
+            args.config,
+            module_type="metric",
+            keep_in_memory=True,
+            revision=args.revision,
+        )
     except ImportError as exc:
         raise Unavailable(doing, " ".join(str(exc).split()), "install what it needs") from exc
     except FileNotFoundError as exc:
-        raise BadInput(doing, "there is no such metric, or the hub cannot be reached", "check its name") from exc
+        raise BadInput(
+            doing, "there is no such metric, or the hub cannot be reached", "check its name"
+        ) from exc
     except (ConnectionError, OSError) as exc:
-        raise Unavailable(doing, " ".join(str(exc).split()), "check the network, or HF_ENDPOINT") from exc
+        raise Unavailable(
+            doing, " ".join(str(exc).split()), "check the network, or HF_ENDPOINT"
+        ) from exc
     except (ValueError, TypeError) as exc:
         raise BadInput(doing, " ".join(str(exc).split())) from exc
 
@@ -80,13 +108,17 @@ def _figure(
     try:
         result = module.compute(predictions=predictions, references=references, **args.compute)
     except (ValueError, TypeError, KeyError) as exc:
-        raise BadInput(doing, " ".join(str(exc).split())[:300], "check its `compute` options") from exc
+        raise BadInput(
+            doing, " ".join(str(exc).split())[:300], "check its `compute` options"
+        ) from exc
     figure = _pick(result or {}, args)
     if isinstance(figure, list | tuple):
         return [float(each) for each in figure]
     if figure is None or isinstance(figure, str):
         known = ", ".join(result or {})
-        raise BadInput(doing, f"its result has no figure '{args.label()}'", f"set `key` to one of: {known}")
+        raise BadInput(
+            doing, f"its result has no figure '{args.label()}'", f"set `key` to one of: {known}"
+        )
     return float(figure)
 
 

@@ -1,4 +1,6 @@
-"""95 % confidence intervals of a score, and the running of `evaluate` modules that all metrics share."""
+"""95 % confidence intervals of a score, and the running of `evaluate` modules that all metrics
+share.
+"""
 
 import math
 import tempfile
@@ -18,8 +20,9 @@ SEED = 20240229
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion.
 
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927), 209-212.
-    Unlike the normal interval it stays within [0, 1] and is not empty at 0 of n and n of n.
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22
+    (1927), 209-212. Unlike the normal interval it stays within [0, 1] and is not empty at 0 of n
+    and n of n.
     """
     share = successes / trials
     centre = share + Z * Z / (2 * trials)
@@ -57,12 +60,20 @@ def mean_score(per_example: list[float], *, greater_is_better: bool = True) -> S
         low, high = wilson(sum(per_example), len(per_example))
     else:
         low, high = bootstrap(per_example)
-    return Score(value=value, low=low, high=high, per_example=per_example, greater_is_better=greater_is_better)
+    return Score(
+        value=value,
+        low=low,
+        high=high,
+        per_example=per_example,
+        greater_is_better=greater_is_better,
+    )
 
 
 def compute(module: "type[EvaluationModule]", **inputs: Any) -> dict[str, Any]:
     """Run a shipped `evaluate` module in memory; it writes nothing to the user's cache."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-metric-") as folder:
-        result: dict[str, Any] | None = module(keep_in_memory=True, cache_dir=folder).compute(**inputs)
+        result: dict[str, Any] | None = module(keep_in_memory=True, cache_dir=folder).compute(
+            **inputs
+        )
     assert result is not None  # only processes other than the first get None
     return result

@@ -13,12 +13,15 @@ class JsonFieldsArgs(MetricArgs):
 
     kind: Literal["json_fields"] = "json_fields"
     fields: tuple[str, ...] = Field(
-        (), description="Only these paths, and what lies below them, count: `team`, `customer.name`. Empty: all."
+        (),
+        description="Only these paths, and what lies below them, count: `team`, `customer.name`. Empty: all.",
     )
 
 
 class JsonFields:
-    """Right fields among those of answer and reference together: a missing and an invented field both cost."""
+    """Right fields among those of answer and reference together: a missing and an invented field
+    both cost.
+    """
 
     Args: ClassVar[type[MetricArgs]] = JsonFieldsArgs
     uses: ClassVar[str] = "text"

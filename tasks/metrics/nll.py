@@ -13,7 +13,9 @@ class NllArgs(MetricArgs):
     """Negative log-likelihood per reference token; it shows damage that answers don't show yet."""
 
     kind: Literal["nll"] = "nll"
-    report: Literal["nll", "perplexity"] = Field("nll", description="Nats per token, or their exponential.")
+    report: Literal["nll", "perplexity"] = Field(
+        "nll", description="Nats per token, or their exponential."
+    )
 
     def label(self) -> str:
         return self.report
@@ -31,7 +33,11 @@ class Nll:
         result = compute(nll.Nll, predictions=predictions, references=references)
         low, high = bootstrap(result["per_example"], weights=result["tokens"])
         figures = Score(
-            value=result["nll"], low=low, high=high, per_example=result["per_example"], greater_is_better=False
+            value=result["nll"],
+            low=low,
+            high=high,
+            per_example=result["per_example"],
+            greater_is_better=False,
         )
         return figures if args.report == "nll" else _exponential(figures)
 

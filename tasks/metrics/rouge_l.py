@@ -14,7 +14,8 @@ class RougeLArgs(MetricArgs):
     kind: Literal["rouge_l"] = "rouge_l"
     use_stemmer: bool = Field(False, description="Compare English words by their stem.")
     tokenizer: Literal["rouge", "whitespace"] = Field(
-        "rouge", description="`rouge` sees a-z and 0-9 alone; `whitespace` keeps words of any script as they are."
+        "rouge",
+        description="`rouge` sees a-z and 0-9 alone; `whitespace` keeps words of any script as they are.",
     )
 
 

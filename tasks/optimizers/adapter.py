@@ -1,11 +1,13 @@
-"""Base and adapter side by side, unmerged: nothing is calculated, the base's files are the store's own.
+"""Base and adapter side by side, unmerged: nothing is calculated, the base's files are the store's
+own.
 
 ::
 
     *.safetensors, config.json, tokenizer …   the base
     adapters/<digest>/                        the adapter, in a folder named by its digest
 
-The engine names what it serves by that digest too, so that no cache of it takes one adapter for another.
+The engine names what it serves by that digest too, so that no cache of it takes one adapter for
+another.
 """
 
 from pathlib import Path
@@ -32,7 +34,9 @@ class Adapter:
     format: ClassVar[Format] = "peft"
     lock: ClassVar[Path | None] = None
 
-    def check(self, model: Path, args: AdapterArgs, workspace: Workspace, *, dry: bool = False) -> None:
+    def check(
+        self, model: Path, args: AdapterArgs, workspace: Workspace, *, dry: bool = False
+    ) -> None:
         """Nothing that can be known before the fine-tune speaks against it."""
 
     def optimize(

@@ -29,19 +29,26 @@ class Optimizer(Protocol):
     version: ClassVar[int]
     format: ClassVar[Format]
     faithful: ClassVar[Mapping[str, str] | None]
-    """Options with which it changes a model least; None: it always loses something. Engines are checked with those."""
+    """Options with which it changes a model least; None: it always loses something. Engines are
+    checked with those.
+    """
     lock: ClassVar[Path | None]
 
     def check(self, model: Path, args: Any, workspace: Workspace, *, dry: bool = False) -> None:
-        """Refuse what cannot be right, before time is spent; only the model's shape and configuration are read.
+        """Refuse what cannot be right, before time is spent; only the model's shape and
+        configuration are read.
 
-        With `dry` nothing is fetched, and what cannot be known without is left out.
-        Raises BadInput for a model or arguments that cannot work, Unavailable where a tool or room on the disk lacks.
+        With `dry` nothing is fetched, and what cannot be known without is left out. Raises BadInput
+        for a model or arguments that cannot work, Unavailable where a tool or room on the disk
+        lacks.
         """
 
-    def optimize(self, model: Artifact, data: Artifact, args: Any, out: Path, workspace: Workspace) -> dict[str, str]:
+    def optimize(
+        self, model: Artifact, data: Artifact, args: Any, out: Path, workspace: Workspace
+    ) -> dict[str, str]:
         """Write the servable files into `out`, prove them, and return facts worth keeping.
 
-        `data` is the canonical data artifact (`train.jsonl`, `validation.jsonl`, `test.jsonl`), to calibrate and prove.
-        Raises BadInput for a model it does not know, Unavailable when a tool cannot be run.
+        `data` is the canonical data artifact (`train.jsonl`, `validation.jsonl`, `test.jsonl`), to
+        calibrate and prove. Raises BadInput for a model it does not know, Unavailable when a tool
+        cannot be run.
         """

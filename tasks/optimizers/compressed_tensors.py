@@ -1,7 +1,7 @@
 """Quantized weights in the compressed-tensors format for vLLM: made by llm-compressor, and proved.
 
-A variant counts only if every linear layer is stored as asked, which is read from the tensors, and if vLLM loads it and
-answers, where this machine can run the scheme.
+A variant counts only if every linear layer is stored as asked, which is read from the tensors, and
+if vLLM loads it and answers, where this machine can run the scheme.
 """
 
 import json
@@ -38,9 +38,11 @@ BESIDE: Final = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
 GROUP: Final = 128
 """Weights under one scale where nobody says how many: what every kernel takes."""
 QUIET: Final = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
     "LLM_COMPRESSOR_LOG_FILE_DISABLED": "1",
-}  # fmt: skip
+}
 
 logger = logging.getLogger("weighbridge.compressed_tensors")
 
@@ -55,13 +57,19 @@ class CompressedTensorsArgs(OptimizerArgs):
         "fast on GPUs of Ada, Hopper or later.",
     )
     algorithm: Literal["rtn", "gptq"] = Field(
-        "rtn", description="rtn: each weight is rounded. gptq: errors are made up for, on training rows; takes longer."
+        "rtn",
+        description="rtn: each weight is rounded. gptq: errors are made up for, on training rows; takes longer.",
     )
     group_size: int = Field(GROUP, ge=8, description="Weights under one scale; W4A16 alone.")
-    calibration_rows: int = Field(512, ge=1, le=100_000, description="Training rows that gptq looks at.")
-    max_seq_length: int = Field(2048, ge=16, description="Tokens of a training row that gptq looks at.")
+    calibration_rows: int = Field(
+        512, ge=1, le=100_000, description="Training rows that gptq looks at."
+    )
+    max_seq_length: int = Field(
+        2048, ge=16, description="Tokens of a training row that gptq looks at."
+    )
     ignore: list[str] = Field(
-        ["lm_head"], description="Layers left as they are: names, or expressions after `re:`, as llm-compressor's."
+        ["lm_head"],
+        description="Layers left as they are: names, or expressions after `re:`, as llm-compressor's.",
     )
 
     @model_validator(mode="after")
@@ -94,7 +102,9 @@ class CompressedTensors:
     format: ClassVar[Format] = "compressed_tensors"
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
-    def check(self, model: Path, args: CompressedTensorsArgs, workspace: Workspace, *, dry: bool = False) -> None:
+    def check(
+        self, model: Path, args: CompressedTensorsArgs, workspace: Workspace, *, dry: bool = False
+    ) -> None:
         doing = f"making {args.label()}"
         proof.check_unquantized(model, doing)
         proof.check_widths(proof.linear_layers(model, args.ignore, doing), args.stored, doing)
@@ -104,7 +114,12 @@ class CompressedTensors:
             raise Unavailable(doing, why, "leave it out, or choose W8A8")
 
     def optimize(
-        self, model: Artifact, data: Artifact, args: CompressedTensorsArgs, out: Path, workspace: Workspace
+        self,
+        model: Artifact,
+        data: Artifact,
+        args: CompressedTensorsArgs,
+        out: Path,
+        workspace: Workspace,
     ) -> dict[str, str]:
         doing = f"making {args.label()}"
         proof.check_unquantized(model.path, doing)
@@ -120,7 +135,9 @@ class CompressedTensors:
 def _engine() -> tuple[Engine, EngineArgs]:
     """What serves it, and how it is asked."""
     engine: Engine = load("engine", "vllm")
-    return engine, engine.Args.model_validate({"kind": engine.name, "enforce_eager": True, "max_num_seqs": 8})
+    return engine, engine.Args.model_validate(
+        {"kind": engine.name, "enforce_eager": True, "max_num_seqs": 8}
+    )
 
 
 def _not_here(engine: Engine, options: EngineArgs, model: Path) -> str:
@@ -148,16 +165,25 @@ def _quantize(
     doing, report, order = f"making {args.label()}", scratch / "report", scratch / "order.json"
     rows = _calibration(model, data, args, scratch) if args.algorithm == "gptq" else None
     told: dict[str, Any] = {
-        "model": str(model), "out": str(scratch / "made"), "report": str(report), "calibration": str(rows or ""),
-        "scheme": args.scheme, "algorithm": args.algorithm, "ignore": args.ignore,
+        "model": str(model),
+        "out": str(scratch / "made"),
+        "report": str(report),
+        "calibration": str(rows or ""),
+        "scheme": args.scheme,
+        "algorithm": args.algorithm,
+        "ignore": args.ignore,
         "group_size": args.group_size if args.scheme == "W4A16" else 0,
-    }  # fmt: skip
+    }
     order.write_text(json.dumps(told))
     assert CompressedTensors.lock is not None
     python = ensure(CompressedTensors.lock, workspace.settings.cache).python
     with track(doing, None):
         # -P: the folder of our script is no place to import from.
-        _require(run("llm-compressor", [python, "-P", SCRIPT, order], env=QUIET, cwd=scratch), report, doing)
+        _require(
+            run("llm-compressor", [python, "-P", SCRIPT, order], env=QUIET, cwd=scratch),
+            report,
+            doing,
+        )
     facts: dict[str, str] = json.loads(report.read_text())
     return {**facts, "calibration_rows": str(len(rows.read_text().splitlines()))} if rows else facts
 
@@ -172,28 +198,42 @@ def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scrat
 
 
 def _require(done: Finished, report: Path, doing: str) -> None:
-    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the machine's."""
+    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the
+    machine's.
+    """
     if done.status == 0:
         return
     if done.status == REFUSED:
-        raise BadInput(doing, report.read_text(), "raise `calibration_rows`, or choose `algorithm: rtn`")
+        raise BadInput(
+            doing, report.read_text(), "raise `calibration_rows`, or choose `algorithm: rtn`"
+        )
     if done.status < 0:
         wrong = f"it was ended by signal {-done.status}"
-        raise Unavailable(doing, wrong, "if memory ran out, close other programs or use a larger machine")
+        raise Unavailable(
+            doing, wrong, "if memory ran out, close other programs or use a larger machine"
+        )
     if re.search(r"No space left on device|Disk quota exceeded", done.output):
         raise Unavailable(doing, "the disk is full", "make room, then run again")
     errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", done.output, re.MULTILINE)
     logger.info("%s", done.output)
     wrong = " ".join((errors[-1] if errors else done.tail()).split())[:400]
-    raise BadInput(doing, f"llm-compressor cannot quantize this model: {wrong}", "leave this variant out")
+    raise BadInput(
+        doing, f"llm-compressor cannot quantize this model: {wrong}", "leave this variant out"
+    )
 
 
 def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
-    """The new weights, beside the model's own tokenizer and a configuration that tells how they are stored."""
+    """The new weights, beside the model's own tokenizer and a configuration that tells how they are
+    stored.
+    """
     for path in sorted(made.glob("*.safetensors*")):
         shutil.move(path, out / path.name)
     for path in sorted(model.iterdir()):
-        if path.is_file() and path.suffix in BESIDE and not path.name.endswith(".safetensors.index.json"):
+        if (
+            path.is_file()
+            and path.suffix in BESIDE
+            and not path.name.endswith(".safetensors.index.json")
+        ):
             shutil.copyfile(path, out / path.name)
     config = read_object("config.json", model / "config.json")
     config.pop("torch_dtype", None)
@@ -202,8 +242,12 @@ def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _ask(out: Path, data: Artifact, args: CompressedTensorsArgs, workspace: Workspace) -> dict[str, str]:
-    """Load it on vLLM and let it answer; where this machine cannot run the scheme, say why it was not asked."""
+def _ask(
+    out: Path, data: Artifact, args: CompressedTensorsArgs, workspace: Workspace
+) -> dict[str, str]:
+    """Load it on vLLM and let it answer; where this machine cannot run the scheme, say why it was
+    not asked.
+    """
     (engine, options), doing = _engine(), f"proving {args.label()}"
     log = out.with_name(f"{out.name}.engine.log")
     if why := _not_here(engine, options, out):
@@ -215,5 +259,7 @@ def _ask(out: Path, data: Artifact, args: CompressedTensorsArgs, workspace: Work
             logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
     finally:
         log.unlink(missing_ok=True)
-    found = re.search(r"^(vllm[a-z-]*)==([\w.]+)", lock_of(engine, options).read_text(), re.MULTILINE)
+    found = re.search(
+        r"^(vllm[a-z-]*)==([\w.]+)", lock_of(engine, options).read_text(), re.MULTILINE
+    )
     return {"engine": f"{engine.name} ({found[1]} {found[2]})" if found else engine.name}

@@ -1,6 +1,8 @@
-"""Proof that a quantized model is what it claims, read from its tensors: every linear layer, its type, its width.
+"""Proof that a quantized model is what it claims, read from its tensors: every linear layer, its
+type, its width.
 
-Which layers there are is asked of transformers and of the model's own configuration, not of what quantized it.
+Which layers there are is asked of transformers and of the model's own configuration, not of what
+quantized it.
 """
 
 import math
@@ -27,7 +29,9 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a linear layer's weights are stored; `group` is the number of weights under one scale, 0 for a whole row."""
+    """How a linear layer's weights are stored; `group` is the number of weights under one scale, 0
+    for a whole row.
+    """
 
     bits: int
     kind: str
@@ -42,15 +46,19 @@ class Scheme:
         if self.bits == 4:
             weights = ("weight_packed", "I32", [layer.rows, math.ceil(layer.width / 8)])
         else:
-            weights = ("weight", "I8" if self.kind == "int" else "F8_E4M3", [layer.rows, layer.width])
+            weights = (
+                "weight",
+                "I8" if self.kind == "int" else "F8_E4M3",
+                [layer.rows, layer.width],
+            )
         return {weights[0]: weights[1:], "weight_scale": ("", [layer.rows, scales])}
 
 
 def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[QuantizedLinear]:
     """Every linear layer of the model in a folder that is not ignored; its weights are not read.
 
-    Raises:
-        BadInput: its configuration is of no model that transformers knows, or weights of other kinds would be left out.
+    Raises: BadInput: its configuration is of no model that transformers knows, or weights of other
+        kinds would be left out.
     """
     import torch
 
@@ -67,7 +75,9 @@ def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[Quanti
 def ignored(name: str, patterns: Sequence[str]) -> bool:
     """Whether llm-compressor leaves a layer alone: by its name, or by an expression after `re:`."""
     return any(
-        re.match(pattern.removeprefix("re:"), name) if pattern.startswith("re:") else pattern == name
+        re.match(pattern.removeprefix("re:"), name)
+        if pattern.startswith("re:")
+        else pattern == name
         for pattern in patterns
     )
 
@@ -82,14 +92,18 @@ def _skeleton(model: Path, doing: str) -> Any:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as exc:
         wrong = " ".join(str(exc).split())[:300]
-        raise BadInput(doing, wrong, "give a causal language model that transformers knows") from exc
+        raise BadInput(
+            doing, wrong, "give a causal language model that transformers knows"
+        ) from exc
 
 
 def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doing: str) -> None:
     others = [
         name
         for name, _, shape in tensors(model)
-        if len(shape) > 1 and name.rpartition(".")[0] not in known and not ignored(name.rpartition(".")[0], ignore)
+        if len(shape) > 1
+        and name.rpartition(".")[0] not in known
+        and not ignored(name.rpartition(".")[0], ignore)
     ]
     if others:
         wrong = f"{_few(others)} belong to no linear layer and would stay as they are"
@@ -97,12 +111,16 @@ def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doin
 
 
 def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> None:
-    """Raises BadInput where a layer's width cannot be cut into the scheme's groups, naming the layers."""
+    """Raises BadInput where a layer's width cannot be cut into the scheme's groups, naming the
+    layers.
+    """
     step = math.lcm(scheme.group or 1, 8 if scheme.bits == 4 else 1)
     uneven = [f"{layer.name} ({layer.width})" for layer in layers if layer.width % step]
     if uneven:
         wrong = f"it needs layers whose width is a multiple of {step}, and these are not: {_few(uneven)}"
-        raise BadInput(doing, wrong, "choose a smaller `group_size`, choose W8A8, or name them in `ignore`")
+        raise BadInput(
+            doing, wrong, "choose a smaller `group_size`, choose W8A8, or name them in `ignore`"
+        )
 
 
 def check_unquantized(model: Path, doing: str) -> None:
@@ -110,27 +128,37 @@ def check_unquantized(model: Path, doing: str) -> None:
     told = read_object("config.json", model / "config.json").get("quantization_config")
     if told:
         how = told.get("quant_method", "somehow") if isinstance(told, dict) else "somehow"
-        raise BadInput(doing, f"the model is quantized already ({how})", "start from the unquantized weights")
+        raise BadInput(
+            doing, f"the model is quantized already ({how})", "start from the unquantized weights"
+        )
 
 
-def measure(made: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> dict[str, str]:
+def measure(
+    made: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str
+) -> dict[str, str]:
     """Bits per weight of the quantized layers, read from the stored tensors.
 
     Raises:
         BadInput: a layer is not quantized, or otherwise than asked; it names the layers.
     """
     _require_told(made, scheme, doing)
-    stored = {name: (kind, shape, _bits(kind) * math.prod(shape)) for name, kind, shape in tensors(made)}
+    stored = {
+        name: (kind, shape, _bits(kind) * math.prod(shape)) for name, kind, shape in tensors(made)
+    }
     wrong = [problem for layer in layers for problem in _problems(layer, scheme, stored)]
     if wrong:
-        raise BadInput(doing, f"it was not done as asked: {_few(wrong)}", "report it to llm-compressor")
+        raise BadInput(
+            doing, f"it was not done as asked: {_few(wrong)}", "report it to llm-compressor"
+        )
     names = {layer.name for layer in layers}
     bits = sum(size for name, (_, _, size) in stored.items() if name.rpartition(".")[0] in names)
     weights = sum(layer.rows * layer.width for layer in layers)
     return {"bits_per_weight": f"{bits / weights:.3f}", "quantized_layers": str(len(layers))}
 
 
-def _problems(layer: QuantizedLinear, scheme: Scheme, stored: dict[str, tuple[str, list[int], int]]) -> Iterator[str]:
+def _problems(
+    layer: QuantizedLinear, scheme: Scheme, stored: dict[str, tuple[str, list[int], int]]
+) -> Iterator[str]:
     for suffix, (kind, shape) in scheme.stored(layer).items():
         found = stored.get(f"{layer.name}.{suffix}")
         if found is None:
@@ -147,9 +175,14 @@ def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
     expected = {"num_bits": scheme.bits, "type": scheme.kind, "group_size": scheme.group or None}
     found = {name: weights.get(name) for name in expected}
     activations = bool(groups and groups[0].get("input_activations"))
-    if told.get("quant_method") != "compressed-tensors" or (found, activations) != (expected, scheme.activations):
+    if told.get("quant_method") != "compressed-tensors" or (found, activations) != (
+        expected,
+        scheme.activations,
+    ):
         raise BadInput(
-            doing, f"its config.json says {found or told}, and not {expected}", "report it to llm-compressor"
+            doing,
+            f"its config.json says {found or told}, and not {expected}",
+            "report it to llm-compressor",
         )
 
 

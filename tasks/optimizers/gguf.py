@@ -1,4 +1,5 @@
-"""GGUF for llama.cpp: converted by its own converter, quantized in numpy or by its own tools, and proved.
+"""GGUF for llama.cpp: converted by its own converter, quantized in numpy or by its own tools, and
+proved.
 
 The weights are converted once, without loss, and every variant is made from that. A variant counts
 only if the engine loads it, answers, and cuts every text of the data into the tokens that the model
@@ -61,7 +62,8 @@ class GgufArgs(OptimizerArgs):
         json_schema_extra={"enum": list(QUANTIZATIONS)},
     )
     imatrix: bool = Field(
-        False, description="Weigh the weights by what the training texts use; needs llama.cpp's own tools."
+        False,
+        description="Weigh the weights by what the training texts use; needs llama.cpp's own tools.",
     )
     imatrix_rows: int = Field(
         500, ge=10, le=100_000, description="Training rows that the importance matrix is made of."
@@ -80,13 +82,17 @@ class GgufArgs(OptimizerArgs):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name.upper() not in QUANTIZATIONS:
-            raise ValueError(f"llama.cpp has no quantization '{name}'; {suggestion(name.upper(), list(QUANTIZATIONS))}")
+            raise ValueError(
+                f"llama.cpp has no quantization '{name}'; {suggestion(name.upper(), list(QUANTIZATIONS))}"
+            )
         return name.upper()
 
     @model_validator(mode="after")
     def _fits_imatrix(self) -> "GgufArgs":
         if self.imatrix and self.quantization in WHOLE:
-            raise ValueError(f"an importance matrix changes nothing in {self.quantization}; leave `imatrix` out")
+            raise ValueError(
+                f"an importance matrix changes nothing in {self.quantization}; leave `imatrix` out"
+            )
         if QUANTIZATIONS[self.quantization].needs_imatrix and not self.imatrix:
             raise ValueError(f"{self.quantization} needs an importance matrix; set `imatrix: true`")
         return self
@@ -124,7 +130,9 @@ class Gguf:
     faithful: ClassVar[Mapping[str, str] | None] = {"quantization": "F16"}
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
-    def check(self, model: Path, args: GgufArgs, workspace: Workspace, *, dry: bool = False) -> None:
+    def check(
+        self, model: Path, args: GgufArgs, workspace: Workspace, *, dry: bool = False
+    ) -> None:
         doing, cache = f"making {args.label()}", workspace.settings.cache
         quantization = QUANTIZATIONS[args.quantization]
         if quantization.block > 32 and not args.allow_fallback:
@@ -177,12 +185,17 @@ def _convert(model: Artifact, out: Path, workspace: Workspace) -> dict[str, str]
     """Run llama.cpp's converter."""
     cache = workspace.settings.cache
     sources, python = llama_cpp_native.source(cache), ensure(_lock(), cache).python
-    kind, report, doing = checks.base_type(model.path), out.parent / "report", "converting the model to GGUF"
+    kind, report, doing = (
+        checks.base_type(model.path),
+        out.parent / "report",
+        "converting the model to GGUF",
+    )
     out.mkdir()
     logger.info("%s (%s, without loss)", doing, kind)
     # -P: the folder of our script is no place to import from.
     script: list[str | Path] = [python, "-P", SCRIPTS / "convert.py"]
-    # The converter reads meaning into the folder's name: let it be the same wherever the store lies.
+    # The converter reads meaning into the folder's name: let it be the same wherever the store
+    # lies.
     (folder := out.parent / "model").symlink_to(model.path)
     script += [sources, folder, out / "model.gguf", kind.lower(), _name(model), report]
     with track(doing, None):
@@ -199,7 +212,15 @@ def _convert_adapter(adapter: Artifact, base: Artifact, out: Path, workspace: Wo
     """Run llama.cpp's converter of adapters; it reads the base's configuration alone."""
     cache, doing = workspace.settings.cache, "converting the adapter to GGUF"
     script: list[str | Path] = [ensure(_lock(), cache).python, "convert_lora_to_gguf.py"]
-    script += ["--base", base.path, "--outtype", "f32", "--outfile", out / "adapter.gguf", adapter.path]
+    script += [
+        "--base",
+        base.path,
+        "--outtype",
+        "f32",
+        "--outfile",
+        out / "adapter.gguf",
+        adapter.path,
+    ]
     with track(doing, None):
         done = run("llama.cpp's converter", script, env=OFFLINE, cwd=llama_cpp_native.source(cache))
     _require(done, None, doing)
@@ -208,7 +229,11 @@ def _convert_adapter(adapter: Artifact, base: Artifact, out: Path, workspace: Wo
 def _quantize(source: Path, target: Path, args: GgufArgs, workspace: Workspace) -> dict[str, str]:
     """Write another precision in numpy."""
     cache, doing = workspace.settings.cache, f"making {args.label()}"
-    sources, python, report = llama_cpp_native.source(cache), ensure(_lock(), cache).python, target.with_name("report")
+    sources, python, report = (
+        llama_cpp_native.source(cache),
+        ensure(_lock(), cache).python,
+        target.with_name("report"),
+    )
     file_type = str(QUANTIZATIONS[args.quantization].file_type)
     script: list[str | Path] = [python, SCRIPTS / "requantize.py"]
     script += [sources, source, target, args.quantization, file_type, report]
@@ -219,13 +244,20 @@ def _quantize(source: Path, target: Path, args: GgufArgs, workspace: Workspace) 
 
 
 def _quantize_natively(
-    source: Path, target: Path, base: _Base, data: Artifact, model: Artifact, args: GgufArgs, workspace: Workspace
+    source: Path,
+    target: Path,
+    base: _Base,
+    data: Artifact,
+    model: Artifact,
+    args: GgufArgs,
+    workspace: Workspace,
 ) -> dict[str, str]:
     """Write another precision with llama-quantize, under an importance matrix if asked."""
     doing, cache = f"making {args.label()}", workspace.settings.cache
     facts: dict[str, str] = {}
     with workspace.store.scratch() as scratch:
-        # The tool writes the names of its files into the result: let them say nothing about this machine.
+        # The tool writes the names of its files into the result: let them say nothing about this
+        # machine.
         (scratch / "base.gguf").symlink_to(source)
         words: list[str | Path] = [_tool("llama-quantize", cache, doing)]
         facts["quantizer"] = llama_cpp_native.tool_version(Path(words[0]))
@@ -241,9 +273,16 @@ def _quantize_natively(
     return facts
 
 
-def _matrix(base: _Base, model: Artifact, data: Artifact, args: GgufArgs, workspace: Workspace) -> _Matrix:
+def _matrix(
+    base: _Base, model: Artifact, data: Artifact, args: GgufArgs, workspace: Workspace
+) -> _Matrix:
     """The importance matrix of a model on training texts; made once for all variants that want it."""
-    inputs = {"base": base.artifact, "data": data, "rows": args.imatrix_rows, "sources": llama_cpp_native.SHA256}
+    inputs = {
+        "base": base.artifact,
+        "data": data,
+        "rows": args.imatrix_rows,
+        "sources": llama_cpp_native.SHA256,
+    }
 
     def compute() -> _Matrix:
         with workspace.store.scratch() as scratch:
@@ -253,23 +292,39 @@ def _matrix(base: _Base, model: Artifact, data: Artifact, args: GgufArgs, worksp
             (scratch / "imatrix.gguf").rename(out / "imatrix.gguf")
             return _Matrix(artifact=workspace.store.add(out, "gguf"), rows=rows)
 
-    return workspace.stages.run("optimize.gguf_imatrix", BASE_VERSION, _Matrix, inputs, compute).value
+    return workspace.stages.run(
+        "optimize.gguf_imatrix", BASE_VERSION, _Matrix, inputs, compute
+    ).value
 
 
-def _calibrate(base: _Base, model: Artifact, data: Artifact, args: GgufArgs, scratch: Path, cache: Path) -> int:
+def _calibrate(
+    base: _Base, model: Artifact, data: Artifact, args: GgufArgs, scratch: Path, cache: Path
+) -> int:
     doing = "making an importance matrix"
     tokenizer, rows = load_tokenizer(model.path), read_rows(data, "train")[: args.imatrix_rows]
     text = "\n".join(proof.text_of(tokenizer, row) for row in rows)
     (scratch / "calibration.txt").write_text(text, encoding="utf-8")
     (scratch / "base.gguf").symlink_to(base.artifact.path / "model.gguf")
-    tokens, chunk = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]), CHUNK
+    tokens, chunk = (
+        len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]),
+        CHUNK,
+    )
     while 2 * chunk > tokens and chunk > 32:
         chunk //= 2
     if 2 * chunk > tokens:
         wrong = f"the training texts have {tokens} tokens, and it takes {2 * chunk}"
         raise BadInput(doing, wrong, "give more data, or leave `imatrix` out")
     files: list[str | Path] = ["-m", "base.gguf", "-f", "calibration.txt", "-o", "imatrix.gguf"]
-    options = ["-c", str(chunk), "-b", str(chunk), "-t", str(max(1, _cores() - 1)), "--parse-special", "--no-ppl"]
+    options = [
+        "-c",
+        str(chunk),
+        "-b",
+        str(chunk),
+        "-t",
+        str(max(1, _cores() - 1)),
+        "--parse-special",
+        "--no-ppl",
+    ]
     logger.info("%s of %d rows, %d tokens", doing, len(rows), tokens)
     with track(doing, None):
         program = _tool("llama-imatrix", cache, doing)
@@ -280,15 +335,26 @@ def _calibrate(base: _Base, model: Artifact, data: Artifact, args: GgufArgs, scr
 def _prove(
     header: Header, model: Artifact, data: Artifact, args: GgufArgs, out: Path, workspace: Workspace
 ) -> dict[str, str]:
-    """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or Unavailable."""
+    """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or
+    Unavailable.
+    """
     engine: Engine = load("engine", "llama_cpp")
-    options = engine.Args.model_validate({"kind": engine.name, "parallel": 1, "threads": max(1, _cores() // 2)})
+    options = engine.Args.model_validate(
+        {"kind": engine.name, "parallel": 1, "threads": max(1, _cores() // 2)}
+    )
     lock = lock_of(engine, options)
-    rows, doing, log = proof.sample(data), f"proving {args.label()}", out.with_name(f"{out.name}.engine.log")
+    rows, doing, log = (
+        proof.sample(data),
+        f"proving {args.label()}",
+        out.with_name(f"{out.name}.engine.log"),
+    )
     inputs = {
-        "tokenizer": header.tokenizer_digest(), "model": model, "data": data,
-        "engine": _digest(lock), "most": proof.MOST_ROWS,
-    }  # fmt: skip
+        "tokenizer": header.tokenizer_digest(),
+        "model": model,
+        "data": data,
+        "engine": _digest(lock),
+        "most": proof.MOST_ROWS,
+    }
     try:
         with serve(out, options, workspace.settings.cache, log) as running:
 
@@ -296,7 +362,8 @@ def _prove(
                 logger.info("%s: comparing the tokens of %d rows", doing, len(rows))
                 return proof.compare(engine, running.url, model.path, rows, doing)
 
-            # Variants of one model carry the same tokenizer, byte by byte: the first proof is every one's.
+            # Variants of one model carry the same tokenizer, byte by byte: the first proof is every
+            # one's.
             proved = workspace.stages.run(
                 "optimize.gguf_tokens", BASE_VERSION, proof.TokenizationProof, inputs, compute
             ).value
@@ -304,24 +371,36 @@ def _prove(
     finally:
         log.unlink(missing_ok=True)
     logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
-    return {"rows_checked": str(proved.rows), "tokens_checked": str(proved.tokens), "engine": _version(engine, lock)}
+    return {
+        "rows_checked": str(proved.rows),
+        "tokens_checked": str(proved.tokens),
+        "engine": _version(engine, lock),
+    }
 
 
 def _require(done: Finished, report: Path | None, doing: str) -> None:
-    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the machine's."""
+    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the
+    machine's.
+    """
     if done.status == 0:
         return
     if done.status == REFUSED and report is not None:
         raise BadInput(doing, report.read_text(), "or serve the model with `kind: none` on vLLM")
     if done.status < 0:
         wrong = f"it was ended by signal {-done.status}"
-        raise Unavailable(doing, wrong, "if memory ran out, close other programs or use a larger machine")
+        raise Unavailable(
+            doing, wrong, "if memory ran out, close other programs or use a larger machine"
+        )
     if re.search(r"No space left on device|Disk quota exceeded", done.output):
         raise Unavailable(doing, "the disk is full", "make room, then run again")
-    errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$|^.*\berror:? .*$", done.output, re.MULTILINE)
+    errors = re.findall(
+        r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$|^.*\berror:? .*$", done.output, re.MULTILINE
+    )
     wrong = " ".join((errors[-1] if errors else done.tail()).split())[:400]
     raise BadInput(
-        doing, f"llama.cpp's tool cannot handle this model: {wrong}", "or serve it with `kind: none` on vLLM"
+        doing,
+        f"llama.cpp's tool cannot handle this model: {wrong}",
+        "or serve it with `kind: none` on vLLM",
     )
 
 

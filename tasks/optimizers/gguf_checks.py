@@ -13,7 +13,8 @@ from weighbridge.tasks.optimizers.gguf_quantizations import Quantization
 
 
 def tensors(model: Path) -> Iterator[tuple[str, str, list[int]]]:
-    """Name, number type and shape of every tensor of a safetensors model, out of the files' headers.
+    """Name, number type and shape of every tensor of a safetensors model, out of the files'
+    headers.
 
     Raises:
         BadInput: a file has no proper header.
@@ -34,10 +35,15 @@ def base_type(model: Path) -> str:
 
 
 def known_architectures(sources: Path) -> list[str]:
-    """Every architecture that llama.cpp's converter names, read from its sources without running them."""
+    """Every architecture that llama.cpp's converter names, read from its sources without running
+    them.
+    """
     tree = ast.parse((sources / "conversion" / "__init__.py").read_text(encoding="utf-8"))
     for statement in tree.body:
-        if isinstance(statement, ast.AnnAssign) and getattr(statement.target, "id", "") == "TEXT_MODEL_MAP":
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and getattr(statement.target, "id", "") == "TEXT_MODEL_MAP"
+        ):
             return sorted(ast.literal_eval(statement.value)) if statement.value else []
     raise AssertionError("llama.cpp's converter lists no architectures where it used to")
 
@@ -46,7 +52,11 @@ def check_architecture(model: Path, cache: Path, doing: str) -> None:
     """Raises BadInput for an architecture that the converter does not know, naming the nearest."""
     named = read_object("config.json", model / "config.json").get("architectures") or []
     if not named:
-        raise BadInput(doing, "config.json names no `architectures`", "add the model's class, as transformers saves it")
+        raise BadInput(
+            doing,
+            "config.json names no `architectures`",
+            "add the model's class, as transformers saves it",
+        )
     known = known_architectures(llama_cpp_native.source(cache))
     if named[0] not in known:
         near = difflib.get_close_matches(str(named[0]), known, n=1)
@@ -56,7 +66,9 @@ def check_architecture(model: Path, cache: Path, doing: str) -> None:
 
 
 def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
-    """Raises BadInput where a matrix is too narrow or uneven for the quantization's blocks, listing tensors."""
+    """Raises BadInput where a matrix is too narrow or uneven for the quantization's blocks, listing
+    tensors.
+    """
     uneven = [
         f"{name} ({shape[-1]})"
         for name, _, shape in tensors(model)
@@ -66,12 +78,16 @@ def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
         shown = ", ".join(uneven[:3]) + (f" and {len(uneven) - 3} more" if len(uneven) > 3 else "")
         wrong = f"it needs rows of a multiple of {quantization.block} weights, and these are not: {shown}"
         raise BadInput(
-            doing, wrong, "choose Q8_0, Q5_0 or Q4_0, or set `allow_fallback: true` to let such tensors be larger"
+            doing,
+            wrong,
+            "choose Q8_0, Q5_0 or Q4_0, or set `allow_fallback: true` to let such tensors be larger",
         )
 
 
 def check_tools(names: list[str], cache: Path, doing: str) -> None:
-    """Raises Unavailable, with the command that helps, where one of llama.cpp's programs is missing."""
+    """Raises Unavailable, with the command that helps, where one of llama.cpp's programs is
+    missing.
+    """
     missing = [name for name in names if llama_cpp_native.tool(name, cache) is None]
     if missing:
         wrong = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} neither built nor on the PATH"
@@ -79,7 +95,9 @@ def check_tools(names: list[str], cache: Path, doing: str) -> None:
 
 
 def check_room(model: Path, quantization: Quantization, store: Store, doing: str) -> None:
-    """Raises Unavailable when neither the lossless intermediate nor the result would fit onto the store's disk."""
+    """Raises Unavailable when neither the lossless intermediate nor the result would fit onto the
+    store's disk.
+    """
     whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     widest = 32 if base_type(model) == "F32" else 16
     needed = int(whole * (1 + quantization.bits / widest))

@@ -1,4 +1,6 @@
-"""Proof that an engine reads texts as the tokenizer of the training did: every row of the data, token by token."""
+"""Proof that an engine reads texts as the tokenizer of the training did: every row of the data,
+token by token.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -47,21 +49,28 @@ def text_of(tokenizer: Any, row: Row) -> str:
     if not tokenizer.chat_template:
         remedy = "use an instruction-tuned model, or plain text"
         raise BadInput(
-            "applying the chat template", "the data are chats and the tokenizer has no chat template", remedy
+            "applying the chat template",
+            "the data are chats and the tokenizer has no chat template",
+            remedy,
         )
     messages = [message.model_dump() for message in [*row.prompt, *row.completion]]
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
 
-def compare(engine: Engine, url: str, model: Path, rows: list[Row], doing: str) -> TokenizationProof:
-    """Tokenize every row with the running engine and with the tokenizer that the model was trained with.
+def compare(
+    engine: Engine, url: str, model: Path, rows: list[Row], doing: str
+) -> TokenizationProof:
+    """Tokenize every row with the running engine and with the tokenizer that the model was trained
+    with.
 
     Raises:
         BadInput: they differ; the message shows the first place where they do.
     """
     tokenizer = load_tokenizer(model)
     texts = [text_of(tokenizer, row) for row in rows]
-    expected = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    expected = (
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    )
     with track("comparing tokens with the tokenizer's", len(texts), "rows") as update:
         for done, (text, ids) in enumerate(zip(texts, expected, strict=True), start=1):
             found = engine.tokenize(url, text)
@@ -69,29 +78,46 @@ def compare(engine: Engine, url: str, model: Path, rows: list[Row], doing: str) 
                 _differ(tokenizer, text, ids, found, doing)
             update(done)
     # The shortest, so that they fit into any model's context.
-    chats = sorted((row for row in rows[:100] if row.is_chat), key=lambda row: len(row.model_dump_json()))
+    chats = sorted(
+        (row for row in rows[:100] if row.is_chat), key=lambda row: len(row.model_dump_json())
+    )
     _compare_prompts(url, tokenizer, chats[:CHATS], doing)
     return TokenizationProof(rows=len(texts), tokens=sum(map(len, expected)))
 
 
 def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> None:
-    """What the server makes of a chat must be as long as what the template and tokenizer make of it."""
+    """What the server makes of a chat must be as long as what the template and tokenizer make of
+    it.
+    """
     for row in rows:
         messages = [message.model_dump() for message in row.prompt if not isinstance(message, str)]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
         found = Client(url).ask(messages, max_tokens=1).prompt_tokens
         if found != len(ids):
             wrong = f"the engine makes {found} tokens of a chat prompt of {len(ids)}: {messages[-1]['content'][:80]!r}"
-            raise BadInput(doing, wrong, "simplify the model's chat template, or serve it with `kind: none` on vLLM")
+            raise BadInput(
+                doing,
+                wrong,
+                "simplify the model's chat template, or serve it with `kind: none` on vLLM",
+            )
 
 
 def _differ(tokenizer: Any, text: str, ids: list[int], found: list[int], doing: str) -> None:
-    at = next((n for n, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b), min(len(ids), len(found)))
+    at = next(
+        (n for n, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b),
+        min(len(ids), len(found)),
+    )
     place = len(tokenizer.decode(ids[:at]))
     excerpt = text[max(0, place - 20) : place + 40]
     theirs, ours = (tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (found, ids))
     wrong = f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads {theirs}, not {ours}"
-    raise BadInput(doing, wrong, "use a tokenizer that the engine knows, or serve the model with `kind: none` on vLLM")
+    raise BadInput(
+        doing,
+        wrong,
+        "use a tokenizer that the engine knows, or serve the model with `kind: none` on vLLM",
+    )
 
 
 def answers(url: str, rows: list[Row]) -> str:
@@ -102,8 +128,16 @@ def answers(url: str, rows: list[Row]) -> str:
     """
     if not rows:
         return ""
-    prompt = rows[0].prompt if isinstance(rows[0].prompt, str) else [message.model_dump() for message in rows[0].prompt]
+    prompt = (
+        rows[0].prompt
+        if isinstance(rows[0].prompt, str)
+        else [message.model_dump() for message in rows[0].prompt]
+    )
     answer = Client(url).ask(prompt, max_tokens=8)
     if answer.completion_tokens < 1:
-        raise Unavailable("asking the converted model", "it gave no token", "convert it again, or look into its log")
+        raise Unavailable(
+            "asking the converted model",
+            "it gave no token",
+            "convert it again, or look into its log",
+        )
     return answer.text

@@ -5,7 +5,9 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
 
 
-def base_and_adapter(merged: Artifact, workspace: Workspace, doing: str) -> tuple[Artifact, Artifact]:
+def base_and_adapter(
+    merged: Artifact, workspace: Workspace, doing: str
+) -> tuple[Artifact, Artifact]:
     """The base model and the adapter that a fine-tune merged.
 
     Raises:

@@ -1,4 +1,6 @@
-"""The weights as they are, in safetensors, for engines that take those: kept or cast to one number type."""
+"""The weights as they are, in safetensors, for engines that take those: kept or cast to one number
+type.
+"""
 
 import json
 from collections.abc import Mapping
@@ -42,10 +44,16 @@ class Unchanged:
     faithful: ClassVar[Mapping[str, str] | None] = {"dtype": "auto"}
     lock: ClassVar[Path | None] = None
 
-    def check(self, model: Path, args: UnchangedArgs, workspace: Workspace, *, dry: bool = False) -> None:
+    def check(
+        self, model: Path, args: UnchangedArgs, workspace: Workspace, *, dry: bool = False
+    ) -> None:
         doing, weights = f"making {args.label()}", _weights(model)
         if not weights:
-            raise BadInput(doing, "there are no *.safetensors in the model", "give a model in the Hugging Face layout")
+            raise BadInput(
+                doing,
+                "there are no *.safetensors in the model",
+                "give a model in the Hugging Face layout",
+            )
         needed = sum(path.stat().st_size for path in weights if _kinds(path) - {args.dtype, "auto"})
         free = workspace.store.free_bytes()
         if args.dtype != "auto" and free < needed:
@@ -57,7 +65,9 @@ class Unchanged:
     ) -> dict[str, str]:
         wanted = DTYPES.get(args.dtype, "")
         total = 0
-        files = [path for path in sorted(model.path.iterdir()) if path.is_file() and path.suffix in TAKEN]
+        files = [
+            path for path in sorted(model.path.iterdir()) if path.is_file() and path.suffix in TAKEN
+        ]
         with track(f"making {args.label()}", len(files), "files") as update:
             for done, path in enumerate(files, start=1):
                 if path.suffix == ".safetensors" and wanted and _kinds(path) - {wanted}:
@@ -82,7 +92,10 @@ def _kinds(path: Path) -> set[str]:
 
 
 def _tensor_bytes(path: Path) -> int:
-    return sum(int(end) - int(begin) for begin, end in (t["data_offsets"] for t in read_header(path).values()))
+    return sum(
+        int(end) - int(begin)
+        for begin, end in (t["data_offsets"] for t in read_header(path).values())
+    )
 
 
 def _cast(source: Path, to: Path, dtype: str) -> None:
@@ -112,7 +125,10 @@ def _tell(folder: Path, dtype: str, total: int) -> None:
     _rewrite(folder / "config.json", {**config, "dtype": dtype})
     if (folder / INDEX).exists():
         index = read_object(INDEX, folder / INDEX)
-        _rewrite(folder / INDEX, {**index, "metadata": {**index.get("metadata", {}), "total_size": total}})
+        _rewrite(
+            folder / INDEX,
+            {**index, "metadata": {**index.get("metadata", {}), "total_size": total}},
+        )
 
 
 def _rewrite(path: Path, value: dict[str, Any]) -> None:

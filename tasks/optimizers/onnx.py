@@ -1,8 +1,8 @@
 """ONNX for ONNX Runtime: built and quantized by onnxruntime-genai's own model builder, and proved.
 
-A variant counts only if every matrix in its graph has the precision that was asked for (a quantizer that skips one
-says nothing), the engine loads it and answers, and cuts every text of the data into the tokens that the model was
-trained on.
+A variant counts only if every matrix in its graph has the precision that was asked for (a quantizer
+that skips one says nothing), the engine loads it and answers, and cuts every text of the data into
+the tokens that the model was trained on.
 """
 
 import json
@@ -42,41 +42,58 @@ class OnnxArgs(OptimizerArgs):
     """One ONNX graph; options are the builder's own."""
 
     kind: Literal["onnx"] = "onnx"
-    precision: Literal["int4", "int8", "fp16", "fp32"] = Field("int4", description="Of the matrices.")
-    block_size: Literal[16, 32, 64, 128, 256] = Field(32, description="Weights that share a scale, in int4 and int8.")
-    accuracy_level: Literal[1, 2, 3, 4] = Field(
-        4, description="In int4 and int8, what products are computed in: 4 int8, 3 bf16, 2 fp16, 1 fp32."
+    precision: Literal["int4", "int8", "fp16", "fp32"] = Field(
+        "int4", description="Of the matrices."
     )
-    algo_config: Literal["default", "rtn", "k_quant"] = Field("default", description="How int4 and int8 are rounded.")
+    block_size: Literal[16, 32, 64, 128, 256] = Field(
+        32, description="Weights that share a scale, in int4 and int8."
+    )
+    accuracy_level: Literal[1, 2, 3, 4] = Field(
+        4,
+        description="In int4 and int8, what products are computed in: 4 int8, 3 bf16, 2 fp16, 1 fp32.",
+    )
+    algo_config: Literal["default", "rtn", "k_quant"] = Field(
+        "default", description="How int4 and int8 are rounded."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "OnnxArgs":
         given = sorted(self.model_fields_set & {"block_size", "accuracy_level", "algo_config"})
         if self.precision in WHOLE and given:
-            raise ValueError(f"{' and '.join(given)} change nothing in {self.precision}; leave them out")
+            raise ValueError(
+                f"{' and '.join(given)} change nothing in {self.precision}; leave them out"
+            )
         return self
 
     def label(self) -> str:
         own = {"block_size": "b", "accuracy_level": "a", "algo_config": ""}
         changed = self.model_dump(include=set(own), exclude_defaults=True)
-        return "-".join(["onnx", self.precision, *(f"{own[name]}{value}" for name, value in changed.items())])
+        return "-".join(
+            ["onnx", self.precision, *(f"{own[name]}{value}" for name, value in changed.items())]
+        )
 
     def options(self) -> list[str]:
         """The builder's `--extra_options`."""
         if self.precision in WHOLE:
             return []
-        return [f"{name}={getattr(self, name)}" for name in ("block_size", "accuracy_level", "algo_config")]
+        return [
+            f"{name}={getattr(self, name)}"
+            for name in ("block_size", "accuracy_level", "algo_config")
+        ]
 
     @property
     def provider(self) -> str:
-        """What the graph is made for. The one of 16 bits for CUDA runs on a CPU too, the builder's other one does not
-        extend its cache in place."""
+        """What the graph is made for. The one of 16 bits for CUDA runs on a CPU too, the builder's
+        other one does not extend its cache in place.
+        """
         return "cuda" if self.precision == "fp16" else "cpu"
 
     @property
     def bits(self) -> float:
         """About how many bits a weight takes."""
-        return {"fp32": 32, "fp16": 16}.get(self.precision) or BITS.get(self.precision, 0) + 32 / self.block_size
+        return {"fp32": 32, "fp16": 16}.get(self.precision) or BITS.get(
+            self.precision, 0
+        ) + 32 / self.block_size
 
 
 class Onnx:
@@ -88,7 +105,9 @@ class Onnx:
     faithful: ClassVar[Mapping[str, str] | None] = {"precision": "fp32"}
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
-    def check(self, model: Path, args: OnnxArgs, workspace: Workspace, *, dry: bool = False) -> None:
+    def check(
+        self, model: Path, args: OnnxArgs, workspace: Workspace, *, dry: bool = False
+    ) -> None:
         doing = f"making {args.label()}"
         _check_weights(model, doing)
         if not (model / "tokenizer.json").exists():
@@ -111,7 +130,9 @@ class Onnx:
         facts = {
             "precision": args.precision,
             "bits_per_weight": f"{report['bits_per_weight']:.3f}",
-            "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(report["types"].items())),
+            "tensors": ", ".join(
+                f"{count} {kind}" for kind, count in sorted(report["types"].items())
+            ),
             "builder": _builder(),
         }
         return facts | _prove(model, data, args, out, workspace)
@@ -125,12 +146,20 @@ def _check_weights(model: Path, doing: str) -> None:
     kinds = {kind for _, kind, _ in tensors(model)}
     if not kinds or kinds - FLOATS:
         wrong = f"the weights are {', '.join(sorted(kinds)) or 'missing'}"
-        raise BadInput(doing, f"{wrong}, not floating-point numbers in *.safetensors", "start from the original model")
+        raise BadInput(
+            doing,
+            f"{wrong}, not floating-point numbers in *.safetensors",
+            "start from the original model",
+        )
 
 
 def _check_architecture(model: Path, cache: Path, doing: str) -> None:
-    """Raises BadInput for a model that the builder does not know, or that is more than a language model."""
-    named = (read_object("config.json", model / "config.json").get("architectures") or ["(none)"])[0]
+    """Raises BadInput for a model that the builder does not know, or that is more than a language
+    model.
+    """
+    named = (read_object("config.json", model / "config.json").get("architectures") or ["(none)"])[
+        0
+    ]
     known = known_architectures(cache)
     if named not in known:
         wrong = f"{_builder()}'s builder makes no language model of the architecture {named}"
@@ -140,8 +169,14 @@ def _check_architecture(model: Path, cache: Path, doing: str) -> None:
 def known_architectures(cache: Path) -> list[str]:
     """Every language model that the builder names, read from its source without running it."""
     environment = ensure(_lock(), cache)
-    (source,) = environment.path.glob("lib/python*/site-packages/onnxruntime_genai/models/builder.py")
-    found = set(re.findall(r'config\.architectures\[0\] == "(\w+ForCausalLM)"', source.read_text(encoding="utf-8")))
+    (source,) = environment.path.glob(
+        "lib/python*/site-packages/onnxruntime_genai/models/builder.py"
+    )
+    found = set(
+        re.findall(
+            r'config\.architectures\[0\] == "(\w+ForCausalLM)"', source.read_text(encoding="utf-8")
+        )
+    )
     if not found:
         raise AssertionError("the builder lists no architectures where it used to")
     return sorted(found)
@@ -155,7 +190,15 @@ def _build(model: Artifact, args: OnnxArgs, out: Path, workspace: Workspace) -> 
         # The same name wherever the store lies: the graph may tell it.
         (scratch / "model").symlink_to(model.path)
         # -P: the folder of our script is no place to import from.
-        words: list[str | Path] = [python, "-P", SCRIPT, "model", out, args.precision, args.provider]
+        words: list[str | Path] = [
+            python,
+            "-P",
+            SCRIPT,
+            "model",
+            out,
+            args.precision,
+            args.provider,
+        ]
         words += [scratch / "cache", scratch / "report", *args.options()]
         done = run("onnxruntime-genai's builder", words, env=offline, cwd=scratch)
         _require(done, doing)
@@ -164,12 +207,16 @@ def _build(model: Artifact, args: OnnxArgs, out: Path, workspace: Workspace) -> 
 
 
 def _require(done: Finished, doing: str) -> None:
-    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the machine's."""
+    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the
+    machine's.
+    """
     if done.status == 0:
         return
     if done.status < 0:
         wrong = f"it was ended by signal {-done.status}"
-        raise Unavailable(doing, wrong, "if memory ran out, close other programs or use a larger machine")
+        raise Unavailable(
+            doing, wrong, "if memory ran out, close other programs or use a larger machine"
+        )
     if re.search(r"No space left on device|Disk quota exceeded", done.output):
         raise Unavailable(doing, "the disk is full", "make room, then run again")
     errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", done.output, re.MULTILINE)
@@ -183,21 +230,37 @@ def _check_claims(report: dict[str, Any], args: OnnxArgs) -> None:
     if args.precision in WHOLE:
         others = sorted(set(report["types"]) - {WHOLE[args.precision]})
         if others or report["quantized"]:
-            raise BadInput(doing, f"the builder left matrices in {', '.join(others) or 'fewer bits'}", INSTEAD)
+            raise BadInput(
+                doing, f"the builder left matrices in {', '.join(others) or 'fewer bits'}", INSTEAD
+            )
         return
     if plain or not report["quantized"]:
         shown = ", ".join(plain[:3]) + (f" and {len(plain) - 3} more" if len(plain) > 3 else "")
-        raise BadInput(doing, f"the builder did not quantize {shown or 'anything'}, and did not say so", INSTEAD)
+        raise BadInput(
+            doing,
+            f"the builder did not quantize {shown or 'anything'}, and did not say so",
+            INSTEAD,
+        )
     wider = sorted(bits for bits in report["quantized"] if int(bits) != BITS[args.precision])
     if wider and args.algo_config != "k_quant":
-        raise BadInput(doing, f"the builder quantized some matrices to {', '.join(wider)} bits", INSTEAD)
+        raise BadInput(
+            doing, f"the builder quantized some matrices to {', '.join(wider)} bits", INSTEAD
+        )
 
 
-def _prove(model: Artifact, data: Artifact, args: OnnxArgs, out: Path, workspace: Workspace) -> dict[str, str]:
-    """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or Unavailable."""
+def _prove(
+    model: Artifact, data: Artifact, args: OnnxArgs, out: Path, workspace: Workspace
+) -> dict[str, str]:
+    """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or
+    Unavailable.
+    """
     engine: Engine = load("engine", "onnx")
     options = engine.Args.model_validate({"kind": engine.name})
-    rows, doing, log = proof.sample(data), f"proving {args.label()}", out.with_name(f"{out.name}.engine.log")
+    rows, doing, log = (
+        proof.sample(data),
+        f"proving {args.label()}",
+        out.with_name(f"{out.name}.engine.log"),
+    )
     try:
         with serve(out, options, workspace.settings.cache, log) as running:
             proved = proof.compare(engine, running.url, model.path, rows, doing)
@@ -207,8 +270,10 @@ def _prove(model: Artifact, data: Artifact, args: OnnxArgs, out: Path, workspace
     logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
     version = _pinned(lock_of(engine, options), "onnxruntime")
     return {
-        "rows_checked": str(proved.rows), "tokens_checked": str(proved.tokens), "engine": f"{engine.name} ({version})",
-    }  # fmt: skip
+        "rows_checked": str(proved.rows),
+        "tokens_checked": str(proved.tokens),
+        "engine": f"{engine.name} ({version})",
+    }
 
 
 def _builder() -> str:

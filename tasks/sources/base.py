@@ -20,9 +20,13 @@ class RemoteFile(BaseModel):
 
     path: str = Field(description="Relative, with forward slashes.")
     size: int = Field(description="Bytes.")
-    sha256: str = Field("", description="Published hex digest; empty where the source publishes none.")
+    sha256: str = Field(
+        "", description="Published hex digest; empty where the source publishes none."
+    )
     git_sha1: str = Field("", description="Published git blob id; empty where there is none.")
-    version: str = Field("", description="What else names this content at the source: an ETag, a modification time.")
+    version: str = Field(
+        "", description="What else names this content at the source: an ETag, a modification time."
+    )
 
 
 class Listing(BaseModel):
@@ -30,7 +34,9 @@ class Listing(BaseModel):
 
     files: list[RemoteFile]
     origin: dict[str, str] = Field(description="`uri` with the revision pinned, `revision`, …")
-    immutable: bool = Field(False, description="The arguments alone already name this content: keep it.")
+    immutable: bool = Field(
+        False, description="The arguments alone already name this content: keep it."
+    )
 
 
 class Source(Protocol):
@@ -49,12 +55,19 @@ class Source(Protocol):
             Unavailable: the service does not answer.
         """
 
-    def fetch(self, args: Any, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> None:
+    def fetch(
+        self,
+        args: Any,
+        listing: Listing,
+        file: RemoteFile,
+        to: Path,
+        advance: Callable[[int], None],
+    ) -> None:
         """Write one file's bytes to `to`; `advance` takes the bytes written since the last call.
 
-        `to` may hold the beginning of this very file from an interrupted run: go on from there if you can. Notes
-        about what is there may be kept in files beside it, named `<to's name>.<anything>`. Called from several
-        threads at once. The caller checks size and digests.
+        `to` may hold the beginning of this very file from an interrupted run: go on from there if
+        you can. Notes about what is there may be kept in files beside it, named `<to's
+        name>.<anything>`. Called from several threads at once. The caller checks size and digests.
         """
 
 

@@ -19,7 +19,10 @@ class FileArgs(SourceArgs):
     """A folder or file on this machine."""
 
     kind: Literal["file"] = "file"
-    path: str = Field(min_length=1, description="Folder or file; `~` is the home folder; relative to where you are.")
+    path: str = Field(
+        min_length=1,
+        description="Folder or file; `~` is the home folder; relative to where you are.",
+    )
 
     def absolute(self) -> Path:
         return Path(self.path).expanduser().absolute()
@@ -33,7 +36,9 @@ class FileSource:
     def parse(self, uri: str) -> FileArgs:
         path = uri.removeprefix("file://")
         if not path:
-            raise BadInput(f"reading '{uri}'", "no path is named", "write file:///folder, or a path alone")
+            raise BadInput(
+                f"reading '{uri}'", "no path is named", "write file:///folder, or a path alone"
+            )
         return FileArgs(path=path)
 
     def list_files(self, args: FileArgs) -> Listing:
@@ -41,20 +46,31 @@ class FileSource:
         try:
             files = list(_below(path)) if path.is_dir() else [_remote(path, path.parent)]
         except OSError as exc:
-            remedy = "check the path" if isinstance(exc, FileNotFoundError) else "check who may read it"
-            raise BadInput(f"looking into {exc.filename or path}", (exc.strerror or "failed").lower(), remedy) from exc
+            remedy = (
+                "check the path" if isinstance(exc, FileNotFoundError) else "check who may read it"
+            )
+            raise BadInput(
+                f"looking into {exc.filename or path}", (exc.strerror or "failed").lower(), remedy
+            ) from exc
         return Listing(files=files, origin={"uri": f"file://{path}"})
 
     def digest(self, args: FileArgs, file: RemoteFile) -> RemoteFile:
         """By content, so that the same bytes made again count as the same."""
         path = self._path(args, file)
         try:
-            return file.model_copy(update={"sha256": _sha256(path, _version(path.stat()), file.size)})
+            return file.model_copy(
+                update={"sha256": _sha256(path, _version(path.stat()), file.size)}
+            )
         except OSError as exc:
             raise _unreadable(path, exc) from exc
 
     def fetch(
-        self, args: FileArgs, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]
+        self,
+        args: FileArgs,
+        listing: Listing,
+        file: RemoteFile,
+        to: Path,
+        advance: Callable[[int], None],
     ) -> None:
         path = self._path(args, file)
         try:
@@ -73,14 +89,22 @@ class FileSource:
 
 
 def _unreadable(path: Path, exc: OSError) -> BadInput:
-    return BadInput(f"reading {path}", (exc.strerror or str(exc)).lower(), "check that it is there and may be read")
+    return BadInput(
+        f"reading {path}",
+        (exc.strerror or str(exc)).lower(),
+        "check that it is there and may be read",
+    )
 
 
 def _below(folder: Path) -> Iterator[RemoteFile]:
     """Every file below a folder; hidden folders hold caches and repositories, never a model."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (_remote(Path(parent) / name, folder) for name in sorted(names) if (Path(parent) / name).exists())
+        yield from (
+            _remote(Path(parent) / name, folder)
+            for name in sorted(names)
+            if (Path(parent) / name).exists()
+        )
 
 
 def _raise(exc: OSError) -> None:
@@ -89,7 +113,9 @@ def _raise(exc: OSError) -> None:
 
 def _remote(path: Path, root: Path) -> RemoteFile:
     status = path.stat()
-    return RemoteFile(path=path.relative_to(root).as_posix(), size=status.st_size, version=_version(status))
+    return RemoteFile(
+        path=path.relative_to(root).as_posix(), size=status.st_size, version=_version(status)
+    )
 
 
 def _version(status: os.stat_result) -> str:
@@ -98,5 +124,7 @@ def _version(status: os.stat_result) -> str:
 
 @lru_cache(maxsize=4096)
 def _sha256(path: Path, version: str, size: int) -> str:
-    """Hashed once per process: the same file is asked for when planning, when listing and when running."""
+    """Hashed once per process: the same file is asked for when planning, when listing and when
+    running.
+    """
     return sha256_of(path)

@@ -1,4 +1,5 @@
-"""Bytes from any source into the store: verified, several files at once, going on where a killed run stopped.
+"""Bytes from any source into the store: verified, several files at once, going on where a killed
+run stopped.
 
 ::
 
@@ -54,11 +55,15 @@ class Gathering:
     def __post_init__(self) -> None:
         for file in self.listing.files:
             if not _stays_below(file.path):
-                raise BadInput(f"reading the listing of {self._uri}", f"'{file.path}' leads out of the folder")
+                raise BadInput(
+                    f"reading the listing of {self._uri}", f"'{file.path}' leads out of the folder"
+                )
 
     def missing_bytes(self) -> int:
         """What is still to be moved, and so how much disk it takes."""
-        return sum(file.size - self._there(file) for file in self.listing.files if self.known(file) is None)
+        return sum(
+            file.size - self._there(file) for file in self.listing.files if self.known(file) is None
+        )
 
     def known(self, file: RemoteFile) -> File | None:
         """The file, if an earlier run has brought it into the store."""
@@ -114,7 +119,9 @@ class Gathering:
         return stored.model_copy(update={"path": file.path})
 
     def _fetch_verified(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> str:
-        """The sha256 of the fetched bytes. Bytes kept from an earlier run may be bad: then it starts anew, once."""
+        """The sha256 of the fetched bytes. Bytes kept from an earlier run may be bad: then it
+        starts anew, once.
+        """
         if not _content_name(file):
             _clear(to)
         resumed = to.exists()
@@ -210,9 +217,8 @@ def check_disk(gatherings: Iterable[Gathering], store: Store) -> None:
     needed = sum(gathering.missing_bytes() for gathering in gatherings)
     free = store.free_bytes()
     if needed and needed + SPARE > free:
-        wrong = (
-            f"{_megabytes(needed)} are to be fetched, {_megabytes(SPARE)} to be left and {_megabytes(free)} are free"
-        )
+        room = f"{_megabytes(SPARE)} to be left and {_megabytes(free)} are free"
+        wrong = f"{_megabytes(needed)} are to be fetched, {room}"
         remedy = f"make room on the disk of {store.root}, or set WEIGHBRIDGE_HOME to another"
         raise Unavailable("checking the disk before downloading", wrong, remedy)
 
@@ -223,7 +229,11 @@ def _megabytes(count: int) -> str:
 
 def _stays_below(path: str) -> bool:
     parts = path.split("/")
-    return not path.startswith("/") and all(part not in ("", ".", "..") for part in parts) and "\0" not in path
+    return (
+        not path.startswith("/")
+        and all(part not in ("", ".", "..") for part in parts)
+        and "\0" not in path
+    )
 
 
 def _content_name(file: RemoteFile) -> str:

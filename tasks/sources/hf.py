@@ -1,7 +1,8 @@
-"""Source `hf`: a model or data set repository of the Hugging Face hub, or of the hub that HF_ENDPOINT names.
+"""Source `hf`: a model or data set repository of the Hugging Face hub, or of the hub that
+HF_ENDPOINT names.
 
-Listing goes through huggingface_hub, with its token and its settings. Bytes don't: it neither verifies what it fetches
-nor goes on where it was killed.
+Listing goes through huggingface_hub, with its token and its settings. Bytes don't: it neither
+verifies what it fetches nor goes on where it was killed.
 """
 
 import importlib
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-URI = re.compile(r"hf://(?P<data>datasets/)?(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?/?")
+URI = re.compile(
+    r"hf://(?P<data>datasets/)?(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?/?"
+)
 TIMEOUT = 30.0
 """Seconds without a byte until a connection counts as dead."""
 REFUSED = (401, 403)
@@ -31,29 +34,41 @@ BUSY = (408, 429)
 
 
 class HubArgs(SourceArgs):
-    """A repository of the Hugging Face hub. The token is huggingface_hub's own (HF_TOKEN or `hf auth login`)."""
+    """A repository of the Hugging Face hub. The token is huggingface_hub's own (HF_TOKEN or `hf
+    auth login`).
+    """
 
     kind: Literal["hf"] = "hf"
     repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="`organization/name`.")
-    repo_type: Literal["model", "dataset"] = Field("model", description="What kind of repository it is.")
-    revision: str = Field("main", min_length=1, description="Branch, tag or commit; kept as the commit it stands for.")
+    repo_type: Literal["model", "dataset"] = Field(
+        "model", description="What kind of repository it is."
+    )
+    revision: str = Field(
+        "main", min_length=1, description="Branch, tag or commit; kept as the commit it stands for."
+    )
 
     def uri(self, revision: str) -> str:
         return f"hf://{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}@{revision}"
 
 
 class HubSource:
-    """Revisions are pinned to commits; every file has a digest: sha256 of LFS files, git blob ids of the others."""
+    """Revisions are pinned to commits; every file has a digest: sha256 of LFS files, git blob ids
+    of the others.
+    """
 
     Args: ClassVar[type[SourceArgs]] = HubArgs
 
     def parse(self, uri: str) -> HubArgs:
         match = URI.fullmatch(uri)
         if not match:
-            wrong = "it is not hf://org/name, hf://org/name@revision or hf://datasets/org/name@revision"
+            wrong = (
+                "it is not hf://org/name, hf://org/name@revision or hf://datasets/org/name@revision"
+            )
             raise BadInput(f"reading '{uri}'", wrong)
         repo_type: Literal["model", "dataset"] = "dataset" if match["data"] else "model"
-        return HubArgs(repo=match["repo"], repo_type=repo_type, revision=match["revision"] or "main")
+        return HubArgs(
+            repo=match["repo"], repo_type=repo_type, revision=match["revision"] or "main"
+        )
 
     def list_files(self, args: HubArgs) -> Listing:
         from huggingface_hub import HfApi
@@ -61,23 +76,36 @@ class HubSource:
 
         with _translated(args):
             api = HfApi(endpoint=_endpoint())
-            commit = api.repo_info(args.repo, repo_type=args.repo_type, revision=args.revision, timeout=TIMEOUT).sha
+            commit = api.repo_info(
+                args.repo, repo_type=args.repo_type, revision=args.revision, timeout=TIMEOUT
+            ).sha
             if not commit:
-                raise Unavailable(f"asking {_endpoint()} for {args.uri(args.revision)}", "it names no commit")
-            tree = api.list_repo_tree(args.repo, recursive=True, revision=commit, repo_type=args.repo_type)
+                raise Unavailable(
+                    f"asking {_endpoint()} for {args.uri(args.revision)}", "it names no commit"
+                )
+            tree = api.list_repo_tree(
+                args.repo, recursive=True, revision=commit, repo_type=args.repo_type
+            )
             files = [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
         origin = {"uri": args.uri(commit), "revision": commit}
         return Listing(files=files, origin=origin, immutable=args.revision == commit)
 
     def fetch(
-        self, args: HubArgs, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]
+        self,
+        args: HubArgs,
+        listing: Listing,
+        file: RemoteFile,
+        to: Path,
+        advance: Callable[[int], None],
     ) -> None:
         import httpx
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public by its documentation
 
         commit = listing.origin["revision"]
-        url = hf_hub_url(args.repo, file.path, repo_type=args.repo_type, revision=commit, endpoint=_endpoint())
+        url = hf_hub_url(
+            args.repo, file.path, repo_type=args.repo_type, revision=commit, endpoint=_endpoint()
+        )
         # Compression would make ranges count bytes other than those of the file.
         headers = {**build_hf_headers(), "accept-encoding": "identity"}
         doing = f"downloading {file.path} of {args.uri(commit)}"
@@ -86,7 +114,9 @@ class HubSource:
                 fetch_ranges(_reader(client, url, doing), file.size, to, advance)
             except Transient as exc:
                 remedy = "what has arrived is kept: run again to go on"
-                raise Unavailable(doing, f"the hub at {_endpoint()} does not deliver ({exc})", remedy) from exc
+                raise Unavailable(
+                    doing, f"the hub at {_endpoint()} does not deliver ({exc})", remedy
+                ) from exc
 
 
 def _endpoint() -> str:
@@ -105,7 +135,9 @@ def _reader(client: "httpx.Client", url: str, doing: str) -> ReadRange:
 
     def read(start: int, end: int) -> Iterator[bytes]:
         try:
-            with client.stream("GET", url, headers={"range": f"bytes={start}-{end - 1}"}) as response:
+            with client.stream(
+                "GET", url, headers={"range": f"bytes={start}-{end - 1}"}
+            ) as response:
                 skip = _bytes_before(response, start, doing)
                 left = end - start
                 for chunk in response.iter_raw():
@@ -130,7 +162,11 @@ def _bytes_before(response: "httpx.Response", start: int, doing: str) -> int:
     if status == 200:
         return start
     if status in REFUSED:
-        raise BadInput(doing, f"the hub refuses it ({status})", "accept the conditions on its page and set HF_TOKEN")
+        raise BadInput(
+            doing,
+            f"the hub refuses it ({status})",
+            "accept the conditions on its page and set HF_TOKEN",
+        )
     if status in BUSY or status >= 500 or status == 206:
         raise Transient(f"status {status}")
     raise BadInput(doing, f"the hub answers {status}", "check the repository and the revision")
@@ -143,7 +179,8 @@ def _translated(args: HubArgs) -> Iterator[None]:
 
     uri, endpoint = args.uri(args.revision), _endpoint()
     doing = f"asking {endpoint} for {uri}"
-    # huggingface_hub 1.x speaks through httpx, 2.x through httpx2: ask for the errors of the one in use.
+    # huggingface_hub 1.x speaks through httpx, 2.x through httpx2: ask for the errors of the one in
+    # use.
     client = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     try:
         yield
@@ -152,7 +189,9 @@ def _translated(args: HubArgs) -> Iterator[None]:
         raise BadInput(doing, "access to the repository must be granted first", remedy) from exc
     except errors.RepositoryNotFoundError as exc:
         remedy = "check the name; for a private one set HF_TOKEN or run: hf auth login"
-        raise BadInput(doing, f"there is no such {args.repo_type} repository, or it is private", remedy) from exc
+        raise BadInput(
+            doing, f"there is no such {args.repo_type} repository, or it is private", remedy
+        ) from exc
     except errors.RevisionNotFoundError as exc:
         wrong = f"the repository has no revision '{args.revision}'"
         raise BadInput(doing, wrong, "name a branch, a tag or a whole commit id") from exc
@@ -162,12 +201,16 @@ def _translated(args: HubArgs) -> Iterator[None]:
         raise _by_status(doing, exc.response.status_code) from exc
     except (client.TransportError, ConnectionError) as exc:
         wrong = f"the hub cannot be reached ({exc})"
-        raise Unavailable(doing, wrong, "check the network and HF_ENDPOINT, then run again") from exc
+        raise Unavailable(
+            doing, wrong, "check the network and HF_ENDPOINT, then run again"
+        ) from exc
 
 
 def _by_status(doing: str, status: int) -> BadInput | Unavailable:
     if status in REFUSED:
-        return BadInput(doing, f"the hub refuses access ({status})", "check HF_TOKEN, or run: hf auth login")
+        return BadInput(
+            doing, f"the hub refuses access ({status})", "check HF_TOKEN, or run: hf auth login"
+        )
     if status in BUSY or status >= 500:
         return Unavailable(doing, f"the hub answers {status}", "run again later")
     return BadInput(doing, f"the hub answers {status}", "check the repository and the revision")

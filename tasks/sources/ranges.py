@@ -1,4 +1,5 @@
-"""One file in parallel ranges, resumable: parts that are done are noted beside the file, and found again.
+"""One file in parallel ranges, resumable: parts that are done are noted beside the file, and found
+again.
 
 Also works for a server that knows no ranges, one stream at a time.
 """
@@ -32,9 +33,11 @@ class Transient(Exception):
 
 
 def fetch_ranges(read: ReadRange, size: int, to: Path, advance: Callable[[int], None]) -> None:
-    """Write `size` bytes to `to`, reading ranges in parallel and going on where an earlier call was killed.
+    """Write `size` bytes to `to`, reading ranges in parallel and going on where an earlier call was
+    killed.
 
-    `read` raises Transient when trying again may help; after some attempts without a byte that is raised.
+    `read` raises Transient when trying again may help; after some attempts without a byte that is
+    raised.
     """
     part = PART
     journal = _Journal(to, size, part)
@@ -64,7 +67,12 @@ class _Stopped(Exception):
 
 
 def _fetch_part(
-    read: ReadRange, start: int, end: int, descriptor: int, advance: Callable[[int], None], stop: threading.Event
+    read: ReadRange,
+    start: int,
+    end: int,
+    descriptor: int,
+    advance: Callable[[int], None],
+    stop: threading.Event,
 ) -> None:
     attempt, at = 0, start
     while at < end:

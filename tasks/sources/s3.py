@@ -17,7 +17,9 @@ class S3Args(s3.S3Location):
 
 
 class S3Source:
-    """Contents are pinned by ETag, and verified where an object carries its sha256, as those that we push do."""
+    """Contents are pinned by ETag, and verified where an object carries its sha256, as those that
+    we push do.
+    """
 
     Args: ClassVar[type[SourceArgs]] = S3Args
 
@@ -35,10 +37,20 @@ class S3Source:
             return file
         return file.model_copy(update={"sha256": found.sha256})
 
-    def fetch(self, args: S3Args, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> None:
+    def fetch(
+        self,
+        args: S3Args,
+        listing: Listing,
+        file: RemoteFile,
+        to: Path,
+        advance: Callable[[int], None],
+    ) -> None:
         key = args.folder + file.path
         try:
             fetch_ranges(s3.reader(args, key, file.version), file.size, to, advance)
         except Transient as exc:
-            doing, remedy = f"downloading s3://{args.bucket}/{key}", "what has arrived is kept: run again to go on"
+            doing, remedy = (
+                f"downloading s3://{args.bucket}/{key}",
+                "what has arrived is kept: run again to go on",
+            )
             raise Unavailable(doing, f"the service does not deliver ({exc})", remedy) from exc

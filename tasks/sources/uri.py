@@ -1,4 +1,6 @@
-"""A source named in one word: `hf://org/name@revision`, `s3://bucket/prefix`, `file:///folder`, or a plain path."""
+"""A source named in one word: `hf://org/name@revision`, `s3://bucket/prefix`, `file:///folder`, or
+a plain path.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -24,9 +26,13 @@ def parse(uri: str) -> SourceArgs:
 
 
 class UriOrMapping(PluginArgs):
-    """Annotation for a recipe field that takes a URI or, for what a URI cannot say, a source's `Args`."""
+    """Annotation for a recipe field that takes a URI or, for what a URI cannot say, a source's
+    `Args`.
+    """
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         variants = super().__get_pydantic_json_schema__(schema, handler)["anyOf"]
         return {"anyOf": [{"type": "string", "title": "URI", "minLength": 1}, *variants]}
 
@@ -34,7 +40,9 @@ class UriOrMapping(PluginArgs):
         if isinstance(value, str):
             return _parse_field(value)
         if not isinstance(value, BaseModel | Mapping):
-            raise PydanticCustomError("source", "needs a URI such as hf://org/name@revision, or a mapping with `kind`")
+            raise PydanticCustomError(
+                "source", "needs a URI such as hf://org/name@revision, or a mapping with `kind`"
+            )
         return super()._validate(value)
 
 

@@ -33,17 +33,31 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 def report(verdict: str = "passed", **changes: Any) -> ConformanceReport:
-    outcome = {"check": "chat", "title": "chat", "verdict": verdict, "why": "so it was | seen", "seconds": 0.1}
+    outcome = {
+        "check": "chat",
+        "title": "chat",
+        "verdict": verdict,
+        "why": "so it was | seen",
+        "seconds": 0.1,
+    }
     fields: dict[str, Any] = {
-        "engine": "stand_in", "device": "cpu", "options": {}, "versions": {"made": "1.2"}, "machine": {"cores": "2"},
-        "date": "2026-11-26", "seconds": 3.0, "outcomes": [outcome],
-    }  # fmt: skip
+        "engine": "stand_in",
+        "device": "cpu",
+        "options": {},
+        "versions": {"made": "1.2"},
+        "machine": {"cores": "2"},
+        "date": "2026-11-26",
+        "seconds": 3.0,
+        "outcomes": [outcome],
+    }
     return ConformanceReport(**(fields | changes))
 
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """In place of the suite, which is tested elsewhere: keeps a report in which `fails` fails; returns all calls."""
+    """In place of the suite, which is tested elsewhere: keeps a report in which `fails` fails;
+    returns all calls.
+    """
     calls: list[dict[str, Any]] = []
 
     def check(name: str, workspace: Any, **options: Any) -> ConformanceReport:
@@ -57,7 +71,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_engines_are_listed_with_device_formats_environment_and_last_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_engines_are_listed_with_device_formats_environment_and_last_check(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     report().keep(Settings().home)
     code, out, _ = run(capsys, "--json")
     rows = {(row["engine"], row["device"]): row for row in json.loads(out)}
@@ -86,14 +102,18 @@ def test_a_check_is_told_line_by_line_and_kept(
 def test_a_failed_check_exits_3_after_everything_was_checked_and_printed(
     capsys: pytest.CaptureFixture[str], checked: list[dict[str, Any]]
 ) -> None:
-    code, out, err = run(capsys, "check", "stand_in", "llama_cpp", "--set", "default=fails", "--json")
+    code, out, err = run(
+        capsys, "check", "stand_in", "llama_cpp", "--set", "default=fails", "--json"
+    )
     assert code == 3
     assert [one["name"] for one in checked] == ["stand_in", "llama_cpp"]
     assert [one["outcomes"][0]["verdict"] for one in json.loads(out)] == ["failed", "failed"]
     assert "checking engines: failed are stand_in: chat" in err
 
 
-def test_an_engine_that_cannot_be_run_here_exits_4_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_cannot_be_run_here_exits_4_and_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, err = run(capsys, "check", "tgi", "--set", "program=no-such-launcher")
     assert code == 4
     assert "28 not run" in out
@@ -123,7 +143,9 @@ def test_bad_input_is_one_line_with_exit_code_2(
     assert advice in err.splitlines()[-1]
 
 
-def test_several_environments_are_installed_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_environments_are_installed_with_one_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, err = run(capsys, "install", "stand_in", "llama_cpp", "--json")
     assert code == 0, err
     rows = json.loads(out)
@@ -145,11 +167,16 @@ def test_prune_says_what_it_freed(
         assert told in out
 
 
-def test_the_document_is_written_from_what_was_recorded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_document_is_written_from_what_was_recorded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     report().keep(Settings().home)
     code, _, _ = run(capsys, "check", "--docs", str(tmp_path))
     assert code == 0
-    entries = {(one["engine"], one["device"]): one for one in json.loads((tmp_path / "engines.json").read_text())}
+    entries = {
+        (one["engine"], one["device"]): one
+        for one in json.loads((tmp_path / "engines.json").read_text())
+    }
     assert entries["stand_in", "cpu"]["report"] == report().model_dump(mode="json")
     assert entries["llama_cpp", "cpu"]["why"] == "not checked yet"
     text = (tmp_path / "engines.md").read_text()
@@ -163,15 +190,24 @@ def test_what_a_document_holds_of_other_machines_stays_until_it_is_seen_anew(
     report(date="2026-11-02").keep(Settings().home)
     for name, device, date in (("stand_in", "cpu", "2026-11-01"), ("vllm", "cuda", "2026-11-01")):
         other = report(engine=name, device=device, date=date)
-        entries = [matrix.MatrixEntry(engine=name, device=device, report=other).model_dump(mode="json")]
+        entries = [
+            matrix.MatrixEntry(engine=name, device=device, report=other).model_dump(mode="json")
+        ]
         (tmp_path / "engines.json").write_text(json.dumps(entries))
         run(capsys, "check", "--docs", str(tmp_path))
-        found = {(one["engine"], one["device"]): one for one in json.loads((tmp_path / "engines.json").read_text())}
+        found = {
+            (one["engine"], one["device"]): one
+            for one in json.loads((tmp_path / "engines.json").read_text())
+        }
         assert found["stand_in", "cpu"]["report"]["date"] == "2026-11-02"
     assert found["vllm", "cuda"]["report"]["date"] == "2026-11-01"
 
 
 def test_what_was_seen_cannot_break_the_table() -> None:
     entries = [matrix.MatrixEntry(engine="e", device="cpu", report=report("failed"))]
-    (row,) = [line for line in matrix.render(entries, [("chat", "chat")]).splitlines() if line.startswith("| chat")]
+    (row,) = [
+        line
+        for line in matrix.render(entries, [("chat", "chat")]).splitlines()
+        if line.startswith("| chat")
+    ]
     assert row == "| chat | failed: so it was \\| seen |"

@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def weighbridge(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from weighbridge.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program, str(ROOT), *words], cwd=cwd, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(ROOT), *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -38,7 +42,9 @@ def test_misspelt_command_names_the_nearest_and_exits_2() -> None:
     assert "did you mean 'plan'?" in done.stderr
 
 
-@pytest.mark.parametrize(("error", "code"), [(WeighbridgeError, 1), (BadInput, 2), (GateFailed, 3), (Unavailable, 4)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(WeighbridgeError, 1), (BadInput, 2), (GateFailed, 3), (Unavailable, 4)]
+)
 def test_errors_are_one_line_with_their_exit_code(
     error: type[WeighbridgeError],
     code: int,
@@ -57,7 +63,10 @@ def test_errors_are_one_line_with_their_exit_code(
 
 @pytest.mark.parametrize(
     ("error", "free"),
-    [(OSError(28, "No space left on device"), 1 << 40), (RuntimeError("500 Internal Server Error"), 0)],
+    [
+        (OSError(28, "No space left on device"), 1 << 40),
+        (RuntimeError("500 Internal Server Error"), 0),
+    ],
 )
 def test_a_full_disk_is_called_so_wherever_it_shows(
     error: Exception, free: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -66,7 +75,9 @@ def test_a_full_disk_is_called_so_wherever_it_shows(
         raise error
 
     monkeypatch.setattr("weighbridge.cli.main.cli.main", fail)
-    monkeypatch.setattr("weighbridge.cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(
+        "weighbridge.cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free)
+    )
     with pytest.raises(SystemExit) as exit_:
         main(["run", "x.yaml"])
     assert exit_.value.code == 4

@@ -46,7 +46,13 @@ def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
 
 def test_services_that_do_not_run_are_stopped(workspace: Workspace) -> None:
     services = json.loads(weighbridge("status", "--json"))["services"]
-    assert [one["name"] for one in services] == ["gateway", "prefect", "mlflow", "deployer", "worker"]
+    assert [one["name"] for one in services] == [
+        "gateway",
+        "prefect",
+        "mlflow",
+        "deployer",
+        "worker",
+    ]
     assert {one["state"] for one in services} == {"STOPPED"}
 
 

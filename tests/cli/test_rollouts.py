@@ -62,7 +62,9 @@ def deployer(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploye
     """One in this process, which the commands find where `up` writes it down."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("WEIGHBRIDGE_DEPLOYER_PORT", "0")
-    made = Deployer(Workspace(Settings()), connect=lambda settings: shop.wishes, announce=lambda event: None)  # type: ignore[arg-type,return-value]
+    made = Deployer(
+        Workspace(Settings()), connect=lambda settings: shop.wishes, announce=lambda event: None
+    )  # type: ignore[arg-type,return-value]
     made.start()
     made.reconcile()
     over = threading.Event()
@@ -123,7 +125,9 @@ def test_a_version_that_does_not_hold_ends_with_3_and_says_why(
         request.getfixturevalue("deployer")
     weighbridge("promote", "demo", "1")
     shop.world.versions["2"] = Version(garbage=True)
-    with pytest.raises(GateFailed, match=r"serving demo 2 at shop: its answers.*; version 1 goes on serving") as stop:
+    with pytest.raises(
+        GateFailed, match=r"serving demo 2 at shop: its answers.*; version 1 goes on serving"
+    ) as stop:
         weighbridge("promote", "demo", "2")
     assert stop.value.exit_code == 3
     assert shop.serves() == "1"
@@ -162,7 +166,9 @@ def test_rollback_goes_back_to_the_version_before_and_again_forward(shop: Machin
     assert (shop.serves(), shop.wishes.alias) == ("2", "2")
 
 
-def test_rollback_takes_back_what_is_being_rolled_out_even_paused(shop: Machine, deployer: Deployer) -> None:
+def test_rollback_takes_back_what_is_being_rolled_out_even_paused(
+    shop: Machine, deployer: Deployer
+) -> None:
     weighbridge("promote", "demo", "1")
     shop.policy["step_seconds"] = 600
     weighbridge("promote", "demo", "2", "--no-wait")
@@ -179,7 +185,9 @@ def test_rollback_of_the_first_version_says_that_there_is_none_before(shop: Mach
         weighbridge("rollback", "shop")
 
 
-def test_abort_keeps_the_old_version_and_leaves_the_alias(shop: Machine, deployer: Deployer) -> None:
+def test_abort_keeps_the_old_version_and_leaves_the_alias(
+    shop: Machine, deployer: Deployer
+) -> None:
     weighbridge("promote", "demo", "1")
     shop.policy["step_seconds"] = 600
     weighbridge("promote", "demo", "2", "--no-wait")
@@ -212,7 +220,10 @@ def test_history_shows_every_rollout_newest_first(shop: Machine) -> None:
     with pytest.raises(GateFailed):
         weighbridge("promote", "demo", "2")
     found = json.loads(weighbridge("history", "shop", "--json"))
-    assert [(one["version"], one["outcome"]) for one in found] == [("2", "failed"), ("1", "serving")]
+    assert [(one["version"], one["outcome"]) for one in found] == [
+        ("2", "failed"),
+        ("1", "serving"),
+    ]
     assert found[0]["previous"] == "1"
     assert "its answers" in found[0]["detail"]
     shown = weighbridge("history", "shop")
@@ -221,6 +232,8 @@ def test_history_shows_every_rollout_newest_first(shop: Machine) -> None:
 
 def test_history_holds_what_mlflow_was_not_told_yet(shop: Machine) -> None:
     weighbridge("promote", "demo", "1")
-    shop.managed.outbox.write("r2", "begin", target="shop", model="demo", version="2", trigger="webhook")
+    shop.managed.outbox.write(
+        "r2", "begin", target="shop", model="demo", version="2", trigger="webhook"
+    )
     found = json.loads(weighbridge("history", "shop", "--json"))
     assert [(one["version"], one["outcome"]) for one in found] == [("2", "begun"), ("1", "serving")]

@@ -14,14 +14,18 @@ def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """The report of so many candidates in a terminal of so many columns."""
     rows = [
         {
-            "candidate": f"llama_cpp/gguf-Q{number}", "exact match": f"0.{number:02} (0.100–0.900)",
-            "TTFT p50 / p95": f"{number} ms / 99 ms", "verdict": "winner" if number == 0 else "slower",
+            "candidate": f"llama_cpp/gguf-Q{number}",
+            "exact match": f"0.{number:02} (0.100–0.900)",
+            "TTFT p50 / p95": f"{number} ms / 99 ms",
+            "verdict": "winner" if number == 0 else "slower",
         }
         for number in range(candidates)
-    ]  # fmt: skip
+    ]
     out = io.StringIO()
     monkeypatch.setattr(screen, "console", Console(file=out, width=width))
-    screen.print_report(WeighingReport("reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b""))
+    screen.print_report(
+        WeighingReport("reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b"")
+    )
     return out.getvalue()
 
 

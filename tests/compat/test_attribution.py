@@ -1,4 +1,6 @@
-"""Who is to blame: each package that breaks a contract alone, and where none does, the fewest that do together."""
+"""Who is to blame: each package that breaks a contract alone, and where none does, the fewest that
+do together.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,14 +36,18 @@ def test_two_packages_that_break_one_contract_are_both_named() -> None:
     world = World(flow=[{"a"}], schedule=[{"a"}, {"b"}])
     found = world.blame(["a", "b", "c"], ["a", "b", "c"])
     assert [(blame.contract, blame.packages) for blame in found] == [
-        ("flow", ("a",)), ("schedule", ("a",)), ("schedule", ("b",)),
-    ]  # fmt: skip
+        ("flow", ("a",)),
+        ("schedule", ("a",)),
+        ("schedule", ("b",)),
+    ]
     assert found[2].error == "schedule broken by ['b']"
 
 
 def test_an_indirect_package_is_found_among_many_in_few_trials() -> None:
     world = World(flow=[{"p27"}])
-    assert world.blame(["a", "b"], ["a", "b", *MANY]) == [Blame("flow", ("p27",), "flow broken by ['p27']")]
+    assert world.blame(["a", "b"], ["a", "b", *MANY]) == [
+        Blame("flow", ("p27",), "flow broken by ['p27']")
+    ]
     assert len(world.trials) < 20
 
 

@@ -12,39 +12,56 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
 
 
-def run(subject: Subject, cache: Path, options: Options | None = None) -> tuple[CompatReport, Checked]:
+def run(
+    subject: Subject, cache: Path, options: Options | None = None
+) -> tuple[CompatReport, Checked]:
     report = check([subject], options or Options(), cache)
     (one,) = report.environments
     return report, one
 
 
-def test_the_package_whose_update_breaks_a_contract_is_named_and_others_are_not(index: Index, cache: Path) -> None:
+def test_the_package_whose_update_breaks_a_contract_is_named_and_others_are_not(
+    index: Index, cache: Path
+) -> None:
     index.add("alpha", "1.0", "def thing(): ...\n")
     index.add("alpha", "2.0")
     index.add("beta", "1.0")
     index.add("beta", "1.1")
     subject = index.subject(
-        ["alpha<2", "beta"], {"alpha": "1.0", "beta": "1.0"},
+        ["alpha<2", "beta"],
+        {"alpha": "1.0", "beta": "1.0"},
         {IMPORTS: "from alpha import thing\nimport beta\n", "beta alone": "import beta\n"},
-    )  # fmt: skip
+    )
     report, one = run(subject, cache)
     (found,) = one.findings
-    assert (found.kind, found.packages, found.contract) == ("breaks", {"alpha": ("1.0", "2.0")}, IMPORTS)
+    assert (found.kind, found.packages, found.contract) == (
+        "breaks",
+        {"alpha": ("1.0", "2.0")},
+        IMPORTS,
+    )
     assert "alpha.thing: ModuleNotFoundError" in found.why
-    assert {result.contract: result.holds for result in one.results} == {IMPORTS: False, "beta alone": True}
+    assert {result.contract: result.holds for result in one.results} == {
+        IMPORTS: False,
+        "beta alone": True,
+    }
     assert report.headline() == "alpha 1.0 → 2.0 breaks 'its imports' (made_up)"
     assert [(row["package"], row["verdict"]) for row in report.rows()] == [
-        ("alpha", "breaks 'its imports'"), ("beta", "nothing breaks"),
-    ]  # fmt: skip
+        ("alpha", "breaks 'its imports'"),
+        ("beta", "nothing breaks"),
+    ]
     assert "## alpha 1.0 → 2.0: breaks “its imports” in made_up" in report.markdown()
 
 
-def test_an_indirect_dependency_is_blamed_where_no_direct_one_breaks_it(index: Index, cache: Path) -> None:
+def test_an_indirect_dependency_is_blamed_where_no_direct_one_breaks_it(
+    index: Index, cache: Path
+) -> None:
     index.add("alpha", "1.0", requires=["gamma"])
     index.add("alpha", "1.1", requires=["gamma"])
     index.add("gamma", "1.0", "def thing(): ...\n")
     index.add("gamma", "2.0")
-    subject = index.subject(["alpha"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from gamma import thing\n"})
+    subject = index.subject(
+        ["alpha"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from gamma import thing\n"}
+    )
     _, one = run(subject, cache)
     assert [found.packages for found in one.findings] == [{"gamma": ("1.0", "2.0")}]
 
@@ -54,7 +71,9 @@ def test_what_must_move_along_is_told(index: Index, cache: Path) -> None:
     index.add("alpha", "2.0", requires=["gamma>=2"])
     index.add("gamma", "1.0")
     index.add("gamma", "2.0")
-    subject = index.subject(["alpha<2"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from alpha import thing\n"})
+    subject = index.subject(
+        ["alpha<2"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from alpha import thing\n"}
+    )
     report, one = run(subject, cache)
     (found,) = one.findings
     assert found.with_it == {"gamma": ("1.0", "2.0")}
@@ -69,34 +88,44 @@ def test_a_conflict_names_both_packages_and_their_bounds(index: Index, cache: Pa
     index.add("gamma", "1.0")
     index.add("gamma", "2.0")
     locked = {"alpha": "1.0", "beta": "1.0"}
-    report, one = run(index.subject(["alpha", "beta"], locked, {IMPORTS: "import alpha, beta\n"}), cache)
+    report, one = run(
+        index.subject(["alpha", "beta"], locked, {IMPORTS: "import alpha, beta\n"}), cache
+    )
     held = [found for found in one.findings if found.kind == "held back"]
     assert len(held) == 1
     (name,) = held[0].packages
     assert held[0].packages == {name: ("1.0", "2.0")}
     assert ({"alpha", "beta"} - {name}).pop() in held[0].why
-    assert {result.versions for result in one.results} == {"everything at its newest", f"{name} 2.0 alone"}
+    assert {result.versions for result in one.results} == {
+        "everything at its newest",
+        f"{name} 2.0 alone",
+    }
     assert report.breaks == []
 
 
-def test_an_update_that_goes_only_without_the_others_is_tried_alone(index: Index, cache: Path) -> None:
+def test_an_update_that_goes_only_without_the_others_is_tried_alone(
+    index: Index, cache: Path
+) -> None:
     index.add("alpha", "1.0", "def thing(): ...\n")
     index.add("alpha", "2.0", requires=["beta<2"])
     index.add("beta", "1.0")
     index.add("beta", "2.0")
     subject = index.subject(
         ["beta", "alpha"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "from alpha import thing\n"}
-    )  # fmt: skip
+    )
     _, one = run(subject, cache)
     assert [(found.kind, found.packages) for found in one.findings] == [
-        ("held back", {"alpha": ("1.0", "2.0")}), ("breaks", {"alpha": ("1.0", "2.0")}),
-    ]  # fmt: skip
+        ("held back", {"alpha": ("1.0", "2.0")}),
+        ("breaks", {"alpha": ("1.0", "2.0")}),
+    ]
 
 
 def test_a_contract_that_breaks_as_locked_too_is_nobodys_fault(index: Index, cache: Path) -> None:
     index.add("alpha", "1.0")
     index.add("alpha", "2.0")
-    report, one = run(index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"}), cache)
+    report, one = run(
+        index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"}), cache
+    )
     assert [(found.kind, found.packages) for found in one.findings] == [("broken already", {})]
     assert report.breaks
 
@@ -110,8 +139,14 @@ def test_one_that_hangs_and_one_that_dies_hide_no_other(index: Index, cache: Pat
     index.add("gamma", "1.0", "thing = 1\n")
     index.add("gamma", "2.0")
     names = ("alpha", "beta", "gamma")
-    uses = {"dies": "import alpha\n", "hangs": "import beta\n", "lacks": "from gamma import thing\n"}
-    _, one = run(index.subject(names, dict.fromkeys(names, "1.0"), uses), cache, Options(contract_seconds=8))
+    uses = {
+        "dies": "import alpha\n",
+        "hangs": "import beta\n",
+        "lacks": "from gamma import thing\n",
+    }
+    _, one = run(
+        index.subject(names, dict.fromkeys(names, "1.0"), uses), cache, Options(contract_seconds=8)
+    )
     blamed = {found.contract: (list(found.packages), found.why) for found in one.findings}
     assert blamed["dies"] == (["alpha"], "it ended without a result; its last words: out of luck")
     assert blamed["hangs"][0] == ["beta"]
@@ -123,7 +158,9 @@ def test_only_the_packages_asked_for_move(index: Index, cache: Path) -> None:
     for name in ("alpha", "beta"):
         index.add(name, "1.0")
         index.add(name, "2.0")
-    subject = index.subject(["alpha<2", "beta<2"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"})
+    subject = index.subject(
+        ["alpha<2", "beta<2"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
+    )
     _, one = run(subject, cache, Options(only=("beta",)))
     assert {change.package: change.newest for change in one.changes} == {"beta": "2.0"}
     with pytest.raises(BadInput, match=r"checking 'bta'.*did you mean 'beta'"):
@@ -134,16 +171,21 @@ def test_a_bound_is_named_where_it_is_what_keeps_the_newest_out(index: Index, ca
     for name in ("alpha", "beta"):
         index.add(name, "1.0")
         index.add(name, "2.0")
-    subject = index.subject(["alpha<2", "beta<3"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"})
+    subject = index.subject(
+        ["alpha<2", "beta<3"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
+    )
     report, _ = run(subject, cache, Options(run=False))
     assert {row["package"]: row["why"] for row in report.rows() if row["package"]} == {
-        "alpha": "kept out by our own <2", "beta": "",
-    }  # fmt: skip
+        "alpha": "kept out by our own <2",
+        "beta": "",
+    }
 
 
 def test_where_nothing_is_newer_nothing_is_installed(index: Index, cache: Path) -> None:
     index.add("alpha", "1.0")
-    report, one = run(index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache)
+    report, one = run(
+        index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache
+    )
     assert (one.state, one.results, report.headline()) == ("as locked", [], "nothing would break")
 
 
@@ -156,7 +198,9 @@ def test_an_update_that_cannot_be_built_is_one_that_breaks(
     index.add("beta", "1.0")
     index.add("beta", "1.1")
     index.add_broken_source("alpha", "2.0", metadata)
-    subject = index.subject(["alpha", "beta"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"})
+    subject = index.subject(
+        ["alpha", "beta"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
+    )
     _, one = run(subject, cache)
     (found,) = one.findings
     assert (found.kind, found.contract) == ("breaks", contract)

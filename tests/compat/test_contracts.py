@@ -31,12 +31,20 @@ except ImportError:
 def late() -> None:
     from delta import later
 """
-    assert set(contract_runner.used(source)) == {("alpha.sub", ""), ("beta", "thing"), ("delta", "later")}
+    assert set(contract_runner.used(source)) == {
+        ("alpha.sub", ""),
+        ("beta", "thing"),
+        ("delta", "later"),
+    }
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
-    (tmp_path / "uses.py").write_text("from json import loads\nimport not_there\nfrom pytest import nothing_such\n")
-    with pytest.raises(ImportError, match=r"not_there: ModuleNotFoundError.*; pytest.nothing_such: ModuleNotFound"):
+    (tmp_path / "uses.py").write_text(
+        "from json import loads\nimport not_there\nfrom pytest import nothing_such\n"
+    )
+    with pytest.raises(
+        ImportError, match=r"not_there: ModuleNotFoundError.*; pytest.nothing_such: ModuleNotFound"
+    ):
         contract_runner.imports(str(tmp_path / "uses.py"))
 
 
@@ -66,7 +74,9 @@ def test_every_locked_environment_is_checked_and_says_which_contracts_hold_in_it
         assert not missing, subject.name
         for one in subject.contracts:
             module, _, function = one.call.partition(":")
-            source = (PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py").read_text()
+            source = (
+                PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py"
+            ).read_text()
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), one.call
     assert {subject.serves for subject in found.values()} - {""} <= set(names("engine"))
 
@@ -75,17 +85,23 @@ def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
     (control,) = subjects([CONTROL])
     constrained, free = Resolver(control), Resolver(control, with_torch=True)
     assert "torch<2.14,>=2.13" in constrained._lifted()
-    assert [pin.partition("+")[0] for pin in constrained._pinned() if pin.startswith("torch==")] == ["torch==2.13.0"]
+    assert [
+        pin.partition("+")[0] for pin in constrained._pinned() if pin.startswith("torch==")
+    ] == ["torch==2.13.0"]
     assert free._pinned() == []
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # it installs gigabytes: a minute on an idle machine, fourteen on a very busy one
+@pytest.mark.timeout(
+    1800
+)  # it installs gigabytes: a minute on an idle machine, fourteen on a very busy one
 def test_fastapi_and_sqlalchemy_that_break_prefect_are_caught_and_told_apart() -> None:
     """A real environment of the control plane, in which two bounds of pyproject.toml are lifted."""
     (control,) = subjects([CONTROL])
     planned = tuple(
-        one for one in control.contracts if one.call == "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"
+        one
+        for one in control.contracts
+        if one.call == "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"
     )
     options = Options(only=("fastapi", "sqlalchemy"))
     report = check([replace(control, contracts=planned)], options, Settings().cache)

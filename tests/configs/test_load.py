@@ -32,7 +32,9 @@ deploy:
 """
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_in_the_tree_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/made")
     monkeypatch.setenv("BUCKET", "models")
@@ -59,7 +61,11 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ("  r: 8", "  r: many", "line 8, finetune.r: "),
         ("finetune:", "fintune:", "line 7, fintune: unknown key; did you mean 'finetune'?"),
         ("name: demo", "name: De mo", "line 1, name: "),
-        ("kind: gguf", "kind: ggf", "line 11, optimize.variants[0]: no optimizer is called 'ggf'; did you mean"),
+        (
+            "kind: gguf",
+            "kind: ggf",
+            "line 11, optimize.variants[0]: no optimizer is called 'ggf'; did you mean",
+        ),
         ("quantization: Q8_0", "quantisation: Q8_0", "did you mean 'quantization'?"),
         ("kind: llama_cpp", "kind: lama_cpp", "did you mean 'llama_cpp'?"),
         (
@@ -69,11 +75,17 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ),
         ("deploy:", "name: twice\ndeploy:", "'name' is there twice"),
         ("name: demo", "- demo", "reading recipe"),
-        ("name: demo", "name: ${NOT_SET_ANYWHERE}", "environment variable NOT_SET_ANYWHERE is not set"),
+        (
+            "name: demo",
+            "name: ${NOT_SET_ANYWHERE}",
+            "environment variable NOT_SET_ANYWHERE is not set",
+        ),
         ("name: demo", "name: ${HF_TOKEN}", "looks like a secret"),
     ],
 )
-def test_mistakes_are_one_line_with_place_and_remedy(before: str, after: str, expected: str) -> None:
+def test_mistakes_are_one_line_with_place_and_remedy(
+    before: str, after: str, expected: str
+) -> None:
     with pytest.raises(BadInput) as caught:
         parse(VALID.replace(before, after))
     assert expected in str(caught.value)

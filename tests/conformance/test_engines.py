@@ -1,4 +1,6 @@
-"""Every registered engine is held to the suite, as far as this machine can run it; one that it cannot says why."""
+"""Every registered engine is held to the suite, as far as this machine can run it; one that it
+cannot says why.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +24,14 @@ vLLM compiles a model that it has not seen for minutes, at each of three starts.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", plugins.names("engine"))
-def test_the_engine_does_all_that_it_claims(name: str, workspace: Workspace, tmp_path: Path) -> None:
+def test_the_engine_does_all_that_it_claims(
+    name: str, workspace: Workspace, tmp_path: Path
+) -> None:
     engine: Engine = plugins.load("engine", name)
     report = check(name, workspace, options=OPTIONS.get(name))
-    assert report.failed == [], [outcome for outcome in report.outcomes if outcome["verdict"] == "failed"]
+    assert report.failed == [], [
+        outcome for outcome in report.outcomes if outcome["verdict"] == "failed"
+    ]
     environment = report.outcomes[0]
     if environment["verdict"] == "not run":
         pytest.skip(f"{name} cannot be run here: {environment['why']}")

@@ -1,4 +1,6 @@
-"""The suite finds nothing wrong with an engine that does all right, and of one with a fault just what is wrong."""
+"""The suite finds nothing wrong with an engine that does all right, and of one with a fault just
+what is wrong.
+"""
 
 import json
 from pathlib import Path
@@ -27,7 +29,16 @@ CHATS = {
 }
 PLAIN = ("The quick brown fox", "jumps over the lazy dog.")
 GOOD = StandInArgs(token_delay=0.002, context=CONTEXT, drains=True, threads=2)
-STREAMED = {"chat_stream", "completion_stream", "usage_stream", "stop", "unicode", "at_once", "client_gone", "drain"}
+STREAMED = {
+    "chat_stream",
+    "completion_stream",
+    "usage_stream",
+    "stop",
+    "unicode",
+    "at_once",
+    "client_gone",
+    "drain",
+}
 
 
 def question(name: str, said: list[str], answer: str) -> Question:
@@ -36,7 +47,11 @@ def question(name: str, said: list[str], answer: str) -> Question:
     messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     words = len("\n".join(said).split())
     return Question(
-        name=name, prompt=messages, prompt_ids=list(range(words)), answer=answer, answer_ids=[0] * len(answer.split())
+        name=name,
+        prompt=messages,
+        prompt_ids=list(range(words)),
+        answer=answer,
+        answer_ids=[0] * len(answer.split()),
     )
 
 
@@ -50,10 +65,18 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     model.mkdir()
     (model / "model.gguf").write_text(json.dumps(answers | {open_question: " ".join("abcdefgh")}))
     questions = [question(name, said, answer) for name, (said, answer) in CHATS.items()]
-    plain = Question(name="completion", prompt=PLAIN[0], prompt_ids=[0] * 4, answer=PLAIN[1], answer_ids=[0] * 5)
+    plain = Question(
+        name="completion", prompt=PLAIN[0], prompt_ids=[0] * 4, answer=PLAIN[1], answer_ids=[0] * 5
+    )
     scored = [Scored(prompt_ids=[1], ids=[2], logprobs=[-1.0])]
     texts = [Tokens(text="three word text", ids=[5, 4, 4])]
-    reference = Reference(made_by="a table", context=CONTEXT, texts=texts, questions=[*questions, plain], scored=scored)
+    reference = Reference(
+        made_by="a table",
+        context=CONTEXT,
+        texts=texts,
+        questions=[*questions, plain],
+        scored=scored,
+    )
     return Subject(GOOD, model, reference, Settings().cache, tmp_path / "logs")
 
 
@@ -74,7 +97,9 @@ def failed(found: dict[str, CheckResult]) -> set[str]:
 
 def test_what_does_all_right_passes_all_that_it_claims(subject: Subject) -> None:
     found = outcomes(subject, GOOD)
-    others = {name: outcome.verdict for name, outcome in found.items() if outcome.verdict != "passed"}
+    others = {
+        name: outcome.verdict for name, outcome in found.items() if outcome.verdict != "passed"
+    }
     assert others == {"chat_template": "known not to", "logprobs": "known not to"}
 
 
@@ -107,27 +132,41 @@ TOGETHER = (
     ("deaf", "no_max_tokens"),
     ("ignores_sigterm",),
 )
-"""Faults whose checks have nothing in common, in one run: each must fail its own, and nothing else may."""
+"""Faults whose checks have nothing in common, in one run: each must fail its own, and nothing else
+may.
+"""
 
 
 def test_every_flaw_of_the_stand_in_is_tried_once() -> None:
-    assert sorted(flaw for flaws in TOGETHER for flaw in flaws) == sorted(FLAWS) == sorted(BROKEN_BY)
+    assert (
+        sorted(flaw for flaws in TOGETHER for flaw in flaws) == sorted(FLAWS) == sorted(BROKEN_BY)
+    )
 
 
 @pytest.mark.parametrize("flaws", TOGETHER, ids="-".join)
-def test_faults_fail_the_checks_of_what_they_break_and_no_others(flaws: tuple[str, ...], subject: Subject) -> None:
+def test_faults_fail_the_checks_of_what_they_break_and_no_others(
+    flaws: tuple[str, ...], subject: Subject
+) -> None:
     broken = [BROKEN_BY[flaw] for flaw in flaws]
     assert sum(map(len, broken)) == len(set().union(*broken))
-    assert failed(outcomes(subject, GOOD.model_copy(update={"flaws": flaws}))) == set().union(*broken)
+    assert failed(outcomes(subject, GOOD.model_copy(update={"flaws": flaws}))) == set().union(
+        *broken
+    )
 
 
 @pytest.mark.parametrize("fault", ["truncate_every", "unfinished_every"])
-def test_streams_that_break_off_fail_whatever_is_streamed_to_its_end(fault: str, subject: Subject) -> None:
-    assert failed(outcomes(subject, GOOD.model_copy(update={fault: 1, "drains": False}))) == STREAMED
+def test_streams_that_break_off_fail_whatever_is_streamed_to_its_end(
+    fault: str, subject: Subject
+) -> None:
+    assert (
+        failed(outcomes(subject, GOOD.model_copy(update={fault: 1, "drains": False}))) == STREAMED
+    )
 
 
 def test_what_does_not_start_is_told_once_with_its_last_words(subject: Subject) -> None:
-    found = outcomes(subject, GOOD.model_copy(update={"die_loading": "not enough memory for 80 layers"}))
+    found = outcomes(
+        subject, GOOD.model_copy(update={"die_loading": "not enough memory for 80 layers"})
+    )
     assert "not enough memory for 80 layers" in found["start"].why
     assert failed(found) == {"start"}
     assert {outcome.verdict for name, outcome in found.items() if name != "start"} == {"not run"}
@@ -140,12 +179,16 @@ def test_one_that_dies_is_started_again_for_the_next_check(subject: Subject) -> 
     assert 0 < len(failed(found)) < len(suite.CHECKS)
 
 
-def test_what_an_engine_says_it_lacks_is_not_held_against_it(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_engine_says_it_lacks_is_not_held_against_it(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from weighbridge.serving.engines.base import Capabilities
 
     modest = Capabilities(streaming=False, lacks={"seed": "it draws as it likes"})
     monkeypatch.setattr(StandInEngine, "capabilities", modest)
-    found = outcomes(subject, GOOD.model_copy(update={"flaws": ("no_seed", "no_metrics"), "truncate_every": 1}))
+    found = outcomes(
+        subject, GOOD.model_copy(update={"flaws": ("no_seed", "no_metrics"), "truncate_every": 1})
+    )
     assert failed(found) == set()
     assert (found["seed"].verdict, found["seed"].why) == ("known not to", "it draws as it likes")
     for check in suite.CHECKS:

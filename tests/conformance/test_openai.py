@@ -32,7 +32,9 @@ def test_what_an_endpoint_does_comes_through(workspace: Workspace, tmp_path: Pat
     assert unclaimed == {"tokenization", "chat_template", "logprobs", "metrics", "failed_start"}
 
 
-def test_the_key_goes_to_the_endpoint_and_is_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_goes_to_the_endpoint_and_is_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     with stand_in(Behaviour(answers={"ping": "pong"})) as server:
         args = OpenAIArgs(url=f"{server.url}/v1", api_key_env="MY_KEY", model="stand-in-large")
@@ -58,7 +60,9 @@ def test_an_endpoint_that_refuses_or_goes_away_is_told_in_its_own_words(tmp_path
                 Client(running.url).ask("ping")
 
 
-def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(Unavailable, match=r"looking for an endpoint at http://127\.0\.0\.1:1/v1"):
         OpenAI().check(OpenAIArgs(url="http://127.0.0.1:1/v1"))
     monkeypatch.delenv("MY_KEY", raising=False)
@@ -66,7 +70,9 @@ def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(monkeypatc
         OpenAI().check(OpenAIArgs(api_key_env="MY_KEY"))
 
 
-@pytest.mark.parametrize("field", [{"api_key_env": "sk-secret"}, {"url": "http://user:secret@host/v1"}])
+@pytest.mark.parametrize(
+    "field", [{"api_key_env": "sk-secret"}, {"url": "http://user:secret@host/v1"}]
+)
 def test_a_key_where_its_name_belongs_is_refused(field: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="should match pattern"):
         OpenAIArgs(**field)  # type: ignore[arg-type]  # the options are all text

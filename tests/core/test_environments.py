@@ -1,4 +1,6 @@
-"""Locked environments: built whole or not at all, once, from the index that the machine is set up for."""
+"""Locked environments: built whole or not at all, once, from the index that the machine is set up
+for.
+"""
 
 import logging
 import os
@@ -58,7 +60,9 @@ def write_lock(folder: Path, text: str, name: str = "tool") -> Path:
 
 def version_in(environment: environments.Environment, module: str) -> str:
     script = f"import {module}; print({module}.version)"
-    return subprocess.run([environment.python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [environment.python, "-c", script], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_an_environment_holds_what_its_lock_names(tmp_path: Path, wheels: Path) -> None:
@@ -84,7 +88,9 @@ def test_another_lock_is_another_environment(tmp_path: Path, wheels: Path) -> No
 
 def test_a_version_nobody_has_is_named(tmp_path: Path, wheels: Path) -> None:
     lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("1.0", "9.9"))
-    with pytest.raises(Unavailable, match=r"environment 'tool'.*alpha==9\.9.*index settings") as caught:
+    with pytest.raises(
+        Unavailable, match=r"environment 'tool'.*alpha==9\.9.*index settings"
+    ) as caught:
         ensure(lock, tmp_path / "cache")
     assert "\n" not in str(caught.value)
 
@@ -107,7 +113,10 @@ def test_where_the_user_has_no_index_none_is_asked(
 ) -> None:
     monkeypatch.setenv("UV_NO_INDEX", "1")
     with pytest.raises(Unavailable, match="beta was not found in the provided package locations"):
-        ensure(write_lock(tmp_path, make_wheel(wheels, "alpha").replace("alpha", "beta")), tmp_path / "cache")
+        ensure(
+            write_lock(tmp_path, make_wheel(wheels, "alpha").replace("alpha", "beta")),
+            tmp_path / "cache",
+        )
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, wheels: Path) -> None:
@@ -134,7 +143,9 @@ def test_an_environment_whose_python_is_gone_is_built_anew(tmp_path: Path, wheel
     assert version_in(ensure(lock, tmp_path / "cache"), "alpha") == "1.0"
 
 
-def test_a_killed_builder_takes_its_installer_along(tmp_path: Path, wheels: Path, silent_index: str) -> None:
+def test_a_killed_builder_takes_its_installer_along(
+    tmp_path: Path, wheels: Path, silent_index: str
+) -> None:
     lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("alpha", "beta"))
     with subprocess.Popen([sys.executable, "-c", ENSURE, lock, tmp_path / "cache"]) as builder:
         installer = _child_of(builder.pid)
@@ -161,13 +172,18 @@ def test_two_at_once_build_one(tmp_path: Path, wheels: Path) -> None:
     told = f"import logging; logging.basicConfig(level=logging.INFO)\n{ENSURE}"
     command = [sys.executable, "-c", told, str(lock), str(cache)]
     with ExitStack() as stack:
-        builders = [stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) for _ in range(2)]
+        builders = [
+            stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            for _ in range(2)
+        ]
         words = [builder.communicate()[1] for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0], words
     assert sum("built in" in text for text in words) == 1
 
 
-def test_who_waits_for_another_builder_says_so(tmp_path: Path, wheels: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_waits_for_another_builder_says_so(
+    tmp_path: Path, wheels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "weighbridge")
     lock, cache = write_lock(tmp_path, make_wheel(wheels, "alpha")), tmp_path / "cache"
     path = locate(lock, cache)[0].path
@@ -182,7 +198,9 @@ def test_who_waits_for_another_builder_says_so(tmp_path: Path, wheels: Path, cap
 
 
 def test_a_full_disk_is_called_so() -> None:
-    report = "error: Failed to install: alpha-1.0\n  Caused by: No space left on device (os error 28)\n"
+    report = (
+        "error: Failed to install: alpha-1.0\n  Caused by: No space left on device (os error 28)\n"
+    )
     wrong, remedy = environments._explain(report, 2)
     assert wrong == "the disk is full"
     assert "uv cache prune" in remedy
@@ -202,7 +220,9 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
-    """URL of a package index on this machine that has `gamma`; the lock's line lies beside its files."""
+    """URL of a package index on this machine that has `gamma`; the lock's line lies beside its
+    files.
+    """
     root = tmp_path / "index"
     line = make_wheel(root / "simple" / "gamma", "gamma")
     (tmp_path / "gamma.line").write_text(line)
@@ -232,7 +252,9 @@ def test_the_index_that_pip_is_told_in_the_environment_is_used(
 
 
 @pytest.mark.usefixtures("no_uv_settings")
-def test_the_index_of_pips_own_file_is_used(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_of_pips_own_file_is_used(
+    tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {index}\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     lock = write_lock(tmp_path, (tmp_path / "gamma.line").read_text())
@@ -263,7 +285,9 @@ def test_a_lock_that_needs_torch_brings_the_lock_of_torch(tmp_path: Path) -> Non
     assert [path.name for path in environments.locks_of(lock)] == ["tool.lock", "torch.lock"]
 
 
-def test_a_lock_whose_maker_overruled_its_packages_is_installed_as_it_is(tmp_path: Path, wheels: Path) -> None:
+def test_a_lock_whose_maker_overruled_its_packages_is_installed_as_it_is(
+    tmp_path: Path, wheels: Path
+) -> None:
     line = make_wheel(wheels, "alpha", requires=["sound"])
     with pytest.raises(Unavailable, match="sound"):
         ensure(write_lock(tmp_path, line, "plain"), tmp_path / "cache")
@@ -271,7 +295,9 @@ def test_a_lock_whose_maker_overruled_its_packages_is_installed_as_it_is(tmp_pat
     assert version_in(ensure(overruled, tmp_path / "cache"), "alpha") == "1.0"
 
 
-def test_a_lock_that_is_installed_as_it_is_still_needs_its_hashes(tmp_path: Path, wheels: Path) -> None:
+def test_a_lock_that_is_installed_as_it_is_still_needs_its_hashes(
+    tmp_path: Path, wheels: Path
+) -> None:
     make_wheel(wheels, "alpha")
     with pytest.raises(Unavailable, match="alpha"):
         ensure(write_lock(tmp_path, "# install: --no-deps\nalpha==1.0\n"), tmp_path / "cache")

@@ -22,7 +22,9 @@ def python(code: str, folder: Path) -> Process:
 
 def group_of(process: Process, size: int) -> list[psutil.Process]:
     """All members, once there are so many."""
-    process.wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= size - 1, 20)
+    process.wait_until(
+        lambda: len(psutil.Process(process.pid).children(recursive=True)) >= size - 1, 20
+    )
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
 
@@ -34,7 +36,10 @@ def test_a_taken_port_is_seen_and_whose_it_is(tmp_path: Path) -> None:
         process.wait_until(lambda: is_taken(port), 20)
         assert listens(process.pid, port)
     assert not is_taken(port)
-    with socket.create_server(("127.0.0.1", port)), python("import time; time.sleep(60)", tmp_path) as process:
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        python("import time; time.sleep(60)", tmp_path) as process,
+    ):
         assert is_taken(port)
         assert not listens(process.pid, port)
 
@@ -46,9 +51,8 @@ def test_the_whole_group_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    )
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    code += "print('deaf', flush=True); time.sleep(60)"
     process = python(code, tmp_path)
     process.wait_until(lambda: "deaf" in process.tail(), 20)
     process.stop(grace=0.3)
@@ -63,7 +67,11 @@ def test_it_dies_with_a_killed_parent(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, env={"PYTHONPATH": str(root)}, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(root)},
+        text=True,
     )
     assert parent.stdout
     child = psutil.Process(int(parent.stdout.readline()))

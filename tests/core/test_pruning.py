@@ -9,7 +9,14 @@ import pytest
 from filelock import FileLock
 
 from weighbridge.core import environments
-from weighbridge.core.pruning import deployed, locks, mapped, prune, prune_environments, size_on_disk
+from weighbridge.core.pruning import (
+    deployed,
+    locks,
+    mapped,
+    prune,
+    prune_environments,
+    size_on_disk,
+)
 from weighbridge.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +38,13 @@ def place(cache: Path, name: str) -> Path:
 
 def test_what_no_lock_names_is_removed_and_told_with_its_size(cache: Path) -> None:
     found = prune(cache, {place(cache, "needed-1")})
-    assert [(item.name, item.bytes, item.kept) for item in found] == [("old-1", 8192, ""), ("old-2", 8192, "")]
-    assert [path.name for path in (cache / "environments").glob("*") if path.is_dir()] == ["needed-1"]
+    assert [(item.name, item.bytes, item.kept) for item in found] == [
+        ("old-1", 8192, ""),
+        ("old-2", 8192, ""),
+    ]
+    assert [path.name for path in (cache / "environments").glob("*") if path.is_dir()] == [
+        "needed-1"
+    ]
     assert prune(cache, {place(cache, "needed-1")}) == []
 
 
@@ -85,5 +97,8 @@ def test_only_what_no_lock_names_and_nothing_deployed_runs_in_goes(settings: Set
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps({"serving": {"environment": str(served)}}))
     assert deployed(settings) == {served.name}
-    assert {item.name: bool(item.kept) for item in prune_environments(settings)} == {served.name: True, old.name: False}
+    assert {item.name: bool(item.kept) for item in prune_environments(settings)} == {
+        served.name: True,
+        old.name: False,
+    }
     assert (here.exists(), served.exists(), old.exists()) == (True, True, False)

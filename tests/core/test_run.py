@@ -12,7 +12,9 @@ import pytest
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import run
 
-TALK = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); sys.exit(3)"
+TALK = (
+    "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); sys.exit(3)"
+)
 
 
 def test_words_and_status_come_back() -> None:

@@ -79,7 +79,9 @@ def test_failing_stage_is_not_recorded(cache: StageCache) -> None:
 
 
 def test_value_not_worth_keeping_is_returned_and_tried_again(cache: StageCache) -> None:
-    refused = cache.run("stage", 1, Made, {"args": Args()}, lambda: make(cache.store), keep=lambda _: False)
+    refused = cache.run(
+        "stage", 1, Made, {"args": Args()}, lambda: make(cache.store), keep=lambda _: False
+    )
     assert refused.value.artifact
     assert not run(cache, Args()).reused
 
@@ -93,8 +95,12 @@ def test_forecast_changes_nothing_and_agrees_with_run(cache: StageCache) -> None
 
 
 def test_artifacts_count_by_digest_and_not_by_place() -> None:
-    one = Artifact(digest="sha256:aa", format="gguf", path=Path("/one"), size=1, origin={"uri": "a"})
-    two = Artifact(digest="sha256:aa", format="gguf", path=Path("/two"), size=1, origin={"uri": "b"})
+    one = Artifact(
+        digest="sha256:aa", format="gguf", path=Path("/one"), size=1, origin={"uri": "a"}
+    )
+    two = Artifact(
+        digest="sha256:aa", format="gguf", path=Path("/two"), size=1, origin={"uri": "b"}
+    )
     assert canonical({"x": [one]}) == canonical({"x": (two,)})
 
 

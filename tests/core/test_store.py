@@ -23,9 +23,15 @@ def folder(tmp_path: Path, **files: str) -> Path:
     return root
 
 
-def test_same_bytes_have_the_same_digest_whatever_their_order_and_origin(store: Store, tmp_path: Path) -> None:
-    first = store.add(folder(tmp_path / "1", a="x", sub__b="y"), "jsonl", {"uri": "one"}, adopt=False)
-    second = store.add(folder(tmp_path / "2", sub__b="y", a="x"), "jsonl", {"uri": "two"}, adopt=False)
+def test_same_bytes_have_the_same_digest_whatever_their_order_and_origin(
+    store: Store, tmp_path: Path
+) -> None:
+    first = store.add(
+        folder(tmp_path / "1", a="x", sub__b="y"), "jsonl", {"uri": "one"}, adopt=False
+    )
+    second = store.add(
+        folder(tmp_path / "2", sub__b="y", a="x"), "jsonl", {"uri": "two"}, adopt=False
+    )
     assert first.digest == second.digest
     assert second.origin == {"uri": "two"}
 

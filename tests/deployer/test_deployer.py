@@ -1,4 +1,6 @@
-"""The deployer: hints wake it, reconciling decides, and neither MLflow nor one bad target stops the rest."""
+"""The deployer: hints wake it, reconciling decides, and neither MLflow nor one bad target stops the
+rest.
+"""
 
 import threading
 import time
@@ -66,7 +68,13 @@ class Work:
         self.at_work: set[str] = set()
 
     def reconcile(
-        self, binding: Binding, registry: Any, workspace: Workspace, trigger: str, *, force: bool = False
+        self,
+        binding: Binding,
+        registry: Any,
+        workspace: Workspace,
+        trigger: str,
+        *,
+        force: bool = False,
     ) -> Result:
         self.forced.append(force)
         assert binding.target not in self.at_work, "two at once at one target"
@@ -81,7 +89,9 @@ class Work:
         finally:
             self.at_work.discard(binding.target)
 
-    def needs(self, binding: Binding, registry: Any, workspace: Workspace, *, force: bool = False) -> bool:
+    def needs(
+        self, binding: Binding, registry: Any, workspace: Workspace, *, force: bool = False
+    ) -> bool:
         return self.needed
 
     def failed_at(self, binding: Binding, workspace: Workspace) -> float:
@@ -97,9 +107,14 @@ class Bench:
     def __init__(self, home: Path, *bindings: Binding) -> None:
         self.mlflow, self.work = Mlflow(*bindings), Work()
         self.events: list[Announcement] = []
-        settings = Settings(home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret"))
+        settings = Settings(
+            home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret")
+        )
         self.deployer = Deployer(
-            Workspace(settings), connect=self.mlflow.connect, work=self.work, announce=self.events.append
+            Workspace(settings),
+            connect=self.mlflow.connect,
+            work=self.work,
+            announce=self.events.append,
         )
         self._over = False
         self._thread = threading.Thread(target=self._loop)
@@ -119,16 +134,21 @@ class Bench:
         body = json.dumps({**ALIAS, "data": {**ALIAS["data"], **data}}).encode()  # type: ignore[dict-item]
         id, now = uuid.uuid4().hex, str(int(time.time()))
         headers = {
-            "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": now,
+            "X-MLflow-Delivery-Id": id,
+            "X-MLflow-Timestamp": now,
             "X-MLflow-Signature": signature("s3cret", id, now, body),
-        }  # fmt: skip
-        return httpx.worker(f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False).status_code
+        }
+        return httpx.post(
+            f"{self.deployer.url}{PATH}", content=body, headers=headers, trust_env=False
+        ).status_code
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
 
     def wake(self, **words: str) -> None:
-        assert httpx.worker(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+        assert (
+            httpx.post(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+        )
 
     def close(self) -> None:
         for gate in self.work.held.values():
@@ -151,7 +171,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-def test_every_target_is_looked_at_at_the_start_and_what_was_left_is_settled_first(bench: Bench) -> None:
+def test_every_target_is_looked_at_at_the_start_and_what_was_left_is_settled_first(
+    bench: Bench,
+) -> None:
     bench.start()
     assert soon(lambda: sorted(bench.work.done) == [("demo", "start"), ("edge", "start")])
     assert bench.work.recovered == 1
@@ -187,7 +209,10 @@ def test_a_webhook_wakes_it_and_becomes_an_event_of_prefects(bench: Bench) -> No
     assert soon(lambda: ("demo", "webhook") in bench.work.done)
     (event,) = bench.events
     assert (event.event, event.model) == ("mlflow.model-version-alias.created", "demo")
-    assert event.related == {"mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias"}
+    assert event.related == {
+        "mlflow.model-version.demo.7": "model-version",
+        "mlflow.alias.champion": "alias",
+    }
 
 
 def test_another_alias_is_told_to_prefect_and_wakes_nobody(bench: Bench) -> None:
@@ -202,7 +227,7 @@ def test_another_alias_is_told_to_prefect_and_wakes_nobody(bench: Bench) -> None
 def test_a_forged_webhook_wakes_nobody(bench: Bench) -> None:
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
-    assert httpx.worker(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
+    assert httpx.post(f"{bench.deployer.url}{PATH}", json=ALIAS, trust_env=False).status_code == 401
     time.sleep(0.3)
     assert len(bench.work.done) == 2
     assert bench.events == []
@@ -219,7 +244,10 @@ def test_a_burst_while_a_rollout_goes_on_is_one_more_look_afterwards(bench: Benc
     gate.set()
     assert soon(lambda: bench.work.done.count(("demo", "webhook")) == 1)
     time.sleep(0.3)
-    assert [one for one in bench.work.done if one[0] == "demo"] == [("demo", "start"), ("demo", "webhook")]
+    assert [one for one in bench.work.done if one[0] == "demo"] == [
+        ("demo", "start"),
+        ("demo", "webhook"),
+    ]
 
 
 def test_a_target_that_hangs_does_not_delay_another(bench: Bench) -> None:
@@ -257,7 +285,9 @@ def test_mlflow_gone_in_the_middle_of_a_rollout_leaves_the_rollout_alone(bench: 
 
 
 def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Bench) -> None:
-    bench.work.wrong["demo"] = Unavailable("starting haproxy", "it is not installed", "apt-get install haproxy")
+    bench.work.wrong["demo"] = Unavailable(
+        "starting haproxy", "it is not installed", "apt-get install haproxy"
+    )
     bench.start()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "error")
     assert "apt-get install haproxy" in bench.get("/status")["targets"]["demo"]["detail"]
@@ -269,7 +299,12 @@ def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Benc
 def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None:
     bench.work.wrong["demo"] = RuntimeError("a bug")
     bench.start()
-    assert soon(lambda: bench.work.done.count(("demo", "start")) == 1 and not bench.deployer._workers["demo"].alive)
+    assert soon(
+        lambda: (
+            bench.work.done.count(("demo", "start")) == 1
+            and not bench.deployer._workers["demo"].alive
+        )
+    )
     bench.wake()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
 
@@ -284,7 +319,9 @@ def test_targets_come_and_go_and_move(bench: Bench) -> None:
     assert soon(lambda: not any(thread.name == "target edge" for thread in threading.enumerate()))
 
 
-def test_only_where_something_is_to_be_done_is_there_a_flow_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_where_something_is_to_be_done_is_there_a_flow_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown: list[str] = []
 
     def show(job: Any, work: Callable[[], Result], state: object, tags: object) -> Result:

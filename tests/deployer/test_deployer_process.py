@@ -38,17 +38,23 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self.environment = {
-            **os.environ, "WEIGHBRIDGE_HOME": str(home), "WEIGHBRIDGE_DEPLOYER_PORT": str(self.port),
-            "WEIGHBRIDGE_RECONCILE_SECONDS": "3600", "WEIGHBRIDGE_WEBHOOK_SECRET": "s3cret",
-            "WEIGHBRIDGE_MLFLOW_PORT": str(free_port()), **settings,
-        }  # fmt: skip
+            **os.environ,
+            "WEIGHBRIDGE_HOME": str(home),
+            "WEIGHBRIDGE_DEPLOYER_PORT": str(self.port),
+            "WEIGHBRIDGE_RECONCILE_SECONDS": "3600",
+            "WEIGHBRIDGE_WEBHOOK_SECRET": "s3cret",
+            "WEIGHBRIDGE_MLFLOW_PORT": str(free_port()),
+            **settings,
+        }
         self.environment.pop("PREFECT_API_URL", None)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with (self._folder / "deployer.log").open("ab") as log:
             command = [sys.executable, "-m", "weighbridge.deployer.deployer"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
 
     def log(self) -> str:
         return (self._folder / "deployer.log").read_text()
@@ -96,9 +102,7 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
-    mlflow: tuple[str, int],
-    tmp_path: Path,
-    workspace: Workspace,
+    mlflow: tuple[str, int], tmp_path: Path, workspace: Workspace
 ) -> None:
     uri, server = mlflow
     registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=uri))
@@ -121,7 +125,9 @@ def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
         assert "no version of demo has the alias" in target()["detail"]
         assert soon(lambda: deployer.status()["webhook"]["set"])
         registry.promote(version)
-        assert soon(lambda: target()["trigger"] == "webhook" and "never weighed" in target()["detail"]), target()
+        assert soon(
+            lambda: target()["trigger"] == "webhook" and "never weighed" in target()["detail"]
+        ), target()
         os.killpg(os.getpgid(server), signal.SIGKILL)
         assert httpx.post(f"{deployer.url}/wake", trust_env=False).status_code == 202
         assert soon(lambda: deployer.status()["mlflow"]["answers"] is False, 60)

@@ -28,9 +28,11 @@ from weighbridge.deployer.webhook_receiver import (
 
 SECRET = "s3cret"
 ALIAS = {
-    "entity": "model_version_alias", "action": "created", "timestamp": "2026-11-24T03:00:00+00:00",
+    "entity": "model_version_alias",
+    "action": "created",
+    "timestamp": "2026-11-24T03:00:00+00:00",
     "data": {"name": "demo", "alias": "champion", "version": "7"},
-}  # fmt: skip
+}
 
 
 class Desk:
@@ -39,20 +41,29 @@ class Desk:
     def __init__(self, path: Path, secret: str = SECRET) -> None:
         self.told: list[Delivery] = []
         self.woken: list[tuple[str, str]] = []
-        hooks = Hooks(self.told.append, lambda *words: self.woken.append(words), lambda: {"targets": {}})
+        hooks = Hooks(
+            self.told.append, lambda *words: self.woken.append(words), lambda: {"targets": {}}
+        )
         self.receiver = Receiver(application(hooks, SecretStr(secret), SeenDeliveries(path)), 0)
         self.receiver.start()
         self.client = httpx.Client(base_url=self.receiver.url, trust_env=False, timeout=20)
 
     def deliver(
-        self, body: Any = ALIAS, *, secret: str = SECRET, id: str = "", age: float = 0.0, timestamp: str = ""
+        self,
+        body: Any = ALIAS,
+        *,
+        secret: str = SECRET,
+        id: str = "",
+        age: float = 0.0,
+        timestamp: str = "",
     ) -> int:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         id, timestamp = id or uuid.uuid4().hex, timestamp or str(int(time.time() - age))
         headers = {
-            "X-MLflow-Delivery-Id": id, "X-MLflow-Timestamp": timestamp,
+            "X-MLflow-Delivery-Id": id,
+            "X-MLflow-Timestamp": timestamp,
             "X-MLflow-Signature": signature(secret, id, timestamp, raw),
-        }  # fmt: skip
+        }
         return self.client.post(PATH, content=raw, headers=headers).status_code
 
     def close(self) -> None:
@@ -69,7 +80,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def test_what_mlflow_signed_is_passed_on_under_prefects_name(desk: Desk) -> None:
     assert desk.deliver(id="one") == 200
-    assert desk.told == [Delivery(id="one", entity="model_version_alias", action="created", data=ALIAS["data"])]
+    assert desk.told == [
+        Delivery(id="one", entity="model_version_alias", action="created", data=ALIAS["data"])
+    ]
     assert desk.told[0].event == "mlflow.model-version-alias.created"
 
 
@@ -154,27 +167,37 @@ def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
 
     assert desk.client.post(PATH, content=endless()).status_code == 413
     with socket.create_connection(("127.0.0.1", int(desk.receiver.url.rpartition(":")[2]))) as raw:
-        raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n".encode())
+        raw.sendall(
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n".encode()
+        )
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
     assert desk.told == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b'{"entity": "x"}', b"\xff", b"[" * 20_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"7", b'{"entity": "x"}', b"\xff", b"[" * 20_000]
+)
 def test_signed_nonsense_is_a_bad_request(desk: Desk, body: bytes) -> None:
     assert desk.deliver(body) == 400
     assert desk.told == []
 
 
-def test_a_body_that_never_comes_is_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_never_comes_is_not_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(webhook_receiver, "BODY_TIMEOUT", 0.2)
-    with socket.create_connection(("127.0.0.1", int(desk.receiver.url.rpartition(":")[2])), timeout=10) as raw:
+    with socket.create_connection(
+        ("127.0.0.1", int(desk.receiver.url.rpartition(":")[2])), timeout=10
+    ) as raw:
         raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_wake_up_call_names_a_target_or_means_all(desk: Desk) -> None:
     assert desk.client.post("/wake").status_code == 202
-    assert desk.client.post("/wake", json={"target": "demo", "trigger": "promote"}).status_code == 202
+    assert (
+        desk.client.post("/wake", json={"target": "demo", "trigger": "promote"}).status_code == 202
+    )
     assert desk.woken == [("", "wake"), ("demo", "promote")]
     for body in (b"[]", b"{", b'{"target": 7}', b'{"target": "../x"}'):
         assert desk.client.post("/wake", content=body).status_code == 400

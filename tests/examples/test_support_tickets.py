@@ -1,4 +1,6 @@
-"""The demo's world, data, tokenizer and the way its folder is made; no model is really trained here."""
+"""The demo's world, data, tokenizer and the way its folder is made; no model is really trained
+here.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ def documents(drawn: dataset.Splits) -> list[str]:
 # The world
 
 
-def test_a_fifth_of_the_combinations_is_held_out_and_training_knows_every_issue_and_product() -> None:
+def test_a_fifth_of_the_combinations_is_held_out_and_training_knows_every_issue_and_product() -> (
+    None
+):
     assert len(world.TRAINING) + len(world.HELD_OUT) == 5 * 6 * 24
     assert len(world.HELD_OUT) == 144
     assert not set(world.TRAINING) & set(world.HELD_OUT)
-    assert {(team, issue) for team, issue, _ in world.TRAINING} == {(t, i) for t in world.TEAMS for i in range(6)}
+    assert {(team, issue) for team, issue, _ in world.TRAINING} == {
+        (t, i) for t in world.TEAMS for i in range(6)
+    }
     assert {product for _, _, product in world.TRAINING} == set(world.PRODUCTS)
 
 
@@ -62,14 +68,18 @@ def test_the_seed_alone_decides_the_splits(drawn: dataset.Splits) -> None:
     assert dataset.splits(seed=8) != drawn
 
 
-def test_splits_share_no_ticket_and_training_has_no_held_out_combination(drawn: dataset.Splits) -> None:
+def test_splits_share_no_ticket_and_training_has_no_held_out_combination(
+    drawn: dataset.Splits,
+) -> None:
     texts = [{item.text for item in split} for split in (drawn.train, drawn.validation, drawn.test)]
     assert [len(each) for each in texts] == [4000, 150, 150]
     assert len(set().union(*texts)) == 4300
     assert {item.combination for item in drawn.train} == set(world.TRAINING)
 
 
-def test_each_held_out_combination_is_asked_once_in_validation_or_test(drawn: dataset.Splits) -> None:
+def test_each_held_out_combination_is_asked_once_in_validation_or_test(
+    drawn: dataset.Splits,
+) -> None:
     held_out = set(world.HELD_OUT)
     validation = [item.combination for item in drawn.validation if item.combination in held_out]
     test = [item.combination for item in drawn.test if item.combination in held_out]
@@ -77,9 +87,15 @@ def test_each_held_out_combination_is_asked_once_in_validation_or_test(drawn: da
     assert set(validation) | set(test) == held_out
 
 
-def test_files_hold_one_exchange_per_line_answered_in_json(tmp_path: Path, drawn: dataset.Splits) -> None:
+def test_files_hold_one_exchange_per_line_answered_in_json(
+    tmp_path: Path, drawn: dataset.Splits
+) -> None:
     dataset.write(tmp_path / "data", drawn)
-    for name, split in (("train", drawn.train), ("validation", drawn.validation), ("test", drawn.test)):
+    for name, split in (
+        ("train", drawn.train),
+        ("validation", drawn.validation),
+        ("test", drawn.test),
+    ):
         lines = (tmp_path / "data" / f"{name}.jsonl").read_text().splitlines()
         for line, item in zip(lines, split, strict=True):
             (user, assistant) = json.loads(line)["messages"]
@@ -104,7 +120,11 @@ def test_the_corpus_shows_no_held_out_combination_and_no_evaluation_ticket(
 
 def test_the_corpus_leaves_out_the_tickets_it_is_told_to() -> None:
     def chats(exclude: frozenset[str]) -> list[str]:
-        return [text for text in islice(corpus.documents(1, exclude), 50) if text.startswith(corpus.USER)]
+        return [
+            text
+            for text in islice(corpus.documents(1, exclude), 50)
+            if text.startswith(corpus.USER)
+        ]
 
     first = chats(frozenset())[0]
     ticket = first.removeprefix(corpus.USER).split(corpus.END_OF_TURN)[0]
@@ -126,7 +146,9 @@ def test_the_seed_alone_decides_the_corpus(documents: list[str], drawn: dataset.
 # The tokenizer
 
 
-def test_the_tokenizer_gives_back_what_it_was_given_and_numbers_are_one_token(documents: list[str]) -> None:
+def test_the_tokenizer_gives_back_what_it_was_given_and_numbers_are_one_token(
+    documents: list[str],
+) -> None:
     from examples.support_tickets import tokenizer
 
     trained = tokenizer.train(documents[:600], context=256)
@@ -158,7 +180,20 @@ def test_two_steps_make_a_folder_that_loads(tmp_path: Path, drawn: dataset.Split
     from examples.support_tickets.pretrain import Plan
 
     out = tmp_path / "out"
-    build(out, 7, Plan(hidden=64, intermediate=64, layers=1, heads=2, steps=2, batch=2, probe_floor=0.0, threads=1))
+    build(
+        out,
+        7,
+        Plan(
+            hidden=64,
+            intermediate=64,
+            layers=1,
+            heads=2,
+            steps=2,
+            batch=2,
+            probe_floor=0.0,
+            threads=1,
+        ),
+    )
 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     manifest.verify(out)
@@ -166,7 +201,9 @@ def test_two_steps_make_a_folder_that_loads(tmp_path: Path, drawn: dataset.Split
     tokenizer = AutoTokenizer.from_pretrained(out / "base")
     assert model.config.vocab_size == len(tokenizer)
     assert tokenizer.eos_token_id == model.generation_config.eos_token_id == 2
-    assert json.loads((out / "base" / "tokenizer_config.json").read_text())["add_bos_token"] is False
+    assert (
+        json.loads((out / "base" / "tokenizer_config.json").read_text())["add_bos_token"] is False
+    )
     text = drawn.test[0].text
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -176,7 +213,9 @@ def test_a_model_that_fails_the_probe_leaves_nothing_behind(tmp_path: Path) -> N
     from examples.support_tickets.pretrain import Plan, ProbeNotReached
 
     plan = Plan(hidden=64, intermediate=64, layers=1, heads=2, steps=1, batch=2, threads=1)
-    with pytest.raises(ProbeNotReached, match=r"^pre-training with seed 7: the reading probe .* another seed$"):
+    with pytest.raises(
+        ProbeNotReached, match=r"^pre-training with seed 7: the reading probe .* another seed$"
+    ):
         build(tmp_path / "out", 7, plan)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +227,9 @@ def test_a_folder_that_exists_is_refused_with_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: making {tmp_path}: it exists already")
 
 
-def test_the_command_says_where_the_shared_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_says_where_the_shared_folder_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path))
     done = _command("--where", "--seed", "3")
     assert done.stdout == f"{support_tickets.place(tmp_path, seed=3)}\n"
@@ -269,7 +310,9 @@ def test_a_failed_build_is_told_in_its_own_words_and_its_progress_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho 'step 1/2' >&2\necho 'error: making it: no luck' >&2\nexit 3\n")
+    program.write_text(
+        "#!/bin/sh\necho 'step 1/2' >&2\necho 'error: making it: no luck' >&2\nexit 3\n"
+    )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(program))
 
@@ -283,5 +326,7 @@ def test_a_failed_build_is_told_in_its_own_words_and_its_progress_is_logged(
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = "import sys, examples.support_tickets; print({'torch', 'transformers', 'pydantic'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"

@@ -21,7 +21,12 @@ def write_data(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, start in (("train", 0), ("validation", 1000), ("test", 2000)):
         rows = [
-            {"messages": [{"role": "user", "content": f"order {n}"}, {"role": "assistant", "content": f"{n} ok"}]}
+            {
+                "messages": [
+                    {"role": "user", "content": f"order {n}"},
+                    {"role": "assistant", "content": f"{n} ok"},
+                ]
+            }
             for n in range(start, start + (ROWS if split == "train" else 6))
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -29,23 +34,45 @@ def write_data(folder: Path) -> Path:
 
 
 def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
-    """A recipe that goes through every stage in seconds: a random model learns next to nothing, and may."""
+    """A recipe that goes through every stage in seconds: a random model learns next to nothing, and
+    may.
+    """
     made: dict[str, Any] = {
         "name": "chain",
         "download": {
             "model": model,
-            "data": {"source": data, "train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+            "data": {
+                "source": data,
+                "train": "train.jsonl",
+                "validation": "validation.jsonl",
+                "test": "test.jsonl",
+            },
         },
-        "finetune": {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-        "evaluate": {"metrics": [{"kind": "exact_match"}, {"kind": "nll"}], "min_gain": -1.0, "max_new_tokens": 8},
-        "optimize": {"variants": [{"kind": "gguf", "quantization": name} for name in ("F16", "Q8_0")]},
+        "finetune": {
+            "max_steps": 6,
+            "save_steps": 2,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+        },
+        "evaluate": {
+            "metrics": [{"kind": "exact_match"}, {"kind": "nll"}],
+            "min_gain": -1.0,
+            "max_new_tokens": 8,
+        },
+        "optimize": {
+            "variants": [{"kind": "gguf", "quantization": name} for name in ("F16", "Q8_0")]
+        },
         "weigh": {
             "engines": [{"kind": "llama_cpp", "threads": 1, "parallel": 2, "ctx_size": 512}],
-            "concurrency": [1, 2], "requests": 4, "seconds": 0.2, "max_tokens": 8, "price_per_hour": 0.1,
+            "concurrency": [1, 2],
+            "requests": 4,
+            "seconds": 0.2,
+            "max_tokens": 8,
+            "price_per_hour": 0.1,
         },
         "select": {"max_loss": None, "max_nll_increase": None},
         "deploy": {"target": {"kind": "local", "port": free_port()}},
-    }  # fmt: skip
+    }
     for path, value in changes.items():
         binding: Any = made
         *outer, last = path.split("__")
@@ -67,5 +94,11 @@ def command(*words: str | Path) -> list[str]:
 def weighbridge(*words: str | Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:
     """The command, run to its end, with the test's own homes from the environment."""
     return subprocess.run(
-        command(*words), cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=timeout, check=False
+        command(*words),
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )

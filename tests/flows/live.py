@@ -1,4 +1,6 @@
-"""A machine that is up: real Prefect, MLflow, deployer, haproxy, and a target whose versions are as one wants them."""
+"""A machine that is up: real Prefect, MLflow, deployer, haproxy, and a target whose versions are as
+one wants them.
+"""
 
 import json
 import os
@@ -27,18 +29,26 @@ from weighbridge.serving.supervisor import Supervisor
 
 KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
 POLICY = {
-    "step_seconds": 1, "step_deadline": 30, "start_deadline": 90, "min_requests": 20, "questions": 8,
-    "drain_seconds": 60, "memory_reserve": 0,
-}  # fmt: skip
+    "step_seconds": 1,
+    "step_deadline": 30,
+    "start_deadline": 90,
+    "min_requests": 20,
+    "questions": 8,
+    "drain_seconds": 60,
+    "memory_reserve": 0,
+}
 LABEL = "llama_cpp/gguf-Q8_0"
 MODEL = "shop"
 GOOD = ("1", "2")
 LONG = 300
-"""Words of an answer to anything but the known questions: at 20 ms each, six seconds of a stream."""
+"""Words of an answer to anything but the known questions: at 20 ms each, six seconds of a stream.
+"""
 
 
 class Live:
-    """Model `shop`, served at target `shop`; its versions are stand-ins that stream slowly, or are bad on purpose."""
+    """Model `shop`, served at target `shop`; its versions are stand-ins that stream slowly, or are
+    bad on purpose.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -78,7 +88,9 @@ class Live:
 
     def add(self, *, peak_memory: int = 256 << 20, **faults: Any) -> str:
         """Register another version, weighed as one that knows every answer; its number."""
-        number = str(len(self.registry.versions(MODEL)) + 1) if MODEL in self.registry.names() else "1"
+        number = (
+            str(len(self.registry.versions(MODEL)) + 1) if MODEL in self.registry.names() else "1"
+        )
         with self.workspace.store.scratch() as scratch:
             rows = [
                 {
@@ -90,20 +102,30 @@ class Live:
                 }
                 for asked, answer in KNOWN.items()
             ]
-            (scratch / "validation.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            (scratch / "validation.jsonl").write_text(
+                "".join(f"{json.dumps(row)}\n" for row in rows)
+            )
             rows_artifact = self.workspace.store.add(scratch, "jsonl")
-        version = self.registry.register(MODEL, "variant", rows_artifact, run=self._run, label="gguf-Q8_0")
+        version = self.registry.register(
+            MODEL, "variant", rows_artifact, run=self._run, label="gguf-Q8_0"
+        )
         assert version.version == number
         document = measured("gguf-Q8_0").model_copy(
             update={
-                "scores": {"exact_match": exact(200)}, "predictions": rows_artifact, "peak_memory": peak_memory,
+                "scores": {"exact_match": exact(200)},
+                "predictions": rows_artifact,
+                "peak_memory": peak_memory,
                 "max_new_tokens": 16,
             }
-        )  # fmt: skip
-        self.registry.record_measurement(version, LABEL, run=self._run, document=document.model_dump_json(), figures=[])
+        )
+        self.registry.record_measurement(
+            version, LABEL, run=self._run, document=document.model_dump_json(), figures=[]
+        )
         faults = {"default": f"version {number}" + " more" * LONG, "token_delay": 0.02, **faults}
         release = stand_in_release(self.workspace, number, name=MODEL, answers=KNOWN, **faults)
-        self.registry.tag(version, {CANDIDATE: LABEL, BENTO: release.bento, BENTO_DIGEST: release.digest})
+        self.registry.tag(
+            version, {CANDIDATE: LABEL, BENTO: release.bento, BENTO_DIGEST: release.digest}
+        )
         return number
 
     def alias(self, number: str, *, through: str = "mlflow") -> None:
@@ -112,7 +134,9 @@ class Live:
             self.registry.promote(self.registry.version(MODEL, number))
             return
         body = {"name": MODEL, "alias": "champion", "version": number}
-        httpx.post(f"{self.mlflow}/api/2.0/mlflow/registered-models/alias", json=body, timeout=30).raise_for_status()
+        httpx.post(
+            f"{self.mlflow}/api/2.0/mlflow/registered-models/alias", json=body, timeout=30
+        ).raise_for_status()
 
     def no_alias(self) -> None:
         body = {"name": MODEL, "alias": "champion"}
@@ -137,7 +161,9 @@ class Live:
                 "occurred": {"since": datetime.fromtimestamp(since, UTC).isoformat()},
             }
         }
-        answer = httpx.post(f"{self.ports.prefect_api}/events/filter", json=body, timeout=30).raise_for_status()
+        answer = httpx.post(
+            f"{self.ports.prefect_api}/events/filter", json=body, timeout=30
+        ).raise_for_status()
         found: list[dict[str, Any]] = answer.json()["events"]
         return found
 
@@ -149,24 +175,38 @@ class Live:
                 and record.current.release.version == number
                 and record.rollout is None
             ),
-            seconds, lambda: f"version {number} should serve: {self.record}",
-        )  # fmt: skip
+            seconds,
+            lambda: f"version {number} should serve: {self.record}",
+        )
 
     def phase(self, *names: str, seconds: float = 60) -> None:
         """Wait until a rollout is at one of these phases."""
         until(
-            lambda: (under := self.record.rollout) is not None and under.phase in names, seconds,
+            lambda: (under := self.record.rollout) is not None and under.phase in names,
+            seconds,
             lambda: f"a rollout should be at {names}: {self.record}",
-        )  # fmt: skip
+        )
 
     def rolled_out(self, number: str, since: float) -> RolloutRecord:
-        """The rollout of this version that began after `since` (Unix time), once MLflow's ledger says how it ended."""
+        """The rollout of this version that began after `since` (Unix time), once MLflow's ledger
+        says how it ended.
+        """
 
         def found() -> list[RolloutRecord]:
             history = self.registry.history(MODEL)
-            return [one for one in history if one.version == number and one.began >= since and one.outcome != "begun"]
+            return [
+                one
+                for one in history
+                if one.version == number and one.began >= since and one.outcome != "begun"
+            ]
 
-        until(found, 30, lambda: f"the ledger should tell of version {number}: {self.registry.history(MODEL)[:3]}")
+        until(
+            found,
+            30,
+            lambda: (
+                f"the ledger should tell of version {number}: {self.registry.history(MODEL)[:3]}"
+            ),
+        )
         return found()[0]
 
     def failed(self, number: str, since: float, seconds: float = 90) -> RolloutRecord:
@@ -178,17 +218,19 @@ class Live:
                 and failed.at >= since
                 and self.record.rollout is None
             ),
-            seconds, lambda: f"version {number} should have failed: {self.record}",
-        )  # fmt: skip
+            seconds,
+            lambda: f"version {number} should have failed: {self.record}",
+        )
         rollout = self.rolled_out(number, since)
         assert rollout.outcome == "failed"
         return rollout
 
     def pid(self, program: str) -> int:
         until(
-            lambda: (state := self.host.state(program)) is not None and state.pid, 20,
+            lambda: (state := self.host.state(program)) is not None and state.pid,
+            20,
             lambda: f"{program} should run: {self.host.states()}",
-        )  # fmt: skip
+        )
         state = self.host.state(program)
         assert state is not None
         return state.pid
@@ -200,21 +242,34 @@ class Live:
     def well(self, seconds: float = 90) -> None:
         """Wait until every service answers."""
         until(
-            lambda: all(part.answers for part in self.platform.components()), seconds,
+            lambda: all(part.answers for part in self.platform.components()),
+            seconds,
             lambda: f"every service should answer: {self.platform.components()}",
-        )  # fmt: skip
+        )
 
     def check_invariants(self) -> None:
-        """The gateway sends everything to what serves, and no other version runs that does not drain."""
+        """The gateway sends everything to what serves, and no other version runs that does not
+        drain.
+        """
         while True:
-            record, facts, programs = self.record, Gateway(self.home).facts(MODEL), self.host.names()
+            record, facts, programs = (
+                self.record,
+                Gateway(self.home).facts(MODEL),
+                self.host.names(),
+            )
             if record == self.record:  # else something was stopped while we looked
                 break
         assert record.current is not None
         assert record.rollout is None
         name, draining = record.current.name, {one.revision.name for one in record.retiring}
-        assert {fact.name: fact.weight for fact in facts if fact.weight and not fact.draining} == {name: 100}
-        running = {program.removeprefix(f"{MODEL}@") for program in programs if program.startswith(f"{MODEL}@")}
+        assert {fact.name: fact.weight for fact in facts if fact.weight and not fact.draining} == {
+            name: 100
+        }
+        running = {
+            program.removeprefix(f"{MODEL}@")
+            for program in programs
+            if program.startswith(f"{MODEL}@")
+        }
         # What drains has ended a moment before the record says so.
         assert {name} <= running <= {name} | draining
 

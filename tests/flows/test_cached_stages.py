@@ -16,7 +16,9 @@ from weighbridge.tasks.optimizers.gguf import Gguf
 def optimize_inputs(workspace: Workspace) -> dict[str, Any]:
     got: Any = SimpleNamespace(data="the data")
     tuned: Any = SimpleNamespace(merged="the merged weights")
-    made = Recipe.model_validate(recipe("file:///model", "file:///data", deploy__target={"kind": "local", "port": 1}))
+    made = Recipe.model_validate(
+        recipe("file:///model", "file:///data", deploy__target={"kind": "local", "port": 1})
+    )
     return dict(cached_stages.optimize_step(got, tuned, made, workspace).inputs)
 
 

@@ -1,4 +1,6 @@
-"""The weekly check in Prefect: a failed run with the table and the text for an issue, where something would break."""
+"""The weekly check in Prefect: a failed run with the table and the text for an issue, where
+something would break.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ def test_a_break_fails_the_flow_and_is_kept_as_table_and_text(
         with get_client(sync_client=True) as client:
             kept = {one["key"]: one["data"] for one in client.request("POST", path, json={}).json()}
     assert state.is_failed()
-    assert state.message == "checking the newest releases: alpha 1.0 → 2.0 breaks 'its imports' (made_up)"
+    assert (
+        state.message
+        == "checking the newest releases: alpha 1.0 → 2.0 breaks 'its imports' (made_up)"
+    )
     assert kept["compat"].startswith("# Newest releases: alpha 1.0 → 2.0 breaks")
     assert "breaks 'its imports'" in str(kept["compat-table"])

@@ -19,7 +19,10 @@ from weighbridge.flows.events import Announcement, Announcer, announce, rolled_b
 from weighbridge.flows.prefect_server import prefect_api
 
 ALIAS = Delivery(
-    id="one", entity="model_version_alias", action="created", data={"name": "demo", "alias": "champion", "version": "7"}
+    id="one",
+    entity="model_version_alias",
+    action="created",
+    data={"name": "demo", "alias": "champion", "version": "7"},
 )
 
 
@@ -61,9 +64,9 @@ def test_prefect_keeps_the_events_with_what_they_are_about(tmp_path: Path) -> No
         assert announce(of_delivery(ALIAS))
         (event,) = events("mlflow.model-version-alias.created")
         assert event["resource"]["prefect.resource.id"] == "mlflow.model.demo"
-        assert {one["prefect.resource.id"]: one["prefect.resource.role"] for one in event["related"]} == {
-            "mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias",
-        }  # fmt: skip
+        assert {
+            one["prefect.resource.id"]: one["prefect.resource.role"] for one in event["related"]
+        } == {"mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias"}
         assert event["payload"] == {"name": "demo", "alias": "champion", "version": "7"}
         assert announce(rolled_back("local", "demo", "8", "7", "it fell"))
         (event,) = events("weighbridge.rolled-back")
@@ -77,8 +80,13 @@ def test_a_delivery_is_one_event_however_often_it_is_told() -> None:
 
 
 def test_a_delivery_with_little_in_it_is_an_event_all_the_same() -> None:
-    body = of_delivery(Delivery(id="x", entity="model_version_alias", action="deleted", data={"name": None})).body()
-    assert (body["resource"]["prefect.resource.id"], body["related"]) == ("mlflow.model.unknown", [])
+    body = of_delivery(
+        Delivery(id="x", entity="model_version_alias", action="deleted", data={"name": None})
+    ).body()
+    assert (body["resource"]["prefect.resource.id"], body["related"]) == (
+        "mlflow.model.unknown",
+        [],
+    )
 
 
 def test_without_prefect_nothing_is_told_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:

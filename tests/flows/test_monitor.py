@@ -1,4 +1,6 @@
-"""Two falls in a row go back; one fall, no verdict, a rollout under way or a person's decision do not."""
+"""Two falls in a row go back; one fall, no verdict, a rollout under way or a person's decision do
+not.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,9 @@ PLACE = Binding(target="demo", model="demo", deploy={})
 
 
 class Scene:
-    """A target at which version 2 serves, after version 1; MLflow is real, the endpoint and the rollout are not."""
+    """A target at which version 2 serves, after version 1; MLflow is real, the endpoint and the
+    rollout are not.
+    """
 
     def __init__(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.workspace = workspace
@@ -31,10 +35,17 @@ class Scene:
         self.redeployed: list[str] = []
         self.record = SimpleNamespace(current=self._revision("2"), rollout=None)
         self.managed = SimpleNamespace(
-            name="demo", folder=folder, home=folder, workspace=workspace, load=lambda: self.record,
-            args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric=""), target=SimpleNamespace()),
+            name="demo",
+            folder=folder,
+            home=folder,
+            workspace=workspace,
+            load=lambda: self.record,
+            args=SimpleNamespace(
+                monitor=SimpleNamespace(questions=4, floor=None, metric=""),
+                target=SimpleNamespace(),
+            ),
             target=SimpleNamespace(address=lambda _: "http://127.0.0.1:1"),
-        )  # fmt: skip
+        )
         self._register()
         patches: dict[str, Callable[..., Any]] = {
             "weighbridge.flows.monitor.work.site_of": lambda *_: self.managed,
@@ -80,7 +91,9 @@ class Scene:
 
     def _judged(self, *_: object) -> Judgement:
         return Judgement(
-            verdict=self.verdicts[0], why="the score fell by 0.4", evidence={"drop": 0.4, "questions": 4.0}
+            verdict=self.verdicts[0],
+            why="the score fell by 0.4",
+            evidence={"drop": 0.4, "questions": 4.0},
         )
 
 
@@ -97,15 +110,23 @@ def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:
     assert "back to 1: version 1 serves" in words
     (event,) = scene.events
     assert event.event == "weighbridge.rolled-back"
-    assert event.payload == {"target": "demo", "version": "2", "to": "1", "why": "the score fell by 0.4"}
+    assert event.payload == {
+        "target": "demo",
+        "version": "2",
+        "to": "1",
+        "why": "the score fell by 0.4",
+    }
     assert scene.look("pass")[0] is True
     assert scene.champion == "1"
 
 
 @pytest.mark.parametrize(
-    "verdicts", [("fail", "pass", "fail"), ("fail", "error"), ("error", "error"), ("inconclusive",) * 3]
+    "verdicts",
+    [("fail", "pass", "fail"), ("fail", "error"), ("error", "error"), ("inconclusive",) * 3],
 )
-def test_less_than_two_falls_in_a_row_change_nothing(scene: Scene, verdicts: tuple[Verdict, ...]) -> None:
+def test_less_than_two_falls_in_a_row_change_nothing(
+    scene: Scene, verdicts: tuple[Verdict, ...]
+) -> None:
     scene.look(*verdicts)
     assert (scene.champion, scene.redeployed, scene.events) == ("2", [], [])
 
@@ -134,7 +155,9 @@ def test_nothing_is_asked_during_a_rollout_or_where_nothing_serves(scene: Scene)
     assert scene.champion == "2"
 
 
-def test_figures_are_on_the_versions_logged_model_look_by_look(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_on_the_versions_logged_model_look_by_look(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     times = iter((1000.0, 1300.0))
     monkeypatch.setattr("weighbridge.flows.monitor.time", SimpleNamespace(time=lambda: next(times)))
     scene.look("pass", "inconclusive")
@@ -155,4 +178,7 @@ def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
         raise Unavailable("reading the record", "it is damaged")
 
     monkeypatch.setattr("weighbridge.flows.monitor.work.site_of", broken)
-    assert monitor._one(PLACE, scene.registry, scene.workspace) == (False, "reading the record: it is damaged")
+    assert monitor._one(PLACE, scene.registry, scene.workspace) == (
+        False,
+        "reading the record: it is damaged",
+    )

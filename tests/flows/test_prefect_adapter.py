@@ -73,12 +73,15 @@ def run_flows(result: Recorded, patch: pytest.MonkeyPatch) -> None:
     def release(what: str) -> None:
         if what == "good":
             prefect_adapter.run_stage(
-                "download", lambda: StageOutcome(1, reused=True, why="same inputs as on Monday", seconds=0.0)
+                "download",
+                lambda: StageOutcome(1, reused=True, why="same inputs as on Monday", seconds=0.0),
             )
             result.given = prefect_adapter.run_stage("finetune", train)
             prefect_adapter.publish_weighing("# Report", [{"candidate": "q8", "NLL": "0.1"}], PNG)
         else:
-            prefect_adapter.run_stage(what, lambda: fail(WORSE if what == "gate" else ValueError("a bug")))
+            prefect_adapter.run_stage(
+                what, lambda: fail(WORSE if what == "gate" else ValueError("a bug"))
+            )
 
     release("good")
     for what in ("gate", "bug"):
@@ -90,7 +93,9 @@ def run_flows(result: Recorded, patch: pytest.MonkeyPatch) -> None:
 def read_back(result: Recorded) -> None:
     from prefect.client.orchestration import get_client
 
-    paths: dict[str, Any] = {name: f"/{name}/filter" for name in ("flow_runs", "task_runs", "artifacts", "logs")}
+    paths: dict[str, Any] = {
+        name: f"/{name}/filter" for name in ("flow_runs", "task_runs", "artifacts", "logs")
+    }
     with get_client(sync_client=True) as client:
         found = {name: client.request("POST", path, json={}).json() for name, path in paths.items()}
     result.flow_runs = {run["name"]: run for run in found["flow_runs"]}
@@ -122,15 +127,23 @@ def test_a_known_error_fails_task_and_flow_with_its_one_line(recorded: Recorded)
 
 
 def test_a_known_error_leaves_no_traceback_on_the_page(recorded: Recorded) -> None:
-    mine = [log["message"] for log in recorded.logs if log["flow_run_id"] == recorded.flow_runs["gate"]["id"]]
+    mine = [
+        log["message"]
+        for log in recorded.logs
+        if log["flow_run_id"] == recorded.flow_runs["gate"]["id"]
+    ]
     assert len(mine) >= 3
     assert not [message for message in mine if "Traceback" in message or "NoneType" in message]
 
 
-def test_an_error_nobody_foresaw_shows_its_traceback_and_reaches_the_caller(recorded: Recorded) -> None:
+def test_an_error_nobody_foresaw_shows_its_traceback_and_reaches_the_caller(
+    recorded: Recorded,
+) -> None:
     assert isinstance(recorded.raised["bug"], ValueError)
     assert recorded.flow_runs["bug"]["state_type"] == "FAILED"
-    assert [log for log in recorded.logs if "Traceback" in log["message"] and "a bug" in log["message"]]
+    assert [
+        log for log in recorded.logs if "Traceback" in log["message"] and "a bug" in log["message"]
+    ]
 
 
 def test_our_log_lines_are_on_the_page_of_their_task(recorded: Recorded) -> None:
@@ -148,7 +161,9 @@ def test_progress_of_long_work_is_a_bar_on_the_tasks_page(recorded: Recorded) ->
 
 def test_the_report_is_kept_as_markdown_table_and_chart(recorded: Recorded) -> None:
     image = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
-    kinds = {key: recorded.artifacts[key]["type"] for key in ("report", "report-table", "report-chart")}
+    kinds = {
+        key: recorded.artifacts[key]["type"] for key in ("report", "report-table", "report-chart")
+    }
     assert kinds == {"report": "markdown", "report-table": "table", "report-chart": "image"}
     assert recorded.artifacts["report"]["data"].startswith("# Report\n")
     assert image in recorded.artifacts["report"]["data"]
@@ -156,7 +171,9 @@ def test_the_report_is_kept_as_markdown_table_and_chart(recorded: Recorded) -> N
     assert recorded.artifacts["report-table"]["data"] == '[{"candidate": "q8", "NLL": "0.1"}]'
 
 
-def test_nothing_of_a_flow_is_written_to_the_terminal(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_nothing_of_a_flow_is_written_to_the_terminal(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with prefect_api(Settings(home=tmp_path / "home", cache=MACHINE_CACHE)):
         from weighbridge.flows.prefect_adapter import release_flow, run_stage
 

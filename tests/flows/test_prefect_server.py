@@ -45,7 +45,9 @@ def _no_api_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(name: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
     """A process that runs a flow of five tasks."""
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -123,13 +125,19 @@ def test_the_api_of_the_users_environment_is_used(tmp_path: Path) -> None:
 
 def test_an_api_of_the_user_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
-    with pytest.raises(Unavailable, match=r"reaching Prefect's API at http://127.*refused.*unset PREFECT_API_URL"):
+    with pytest.raises(
+        Unavailable, match=r"reaching Prefect's API at http://127.*refused.*unset PREFECT_API_URL"
+    ):
         prefect_api(Settings()).__enter__()
 
 
-def test_the_api_of_the_users_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_of_the_users_active_profile_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    profiles = '[profiles.local]\n[profiles.team]\nPREFECT_API_URL = "https://prefect.example/api"\n'
+    profiles = (
+        '[profiles.local]\n[profiles.team]\nPREFECT_API_URL = "https://prefect.example/api"\n'
+    )
     (tmp_path / "profiles.toml").write_text(f'active = "team"\n{profiles}')
     assert users_api() == "https://prefect.example/api"
     (tmp_path / "profiles.toml").write_text(f'active = "local"\n{profiles}')
@@ -147,13 +155,16 @@ def test_a_damaged_database_is_named_with_what_to_do() -> None:
     home = Settings().home / "prefect"
     home.mkdir(parents=True)
     (home / "prefect.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(Unavailable, match=r"Prefect's database: file is not a database; move .*prefect\.db away"):
+    with pytest.raises(
+        Unavailable, match=r"Prefect's database: file is not a database; move .*prefect\.db away"
+    ):
         prefect_api(Settings()).__enter__()
 
 
 def test_importing_it_imports_neither_prefect_nor_its_server() -> None:
-    code = (
-        "import sys, weighbridge.flows.prefect_server; print({'prefect', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
+    code = "import sys, weighbridge.flows.prefect_server; "
+    code += "print({'prefect', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,6 @@
-"""A promotion in MLflow, and what becomes of it at the address, with real services and 32 busy clients."""
+"""A promotion in MLflow, and what becomes of it at the address, with real services and 32 busy
+clients.
+"""
 
 import contextlib
 import os
@@ -70,7 +72,13 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
     ways: list[tuple[str, set[str], Callable[[], Any]]] = [
         (new, by_itself, lambda: shop.alias(new)),
         (old, by_itself, lambda: shop.alias(old, through="database")),
-        (new, asked_for, lambda: promote(MODEL, new, shop.workspace).follow(shop.workspace, now=True, tell=print)),
+        (
+            new,
+            asked_for,
+            lambda: promote(MODEL, new, shop.workspace).follow(
+                shop.workspace, now=True, tell=print
+            ),
+        ),
         (old, by_itself, lambda: shop.alias(old)),
     ]
     begin = time.time()
@@ -80,9 +88,10 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
             move()
             shop.serves(version)
             until(
-                lambda version=version, began=began: crowd.first_answer(version, began), 10,  # type: ignore[misc]
+                lambda version=version, began=began: crowd.first_answer(version, began),
+                10,  # type: ignore[misc]
                 lambda version=version: f"version {version} should answer",  # type: ignore[misc]
-            )  # fmt: skip
+            )
             rollout = shop.rolled_out(version, asked)
             assert rollout.outcome == "serving"
             assert rollout.trigger in triggers
@@ -93,9 +102,10 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
     shop.check_invariants()
     # Each move through the server was told to the deployer, and by it to Prefect.
     until(
-        lambda: {event["payload"]["version"] for event in shop.events(begin)} == {old, new}, 30,
+        lambda: {event["payload"]["version"] for event in shop.events(begin)} == {old, new},
+        30,
         lambda: f"Prefect should know of both moves: {shop.events(begin)}",
-    )  # fmt: skip
+    )
 
 
 def test_a_burst_of_promotions_ends_in_the_last_and_that_is_deployed_once(shop: Live) -> None:
@@ -115,14 +125,20 @@ def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
     old = shop.good
     with Crowd(shop.url, HABITS) as crowd:
         shop.no_alias()
-        until(lambda: "no version" in shop.record.note, 30, lambda: f"it should be said: {shop.record}")
+        until(
+            lambda: "no version" in shop.record.note,
+            30,
+            lambda: f"it should be said: {shop.record}",
+        )
         shop.serves(old)
     assert crowd.problems == []
 
 
 @dataclass(frozen=True)
 class Bad:
-    """What is wrong with a version, how that is found, and what part of all requests it may cost at most."""
+    """What is wrong with a version, how that is found, and what part of all requests it may cost at
+    most.
+    """
 
     faults: dict[str, Any]
     why: str
@@ -132,14 +148,21 @@ class Bad:
 
 
 BAD = {
-    "never starts": Bad({"die_loading": "no such tensor: blk.7"}, "no such tensor: blk.7", in_traffic=False),
-    "never gets ready": Bad({"never_ready": True}, "no completion", {"start_deadline": 6}, in_traffic=False),
+    "never starts": Bad(
+        {"die_loading": "no such tensor: blk.7"}, "no such tensor: blk.7", in_traffic=False
+    ),
+    "never gets ready": Bad(
+        {"never_ready": True}, "no completion", {"start_deadline": 6}, in_traffic=False
+    ),
     "garbage": Bad({"garbage": True}, "its answers", in_traffic=False),
-    # One in twenty of what the new version answers, which is at most everything; none of the probe's questions.
+    # One in twenty of what the new version answers, which is at most everything; none of the
+    # probe's questions.
     "errors": Bad({"error_every": 20}, "fails more often", {"step_seconds": 5}, cost=0.05),
     "slow": Bad({"first_delay": 0.25}, "slower"),
     # What it has under way when it dies: 10 % of the traffic.
-    "dies": Bad({"die_seconds": 10.0}, "out of memory: the stand-in dies", {"step_seconds": 15}, cost=0.03),
+    "dies": Bad(
+        {"die_seconds": 10.0}, "out of memory: the stand-in dies", {"step_seconds": 15}, cost=0.03
+    ),
     # To take memory takes time as well, and that is not what is to be found.
     "eats memory": Bad({"leak": 32}, "of memory", {"step_seconds": 15, "max_latency_ratio": 100}),
 }
@@ -160,8 +183,11 @@ def test_a_bad_version_is_taken_back_and_the_old_one_goes_on(shop: Live, how: st
     assert bad.why in rollout.detail
     assert rollout.previous == old
     assert bad.in_traffic == any(line.event == "shift" for line in rollout.events)
-    # What a version breaks off that dies has its name; what was about to be sent to it may have none.
-    assert {one.version for one in crowd.problems} <= ({number, ""} if bad.cost else set()), crowd.told()
+    # What a version breaks off that dies has its name; what was about to be sent to it may have
+    # none.
+    assert {one.version for one in crowd.problems} <= ({number, ""} if bad.cost else set()), (
+        crowd.told()
+    )
     assert len(crowd.problems) <= bad.cost * len(crowd.requests), crowd.told()
     shop.serves(old)
     shop.check_invariants()
@@ -169,7 +195,9 @@ def test_a_bad_version_is_taken_back_and_the_old_one_goes_on(shop: Live, how: st
 
 @pytest.mark.parametrize("victim", ["deployer", "prefect", "mlflow", "gateway", "old", "new"])
 @pytest.mark.parametrize("phase", ["start", "probe", "shift"])
-def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(shop: Live, victim: str, phase: str) -> None:
+def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(
+    shop: Live, victim: str, phase: str
+) -> None:
     shop.claim(step_seconds=2)
     with Crowd(shop.url, HABITS) as crowd:
         until(lambda: len(crowd.requests) > 20, 30, lambda: "clients should be answered")
@@ -178,7 +206,9 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(shop:
         shop.phase(phase)
         under = shop.record.rollout
         assert under is not None
-        name = {"old": f"shop@{under.previous.name}", "new": f"shop@{under.next.name}"}.get(victim, victim)
+        name = {"old": f"shop@{under.previous.name}", "new": f"shop@{under.next.name}"}.get(
+            victim, victim
+        )
         killed = time.monotonic()
         shop.kill(name)
         if victim == "new":
@@ -188,7 +218,8 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(shop:
         shop.well()
     if victim in ("deployer", "prefect", "mlflow") or (victim == "new" and phase != "shift"):
         assert crowd.problems == [], crowd.told()
-    # Of what is killed while it answers, those answers are lost, and what knocks until supervisord has it back.
+    # Of what is killed while it answers, those answers are lost, and what knocks until supervisord
+    # has it back.
     assert all(killed <= one.ended <= killed + BACK for one in crowd.problems), crowd.told()
     shop.check_invariants()
     shop.rolled_out(new, asked)
@@ -227,7 +258,9 @@ def test_hints_that_nobody_took_are_made_up_for(shop: Live) -> None:
     assert crowd.problems == []
 
 
-def test_where_memory_holds_one_version_the_old_one_comes_back_when_the_new_one_fails(shop: Live) -> None:
+def test_where_memory_holds_one_version_the_old_one_comes_back_when_the_new_one_fails(
+    shop: Live,
+) -> None:
     """Nobody answers meanwhile, and that is said with the time to come back at."""
     number, asked, old = shop.add(garbage=True), time.time(), shop.good
     shop.claim(memory_reserve=1 << 50)
@@ -243,12 +276,16 @@ def test_where_memory_holds_one_version_the_old_one_comes_back_when_the_new_one_
     ]
     assert 0 < rollout.evidence["restore_seconds"] < 60
     assert {one.problem for one in crowd.problems} == {"HTTP 503"}
-    assert [one.kind for one in crowd.requests if one.kind == "stream" and one.problem == "truncated"] == []
+    assert [
+        one.kind for one in crowd.requests if one.kind == "stream" and one.problem == "truncated"
+    ] == []
     shop.check_invariants()
 
 
 class Walk(RuleBasedStateMachine):
-    """People and mishaps at a machine whose clients never stop; nothing of it may cost one of them an answer."""
+    """People and mishaps at a machine whose clients never stop; nothing of it may cost one of them
+    an answer.
+    """
 
     shop: ClassVar[Live]
     bad: ClassVar[str]
@@ -299,11 +336,19 @@ class Walk(RuleBasedStateMachine):
         self.shop.check_invariants()
 
 
-def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_last_wish_serves(shop: Live) -> None:
+def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_last_wish_serves(
+    shop: Live,
+) -> None:
     Walk.shop, Walk.bad = shop, shop.add(garbage=True)
-    # One walk in these minutes; thousands without real processes: tests/rollout/test_rollout_walk.py.
+    # One walk in these minutes; thousands without real processes:
+    # tests/rollout/test_rollout_walk.py.
     walk = hypothesis.settings(
-        derandomize=True, max_examples=1, stateful_step_count=12, deadline=None, database=None,
-        phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck),
-    )  # fmt: skip
+        derandomize=True,
+        max_examples=1,
+        stateful_step_count=12,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
     run_state_machine_as_test(Walk, settings=walk)

@@ -27,7 +27,9 @@ def _nothing_left_serving(tmp_path: Path) -> Iterator[None]:
     weighbridge("down")
     home = str(tmp_path)
     left = [
-        process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if home in str(process.info["cmdline"])
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline"])
+        if home in str(process.info["cmdline"])
     ]
     assert not left
 
@@ -60,9 +62,15 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small:
     assert first.returncode == 0, first.stderr + first.stdout
     assert f"serves at {address(small)}/v1" in first.stdout
     client = openai.OpenAI(base_url=f"{address(small)}/v1", api_key="none")
-    question: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "order 7"}]
-    whole = client.chat.completions.create(model="model", messages=question, max_tokens=8, temperature=0)
-    pieces = client.chat.completions.create(model="model", messages=question, max_tokens=8, temperature=0, stream=True)
+    question: list[openai.types.chat.ChatCompletionMessageParam] = [
+        {"role": "user", "content": "order 7"}
+    ]
+    whole = client.chat.completions.create(
+        model="model", messages=question, max_tokens=8, temperature=0
+    )
+    pieces = client.chat.completions.create(
+        model="model", messages=question, max_tokens=8, temperature=0, stream=True
+    )
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert text == whole.choices[0].message.content
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
@@ -73,7 +81,12 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small:
     assert champion is not None
     assert challenger is not None
     assert champion.version == challenger.version
-    assert [version.role for version in registry.show("chain").lineage] == ["base", "adapter", "merged", "variant"]
+    assert [version.role for version in registry.show("chain").lineage] == [
+        "base",
+        "adapter",
+        "merged",
+        "variant",
+    ]
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert registry.measurement_of(champion)
     (rollout,) = registry.history("chain")
@@ -82,7 +95,16 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small:
     again = weighbridge("run", small)
     assert again.returncode == 0, again.stderr + again.stdout
     said = stages(again.stdout)
-    assert list(said) == ["download", "finetune", "evaluate", "optimize", "weigh", "select", "package", "deploy"]
+    assert list(said) == [
+        "download",
+        "finetune",
+        "evaluate",
+        "optimize",
+        "weigh",
+        "select",
+        "package",
+        "deploy",
+    ]
     assert all(text.startswith("reused: ") for text in said.values()), said
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert len(registry.history("chain")) == 1
@@ -94,15 +116,22 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small:
     assert target["serving"]["version"] == target["wish"] == champion.version
 
 
-def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(small: Path, tmp_path: Path) -> None:
+def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
+    small: Path, tmp_path: Path
+) -> None:
     points: dict[str, Callable[[str], bool]] = {
         "download": lambda said: any(tmp_path.glob("home/store/blobs/*/*")),
-        "finetune": lambda said: any(tmp_path.glob("home/runs/*/checkpoint-4/weighbridge-whole.json")),
+        "finetune": lambda said: any(
+            tmp_path.glob("home/runs/*/checkpoint-4/weighbridge-whole.json")
+        ),
         "optimize": lambda said: "proving gguf-F16: loaded" in said,
         "weigh": lambda said: "llama_cpp/gguf-F16: measured" in said,
         "package": lambda said: any(tmp_path.glob("bentoml/tmp/weighbridge-*/home/models")),
     }
-    said = {stage: _killed_at(reached, small, tmp_path / f"{stage}.log") for stage, reached in points.items()}
+    said = {
+        stage: _killed_at(reached, small, tmp_path / f"{stage}.log")
+        for stage, reached in points.items()
+    }
     for stage, words in said.items():
         assert stage not in stages(words), words
     assert "going on after checkpoint-4" in said["optimize"]
@@ -114,11 +143,20 @@ def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(sm
 
 
 def _killed_at(reached: Callable[[str], bool], path: Path, log: Path) -> str:
-    """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or by its files."""
-    with log.open("w") as stream, subprocess.Popen(
-        command("run", path), cwd=ROOT, stdout=stream, stderr=stream,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-    ) as process:  # fmt: skip
+    """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or
+    by its files.
+    """
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(
+            command("run", path),
+            cwd=ROOT,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        ) as process,
+    ):
         while not reached(log.read_text()):
             assert process.poll() is None, log.read_text()
             time.sleep(0.002)
@@ -126,9 +164,13 @@ def _killed_at(reached: Callable[[str], bool], path: Path, log: Path) -> str:
     return log.read_text()
 
 
-def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     data = write_data(tmp_path / "data")
-    worse = recipe(f"file://{tiny_model}", f"file://{data}", evaluate__gate="nll", evaluate__min_gain=100.0)
+    worse = recipe(
+        f"file://{tiny_model}", f"file://{data}", evaluate__gate="nll", evaluate__min_gain=100.0
+    )
     done = weighbridge("run", write(tmp_path / "worse.yaml", worse))
     assert done.returncode == 3
     assert "comparing the fine-tuned model with its base on nll" in done.stderr
@@ -144,10 +186,13 @@ def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
     strict = write(
         tmp_path / "strict.yaml",
         recipe(
-            f"file://{tiny_model}", f"file://{tmp_path / 'data'}", select__min_tokens_per_second=1e9,
-            select__max_loss=None, select__max_nll_increase=None,
+            f"file://{tiny_model}",
+            f"file://{tmp_path / 'data'}",
+            select__min_tokens_per_second=1e9,
+            select__max_loss=None,
+            select__max_nll_increase=None,
         ),
-    )  # fmt: skip
+    )
     done = weighbridge("run", strict)
     assert done.returncode == 3, done.stdout
     assert "no candidate is within the limits" in done.stderr
@@ -156,7 +201,9 @@ def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
     assert httpx.get(f"{address(small)}/health").status_code == 200
 
 
-def test_the_winner_waits_as_challenger_where_the_recipe_says_never(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     data = write_data(tmp_path / "data")
     waits = recipe(f"file://{tiny_model}", f"file://{data}", deploy__promote="never")
     done = weighbridge("run", write(tmp_path / "waits.yaml", waits))
@@ -177,7 +224,9 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))
     push_folder(data, "jsonl", S3Source().parse(f"s3://{bucket}/data"))
     monkeypatch.setenv("WEIGHBRIDGE_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
-    there = recipe(f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos")
+    there = recipe(
+        f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos"
+    )
     done = weighbridge("run", write(tmp_path / "s3.yaml", there))
     assert done.returncode == 0, done.stderr + done.stdout
     registry = Registry.connect(Settings())
@@ -189,8 +238,17 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
 
 def first_token(recipe: Path, options: dict[str, Any]) -> tuple[int, float]:
     """Token and log-probability that the endpoint would go on with."""
-    body = {"prompt": "order 7", "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": False, **options}
-    (token,) = httpx.post(f"{address(recipe)}/completion", json=body).json()["completion_probabilities"]
+    body = {
+        "prompt": "order 7",
+        "n_predict": 1,
+        "n_probs": 1,
+        "temperature": 0,
+        "cache_prompt": False,
+        **options,
+    }
+    (token,) = httpx.post(f"{address(recipe)}/completion", json=body).json()[
+        "completion_probabilities"
+    ]
     return token["id"], token["logprob"]
 
 
@@ -198,7 +256,8 @@ def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Pat
     data = write_data(tmp_path / "data")
     variant = {"kind": "gguf", "quantization": "F16", "adapter": True}
     path = write(
-        tmp_path / "recipe.yaml", recipe(f"file://{tiny_model}", f"file://{data}", optimize__variants=[variant])
+        tmp_path / "recipe.yaml",
+        recipe(f"file://{tiny_model}", f"file://{data}", optimize__variants=[variant]),
     )
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -211,18 +270,27 @@ def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Pat
     assert asked.stdout.strip(), asked.stderr
 
 
-@pytest.mark.parametrize(("variant", "label"), [("none", "safetensors-bfloat16"), ("adapter", "adapter")])
+@pytest.mark.parametrize(
+    ("variant", "label"), [("none", "safetensors-bfloat16"), ("adapter", "adapter")]
+)
 def test_vllm_on_the_processor_wins_is_packaged_and_serves(
     variant: str, label: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     data = write_data(tmp_path / "data")
     engine = {
-        "kind": "vllm", "device": "cpu", "dtype": "bfloat16", "max_model_len": 512, "enforce_eager": True,
+        "kind": "vllm",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "max_model_len": 512,
+        "enforce_eager": True,
         "cpu_omp_threads_bind": "nobind",
-    }  # fmt: skip
+    }
     small = recipe(
-        f"file://{tiny_model}", f"file://{data}", optimize__variants=[{"kind": variant}], weigh__engines=[engine]
-    )  # fmt: skip
+        f"file://{tiny_model}",
+        f"file://{data}",
+        optimize__variants=[{"kind": variant}],
+        weigh__engines=[engine],
+    )
     path = write(tmp_path / "recipe.yaml", small)
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout

@@ -31,11 +31,15 @@ def schema() -> dict[str, Any]:
     return made
 
 
-def test_every_field_has_its_place_however_the_database_sorts_its_keys(schema: dict[str, Any]) -> None:
+def test_every_field_has_its_place_however_the_database_sorts_its_keys(
+    schema: dict[str, Any],
+) -> None:
     found = list(objects(schema["definitions"]))
     assert len(found) > 10
     for model in found:
-        assert [field["position"] for field in model["properties"].values()] == list(range(len(model["properties"])))
+        assert [field["position"] for field in model["properties"].values()] == list(
+            range(len(model["properties"]))
+        )
 
 
 def test_stages_are_in_the_order_of_the_recipe(schema: dict[str, Any]) -> None:

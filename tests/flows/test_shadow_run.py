@@ -1,4 +1,6 @@
-"""A flow run stands beside the work: it shows all of it, and whatever becomes of Prefect the work does not notice."""
+"""A flow run stands beside the work: it shows all of it, and whatever becomes of Prefect the work
+does not notice.
+"""
 
 import logging
 import os
@@ -77,10 +79,16 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
         other.join()
         return work()()
 
-    assert accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
+    assert (
+        accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
+    )
     settled()
     (run,) = query("flow_runs")
-    assert (run["name"], run["state_type"], run["state"]["name"]) == ("redeploy demo", "COMPLETED", "Deployed")
+    assert (run["name"], run["state_type"], run["state"]["name"]) == (
+        "redeploy demo",
+        "COMPLETED",
+        "Deployed",
+    )
     assert run["state"]["message"] == "version 7 serves"
     assert (run["parameters"], run["tags"]) == ({"target": "demo", "trigger": "webhook"}, ["mine"])
 
@@ -99,7 +107,9 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
         (Result("kept", "gone", "6"), ("COMPLETED", "Kept")),
     ],
 )
-def test_what_was_tried_in_vain_is_failed_in_its_own_words(api: None, result: Result, state: tuple[str, str]) -> None:
+def test_what_was_tried_in_vain_is_failed_in_its_own_words(
+    api: None, result: Result, state: tuple[str, str]
+) -> None:
     assert accompanied(ShadowedJob("demo", "webhook"), work(result), state_of) == result
     settled()
     (run,) = query("flow_runs")
@@ -115,7 +125,10 @@ def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None
         accompanied(ShadowedJob("demo", "webhook"), broken, state_of)
     settled()
     (run,) = query("flow_runs")
-    assert (run["state_type"], run["state"]["message"]) == ("FAILED", "reading the alias: MLflow is gone")
+    assert (run["state_type"], run["state"]["message"]) == (
+        "FAILED",
+        "reading the alias: MLflow is gone",
+    )
 
 
 def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
@@ -135,7 +148,9 @@ def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
 
 @pytest.fixture
 def pretender() -> Iterator[tuple[str, threading.Event]]:
-    """Says that it is well, and answers nothing else until the event is set, and then with an error."""
+    """Says that it is well, and answers nothing else until the event is set, and then with an
+    error.
+    """
     release = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -184,7 +199,9 @@ def child(url: str, seconds: float, home: Path) -> "subprocess.Popen[str]":
     """A process that works for so many seconds, with this API."""
     environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
     code = CHILD.format(root=ROOT, seconds=seconds)
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_a_prefect_that_hangs_or_is_not_there_delays_nothing(
@@ -192,7 +209,11 @@ def test_a_prefect_that_hangs_or_is_not_there_delays_nothing(
 ) -> None:
     for url in (pretender[0], f"http://127.0.0.1:{free_port()}/api"):
         process = child(url, 0.5, tmp_path)
-        assert process.communicate(timeout=60)[0].split("\n")[:3] == ["working", "deployed", "in time"]
+        assert process.communicate(timeout=60)[0].split("\n")[:3] == [
+            "working",
+            "deployed",
+            "in time",
+        ]
 
 
 @pytest.mark.slow
@@ -211,16 +232,25 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
         str(port),
         "--no-ui",
     ]
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": url, "DO_NOT_TRACK": "1"}
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_API_URL": url,
+        "DO_NOT_TRACK": "1",
+    }
 
-    with Process("prefect server", command, log=tmp_path / "log", cwd=tmp_path, env=environment) as server:
+    with Process(
+        "prefect server", command, log=tmp_path / "log", cwd=tmp_path, env=environment
+    ) as server:
         server.wait_until(lambda: is_well(url), timeout=120)
         process = child(url, 6, tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
 
         def running() -> bool:
-            found = httpx.post(f"{url}/flow_runs/filter", json={}, timeout=10, trust_env=False).json()
+            found = httpx.post(
+                f"{url}/flow_runs/filter", json={}, timeout=10, trust_env=False
+            ).json()
             return [run["state_type"] for run in found] == ["RUNNING"]
 
         assert soon(running, 30)

@@ -21,7 +21,9 @@ def registry(workspace: Workspace) -> Registry:
 def make(workspace: Workspace) -> Make:
     """Stores an artifact made of one or more small files."""
 
-    def stored(content: str, format: Format = "safetensors", *names: str, uri: str = "") -> Artifact:
+    def stored(
+        content: str, format: Format = "safetensors", *names: str, uri: str = ""
+    ) -> Artifact:
         with workspace.store.scratch() as scratch:
             for name in names or ("weights.bin", "sub/config.json"):
                 path = scratch / "files" / name

@@ -17,7 +17,9 @@ def _models(registry: Registry, make: Make) -> None:
 
 def test_targets_are_listed_with_model_and_arguments(registry: Registry) -> None:
     assert registry.bindings() == []
-    local = Binding(target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}})
+    local = Binding(
+        target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}}
+    )
     edge = Binding(target="edge.1", model="demo", deploy={})
     registry.bind(local)
     registry.bind(edge)
@@ -59,7 +61,9 @@ def test_what_mlflow_cannot_hold_is_refused(registry: Registry) -> None:
         registry.bind(Binding(target="a b", model="demo", deploy={}))
 
 
-def test_the_wish_is_the_champion_by_number_and_nothing_where_it_is_gone(registry: Registry) -> None:
+def test_the_wish_is_the_champion_by_number_and_nothing_where_it_is_gone(
+    registry: Registry,
+) -> None:
     assert registry.wish("demo") is None
     assert registry.wish("unknown") is None
     registry.promote(registry.version("demo", "1"))

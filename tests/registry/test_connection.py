@@ -18,12 +18,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
 def test_importing_the_registry_does_not_import_mlflow() -> None:
-    assert python("import sys, registry; print('mlflow' in sys.modules, 'pandas' in sys.modules)") == "False False"
+    assert (
+        python("import sys, registry; print('mlflow' in sys.modules, 'pandas' in sys.modules)")
+        == "False False"
+    )
 
 
 @pytest.mark.slow
@@ -48,7 +53,9 @@ def test_other_threads_import_what_they_like_meanwhile() -> None:
 
 
 def test_an_absent_server_is_said_at_once_and_on_one_line(workspace: Workspace) -> None:
-    settings = Settings(home=workspace.settings.home, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    settings = Settings(
+        home=workspace.settings.home, tracking_uri=f"http://127.0.0.1:{free_port()}"
+    )
     with pytest.raises(Unavailable, match="connecting to MLflow at http://127") as stop:
         Registry.connect(settings)
     assert "\n" not in str(stop.value)
@@ -56,13 +63,17 @@ def test_an_absent_server_is_said_at_once_and_on_one_line(workspace: Workspace) 
 
 def test_a_damaged_database_is_said_on_one_line(workspace: Workspace) -> None:
     workspace.settings.home.mkdir(parents=True)
-    (workspace.settings.home / "mlflow.db").write_text("this is no database, and never was one\n" * 100)
+    (workspace.settings.home / "mlflow.db").write_text(
+        "this is no database, and never was one\n" * 100
+    )
     with pytest.raises(Unavailable, match="not an SQLite file") as stop:
         Registry.connect(workspace.settings)
     assert "\n" not in str(stop.value)
 
 
-def test_the_database_is_mlflows_own_and_needs_no_migration(registry: Registry, workspace: Workspace) -> None:
+def test_the_database_is_mlflows_own_and_needs_no_migration(
+    registry: Registry, workspace: Workspace
+) -> None:
     from mlflow.store.db.utils import _verify_schema, create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(workspace.settings.mlflow_uri())

@@ -1,4 +1,6 @@
-"""The ledger in MLflow: every line once, whatever is brought how often and wherever it was broken off."""
+"""The ledger in MLflow: every line once, whatever is brought how often and wherever it was broken
+off.
+"""
 
 import random
 
@@ -7,10 +9,23 @@ import pytest
 from weighbridge.registry import LedgerEntry, Registry
 from weighbridge.registry.ledger import EXPERIMENT, fold
 
-BEGIN = {"target": "local", "model": "demo", "version": "5", "previous": "4", "trigger": "promote",
-         "digests": {"bento": "x"}}  # fmt: skip
-END = {"outcome": "serving", "verdict": "pass", "detail": "it answered", "evidence": {"latency_ratio": 1.5, "why": "w"},
-       "requests": 40, "failed": 1, "cut": 2}  # fmt: skip
+BEGIN = {
+    "target": "local",
+    "model": "demo",
+    "version": "5",
+    "previous": "4",
+    "trigger": "promote",
+    "digests": {"bento": "x"},
+}
+END = {
+    "outcome": "serving",
+    "verdict": "pass",
+    "detail": "it answered",
+    "evidence": {"latency_ratio": 1.5, "why": "w"},
+    "requests": 40,
+    "failed": 1,
+    "cut": 2,
+}
 
 
 def lines(rollout: str = "r1", at: float = 1000.0) -> list[LedgerEntry]:
@@ -33,7 +48,12 @@ def test_a_rollout_is_read_back_as_it_was_told(registry: Registry) -> None:
     registry.mirror(lines())
     (rollout,) = registry.history("local")
     assert rollout == fold(lines())
-    assert (rollout.name, rollout.version, rollout.previous, rollout.trigger) == ("demo", "5", "4", "promote")
+    assert (rollout.name, rollout.version, rollout.previous, rollout.trigger) == (
+        "demo",
+        "5",
+        "4",
+        "promote",
+    )
     assert (rollout.outcome, rollout.verdict, rollout.detail) == ("serving", "pass", "it answered")
     assert (rollout.requests, rollout.failed, rollout.cut, rollout.seconds) == (40, 1, 2, 2.0)
     assert rollout.evidence == {"latency_ratio": 1.5, "why": "w"}
@@ -41,7 +61,9 @@ def test_a_rollout_is_read_back_as_it_was_told(registry: Registry) -> None:
     assert registry.history("elsewhere") == []
 
 
-def test_lines_come_one_by_one_doubled_and_in_any_order_and_are_there_once(registry: Registry) -> None:
+def test_lines_come_one_by_one_doubled_and_in_any_order_and_are_there_once(
+    registry: Registry,
+) -> None:
     told = lines() * 3
     random.Random(0).shuffle(told)
     for line in told:
@@ -53,10 +75,14 @@ def test_lines_come_one_by_one_doubled_and_in_any_order_and_are_there_once(regis
     assert [(point.value, point.timestamp) for point in history] == [(1.5, 1_002_000)]
 
 
-def test_what_is_told_after_the_end_under_a_number_that_is_taken_is_a_line_of_its_own(registry: Registry) -> None:
+def test_what_is_told_after_the_end_under_a_number_that_is_taken_is_a_line_of_its_own(
+    registry: Registry,
+) -> None:
     *others, end = lines()
     ended = end.model_copy(update={"fields": {"outcome": "serving"}})
-    stop = LedgerEntry(rollout="r1", n=0, at=1030.0, event="stop", fields={"revision": "4", "cut": 3})
+    stop = LedgerEntry(
+        rollout="r1", n=0, at=1030.0, event="stop", fields={"revision": "4", "cut": 3}
+    )
     for _ in range(2):
         registry.mirror([*others, ended])
         registry.mirror([stop])
@@ -75,13 +101,22 @@ def test_until_its_end_a_rollout_has_begun(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status"), [("serving", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")]
+    ("outcome", "status"),
+    [("serving", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
 )
-def test_mlflows_page_says_how_it_ended_and_why(registry: Registry, outcome: str, status: str) -> None:
+def test_mlflows_page_says_how_it_ended_and_why(
+    registry: Registry, outcome: str, status: str
+) -> None:
     *others, end = lines()
-    registry.mirror([*others, end.model_copy(update={"fields": {"outcome": outcome, "detail": "since | that"}})])
+    registry.mirror(
+        [*others, end.model_copy(update={"fields": {"outcome": outcome, "detail": "since | that"}})]
+    )
     (run,) = registry.connection.client.search_runs([registry.connection.experiment(EXPERIMENT)])
-    assert (run.info.status, run.data.tags["outcome"], run.info.end_time) == (status, outcome, 1_002_000)
+    assert (run.info.status, run.data.tags["outcome"], run.info.end_time) == (
+        status,
+        outcome,
+        1_002_000,
+    )
     page = run.data.tags["mlflow.note.content"]
     assert "**demo 5** (was 4) on target `local`, asked for by promote" in page
     assert "| 0.7 | start | port 8001 |" in page
@@ -121,7 +156,9 @@ def test_done_but_told_otherwise_the_next_time_completes_it(
     assert [status for _, status in runs(registry)] == ["FINISHED"]
 
 
-def test_a_killed_write_of_the_lines_is_completed(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_write_of_the_lines_is_completed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -142,10 +179,13 @@ def test_more_than_mlflow_takes_is_shortened_and_more_lines_than_it_takes_at_onc
 ) -> None:
     long = {"detail": "x" * 20_000, "evidence": {"errors": 0.5}, "outcome": "failed"}
     steps = [
-        LedgerEntry(rollout="r", n=n, at=1000.0 + n, event="shift", fields={"log": "y" * 9000}) for n in range(1, 250)
+        LedgerEntry(rollout="r", n=n, at=1000.0 + n, event="shift", fields={"log": "y" * 9000})
+        for n in range(1, 250)
     ]
     begin = LedgerEntry(rollout="r", n=0, at=1000.0, event="begin", fields=BEGIN)
-    registry.mirror([begin, *steps, LedgerEntry(rollout="r", n=250, at=1300.0, event="end", fields=long)])
+    registry.mirror(
+        [begin, *steps, LedgerEntry(rollout="r", n=250, at=1300.0, event="end", fields=long)]
+    )
     (rollout,) = registry.history("local")
     assert len(rollout.events) == 251
     assert rollout.outcome == "failed"

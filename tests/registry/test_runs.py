@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def stage(registry: Registry, inputs: Any = 1) -> MlflowRun:
-    release = registry.release("demo", {"recipe": 1}, params={"finetune": {"r": 8}}, tags={"recipe": "demo"})
+    release = registry.release(
+        "demo", {"recipe": 1}, params={"finetune": {"r": 8}}, tags={"recipe": "demo"}
+    )
     return registry.stage(release, "finetune", inputs, params={"r": 8})
 
 
@@ -27,7 +29,10 @@ def read(registry: Registry, run: MlflowRun) -> Any:
 
 
 def curve(registry: Registry, run: MlflowRun, key: str = "loss") -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in registry.connection.client.get_metric_history(run.run_id, key)]
+    return [
+        (point.step, point.value)
+        for point in registry.connection.client.get_metric_history(run.run_id, key)
+    ]
 
 
 def test_the_same_inputs_find_the_same_run_and_others_a_new_one(registry: Registry) -> None:
@@ -46,7 +51,9 @@ def test_a_stage_is_a_child_of_its_release(registry: Registry) -> None:
     assert parent.data.params == {"finetune.r": "8"}
 
 
-def test_the_loss_curve_is_there_while_it_runs_and_not_doubled_by_resuming(registry: Registry) -> None:
+def test_the_loss_curve_is_there_while_it_runs_and_not_doubled_by_resuming(
+    registry: Registry,
+) -> None:
     run = stage(registry)
     for step in (1, 2, 3):
         run.log_step(step, {"loss": 1 / step, "bad": float("nan")})
@@ -99,7 +106,9 @@ def test_a_killed_process_leaves_a_run_that_is_marked_and_then_continued(
 def test_one_key_is_kept_for_each_model_and_data_set_and_told_once(registry: Registry) -> None:
     client = registry.connection.client
     run = stage(registry)
-    models = [client.create_logged_model(run.experiment_id, name).model_id for name in ("base", "tuned")]
+    models = [
+        client.create_logged_model(run.experiment_id, name).model_id for name in ("base", "tuned")
+    ]
     data = Dataset("validation", "sha256:abc", "file:///data")
     for one in (run, stage(registry)):
         one.log_dataset(data)

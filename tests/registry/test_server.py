@@ -34,12 +34,17 @@ def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:
             with registry.stage(release, "finetune", 1) as run:
                 run.log_dataset(data)
                 run.log_step(1, {"loss": 1.0})
-            variant = registry.register("demo", "variant", gguf, run=release, parent=base, label="gguf-Q8_0")
+            variant = registry.register(
+                "demo", "variant", gguf, run=release, parent=base, label="gguf-Q8_0"
+            )
             with registry.stage(release, "weigh", 1) as run:
                 registry.record_measurement(
-                    variant, "llama_cpp/gguf-Q8_0", run=run, document='{"a": 1}',
+                    variant,
+                    "llama_cpp/gguf-Q8_0",
+                    run=run,
+                    document='{"a": 1}',
                     figures=[MeasuredFigures({"exact_match": 0.9}, data)],
-                )  # fmt: skip
+                )
             registry.set_challenger(variant, "llama_cpp/gguf-Q8_0")
             registry.promote(variant)
     assert [one.label for one in registry.versions("demo")] == ["gguf-Q8_0", "base"]
@@ -57,7 +62,10 @@ def rollout_and_place(registry: Registry) -> None:
         "begin": {"target": "local", "model": "demo", "version": "2"},
         "end": {"outcome": "serving", "requests": 3, "evidence": {"latency_ratio": 1.5}},
     }
-    lines = [LedgerEntry(rollout="r", n=n, at=1000.0 + n, event=key, fields=told[key]) for n, key in enumerate(told)]
+    lines = [
+        LedgerEntry(rollout="r", n=n, at=1000.0 + n, event=key, fields=told[key])
+        for n, key in enumerate(told)
+    ]
     binding = Binding(target="local", model="demo", deploy={"port": 3000})
     for _ in range(2):
         registry.mirror(lines)
@@ -80,6 +88,8 @@ def test_a_release_with_artifacts_in_a_bucket(
     root = f"s3://{bucket}/mlflow"
     registry = Registry.connect(Settings(home=workspace.settings.home, artifact_root=root))
     whole_release(registry, workspace, make)
-    keys = [entry["Key"] for entry in swift_server.client().list_objects_v2(Bucket=bucket)["Contents"]]
+    keys = [
+        entry["Key"] for entry in swift_server.client().list_objects_v2(Bucket=bucket)["Contents"]
+    ]
     assert any(key.endswith("/artifacts/sub/tokenizer.json") for key in keys)
     assert not (workspace.settings.home / "mlartifacts").exists()

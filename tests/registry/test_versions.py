@@ -1,4 +1,6 @@
-"""Versions: registered once, whoever tries and whenever one is killed; lineage, aliases, measurements."""
+"""Versions: registered once, whoever tries and whenever one is killed; lineage, aliases,
+measurements.
+"""
 
 import multiprocessing
 import shutil
@@ -11,7 +13,14 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Dataset, MeasuredFigures, MlflowRun, Registry, Version, logged_models
+from weighbridge.registry import (
+    Dataset,
+    MeasuredFigures,
+    MlflowRun,
+    Registry,
+    Version,
+    logged_models,
+)
 
 TAGS = {"recipe": "demo", "recipe_digest": "sha256:1234"}
 
@@ -23,25 +32,44 @@ def run(registry: Registry) -> MlflowRun:
 
 @pytest.fixture
 def chain(registry: Registry, run: MlflowRun, make: Make) -> list[Version]:
-    base = registry.register("demo", "base", make("base", uri="hf://org/base@abc"), run=run, tags=TAGS)
-    adapter = registry.register("demo", "adapter", make("adapter", "peft"), run=run, parent=base, tags=TAGS)
+    base = registry.register(
+        "demo", "base", make("base", uri="hf://org/base@abc"), run=run, tags=TAGS
+    )
+    adapter = registry.register(
+        "demo", "adapter", make("adapter", "peft"), run=run, parent=base, tags=TAGS
+    )
     merged = registry.register("demo", "merged", make("merged"), run=run, parent=adapter, tags=TAGS)
     variant = registry.register(
-        "demo", "variant", make("q8", "gguf", "model.gguf"), run=run, parent=merged, label="gguf-Q8_0", tags=TAGS,
+        "demo",
+        "variant",
+        make("q8", "gguf", "model.gguf"),
+        run=run,
+        parent=merged,
+        label="gguf-Q8_0",
+        tags=TAGS,
         params={"quantization": "Q8_0"},
-    )  # fmt: skip
+    )
     return [base, adapter, merged, variant]
 
 
 def folder_of(registry: Registry, version: Version) -> Path:
-    folder = logged_models.local_folder(registry.connection.client.get_logged_model(version.model_id).artifact_location)
+    folder = logged_models.local_folder(
+        registry.connection.client.get_logged_model(version.model_id).artifact_location
+    )
     assert folder is not None
     return folder
 
 
-def test_every_version_says_what_it_is_and_what_it_was_made_from(registry: Registry, chain: list[Version]) -> None:
+def test_every_version_says_what_it_is_and_what_it_was_made_from(
+    registry: Registry, chain: list[Version]
+) -> None:
     base, adapter, merged, variant = (registry.version("demo", one.version) for one in chain)
-    assert [one.role for one in (base, adapter, merged, variant)] == ["base", "adapter", "merged", "variant"]
+    assert [one.role for one in (base, adapter, merged, variant)] == [
+        "base",
+        "adapter",
+        "merged",
+        "variant",
+    ]
     assert base.tags["source"] == "hf://org/base@abc"
     assert (variant.parent, variant.base, variant.label, variant.format) == (
         merged.version,
@@ -52,7 +80,12 @@ def test_every_version_says_what_it_is_and_what_it_was_made_from(registry: Regis
     assert variant.tags["recipe"] == "demo"
     assert variant.tags["digest"] == variant.digest
     assert variant.tags["model_id"] == variant.model_id
-    assert [one.version for one in registry.show("demo", variant.version).lineage] == ["1", "2", "3", "4"]
+    assert [one.version for one in registry.show("demo", variant.version).lineage] == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
     assert [one.label for one in registry.show("demo", "3").made_of_it] == ["gguf-Q8_0"]
 
 
@@ -85,7 +118,9 @@ def test_files_are_copied_where_links_cannot_be(
     assert (folder / "weights.bin").stat().st_ino != (artifact.path / "weights.bin").stat().st_ino
 
 
-@pytest.mark.parametrize("point", ["place", "finalize_logged_model", "create_registered_model", "create_model_version"])
+@pytest.mark.parametrize(
+    "point", ["place", "finalize_logged_model", "create_registered_model", "create_model_version"]
+)
 def test_killed_anywhere_and_tried_again_nothing_is_there_twice(
     registry: Registry, run: MlflowRun, make: Make, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -110,7 +145,9 @@ def test_killed_anywhere_and_tried_again_nothing_is_there_twice(
     assert (folder_of(registry, version) / "weights.bin").exists()
 
 
-def _register(home: Path, artifact: Artifact, barrier: "multiprocessing.synchronize.Barrier") -> None:  # type: ignore[name-defined]
+def _register(
+    home: Path, artifact: Artifact, barrier: "multiprocessing.synchronize.Barrier"
+) -> None:  # type: ignore[name-defined]
     registry = Registry.connect(Settings(home=home))
     run = registry.release("demo", 1, params={}, tags={})
     barrier.wait()
@@ -118,10 +155,15 @@ def _register(home: Path, artifact: Artifact, barrier: "multiprocessing.synchron
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_register_one_version(registry: Registry, workspace: Workspace, make: Make) -> None:
+def test_two_processes_at_once_register_one_version(
+    registry: Registry, workspace: Workspace, make: Make
+) -> None:
     spawn = multiprocessing.get_context("spawn")
     barrier, artifact = spawn.Barrier(2), make("base")
-    children = [spawn.Process(target=_register, args=(workspace.settings.home, artifact, barrier)) for _ in range(2)]
+    children = [
+        spawn.Process(target=_register, args=(workspace.settings.home, artifact, barrier))
+        for _ in range(2)
+    ]
     for child in children:
         child.start()
     for child in children:
@@ -148,7 +190,9 @@ def test_of_two_machines_that_did_not_see_each_other_the_lower_number_stays(
     assert [one.version for one in registry.versions("demo")] == [first.version]
 
 
-def test_aliases_move_and_are_read_with_the_versions(registry: Registry, chain: list[Version]) -> None:
+def test_aliases_move_and_are_read_with_the_versions(
+    registry: Registry, chain: list[Version]
+) -> None:
     assert registry.champion("demo") is None
     assert registry.challenger("unknown") is None
     registry.set_challenger(chain[3], "llama_cpp/gguf-Q8_0")
@@ -174,9 +218,14 @@ def test_a_measurement_is_on_the_candidates_logged_model_once_and_can_be_read_ba
             MeasuredFigures({"peak_memory_bytes": 1000}),
         ]
         registry.record_measurement(
-            registry.version("demo", variant.version), label, run=weighing, document=f'{{"label": "{label}"}}',
-            figures=figures, params={"engine.threads": "1"}, files={"predictions.jsonl": predictions},
-        )  # fmt: skip
+            registry.version("demo", variant.version),
+            label,
+            run=weighing,
+            document=f'{{"label": "{label}"}}',
+            figures=figures,
+            params={"engine.threads": "1"},
+            files={"predictions.jsonl": predictions},
+        )
     version = registry.version("demo", variant.version)
     shown = registry.show("demo", variant.version)
     assert shown.measurements == {
@@ -184,10 +233,19 @@ def test_a_measurement_is_on_the_candidates_logged_model_once_and_can_be_read_ba
     }
     assert registry.measurement_of(version, "unknown") is None
     registry.set_challenger(version, "other/gguf-Q8_0")
-    assert registry.measurement_of(registry.version("demo", "challenger")) == '{"label": "other/gguf-Q8_0"}'
+    assert (
+        registry.measurement_of(registry.version("demo", "challenger"))
+        == '{"label": "other/gguf-Q8_0"}'
+    )
     models = registry.connection.client.search_logged_models([run.experiment_id])
-    measured = {model.name: sorted(metric.key for metric in model.metrics) for model in models if model.metrics}
-    assert measured == {name: ["exact_match", "peak_memory_bytes"] for name in ("gguf-Q8_0", "other-gguf-Q8_0")}
+    measured = {
+        model.name: sorted(metric.key for metric in model.metrics)
+        for model in models
+        if model.metrics
+    }
+    assert measured == {
+        name: ["exact_match", "peak_memory_bytes"] for name in ("gguf-Q8_0", "other-gguf-Q8_0")
+    }
     assert (folder_of(registry, version) / "weighbridge" / "predictions.jsonl").exists()
 
 
@@ -217,6 +275,8 @@ def test_what_is_not_there_is_said_with_the_command_that_lists_what_is(
     assert registry.names() == ["demo"]
 
 
-def test_mlflows_page_finds_the_version_from_the_logged_model(registry: Registry, chain: list[Version]) -> None:
+def test_mlflows_page_finds_the_version_from_the_logged_model(
+    registry: Registry, chain: list[Version]
+) -> None:
     model = registry.connection.client.get_logged_model(chain[3].model_id)
     assert model.tags["mlflow.modelVersions"] == '[{"name": "demo", "version": "4"}]'

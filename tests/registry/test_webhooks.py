@@ -1,4 +1,6 @@
-"""Our webhook in a real MLflow server: one, pointing at us, signed with our secret, whatever was done to it."""
+"""Our webhook in a real MLflow server: one, pointing at us, signed with our secret, whatever was
+done to it.
+"""
 
 import threading
 import time
@@ -62,7 +64,9 @@ def listener() -> Iterator[Listener]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            listener.heard.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            listener.heard.append(
+                ({key.lower(): value for key, value in self.headers.items()}, body)
+            )
             self.send_response(200)
             self.end_headers()
 
@@ -93,7 +97,9 @@ def test_an_alias_that_moves_is_told_to_the_address_and_signed_with_the_secret(
     assert b'"deleted"' in listener.signed(SECRET)[1]
 
 
-def test_it_is_there_once_however_often_it_is_ensured_and_is_not_written_again(registry: Registry) -> None:
+def test_it_is_there_once_however_often_it_is_ensured_and_is_not_written_again(
+    registry: Registry,
+) -> None:
     registry.ensure_webhook("http://127.0.0.1:1/a", SECRET)
     (first,) = registry.connection.client.list_webhooks()
     registry.ensure_webhook("http://127.0.0.1:1/a", SECRET)
@@ -119,7 +125,9 @@ def _event(name: str) -> object:
     ],
     ids=["url", "status", "events", "secret"],
 )
-def test_whatever_was_done_to_it_is_repaired(registry: Registry, listener: Listener, harm: dict[str, object]) -> None:
+def test_whatever_was_done_to_it_is_repaired(
+    registry: Registry, listener: Listener, harm: dict[str, object]
+) -> None:
     client = registry.connection.client
     registry.ensure_webhook(listener.url, SECRET)
     (hook,) = client.list_webhooks()
@@ -132,7 +140,9 @@ def test_whatever_was_done_to_it_is_repaired(registry: Registry, listener: Liste
     assert len(listener.signed(SECRET)) == 1
 
 
-def test_another_process_and_another_address_take_it_over(registry: Registry, listener: Listener) -> None:
+def test_another_process_and_another_address_take_it_over(
+    registry: Registry, listener: Listener
+) -> None:
     registry.ensure_webhook("http://127.0.0.1:1/before", "before")
     Registry(registry.connection).ensure_webhook(listener.url, SECRET)
     (hook,) = registry.connection.client.list_webhooks()

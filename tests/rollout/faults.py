@@ -1,4 +1,6 @@
-"""Faults at a machine in memory: what a process leaves that dies or is lied to, and what the next one makes of it."""
+"""Faults at a machine in memory: what a process leaves that dies or is lied to, and what the next
+one makes of it.
+"""
 
 import contextlib
 import random
@@ -25,7 +27,9 @@ KINDS = get_args(get_type_hints(Fault)["kind"])
 
 
 class Watched(World):
-    """A machine on which nobody may serve only from the begin of a swap until somebody serves again."""
+    """A machine on which nobody may serve only from the begin of a swap until somebody serves
+    again.
+    """
 
     swapping: Callable[[], bool] = staticmethod(lambda: False)
 
@@ -50,13 +54,17 @@ class Watched(World):
 
     @property
     def dead(self) -> bool:
-        """Whether the process died at its fault: what it would do on its way out is not done either."""
+        """Whether the process died at its fault: what it would do on its way out is not done
+        either.
+        """
         fault = self.fault
         return fault is not None and fault.kind.startswith("crash") and len(self.effects) > fault.at
 
 
 @contextlib.contextmanager
-def watched(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any) -> Iterator[Machine]:
+def watched(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any
+) -> Iterator[Machine]:
     """A machine on which what is asked of MLflow, and what is noted of it, are effects as well."""
     monkeypatch.setattr(rollouts, "World", Watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
@@ -86,7 +94,7 @@ def _counted(world: Watched, original: Any, name: str) -> Any:
 
 
 def _swaps(shop: Machine) -> bool:
-    if not target_status.known_sites(shop.workspace.settings.home):
+    if not target_status.known_targets(shop.workspace.settings.home):
         return False
     record = rollouts.open_site("shop", shop.workspace)
     under = record.load().rollout if record else None
@@ -117,7 +125,11 @@ class Start:
             folder.mkdir(parents=True)
             (folder / "state.json").write_bytes(self.state)
         world = shop.world
-        world.running, world.routes, world.in_flight = dict(self.running), dict(self.routes), dict(self.in_flight)
+        world.running, world.routes, world.in_flight = (
+            dict(self.running),
+            dict(self.routes),
+            dict(self.in_flight),
+        )
         world.was_served, world.may_pause, world.dice = bool(self.routes), False, random.Random(7)
         random.seed(7)
         shop.wishes.ledger.clear()
@@ -147,14 +159,16 @@ def next_process(shop: Machine) -> None:
 
 def again(shop: Machine) -> None:
     """What a living process does next; the requests that are under way end at last."""
-    shop.redeploy(force=True)
+    shop.reconcile(force=True)
     shop.world.in_flight.clear()
     while not target_status.settle("shop", shop.workspace):
         pass
 
 
 def check_quiet(shop: Machine, version: str) -> None:
-    """This version serves, nothing else runs, and the ledger says of each rollout once how it ended."""
+    """This version serves, nothing else runs, and the ledger says of each rollout once how it
+    ended.
+    """
     record = shop.record
     assert record.rollout is None
     assert record.retiring == ()
@@ -168,7 +182,7 @@ def check_quiet(shop: Machine, version: str) -> None:
 
 def check_ledger(shop: Machine) -> None:
     """Once everything is mirrored, as MLflow has it: the same line again is no second line."""
-    shop.redeploy()
+    shop.reconcile()
     lines = {(line.rollout, line.at, line.event): line for line in shop.wishes.ledger}.values()
     begun = Counter(line.rollout for line in lines if line.event == "begin")
     ended = Counter(line.rollout for line in lines if line.event == "end")

@@ -1,4 +1,6 @@
-"""What the tests of rollouts share: a registry whose alias can be moved, and a site on a machine in memory."""
+"""What the tests of rollouts share: a registry whose alias can be moved, and a site on a machine in
+memory.
+"""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,8 @@ from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
 from weighbridge.rollout.reconcile import Result, reconcile
 
 QUESTIONS = [
-    ProbeQuestion(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0}) for n in range(16)
+    ProbeQuestion(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0})
+    for n in range(16)
 ]
 
 
@@ -58,7 +61,9 @@ class Wishes:
     def measurement_of(self, version: Named) -> str | None:
         if version.version in self.unweighed:
             return None
-        return measured("gguf-Q8_0", memory=self.peak_memory.get(version.version, 0)).model_dump_json()
+        return measured(
+            "gguf-Q8_0", memory=self.peak_memory.get(version.version, 0)
+        ).model_dump_json()
 
     def mirror(self, entries: Sequence[LedgerEntry]) -> None:
         if self.down:
@@ -98,7 +103,7 @@ class Machine:
 
     def promote(self, version: str, **options: Any) -> Result:
         self.wishes.alias = version
-        return self.redeploy(**options)
+        return self.reconcile(**options)
 
     def serves(self) -> str:
         """The version with all the traffic."""
@@ -108,18 +113,30 @@ class Machine:
 
 
 @contextmanager
-def machine(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any) -> Iterator[Machine]:
+def machine(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any
+) -> Iterator[Machine]:
     """Quick steps; what is written down counts as an effect as well."""
     home = workspace.settings.home
     WORLDS[home] = world = World()
     monkeypatch.setitem(plugins.BUILT_IN["target"], "memory", memory.PATH)  # type: ignore[arg-type]
     monkeypatch.setattr(rollout, "POLL", 0.0005)
     monkeypatch.setattr(probe, "questions_of", lambda measurement, store, count: QUESTIONS[:count])
-    monkeypatch.setattr(canary, "Client", lambda url, timeout: _Client(world.version(url.removeprefix("http://"))))
-    monkeypatch.setattr(probe, "ask", lambda url, questions, **options: _answer(world, url, questions))
+    monkeypatch.setattr(
+        canary, "Client", lambda url, timeout: _Client(world.version(url.removeprefix("http://")))
+    )
+    monkeypatch.setattr(
+        probe, "ask", lambda url, questions, **options: _answer(world, url, questions)
+    )
     for owner, name in ((Outbox, "write"), (ManagedTarget, "save")):
         monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
-    quick = {"step_seconds": 0, "step_deadline": 2, "start_deadline": 1, "min_requests": 5, "drain_seconds": 0.05}
+    quick = {
+        "step_seconds": 0,
+        "step_deadline": 2,
+        "start_deadline": 1,
+        "min_requests": 5,
+        "drain_seconds": 0.05,
+    }
     try:
         yield Machine(workspace, world, Wishes(), {**quick, **policy})
     finally:

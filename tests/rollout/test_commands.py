@@ -42,7 +42,11 @@ def test_verbs_given_at_once_are_all_in_force(tmp_path: Path) -> None:
     for _ in range(20):
         commands.issue(tmp_path, "resume", "")
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda verb: commands.issue(tmp_path, verb, "7"), ("pause", "now", "abort")))
+            list(
+                pool.map(
+                    lambda verb: commands.issue(tmp_path, verb, "7"), ("pause", "now", "abort")
+                )
+            )
         found = commands.read(tmp_path)
         assert (found.now, found.abort) == ("7", "7")
         (tmp_path / "orders.json").unlink()

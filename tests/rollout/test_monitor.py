@@ -1,4 +1,6 @@
-"""Monitoring: a fall below the floor counts when it is proven, and is acted on when it comes twice in a row."""
+"""Monitoring: a fall below the floor counts when it is proven, and is acted on when it comes twice
+in a row.
+"""
 
 import pytest
 
@@ -9,7 +11,10 @@ from weighbridge.rollout.probe import ProbeQuestion
 from weighbridge.tasks.measurement import Measurement
 
 KNOWN = {f"question {n}": f"answer {n}" for n in range(20)}
-QUESTIONS = [ProbeQuestion(prompt=q, reference=a, answer=a, scores={"exact_match": 1.0}) for q, a in KNOWN.items()]
+QUESTIONS = [
+    ProbeQuestion(prompt=q, reference=a, answer=a, scores={"exact_match": 1.0})
+    for q, a in KNOWN.items()
+]
 
 
 @pytest.fixture
@@ -49,7 +54,10 @@ def test_nobody_there_is_no_fall(measurement: Measurement) -> None:
 def checks(words: str) -> list[MonitorCheck]:
     """`7:pass 7:fail …`, in the order of time."""
     pairs = [word.split(":") for word in words.split()]
-    return [MonitorCheck.model_validate({"version": v, "verdict": w, "at": float(n)}) for n, (v, w) in enumerate(pairs)]
+    return [
+        MonitorCheck.model_validate({"version": v, "verdict": w, "at": float(n)})
+        for n, (v, w) in enumerate(pairs)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The ledger's first copy: no line is lost or swallowed, whatever happens while it is written or mirrored."""
+"""The ledger's first copy: no line is lost or swallowed, whatever happens while it is written or
+mirrored.
+"""
 
 from pathlib import Path
 
@@ -23,14 +25,18 @@ def test_lines_are_numbered_within_their_rollout(outbox: Outbox) -> None:
     assert [(line.rollout, line.n) for line in outbox.entries()] == [("a", 0), ("b", 0), ("a", 1)]
 
 
-def test_a_line_that_a_crash_cut_off_is_not_there_and_swallows_no_other(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_line_that_a_crash_cut_off_is_not_there_and_swallows_no_other(
+    outbox: Outbox, tmp_path: Path
+) -> None:
     outbox.write("a", "begin", why="übel")
     whole = _file(tmp_path).read_bytes()
     for cut in range(1, len(whole)):
         _file(tmp_path).write_bytes(whole + whole[:cut])
         outbox.write("b", "begin")
         # Without its end of line alone, a line is whole.
-        assert [line.rollout for line in outbox.entries()] == (["a", "b"] if cut < len(whole) - 1 else ["a", "a", "b"])
+        assert [line.rollout for line in outbox.entries()] == (
+            ["a", "b"] if cut < len(whole) - 1 else ["a", "a", "b"]
+        )
 
 
 def test_words_with_line_breaks_of_any_kind_come_back(outbox: Outbox) -> None:

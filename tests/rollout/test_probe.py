@@ -43,22 +43,31 @@ def questions(measurement: Measurement, workspace: Workspace) -> list[ProbeQuest
     return probe.questions_of(measurement, workspace.store, 16)
 
 
-def said(questions: list[ProbeQuestion], answer: Callable[[int, ProbeQuestion], str]) -> list[ProbeAnswer]:
+def said(
+    questions: list[ProbeQuestion], answer: Callable[[int, ProbeQuestion], str]
+) -> list[ProbeAnswer]:
     return [
-        ProbeAnswer(question=question, text=answer(binding, question)) for binding, question in enumerate(questions)
+        ProbeAnswer(question=question, text=answer(binding, question))
+        for binding, question in enumerate(questions)
     ]
 
 
-def test_questions_are_spread_over_the_measured_rows(measurement: Measurement, workspace: Workspace) -> None:
+def test_questions_are_spread_over_the_measured_rows(
+    measurement: Measurement, workspace: Workspace
+) -> None:
     some = probe.questions_of(measurement, workspace.store, 7)
-    assert [question.reference for question in some] == [f"it is {2 * n}" for n in (0, 7, 14, 21, 28, 35, 42)]
+    assert [question.reference for question in some] == [
+        f"it is {2 * n}" for n in (0, 7, 14, 21, 28, 35, 42)
+    ]
     everything = probe.questions_of(measurement, workspace.store, 500)
     assert len(everything) == ROWS - 1  # the one that was refused is none
     assert everything[1].prompt == "what is 1 doubled"
     assert everything[0].prompt == [{"role": "user", "content": "what is 0 doubled"}]
 
 
-def test_there_are_none_where_the_predictions_are_not(measurement: Measurement, workspace: Workspace) -> None:
+def test_there_are_none_where_the_predictions_are_not(
+    measurement: Measurement, workspace: Workspace
+) -> None:
     assert probe.questions_of(measured("unmeasured"), workspace.store, 5) == []
     assert measurement.predictions
     workspace.store.remove(measurement.predictions)
@@ -78,7 +87,9 @@ def test_the_same_model_passes(measurement: Measurement, questions: list[ProbeQu
 
 
 @pytest.mark.parametrize("garbage", ["", "�� the the the the"])
-def test_garbage_fails(measurement: Measurement, questions: list[ProbeQuestion], garbage: str) -> None:
+def test_garbage_fails(
+    measurement: Measurement, questions: list[ProbeQuestion], garbage: str
+) -> None:
     with serve(Behaviour(default=garbage)) as server:
         answered = probe.ask(server.url, questions)
     judged = probe.judge(answered, measurement, max_drop=0.02)
@@ -86,7 +97,9 @@ def test_garbage_fails(measurement: Measurement, questions: list[ProbeQuestion],
     assert "the score fell by" in judged.why
 
 
-def test_garbage_fails_where_no_metric_tells(measurement: Measurement, questions: list[ProbeQuestion]) -> None:
+def test_garbage_fails_where_no_metric_tells(
+    measurement: Measurement, questions: list[ProbeQuestion]
+) -> None:
     known = said(questions, lambda _, question: question.answer)
     wrong = said(questions, lambda *_: "garbage")
     weak = measurement.model_copy(update={"scores": {}})
@@ -94,17 +107,25 @@ def test_garbage_fails_where_no_metric_tells(measurement: Measurement, questions
     assert probe.judge(wrong, weak, max_drop=0.02).verdict == "fail"
     # A model that never was right cannot fall: it is its words that count.
     never = [
-        question.model_copy(update={"scores": {"exact_match": 0.0}, "answer": "no idea"}) for question in questions
+        question.model_copy(update={"scores": {"exact_match": 0.0}, "answer": "no idea"})
+        for question in questions
     ]
-    assert probe.judge(said(never, lambda *_: "no idea"), measurement, max_drop=0.02).verdict == "pass"
-    assert probe.judge(said(never, lambda *_: "garbage"), measurement, max_drop=0.02).verdict == "fail"
+    assert (
+        probe.judge(said(never, lambda *_: "no idea"), measurement, max_drop=0.02).verdict == "pass"
+    )
+    assert (
+        probe.judge(said(never, lambda *_: "garbage"), measurement, max_drop=0.02).verdict == "fail"
+    )
 
 
 def test_one_answer_that_changed_is_no_reason_and_several_are_doubt(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
     for wrong, verdict in ((1, "pass"), (5, "inconclusive"), (12, "fail")):
-        answers = said(questions, lambda binding, question, wrong=wrong: "x" if binding < wrong else question.answer)
+        answers = said(
+            questions,
+            lambda binding, question, wrong=wrong: "x" if binding < wrong else question.answer,
+        )
         assert probe.judge(answers, measurement, max_drop=0.02).verdict == verdict
 
 
@@ -113,19 +134,25 @@ def test_scores_taken_with_other_options_are_not_compared(
 ) -> None:
     """White space and capitals count or not as the recipe said; the measurement holds labels alone."""
     shouted = [
-        question.model_copy(update={"answer": question.reference.upper(), "scores": {"exact_match": 1.0}})
+        question.model_copy(
+            update={"answer": question.reference.upper(), "scores": {"exact_match": 1.0}}
+        )
         for question in questions
     ]
     answered = said(shouted, lambda _, question: question.reference.title())
     assert "changed" in probe.judge(answered, measurement, max_drop=0.02).why
-    told = probe.judge(answered, measurement, max_drop=0.02, metrics=[ExactMatchArgs(ignore_case=True)])
+    told = probe.judge(
+        answered, measurement, max_drop=0.02, metrics=[ExactMatchArgs(ignore_case=True)]
+    )
     assert (told.verdict, told.evidence["drop"]) == ("pass", 0.0)
 
 
 def test_the_pin_goes_with_every_request(questions: list[ProbeQuestion]) -> None:
     with serve() as server:
         probe.ask(server.url, questions, headers={"X-Weighbridge-Version": "7"}, max_tokens=3)
-        assert [headers["X-Weighbridge-Version"] for headers in server.headers] == ["7"] * len(server.headers)
+        assert [headers["X-Weighbridge-Version"] for headers in server.headers] == ["7"] * len(
+            server.headers
+        )
         assert len(server.headers) > len(questions)
         assert {body["max_tokens"] for body in server.seen} == {3}
 
@@ -145,7 +172,9 @@ def test_no_answer_is_an_error_and_nobody_waits_for_the_rest(
         assert probe.judge(answered, measurement, max_drop=0.02).verdict == "error"
 
 
-def test_what_is_garbage_fails_even_if_it_dies_later(measurement: Measurement, questions: list[ProbeQuestion]) -> None:
+def test_what_is_garbage_fails_even_if_it_dies_later(
+    measurement: Measurement, questions: list[ProbeQuestion]
+) -> None:
     answered = said(questions, lambda *_: "garbage")
     answered[-1] = ProbeAnswer(question=questions[-1], problem="it broke off")
     assert probe.judge(answered, measurement, max_drop=0.02).verdict == "fail"

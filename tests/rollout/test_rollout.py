@@ -1,4 +1,6 @@
-"""Rollouts on a machine in memory: good versions take over, bad ones never cost the old one anything."""
+"""Rollouts on a machine in memory: good versions take over, bad ones never cost the old one
+anything.
+"""
 
 from collections.abc import Iterator
 from threading import Thread
@@ -28,7 +30,7 @@ def test_the_first_version_gets_all_traffic(shop: Machine) -> None:
 def test_what_serves_already_is_left_alone(shop: Machine) -> None:
     shop.promote("1")
     done = len(shop.wishes.ledger)
-    assert shop.redeploy().action == "nothing"
+    assert shop.reconcile().action == "nothing"
     assert len(shop.wishes.ledger) == done
 
 
@@ -73,10 +75,10 @@ def test_what_was_found_bad_is_not_tried_again_by_itself(shop: Machine) -> None:
     shop.world.versions["2"] = Version(starts=False)
     shop.promote("1")
     shop.promote("2")
-    assert shop.redeploy().action == "kept"
+    assert shop.reconcile().action == "kept"
     shop.world.versions["2"] = Version()
-    assert shop.redeploy().action == "kept"
-    assert shop.redeploy(force=True).action == "deployed"
+    assert shop.reconcile().action == "kept"
+    assert shop.reconcile(force=True).action == "deployed"
 
 
 def test_going_back_to_what_serves_is_done_at_once(shop: Machine) -> None:
@@ -108,13 +110,19 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
     shop.wishes.unweighed.add("1")
     worker = Thread(target=shop.promote, args=("1",))
     worker.start()
-    _until(lambda: target_status.status(shop.workspace) and target_status.status(shop.workspace)[0].paused)
+    _until(
+        lambda: (
+            target_status.status(shop.workspace) and target_status.status(shop.workspace)[0].paused
+        )
+    )
     target_status.order("shop", "now", shop.workspace)
     worker.join(10)
     assert shop.serves() == "1"
 
 
-def test_the_newest_wish_wins_while_another_is_rolled_out(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_wish_wins_while_another_is_rolled_out(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("weighbridge.rollout.reconcile.WISH_EVERY", 0.01)
     shop.promote("1")
     shop.policy["step_seconds"] = 30
@@ -131,12 +139,14 @@ def test_the_newest_wish_wins_while_another_is_rolled_out(shop: Machine, monkeyp
 def test_orders_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
     shop.promote("1")
     for verb in ("abort", "now", "resume"):
-        target_status.order("shop", verb, shop.workspace)  # nothing is being rolled out: nothing happens
+        target_status.order(
+            "shop", verb, shop.workspace
+        )  # nothing is being rolled out: nothing happens
     target_status.order("shop", "pause", shop.workspace)
     target_status.order("shop", "pause", shop.workspace)
     assert shop.promote("2").action == "kept"
     target_status.order("shop", "resume", shop.workspace)
-    assert shop.redeploy().action == "deployed"
+    assert shop.reconcile().action == "deployed"
 
 
 @pytest.mark.parametrize(("verb", "serves"), [("abort", "1"), ("now", "2")])
@@ -179,7 +189,7 @@ def test_long_answers_are_waited_for_and_cut_at_the_bound(shop: Machine) -> None
         sleep(0.01)
     assert 0.1 < monotonic() - began < 5
     assert set(shop.world.running) == {"2"}
-    shop.redeploy()
+    shop.reconcile()
     assert [entry.fields["cut"] for entry in shop.wishes.ledger if entry.event == "stop"] == [2]
 
 
@@ -188,10 +198,10 @@ def test_without_mlflow_what_serves_goes_on_and_the_ledger_waits(shop: Machine) 
     lines = len(shop.wishes.ledger)
     shop.wishes.alias = "2"
     mirror, shop.wishes.mirror = shop.wishes.mirror, _refuse  # type: ignore[method-assign]
-    assert shop.redeploy().action == "deployed"
+    assert shop.reconcile().action == "deployed"
     assert len(shop.wishes.ledger) == lines
     shop.wishes.mirror = mirror  # type: ignore[method-assign]
-    shop.redeploy()
+    shop.reconcile()
     assert shop.wishes.outcomes() == ["serving", "serving"]
 
 
@@ -199,7 +209,10 @@ def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:
     shop.promote("1")
     assert shop.promote("").action == "kept"
     assert shop.serves() == "1"
-    assert "no version of demo has the alias champion" in target_status.status(shop.workspace)[0].detail
+    assert (
+        "no version of demo has the alias champion"
+        in target_status.status(shop.workspace)[0].detail
+    )
 
 
 def test_rolling_back_goes_to_the_version_before(shop: Machine) -> None:
@@ -215,7 +228,7 @@ def test_what_runs_and_nobody_knows_is_stopped(shop: Machine) -> None:
     shop.world.running["9"] = shop.world.running["1"]
     shop.world.routes = {}
     shop.world.was_served = False
-    shop.redeploy()
+    shop.reconcile()
     assert set(shop.world.running) == {"1"}
     assert shop.serves() == "1"
 

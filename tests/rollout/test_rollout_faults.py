@@ -1,4 +1,6 @@
-"""A fault at any effect of a rollout: afterwards the fact is the wish, or a bad version's predecessor serves."""
+"""A fault at any effect of a rollout: afterwards the fact is the wish, or a bad version's
+predecessor serves.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import get_args, get_type_hints
@@ -60,8 +62,13 @@ def _first(shop: Machine) -> str:
 
 
 SCENARIOS = {
-    "good": _good, "bad": _bad, "swap": _swap, "bad swap": _bad_swap, "long answers": _long_answers, "first": _first
-}  # fmt: skip
+    "good": _good,
+    "bad": _bad,
+    "swap": _swap,
+    "bad swap": _bad_swap,
+    "long answers": _long_answers,
+    "first": _first,
+}
 scenarios = pytest.mark.parametrize("prepare", SCENARIOS.values(), ids=SCENARIOS)
 
 
@@ -104,7 +111,9 @@ def _effects(shop: Machine, start: Start) -> int:
 def _go_on(shop: Machine, kind: Kind) -> None:
     """A process that died is followed by another one; one that was lied to goes on by itself."""
     if kind == "crash before" and open_target("shop", shop.workspace) is not None:
-        target_status.settle("shop", shop.workspace)  # whoever waits for a drain does not recover first
+        target_status.settle(
+            "shop", shop.workspace
+        )  # whoever waits for a drain does not recover first
     if kind.startswith("crash"):
         recover(shop.workspace)
         _check_recovered(shop)
@@ -112,7 +121,9 @@ def _go_on(shop: Machine, kind: Kind) -> None:
 
 
 def _check_recovered(shop: Machine) -> None:
-    """Without MLflow, and without another attempt: only what serves, and what still has requests, is left."""
+    """Without MLflow, and without another attempt: only what serves, and what still has requests,
+    is left.
+    """
     record = read_state(folder_of("shop", shop.workspace.settings.home), Revision)
     assert record.rollout is None
     serves = {record.current.name: (100, False)} if record.current else {}

@@ -24,14 +24,27 @@ VERSIONS = st.sampled_from("1234")
 NUMBERS = st.integers(0, 40)
 FAULTS = st.none() | st.builds(Fault, NUMBERS, st.sampled_from(KINDS))
 BREAKS = st.sampled_from(
-    [{}, {"starts": False}, {"answers": False}, {"garbage": True}, {"error_share": 0.8}, {"dies_after": 2}]
+    [
+        {},
+        {"starts": False},
+        {"answers": False},
+        {"garbage": True},
+        {"error_share": 0.8},
+        {"dies_after": 2},
+    ]
 )
-MEDDLING = st.sampled_from(["abort", "now", "pause", "alias 1", "alias 3", "no alias", "mlflow down", "errors"])
+MEDDLING = st.sampled_from(
+    ["abort", "now", "pause", "alias 1", "alias 3", "no alias", "mlflow down", "errors"]
+)
 RELIEF = st.sampled_from(["resume", "abort", "now"])
 WALKS = settings(
-    derandomize=True, max_examples=40, stateful_step_count=30, deadline=None, database=None,
+    derandomize=True,
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 
 class Walk(RuleBasedStateMachine):
@@ -62,16 +75,26 @@ class Walk(RuleBasedStateMachine):
         self._redeploy(version, Fault(number, kind), {}, True)
 
     @rule(version=VERSIONS, meddling=st.dictionaries(NUMBERS, MEDDLING, max_size=3), relief=RELIEF)
-    def promote_while_others_meddle(self, version: str, meddling: dict[int, str], relief: commands.Command) -> None:
+    def promote_while_others_meddle(
+        self, version: str, meddling: dict[int, str], relief: commands.Command
+    ) -> None:
         self._relief = relief
         self._redeploy(version, None, meddling, True)
 
     @rule(
-        version=VERSIONS, number=NUMBERS, kind=st.sampled_from(KINDS), meddling=st.dictionaries(NUMBERS, MEDDLING),
+        version=VERSIONS,
+        number=NUMBERS,
+        kind=st.sampled_from(KINDS),
+        meddling=st.dictionaries(NUMBERS, MEDDLING),
         relief=RELIEF,
-    )  # fmt: skip
+    )
     def promote_under_all_of_it(
-        self, version: str, number: int, kind: Any, meddling: dict[int, str], relief: commands.Command
+        self,
+        version: str,
+        number: int,
+        kind: Any,
+        meddling: dict[int, str],
+        relief: commands.Command,
     ) -> None:
         self._relief = relief
         self._redeploy(version, Fault(number, kind), meddling, True)
@@ -79,7 +102,9 @@ class Walk(RuleBasedStateMachine):
     @rule(fault=FAULTS)
     def roll_back(self, fault: Fault | None) -> None:
         with contextlib.suppress(BadInput):
-            self._redeploy(target_status.rollback_version("shop", self.shop.workspace), fault, {}, False)
+            self._redeploy(
+                target_status.rollback_version("shop", self.shop.workspace), fault, {}, False
+            )
 
     @rule(fault=FAULTS)
     def reconcile(self, fault: Fault | None) -> None:
@@ -103,8 +128,12 @@ class Walk(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, how=BREAKS)
     def break_or_mend(self, version: str, how: dict[str, Any]) -> None:
-        """One that serves, or that a rollout under way may have to go back to, only breaks as clients see it."""
-        held = {name.partition(".")[0] for name in (*self.world.running, *self.world.routes)} | self._in_the_record()
+        """One that serves, or that a rollout under way may have to go back to, only breaks as
+        clients see it.
+        """
+        held = {
+            name.partition(".")[0] for name in (*self.world.running, *self.world.routes)
+        } | self._in_the_record()
         if version not in held or how.keys() <= {"garbage", "error_share"}:
             self.world.versions[version] = Version(**how)
 
@@ -115,9 +144,11 @@ class Walk(RuleBasedStateMachine):
         self.wishes.peak_memory[version] = peak
 
     @rule(
-        unweighed=st.sets(VERSIONS, max_size=2), on_inconclusive=st.sampled_from(["rollback", "pause"]),
-        down=st.booleans(), busy=st.booleans(),
-    )  # fmt: skip
+        unweighed=st.sets(VERSIONS, max_size=2),
+        on_inconclusive=st.sampled_from(["rollback", "pause"]),
+        down=st.booleans(),
+        busy=st.booleans(),
+    )
     def change(self, unweighed: set[str], on_inconclusive: str, down: bool, busy: bool) -> None:
         self.wishes.unweighed = unweighed
         self.shop.policy["on_inconclusive"] = on_inconclusive
@@ -176,12 +207,16 @@ class Walk(RuleBasedStateMachine):
 
     # Helpers
 
-    def _redeploy(self, version: str, fault: Fault | None, meddling: dict[int, str], force: bool) -> None:
+    def _redeploy(
+        self, version: str, fault: Fault | None, meddling: dict[int, str], force: bool
+    ) -> None:
         self.wishes.alias = version
         self.world.acts = {number: self._act(what) for number, what in meddling.items()}
-        self._strike(fault, lambda: self.shop.redeploy(force=force))
+        self._strike(fault, lambda: self.shop.reconcile(force=force))
         self.world.acts = {}
-        self.wishes.down = False  # a pause, and MLflow's absence, last for one attempt: else little would happen
+        self.wishes.down = (
+            False  # a pause, and MLflow's absence, last for one attempt: else little would happen
+        )
         self.order("resume")
 
     def _strike(self, fault: Fault | None, act: Callable[[], object]) -> None:

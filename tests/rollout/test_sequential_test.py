@@ -14,12 +14,24 @@ STEPS = (0.1, 0.5, 1.0)
 
 
 def seen(server: str = NEW, **facts: Any) -> FinishedRequest:
-    fields = {"status": 200, "seconds": 0.1, "stream": False, "truncated": False, "at": 0.0, **facts}
+    fields = {
+        "status": 200,
+        "seconds": 0.1,
+        "stream": False,
+        "truncated": False,
+        "at": 0.0,
+        **facts,
+    }
     return FinishedRequest(server=server, **fields)
 
 
 def traffic(
-    rng: random.Random, share: float, requests: int, *, errors: tuple[float, float] = (0.0, 0.0), slower: float = 1.0
+    rng: random.Random,
+    share: float,
+    requests: int,
+    *,
+    errors: tuple[float, float] = (0.0, 0.0),
+    slower: float = 1.0,
 ) -> Iterator[FinishedRequest]:
     """Requests at random: `errors` of the old and of the new version; a quarter are long streams."""
     for _ in range(requests):
@@ -39,7 +51,9 @@ def rollout(
     steps: tuple[float, ...] = STEPS,
     **faults: Any,
 ) -> tuple[int, Comparison]:
-    """Every step with so many requests, judged after every five; returns at how many it failed, or 0."""
+    """Every step with so many requests, judged after every five; returns at how many it failed, or
+    0.
+    """
     comparison = Comparison(alpha=alpha)
     count = 0
     for share in steps:
@@ -65,10 +79,14 @@ def rollout(
         (False, {"errors": (0.3, 0.3)}),
     ],
 )
-def test_versions_that_are_no_worse_are_turned_back_less_often_than_alpha(told: bool, faults: dict[str, Any]) -> None:
+def test_versions_that_are_no_worse_are_turned_back_less_often_than_alpha(
+    told: bool, faults: dict[str, Any]
+) -> None:
     rng = random.Random(20)
     rollouts, alpha = 120, 0.05
-    alarms = sum(rollout(rng, 150, alpha=alpha, told=told, **faults)[0] > 0 for _ in range(rollouts))
+    alarms = sum(
+        rollout(rng, 150, alpha=alpha, told=told, **faults)[0] > 0 for _ in range(rollouts)
+    )
     # Six are allowed; Ville's bound is not tight.
     assert alarms <= 3
 
@@ -84,7 +102,9 @@ def test_versions_that_are_no_worse_are_turned_back_less_often_than_alpha(told: 
         ({"slower": 5.0}, 0.5, 300),
     ],
 )
-def test_bad_versions_fail_within_this_many_requests(faults: dict[str, Any], share: float, within: int) -> None:
+def test_bad_versions_fail_within_this_many_requests(
+    faults: dict[str, Any], share: float, within: int
+) -> None:
     rng = random.Random(21)
     found = [rollout(rng, within, steps=(share,), **faults) for _ in range(20)]
     assert sum(count > 0 for count, _ in found) >= 18
@@ -100,7 +120,10 @@ def test_what_is_wrong_is_said_with_figures() -> None:
     assert judged.evidence["seconds_new"] == 1.0
     comparison = Comparison()
     comparison.see([seen(OLD)] * 50 + [seen(status=500)] * 10, OLD, NEW, 0.1)
-    assert comparison.judge().why == "the new version fails more often: 10 of 10 requests, 0 of 50 before"
+    assert (
+        comparison.judge().why
+        == "the new version fails more often: 10 of 10 requests, 0 of 50 before"
+    )
 
 
 def test_no_data_is_never_a_pass() -> None:
@@ -175,7 +198,12 @@ def test_a_first_deployment_has_no_more_than_the_tolerated_errors() -> None:
 def test_long_streams_are_compared_with_streams_alone() -> None:
     comparison = Comparison()
     comparison.see([seen(OLD, seconds=0.1)] * 200, OLD, NEW, 0.5)
-    comparison.see([seen(OLD, stream=True, seconds=60)] * 30 + [seen(stream=True, seconds=60)] * 200, OLD, NEW, 0.5)
+    comparison.see(
+        [seen(OLD, stream=True, seconds=60)] * 30 + [seen(stream=True, seconds=60)] * 200,
+        OLD,
+        NEW,
+        0.5,
+    )
     assert comparison.judge().verdict == "pass"
 
 

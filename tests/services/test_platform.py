@@ -110,20 +110,27 @@ def test_secrets_are_in_one_file_of_the_owners_and_in_no_command_line(home: Path
     path = home / "secrets" / "platform.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    lines = command_lines() + "".join(one.read_text() for one in (home / "run" / "programs").iterdir())
+    lines = command_lines() + "".join(
+        one.read_text() for one in (home / "run" / "programs").iterdir()
+    )
     kept = json.loads(path.read_text())
     assert {"WEIGHBRIDGE_WEBHOOK_SECRET", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"} <= set(kept)
     assert not [name for name, value in kept.items() if value in lines]
 
 
 def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path) -> None:
-    wanted = {one["name"]: one for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    wanted = {
+        one["name"]: one
+        for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    }
     assert set(wanted) == set(deployments.NAMES)
     for name, one in wanted.items():
         assert len(deployment(home, name)["schedules"]) == len(one.get("schedules", []))
 
     def planned() -> set[str]:
-        runs = prefect(home, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}).json()
+        runs = prefect(
+            home, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}
+        ).json()
         return {run["deployment_id"] for run in runs}
 
     ids = {deployment(home, name)["id"] for name, one in wanted.items() if one.get("schedules")}
@@ -135,7 +142,10 @@ def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path
     ("change", "words"),
     [
         ({"finetune": {"learning_rte": 1}}, ["recipe.finetune", "learning_rte"]),
-        ({"deploy": {"target": {"kind": "local", "port": 99999999}}}, ["recipe.deploy.target.port", "65535"]),
+        (
+            {"deploy": {"target": {"kind": "local", "port": 99999999}}},
+            ["recipe.deploy.target.port", "65535"],
+        ),
         ({"name": None}, ["recipe", "name"]),
     ],
 )
@@ -170,7 +180,12 @@ def test_a_run_started_here_reports_to_the_platform(home: Path) -> None:
     )
     environment = {**os.environ, "WEIGHBRIDGE_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     ports = service_addresses.read(home)
     assert ports is not None
@@ -212,15 +227,24 @@ def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> No
 
 def test_a_port_of_somebody_else_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as theirs:
-        mine = settings(tmp_path / "new").model_copy(update={"mlflow_port": theirs.getsockname()[1]})
-        with pytest.raises(BadInput, match=r"starting mlflow: port \d+ belongs to another program; .*MLFLOW_PORT"):
+        mine = settings(tmp_path / "new").model_copy(
+            update={"mlflow_port": theirs.getsockname()[1]}
+        )
+        with pytest.raises(
+            BadInput, match=r"starting mlflow: port \d+ belongs to another program; .*MLFLOW_PORT"
+        ):
             Platform(mine).up()
     assert not (tmp_path / "new").exists()
 
 
 def test_an_mlflow_server_of_the_users_is_left_to_them(tmp_path: Path) -> None:
     theirs = settings(tmp_path, tracking_uri="http://mlflow.example")
-    assert [part.name for part in Platform(theirs).components()] == ["gateway", "prefect", "deployer", "worker"]
+    assert [part.name for part in Platform(theirs).components()] == [
+        "gateway",
+        "prefect",
+        "deployer",
+        "worker",
+    ]
 
 
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
@@ -235,7 +259,9 @@ def test_on_postgresql_both_keep_everything_there(tmp_path: Path) -> None:
             assert not list((tmp_path / "home").rglob("*.db"))
             _register(mine, "shop")
             assert Registry.connect(mine).names() == ["shop"]
-            answers = _at_once(60, lambda n: prefect(tmp_path / "home", "flows/", name=f"flow {n}").status_code)
+            answers = _at_once(
+                60, lambda n: prefect(tmp_path / "home", "flows/", name=f"flow {n}").status_code
+            )
             assert set(answers) <= {200, 201}
         finally:
             platform.down()

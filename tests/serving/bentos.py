@@ -1,4 +1,6 @@
-"""Small real Bentos for tests: random weights on llama.cpp, and the stand-in for versions that are bad on purpose."""
+"""Small real Bentos for tests: random weights on llama.cpp, and the stand-in for versions that are
+bad on purpose.
+"""
 
 import json
 import sys
@@ -28,7 +30,9 @@ def gguf(workspace: Workspace, *, whole: bool = True) -> Artifact:
 
 
 def engine(parallel: int = 2) -> EngineArgs:
-    args: EngineArgs = load("engine", "llama_cpp").Args(threads=1, parallel=parallel, ctx_size=512 * parallel)
+    args: EngineArgs = load("engine", "llama_cpp").Args(
+        threads=1, parallel=parallel, ctx_size=512 * parallel
+    )
     return args
 
 
@@ -37,9 +41,13 @@ def candidate(workspace: Workspace, *, parallel: int = 2, whole: bool = True) ->
     return Candidate(label="llama_cpp/gguf-Q8_0", variant=variant, engine=engine(parallel))
 
 
-def contents(workspace: Workspace, *, parallel: int = 2, whole: bool = True, name: str = "Demo") -> bento.Contents:
+def contents(
+    workspace: Workspace, *, parallel: int = 2, whole: bool = True, name: str = "Demo"
+) -> bento.Contents:
     made = candidate(workspace, parallel=parallel, whole=whole)
-    return bento.Contents(name, "1", made.label, made.engine, made.variant.artifact, {"recipe": "test"})
+    return bento.Contents(
+        name, "1", made.label, made.engine, made.variant.artifact, {"recipe": "test"}
+    )
 
 
 def release(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> Release:
@@ -51,7 +59,8 @@ def release(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> R
 
 
 class StandIn(bento.Contents):
-    """A Bento of llama.cpp, in whose place it carries the stand-in server as its native `llama-server`.
+    """A Bento of llama.cpp, in whose place it carries the stand-in server as its native
+    `llama-server`.
 
     So it needs no plugin and no environment that other tests do not need, too.
     """
@@ -61,12 +70,19 @@ class StandIn(bento.Contents):
 
 
 def stand_in_release(
-    workspace: Workspace, version: str, *, name: str = "demo", answers: Mapping[str, str] | None = None,
-    peak_memory: int = 0, **faults: Any,
-) -> Release:  # fmt: skip
-    """A version that answers at once, from `answers`, and is bad as `faults` (of `StandInArgs`) say.
+    workspace: Workspace,
+    version: str,
+    *,
+    name: str = "demo",
+    answers: Mapping[str, str] | None = None,
+    peak_memory: int = 0,
+    **faults: Any,
+) -> Release:
+    """A version that answers at once, from `answers`, and is bad as `faults` (of `StandInArgs`)
+    say.
 
-    Two versions with the same faults are two Bentos, and the answers of each are its own name: `version 7`.
+    Two versions with the same faults are two Bentos, and the answers of each are its own name:
+    `version 7`.
     """
     args = StandInArgs.model_validate({"default": f"version {version}", **faults})
     with workspace.store.scratch() as scratch:
@@ -76,10 +92,14 @@ def stand_in_release(
         program.chmod(0o755)
         model = workspace.store.add(scratch, "gguf", {"uri": "stand-in"})
     engine = load("engine", "llama_cpp").Args(build="native", threads=1, parallel=1, ctx_size=512)
-    what = StandIn(name, version, "stand_in/answers", engine, model, {"recipe": "test", "version": version})
+    what = StandIn(
+        name, version, "stand_in/answers", engine, model, {"recipe": "test", "version": version}
+    )
     built = bento.build(what, workspace.settings.cache)
     exported = bento.export(built, model, workspace.store, {})
-    return Release(name=name, version=version, bento=built.tag, digest=exported.digest, peak_memory=peak_memory)
+    return Release(
+        name=name, version=version, bento=built.tag, digest=exported.digest, peak_memory=peak_memory
+    )
 
 
 def _program(words: list[str]) -> str:

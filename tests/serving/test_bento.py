@@ -77,7 +77,10 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def ended(processes: list[psutil.Process], within: float = 20) -> bool:
-    return soon(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), within)
+    return soon(
+        lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes),
+        within,
+    )
 
 
 def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:
@@ -90,7 +93,9 @@ def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -
     }
 
 
-def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(built: bento.Built) -> None:
+def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(
+    built: bento.Built,
+) -> None:
     src = built.folder / "src" / "weighbridge"
     travels = {path.relative_to(src).as_posix() for path in src.rglob("*.py")}
     needed = {
@@ -123,11 +128,18 @@ def imported_by(file: str) -> Iterator[str]:
 def test_the_service_and_every_engine_are_imported_by_the_bentos_own_python(
     built: bento.Built, environment: Environment
 ) -> None:
-    """With all that they import. Scripts that another engine's environment runs by path travel, too, and may not."""
-    names = ["weighbridge.serving.service", *{place.partition(":")[0] for place in BUILT_IN["engine"].values()}]
+    """With all that they import. Scripts that another engine's environment runs by path travel,
+    too, and may not.
+    """
+    names = [
+        "weighbridge.serving.service",
+        *{place.partition(":")[0] for place in BUILT_IN["engine"].values()},
+    ]
     script = "import importlib, sys; sys.path.insert(0, '.'); [importlib.import_module(name) for name in sys.argv[1:]]"
     command = [str(environment.python), "-I", "-c", script, *names]
-    done = subprocess.run(command, cwd=built.folder / "src", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=built.folder / "src", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -143,7 +155,9 @@ def test_model_is_the_stores_own_file(built: bento.Built, contents: bento.Conten
     assert (built.model / "model.gguf").samefile(contents.model.path / "model.gguf")
 
 
-def test_requirements_are_the_engines_lock_with_its_hashes(built: bento.Built, contents: bento.Contents) -> None:
+def test_requirements_are_the_engines_lock_with_its_hashes(
+    built: bento.Built, contents: bento.Contents
+) -> None:
     requirements = built.folder / "env" / "python" / "requirements.txt"
     assert requirements.read_text() == contents.lock.read_text()
 
@@ -151,12 +165,25 @@ def test_requirements_are_the_engines_lock_with_its_hashes(built: bento.Built, c
 def test_uv_adds_nothing_to_the_requirements_of_a_bento(built: bento.Built, tmp_path: Path) -> None:
     folder = shutil.copytree(built.folder / "env" / "python", tmp_path / "python")
     (folder / "requirements.txt").write_text("anyio\n")
-    command = [uv(), "--directory", str(folder), "pip", "install", "--target", str(tmp_path), "--dry-run"]
-    done = subprocess.run([*command, "-r", "requirements.txt"], capture_output=True, text=True, env=dict(os.environ))
+    command = [
+        uv(),
+        "--directory",
+        str(folder),
+        "pip",
+        "install",
+        "--target",
+        str(tmp_path),
+        "--dry-run",
+    ]
+    done = subprocess.run(
+        [*command, "-r", "requirements.txt"], capture_output=True, text=True, env=dict(os.environ)
+    )
     assert re.findall(r"^ \+ (\w+)==", done.stderr, re.MULTILINE) == ["anyio"], done.stderr
 
 
-def test_built_again_it_is_reused(built: bento.Built, contents: bento.Contents, shared: Workspace) -> None:
+def test_built_again_it_is_reused(
+    built: bento.Built, contents: bento.Contents, shared: Workspace
+) -> None:
     again = bento.build(contents, shared.settings.cache)
     assert again == replace(built, reused=True)
 
@@ -198,26 +225,46 @@ def test_bentoml_lists_it_with_its_lineage(built: bento.Built, environment: Envi
 
 
 def test_its_environment_holds_none_of_the_control_plane(environment: Environment) -> None:
-    installed = {path.name.split("-")[0] for path in environment.path.glob("lib/python*/site-packages/*.dist-info")}
+    installed = {
+        path.name.split("-")[0]
+        for path in environment.path.glob("lib/python*/site-packages/*.dist-info")
+    }
     assert "bentoml" in installed
     assert installed.isdisjoint({"prefect", "mlflow", "torch", "transformers", "weighbridge"})
 
 
-def test_exported_it_answers_on_both_ports(exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
+def test_exported_it_answers_on_both_ports(
+    exported: Artifact, shared: Workspace, tmp_path: Path
+) -> None:
     with serving(exported, shared, tmp_path) as proof:
         for url in (proof.url, proof.engine_url):
-            assert Client(url).ask([{"role": "user", "content": "Hello"}], max_tokens=5).completion_tokens == 5
+            assert (
+                Client(url)
+                .ask([{"role": "user", "content": "Hello"}], max_tokens=5)
+                .completion_tokens
+                == 5
+            )
             assert list(Client(url).stream("Hello", max_tokens=5, ignore_eos=True))
         for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
             assert httpx.get(proof.url + path).status_code == 200
         refused = httpx.post(f"{proof.url}/v1/chat/completions", content=b"{")
-        assert refused.status_code == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
+        assert (
+            refused.status_code
+            == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
+        )
         processes = tree(proof.process.pid)
     assert ended(processes)
 
 
-def test_a_client_that_hangs_up_frees_its_slot(exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
-    body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True, "ignore_eos": True, "max_tokens": 400}
+def test_a_client_that_hangs_up_frees_its_slot(
+    exported: Artifact, shared: Workspace, tmp_path: Path
+) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": True,
+        "ignore_eos": True,
+        "max_tokens": 400,
+    }
     with serving(exported, shared, tmp_path) as proof:
         with httpx.stream("POST", f"{proof.url}/v1/chat/completions", json=body) as response:
             next(response.iter_lines())
@@ -227,7 +274,9 @@ def test_a_client_that_hangs_up_frees_its_slot(exported: Artifact, shared: Works
 
 
 @pytest.mark.parametrize("victim", ["engine", "worker", "arbiter"])
-def test_nothing_is_orphaned(victim: str, exported: Artifact, shared: Workspace, tmp_path: Path) -> None:
+def test_nothing_is_orphaned(
+    victim: str, exported: Artifact, shared: Workspace, tmp_path: Path
+) -> None:
     with serving(exported, shared, tmp_path) as proof:
         processes = tree(proof.process.pid)
         arbiter, worker, engine = processes
@@ -235,7 +284,9 @@ def test_nothing_is_orphaned(victim: str, exported: Artifact, shared: Workspace,
         assert ended(processes if victim != "worker" else [worker, engine])
 
 
-def test_an_engine_that_dies_while_loading_is_told_at_once(shared: Workspace, tmp_path: Path) -> None:
+def test_an_engine_that_dies_while_loading_is_told_at_once(
+    shared: Workspace, tmp_path: Path
+) -> None:
     what = bentos.contents(shared, whole=False, name="broken")
     exported = bento.export(bento.build(what, shared.settings.cache), what.model, shared.store, {})
     started = time.monotonic()
@@ -247,11 +298,21 @@ def test_an_engine_that_dies_while_loading_is_told_at_once(shared: Workspace, tm
     assert time.monotonic() - started < 100
 
 
-def test_bentoml_serves_it_by_its_tag(built: bento.Built, environment: Environment, tmp_path: Path) -> None:
+def test_bentoml_serves_it_by_its_tag(
+    built: bento.Built, environment: Environment, tmp_path: Path
+) -> None:
     from weighbridge.core.processes import Process, free_port
 
     port = free_port()
-    command = [str(environment.bin("bentoml")), "serve", built.tag, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(environment.bin("bentoml")),
+        "serve",
+        built.tag,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     env = {"BENTOML_HOME": os.environ["BENTOML_HOME"]}
     with Process("bentoml serve", command, log=tmp_path / "log", cwd=tmp_path, env=env) as process:
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), 120)

@@ -1,4 +1,6 @@
-"""The runner: ready when a token came, dead engines told at once with their log, nothing left behind."""
+"""The runner: ready when a token came, dead engines told at once with their log, nothing left
+behind.
+"""
 
 import json
 import time
@@ -40,12 +42,17 @@ def test_it_serves_within_the_block_and_not_after(model: Path, tmp_path: Path) -
 
 
 def test_it_stops_when_the_block_fails(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), serve(model, StandInArgs(), Settings().cache, tmp_path / "log") as running:
+    with (
+        pytest.raises(ZeroDivisionError),
+        serve(model, StandInArgs(), Settings().cache, tmp_path / "log") as running,
+    ):
         raise ZeroDivisionError
     assert not psutil.pid_exists(running.process.pid)
 
 
-def test_an_engine_that_dies_while_loading_is_told_at_once_with_its_log(model: Path, tmp_path: Path) -> None:
+def test_an_engine_that_dies_while_loading_is_told_at_once_with_its_log(
+    model: Path, tmp_path: Path
+) -> None:
     started = time.monotonic()
     args = StandInArgs(die_loading="not enough memory for 80 layers")
     with (
@@ -59,12 +66,17 @@ def test_an_engine_that_dies_while_loading_is_told_at_once_with_its_log(model: P
 def test_an_engine_that_is_not_ready_in_time_is_stopped(model: Path, tmp_path: Path) -> None:
     before = {child.pid for child in psutil.Process().children()}
     args = StandInArgs(load_seconds=30, start_timeout=0.5)
-    with pytest.raises(Unavailable, match="not ready within"), serve(model, args, Settings().cache, tmp_path / "log"):
+    with (
+        pytest.raises(Unavailable, match="not ready within"),
+        serve(model, args, Settings().cache, tmp_path / "log"),
+    ):
         pass
     assert {child.pid for child in psutil.Process().children()} == before
 
 
-def test_a_port_that_somebody_took_is_left_to_him(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_somebody_took_is_left_to_him(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with somebody_else() as other:
         taken = other.server_address[1]
         ports = iter([taken, processes.free_port()])

@@ -1,4 +1,6 @@
-"""llama.cpp's pinned sources and native programs: whole or not at all, from the index the machine is set up for."""
+"""llama.cpp's pinned sources and native programs: whole or not at all, from the index the machine
+is set up for.
+"""
 
 import hashlib
 import io
@@ -24,7 +26,9 @@ needs_build_tools = pytest.mark.skipif(not shutil.which("c++"), reason="there is
 
 
 def make_sdist(folder: Path) -> Path:
-    """A small archive laid out like llama-cpp-python's; its llama.cpp builds five programs that print their names."""
+    """A small archive laid out like llama-cpp-python's; its llama.cpp builds five programs that
+    print their names.
+    """
     top = f"llama_cpp_python-{native.VERSION}"
     targets = "".join(
         f'add_executable({name} main.cpp)\ntarget_compile_definitions({name} PRIVATE NAME="{name}")\n'
@@ -68,7 +72,9 @@ class _Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(sdist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same archive behind HTTP."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(sdist.parent))) as server:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Quiet, directory=str(sdist.parent))
+    ) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/"
@@ -111,7 +117,9 @@ def test_other_bytes_under_the_pinned_version_are_refused(
 
 def test_an_index_without_the_version_is_one_clear_line(tmp_path: Path, sdist: Path) -> None:
     sdist.unlink()
-    with pytest.raises(Unavailable, match=r"fetching llama\.cpp's sources.*llama-cpp-python") as caught:
+    with pytest.raises(
+        Unavailable, match=r"fetching llama\.cpp's sources.*llama-cpp-python"
+    ) as caught:
         native.source(tmp_path / "cache")
     assert "\n" not in str(caught.value)
 
@@ -136,13 +144,17 @@ def test_a_failed_build_says_why_and_leaves_no_programs(tmp_path: Path, sdist: P
     with pytest.raises(Unavailable, match=r"building llama\.cpp:.*missing") as caught:
         native.build(cache)
     assert "\n" not in str(caught.value)
-    assert native.tool("llama-quantize", cache) is None or "cache" not in str(native.tool("llama-quantize", cache))
+    assert native.tool("llama-quantize", cache) is None or "cache" not in str(
+        native.tool("llama-quantize", cache)
+    )
     main.write_text(PROGRAM)
     assert native.build(cache).exists()
 
 
 @pytest.mark.usefixtures("sdist")
-def test_without_a_compiler_the_line_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_line_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(Unavailable, match=r"no C\+\+ compiler.*apt-get install g\+\+"):
@@ -165,7 +177,9 @@ def test_credentials_of_the_index_go_with_the_download(monkeypatch: pytest.Monke
     assert auth._auth_header == "Basic bWU6c0BjcmV0"
 
 
-def test_credentials_stay_with_their_own_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_credentials_stay_with_their_own_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("UV_INDEX", "https://me:secret@index.invalid/simple")
     assert native._credentials("https://elsewhere.invalid/a.tar.gz") is None

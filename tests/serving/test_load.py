@@ -9,16 +9,22 @@ from weighbridge.serving.load import Payload, main, percentile, run_load
 
 def payloads(count: int, *, chat: bool = True) -> list[Payload]:
     if chat:
-        return [{"messages": [{"role": "user", "content": f"question {n}"}], "max_tokens": 8} for n in range(count)]
+        return [
+            {"messages": [{"role": "user", "content": f"question {n}"}], "max_tokens": 8}
+            for n in range(count)
+        ]
     return [{"prompt": f"question {n}", "max_tokens": 8} for n in range(count)]
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_every_payload_is_sent_once_and_every_token_counted(chat: bool) -> None:
-    # Slow enough that four are under way together, also where the server gets little of the processor.
+    # Slow enough that four are under way together, also where the server gets little of the
+    # processor.
     with serve(Behaviour(default="a b c d e", first_delay=0.3)) as server:
         figures = run_load(server.url, payloads(20, chat=chat), 4)
-        prompts = [body["messages"][0]["content"] if chat else body["prompt"] for body in server.seen]
+        prompts = [
+            body["messages"][0]["content"] if chat else body["prompt"] for body in server.seen
+        ]
     assert sorted(prompts) == sorted(f"question {n}" for n in range(20))
     assert (figures.requests, figures.errors) == (20, 0)
     assert server.most_at_once == 4
@@ -41,7 +47,9 @@ def test_streams_cut_anywhere_count_the_same() -> None:
     assert figures.output_tokens / (figures.requests - 1) == 5
 
 
-@pytest.mark.parametrize("fault", ["error_every", "truncate_every", "unfinished_every", "break_every"])
+@pytest.mark.parametrize(
+    "fault", ["error_every", "truncate_every", "unfinished_every", "break_every"]
+)
 def test_a_request_without_a_whole_answer_is_an_error(fault: str) -> None:
     with serve(Behaviour.of(fault, every=3)) as server:
         figures = run_load(server.url, payloads(12), 2)

@@ -12,7 +12,11 @@ CHAT = [{"role": "user", "content": "ping"}]
 def test_a_chat_is_answered() -> None:
     with serve(Behaviour(answers={"ping": "pong and more"})) as server:
         answer = Client(server.url).ask(CHAT)
-    assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("pong and more", "stop", 3)
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == (
+        "pong and more",
+        "stop",
+        3,
+    )
 
 
 def test_plain_text_is_completed_up_to_the_limit() -> None:
@@ -45,7 +49,9 @@ def test_a_stream_that_ends_early_is_an_error(fault: str) -> None:
 
 def test_the_servers_own_words_are_passed_on() -> None:
     with serve(Behaviour(error_every=1)) as server:
-        with pytest.raises(RequestRefused, match="HTTP 500: the stand-in fails as it was told") as refused:
+        with pytest.raises(
+            RequestRefused, match="HTTP 500: the stand-in fails as it was told"
+        ) as refused:
             Client(server.url).ask(CHAT)
         assert refused.value.status == 500
         with pytest.raises(RequestRefused):

@@ -52,7 +52,11 @@ def test_a_server_that_ends_by_itself_leaves_nothing_and_keeps_its_status(tmp_pa
         with pytest.raises(Unavailable, match="ended with status 3"):
             process.wait_until(lambda: False, 30)
         group = process.pid
-        left = [p for p in psutil.process_iter() if _group_of(p) == group and p.status() != psutil.STATUS_ZOMBIE]
+        left = [
+            p
+            for p in psutil.process_iter()
+            if _group_of(p) == group and p.status() != psutil.STATUS_ZOMBIE
+        ]
         assert not psutil.wait_procs(left, timeout=20)[1]
 
 

@@ -30,7 +30,9 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 
 def program(supervisor: Supervisor, name: str = "sleep", command: list[str] = SLEEP) -> Program:
-    return Program(name, command, supervisor.logs / f"{name}.log", supervisor.logs, {"WORDS": "100% 'so'"}, 5)
+    return Program(
+        name, command, supervisor.logs / f"{name}.log", supervisor.logs, {"WORDS": "100% 'so'"}, 5
+    )
 
 
 def alive(pid: int) -> bool:
@@ -82,7 +84,9 @@ def test_adding_the_same_program_again_leaves_it_alone(supervisor: Supervisor) -
     assert pid_of(supervisor) == pid
 
 
-def test_programs_come_up_again_with_a_new_supervisord_and_not_twice(supervisor: Supervisor) -> None:
+def test_programs_come_up_again_with_a_new_supervisord_and_not_twice(
+    supervisor: Supervisor,
+) -> None:
     supervisor.ensure()
     supervisor.add(program(supervisor))
     pid = pid_of(supervisor)
@@ -102,7 +106,9 @@ def test_shutdown_leaves_no_process(supervisor: Supervisor) -> None:
 
 def test_values_reach_the_program_as_they_are(supervisor: Supervisor) -> None:
     supervisor.ensure()
-    supervisor.add(program(supervisor, command=[sys.executable, "-c", "import os; print(os.environ['WORDS'])"]))
+    supervisor.add(
+        program(supervisor, command=[sys.executable, "-c", "import os; print(os.environ['WORDS'])"])
+    )
     log = supervisor.logs / "sleep.log"
     until(lambda: log.exists() and "100% 'so'" in log.read_text())
 
@@ -134,7 +140,16 @@ def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-I", str(tether), "--await-port", "127.0.0.1", str(port), "--", *SLEEP]
+        command = [
+            sys.executable,
+            "-I",
+            str(tether),
+            "--await-port",
+            "127.0.0.1",
+            str(port),
+            "--",
+            *SLEEP,
+        ]
         log = supervisor.folder / "tether.log"
         with Process("tether", command, log=log, cwd=supervisor.folder.parent.parent) as process:
             time.sleep(0.5)
@@ -144,19 +159,25 @@ def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
     assert port != free_port()
 
 
-def test_secrets_reach_a_program_and_no_command_line(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_secrets_reach_a_program_and_no_command_line(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
     supervisor.ensure()
     secrets, out = tmp_path / "secrets.json", tmp_path / "out"
     secrets.write_text(json.dumps({"WORD": "s3cret '%' x"}))
     code = f"import os, pathlib, time; pathlib.Path({str(out)!r}).write_text(os.environ['WORD']); time.sleep(600)"
-    made = dataclasses.replace(program(supervisor, command=[sys.executable, "-c", code]), secrets=secrets)
+    made = dataclasses.replace(
+        program(supervisor, command=[sys.executable, "-c", code]), secrets=secrets
+    )
     supervisor.add(made)
     until(lambda: out.exists() and out.read_text() == "s3cret '%' x")
     assert "s3cret" not in made.ini()
     assert "s3cret" not in " ".join(psutil.Process(pid_of(supervisor)).cmdline())
 
 
-def test_children_of_a_killed_program_do_not_keep_its_port_from_it(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_children_of_a_killed_program_do_not_keep_its_port_from_it(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
     supervisor.ensure()
     port, pids = free_port(), tmp_path / "pids"
     child = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
@@ -167,7 +188,11 @@ def test_children_of_a_killed_program_do_not_keep_its_port_from_it(supervisor: S
         "child.wait()"
     )
     command = [sys.executable, "-c", code]
-    supervisor.add(dataclasses.replace(program(supervisor, command=command), mark=f"{tmp_path}:sleep", sweep=True))
+    supervisor.add(
+        dataclasses.replace(
+            program(supervisor, command=command), mark=f"{tmp_path}:sleep", sweep=True
+        )
+    )
     until(lambda: is_taken(port))
     first = int(pids.read_text())
     os.kill(pid_of(supervisor), signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""The stand-in server as an `engine` plugin: what a third party's would look like, and what can go wrong with one."""
+"""The stand-in server as an `engine` plugin: what a third party's would look like, and what can go
+wrong with one.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,10 +62,17 @@ class StandInEngine:
     def device(self, args: StandInArgs) -> str:
         return "cpu"
 
-    def command(self, model: Path, args: StandInArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: StandInArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         return [
-            str(python), "-I", openai.__file__, f"--port={port}", f"--answers={model / 'model.gguf'}", *options(args)
-        ]  # fmt: skip
+            str(python),
+            "-I",
+            openai.__file__,
+            f"--port={port}",
+            f"--answers={model / 'model.gguf'}",
+            *options(args),
+        ]
 
     def env(self, args: StandInArgs) -> dict[str, str]:
         return {}
@@ -73,7 +82,9 @@ class StandInEngine:
             return [args]
         return [args.model_copy(update={"threads": threads}) for threads in (1, 2, 8)]
 
-    def token_logprobs(self, url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    def token_logprobs(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int]
+    ) -> list[float]:
         raise NotImplementedError
 
     def tokenize(self, url: str, text: str) -> list[int]:

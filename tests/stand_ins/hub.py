@@ -6,8 +6,8 @@
         commit = hub.add("org/name", {"config.json": b"{}", "model.safetensors": weights})
         os.environ["HF_ENDPOINT"] = hub.url
 
-It speaks what `huggingface_hub`, `transformers` and `datasets` ask when they read: repository information, trees, and
-files with ETag, X-Repo-Commit, X-Linked-Etag, X-Linked-Size and Range.
+It speaks what `huggingface_hub`, `transformers` and `datasets` ask when they read: repository
+information, trees, and files with ETag, X-Repo-Commit, X-Linked-Etag, X-Linked-Size and Range.
 """
 
 import contextlib
@@ -86,13 +86,22 @@ class Hub:
         self.stopping = threading.Event()
         self._repositories: dict[tuple[Kind, str], Repository] = {}
         self._server = _HubServer(_handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def add(self, repo: str, files: Mapping[str, bytes] | Path, *, kind: Kind = "models", branch: str = "main") -> str:
+    def add(
+        self,
+        repo: str,
+        files: Mapping[str, bytes] | Path,
+        *,
+        kind: Kind = "models",
+        branch: str = "main",
+    ) -> str:
         """Commit files to a branch; the commit's id depends on repository and content alone."""
         if isinstance(files, Path):
             paths = sorted(path for path in files.rglob("*") if path.is_file())
@@ -120,7 +129,10 @@ class Hub:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -131,7 +143,12 @@ def git_blob_id(content: bytes) -> str:
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
     """One file of a tree, as the hub describes it."""
-    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_blob_id(content)}
+    entry: dict[str, Any] = {
+        "type": "file",
+        "path": path,
+        "size": len(content),
+        "oid": git_blob_id(content),
+    }
     if path.endswith(LFS):
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{_sha256(content)}\nsize {len(content)}\n"
         entry["oid"] = git_blob_id(pointer.encode())
@@ -212,7 +229,9 @@ class _HubHandler(BaseHTTPRequestHandler):
                 raise _Answer(404)
             files = self._files(self._repository(match[1], match[2]), unquote(match[3]))[1]
             form = json.loads(body) if body.startswith(b"{") else parse_qs(body.decode())
-            self._send_json([_entry(path, files[path]) for path in form.get("paths", []) if path in files])
+            self._send_json(
+                [_entry(path, files[path]) for path in form.get("paths", []) if path in files]
+            )
         except _Answer as answer:
             self._send(answer.status, b"{}", answer.headers)
 
@@ -221,7 +240,12 @@ class _HubHandler(BaseHTTPRequestHandler):
         try:
             self._check_faults()
             if match := RESOLVE.fullmatch(url.path):
-                self._resolve("datasets" if match[1] else "models", match[2], unquote(match[3]), unquote(match[4]))
+                self._resolve(
+                    "datasets" if match[1] else "models",
+                    match[2],
+                    unquote(match[3]),
+                    unquote(match[4]),
+                )
             elif match := API.fullmatch(url.path):
                 self._api(match)
             else:
@@ -256,10 +280,19 @@ class _HubHandler(BaseHTTPRequestHandler):
         commit, files = self._files(self._repository(kind, repo), unquote(revision or "main"))
         if what == "tree":
             folder = f"{unquote(below)}/" if below else ""
-            self._send_json([_entry(path, files[path]) for path in sorted(files) if path.startswith(folder)])
+            self._send_json(
+                [_entry(path, files[path]) for path in sorted(files) if path.startswith(folder)]
+            )
             return
         siblings = [{"rfilename": path} for path in sorted(files)]
-        about = {"id": repo, "sha": commit, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+        about = {
+            "id": repo,
+            "sha": commit,
+            "siblings": siblings,
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+        }
         self._send_json({**about, "modelId": repo} if kind == "models" else about)
 
     def _resolve(self, kind: str, repo: str, revision: str, path: str) -> None:
@@ -281,7 +314,10 @@ class _HubHandler(BaseHTTPRequestHandler):
             start, end = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
             if start > end:
                 raise _Answer(416)
-            status, headers = 206, {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            status, headers = (
+                206,
+                {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"},
+            )
             content = content[start : end + 1]
             while 0 < self.hub.faults.hold_from <= start and not self.hub.stopping.wait(0.01):
                 pass
@@ -300,7 +336,9 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str], limit: int | None = None) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str], limit: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": "application/octet-stream", **headers}.items():
             self.send_header(name, value)
@@ -311,7 +349,9 @@ class _HubHandler(BaseHTTPRequestHandler):
         try:
             for at in range(0, len(body if limit is None else body[:limit]), 1 << 16):
                 self.hub.stopping.wait(self.hub.faults.delay)
-                self.wfile.write(body[at : min(at + (1 << 16), len(body) if limit is None else limit)])
+                self.wfile.write(
+                    body[at : min(at + (1 << 16), len(body) if limit is None else limit)]
+                )
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         if limit is not None and limit < len(body):

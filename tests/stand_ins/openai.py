@@ -1,4 +1,5 @@
-"""A small real server of OpenAI's API, with faults on request. Standard library only: it runs in any environment.
+"""A small real server of OpenAI's API, with faults on request. Standard library only: it runs in
+any environment.
 
 Usage: python -I tests/stand_ins/openai.py --port 8000 [--answers FILE] [faults]
 """
@@ -22,9 +23,18 @@ from typing import Any
 
 MODEL = "stand-in"
 FAULTS: dict[str, type] = {
-    "first_delay": float, "token_delay": float, "slower": float, "error_every": int, "error_share": float,
-    "die_after": int, "die_seconds": float, "leak": int, "context": int, "truncate_every": int, "unfinished_every": int,
-}  # fmt: skip
+    "first_delay": float,
+    "token_delay": float,
+    "slower": float,
+    "error_every": int,
+    "error_share": float,
+    "die_after": int,
+    "die_seconds": float,
+    "leak": int,
+    "context": int,
+    "truncate_every": int,
+    "unfinished_every": int,
+}
 """Fields of `Behaviour` that are options of the command line, too."""
 SWITCHES = ("garbage", "never_ready", "drains")
 FLAWS = {
@@ -171,18 +181,24 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             self.seen.append(body)
             if self.behaviour.die_seconds and len(self.seen) == 1:
-                threading.Thread(target=_die, args=[self.behaviour.die_seconds], daemon=True).start()
+                threading.Thread(
+                    target=_die, args=[self.behaviour.die_seconds], daemon=True
+                ).start()
             self._now.add(threading.get_ident())
             self.most_at_once = max(self.most_at_once, len(self._now))
             return next(self._numbers)
 
     def leave(self) -> None:
-        """The caller's thread has answered: before the last byte, since a client may ask again on reading that."""
+        """The caller's thread has answered: before the last byte, since a client may ask again on
+        reading that.
+        """
         with self._lock:
             self._now.discard(threading.get_ident())
 
     def __enter__(self) -> "Server":
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -216,7 +232,10 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
         elif self.path == "/metrics" and "no_metrics" not in self.server.behaviour.flaws:
-            self._send(200, f"tokens_total {self.server.tokens}\nrequests_running {self.server.now}\n".encode())
+            self._send(
+                200,
+                f"tokens_total {self.server.tokens}\nrequests_running {self.server.now}\n".encode(),
+            )
         else:
             self._json(404, {"error": {"message": f"no route {self.path}"}})
 
@@ -249,33 +268,48 @@ class Handler(BaseHTTPRequestHandler):
         tokens, reason = behaviour.answer(body)
         self.server.tokens += len(tokens)
         prompt = len(behaviour.hears(body).split()) + ("wrong_usage" in behaviour.flaws)
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": len(tokens),
+            "total_tokens": prompt + len(tokens),
+        }
         if body.get("stream"):
             self._stream(number, chat, tokens, reason, usage)
             return
         text = "".join(tokens)
         choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        self._json(200, {"choices": [{"index": 0, "finish_reason": reason, **choice}], "usage": usage})
+        self._json(
+            200, {"choices": [{"index": 0, "finish_reason": reason, **choice}], "usage": usage}
+        )
 
     def _understood(self, raw: bytes) -> dict[str, Any] | None:
         """The request, or None after it was refused."""
         flaws, context = self.server.behaviour.flaws, self.server.behaviour.context
         try:
             body: dict[str, Any] = json.loads(raw)
-            said = [body["prompt"]] if "prompt" in body else [message["content"] for message in body["messages"]]
+            said = (
+                [body["prompt"]]
+                if "prompt" in body
+                else [message["content"] for message in body["messages"]]
+            )
             words = sum(len(text.split()) for text in said)
             int(body.get("max_tokens") or 0)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             if "dies_of_nonsense" in flaws:
                 _die(0)
-            self._json(500 if "blames_itself" in flaws else 400, {"error": {"message": f"not understood: {exc}"}})
+            self._json(
+                500 if "blames_itself" in flaws else 400,
+                {"error": {"message": f"not understood: {exc}"}},
+            )
             return None
         if context and words > context and "any_length" not in flaws:
             self._json(400, {"error": {"message": f"{words} words are more than {context}"}})
             return None
         return body
 
-    def _stream(self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, int]) -> None:
+    def _stream(
+        self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, int]
+    ) -> None:
         behaviour = self.server.behaviour
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -283,7 +317,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if chat:
             self._event(
-                {"choices": [{"index": 0, "finish_reason": None, "delta": {"role": "assistant", "content": ""}}]}
+                {
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": None,
+                            "delta": {"role": "assistant", "content": ""},
+                        }
+                    ]
+                }
             )
         if "one_piece" in behaviour.flaws:
             tokens = ["".join(tokens)]
@@ -298,7 +340,9 @@ class Handler(BaseHTTPRequestHandler):
             if place:
                 time.sleep(behaviour.token_delay * behaviour.slower)
             token = (
-                token if "torn" not in behaviour.flaws or token.isascii() else f"{token[:-1]}\N{REPLACEMENT CHARACTER}"
+                token
+                if "torn" not in behaviour.flaws or token.isascii()
+                else f"{token[:-1]}\N{REPLACEMENT CHARACTER}"
             )
             piece = {"delta": {"content": token}} if chat else {"text": token}
             self._event({"choices": [{"index": 0, "finish_reason": None, **piece}]})
@@ -360,17 +404,23 @@ def main() -> None:
     parser.add_argument("--default", default="one two three four")
     parser.add_argument("--load-seconds", type=float, default=0.0)
     for fault, kind in FAULTS.items():
-        parser.add_argument(f"--{fault.replace('_', '-')}", type=kind, default=getattr(Behaviour, fault))
+        parser.add_argument(
+            f"--{fault.replace('_', '-')}", type=kind, default=getattr(Behaviour, fault)
+        )
     for switch in SWITCHES:
         parser.add_argument(f"--{switch.replace('_', '-')}", action="store_true")
     parser.add_argument("--flaw", action="append", default=[], choices=FLAWS)
-    parser.add_argument("--die-loading", default="", help="say this and end with status 3 instead of serving")
+    parser.add_argument(
+        "--die-loading", default="", help="say this and end with status 3 instead of serving"
+    )
     args = parser.parse_args()
     time.sleep(args.load_seconds)
     if args.die_loading:
         sys.exit(args.die_loading)
     faults = {name: getattr(args, name) for name in (*FAULTS, *SWITCHES)}
-    behaviour = Behaviour(answers=_read(args), default=args.default, flaws=frozenset(args.flaw), **faults)
+    behaviour = Behaviour(
+        answers=_read(args), default=args.default, flaws=frozenset(args.flaw), **faults
+    )
     if "leaves_child" in behaviour.flaws:
         subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(60)"])
     end = threading.Event()

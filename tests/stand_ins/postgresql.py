@@ -17,7 +17,9 @@ PASSWORD = "s3cret-&-odd"
 
 def programs() -> Path | None:
     """The folder of `postgres` and `initdb`; None where PostgreSQL is not installed."""
-    found = shutil.which("postgres") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres")), None)
+    found = shutil.which("postgres") or next(
+        map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres")), None
+    )
     return Path(found).resolve().parent if found else None
 
 
@@ -61,21 +63,41 @@ class Postgresql:
         )
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         self._data, self._control = data, found / "pg_ctl"
-        self._run(self._control, "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start")
+        self._run(
+            self._control, "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start"
+        )
         environment = {**os.environ, "PGPASSWORD": PASSWORD}
-        create = [found / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "weighbridge", "weighbridge"]
+        create = [
+            found / "createdb",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "weighbridge",
+            "weighbridge",
+        ]
         subprocess.run(create, env=environment, check=True)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._run(self._control, "-D", self._data, "-m", "immediate", "-w", "stop")
         shutil.rmtree(self.folder)
 
     def _run(self, *command: object) -> None:
         done = subprocess.run(
-            list(map(str, command)), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "TZ": "UTC"}, stdin=subprocess.DEVNULL, **self._as,
-        )  # fmt: skip
+            list(map(str, command)),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            **self._as,
+        )
         assert done.returncode == 0, done.stdout

@@ -32,7 +32,8 @@ REGION: Final = "us-east-1"
 STORAGE: Final = ("account", "container", "object")
 READY_WITHIN: Final = 120.0
 ATTEMPTS: Final = 3
-"""Swift cannot choose a free port itself: another program may take the one found before Swift does."""
+"""Swift cannot choose a free port itself: another program may take the one found before Swift does.
+"""
 PIPELINE: Final = (
     "catch_errors gatekeeper proxy-logging cache listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
     " symlink proxy-server"
@@ -130,7 +131,10 @@ class Swift:
         raise AssertionError("unreachable")
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._processes.close()
 
@@ -147,7 +151,9 @@ class Swift:
         self.url = f"http://127.0.0.1:{ports['proxy']}"
         running = [self._run(environment, folder, name) for name in (*STORAGE, "proxy")]
         for process, port in zip(running, ports.values(), strict=True):
-            process.wait_until(lambda port=port: _answers(f"http://127.0.0.1:{port}/"), READY_WITHIN)  # type: ignore[misc]
+            process.wait_until(
+                lambda port=port: _answers(f"http://127.0.0.1:{port}/"), READY_WITHIN
+            )  # type: ignore[misc]
 
     def _run(self, environment: Environment, folder: Path, name: str) -> Process:
         command: list[str | Path] = [
@@ -181,7 +187,10 @@ def _make_rings(environment: Environment, folder: Path, ports: Mapping[str, int]
     )
     words = [f"{name}={port}" for name, port in ports.items()]
     subprocess.run(
-        [environment.python, "-W", "ignore", "-c", script, *words], check=True, capture_output=True, cwd=folder
+        [environment.python, "-W", "ignore", "-c", script, *words],
+        check=True,
+        capture_output=True,
+        cwd=folder,
     )
 
 

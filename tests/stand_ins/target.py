@@ -1,6 +1,8 @@
-"""A target in memory: a gateway and a supervisor that can be looked at, break, and lie about what they did.
+"""A target in memory: a gateway and a supervisor that can be looked at, break, and lie about what
+they did.
 
-Every effect, and whatever else a test wraps into `World.effect`, is numbered; a `Fault` happens at one of them.
+Every effect, and whatever else a test wraps into `World.effect`, is numbered; a `Fault` happens at
+one of them.
 """
 
 import contextlib
@@ -89,13 +91,20 @@ class World:
             raise Unavailable(what, "it timed out")
 
     def check(self, after: str) -> None:
-        """The invariants: no traffic to what is not ready, nothing stopped that is routed to, somebody serves."""
+        """The invariants: no traffic to what is not ready, nothing stopped that is routed to,
+        somebody serves.
+        """
         serving = [name for name, (weight, _) in self.routes.items() if weight]
         for name in serving:
             if name not in self.running or not self.version(name).answers:
                 self.violations.append(f"after {after}: traffic to {name}, which is not ready")
         for name, (_, draining) in self.routes.items():
-            if draining and name not in self.running and self.in_flight.get(name) and not self.may_cut:
+            if (
+                draining
+                and name not in self.running
+                and self.in_flight.get(name)
+                and not self.may_cut
+            ):
                 self.violations.append(f"after {after}: {name} is stopped and had requests")
         if self.was_served and not serving and not self.may_pause:
             self.violations.append(f"after {after}: nobody serves")
@@ -145,7 +154,12 @@ class MemoryTraffic:
         failed = self._world.dice.random() < version.error_share
         seconds = version.seconds * self._world.dice.uniform(0.8, 1.25)
         return FinishedRequest(
-            server=name, status=500 if failed else 200, seconds=seconds, stream=False, truncated=False, at=next(_CLOCK)
+            server=name,
+            status=500 if failed else 200,
+            seconds=seconds,
+            stream=False,
+            truncated=False,
+            at=next(_CLOCK),
         )
 
 
@@ -170,7 +184,9 @@ class MemoryTarget:
     def prepare(
         self, target: str, args: MemoryArgs, release: Release, taken: Collection[str], home: Path
     ) -> MemoryRevision:
-        names = (release.version if n == 1 else f"{release.version}.{n}" for n in itertools.count(1))
+        names = (
+            release.version if n == 1 else f"{release.version}.{n}" for n in itertools.count(1)
+        )
         name = next(name for name in names if name not in taken)
         return MemoryRevision(name=name, release=release, url=f"http://{name}")
 
@@ -182,7 +198,11 @@ class MemoryTarget:
 
     def answers(self, revision: Revision) -> bool:
         [world] = [world for world in WORLDS.values() if revision.name in world.running] or [None]
-        return world is not None and world.version(revision.name).starts and world.version(revision.name).answers
+        return (
+            world is not None
+            and world.version(revision.name).starts
+            and world.version(revision.name).answers
+        )
 
     def is_well(self, revision: Revision, home: Path) -> bool:
         return revision.name in WORLDS[home].running
@@ -207,7 +227,9 @@ class MemoryTarget:
             world.routes = wanted
 
     def routed(self, target: str, args: MemoryArgs, shares: Sequence[Share], home: Path) -> bool:
-        return {one.revision.name: (one.weight, one.draining) for one in shares} == WORLDS[home].routes
+        return {one.revision.name: (one.weight, one.draining) for one in shares} == WORLDS[
+            home
+        ].routes
 
     def in_flight(self, target: str, revision: Revision, home: Path) -> int:
         return WORLDS[home].in_flight.get(revision.name, 0)

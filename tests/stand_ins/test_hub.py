@@ -10,7 +10,11 @@ from huggingface_hub.hf_api import RepoFile
 
 from tests.stand_ins.hub import Hub
 
-FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"x" * 100_000, "a/b.txt": b"text"}
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": b"x" * 100_000,
+    "a/b.txt": b"text",
+}
 
 
 def test_the_real_client_fetches_a_whole_repository(tmp_path: Path) -> None:
@@ -24,7 +28,9 @@ def test_the_real_client_fetches_a_whole_repository(tmp_path: Path) -> None:
 def test_the_real_client_fetches_a_file_of_a_data_set(tmp_path: Path) -> None:
     with Hub() as hub:
         hub.add("org/name", {"train.jsonl": b"{}"}, kind="datasets")
-        file = hf_hub_download("org/name", "train.jsonl", repo_type="dataset", endpoint=hub.url, cache_dir=tmp_path)
+        file = hf_hub_download(
+            "org/name", "train.jsonl", repo_type="dataset", endpoint=hub.url, cache_dir=tmp_path
+        )
     assert Path(file).read_bytes() == b"{}"
 
 

@@ -1,4 +1,6 @@
-"""The stand-in engine is bad in just the way it was told to be, in a process of its own and as a Bento."""
+"""The stand-in engine is bad in just the way it was told to be, in a process of its own and as a
+Bento.
+"""
 
 import subprocess
 import sys
@@ -82,7 +84,9 @@ def test_it_eats_memory_with_every_request(tmp_path: Path, port: int) -> None:
 
 
 def test_every_fault_is_an_option_of_the_engine() -> None:
-    help_text = subprocess.run([sys.executable, "-I", openai.__file__, "--help"], capture_output=True, text=True).stdout
+    help_text = subprocess.run(
+        [sys.executable, "-I", openai.__file__, "--help"], capture_output=True, text=True
+    ).stdout
     for word in options(StandInArgs(garbage=True, never_ready=True)):
         assert word.split("=")[0] in help_text
 

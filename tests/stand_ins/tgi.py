@@ -1,6 +1,8 @@
-"""A stand-in for `text-generation-launcher` that speaks the API which TGI 3.3 documents. Standard library only.
+"""A stand-in for `text-generation-launcher` that speaks the API which TGI 3.3 documents. Standard
+library only.
 
-Its options, routes and replies are those of TGI's `docs/source/reference/launcher.md` and `docs/openapi.json`.
+Its options, routes and replies are those of TGI's `docs/source/reference/launcher.md` and
+`docs/openapi.json`.
 """
 
 import argparse
@@ -16,12 +18,32 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from tests.stand_ins import openai
 
 OPTIONS = (
-    "model-id", "revision", "validation-workers", "sharded", "num-shard", "quantize", "speculate", "dtype",
-    "kv-cache-dtype", "max-concurrent-requests", "max-best-of", "max-stop-sequences", "max-top-n-tokens",
-    "max-input-tokens", "max-total-tokens", "waiting-served-ratio", "max-batch-prefill-tokens",
-    "max-batch-total-tokens", "max-waiting-tokens", "max-batch-size", "cuda-graphs", "hostname", "port",
-    "cuda-memory-fraction", "usage-stats",
-)  # fmt: skip
+    "model-id",
+    "revision",
+    "validation-workers",
+    "sharded",
+    "num-shard",
+    "quantize",
+    "speculate",
+    "dtype",
+    "kv-cache-dtype",
+    "max-concurrent-requests",
+    "max-best-of",
+    "max-stop-sequences",
+    "max-top-n-tokens",
+    "max-input-tokens",
+    "max-total-tokens",
+    "waiting-served-ratio",
+    "max-batch-prefill-tokens",
+    "max-batch-total-tokens",
+    "max-waiting-tokens",
+    "max-batch-size",
+    "cuda-graphs",
+    "hostname",
+    "port",
+    "cuda-memory-fraction",
+    "usage-stats",
+)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -57,16 +79,26 @@ class Handler(openai.Handler):
     def _info(self) -> dict[str, Any]:
         given = self.options
         return {
-            "model_id": given.model_id, "max_concurrent_requests": int(given.max_concurrent_requests or 128),
-            "max_input_tokens": int(given.max_input_tokens or 511), "router": "text-generation-router",
-            "max_total_tokens": int(given.max_total_tokens or 512), "max_best_of": 2, "max_stop_sequences": 4,
-            "validation_workers": 2, "max_client_batch_size": 4, "version": "3.3.6-dev0",
-        }  # fmt: skip
+            "model_id": given.model_id,
+            "max_concurrent_requests": int(given.max_concurrent_requests or 128),
+            "max_input_tokens": int(given.max_input_tokens or 511),
+            "router": "text-generation-router",
+            "max_total_tokens": int(given.max_total_tokens or 512),
+            "max_best_of": 2,
+            "max_stop_sequences": 4,
+            "validation_workers": 2,
+            "max_client_batch_size": 4,
+            "version": "3.3.6-dev0",
+        }
 
 
 def prompt_of(body: dict[str, Any]) -> str:
     """All texts of a request."""
-    return " ".join(message["content"] for message in body["messages"]) if "messages" in body else body["prompt"]
+    return (
+        " ".join(message["content"] for message in body["messages"])
+        if "messages" in body
+        else body["prompt"]
+    )
 
 
 def tokens_of(text: str) -> list[dict[str, Any]]:
@@ -74,7 +106,9 @@ def tokens_of(text: str) -> list[dict[str, Any]]:
     found = [{"id": 1, "text": "", "start": 0, "stop": 0}]
     for word in text.split():
         start = text.index(word, int(str(found[-1]["stop"])))
-        found.append({"id": 100 + len(word), "text": word, "start": start, "stop": start + len(word)})
+        found.append(
+            {"id": 100 + len(word), "text": word, "start": start, "stop": start + len(word)}
+        )
     return found
 
 

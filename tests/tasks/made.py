@@ -12,38 +12,69 @@ from weighbridge.tasks.metrics.base import Score
 def exact(right: int, rows: int = 200) -> Score:
     """An exact match: so many of the rows right, the first ones."""
     share = right / rows
-    return Score(value=share, low=share - 0.01, high=share + 0.01, per_example=[1.0] * right + [0.0] * (rows - right))
+    return Score(
+        value=share,
+        low=share - 0.01,
+        high=share + 0.01,
+        per_example=[1.0] * right + [0.0] * (rows - right),
+    )
 
 
 def nll(value: float) -> Score:
-    return Score(value=value, low=value * 0.9, high=value * 1.1, per_example=[], greater_is_better=False)
+    return Score(
+        value=value, low=value * 0.9, high=value * 1.1, per_example=[], greater_is_better=False
+    )
 
 
-def load(tokens_per_second: float, concurrency: int = 1, *, ttft: float = 0.05, errors: int = 0) -> LoadFigures:
+def load(
+    tokens_per_second: float, concurrency: int = 1, *, ttft: float = 0.05, errors: int = 0
+) -> LoadFigures:
     return LoadFigures(
-        concurrency=concurrency, requests=32, errors=errors, output_tokens=1000, seconds=2.0,
-        tokens_per_second=tokens_per_second, requests_per_second=16, ttft_p50=ttft / 2, ttft_p95=ttft,
-        itl_p50=0.001, itl_p95=0.002,
-    )  # fmt: skip
+        concurrency=concurrency,
+        requests=32,
+        errors=errors,
+        output_tokens=1000,
+        seconds=2.0,
+        tokens_per_second=tokens_per_second,
+        requests_per_second=16,
+        ttft_p50=ttft / 2,
+        ttft_p95=ttft,
+        itl_p50=0.001,
+        itl_p95=0.002,
+    )
 
 
 def measured(
-    label: str, *, right: int = 198, likelihood: float = 0.01, speed: float = 500.0, memory: int = 50 << 20,
-    size: int = 2 << 20, ttft: float = 0.05, cost: float | None = 0.1, failure: str = "", errors: int = 0,
+    label: str,
+    *,
+    right: int = 198,
+    likelihood: float = 0.01,
+    speed: float = 500.0,
+    memory: int = 50 << 20,
+    size: int = 2 << 20,
+    ttft: float = 0.05,
+    cost: float | None = 0.1,
+    failure: str = "",
+    errors: int = 0,
     content: str = "",
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     """One candidate on llama.cpp; `content` tells two artifacts of one label apart."""
     digest = "sha256:" + (content or label).encode().hex().ljust(64, "0")[:64]
     artifact = Artifact(digest=digest, format="gguf", path=Path("/nowhere"), size=size)
     variant = Variant(label=label, optimizer="gguf", artifact=artifact)
     return Measurement(
-        candidate=Candidate(label=f"llama_cpp/{label}", variant=variant, engine=LlamaCppArgs(kind="llama_cpp")),
+        candidate=Candidate(
+            label=f"llama_cpp/{label}", variant=variant, engine=LlamaCppArgs(kind="llama_cpp")
+        ),
         scores={} if failure else {"exact_match": exact(right), "nll": nll(likelihood)},
         predictions=artifact.model_copy(update={"format": "jsonl"}),
         load=[] if failure else [load(speed / 2), load(speed, 8, ttft=ttft, errors=errors)],
-        load_seconds=0.4, peak_memory=0 if failure else memory, cost_per_million_tokens=None if failure else cost,
-        machine={"processor": "a processor", "cores": "2"}, failure=failure,
-    )  # fmt: skip
+        load_seconds=0.4,
+        peak_memory=0 if failure else memory,
+        cost_per_million_tokens=None if failure else cost,
+        machine={"processor": "a processor", "cores": "2"},
+        failure=failure,
+    )
 
 
 REFERENCE = {"exact_match": exact(198), "nll": nll(0.01)}

@@ -49,7 +49,10 @@ def sharded() -> dict[str, bytes]:
 
 def rows(count: int = 40) -> bytes:
     """Data as JSON lines."""
-    return b"".join(json.dumps({"prompt": f"{n}?", "completion": f"{n}!"}).encode() + b"\n" for n in range(count))
+    return b"".join(
+        json.dumps({"prompt": f"{n}?", "completion": f"{n}!"}).encode() + b"\n"
+        for n in range(count)
+    )
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

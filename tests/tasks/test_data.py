@@ -22,7 +22,9 @@ def args(**fields: Any) -> DataArgs:
 
 
 def lines(path: Path, *rows: Any) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -55,29 +57,42 @@ def test_the_last_turn_of_a_chat_is_the_completion(tmp_path: Path) -> None:
 
 
 def test_prompt_and_completion_as_text_stay_text(tmp_path: Path) -> None:
-    (row,) = every_split(tmp_path, lines(tmp_path / "a.jsonl", {"prompt": "2+2=", "completion": "4", "id": 7}))
+    (row,) = every_split(
+        tmp_path, lines(tmp_path / "a.jsonl", {"prompt": "2+2=", "completion": "4", "id": 7})
+    )
     assert row == Row(prompt="2+2=", completion="4")
     assert row.reference == "4"
 
 
 def test_prompt_and_completion_as_messages_stay_messages(tmp_path: Path) -> None:
     prompt, completion = CHAT["messages"][:1], CHAT["messages"][1:]
-    (row,) = every_split(tmp_path, lines(tmp_path / "a.jsonl", {"prompt": prompt, "completion": completion}))
+    (row,) = every_split(
+        tmp_path, lines(tmp_path / "a.jsonl", {"prompt": prompt, "completion": completion})
+    )
     assert row.reference == "hello"
     assert row.is_chat
 
 
 def test_columns_are_filled_into_templates(tmp_path: Path) -> None:
-    mapped = {"prompt": "Ticket {id}: {text}", "completion": '{{"label": {label}}}', "system": "Sort."}
+    mapped = {
+        "prompt": "Ticket {id}: {text}",
+        "completion": '{{"label": {label}}}',
+        "system": "Sort.",
+    }
     file = lines(tmp_path / "a.jsonl", {"id": 3, "text": "broken", "label": {"team": "x"}})
     (row,) = every_split(tmp_path, file, columns=mapped)
-    assert row.prompt == [Message(role="system", content="Sort."), Message(role="user", content="Ticket 3: broken")]
+    assert row.prompt == [
+        Message(role="system", content="Sort."),
+        Message(role="user", content="Ticket 3: broken"),
+    ]
     assert row.reference == '{"label": {"team": "x"}}'
 
 
 def test_columns_can_become_plain_text(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"q": "2+2=", "a": "4"})
-    (row,) = every_split(tmp_path, file, columns={"prompt": "{q}", "completion": "{a}", "chat": False})
+    (row,) = every_split(
+        tmp_path, file, columns={"prompt": "{q}", "completion": "{a}", "chat": False}
+    )
     assert row == Row(prompt="2+2=", completion="4")
 
 
@@ -109,7 +124,10 @@ def test_chats_in_parquet_lose_the_keys_that_parquet_fills_with_nothing(tmp_path
 def test_missing_splits_are_cut_off_train_and_share_no_prompt(tmp_path: Path) -> None:
     rows = [{"prompt": str(number % 50), "completion": str(number)} for number in range(100)]
     splits = prepared(tmp_path, {"train": lines(tmp_path / "a.jsonl", *rows)}, test_fraction=0.2)
-    prompts = {split: {row.prompt for row in splits[split] if isinstance(row.prompt, str)} for split in SPLITS}
+    prompts = {
+        split: {row.prompt for row in splits[split] if isinstance(row.prompt, str)}
+        for split in SPLITS
+    }
     assert sum(len(rows) for rows in splits.values()) == 100
     assert len(prompts["validation"]) == 3
     assert len(prompts["test"]) == 10
@@ -140,10 +158,19 @@ def test_a_file_of_a_split_is_not_mixed_with_train(tmp_path: Path) -> None:
         ("{not json", "line 2: it is not JSON"),
         ("[1, 2]", "line 2: it is a list"),
         ({"messages": []}, "line 2: messages must be at least two"),
-        ({"messages": [{"role": "user", "content": "a"}] * 2}, "line 2: messages must be at least two"),
+        (
+            {"messages": [{"role": "user", "content": "a"}] * 2},
+            "line 2: messages must be at least two",
+        ),
         ({"messages": "hi"}, "line 2: messages must be a list of objects"),
-        ({"messages": [{"role": "user"}, CHAT["messages"][1]]}, "line 2: prompt.0.content: Field required"),
-        ({"messages": [{"role": "user", "content": [1]}, CHAT["messages"][1]]}, "line 2: prompt.0.content"),
+        (
+            {"messages": [{"role": "user"}, CHAT["messages"][1]]},
+            "line 2: prompt.0.content: Field required",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [1]}, CHAT["messages"][1]]},
+            "line 2: prompt.0.content",
+        ),
         ({"prompt": "a", "completion": "b"}, "the rows before have messages"),
         ({"question": "a", "answer": "b"}, "columns: question, answer"),
     ],
@@ -170,7 +197,9 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
 
 def test_an_empty_value_in_a_mapped_column_is_named(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"text": None, "label": "b"})
-    assert "a mapped column is empty" in refused(tmp_path, file, columns={"prompt": "{text}", "completion": "{label}"})
+    assert "a mapped column is empty" in refused(
+        tmp_path, file, columns={"prompt": "{text}", "completion": "{label}"}
+    )
 
 
 @pytest.mark.parametrize(

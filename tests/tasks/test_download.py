@@ -7,14 +7,32 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.models import TAKEN, args, header, model, rows, sharded, weights, with_header, write
+from tests.tasks.models import (
+    TAKEN,
+    args,
+    header,
+    model,
+    rows,
+    sharded,
+    weights,
+    with_header,
+    write,
+)
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
 from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
-from weighbridge.tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, missing_bytes, pin
+from weighbridge.tasks.download import (
+    VERSION,
+    DownloadArgs,
+    Downloaded,
+    download,
+    identity,
+    missing_bytes,
+    pin,
+)
 
 
 @pytest.fixture
@@ -33,11 +51,15 @@ def run(arguments: DownloadArgs, workspace: Workspace) -> StageOutcome[Downloade
     """As the flow runs the stage."""
     pinned = pin(arguments, workspace)
     inputs = identity(pinned, arguments)
-    return workspace.stages.run("download", VERSION, Downloaded, inputs, lambda: download(pinned, arguments, workspace))
+    return workspace.stages.run(
+        "download", VERSION, Downloaded, inputs, lambda: download(pinned, arguments, workspace)
+    )
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def refused(arguments: DownloadArgs, workspace: Workspace) -> str:
@@ -67,13 +89,18 @@ def test_the_data_become_canonical_rows(here: DownloadArgs, workspace: Workspace
 
 def test_data_may_be_one_file(here: DownloadArgs, workspace: Workspace, tmp_path: Path) -> None:
     file = write(tmp_path / "other", {"tickets.jsonl": rows()}) / "tickets.jsonl"
-    assert fetched(args(tmp_path / "model", file), workspace).data == fetched(here, workspace).data.model_copy(
-        update={"origin": {"uri": f"file://{file}"}}
+    assert fetched(args(tmp_path / "model", file), workspace).data == fetched(
+        here, workspace
+    ).data.model_copy(update={"origin": {"uri": f"file://{file}"}})
+
+
+def test_data_may_be_several_files_of_a_pattern(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    write(
+        tmp_path / "data",
+        {"x/train-1.jsonl": rows(10), "x/train-2.jsonl": rows(10), "x/test.jsonl": rows(7)},
     )
-
-
-def test_data_may_be_several_files_of_a_pattern(here: DownloadArgs, workspace: Workspace, tmp_path: Path) -> None:
-    write(tmp_path / "data", {"x/train-1.jsonl": rows(10), "x/train-2.jsonl": rows(10), "x/test.jsonl": rows(7)})
     data = here.data.model_copy(
         update={"train": "x/train-*.jsonl", "validation": "x/test.jsonl", "test": "x/test.jsonl"}
     )
@@ -81,7 +108,9 @@ def test_data_may_be_several_files_of_a_pattern(here: DownloadArgs, workspace: W
     assert [len(read_rows(got, split)) for split in ("train", "validation", "test")] == [20, 7, 7]
 
 
-def test_the_store_keeps_its_own_copy(here: DownloadArgs, workspace: Workspace, tmp_path: Path) -> None:
+def test_the_store_keeps_its_own_copy(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
     before = fetched(here, workspace).model
     with (tmp_path / "model" / "model.safetensors").open("r+b") as stream:
         stream.write(b"changed")
@@ -110,11 +139,15 @@ def test_the_stage_runs_again_when_one_byte_is_another(
     assert again.why == "model.files.model.safetensors changed"
 
 
-def test_the_stage_runs_again_with_another_mapping_of_columns(here: DownloadArgs, workspace: Workspace) -> None:
+def test_the_stage_runs_again_with_another_mapping_of_columns(
+    here: DownloadArgs, workspace: Workspace
+) -> None:
     first = run(here, workspace)
     columns = {"prompt": "Q: {prompt}", "completion": "{completion}"}
     data = here.data.model_copy(
-        update={"columns": type(here.data).model_validate({"source": "x", "columns": columns}).columns}
+        update={
+            "columns": type(here.data).model_validate({"source": "x", "columns": columns}).columns
+        }
     )
     again = run(here.model_copy(update={"data": data}), workspace)
     assert not again.reused
@@ -142,10 +175,14 @@ def test_progress_reaches_the_whole_size(here: DownloadArgs, workspace: Workspac
 def test_shards_come_with_their_index(workspace: Workspace, tmp_path: Path) -> None:
     write(tmp_path / "model", sharded())
     write(tmp_path / "data", {"train.jsonl": rows()})
-    assert names(fetched(args(tmp_path / "model", tmp_path / "data"), workspace).model.path) == sorted(sharded())
+    assert names(
+        fetched(args(tmp_path / "model", tmp_path / "data"), workspace).model.path
+    ) == sorted(sharded())
 
 
-def test_weights_that_are_there_twice_are_taken_once(here: DownloadArgs, workspace: Workspace, tmp_path: Path) -> None:
+def test_weights_that_are_there_twice_are_taken_once(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
     write(tmp_path / "model", {"consolidated.safetensors": weights(3)})
     assert names(fetched(here, workspace).model.path) == TAKEN
 
@@ -153,11 +190,17 @@ def test_weights_that_are_there_twice_are_taken_once(here: DownloadArgs, workspa
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "its weights are pickles (pytorch_model.bin)"),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b"x"},
+            "its weights are pickles (pytorch_model.bin)",
+        ),
         ({"config.json": b"{}"}, "there are no *.safetensors"),
         ({"model.safetensors": weights()}, "there is no config.json"),
         ({"config.json": b"{", "model.safetensors": weights()}, "config.json: it is not JSON"),
-        ({"config.json": b"[]", "model.safetensors": weights()}, "config.json: it is not a JSON object"),
+        (
+            {"config.json": b"[]", "model.safetensors": weights()},
+            "config.json: it is not a JSON object",
+        ),
         (
             {path: content for path, content in sharded().items() if "00002-of" not in path},
             "it names model-00002-of-00002.safetensors, which is not there",
@@ -217,7 +260,9 @@ def test_a_corrupted_weight_file_is_refused(
     assert words in said
 
 
-def test_a_folder_that_does_not_exist_is_named(here: DownloadArgs, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_named(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
     said = refused(args(tmp_path / "nowhere", tmp_path / "data"), workspace)
     assert said == f"looking into {tmp_path}/nowhere: no such file or directory; check the path"
 
@@ -228,7 +273,9 @@ def test_data_that_are_not_there_are_named_with_those_that_are(
     write(tmp_path / "data", {"valid.csv": b"x"})
     (tmp_path / "data" / "train.jsonl").unlink()
     write(tmp_path / "data", {"training.jsonl": rows()})
-    assert "there is no train.jsonl; its data files are: training.jsonl, valid.csv" in refused(here, workspace)
+    assert "there is no train.jsonl; its data files are: training.jsonl, valid.csv" in refused(
+        here, workspace
+    )
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(
@@ -236,16 +283,21 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
 ) -> None:
     pinned = pin(here, workspace)
     monkeypatch.setattr(Store, "free_bytes", lambda store: 64 << 20)
-    with pytest.raises(Unavailable, match=r"0\.1 MB are to be fetched, .* and 67\.1 MB are free; make room"):
+    with pytest.raises(
+        Unavailable, match=r"0\.1 MB are to be fetched, .* and 67\.1 MB are free; make room"
+    ):
         download(pinned, here, workspace)
     assert not (workspace.store.root / "blobs").exists()
 
 
-def test_a_file_that_changes_between_listing_and_fetching_is_refused(here: DownloadArgs, workspace: Workspace) -> None:
+def test_a_file_that_changes_between_listing_and_fetching_is_refused(
+    here: DownloadArgs, workspace: Workspace
+) -> None:
     pinned = pin(here, workspace)
     change_model(here, "model.safetensors", lambda content: content[:-1] + b"?")
     with pytest.raises(
-        BadInput, match=r"verifying model\.safetensors of file://.*: expected sha256 \w{64}, got \w{64}"
+        BadInput,
+        match=r"verifying model\.safetensors of file://.*: expected sha256 \w{64}, got \w{64}",
     ):
         download(pinned, here, workspace)
 
@@ -256,7 +308,10 @@ def test_planning_leaves_the_store_alone(here: DownloadArgs, workspace: Workspac
 
 
 def test_arguments_survive_being_written_and_read(tmp_path: Path) -> None:
-    written = {"model": "hf://org/model@v1", "data": {"source": {"kind": "s3", "bucket": "b", "region": "r"}}}
+    written = {
+        "model": "hf://org/model@v1",
+        "data": {"source": {"kind": "s3", "bucket": "b", "region": "r"}},
+    }
     arguments = DownloadArgs.model_validate(written)
     assert DownloadArgs.model_validate(arguments.model_dump(mode="json")) == arguments
     assert arguments.model_dump(exclude_unset=True)["data"]["source"] == written["data"]["source"]  # type: ignore[index]
@@ -271,7 +326,8 @@ def test_a_location_is_a_uri_or_one_of_the_sources_in_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["ftp://x", "file://", 3, {"kind": "nothing"}, {"path": "x"}, {"kind": "hf", "repo": "a b"}]
+    "location",
+    ["ftp://x", "file://", 3, {"kind": "nothing"}, {"path": "x"}, {"kind": "hf", "repo": "a b"}],
 )
 def test_a_location_that_cannot_be_right_is_refused(location: object) -> None:
     with pytest.raises(ValidationError):

@@ -33,7 +33,9 @@ def fetched(arguments: DownloadArgs, workspace: Workspace) -> Downloaded:
     return download(pin(arguments, workspace), arguments, workspace)
 
 
-def refused(arguments: DownloadArgs, workspace: Workspace, kind: type[BadInput | Unavailable]) -> str:
+def refused(
+    arguments: DownloadArgs, workspace: Workspace, kind: type[BadInput | Unavailable]
+) -> str:
     with pytest.raises(kind) as caught:
         fetched(arguments, workspace)
     assert "\n" not in str(caught.value)
@@ -41,14 +43,19 @@ def refused(arguments: DownloadArgs, workspace: Workspace, kind: type[BadInput |
     return str(caught.value)
 
 
-def test_only_the_files_of_a_safetensors_model_are_fetched(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_only_the_files_of_a_safetensors_model_are_fetched(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     got = fetched(HERE, workspace)
     assert sorted(path.name for path in got.model.path.iterdir()) == TAKEN
     assert {request.path for request in hub.downloads} == {*TAKEN, "train.jsonl"}
 
 
 def test_a_branch_is_pinned_to_its_commit(hub: Hub, commit: str, workspace: Workspace) -> None:
-    assert fetched(HERE, workspace).model.origin == {"uri": f"hf://org/model@{commit}", "revision": commit}
+    assert fetched(HERE, workspace).model.origin == {
+        "uri": f"hf://org/model@{commit}",
+        "revision": commit,
+    }
 
 
 def test_pinning_moves_no_bytes(hub: Hub, commit: str, workspace: Workspace) -> None:
@@ -66,11 +73,15 @@ def test_a_moved_branch_changes_the_stage_and_its_old_commit_does_not(
     assert identity(pin(old, workspace), old) == before
 
 
-def test_what_is_named_by_commit_is_reused_with_the_hub_away(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_what_is_named_by_commit_is_reused_with_the_hub_away(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     data = pin(HERE, workspace).data.origin["revision"]
     named = args(f"hf://org/model@{commit}", f"hf://datasets/org/data@{data}")
     first = fetched(HERE, workspace)
-    workspace.stages.run("download", VERSION, Downloaded, identity(pin(HERE, workspace), HERE), lambda: first)
+    workspace.stages.run(
+        "download", VERSION, Downloaded, identity(pin(HERE, workspace), HERE), lambda: first
+    )
     hub.faults.down = True
     pinned = pin(named, workspace)
     inputs = identity(pinned, named)
@@ -91,8 +102,9 @@ def test_an_unreachable_hub_is_unavailable(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hub: Hub, commit: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    assert "asking http://127.0.0.1:1 for hf://org/model@main: the hub cannot be reached" in refused(
-        HERE, workspace, Unavailable
+    assert (
+        "asking http://127.0.0.1:1 for hf://org/model@main: the hub cannot be reached"
+        in refused(HERE, workspace, Unavailable)
     )
 
 
@@ -104,11 +116,15 @@ def test_an_unreachable_hub_is_unavailable(
         ("hf://org/model@" + "0" * 40, "the repository has no revision '0000"),
     ],
 )
-def test_what_does_not_exist_is_named(hub: Hub, commit: str, workspace: Workspace, uri: str, words: str) -> None:
+def test_what_does_not_exist_is_named(
+    hub: Hub, commit: str, workspace: Workspace, uri: str, words: str
+) -> None:
     assert words in refused(args(uri, "hf://datasets/org/data"), workspace, BadInput)
 
 
-def test_a_data_repository_that_does_not_exist_is_named(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_a_data_repository_that_does_not_exist_is_named(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     said = refused(args("hf://org/model", "hf://datasets/org/none"), workspace, BadInput)
     assert "there is no such dataset repository" in said
 
@@ -128,14 +144,18 @@ def test_a_private_repository_is_read_with_the_token(
     fetched(HERE, workspace)
 
 
-def test_a_repository_that_closes_after_listing_is_refused(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_a_repository_that_closes_after_listing_is_refused(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     pinned = pin(HERE, workspace)
     hub.faults.gated = True
     with pytest.raises(BadInput, match=r"of hf://org/model@\w+: the hub refuses it \(403\)"):
         download(pinned, HERE, workspace)
 
 
-def test_a_repository_of_pickles_is_refused_before_any_byte(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_a_repository_of_pickles_is_refused_before_any_byte(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     hub.add("org/old", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     said = refused(args("hf://org/old", "hf://datasets/org/data"), workspace, BadInput)
     assert "its weights are pickles (pytorch_model.bin)" in said
@@ -154,7 +174,9 @@ def test_bytes_that_are_not_the_published_ones_are_refused(
     fetched(HERE, workspace)
 
 
-def test_a_connection_that_is_cut_goes_on_where_it_was(hub: Hub, commit: str, workspace: Workspace) -> None:
+def test_a_connection_that_is_cut_goes_on_where_it_was(
+    hub: Hub, commit: str, workspace: Workspace
+) -> None:
     hub.faults.cut, hub.faults.cuts = {"model.safetensors": 30_000}, 2
     fetched(HERE, workspace)
     asked = [request.range for request in hub.downloads if request.path == "model.safetensors"]
@@ -224,7 +246,9 @@ download(pin(args, workspace), args, workspace)
 
 
 def _has_first_part(workspace: Workspace) -> bool:
-    """Whether the first part of the large file is noted as done; small files' notes come and go, and begin empty."""
+    """Whether the first part of the large file is noted as done; small files' notes come and go,
+    and begin empty.
+    """
     for notes in workspace.store.root.glob("partial/*/bytes.parts"):
         with contextlib.suppress(FileNotFoundError):
             match notes.read_text().splitlines():

@@ -1,4 +1,6 @@
-"""Evaluation: answers and log-probabilities are right, both models are scored, a worse fine-tune is stopped."""
+"""Evaluation: answers and log-probabilities are right, both models are scored, a worse fine-tune is
+stopped.
+"""
 
 import json
 import re
@@ -20,7 +22,10 @@ from weighbridge.tasks.scoring import score_all
 
 def chat(number: int) -> Row:
     question = Message(role="user", content="late " * (number % 7) + f"order {number}")
-    return Row(prompt=[question], completion=[Message(role="assistant", content="team " * (number % 3) + "ok")])
+    return Row(
+        prompt=[question],
+        completion=[Message(role="assistant", content="team " * (number % 3) + "ok")],
+    )
 
 
 def stored_rows(workspace: Workspace, **splits: list[Row]) -> Artifact:
@@ -46,7 +51,9 @@ def test_batched_answers_equal_those_one_by_one(tiny_model: Path) -> None:
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(20)])]
 
     def answers(prompts: list[list[int]], batch_size: int) -> list[str]:
-        return generation.answers(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
+        return generation.answers(
+            model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size
+        )
 
     with hf_models.threads(tiny_model):
         batched = answers(prompts, 8)
@@ -70,8 +77,13 @@ def test_batched_log_probabilities_equal_those_of_a_plain_forward_pass(
         found = generation.logprobs(model, rows, batch_size=8)
     for row, logprobs in zip(rows, found, strict=True):
         with torch.inference_mode():
-            everything = model(torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
-        expected = [everything[len(row.prompt) + at - 1, token].item() for at, token in enumerate(row.completion)]
+            everything = (
+                model(torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
+            )
+        expected = [
+            everything[len(row.prompt) + at - 1, token].item()
+            for at, token in enumerate(row.completion)
+        ]
         assert logprobs == pytest.approx(expected, abs=1e-3)
 
 
@@ -79,8 +91,12 @@ def test_both_models_are_scored_and_every_answer_is_kept(
     workspace: Workspace, tmp_path: Path, tiny_model: Path
 ) -> None:
     base, other = two_models(workspace, tmp_path, tiny_model)
-    data = stored_rows(workspace, validation=[chat(n) for n in range(9)], test=[chat(n) for n in range(9, 13)])
-    args = EvaluateArgs.model_validate({"max_new_tokens": 6, "metrics": [{"kind": "rouge_l"}, {"kind": "nll"}]})
+    data = stored_rows(
+        workspace, validation=[chat(n) for n in range(9)], test=[chat(n) for n in range(9, 13)]
+    )
+    args = EvaluateArgs.model_validate(
+        {"max_new_tokens": 6, "metrics": [{"kind": "rouge_l"}, {"kind": "nll"}]}
+    )
     seen: list[progress.Step] = []
     with progress.listen(seen.append):
         result = evaluate(base, other, data, args, workspace)
@@ -89,7 +105,10 @@ def test_both_models_are_scored_and_every_answer_is_kept(
     assert len(result.base["nll"].per_example) == 9
     assert (seen[-1].done, seen[-1].total) == (44, 44)
 
-    lines = [json.loads(line) for line in (result.predictions.path / "validation.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (result.predictions.path / "validation.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 9
     assert lines[4]["reference"] == chat(4).reference
     assert lines[4]["finetuned"]["scores"]["nll"] == result.finetuned["nll"].per_example[4]
@@ -105,29 +124,46 @@ def test_limit_takes_the_first_rows(workspace: Workspace, tmp_path: Path, tiny_m
     assert result.test == {}
 
 
-def test_no_validation_rows_are_refused(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> None:
+def test_no_validation_rows_are_refused(
+    workspace: Workspace, tmp_path: Path, tiny_model: Path
+) -> None:
     base, other = two_models(workspace, tmp_path, tiny_model)
     with pytest.raises(BadInput, match="no validation rows"):
         evaluate(base, other, stored_rows(workspace), EvaluateArgs(), workspace)
 
 
 def figures(value: float, *, greater_is_better: bool = True) -> Score:
-    return Score(value=value, low=value - 0.1, high=value + 0.1, per_example=[], greater_is_better=greater_is_better)
+    return Score(
+        value=value,
+        low=value - 0.1,
+        high=value + 0.1,
+        per_example=[],
+        greater_is_better=greater_is_better,
+    )
 
 
 def evaluated(before: Score, after: Score) -> Evaluated:
     nothing = Artifact(digest="sha256:0", format="jsonl", path=Path("/nowhere"), size=0)
-    return Evaluated(base={"exact_match": before}, finetuned={"exact_match": after}, predictions=nothing)
+    return Evaluated(
+        base={"exact_match": before}, finetuned={"exact_match": after}, predictions=nothing
+    )
 
 
 @pytest.mark.parametrize(
     ("before", "after", "min_gain", "greater"),
-    [(0.5, 0.4, 0.0, True), (0.5, 0.6, 0.2, True), (1.0, 1.5, 0.0, False), (0.5, float("nan"), 0.0, True)],
+    [
+        (0.5, 0.4, 0.0, True),
+        (0.5, 0.6, 0.2, True),
+        (1.0, 1.5, 0.0, False),
+        (0.5, float("nan"), 0.0, True),
+    ],
 )
 def test_a_worse_fine_tune_is_stopped_with_both_figures(
     before: float, after: float, min_gain: float, greater: bool
 ) -> None:
-    made = evaluated(figures(before, greater_is_better=greater), figures(after, greater_is_better=greater))
+    made = evaluated(
+        figures(before, greater_is_better=greater), figures(after, greater_is_better=greater)
+    )
     said = f"fine-tuned {made.finetuned['exact_match']}, base {made.base['exact_match']}:"
     with pytest.raises(GateFailed, match=re.escape(said)) as caught:
         gate(made, EvaluateArgs(min_gain=min_gain))
@@ -138,8 +174,12 @@ def test_a_worse_fine_tune_is_stopped_with_both_figures(
     ("before", "after", "min_gain", "greater"),
     [(0.5, 0.5, 0.0, True), (0.5, 0.9, 0.2, True), (1.5, 1.0, 0.0, False), (0.5, 0.45, -0.1, True)],
 )
-def test_a_fine_tune_that_is_good_enough_passes(before: float, after: float, min_gain: float, greater: bool) -> None:
-    made = evaluated(figures(before, greater_is_better=greater), figures(after, greater_is_better=greater))
+def test_a_fine_tune_that_is_good_enough_passes(
+    before: float, after: float, min_gain: float, greater: bool
+) -> None:
+    made = evaluated(
+        figures(before, greater_is_better=greater), figures(after, greater_is_better=greater)
+    )
     gate(made, EvaluateArgs(min_gain=min_gain))
 
 
@@ -152,7 +192,9 @@ def test_a_fine_tune_that_is_good_enough_passes(before: float, after: float, min
         ({"metrics": [{"kind": "exact_mach"}]}, "did you mean 'exact_match'"),
     ],
 )
-def test_arguments_that_contradict_themselves_are_refused(wrong: dict[str, object], words: str) -> None:
+def test_arguments_that_contradict_themselves_are_refused(
+    wrong: dict[str, object], words: str
+) -> None:
     with pytest.raises(ValidationError, match=words):
         EvaluateArgs.model_validate(wrong)
 

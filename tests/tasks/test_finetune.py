@@ -1,4 +1,6 @@
-"""Fine-tuning: what it learns, what it leaves, what it refuses, and that a killed run ends as if nothing happened."""
+"""Fine-tuning: what it learns, what it leaves, what it refuses, and that a killed run ends as if
+nothing happened.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ STEPS = 6
 
 def chat(number: int) -> Row:
     question = Message(role="user", content=f"Order {number} is late. What now?")
-    return Row(prompt=[question], completion=[Message(role="assistant", content=f'{{"order": {number}}}')])
+    return Row(
+        prompt=[question], completion=[Message(role="assistant", content=f'{{"order": {number}}}')]
+    )
 
 
 def stored_model(folder: Path, workspace: Workspace) -> Artifact:
@@ -53,7 +57,13 @@ def data(workspace: Workspace) -> Artifact:
 
 
 def arguments(**changes: object) -> FinetuneArgs:
-    given = {"max_steps": STEPS, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "r": 4}
+    given = {
+        "max_steps": STEPS,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 4,
+        "save_steps": 2,
+        "r": 4,
+    }
     return FinetuneArgs.model_validate({**given, **changes})
 
 
@@ -97,10 +107,13 @@ def test_the_live_curve_is_thinned_to_logging_steps_and_the_last(made: Made) -> 
 
 def test_the_adapter_is_two_clean_files(made: Made) -> None:
     adapter = made.result.adapter
-    assert {path.name for path in adapter.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    assert json.loads((adapter.path / "adapter_config.json").read_text())["base_model_name_or_path"] == (
-        "file:///models/tiny"
-    )
+    assert {path.name for path in adapter.path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert json.loads((adapter.path / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ] == ("file:///models/tiny")
 
 
 def test_the_merged_weights_tell_what_they_were_made_of(made: Made) -> None:
@@ -112,7 +125,9 @@ def test_the_merged_weights_tell_what_they_were_made_of(made: Made) -> None:
 def test_the_merged_folder_is_the_base_with_other_weights(made: Made, tiny_model: Path) -> None:
     merged = made.result.merged.path
     assert {path.name for path in merged.iterdir()} == {path.name for path in tiny_model.iterdir()}
-    differ = {p.name for p in merged.iterdir() if p.read_bytes() != (tiny_model / p.name).read_bytes()}
+    differ = {
+        p.name for p in merged.iterdir() if p.read_bytes() != (tiny_model / p.name).read_bytes()
+    }
     assert differ == {"model.safetensors"}
 
 
@@ -127,13 +142,21 @@ def test_merged_answers_equal_adapter_answers(made: Made, tiny_model: Path) -> N
     from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(tiny_model)
-    prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(500, 532)])]
+    prompts = [
+        row.prompt for row in encode(tokenizer, [chat(number) for number in range(500, 532)])
+    ]
     with hf_models.quiet():
-        adapted = PeftModel.from_pretrained(hf_models.load_model(tiny_model), str(made.result.adapter.path))
+        adapted = PeftModel.from_pretrained(
+            hf_models.load_model(tiny_model), str(made.result.adapter.path)
+        )
     with hf_models.threads(tiny_model):
         answers = [
             generation.answers(model, tokenizer, prompts, max_new_tokens=24, batch_size=16)
-            for model in (adapted, hf_models.load_model(made.result.merged.path), hf_models.load_model(tiny_model))
+            for model in (
+                adapted,
+                hf_models.load_model(made.result.merged.path),
+                hf_models.load_model(tiny_model),
+            )
         ]
     assert answers[0] == answers[1]
     assert answers[1] != answers[2]
@@ -143,13 +166,23 @@ def test_the_digests_do_not_depend_on_where_it_ran(
     made: Made, base: Artifact, data: Artifact, workspace: Workspace
 ) -> None:
     again = finetune(base, data, arguments(logging_steps=4), workspace)
-    assert (again.adapter.digest, again.merged.digest) == (made.result.adapter.digest, made.result.merged.digest)
+    assert (again.adapter.digest, again.merged.digest) == (
+        made.result.adapter.digest,
+        made.result.merged.digest,
+    )
 
 
-def test_progress_is_told_step_by_step(base: Artifact, data: Artifact, workspace: Workspace) -> None:
+def test_progress_is_told_step_by_step(
+    base: Artifact, data: Artifact, workspace: Workspace
+) -> None:
     seen: list[progress.Step] = []
     with progress.listen(seen.append):
-        finetune(base, data, arguments(max_steps=-1, num_train_epochs=0.5, gradient_accumulation_steps=2), workspace)
+        finetune(
+            base,
+            data,
+            arguments(max_steps=-1, num_train_epochs=0.5, gradient_accumulation_steps=2),
+            workspace,
+        )
     # 40 rows, batches of 4, two of them a step: 5 steps an epoch, and half an epoch is rounded up.
     assert [(step.done, step.total) for step in seen if step.what == "fine-tuning"][-1] == (3, 3)
 
@@ -163,8 +196,12 @@ def test_merged_weights_keep_the_number_type_of_the_base(
     from tests.models import make
 
     make(tmp_path, dtype="bfloat16")
-    merged = finetune(stored_model(tmp_path, workspace), data, arguments(max_steps=1), workspace).merged
-    assert {tensor.dtype for tensor in load_file(merged.path / "model.safetensors").values()} == {torch.bfloat16}
+    merged = finetune(
+        stored_model(tmp_path, workspace), data, arguments(max_steps=1), workspace
+    ).merged
+    assert {tensor.dtype for tensor in load_file(merged.path / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
 
 
 def test_packed_rows_do_not_see_each_other(base: Artifact, workspace: Workspace) -> None:
@@ -177,11 +214,15 @@ def test_packed_rows_do_not_see_each_other(base: Artifact, workspace: Workspace)
     assert first[1] == pytest.approx(first[0], rel=1e-3)
 
 
-def test_plain_text_rows_need_no_chat_template(base: Artifact, workspace: Workspace, tmp_path: Path) -> None:
+def test_plain_text_rows_need_no_chat_template(
+    base: Artifact, workspace: Workspace, tmp_path: Path
+) -> None:
     folder = tmp_path / "base"
     shutil.copytree(base.path, folder)
     (folder / "chat_template.jinja").unlink()
-    rows = stored_rows([Row(prompt="Order 101 is late. Team: ", completion="shipping")] * 4, workspace)
+    rows = stored_rows(
+        [Row(prompt="Order 101 is late. Team: ", completion="shipping")] * 4, workspace
+    )
     assert finetune(stored_model(folder, workspace), rows, arguments(max_steps=1), workspace).losses
 
 
@@ -205,14 +246,20 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 
 def test_long_rows_are_dropped_on_request(base: Artifact, workspace: Workspace) -> None:
-    long = Row(prompt=[Message(role="user", content="late " * 100)], completion=chat(100).completion)
+    long = Row(
+        prompt=[Message(role="user", content="late " * 100)], completion=chat(100).completion
+    )
     data = stored_rows([long, *map(chat, range(100, 104))], workspace)
     result = finetune(base, data, arguments(max_steps=1, max_length=64, drop_long=True), workspace)
     assert (result.facts["rows"], result.facts["dropped_rows"]) == ("4", "1")
 
 
-def test_a_row_longer_than_the_models_context_is_refused(base: Artifact, workspace: Workspace) -> None:
-    long = Row(prompt=[Message(role="user", content="late " * 600)], completion=chat(100).completion)
+def test_a_row_longer_than_the_models_context_is_refused(
+    base: Artifact, workspace: Workspace
+) -> None:
+    long = Row(
+        prompt=[Message(role="user", content="late " * 600)], completion=chat(100).completion
+    )
     with pytest.raises(BadInput, match="the model's context is 512"):
         finetune(base, stored_rows([long], workspace), arguments(max_length=2048), workspace)
 
@@ -242,7 +289,9 @@ def test_a_base_with_pickles_alone_is_refused(
         finetune(stored_model(folder, workspace), data, arguments(), workspace)
 
 
-def test_damaged_weights_are_refused(base: Artifact, data: Artifact, workspace: Workspace, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(
+    base: Artifact, data: Artifact, workspace: Workspace, tmp_path: Path
+) -> None:
     folder = tmp_path / "base"
     shutil.copytree(base.path, folder)
     (folder / "model.safetensors").chmod(0o644)
@@ -259,7 +308,9 @@ def test_too_little_disk_is_said_before_work_starts(
         finetune(base, data, arguments(), workspace)
 
 
-@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"learning_rate": 0}, {"lora_rank": 8}, {"max_length": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_steps": 0}, {"learning_rate": 0}, {"lora_rank": 8}, {"max_length": 2}]
+)
 def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         FinetuneArgs.model_validate(wrong)
@@ -290,10 +341,14 @@ def start(
     command = [sys.executable, *launcher, str(script), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     output = subprocess.STDOUT if variables else None
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, text=True, env=environment, cwd=ROOT)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=output, text=True, env=environment, cwd=ROOT
+    )
 
 
-def test_threads_that_wait_for_each_other_sleep(base: Artifact, data: Artifact, workspace: Workspace) -> None:
+def test_threads_that_wait_for_each_other_sleep(
+    base: Artifact, data: Artifact, workspace: Workspace
+) -> None:
     process = start(base, data, arguments(max_steps=1), OMP_DISPLAY_ENV="verbose")
     said, _ = process.communicate(timeout=300)
     assert "GOMP_SPINCOUNT = '0'" in said
@@ -302,12 +357,18 @@ def test_threads_that_wait_for_each_other_sleep(base: Artifact, data: Artifact, 
 def last_result(process: subprocess.Popen[str]) -> Finetuned:
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    return Finetuned.model_validate_json(next(line for line in out.splitlines() if line.startswith("{")))
+    return Finetuned.model_validate_json(
+        next(line for line in out.splitlines() if line.startswith("{"))
+    )
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_between_ends_with_the_losses_of_an_uninterrupted_one(
-    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    base: Artifact,
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     args = arguments(max_steps=16, save_steps=4, lora_dropout=0.1, gradient_accumulation_steps=2)
     process = start(base, data, args)
@@ -359,7 +420,13 @@ def test_a_run_killed_after_its_last_step_trains_no_step_again(
 def test_two_ranks_of_torchrun_train_together_and_one_of_them_writes(
     base: Artifact, data: Artifact, workspace: Workspace
 ) -> None:
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d")
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+    )
     result = last_result(start(base, data, arguments(), *launcher, "--rdzv-endpoint=localhost:0"))
     assert len(result.losses) == STEPS
     assert workspace.store.is_whole(result.merged)

@@ -28,7 +28,9 @@ def data(tmp_path: Path, workspace: Workspace) -> Artifact:
 
 
 def args(*dtypes: str) -> OptimizeArgs:
-    return OptimizeArgs.model_validate({"variants": [{"kind": "none", "dtype": dtype} for dtype in dtypes]})
+    return OptimizeArgs.model_validate(
+        {"variants": [{"kind": "none", "dtype": dtype} for dtype in dtypes]}
+    )
 
 
 def records(workspace: Workspace) -> list[Path]:
@@ -39,7 +41,9 @@ def labels(optimized: Optimized) -> list[str]:
     return [variant.label for variant in optimized.variants]
 
 
-def test_variants_come_in_the_order_of_the_recipe(model: Artifact, data: Artifact, workspace: Workspace) -> None:
+def test_variants_come_in_the_order_of_the_recipe(
+    model: Artifact, data: Artifact, workspace: Workspace
+) -> None:
     made = optimize(model, data, args("float16", "auto", "bfloat16"), workspace)
     assert labels(made) == ["safetensors-float16", "safetensors", "safetensors-bfloat16"]
     assert all(workspace.store.is_whole(variant.artifact) for variant in made.variants)
@@ -59,13 +63,20 @@ def test_variants_made_before_are_reused_one_by_one(
     assert "made in" in told[1]
 
 
-def test_a_variant_whose_bytes_are_gone_is_made_again(model: Artifact, data: Artifact, workspace: Workspace) -> None:
+def test_a_variant_whose_bytes_are_gone_is_made_again(
+    model: Artifact, data: Artifact, workspace: Workspace
+) -> None:
     first = optimize(model, data, args("bfloat16"), workspace).variants[0]
     workspace.store.remove(first.artifact)
-    assert optimize(model, data, args("bfloat16"), workspace).variants[0].artifact.digest == first.artifact.digest
+    assert (
+        optimize(model, data, args("bfloat16"), workspace).variants[0].artifact.digest
+        == first.artifact.digest
+    )
 
 
-def test_the_forecast_says_what_would_be_made(model: Artifact, data: Artifact, workspace: Workspace) -> None:
+def test_the_forecast_says_what_would_be_made(
+    model: Artifact, data: Artifact, workspace: Workspace
+) -> None:
     optimize(model, data, args("auto"), workspace)
     told = forecast(model, data, args("auto", "bfloat16"), workspace)
     assert {label: cast.value is not None for label, cast in told.items()} == {
@@ -92,7 +103,9 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
 def test_every_variant_is_checked_before_the_first_is_made(
     model: Artifact, data: Artifact, workspace: Workspace
 ) -> None:
-    mixed = OptimizeArgs.model_validate({"variants": [{"kind": "none"}, {"kind": "gguf", "quantization": "Q4_K_M"}]})
+    mixed = OptimizeArgs.model_validate(
+        {"variants": [{"kind": "none"}, {"kind": "gguf", "quantization": "Q4_K_M"}]}
+    )
     with pytest.raises(BadInput, match="multiple of 256"):
         optimize(model, data, mixed, workspace)
     assert records(workspace) == []

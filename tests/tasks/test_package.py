@@ -44,7 +44,9 @@ def test_a_bento_that_does_not_answer_does_not_count(workspace: Workspace) -> No
 
 def test_the_exported_bento_needs_no_bentoml_store(workspace: Workspace, tmp_path: Path) -> None:
     what = bentos.contents(workspace)
-    exported = bento.export(bento.build(what, workspace.settings.cache), what.model, workspace.store, {})
+    exported = bento.export(
+        bento.build(what, workspace.settings.cache), what.model, workspace.store, {}
+    )
     copied = tmp_path / "elsewhere"
     subprocess.run(["cp", "-r", str(exported.path), str(copied)], check=True)
     subprocess.run(["rm", "-rf", str(bento.bentoml_home())], check=True)

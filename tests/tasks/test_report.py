@@ -16,31 +16,52 @@ from weighbridge.tasks.select import SelectArgs, select
 @pytest.fixture(scope="module")
 def report() -> WeighingReport:
     measurements = [
-        measured("slow", speed=300), measured("fast", speed=900), measured("bad", right=20),
+        measured("slow", speed=300),
+        measured("fast", speed=900),
+        measured("bad", right=20),
         measured("dead", failure="died | <script>alert(1)</script>\nsecond line"),
-    ]  # fmt: skip
+    ]
     decision = select(measurements, REFERENCE, None, SelectArgs())
-    evaluated = SimpleNamespace(base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)}, test={})
+    evaluated = SimpleNamespace(
+        base={"exact_match": exact(1)}, finetuned={"exact_match": exact(198)}, test={}
+    )
     return weighing_report(
-        decision, measurements, evaluated, "demo", facts={"base model": "sha256:abc"}, currency="EUR"
+        decision,
+        measurements,
+        evaluated,
+        "demo",
+        facts={"base model": "sha256:abc"},
+        currency="EUR",
     )
 
 
-def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(report: WeighingReport) -> None:
+def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
+    report: WeighingReport,
+) -> None:
     assert [row["candidate"] for row in report.rows] == [
         f"llama_cpp/{name}" for name in ("fast", "slow", "bad", "dead")
     ]
     assert report.rows[0] == {
-        "candidate": "llama_cpp/fast", "exact match": "0.990 (0.980–1.000)", "NLL": "0.010 (0.009–0.011)",
-        "TTFT p50 / p95 at 8": "25 ms / 50 ms", "tokens/s at 1 / 8": "450 / 900", "memory": "50.0 MiB",
-        "size": "2.0 MiB", "EUR / M tokens": "0.1", "verdict": "winner",
-    }  # fmt: skip
+        "candidate": "llama_cpp/fast",
+        "exact match": "0.990 (0.980–1.000)",
+        "NLL": "0.010 (0.009–0.011)",
+        "TTFT p50 / p95 at 8": "25 ms / 50 ms",
+        "tokens/s at 1 / 8": "450 / 900",
+        "memory": "50.0 MiB",
+        "size": "2.0 MiB",
+        "EUR / M tokens": "0.1",
+        "verdict": "winner",
+    }
     assert all(list(row) == list(report.rows[0]) for row in report.rows)
     assert "slower: 300 tokens/s against 900 tokens/s" in report.rows[1]["verdict"]
 
 
 def test_markdown_tables_are_not_broken_by_what_engines_say(report: WeighingReport) -> None:
-    lines = [line for line in report.markdown.splitlines() if line.startswith("| llama_cpp") or "**llama" in line]
+    lines = [
+        line
+        for line in report.markdown.splitlines()
+        if line.startswith("| llama_cpp") or "**llama" in line
+    ]
     assert len(lines) == 4
     cells = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
     assert len(cells) == 1
@@ -48,7 +69,9 @@ def test_markdown_tables_are_not_broken_by_what_engines_say(report: WeighingRepo
     assert "| processor | a processor |" in report.markdown
 
 
-def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(report: WeighingReport) -> None:
+def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(
+    report: WeighingReport,
+) -> None:
     assert "&lt;script&gt;" in report.html
     assert "<script" not in report.html
     assert not re.findall(r"(?:src|href)=\"(?!data:)", report.html)

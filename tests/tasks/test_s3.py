@@ -59,7 +59,12 @@ def test_a_changed_object_changes_the_stage(
 ) -> None:
     before = identity(pin(there, workspace), there)
     assert identity(pin(there, workspace), there) == before
-    put(swift_server, bucket, "models/tiny", {"model.safetensors": model(seed=1)["model.safetensors"]})
+    put(
+        swift_server,
+        bucket,
+        "models/tiny",
+        {"model.safetensors": model(seed=1)["model.safetensors"]},
+    )
     assert identity(pin(there, workspace), there) != before
 
 
@@ -67,7 +72,12 @@ def test_an_object_that_changes_after_the_listing_is_refused(
     there: DownloadArgs, workspace: Workspace, swift_server: Swift, bucket: str
 ) -> None:
     pinned = pin(there, workspace)
-    put(swift_server, bucket, "models/tiny", {"model.safetensors": model(seed=1)["model.safetensors"]})
+    put(
+        swift_server,
+        bucket,
+        "models/tiny",
+        {"model.safetensors": model(seed=1)["model.safetensors"]},
+    )
     with pytest.raises(BadInput, match="it was changed while it was being fetched"):
         download(pinned, there, workspace)
 
@@ -78,12 +88,18 @@ def test_an_object_that_is_not_what_its_metadata_says_is_refused(
     swift_server.client().put_object(
         Bucket=bucket, Key="models/tiny/config.json", Body=b"{ }", Metadata={"sha256": "0" * 64}
     )
-    with pytest.raises(BadInput, match=r"verifying config\.json of s3://.*: expected sha256 0{64}, got \w{64}"):
+    with pytest.raises(
+        BadInput, match=r"verifying config\.json of s3://.*: expected sha256 0{64}, got \w{64}"
+    ):
         fetched(there, workspace)
 
 
 def test_a_large_object_comes_in_parallel_ranges(
-    workspace: Workspace, swift_server: Swift, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    swift_server: Swift,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ranges, "PART", 1 << 20)
     content = os.urandom((3 << 20) + 5)
@@ -98,21 +114,33 @@ def test_a_large_object_comes_in_parallel_ranges(
 
 
 def test_an_endpoint_can_be_given_in_the_arguments(
-    there: DownloadArgs, workspace: Workspace, swift_server: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
+    there: DownloadArgs,
+    workspace: Workspace,
+    swift_server: Swift,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    where = S3Args(bucket=bucket, prefix="models/tiny", endpoint_url=swift_server.url, region=REGION)
+    where = S3Args(
+        bucket=bucket, prefix="models/tiny", endpoint_url=swift_server.url, region=REGION
+    )
     assert len(S3Source().list_files(where).files) == len(model())
 
 
 def test_credentials_come_from_a_profile(
-    there: DownloadArgs, swift_server: Swift, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: DownloadArgs,
+    swift_server: Swift,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     secrets = tmp_path / "credentials"
-    secrets.write_text(f"[lab]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n")
+    secrets.write_text(
+        f"[lab]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n"
+    )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(secrets))
     where = S3Args(bucket=bucket, prefix="models/tiny", profile="lab")
     assert len(S3Source().list_files(where).files) == len(model())
@@ -121,15 +149,30 @@ def test_credentials_come_from_a_profile(
 @pytest.mark.parametrize(
     ("variable", "value", "kind", "words"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "wrong", BadInput, "the service refuses access (SignatureDoesNotMatch)"),
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            "wrong",
+            BadInput,
+            "the service refuses access (SignatureDoesNotMatch)",
+        ),
         ("AWS_ACCESS_KEY_ID", "test:nobody", BadInput, "the service refuses access"),
-        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", Unavailable, "Could not connect to the endpoint URL"),
+        (
+            "AWS_ENDPOINT_URL",
+            "http://127.0.0.1:1",
+            Unavailable,
+            "Could not connect to the endpoint URL",
+        ),
         ("AWS_ENDPOINT_URL", "nonsense", BadInput, "Invalid endpoint"),
         ("AWS_PROFILE", "nobody", BadInput, "The config profile (nobody) could not be found"),
     ],
 )
 def test_a_service_that_cannot_be_used_is_one_line(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, kind: type[Exception], words: str
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    kind: type[Exception],
+    words: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(kind) as caught:
@@ -165,15 +208,23 @@ def test_a_malformed_uri_is_refused(uri: str) -> None:
         S3Source().parse(uri)
 
 
-def test_what_is_pushed_comes_back_the_same(bucket: str, workspace: Workspace, tmp_path: Path) -> None:
-    write(tmp_path / "made", {"a/b.txt": b"text", "model.safetensors": os.urandom(1000), "empty": b""})
+def test_what_is_pushed_comes_back_the_same(
+    bucket: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    write(
+        tmp_path / "made", {"a/b.txt": b"text", "model.safetensors": os.urandom(1000), "empty": b""}
+    )
     artifact = workspace.store.add(tmp_path / "made", "gguf", {"uri": "somewhere"})
     pushed = push(artifact, place(bucket), workspace.store)
     assert pushed.uploaded == ["a/b.txt", "empty", "model.safetensors"]
     assert pushed.uri == f"s3://{bucket}/pushed"
     other = Store(tmp_path / "other")
     back = pull(place(bucket), other)
-    assert (back.digest, back.format, back.origin) == (artifact.digest, "gguf", {"uri": "somewhere"})
+    assert (back.digest, back.format, back.origin) == (
+        artifact.digest,
+        "gguf",
+        {"uri": "somewhere"},
+    )
     assert (back.path / "a" / "b.txt").read_bytes() == b"text"
     assert other.is_whole(back)
 
@@ -199,7 +250,9 @@ def test_a_large_file_is_pushed_in_parts_and_carries_its_digest(
     assert sha256_of(back.path / "weights") == about["Metadata"]["sha256"]
 
 
-def test_a_pushed_model_is_a_source_with_digests(bucket: str, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_pushed_model_is_a_source_with_digests(
+    bucket: str, workspace: Workspace, tmp_path: Path
+) -> None:
     push_folder(write(tmp_path / "model", model()), "safetensors", place(bucket, "model"))
     write(tmp_path / "data", {"train.jsonl": rows()})
     pinned = pin(args(f"s3://{bucket}/model", tmp_path / "data"), workspace)
@@ -207,7 +260,9 @@ def test_a_pushed_model_is_a_source_with_digests(bucket: str, workspace: Workspa
 
 
 def test_a_bucket_that_does_not_exist_takes_no_push(bucket: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="uploading a to s3://no-such-bucket/pushed/a: there is no such bucket"):
+    with pytest.raises(
+        BadInput, match="uploading a to s3://no-such-bucket/pushed/a: there is no such bucket"
+    ):
         push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place("no-such-bucket"))
 
 
@@ -216,14 +271,18 @@ def test_a_folder_that_is_missing_or_empty_is_not_pushed(bucket: str, tmp_path: 
         push_folder(tmp_path / "none", "bento", place(bucket))
 
 
-def test_what_was_not_pushed_to_the_end_is_not_pulled(bucket: str, swift_server: Swift, tmp_path: Path) -> None:
+def test_what_was_not_pushed_to_the_end_is_not_pulled(
+    bucket: str, swift_server: Swift, tmp_path: Path
+) -> None:
     push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place(bucket))
     swift_server.client().delete_object(Bucket=bucket, Key=f"pushed/{MANIFEST}")
     with pytest.raises(BadInput, match="nothing was pushed there, or not to the end"):
         pull(place(bucket), Store(tmp_path / "store"))
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"digest": "sha256:0", "format": "gguf", "files": []}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"digest": "sha256:0", "format": "gguf", "files": []}']
+)
 def test_a_damaged_manifest_is_refused(bucket: str, tmp_path: Path, content: bytes) -> None:
     s3.put(place(bucket), f"pushed/{MANIFEST}", content)
     with pytest.raises(BadInput, match=MANIFEST):
@@ -243,7 +302,9 @@ def test_a_manifest_cannot_write_outside_the_store(bucket: str, tmp_path: Path) 
         pull(place(bucket), Store(tmp_path / "store"))
 
 
-def test_an_object_replaced_after_the_push_is_not_pulled(bucket: str, swift_server: Swift, tmp_path: Path) -> None:
+def test_an_object_replaced_after_the_push_is_not_pulled(
+    bucket: str, swift_server: Swift, tmp_path: Path
+) -> None:
     push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place(bucket))
     swift_server.client().put_object(Bucket=bucket, Key="pushed/a", Body=b"2")
     with pytest.raises(BadInput, match="verifying a of s3://"):
@@ -264,7 +325,11 @@ download(pin(args, workspace), args, workspace)
 
 @pytest.mark.slow
 def test_a_killed_download_goes_on(
-    there: DownloadArgs, workspace: Workspace, swift_server: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
+    there: DownloadArgs,
+    workspace: Workspace,
+    swift_server: Swift,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Parts that had arrived are not moved again, and the result is whole."""
     big = model(kilobytes=64 << 10)["model.safetensors"]

@@ -13,23 +13,33 @@ from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision, SelectArgs, loss, require_winner, select
 
 
-def decide(*measurements: Measurement, champion: Measurement | None = None, **limits: Any) -> Decision:
+def decide(
+    *measurements: Measurement, champion: Measurement | None = None, **limits: Any
+) -> Decision:
     return select(measurements, REFERENCE, champion, SelectArgs(**limits))
 
 
 @pytest.mark.parametrize(
     ("objective", "winner"),
     [
-        ("throughput", "fast"), ("cost", "cheap"), ("latency", "quick"), ("quality", "good"), ("memory", "lean"),
+        ("throughput", "fast"),
+        ("cost", "cheap"),
+        ("latency", "quick"),
+        ("quality", "good"),
+        ("memory", "lean"),
         ("size", "small"),
     ],
-)  # fmt: skip
+)
 def test_the_objective_decides_among_those_within_the_limits(objective: str, winner: str) -> None:
     decision = decide(
-        measured("fast", speed=900), measured("cheap", cost=0.01), measured("quick", ttft=0.01),
-        measured("good", right=200), measured("lean", memory=1 << 20), measured("small", size=1 << 10),
+        measured("fast", speed=900),
+        measured("cheap", cost=0.01),
+        measured("quick", ttft=0.01),
+        measured("good", right=200),
+        measured("lean", memory=1 << 20),
+        measured("small", size=1 << 10),
         objective=objective,
-    )  # fmt: skip
+    )
     assert decision.winner == f"llama_cpp/{winner}"
     assert len(decision.reasons) == 5
 
@@ -37,20 +47,48 @@ def test_the_objective_decides_among_those_within_the_limits(objective: str, win
 @pytest.mark.parametrize(
     ("candidate", "limits", "words"),
     [
-        (measured("x", right=100), {"floor": 0.9, "max_loss": None}, "exact_match 0.5 is below the limit 0.9"),
-        (measured("x", right=150), {}, "exact_match is 0.24 worse than the unquantized fine-tune's 0.99"),
+        (
+            measured("x", right=100),
+            {"floor": 0.9, "max_loss": None},
+            "exact_match 0.5 is below the limit 0.9",
+        ),
+        (
+            measured("x", right=150),
+            {},
+            "exact_match is 0.24 worse than the unquantized fine-tune's 0.99",
+        ),
         (measured("x", likelihood=0.2), {}, "nll is 0.19 worse"),
-        (measured("x", ttft=0.5), {"max_ttft_p95": 0.2}, "p95 TTFT 500 ms at concurrency 8 is above the limit 200 ms"),
-        (measured("x", speed=10), {"min_tokens_per_second": 20}, "10 tokens/s at concurrency 8 is below the limit 20"),
+        (
+            measured("x", ttft=0.5),
+            {"max_ttft_p95": 0.2},
+            "p95 TTFT 500 ms at concurrency 8 is above the limit 200 ms",
+        ),
+        (
+            measured("x", speed=10),
+            {"min_tokens_per_second": 20},
+            "10 tokens/s at concurrency 8 is below the limit 20",
+        ),
         (measured("x"), {"max_memory": "20 MiB"}, "50.0 MiB of memory is above the limit 20.0 MiB"),
         (measured("x"), {"max_size": "1 MiB"}, "its size 2.0 MiB is above the limit 1.0 MiB"),
         (measured("x"), {"max_cost": 0.01}, "0.1 per million tokens is above the limit 0.01"),
-        (measured("x", cost=None), {"max_cost": 0.01}, "its cost is not known: set weigh.price_per_hour"),
-        (measured("x", cost=None), {"objective": "cost"}, "its cost is not known: set weigh.price_per_hour"),
+        (
+            measured("x", cost=None),
+            {"max_cost": 0.01},
+            "its cost is not known: set weigh.price_per_hour",
+        ),
+        (
+            measured("x", cost=None),
+            {"objective": "cost"},
+            "its cost is not known: set weigh.price_per_hour",
+        ),
         (measured("x", errors=1), {}, "1 of 32 requests failed at concurrency 8"),
         (measured("x", failure="the engine\ndied"), {}, "could not be measured: the engine died"),
         (measured("x"), {"concurrency": 3}, "its speed at concurrency 3 was not measured"),
-        (measured("x"), {"metric": "bleu"}, "its bleu was not measured (measured: exact_match, nll)"),
+        (
+            measured("x"),
+            {"metric": "bleu"},
+            "its bleu was not measured (measured: exact_match, nll)",
+        ),
         (measured("x", speed=math.nan), {}, "its throughput is not known"),
         (measured("x", likelihood=math.nan), {}, "its nll is not a number"),
         (measured("x", ttft=math.nan), {"max_ttft_p95": 0.2}, "is above the limit 200 ms"),
@@ -74,7 +112,9 @@ def test_a_score_that_is_not_a_number_does_not_win() -> None:
 
 def test_no_winner_stops_with_every_reason_on_one_line() -> None:
     decision = decide(measured("a", right=10), measured("b", failure="it died\nTraceback"))
-    with pytest.raises(GateFailed, match=r"llama_cpp/a: exact_match .*; llama_cpp/b: could not be measured") as stop:
+    with pytest.raises(
+        GateFailed, match=r"llama_cpp/a: exact_match .*; llama_cpp/b: could not be measured"
+    ) as stop:
         require_winner(decision)
     assert "\n" not in str(stop.value)
 
@@ -89,7 +129,9 @@ def test_ties_go_to_the_better_then_the_smaller() -> None:
     assert decide(measured("a"), measured("b", size=1)).winner == "llama_cpp/b"
 
 
-def test_a_loss_within_the_limit_but_beyond_it_in_its_interval_is_noted_or_refused_as_asked() -> None:
+def test_a_loss_within_the_limit_but_beyond_it_in_its_interval_is_noted_or_refused_as_asked() -> (
+    None
+):
     doubtful = measured("x", right=196)
     accepted = decide(doubtful, max_loss=0.015)
     assert accepted.winner == "llama_cpp/x"
@@ -108,7 +150,12 @@ def test_losses_are_compared_row_by_row_where_the_rows_are_the_same() -> None:
 def test_a_lower_score_is_a_gain_where_lower_is_better() -> None:
     assert loss(nll(0.2), nll(0.1)).value == pytest.approx(-0.1)
     as_quality = SelectArgs(metric="nll", objective="quality")
-    best = select([measured("a", likelihood=0.02), measured("b", likelihood=0.01)], REFERENCE, None, as_quality)
+    best = select(
+        [measured("a", likelihood=0.02), measured("b", likelihood=0.01)],
+        REFERENCE,
+        None,
+        as_quality,
+    )
     assert best.winner == "llama_cpp/b"
 
 
@@ -129,20 +176,26 @@ def test_the_champion_goes_when_somebody_is_better_by_enough() -> None:
 
 def test_the_champion_goes_when_somebody_answers_better_beyond_doubt() -> None:
     decision = decide(
-        measured("a", right=198, speed=400), champion=measured("old", right=180, speed=500), max_loss=None
+        measured("a", right=198, speed=400),
+        champion=measured("old", right=180, speed=500),
+        max_loss=None,
     )
     assert decision.winner == "llama_cpp/a"
     assert "beyond doubt better" in decision.why
 
 
 def test_speed_does_not_buy_a_loss_of_quality_against_the_champion() -> None:
-    decision = decide(measured("a", right=194, speed=900), champion=measured("old", right=200, speed=500))
+    decision = decide(
+        measured("a", right=194, speed=900), champion=measured("old", right=200, speed=500)
+    )
     assert decision.winner is None
     assert decision.keeps_champion
 
 
 def test_a_champion_outside_the_limits_goes_whoever_is_slower() -> None:
-    decision = decide(measured("a", speed=400), champion=measured("old", memory=1 << 40), max_memory="1 GiB")
+    decision = decide(
+        measured("a", speed=400), champion=measured("old", memory=1 << 40), max_memory="1 GiB"
+    )
     assert decision.winner == "llama_cpp/a"
     assert "the champion is out of the limits" in decision.why
 

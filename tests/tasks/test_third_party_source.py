@@ -38,7 +38,14 @@ class Memory:
         files = [RemoteFile(path=path, size=len(content)) for path, content in FILES.items()]
         return Listing(files=files, origin={"uri": "memory://"})
 
-    def fetch(self, args: Any, listing: Listing, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> None:
+    def fetch(
+        self,
+        args: Any,
+        listing: Listing,
+        file: RemoteFile,
+        to: Path,
+        advance: Callable[[int], None],
+    ) -> None:
         if file.path == Memory.broken:
             raise BadInput("reading memory", "it broke")
         assert not to.exists()
@@ -61,12 +68,17 @@ def test_it_brings_a_model_and_data(memory: DownloadArgs, workspace: Workspace) 
     assert sorted(path.name for path in got.model.path.iterdir()) == TAKEN
 
 
-def test_without_any_digest_two_listings_never_count_as_the_same(memory: DownloadArgs, workspace: Workspace) -> None:
+def test_without_any_digest_two_listings_never_count_as_the_same(
+    memory: DownloadArgs, workspace: Workspace
+) -> None:
     assert identity(pin(memory, workspace), memory) != identity(pin(memory, workspace), memory)
 
 
 def test_its_error_ends_the_download_and_nothing_is_visible(
-    memory: DownloadArgs, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    memory: DownloadArgs,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(Memory, "broken", "config.json")

@@ -1,4 +1,6 @@
-"""Weigh: every candidate through its own engine, kept by itself, and none that fails stops the others."""
+"""Weigh: every candidate through its own engine, kept by itself, and none that fails stops the
+others.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,7 +17,12 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.tasks import machine
-from weighbridge.tasks.candidate_benchmark import FINAL_SECONDS, TUNING_SECONDS, CandidateBenchmark, _Try
+from weighbridge.tasks.candidate_benchmark import (
+    FINAL_SECONDS,
+    TUNING_SECONDS,
+    CandidateBenchmark,
+    _Try,
+)
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.weigh import WeighArgs, candidates, check, weigh
@@ -65,10 +72,15 @@ def args(*engines: StandInArgs, **options: Any) -> WeighArgs:
     return WeighArgs.model_validate({"engines": list(engines) or [StandInArgs(threads=2)], **quick})
 
 
-def test_a_candidate_is_an_engine_with_a_variant_it_serves(variant: Callable[..., Variant], tmp_path: Path) -> None:
+def test_a_candidate_is_an_engine_with_a_variant_it_serves(
+    variant: Callable[..., Variant], tmp_path: Path
+) -> None:
     gguf = variant()
     weights = gguf.model_copy(
-        update={"label": "bf16", "artifact": gguf.artifact.model_copy(update={"format": "safetensors"})}
+        update={
+            "label": "bf16",
+            "artifact": gguf.artifact.model_copy(update={"format": "safetensors"}),
+        }
     )
     found = candidates([gguf, weights], [StandInArgs(), LlamaCppArgs(), LlamaCppArgs(threads=1)])
     assert [candidate.label for candidate in found] == [
@@ -89,12 +101,20 @@ def test_quality_is_what_the_engine_answers_on_both_splits(
     assert measured.predictions
     lines = (measured.predictions.path / "validation.jsonl").read_text().splitlines()
     first, last = json.loads(lines[0]), json.loads(lines[-1])
-    assert (first["answer"], first["reference"], first["scores"]) == ("it is 40", "it is 40", {"exact_match": 1.0})
+    assert (first["answer"], first["reference"], first["scores"]) == (
+        "it is 40",
+        "it is 40",
+        {"exact_match": 1.0},
+    )
     assert (last["answer"], last["scores"]) == ("one two three four", {"exact_match": 0.0})
 
 
-def test_every_figure_is_there(variant: Callable[..., Variant], data: Artifact, workspace: Workspace) -> None:
-    (measured,) = weigh([variant()], data, METRICS, args(price_per_hour=3.6), workspace).measurements
+def test_every_figure_is_there(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    (measured,) = weigh(
+        [variant()], data, METRICS, args(price_per_hour=3.6), workspace
+    ).measurements
     assert [figures.concurrency for figures in measured.load] == [1, 2]
     assert all(figures.tokens_per_second > 0 and not figures.errors for figures in measured.load)
     assert measured.load_seconds > 0
@@ -107,7 +127,9 @@ def test_every_figure_is_there(variant: Callable[..., Variant], data: Artifact, 
 def test_open_options_are_measured_and_the_best_taken(
     variant: Callable[..., Variant], data: Artifact, workspace: Workspace
 ) -> None:
-    (measured,) = weigh([variant()], data, METRICS, args(StandInArgs(), tune=True), workspace).measurements
+    (measured,) = weigh(
+        [variant()], data, METRICS, args(StandInArgs(), tune=True), workspace
+    ).measurements
     assert isinstance(measured.candidate.engine, StandInArgs)
     assert measured.candidate.engine.threads == 2
     assert [note["threads"] for note in measured.tuning] == [1, 2, 8]
@@ -133,14 +155,18 @@ def test_options_that_a_short_run_cannot_tell_apart_are_tried_for_longer(
 ) -> None:
     tried: list[tuple[int, float]] = []
 
-    def run(scale: CandidateBenchmark, options: StandInArgs, payloads: object, seconds: float) -> _Try:
+    def run(
+        scale: CandidateBenchmark, options: StandInArgs, payloads: object, seconds: float
+    ) -> _Try:
         threads = options.threads or 0
         tried.append((threads, seconds))
         speed = {1: 100, 2: 95, 8: 50}[threads] if seconds == TUNING_SECONDS else finally_[threads]
         return _Try(options, speed, first_tokens.get(threads, 0.0), "" if speed else "it died")
 
     monkeypatch.setattr(CandidateBenchmark, "_try", run)
-    (measured,) = weigh([variant()], data, METRICS, args(StandInArgs(), tune=True), workspace).measurements
+    (measured,) = weigh(
+        [variant()], data, METRICS, args(StandInArgs(), tune=True), workspace
+    ).measurements
     assert isinstance(measured.candidate.engine, StandInArgs)
     assert measured.candidate.engine.threads == winner
     assert tried == [
@@ -172,12 +198,19 @@ def test_one_more_candidate_does_not_measure_the_others_again(
     (alone,) = weigh([one], data, METRICS, args(), workspace).measurements
     champion = Candidate(label="champion", variant=one, engine=StandInArgs(threads=2))
     both = weigh([one, two], data, METRICS, args(), workspace, also=[champion]).measurements
-    assert [measured.candidate.label for measured in both] == ["stand_in/one", "stand_in/two", "champion"]
+    assert [measured.candidate.label for measured in both] == [
+        "stand_in/one",
+        "stand_in/two",
+        "champion",
+    ]
     assert _figures(both[0]) == _figures(alone) == _figures(both[2])
 
 
 def test_another_machine_measures_again(
-    variant: Callable[..., Variant], data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     candidate = variant()
     (first,) = weigh([candidate], data, METRICS, args(), workspace).measurements
@@ -195,15 +228,23 @@ def test_another_machine_measures_again(
     ],
 )
 def test_a_candidate_that_fails_says_why_and_the_rest_go_on(
-    broken: StandInArgs, reason: str, variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+    broken: StandInArgs,
+    reason: str,
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
 ) -> None:
-    whole, failed = weigh([variant()], data, METRICS, args(StandInArgs(threads=2), broken), workspace).measurements
+    whole, failed = weigh(
+        [variant()], data, METRICS, args(StandInArgs(threads=2), broken), workspace
+    ).measurements
     assert not whole.failure
     assert reason in failed.failure
     assert (failed.scores, failed.load, failed.predictions) == ({}, [], None)
 
 
-def test_a_failure_is_not_kept(variant: Callable[..., Variant], data: Artifact, workspace: Workspace) -> None:
+def test_a_failure_is_not_kept(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
     candidate = variant()
     with pytest.raises(Unavailable, match="no candidate could be measured"):
         weigh([candidate], data, METRICS, args(StandInArgs(die_loading="for now")), workspace)
@@ -215,7 +256,11 @@ def test_a_question_the_engine_refuses_is_answered_wrongly(
 ) -> None:
     # Requests 5, 10, … fail: some under load, and some of the twenty that quality is judged by.
     measured, _ = weigh(
-        [variant("flawed"), variant("other", known=3)], data, METRICS, args(StandInArgs(error_every=5)), workspace
+        [variant("flawed"), variant("other", known=3)],
+        data,
+        METRICS,
+        args(StandInArgs(error_every=5)),
+        workspace,
     ).measurements
     assert measured.load[0].errors > 0
     assert 0.6 <= measured.scores["exact_match"].value <= 0.8
@@ -226,10 +271,15 @@ def test_a_question_the_engine_refuses_is_answered_wrongly(
 
 
 def test_metrics_an_engine_cannot_serve_are_left_out(
-    variant: Callable[..., Variant], data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("weighbridge.tasks.encoding.load_tokenizer", lambda model: None)
-    monkeypatch.setattr("weighbridge.tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows])
+    monkeypatch.setattr(
+        "weighbridge.tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows]
+    )
     metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, {"kind": "nll"}]})
     (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements
     assert set(measured.scores) == {"exact_match"}
@@ -241,11 +291,17 @@ class _Encoded:
 
 
 def _figures(measurement: Measurement) -> dict[str, Any]:
-    return measurement.model_dump(include={"scores", "load", "load_seconds", "peak_memory", "predictions"})
+    return measurement.model_dump(
+        include={"scores", "load", "load_seconds", "peak_memory", "predictions"}
+    )
 
 
-def test_an_engine_whose_device_is_missing_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_whose_device_is_missing_is_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    wanted = WeighArgs.model_validate({"engines": [{"kind": "llama_cpp"}, {"kind": "vllm", "device": "cuda"}]})
+    wanted = WeighArgs.model_validate(
+        {"engines": [{"kind": "llama_cpp"}, {"kind": "vllm", "device": "cuda"}]}
+    )
     with pytest.raises(Unavailable, match="starting vllm: there is no NVIDIA device here"):
         check(wanted)

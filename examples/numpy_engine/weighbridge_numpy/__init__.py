@@ -1,4 +1,6 @@
-"""The engine `numpy`, as Weighbridge finds it: options, command line, and how the running server is asked."""
+"""The engine `numpy`, as Weighbridge finds it: options, command line, and how the running server is
+asked.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,9 +39,20 @@ class Numpy(ShimEngine):
     def device(self, args: NumpyArgs) -> str:
         return "cpu"
 
-    def command(self, model: Path, args: NumpyArgs, host: str, port: int, python: Path) -> list[str]:
+    def command(
+        self, model: Path, args: NumpyArgs, host: str, port: int, python: Path
+    ) -> list[str]:
         program = [str(python), "-I", str(HERE / "server.py"), "--weighbridge", str(WEIGHBRIDGE)]
-        options = ["--model", str(model), "--host", host, "--port", str(port), "--slots", str(args.slots)]
+        options = [
+            "--model",
+            str(model),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--slots",
+            str(args.slots),
+        ]
         return [*program, *options]
 
     def env(self, args: NumpyArgs) -> dict[str, str]:

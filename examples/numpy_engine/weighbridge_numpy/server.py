@@ -1,4 +1,6 @@
-"""Llama models in NumPy, behind Weighbridge's OpenAI server. Runs in its own environment, isolated and by path."""
+"""Llama models in NumPy, behind Weighbridge's OpenAI server. Runs in its own environment, isolated
+and by path.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,14 @@ class Llama:
     def __init__(self, folder: Path) -> None:
         self.config = json.loads((folder / "config.json").read_text())
         if self.config["model_type"] != "llama":
-            sys.exit(f"this engine runs Llama models, and the model is a {self.config['model_type']}")
+            sys.exit(
+                f"this engine runs Llama models, and the model is a {self.config['model_type']}"
+            )
         self._weights: dict[str, Array] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            self._weights |= {name: array.astype(np.float32) for name, array in load_file(path).items()}
+            self._weights |= {
+                name: array.astype(np.float32) for name, array in load_file(path).items()
+            }
         self._heads = int(self.config["num_attention_heads"])
         self._shared = self._heads // int(self.config.get("num_key_value_heads") or self._heads)
         rope = self.config.get("rope_parameters") or {}
@@ -49,8 +55,12 @@ class Llama:
         hidden: Array = self._weights["model.embed_tokens.weight"][list(ids)]
         for layer in range(layers):
             prefix = f"model.layers.{layer}"
-            hidden = hidden + self._attend(self._norm(hidden, f"{prefix}.input_layernorm"), prefix, past, layer, cache)
-            hidden = hidden + self._feed(self._norm(hidden, f"{prefix}.post_attention_layernorm"), prefix)
+            hidden = hidden + self._attend(
+                self._norm(hidden, f"{prefix}.input_layernorm"), prefix, past, layer, cache
+            )
+            hidden = hidden + self._feed(
+                self._norm(hidden, f"{prefix}.post_attention_layernorm"), prefix
+            )
         head = self._weights.get("lm_head.weight", self._weights["model.embed_tokens.weight"])
         return np.asarray(self._norm(hidden, "model.norm") @ head.T, dtype=np.float32)
 
@@ -60,12 +70,16 @@ class Llama:
 
     def _attend(self, hidden: Array, prefix: str, past: int, layer: int, cache: Cache) -> Array:
         query, key, value = (
-            self._split(hidden @ self._weights[f"{prefix}.self_attn.{name}_proj.weight"].T) for name in "qkv"
+            self._split(hidden @ self._weights[f"{prefix}.self_attn.{name}_proj.weight"].T)
+            for name in "qkv"
         )
         places = np.arange(past, past + len(hidden), dtype=np.float32)
         query, key = self._turn(query, places), self._turn(key, places)
         if layer < len(cache):
-            key, value = (np.concatenate(pair, axis=1) for pair in zip(cache[layer], (key, value), strict=True))
+            key, value = (
+                np.concatenate(pair, axis=1)
+                for pair in zip(cache[layer], (key, value), strict=True)
+            )
             cache[layer] = key, value
         else:
             cache.append((key, value))
@@ -87,7 +101,9 @@ class Llama:
         return np.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
     def _feed(self, hidden: Array, prefix: str) -> Array:
-        gate, up, down = (self._weights[f"{prefix}.mlp.{name}_proj.weight"].T for name in ("gate", "up", "down"))
+        gate, up, down = (
+            self._weights[f"{prefix}.mlp.{name}_proj.weight"].T for name in ("gate", "up", "down")
+        )
         opened = hidden @ gate
         return np.asarray((opened / (1 + np.exp(-opened)) * (hidden @ up)) @ down)
 
@@ -134,7 +150,11 @@ class Loaded:
             else:
                 known = np.log(softmax(logits))
                 top = np.argsort(-known)[: sampling.logprobs]
-                yield Token(token, float(known[token]), tuple((int(other), float(known[other])) for other in top))
+                yield Token(
+                    token,
+                    float(known[token]),
+                    tuple((int(other), float(known[other])) for other in top),
+                )
             if token in self.ends:
                 return
             ids = [token]
@@ -146,7 +166,9 @@ class Loaded:
 
 
 def draw(logits: Array, sampling: Sampling, chance: np.random.Generator) -> int:
-    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and top_p leave."""
+    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and
+    top_p leave.
+    """
     if sampling.temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits)[: sampling.top_k or None]
@@ -179,7 +201,12 @@ def main() -> None:
 
     add_options(parser)
     options = parser.parse_args()
-    serve(functools.partial(Loaded, options.model, options.slots), options.host, options.port, options.alias)
+    serve(
+        functools.partial(Loaded, options.model, options.slots),
+        options.host,
+        options.port,
+        options.alias,
+    )
 
 
 if __name__ == "__main__":

@@ -25,11 +25,19 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         )
 
     def _compute(
-        self, predictions: list[str], references: list[str], tokenize: str = "13a", lowercase: bool = False
+        self,
+        predictions: list[str],
+        references: list[str],
+        tokenize: str = "13a",
+        lowercase: bool = False,
     ) -> dict[str, Any]:
         metric = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase)
-        corpus = metric.corpus_score(predictions, [references], n_bootstrap=RESAMPLES if len(predictions) > 1 else 1)
-        said = json.loads(corpus.format(width=6, signature=str(metric.get_signature()), is_json=True))
+        corpus = metric.corpus_score(
+            predictions, [references], n_bootstrap=RESAMPLES if len(predictions) > 1 else 1
+        )
+        said = json.loads(
+            corpus.format(width=6, signature=str(metric.get_signature()), is_json=True)
+        )
         centre, half = said.get("confidence_mean", corpus.score), said.get("confidence_var", 0.0)
         sentence = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
         pairs = zip(predictions, references, strict=True)
@@ -38,5 +46,7 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             "low": max(0.0, min(corpus.score, centre - half)),
             "high": min(100.0, max(corpus.score, centre + half)),
             "signature": str(metric.get_signature()),
-            "per_example": [sentence.sentence_score(said, [reference]).score for said, reference in pairs],
+            "per_example": [
+                sentence.sentence_score(said, [reference]).score for said, reference in pairs
+            ],
         }

@@ -20,7 +20,9 @@ class ExactMatch(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
-    def _compute(self, predictions: list[str], references: list[str], **options: Any) -> dict[str, Any]:
+    def _compute(
+        self, predictions: list[str], references: list[str], **options: Any
+    ) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
         scores = [
             float(normalized(prediction, **options) == normalized(reference, **options))
@@ -41,7 +43,9 @@ def normalized(
     """`text` without what does not count."""
     for pattern in regexes_to_ignore:
         text = re.sub(pattern, "", text)
-    dropped = (string.punctuation if ignore_punctuation else "") + (string.digits if ignore_numbers else "")
+    dropped = (string.punctuation if ignore_punctuation else "") + (
+        string.digits if ignore_numbers else ""
+    )
     text = text.translate(str.maketrans("", "", dropped))
     text = text.casefold() if ignore_case else text
     return text.strip() if strip else text

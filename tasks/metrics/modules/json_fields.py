@@ -22,13 +22,16 @@ class JsonFields(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
-    def _compute(self, predictions: list[str], references: list[str], fields: tuple[str, ...] = ()) -> dict[str, Any]:
+    def _compute(
+        self, predictions: list[str], references: list[str], fields: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         scores = [share(*pair, fields) for pair in zip(predictions, references, strict=True)]
         return {"json_fields": sum(scores) / len(scores), "per_example": scores}
 
 
 def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> float:
-    """Right fields among those of both texts; a field is a leaf, named by its path: `customer.name`, `items.0`.
+    """Right fields among those of both texts; a field is a leaf, named by its path:
+    `customer.name`, `items.0`.
 
     With `fields`, only these and what lies below them count.
     """

@@ -8,7 +8,9 @@ import evaluate
 
 
 class Nll(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
-    """How surprised the model is by the references: natural-log probabilities of their tokens go in."""
+    """How surprised the model is by the references: natural-log probabilities of their tokens go
+    in.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -32,4 +34,9 @@ class Nll(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             raise ValueError(f"row {tokens.index(0)} has no tokens")
         nll = -sum(map(math.fsum, predictions)) / sum(tokens)
         rows = [-math.fsum(row) / len(row) for row in predictions]
-        return {"nll": nll, "perplexity": math.exp(min(nll, 700.0)), "per_example": rows, "tokens": tokens}
+        return {
+            "nll": nll,
+            "perplexity": math.exp(min(nll, 700.0)),
+            "per_example": rows,
+            "tokens": tokens,
+        }

@@ -29,7 +29,9 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         words = Whitespace() if tokenizer == "whitespace" else None
         scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=use_stemmer, tokenizer=words)
         pairs = zip(predictions, references, strict=True)
-        scores = [float(scorer.score(reference, said)["rougeL"].fmeasure) for said, reference in pairs]
+        scores = [
+            float(scorer.score(reference, said)["rougeL"].fmeasure) for said, reference in pairs
+        ]
         return {"rouge_l": sum(scores) / len(scores), "per_example": scores}
 
 

@@ -1,7 +1,7 @@
 """Quantize a model with llm-compressor.
 
-Runs in the environment of compressed_tensors, not in ours: `python -P quantize.py ORDER`, where ORDER is a JSON file.
-What is written is taken at nobody's word: the caller reads the tensors.
+Runs in the environment of compressed_tensors, not in ours: `python -P quantize.py ORDER`, where
+ORDER is a JSON file. What is written is taken at nobody's word: the caller reads the tensors.
 """
 
 import json
@@ -27,7 +27,13 @@ def modifier(order: dict[str, Any]) -> Any:
     kind = GPTQModifier if order["algorithm"] == "gptq" else QuantizationModifier
     options: dict[str, Any] = {"ignore": order["ignore"]}
     if order["group_size"]:
-        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "dynamic": False}
+        weights = {
+            "num_bits": 4,
+            "type": "int",
+            "symmetric": True,
+            "strategy": "group",
+            "dynamic": False,
+        }
         weights["group_size"] = order["group_size"]
         options["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
     else:
@@ -56,9 +62,12 @@ def calibration(order: dict[str, Any]) -> dict[str, Any]:
     data = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in rows])
     longest = max(map(len, rows))
     return {
-        "dataset": data, "num_calibration_samples": len(rows), "max_seq_length": longest,
-        "shuffle_calibration_samples": False, "pipeline": "sequential",
-    }  # fmt: skip
+        "dataset": data,
+        "num_calibration_samples": len(rows),
+        "max_seq_length": longest,
+        "shuffle_calibration_samples": False,
+        "pipeline": "sequential",
+    }
 
 
 def quantize(order: dict[str, Any]) -> dict[str, str]:
@@ -74,8 +83,11 @@ def quantize(order: dict[str, Any]) -> dict[str, str]:
     if fell_back := [words for words in warnings if FALLBACK in words]:
         raise Refusal(" ".join(fell_back[0].split()))
     model.save_pretrained(order["out"], save_compressed=True)
-    return {"dtype": str(model.dtype).removeprefix("torch."), "llmcompressor": llmcompressor.__version__,
-            "compressed_tensors": compressed_tensors.__version__}  # fmt: skip
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "llmcompressor": llmcompressor.__version__,
+        "compressed_tensors": compressed_tensors.__version__,
+    }
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """Run llama.cpp's own converter, and name the pre-tokenizers it knows by content but not by sight.
 
-Runs in the gguf environment, not in ours: `python -P convert.py SOURCES MODEL OUT OUTTYPE NAME REPORT`.
+Runs in the gguf environment, not in ours: `python -P convert.py SOURCES MODEL OUT OUTTYPE NAME
+REPORT`.
 
 The converter recognizes a BPE tokenizer by a hash over token ids, so it refuses every one that was
-trained at home. What decides is the pre-tokenizer: where its pattern is one that llama.cpp has, that
-name is written. Whether the engine then cuts every text as the tokenizer does is for the caller to prove.
+trained at home. What decides is the pre-tokenizer: where its pattern is one that llama.cpp has,
+that name is written. Whether the engine then cuts every text as the tokenizer does is for the
+caller to prove.
 """
 
 import json
@@ -36,16 +38,27 @@ def name_of(tokenizer: dict[str, Any]) -> str:
     kinds = [step.get("type") for step in steps]
     last = steps[-1]
     if model.get("type") != "BPE" or kinds[-1] != "ByteLevel" or last.get("add_prefix_space"):
-        raise Refusal(f"its tokenizer is {model.get('type')} after {' and '.join(map(str, kinds))}, not byte-level BPE")
+        raise Refusal(
+            f"its tokenizer is {model.get('type')} after {' and '.join(map(str, kinds))}, not byte-level BPE"
+        )
     if kinds == ["ByteLevel"] and last.get("use_regex", True):
         return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and last.get("use_regex", True):
+    if (
+        kinds == ["Digits", "ByteLevel"]
+        and steps[0].get("individual_digits")
+        and last.get("use_regex", True)
+    ):
         return "smollm"
     pattern = steps[0].get("pattern", {}).get("Regex")
-    plain = kinds == ["Split", "ByteLevel"] and steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
+    plain = (
+        kinds == ["Split", "ByteLevel"]
+        and steps[0].get("behavior") == "Isolated"
+        and not steps[0].get("invert")
+    )
     if plain and not last.get("use_regex", True):
         if pattern == _LLAMA_3:
-            # The same pattern under two names: only `llama-bpe` takes a whole word of the vocabulary past the merges.
+            # The same pattern under two names: only `llama-bpe` takes a whole word of the
+            # vocabulary past the merges.
             return "llama-bpe" if model.get("ignore_merges") else "smaug-bpe"
         if pattern == _QWEN_2 and not model.get("ignore_merges"):
             return "qwen2"
@@ -54,7 +67,9 @@ def name_of(tokenizer: dict[str, Any]) -> str:
 
 
 def begins(tokenizer: Any) -> bool | None:
-    """Whether a prompt has to begin with the BOS token: as the chat template says, else as plain texts do."""
+    """Whether a prompt has to begin with the BOS token: as the chat template says, else as plain
+    texts do.
+    """
     bos = tokenizer.bos_token_id
     if bos is None:
         return False
@@ -63,7 +78,9 @@ def begins(tokenizer: Any) -> bool | None:
         return plain
     try:
         text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-    except Exception:  # a template may refuse anything, in its own words; then the model's own setting stands
+    except (
+        Exception
+    ):  # a template may refuse anything, in its own words; then the model's own setting stands
         return None
     return str(text).startswith(tokenizer.bos_token)
 
@@ -71,7 +88,8 @@ def begins(tokenizer: Any) -> bool | None:
 def lighten() -> None:
     """Hide PyTorch from transformers: half of the converter's CPU time is imports it never uses.
 
-    The converter itself takes PyTorch, and from transformers nothing but tokenizers and configurations.
+    The converter itself takes PyTorch, and from transformers nothing but tokenizers and
+    configurations.
     """
     from transformers.utils import import_utils
 
@@ -123,7 +141,16 @@ def main(sources: str, model: str, out: str, outtype: str, name: str, report: st
     patch(facts)
     import convert_hf_to_gguf  # type: ignore[import-not-found]  # in the sources
 
-    sys.argv = ["convert_hf_to_gguf.py", model, "--outfile", out, "--outtype", outtype, "--model-name", name]
+    sys.argv = [
+        "convert_hf_to_gguf.py",
+        model,
+        "--outfile",
+        out,
+        "--outtype",
+        outtype,
+        "--model-name",
+        name,
+    ]
     try:
         convert_hf_to_gguf.main()
     except Refusal as exc:

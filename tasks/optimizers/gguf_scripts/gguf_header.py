@@ -8,16 +8,45 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAGIC = b"GGUF"
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _BLOCKS = {
-    "F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20),
-    "Q5_0": (6, 32, 22), "Q5_1": (7, 32, 24), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
-    "Q3_K": (11, 256, 110), "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210),
-    "IQ2_XXS": (16, 256, 66), "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98), "IQ1_S": (19, 256, 50),
-    "IQ4_NL": (20, 32, 18), "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82), "IQ4_XS": (23, 256, 136),
-    "I32": (26, 1, 4), "IQ1_M": (29, 256, 56), "BF16": (30, 1, 2),
-}  # fmt: skip
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "IQ2_XXS": (16, 256, 66),
+    "IQ2_XS": (17, 256, 74),
+    "IQ3_XXS": (18, 256, 98),
+    "IQ1_S": (19, 256, 50),
+    "IQ4_NL": (20, 32, 18),
+    "IQ3_S": (21, 256, 110),
+    "IQ2_S": (22, 256, 82),
+    "IQ4_XS": (23, 256, 136),
+    "I32": (26, 1, 4),
+    "IQ1_M": (29, 256, 56),
+    "BF16": (30, 1, 2),
+}
 TYPES = {code: (name, block, size) for name, (code, block, size) in _BLOCKS.items()}
 """ggml's tensor types that we meet: name, weights per block, bytes per block."""
 CODES = {name: code for name, (code, _, _) in _BLOCKS.items()}
@@ -78,16 +107,27 @@ class Header:
 
     @property
     def bits_per_weight(self) -> float:
-        return 8 * sum(tensor.size for tensor in self.tensors) / sum(tensor.weights for tensor in self.tensors)
+        return (
+            8
+            * sum(tensor.size for tensor in self.tensors)
+            / sum(tensor.weights for tensor in self.tensors)
+        )
 
     def tokenizer_digest(self) -> str:
         """Digest of all metadata that decides how texts become tokens."""
-        told = sorted((name, value.raw) for name, value in self.values.items() if name.startswith("tokenizer."))
+        told = sorted(
+            (name, value.raw)
+            for name, value in self.values.items()
+            if name.startswith("tokenizer.")
+        )
         return hashlib.sha256(b"".join(name.encode() + raw for name, raw in told)).hexdigest()
 
     def summary(self) -> str:
         """How many tensors have which type: `7 F32, 14 Q4_0, 1 Q8_0`."""
-        return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(tensor.type for tensor in self.tensors).items()))
+        return ", ".join(
+            f"{n} {kind}"
+            for kind, n in sorted(Counter(tensor.type for tensor in self.tensors).items())
+        )
 
 
 def aligned(size: int, alignment: int) -> int:

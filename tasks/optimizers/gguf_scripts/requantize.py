@@ -1,12 +1,15 @@
-"""Write another precision of a GGUF file, with the `gguf` package's numpy quantizers and no compiler.
+"""Write another precision of a GGUF file, with the `gguf` package's numpy quantizers and no
+compiler.
 
-Runs in the gguf environment, not in ours: `python requantize.py SOURCES IN OUT TYPE FILE_TYPE REPORT`.
+Runs in the gguf environment, not in ours: `python requantize.py SOURCES IN OUT TYPE FILE_TYPE
+REPORT`.
 
 What stays at which precision follows llama-quantize as far as numpy goes:
 
 - vectors, norms, expert gates and other small tensors stay F32 (or as the converter left them);
-- with a TYPE of 4 or 5 bits the output matrix (the token embedding where the two are tied) becomes Q8_0:
-  llama-quantize takes Q6_K for it, which numpy cannot write, and Q8_0 where Q6_K does not fit;
+- with a TYPE of 4 or 5 bits the output matrix (the token embedding where the two are tied) becomes
+  Q8_0: llama-quantize takes Q6_K for it, which numpy cannot write, and Q8_0 where Q6_K does not
+  fit;
 - a matrix whose rows TYPE's blocks don't divide becomes F16;
 - everything else becomes TYPE.
 
@@ -52,8 +55,13 @@ def plan(header: Header, wanted: str) -> list[str]:
 
 
 def _type_for(tensor: Tensor, wanted: str, output: str, wide: bool) -> str:
-    kept = len(tensor.shape) < 2 or not tensor.name.endswith(".weight") or any(word in tensor.name for word in _KEPT)
-    # In a file of 16 bits, what is wider was made so by the converter, which knows each architecture.
+    kept = (
+        len(tensor.shape) < 2
+        or not tensor.name.endswith(".weight")
+        or any(word in tensor.name for word in _KEPT)
+    )
+    # In a file of 16 bits, what is wider was made so by the converter, which knows each
+    # architecture.
     if kept or (tensor.type == "F32" and not wide):
         return str(tensor.type)
     if tensor.name == output and wanted not in _EVEN:
@@ -81,7 +89,9 @@ def converted(source: Path, tensor: Tensor, kind: str) -> Any:
     return result
 
 
-def write_header(out: BinaryIO, source: Path, header: Header, file_type: int, kinds: list[str]) -> list[int]:
+def write_header(
+    out: BinaryIO, source: Path, header: Header, file_type: int, kinds: list[str]
+) -> list[int]:
     """Metadata as it was, and the new list of tensors; returns the size of each in bytes."""
     with source.open("rb") as stream:
         head = bytearray(stream.read(header.tensors_start))
@@ -92,7 +102,9 @@ def write_header(out: BinaryIO, source: Path, header: Header, file_type: int, ki
         name, code = tensor.name.encode(), CODES[kind]
         sizes.append(tensor.weights // TYPES[code][1] * TYPES[code][2])
         out.write(struct.pack("<Q", len(name)) + name)
-        out.write(struct.pack(f"<I{len(tensor.shape)}QIQ", len(tensor.shape), *tensor.shape, code, offset))
+        out.write(
+            struct.pack(f"<I{len(tensor.shape)}QIQ", len(tensor.shape), *tensor.shape, code, offset)
+        )
         offset += aligned(sizes[-1], header.alignment)
     _pad(out, header.alignment)
     return sizes
@@ -108,14 +120,18 @@ def main(sources: str, source: str, to: str, wanted: str, file_type: str, report
     kinds = plan(header, wanted)
     with Path(to).open("wb") as out:
         sizes = write_header(out, Path(source), header, int(file_type), kinds)
-        for done, (tensor, kind, size) in enumerate(zip(header.tensors, kinds, sizes, strict=True), start=1):
+        for done, (tensor, kind, size) in enumerate(
+            zip(header.tensors, kinds, sizes, strict=True), start=1
+        ):
             try:
                 data = converted(Path(source), tensor, kind)
             except Refusal as exc:
                 Path(report).write_text(str(exc))
                 return REFUSED
             if data.nbytes != size:
-                raise AssertionError(f"{tensor.name}: {data.nbytes} bytes of {kind} instead of {size}")
+                raise AssertionError(
+                    f"{tensor.name}: {data.nbytes} bytes of {kind} instead of {size}"
+                )
             out.write(data.tobytes())
             _pad(out, header.alignment)
             print(f"[{done}/{len(kinds)}] {tensor.name} {tensor.type} -> {kind}", flush=True)

@@ -1,6 +1,7 @@
 """Run onnxruntime-genai's own model builder, then tell what is in the graph that came out.
 
-Runs in the onnx environment, not in ours: `python -P build.py MODEL OUT PRECISION PROVIDER CACHE REPORT [KEY=VALUE …]`.
+Runs in the onnx environment, not in ours: `python -P build.py MODEL OUT PRECISION PROVIDER CACHE
+REPORT [KEY=VALUE …]`.
 """
 
 import json
@@ -29,7 +30,15 @@ def describe(graph: Any) -> dict[str, Any]:
         if node.op_type == "MatMulNBits":
             bits[node.input[1]] = told["bits"]
             packed |= {node.input[1]: told["K"] * told["N"], **dict.fromkeys(node.input[2:], 0)}
-    plain = sorted({name for node in graph.node if node.op_type in PLAIN for name in node.input if name in weights})
+    plain = sorted(
+        {
+            name
+            for node in graph.node
+            if node.op_type in PLAIN
+            for name in node.input
+            if name in weights
+        }
+    )
     count = sum(packed.get(name, math.prod(tensor.dims)) for name, tensor in weights.items())
     size = sum(_bytes(tensor) for tensor in weights.values())
     return {
@@ -37,7 +46,9 @@ def describe(graph: Any) -> dict[str, Any]:
         "bits_per_weight": 8 * size / count,
         "quantized": dict(Counter(str(value) for value in bits.values())),
         "plain": plain,
-        "types": dict(Counter(_type(tensor) for name, tensor in weights.items() if len(tensor.dims) > 1)),
+        "types": dict(
+            Counter(_type(tensor) for name, tensor in weights.items() if len(tensor.dims) > 1)
+        ),
         "operators": dict(Counter(node.op_type for node in graph.node)),
         "inputs": [value.name for value in graph.input],
     }
@@ -59,7 +70,9 @@ def _bytes(tensor: Any) -> int:
     return int(math.prod(tensor.dims) * width)
 
 
-def main(model: str, out: str, precision: str, provider: str, cache: str, report: str, *options: str) -> None:
+def main(
+    model: str, out: str, precision: str, provider: str, cache: str, report: str, *options: str
+) -> None:
     arguments = ["-i", model, "-o", out, "-p", precision, "-e", provider, "-c", cache]
     sys.argv = ["builder", *arguments, "--extra_options", "hf_token=false", *options]
     runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")

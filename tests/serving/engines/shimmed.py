@@ -1,4 +1,6 @@
-"""What every engine on `weighbridge.serving.shim` must do with the tiny model, whichever library holds it."""
+"""What every engine on `weighbridge.serving.shim` must do with the tiny model, whichever library
+holds it.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -10,7 +12,11 @@ from weighbridge.serving.engine_process import Running
 from weighbridge.serving.engines.shim_engine import ShimEngine
 from weighbridge.serving.openai_client import Client
 
-TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
+TEXTS = [
+    "Hello, my kettle is broken.",
+    '{"team": "billing", "product": "lamp"}',
+    "naïve café 🙂 — 3.14\n\n\tend",
+]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 
 Transformer = tuple[Any, Any]
@@ -24,7 +30,9 @@ def expected(transformer: Transformer, text: str, count: int) -> str:
     model, tokenizer = transformer
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)[0]
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
+        )[0]
     return str(tokenizer.decode(whole[ids.shape[1] :], skip_special_tokens=True))
 
 
@@ -42,8 +50,12 @@ class Shimmed:
             assert "".join(client.stream(prompt, max_tokens=9)) == answer.text
             assert (answer.completion_tokens, answer.finish_reason) == (9, "length")
 
-    def test_usage_counts_the_tokens_of_the_chat_template(self, running: Running, transformer: Transformer) -> None:
-        ids = transformer[1].apply_chat_template(CHAT, add_generation_prompt=True, tokenize=True, return_dict=False)
+    def test_usage_counts_the_tokens_of_the_chat_template(
+        self, running: Running, transformer: Transformer
+    ) -> None:
+        ids = transformer[1].apply_chat_template(
+            CHAT, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
         assert self.engine.chat_tokens(running.url, CHAT) == ids
         assert Client(running.url).ask(CHAT, max_tokens=1).prompt_tokens == len(ids)
 
@@ -67,14 +79,20 @@ class Shimmed:
     def test_seeds_repeat_what_was_drawn(self, running: Running) -> None:
         client = Client(running.url)
         first, again, other = (
-            client.ask("Hello", max_tokens=20, temperature=1.5, seed=seed, top_p=0.9).text for seed in (1, 1, 2)
+            client.ask("Hello", max_tokens=20, temperature=1.5, seed=seed, top_p=0.9).text
+            for seed in (1, 1, 2)
         )
         assert first == again
         assert first != other
 
     @pytest.mark.parametrize("text", [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"])
-    def test_its_tokens_are_the_tokenizers(self, text: str, running: Running, transformer: Transformer) -> None:
-        assert self.engine.tokenize(running.url, text) == transformer[1](text, add_special_tokens=False)["input_ids"]
+    def test_its_tokens_are_the_tokenizers(
+        self, text: str, running: Running, transformer: Transformer
+    ) -> None:
+        assert (
+            self.engine.tokenize(running.url, text)
+            == transformer[1](text, add_special_tokens=False)["input_ids"]
+        )
 
     @pytest.mark.parametrize("text", TEXTS)
     def test_log_probabilities_are_those_of_transformers(
@@ -83,12 +101,18 @@ class Shimmed:
         import torch
 
         model, tokenizer = transformer
-        prompt = tokenizer("<|im_start|>user\nhi<|im_end|>\n", add_special_tokens=False)["input_ids"]
+        prompt = tokenizer("<|im_start|>user\nhi<|im_end|>\n", add_special_tokens=False)[
+            "input_ids"
+        ]
         completion = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
-        wanted = [float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)]
-        assert self.engine.token_logprobs(running.url, prompt, completion) == pytest.approx(wanted, abs=1e-3)
+        wanted = [
+            float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)
+        ]
+        assert self.engine.token_logprobs(running.url, prompt, completion) == pytest.approx(
+            wanted, abs=1e-3
+        )
         assert self.engine.token_logprobs(running.url, prompt[:1], completion[:1]) != []
 
     def test_clients_that_leave_free_their_places(self, running: Running) -> None:

@@ -11,14 +11,20 @@ from weighbridge.serving.engines.base import lock_of
 
 
 def test_the_environment_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StandInEngine, "locks", {"cpu": Path("slow.lock"), "cuda": Path("fast.lock")})
+    monkeypatch.setattr(
+        StandInEngine, "locks", {"cpu": Path("slow.lock"), "cuda": Path("fast.lock")}
+    )
     monkeypatch.setattr(StandInEngine, "device", lambda self, args: "cuda")
     assert lock_of(StandInEngine(), StandInArgs()) == Path("fast.lock")
 
 
-def test_a_device_the_engine_has_no_environment_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_the_engine_has_no_environment_for_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(StandInEngine, "device", lambda self, args: "tpu")
-    with pytest.raises(Unavailable, match="choosing the environment of stand_in: it has none for tpu; known: cpu"):
+    with pytest.raises(
+        Unavailable, match="choosing the environment of stand_in: it has none for tpu; known: cpu"
+    ):
         lock_of(StandInEngine(), StandInArgs())
 
 

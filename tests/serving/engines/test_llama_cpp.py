@@ -1,4 +1,6 @@
-"""llama.cpp: its command line, and a real server of a converted model that must think what transformers thinks."""
+"""llama.cpp: its command line, and a real server of a converted model that must think what
+transformers thinks.
+"""
 
 import json
 import struct
@@ -23,10 +25,15 @@ from weighbridge.serving.openai_client import Client, RequestRefused
 @pytest.fixture(scope="module")
 def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny model's F16 artifact."""
-    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("llama_cpp") / "home", cache=MACHINE_CACHE))
+    workspace = Workspace(
+        Settings(home=tmp_path_factory.mktemp("llama_cpp") / "home", cache=MACHINE_CACHE)
+    )
     rows = tmp_path_factory.mktemp("rows")
     row = json.dumps(
-        {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "x"}]}
+        {
+            "prompt": [{"role": "user", "content": "hi"}],
+            "completion": [{"role": "assistant", "content": "x"}],
+        }
     )
     for split in ("train", "validation", "test"):
         (rows / f"{split}.jsonl").write_text(row + "\n")
@@ -48,7 +55,8 @@ def running(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 def header(path: Path, *entries: tuple[str, int, bytes]) -> Path:
     """A GGUF file that is only a header."""
     body = b"".join(
-        struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + raw for key, kind, raw in entries
+        struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + raw
+        for key, kind, raw in entries
     )
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + body)
     return path
@@ -70,7 +78,13 @@ def test_options_are_llama_servers_own(tmp_path: Path) -> None:
     args = LlamaCppArgs(parallel=3, threads=5, ctx_size=6000, flash_attn="on", cache_type_k="q8_0")
     command = words(tmp_path, args)
     assert command[:2] == ["python", "-I"]
-    wanted = {"--parallel": "3", "--threads": "5", "--threads-batch": "5", "--ctx-size": "6000", "--flash-attn": "on"}
+    wanted = {
+        "--parallel": "3",
+        "--threads": "5",
+        "--threads-batch": "5",
+        "--ctx-size": "6000",
+        "--flash-attn": "on",
+    }
     assert {option: value(command, option) for option in wanted} == wanted
     assert "--no-kv-unified" in command
 
@@ -89,7 +103,9 @@ def test_an_adapter_beside_the_model_is_applied(tmp_path: Path) -> None:
     assert value(words(tmp_path, LlamaCppArgs()), "--lora") == str(tmp_path / "adapter.gguf")
 
 
-def test_the_native_server_takes_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_server_takes_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(llama_cpp_native, "tool", lambda name, cache: Path("/opt") / name)
     args = LlamaCppArgs(parallel=3)
     native = words(tmp_path, args.model_copy(update={"build": "native"}))
@@ -109,7 +125,9 @@ def test_a_native_server_that_is_not_there_is_said_unless_any_will_do(
 
 def test_only_open_options_are_tuned() -> None:
     engine = LlamaCpp()
-    assert engine.tunings(LlamaCppArgs(threads=3, parallel=2), 8) == [LlamaCppArgs(threads=3, parallel=2)]
+    assert engine.tunings(LlamaCppArgs(threads=3, parallel=2), 8) == [
+        LlamaCppArgs(threads=3, parallel=2)
+    ]
     tried = {(args.threads, args.parallel) for args in engine.tunings(LlamaCppArgs(), 2)}
     assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
 
@@ -118,12 +136,16 @@ def test_the_trained_context_is_read_past_whatever_comes_before(tmp_path: Path) 
     texts = struct.pack("<IQ", 8, 2) + struct.pack("<Q", 1) + b"a" + struct.pack("<Q", 2) + b"bc"
     path = header(
         tmp_path / "model.gguf",
-        ("tokens", 9, texts), ("scale", 6, struct.pack("<f", 1.5)), ("qwen2.context_length", 4, struct.pack("<I", 777)),
-    )  # fmt: skip
+        ("tokens", 9, texts),
+        ("scale", 6, struct.pack("<f", 1.5)),
+        ("qwen2.context_length", 4, struct.pack("<I", 777)),
+    )
     assert trained_context(path) == 777
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else entirely", b"GGUF\x03\x00\x00\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 something else entirely", b"GGUF\x03\x00\x00\x00"]
+)
 def test_what_is_no_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
@@ -157,7 +179,9 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_words(running: Run
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "<|im_start|>user\nhi<|im_end|>\n"])
-def test_its_tokens_are_the_tokenizers(text: str, running: Running, transformer: tuple[Any, Any]) -> None:
+def test_its_tokens_are_the_tokenizers(
+    text: str, running: Running, transformer: tuple[Any, Any]
+) -> None:
     ids = transformer[1](text, add_special_tokens=False)["input_ids"]
     assert LlamaCpp().tokenize(running.url, text) == ids
 
@@ -171,11 +195,15 @@ def test_log_probabilities_are_those_of_transformers(
     import torch
 
     model, tokenizer = transformer
-    prompt = tokenizer("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
+    )["input_ids"]
     completion = tokenizer(text + ending, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
-    expected = [float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)]
+    expected = [
+        float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)
+    ]
     found = LlamaCpp().token_logprobs(running.url, prompt, completion)
     differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
     assert sum(differences) / len(differences) < 0.01

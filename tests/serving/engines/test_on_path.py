@@ -1,4 +1,6 @@
-"""Engines that are a program on the PATH: options under their own names, and servers that speak as documented."""
+"""Engines that are a program on the PATH: options under their own names, and servers that speak as
+documented.
+"""
 
 import json
 import sys
@@ -45,13 +47,22 @@ def words(plugin: OnPath, **options: Any) -> list[str]:
 
 
 def test_tgis_command_is_its_launchers(on_the_path: Path) -> None:
-    command = words(Tgi(), num_shard=2, max_total_tokens=1024, cuda_memory_fraction=0.8, dtype="bfloat16")
+    command = words(
+        Tgi(), num_shard=2, max_total_tokens=1024, cuda_memory_fraction=0.8, dtype="bfloat16"
+    )
     assert command[0] == str(on_the_path / "text-generation-launcher")
     given = tgi.parse(command[1:])
     assert (given.model_id, given.hostname, given.port, given.usage_stats) == (
-        "/models/one", "127.0.0.1", "8000", "off",
-    )  # fmt: skip
-    assert (given.num_shard, given.max_total_tokens, given.cuda_memory_fraction) == ("2", "1024", "0.8")
+        "/models/one",
+        "127.0.0.1",
+        "8000",
+        "off",
+    )
+    assert (given.num_shard, given.max_total_tokens, given.cuda_memory_fraction) == (
+        "2",
+        "1024",
+        "0.8",
+    )
     assert given.quantize is None
 
 
@@ -80,17 +91,24 @@ def test_tensorrt_llm_writes_its_flags_with_underscores(on_the_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [row.name for row in on_path.ROWS])
-def test_a_program_that_is_missing_is_told_with_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_missing_is_told_with_how_to_get_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     row = next(row for row in on_path.ROWS if row.name == name)
     with pytest.raises(Unavailable) as caught:
         words(plugins.load("engine", name))
-    assert str(caught.value) == f"starting {name}: there is no {row.program} on the PATH; {row.install}"
+    assert (
+        str(caught.value)
+        == f"starting {name}: there is no {row.program} on the PATH; {row.install}"
+    )
 
 
 def test_a_program_elsewhere_can_be_named(tmp_path: Path) -> None:
     program(tmp_path / "own", "launcher")
-    assert words(Tgi(), program=str(tmp_path / "own" / "launcher"))[0] == str(tmp_path / "own" / "launcher")
+    assert words(Tgi(), program=str(tmp_path / "own" / "launcher"))[0] == str(
+        tmp_path / "own" / "launcher"
+    )
 
 
 def test_an_unknown_option_is_refused_with_the_nearest() -> None:
@@ -121,7 +139,9 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     monkeypatch.setattr(Tgi, "locks", {"cuda": engine.StandInEngine.locks["cpu"]})
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    args = Tgi().Args(kind="tgi", max_input_tokens=20, max_total_tokens=40, max_concurrent_requests=3)
+    args = Tgi().Args(
+        kind="tgi", max_input_tokens=20, max_total_tokens=40, max_concurrent_requests=3
+    )
     with serve(tmp_path / "model", args, MACHINE_CACHE, tmp_path / "log") as started:
         yield started
 
@@ -129,20 +149,37 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def test_tgi_answers_tells_its_limits_and_its_tokens(running: Running) -> None:
     client, chat = Client(running.url), [{"role": "user", "content": "hello there"}]
     answer = client.ask(chat, max_tokens=3)
-    assert (answer.text, answer.completion_tokens, answer.finish_reason) == ("one two three", 3, "length")
+    assert (answer.text, answer.completion_tokens, answer.finish_reason) == (
+        "one two three",
+        3,
+        "length",
+    )
     assert "".join(client.stream(chat, max_tokens=3)) == answer.text
-    assert tgi_limits(running.url) == on_path.PathLimits(input_tokens=20, total_tokens=40, requests=3)
+    assert tgi_limits(running.url) == on_path.PathLimits(
+        input_tokens=20, total_tokens=40, requests=3
+    )
     assert Tgi().tokenize(running.url, "a token each") == [101, 105, 104]
-    with pytest.raises(RequestRefused, match=r"HTTP 422: Input validation error: `inputs` must have less than 20"):
+    with pytest.raises(
+        RequestRefused, match=r"HTTP 422: Input validation error: `inputs` must have less than 20"
+    ):
         client.ask("word " * 30)
 
 
-def test_tgi_that_does_not_start_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "bin", "text-generation-launcher", "import sys; sys.exit('Error: ShardCannotStart')")
+def test_tgi_that_does_not_start_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(
+        tmp_path / "bin",
+        "text-generation-launcher",
+        "import sys; sys.exit('Error: ShardCannotStart')",
+    )
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(Tgi, "locks", {"cuda": engine.StandInEngine.locks["cpu"]})
     with (
-        pytest.raises(Unavailable, match=r"starting tgi: it ended with status 1 before it was ready.*\nError: Shard"),
+        pytest.raises(
+            Unavailable,
+            match=r"starting tgi: it ended with status 1 before it was ready.*\nError: Shard",
+        ),
         serve(tmp_path, Tgi().Args(kind="tgi"), MACHINE_CACHE, tmp_path / "log"),
     ):
         pass
@@ -152,7 +189,9 @@ def test_tgi_that_does_not_start_is_told_in_its_own_words(tmp_path: Path, monkey
 
 
 class SglangHandler(BaseHTTPRequestHandler):
-    """`/tokenize` and `/generate` in SGLang's form: each token with a log-probability of minus its id."""
+    """`/tokenize` and `/generate` in SGLang's form: each token with a log-probability of minus its
+    id.
+    """
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
@@ -164,13 +203,27 @@ class SglangHandler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
             assert body["add_special_tokens"] is False
-            self._reply({"tokens": [len(word) for word in body["prompt"].split()], "count": 0, "max_model_len": 9})
+            self._reply(
+                {
+                    "tokens": [len(word) for word in body["prompt"].split()],
+                    "count": 0,
+                    "max_model_len": 9,
+                }
+            )
             return
         assert self.path == "/generate"
         assert body["return_logprob"] is True
-        seen = [[None if place == 0 else -token, token, None] for place, token in enumerate(body["input_ids"])]
+        seen = [
+            [None if place == 0 else -token, token, None]
+            for place, token in enumerate(body["input_ids"])
+        ]
         self._reply(
-            {"text": "x", "meta_info": {"input_token_logprobs": seen[:-1] if 13 in body["input_ids"] else seen}}
+            {
+                "text": "x",
+                "meta_info": {
+                    "input_token_logprobs": seen[:-1] if 13 in body["input_ids"] else seen
+                },
+            }
         )
 
     def _reply(self, body: dict[str, Any]) -> None:
@@ -184,7 +237,9 @@ class SglangHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), SglangHandler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 

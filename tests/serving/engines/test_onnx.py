@@ -1,4 +1,6 @@
-"""ONNX Runtime: its command line, and a real server of a built model that must think what transformers thinks."""
+"""ONNX Runtime: its command line, and a real server of a built model that must think what
+transformers thinks.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,20 +27,31 @@ def running(onnx_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_options_are_onnx_runtimes_own() -> None:
-    args = OnnxArgs(intra_op_num_threads=3, max_batch_size=5, context_length=300, allow_spinning=True)
+    args = OnnxArgs(
+        intra_op_num_threads=3, max_batch_size=5, context_length=300, allow_spinning=True
+    )
     command = Onnx().command(Path("/models/one"), args, "127.0.0.1", 8080, Path("python"))
     assert command[:2] == ["python", "-I"]
     text = " ".join(command)
-    for words in ("--model /models/one", "--intra-op-num-threads 3", "--max-batch-size 5", "--context-length 300"):
+    for words in (
+        "--model /models/one",
+        "--intra-op-num-threads 3",
+        "--max-batch-size 5",
+        "--context-length 300",
+    ):
         assert words in text
     assert "--allow-spinning" in command
-    assert "--allow-spinning" not in Onnx().command(Path("m"), OnnxArgs(), "127.0.0.1", 1, Path("python"))
+    assert "--allow-spinning" not in Onnx().command(
+        Path("m"), OnnxArgs(), "127.0.0.1", 1, Path("python")
+    )
 
 
 def test_only_open_options_are_tuned() -> None:
     given = OnnxArgs(intra_op_num_threads=3, max_batch_size=2)
     assert Onnx().tunings(given, 8) == [given]
-    tried = {(args.intra_op_num_threads, args.max_batch_size) for args in Onnx().tunings(OnnxArgs(), 2)}
+    tried = {
+        (args.intra_op_num_threads, args.max_batch_size) for args in Onnx().tunings(OnnxArgs(), 2)
+    }
     assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
 
 
@@ -51,13 +64,20 @@ class TestOnnx(Shimmed):
 
 @pytest.mark.slow
 def test_nothing_is_left_when_it_is_stopped(onnx_tiny: Path, tmp_path: Path) -> None:
-    with serve(onnx_tiny, OnnxArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log") as engine:
-        known = [psutil.Process(engine.process.pid), *psutil.Process(engine.process.pid).children(recursive=True)]
+    with serve(
+        onnx_tiny, OnnxArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log"
+    ) as engine:
+        known = [
+            psutil.Process(engine.process.pid),
+            *psutil.Process(engine.process.pid).children(recursive=True),
+        ]
     assert not [process for process in known if process.is_running()]
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_told_with_onnx_runtimes_own_words(onnx_tiny: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_with_onnx_runtimes_own_words(
+    onnx_tiny: Path, tmp_path: Path
+) -> None:
     for path in onnx_tiny.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "model.onnx").unlink()

@@ -1,4 +1,6 @@
-"""transformers: its command line, and how it draws a token. The server itself is held to the conformance suite."""
+"""transformers: its command line, and how it draws a token. The server itself is held to the
+conformance suite.
+"""
 
 from pathlib import Path
 
@@ -24,10 +26,17 @@ def drawn(times: int = 300, **options: float) -> set[int]:
 
 def test_options_are_those_of_from_pretrained() -> None:
     args = TransformersArgs(dtype="bfloat16", attn_implementation="eager", threads=3)
-    command = Transformers().command(Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python"))
+    command = Transformers().command(
+        Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python")
+    )
     assert command[:2] == ["/env/bin/python", "-I"]
     text = " ".join(command)
-    for words in ("--model /models/one", "--dtype bfloat16", "--attn-implementation eager", "--threads 3"):
+    for words in (
+        "--model /models/one",
+        "--dtype bfloat16",
+        "--attn-implementation eager",
+        "--threads 3",
+    ):
         assert words in text
     assert "--max-length" not in text
 
@@ -57,7 +66,9 @@ def test_what_can_be_drawn(options: dict[str, float], tokens: set[int]) -> None:
 
 def test_equal_seeds_draw_alike() -> None:
     sampling = Sampling(max_tokens=1, temperature=2.0)
-    one, two = ([draw(LOGITS, sampling, drawer) for _ in range(50)] for drawer in map(_seeded, (5, 5)))
+    one, two = (
+        [draw(LOGITS, sampling, drawer) for _ in range(50)] for drawer in map(_seeded, (5, 5))
+    )
     assert one == two
 
 
@@ -66,9 +77,13 @@ def _seeded(number: int) -> torch.Generator:
 
 
 @pytest.mark.slow
-def test_a_bento_of_it_answers_from_its_own_environment(tiny_model: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_bento_of_it_answers_from_its_own_environment(
+    tiny_model: Path, workspace: Workspace, tmp_path: Path
+) -> None:
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
-    contents = bento.Contents("tiny", "1", "transformers/safetensors", TransformersArgs(threads=1), model, {})
+    contents = bento.Contents(
+        "tiny", "1", "transformers/safetensors", TransformersArgs(threads=1), model, {}
+    )
     built = bento.build(contents, workspace.settings.cache)
     exported = bento.export(built, model, workspace.store, {})
     with bento.serve(exported.path, workspace.settings.cache, tmp_path / "log", 120) as proof:

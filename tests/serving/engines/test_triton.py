@@ -31,8 +31,11 @@ echo "$@" > words; cat models/llm/config.pbtxt models/llm/1/model.json > reposit
 
 @pytest.fixture(scope="module")
 def running(onnx_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    # A long delay, so that requests that come together are handed on together however busy the machine is.
-    args = TritonArgs(intra_op_num_threads=1, max_batch_size=4, alias="tiny", max_queue_delay_microseconds=200_000)
+    # A long delay, so that requests that come together are handed on together however busy the
+    # machine is.
+    args = TritonArgs(
+        intra_op_num_threads=1, max_batch_size=4, alias="tiny", max_queue_delay_microseconds=200_000
+    )
     with serve(onnx_tiny, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
         yield engine
 
@@ -45,7 +48,9 @@ def family(pid: int) -> list[psutil.Process]:
 def left_of(processes: list[psutil.Process], seconds: float = 60.0) -> list[psutil.Process]:
     """Those that still run after a while; one that has ended and waits to be asked about does not."""
     deadline = time.monotonic() + seconds
-    while (alive := [process for process in processes if runs(process)]) and time.monotonic() < deadline:
+    while (
+        alive := [process for process in processes if runs(process)]
+    ) and time.monotonic() < deadline:
         time.sleep(0.1)
     return alive
 
@@ -74,7 +79,9 @@ def test_a_configuration_that_tritons_protobuf_does_not_know_is_an_error(tmp_pat
 def test_the_vllm_backend_gets_its_repository_and_tritons_own_frontend_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a `python3` that only writes down what it is given: the backend itself is in NVIDIA's container alone."""
+    """With a `python3` that only writes down what it is given: the backend itself is in NVIDIA's
+    container alone.
+    """
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").write_text(VLLM_FRONTEND)
     (tmp_path / "bin" / "python3").chmod(0o755)
@@ -85,20 +92,36 @@ def test_the_vllm_backend_gets_its_repository_and_tritons_own_frontend_its_words
     command = TritonVllm().command(Path("/models/one"), args, "127.0.0.1", 8000, python)
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "words").read_text().split() == [
-        str(tmp_path / "main.py"), "--model-repository", str(tmp_path / "models"), "--tokenizer", "/models/one",
-        "--backend", "vllm", "--host", "127.0.0.1", "--openai-port", "8000",
-    ]  # fmt: skip
+        str(tmp_path / "main.py"),
+        "--model-repository",
+        str(tmp_path / "models"),
+        "--tokenizer",
+        "/models/one",
+        "--backend",
+        "vllm",
+        "--host",
+        "127.0.0.1",
+        "--openai-port",
+        "8000",
+    ]
     config, _, told = (tmp_path / "repository").read_text().partition('{\n "model"')
     assert 'backend: "vllm"' in config
     assert "kind: KIND_MODEL" in config
     assert json.loads('{ "model"' + told) == {
-        "model": "/models/one", "dtype": "auto", "max_model_len": 512, "gpu_memory_utilization": 0.9,
-        "tensor_parallel_size": 1, "enforce_eager": True,
-    }  # fmt: skip
+        "model": "/models/one",
+        "dtype": "auto",
+        "max_model_len": 512,
+        "gpu_memory_utilization": 0.9,
+        "tensor_parallel_size": 1,
+        "enforce_eager": True,
+    }
 
 
 def test_a_frontend_that_is_not_there_is_told_with_the_container_that_has_it() -> None:
-    with pytest.raises(Unavailable, match=r"starting triton_vllm: there is no /opt/tritonserver/.*tritonserver:<rel"):
+    with pytest.raises(
+        Unavailable,
+        match=r"starting triton_vllm: there is no /opt/tritonserver/.*tritonserver:<rel",
+    ):
         TritonVllm().command(Path("m"), TritonVllmArgs(), "127.0.0.1", 1, Path(sys.executable))
 
 
@@ -114,7 +137,9 @@ def test_requests_that_come_together_are_handed_on_together(running: Running) ->
     client = Client(running.url)
     alone = [client.ask(f"Hello {number}", max_tokens=8).text for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda number: client.ask(f"Hello {number}", max_tokens=8).text, range(8)))
+        together = list(
+            pool.map(lambda number: client.ask(f"Hello {number}", max_tokens=8).text, range(8))
+        )
     assert together == alone
     batches = batch_sizes(running)
     assert sum(batches.values()) < sum(size * count for size, count in batches.items())
@@ -123,8 +148,14 @@ def test_requests_that_come_together_are_handed_on_together(running: Running) ->
 
 def batch_sizes(running: Running) -> dict[int, int]:
     """How many batches of which size tritonserver says that it made."""
-    server = next(process for process in family(running.process.pid) if process.name() == "tritonserver")
-    (port,) = {place.laddr.port for place in server.net_connections("tcp") if place.status == psutil.CONN_LISTEN}
+    server = next(
+        process for process in family(running.process.pid) if process.name() == "tritonserver"
+    )
+    (port,) = {
+        place.laddr.port
+        for place in server.net_connections("tcp")
+        if place.status == psutil.CONN_LISTEN
+    }
     body = (
         "import tritonclient.grpc as grpc\n"
         f"found = grpc.InferenceServerClient('127.0.0.1:{port}').get_inference_statistics('llm', as_json=True)\n"
@@ -165,7 +196,9 @@ def test_clients_that_leave_by_the_hundred_do_not_bring_tritonserver_down(runnin
 def test_no_tritonserver_is_left_whatever_ends_its_launcher(
     number: signal.Signals, onnx_tiny: Path, tmp_path: Path
 ) -> None:
-    with serve(onnx_tiny, TritonArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log") as engine:
+    with serve(
+        onnx_tiny, TritonArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log"
+    ) as engine:
         known = family(engine.process.pid)
         names = {process.name() for process in known}
         assert {"tritonserver", "triton_python_backend_stub"[:15]} <= {name[:15] for name in names}
@@ -175,7 +208,9 @@ def test_no_tritonserver_is_left_whatever_ends_its_launcher(
 
 @pytest.mark.slow
 def test_a_tritonserver_that_dies_ends_its_launcher(onnx_tiny: Path, tmp_path: Path) -> None:
-    with serve(onnx_tiny, TritonArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log") as engine:
+    with serve(
+        onnx_tiny, TritonArgs(intra_op_num_threads=1), MACHINE_CACHE, tmp_path / "log"
+    ) as engine:
         known = family(engine.process.pid)
         next(process for process in known if process.name() == "tritonserver").kill()
         assert left_of(known) == []
@@ -183,7 +218,9 @@ def test_a_tritonserver_that_dies_ends_its_launcher(onnx_tiny: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_loaded_is_told_with_tritons_own_words(onnx_tiny: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_told_with_tritons_own_words(
+    onnx_tiny: Path, tmp_path: Path
+) -> None:
     for path in onnx_tiny.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "model.onnx").unlink()

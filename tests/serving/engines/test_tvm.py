@@ -1,4 +1,6 @@
-"""TVM: its command line, and a real server of a compiled model that must think what transformers thinks."""
+"""TVM: its command line, and a real server of a compiled model that must think what transformers
+thinks.
+"""
 
 import json
 import shutil
@@ -23,7 +25,10 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     # Pieces shorter than the prompts, so that reading and answering take turns.
     args = TvmArgs(max_batch_size=3, prefill_chunk_size=8, alias="tiny")
     with serve(tiny_model, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:
-        known = [psutil.Process(engine.process.pid), *psutil.Process(engine.process.pid).children(recursive=True)]
+        known = [
+            psutil.Process(engine.process.pid),
+            *psutil.Process(engine.process.pid).children(recursive=True),
+        ]
         yield engine
     assert not [process for process in known if process.is_running()]
 
@@ -33,7 +38,12 @@ def test_options_are_tvms_own() -> None:
     command = Tvm().command(Path("/models/one"), args, "127.0.0.1", 8080, Path("python"))
     assert command[:2] == ["python", "-I"]
     text = " ".join(command)
-    for words in ("--model /models/one", "--max-batch-size 5", "--context-length 300", "--chunk-size 64"):
+    for words in (
+        "--model /models/one",
+        "--max-batch-size 5",
+        "--context-length 300",
+        "--chunk-size 64",
+    ):
         assert words in text
     assert Tvm().env(args) == {"TVM_NUM_THREADS": "3"}
     assert Tvm().env(TvmArgs()) == {"TVM_NUM_THREADS": "1"}
@@ -52,7 +62,9 @@ class TestTvm(Shimmed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [32, 41])
-def test_its_matrix_product_is_numpys_for_any_number_of_rows_and_columns(columns: int, tmp_path: Path) -> None:
+def test_its_matrix_product_is_numpys_for_any_number_of_rows_and_columns(
+    columns: int, tmp_path: Path
+) -> None:
     body = f"""
 import numpy as np, tvm
 from weighbridge.serving.engines.tvm_kernels import dense, packed
@@ -77,19 +89,27 @@ def test_the_longest_answers_fit_all_at_once(running: Running) -> None:
     """The pages of the cache are enough for every slot's whole context."""
     client = Client(running.url)
     with ThreadPoolExecutor(3) as pool:
-        counts = list(pool.map(lambda n: client.ask("Hello " * n, max_tokens=600).completion_tokens, (3, 5, 7)))
+        counts = list(
+            pool.map(
+                lambda n: client.ask("Hello " * n, max_tokens=600).completion_tokens, (3, 5, 7)
+            )
+        )
     assert all(count > 0 for count in counts)
     assert client.ask("Hello", max_tokens=3).completion_tokens == 3
 
 
 @pytest.mark.slow
-def test_a_model_that_is_no_plain_llama_is_refused_in_words(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_no_plain_llama_is_refused_in_words(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     rope = {**(config.get("rope_parameters") or {}), "rope_type": "llama3"}
     (model / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
     with (
-        pytest.raises(Unavailable, match="builds plain Llamas, and rope_type of this one is something else"),
+        pytest.raises(
+            Unavailable, match="builds plain Llamas, and rope_type of this one is something else"
+        ),
         serve(model, TvmArgs(), MACHINE_CACHE, tmp_path / "log"),
     ):
         pass

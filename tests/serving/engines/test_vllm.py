@@ -1,4 +1,6 @@
-"""vLLM: its command line, what it refuses, and a real server on the processor that thinks what transformers thinks."""
+"""vLLM: its command line, what it refuses, and a real server on the processor that thinks what
+transformers thinks.
+"""
 
 import json
 import subprocess
@@ -29,7 +31,11 @@ from weighbridge.serving.engines.base import check_engine, lock_of
 from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, post
 
-TEXTS = ["Hello, my kettle is broken.", '{"team": "billing", "product": "lamp"}', "naïve café 🙂 — 3.14\n\n\tend"]
+TEXTS = [
+    "Hello, my kettle is broken.",
+    '{"team": "billing", "product": "lamp"}',
+    "naïve café 🙂 — 3.14\n\n\tend",
+]
 CHAT = [{"role": "user", "content": "order 7"}]
 # Prints what vLLM's own parser makes of the options, out of the installed wheel.
 PARSE = """
@@ -44,7 +50,9 @@ for line in sys.stdin:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Replies in vLLM's form: each prompt token with a log-probability of minus its id, beside a likelier one."""
+    """Replies in vLLM's form: each prompt token with a log-probability of minus its id, beside a
+    likelier one.
+    """
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
@@ -59,7 +67,9 @@ class Server(BaseHTTPRequestHandler):
             assert body["add_special_tokens"] is False
             self._reply({"tokens": [len(word) for word in body["prompt"].split()]})
             return
-        told = [{str(token): {"logprob": -token}, "999": {"logprob": -0.1}} for token in body["prompt"]]
+        told = [
+            {str(token): {"logprob": -token}, "999": {"logprob": -0.1}} for token in body["prompt"]
+        ]
         if 13 in body["prompt"]:
             told.pop()
         self._reply({"choices": [{"text": "x", "prompt_logprobs": [None, *told[1:]]}]})
@@ -75,7 +85,9 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
@@ -90,7 +102,9 @@ def own(args: VllmArgs) -> list[str]:
     return command[command.index("--") + 1 :]
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, capability: tuple[int, int] = (9, 0)) -> None:
+def gpus(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, capability: tuple[int, int] = (9, 0)
+) -> None:
     """A machine with this many."""
     for number in range(count):
         (folder / f"nvidia{number}").touch()
@@ -105,27 +119,49 @@ def gpus(monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, capability: 
 
 def test_options_are_vllms_own() -> None:
     args = VllmArgs(
-        device="cuda", dtype="bfloat16", max_model_len=1024, enforce_eager=True, enable_prefix_caching=False,
-        tensor_parallel_size=2, pipeline_parallel_size=3, gpu_memory_utilization=0.8, quantization="fp8",
-    )  # fmt: skip
+        device="cuda",
+        dtype="bfloat16",
+        max_model_len=1024,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=3,
+        gpu_memory_utilization=0.8,
+        quantization="fp8",
+    )
     command = words(args)
     assert own(args)[:5] == ["/env/bin/python", "-I", "/env/bin/vllm", "serve", "/models/one"]
     text = " ".join(command)
     for option in (
-        "--port 8000", "--dtype bfloat16", "--max-model-len 1024", "--enforce-eager", "--no-enable-prefix-caching",
-        "--tensor-parallel-size 2", "--pipeline-parallel-size 3", "--gpu-memory-utilization 0.8", "--quantization fp8",
-    ):  # fmt: skip
+        "--port 8000",
+        "--dtype bfloat16",
+        "--max-model-len 1024",
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        "--tensor-parallel-size 2",
+        "--pipeline-parallel-size 3",
+        "--gpu-memory-utilization 0.8",
+        "--quantization fp8",
+    ):
         assert option in text
 
 
 def test_what_is_left_open_is_left_to_vllm() -> None:
     text = " ".join(words(VllmArgs(device="cuda")))
-    for option in ("--quantization", "--gpu-memory-utilization", "--speculative-config", "--lora", "--max-model-len"):
+    for option in (
+        "--quantization",
+        "--gpu-memory-utilization",
+        "--speculative-config",
+        "--lora",
+        "--max-model-len",
+    ):
         assert option not in text
 
 
 def test_guessing_ahead_is_told_as_json() -> None:
-    command = words(VllmArgs(device="cuda", speculative_config=SpeculativeConfig(prompt_lookup_max=4)))
+    command = words(
+        VllmArgs(device="cuda", speculative_config=SpeculativeConfig(prompt_lookup_max=4))
+    )
     told = json.loads(command[command.index("--speculative-config") + 1])
     assert told == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
 
@@ -153,10 +189,14 @@ def test_adapters_need_lora_and_names_of_their_own() -> None:
         VllmArgs(enable_lora=True, lora_modules={"model": "/adapters/one"})
 
 
-def test_an_adapter_in_the_models_folder_goes_by_the_models_name_and_one_of_its_own(tmp_path: Path) -> None:
+def test_an_adapter_in_the_models_folder_goes_by_the_models_name_and_one_of_its_own(
+    tmp_path: Path,
+) -> None:
     adapter = tmp_path / "adapters" / "0123456789ab"
     adapter.mkdir(parents=True)
-    (adapter / "adapter_config.json").write_text(json.dumps({"r": 8, "rank_pattern": {"q_proj": 20}}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"r": 8, "rank_pattern": {"q_proj": 20}})
+    )
     command = Vllm().command(tmp_path, VllmArgs(device="cpu"), "127.0.0.1", 8000, Path("python"))
     at = command.index("--lora-modules")
     assert command[at + 1 : at + 3] == [f"model={adapter}", f"model-0123456789ab={adapter}"]
@@ -168,7 +208,9 @@ def test_an_adapter_in_the_models_folder_goes_by_the_models_name_and_one_of_its_
 # The device
 
 
-def test_the_device_is_the_gpu_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_the_gpu_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus(monkeypatch, tmp_path, 0)
     assert lock_of(Vllm(), VllmArgs()).name == "vllm_cpu.lock"
     gpus(monkeypatch, tmp_path, 1)
@@ -177,7 +219,8 @@ def test_the_device_is_the_gpu_where_there_is_one(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2", 2)]
+    ("visible", "count"),
+    [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2", 2)],
 )
 def test_hidden_gpus_do_not_count(
     visible: str | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,7 +231,9 @@ def test_hidden_gpus_do_not_count(
     assert devices.nvidia_devices() == count
 
 
-def test_what_is_weighed_on_a_device_ships_for_that_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_weighed_on_a_device_ships_for_that_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus(monkeypatch, tmp_path, 0)
     (tuned,) = Vllm().tunings(VllmArgs(), 4)
     gpus(monkeypatch, tmp_path, 1)
@@ -203,7 +248,9 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.M
     assert "\n" not in str(caught.value)
 
 
-def test_more_gpus_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpus_than_there_are_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus(monkeypatch, tmp_path, 3)
     with pytest.raises(Unavailable, match="spread over 4 GPUs and there are 3"):
         check_engine(Vllm(), VllmArgs(tensor_parallel_size=2, pipeline_parallel_size=2))
@@ -211,7 +258,11 @@ def test_more_gpus_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("device", "option", "value"),
-    [("cpu", "gpu_memory_utilization", 0.5), ("cuda", "cpu_kvcache_space", 2), ("cuda", "cpu_omp_threads_bind", "0")],
+    [
+        ("cpu", "gpu_memory_utilization", 0.5),
+        ("cuda", "cpu_kvcache_space", 2),
+        ("cuda", "cpu_omp_threads_bind", "0"),
+    ],
 )
 def test_an_option_of_the_other_device_is_refused(
     device: str, option: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,18 +274,29 @@ def test_an_option_of_the_other_device_is_refused(
         check_engine(Vllm(), VllmArgs.model_validate({option: value}))
 
 
-def test_fp8_is_refused_where_the_device_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_is_refused_where_the_device_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = {"weights": {"type": "float", "num_bits": 8}}
-    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}}
+    config = {
+        "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": group},
+        }
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for args, model in ((VllmArgs(quantization="fp8"), None), (VllmArgs(), tmp_path)):
         gpus(monkeypatch, tmp_path, 1, capability=(7, 0))
-        with pytest.raises(Unavailable, match=r"FP8 needs a GPU of compute capability 7\.5, and this one has 7\.0"):
+        with pytest.raises(
+            Unavailable, match=r"FP8 needs a GPU of compute capability 7\.5, and this one has 7\.0"
+        ):
             check_engine(Vllm(), args, model)
         gpus(monkeypatch, tmp_path, 1)
         check_engine(Vllm(), args, model)
     check_engine(Vllm(), VllmArgs(device="cpu"), tmp_path)
-    with pytest.raises(Unavailable, match="its CPU build cannot make weights FP8 while it loads them"):
+    with pytest.raises(
+        Unavailable, match="its CPU build cannot make weights FP8 while it loads them"
+    ):
         check_engine(Vllm(), VllmArgs(device="cpu", quantization="fp8"))
 
 
@@ -271,33 +333,53 @@ def test_texts_are_cut_without_special_tokens_added(url: str) -> None:
 @pytest.mark.slow
 def test_vllms_own_parser_takes_every_option() -> None:
     everything = VllmArgs(
-        dtype="bfloat16", quantization="compressed-tensors", max_model_len=512, max_num_seqs=8,
-        max_num_batched_tokens=1024, gpu_memory_utilization=0.5, tensor_parallel_size=2, pipeline_parallel_size=2,
-        kv_cache_dtype="fp8", enforce_eager=True, enable_prefix_caching=False, enable_lora=True, max_loras=2,
+        dtype="bfloat16",
+        quantization="compressed-tensors",
+        max_model_len=512,
+        max_num_seqs=8,
+        max_num_batched_tokens=1024,
+        gpu_memory_utilization=0.5,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=2,
+        kv_cache_dtype="fp8",
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        enable_lora=True,
+        max_loras=2,
         shutdown_timeout=5,
-        max_lora_rank=32, lora_modules={"one": "/adapters/one", "two": "/adapters/two"}, served_model_name="it",
+        max_lora_rank=32,
+        lora_modules={"one": "/adapters/one", "two": "/adapters/two"},
+        served_model_name="it",
         speculative_config=SpeculativeConfig(method="eagle3", model="/models/small"),
-    )  # fmt: skip
+    )
     commands = [
         own(args.model_copy(update={"device": device}))
         for args in (everything, VllmArgs())
         for device in ("cuda", "cpu")
     ]
-    # The first four words start it on a GPU, and the folder follows; on a processor the folder is an option.
+    # The first four words start it on a GPU, and the folder follows; on a processor the folder is
+    # an option.
     given = "\n".join(json.dumps(command[4:]) for command in commands)
     python = ensure(Vllm.locks["cpu"], MACHINE_CACHE).python
     done = subprocess.run(
-        [python, "-I", "-c", PARSE], input=given, capture_output=True, text=True, check=False, timeout=300,
+        [python, "-I", "-c", PARSE],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
         env=Vllm().env(VllmArgs(device="cpu")),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     parsed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(parsed) == 4
     assert all("'/models/one'" in (args["model_tag"], args["model"]) for args in parsed)
     for args in parsed[:2]:
         assert (args["quantization"], args["max_lora_rank"], args["pipeline_parallel_size"]) == (
-            "'compressed-tensors'", "32", "2",
-        )  # fmt: skip
+            "'compressed-tensors'",
+            "32",
+            "2",
+        )
         assert "/models/small" in args["speculative_config"]
         assert "name='two', path='/adapters/two'" in args["lora_modules"]
 
@@ -306,18 +388,28 @@ def test_vllms_own_parser_takes_every_option() -> None:
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters of the tiny model."""
     folder = tmp_path_factory.mktemp("adapters")
-    return {name: make_adapter(tiny_model, folder / name, seed) for seed, name in enumerate(("first", "second"))}
+    return {
+        name: make_adapter(tiny_model, folder / name, seed)
+        for seed, name in enumerate(("first", "second"))
+    }
 
 
 @pytest.fixture(scope="module")
-def unmerged(tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def unmerged(
+    tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
     """The tiny model and its first adapter as the optimizer lays them out."""
-    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("vllm") / "home", cache=MACHINE_CACHE))
+    workspace = Workspace(
+        Settings(home=tmp_path_factory.mktemp("vllm") / "home", cache=MACHINE_CACHE)
+    )
     base = workspace.store.add(tiny_model, "safetensors", adopt=False)
     adapter = workspace.store.add(adapters["first"], "peft", adopt=False)
     merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
     optimizer, out = plugins.load("optimizer", "adapter"), tmp_path_factory.mktemp("unmerged")
-    assert optimizer.optimize(merged, base, optimizer.Args(), out, workspace)["adapter"] == adapter.digest
+    assert (
+        optimizer.optimize(merged, base, optimizer.Args(), out, workspace)["adapter"]
+        == adapter.digest
+    )
     return workspace.store.add(out, optimizer.format)
 
 
@@ -325,12 +417,22 @@ def unmerged(tiny_model: Path, adapters: dict[str, Path], tmp_path_factory: pyte
 def running(unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all; when it is killed without a word, nothing of it is left."""
     args = VllmArgs(
-        device="cpu", dtype="float32", max_model_len=512, enforce_eager=True, cpu_omp_threads_bind="nobind",
-        enable_lora=True, allow_runtime_lora_updating=True,
-    )  # fmt: skip
-    with serve(unmerged.path, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as server:
+        device="cpu",
+        dtype="float32",
+        max_model_len=512,
+        enforce_eager=True,
+        cpu_omp_threads_bind="nobind",
+        enable_lora=True,
+        allow_runtime_lora_updating=True,
+    )
+    with serve(
+        unmerged.path, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log"
+    ) as server:
         yield server
-        family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+        family = [
+            psutil.Process(server.process.pid),
+            *psutil.Process(server.process.pid).children(recursive=True),
+        ]
         assert len(family) > 1
         family[0].kill()
         _, alive = psutil.wait_procs(family[1:], timeout=60)
@@ -354,7 +456,10 @@ def test_it_answers_whole_and_streamed_as_transformers_does(
 def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_model: Path) -> None:
     _, tokenizer = reference(tiny_model)
     for text in TEXTS:
-        assert Vllm().tokenize(running.url, text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert (
+            Vllm().tokenize(running.url, text)
+            == tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
 
 
 @pytest.mark.slow
@@ -371,7 +476,9 @@ def test_its_log_probabilities_are_those_of_transformers(
     wanted = pytest.approx(expected, abs=2e-3)
     # Several at once, while others are answered: an adapter once took the engine down.
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(Vllm().token_logprobs, running.url, ids[:3], ids[3:]) for _ in range(4)]
+        asked = [
+            threads.submit(Vllm().token_logprobs, running.url, ids[:3], ids[3:]) for _ in range(4)
+        ]
         answered = [threads.submit(Client(running.url).ask, CHAT, max_tokens=16) for _ in range(4)]
         assert [one.result() for one in asked] == [wanted] * 4
         assert all(one.result().completion_tokens == 16 for one in answered)
@@ -383,12 +490,18 @@ def test_adapters_answer_by_their_names_static_and_at_run_time(
 ) -> None:
     def ask(name: str) -> str:
         body = {"model": name, "messages": CHAT, "max_tokens": 8, "temperature": 0}
-        return str(post(f"{running.url}/v1/chat/completions", body)["choices"][0]["message"]["content"])
+        return str(
+            post(f"{running.url}/v1/chat/completions", body)["choices"][0]["message"]["content"]
+        )
 
     plain, first = greedy(tiny_model, CHAT), greedy(tiny_model, CHAT, adapters["first"])
     (folder,) = unmerged.path.glob("adapters/*")
     assert plain != first
-    assert [ask(name) for name in ("model", f"model-{folder.name}", "model-base")] == [first, first, plain]
+    assert [ask(name) for name in ("model", f"model-{folder.name}", "model-base")] == [
+        first,
+        first,
+        plain,
+    ]
     with pytest.raises(RequestRefused, match="404"):
         ask("second")
     _load(running.url, "second", adapters["second"])
@@ -399,7 +512,11 @@ def test_adapters_answer_by_their_names_static_and_at_run_time(
 def _load(url: str, name: str, folder: Path) -> None:
     import httpx
 
-    answer = httpx.post(f"{url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}, timeout=60)
+    answer = httpx.post(
+        f"{url}/v1/load_lora_adapter",
+        json={"lora_name": name, "lora_path": str(folder)},
+        timeout=60,
+    )
     assert answer.status_code == 200, answer.text
 
 

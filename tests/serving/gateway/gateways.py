@@ -15,21 +15,34 @@ from weighbridge.serving.supervisor import Supervisor
 ASK = "/v1/chat/completions"
 
 
-def front(port: int, *servers: Upstream, target: str = "demo", weights: tuple[int, ...] = (), **args: object) -> Front:
+def front(
+    port: int,
+    *servers: Upstream,
+    target: str = "demo",
+    weights: tuple[int, ...] = (),
+    **args: object,
+) -> Front:
     routes = [
         Route(name=upstream.name, port=upstream.port, weight=weight)
         for upstream, weight in zip(servers, weights or [100] * len(servers), strict=True)
     ]
-    return Front(target=target, port=port, args=GatewayArgs.model_validate(args), routes=tuple(routes))
+    return Front(
+        target=target, port=port, args=GatewayArgs.model_validate(args), routes=tuple(routes)
+    )
 
 
 def draining(wish: Front, name: str) -> Front:
-    routes = [r.model_copy(update={"draining": True, "weight": 0}) if r.name == name else r for r in wish.routes]
+    routes = [
+        r.model_copy(update={"draining": True, "weight": 0}) if r.name == name else r
+        for r in wish.routes
+    ]
     return wish.model_copy(update={"routes": tuple(routes)})
 
 
 def ask(port: int, path: str = ASK, **headers: str) -> httpx.Response:
-    return httpx.post(f"http://127.0.0.1:{port}{path}", json={}, headers=headers, trust_env=False, timeout=20)
+    return httpx.post(
+        f"http://127.0.0.1:{port}{path}", json={}, headers=headers, trust_env=False, timeout=20
+    )
 
 
 def shares(port: int, count: int = 60, **headers: str) -> Counter[str]:
@@ -41,7 +54,9 @@ def workers(gateway: Gateway) -> list[int]:
 
 
 def has_another_worker(gateway: Gateway, pid: int) -> bool:
-    """Whether one runs that is not this; the master that lost it ends as well, and may do so while it is asked."""
+    """Whether one runs that is not this; the master that lost it ends as well, and may do so while
+    it is asked.
+    """
     with contextlib.suppress(Gone):
         found = workers(gateway)
         return bool(found) and pid not in found
@@ -55,4 +70,6 @@ def master_of(gateway: Gateway) -> int:
 
 
 def entries(gateway: Gateway) -> list[dict[str, object]]:
-    return [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+    return [
+        json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")
+    ]

@@ -98,13 +98,17 @@ def served(tmp_path: Path) -> Iterator[tuple[Gateway, Upstream, str]]:
     with upstreams("7") as (upstream,):
         try:
             gateway = Gateway(home)
-            gateway.apply(Front(target="demo", port=port, routes=(Route(name="7", port=upstream.port),)))
+            gateway.apply(
+                Front(target="demo", port=port, routes=(Route(name="7", port=upstream.port),))
+            )
             yield gateway, upstream, f"http://127.0.0.1:{port}"
         finally:
             Supervisor(home).shutdown()
 
 
-def test_sees_what_the_gateway_answered_whole_cut_and_left(served: tuple[Gateway, Upstream, str]) -> None:
+def test_sees_what_the_gateway_answered_whole_cut_and_left(
+    served: tuple[Gateway, Upstream, str],
+) -> None:
     gateway, _, url = served
     traffic = AccessLog(gateway.log, "demo")
     seen: list[FinishedRequest] = []
@@ -126,12 +130,22 @@ def test_sees_what_the_gateway_answered_whole_cut_and_left(served: tuple[Gateway
         )
         client.post("/stream", json={})
         stream = one_more()
-        assert (stream.stream, stream.truncated, stream.aborted, stream.pinned) == (True, False, False, False)
+        assert (stream.stream, stream.truncated, stream.aborted, stream.pinned) == (
+            True,
+            False,
+            False,
+            False,
+        )
         assert 1.1 < stream.seconds < 5
         with pytest.raises(httpx.RemoteProtocolError):
             client.post("/broken", json={})
         broken = one_more()
-        assert (broken.server, broken.status, broken.truncated, broken.aborted) == ("7", 200, True, False)
+        assert (broken.server, broken.status, broken.truncated, broken.aborted) == (
+            "7",
+            200,
+            True,
+            False,
+        )
         with client.stream("POST", "/stream", json={}):
             pass
         left = one_more()

@@ -1,4 +1,6 @@
-"""The gateway, with a real haproxy: no change of versions, addresses or configuration loses a request."""
+"""The gateway, with a real haproxy: no change of versions, addresses or configuration loses a
+request.
+"""
 
 import os
 import random
@@ -44,10 +46,17 @@ def test_an_answer_says_which_version_gave_it(gateway: Gateway, two: list[Upstre
     assert two[0].seen[0]["X-Request-ID"] == 'mine "7"'
     until(lambda: len(entries(gateway)) == 2)
     first = entries(gateway)[0]
-    assert (first["server"], first["status"], first["id"], first["path"]) == ("7", 200, 'mine "7"', ASK)
+    assert (first["server"], first["status"], first["id"], first["path"]) == (
+        "7",
+        200,
+        'mine "7"',
+        ASK,
+    )
 
 
-def test_every_change_of_versions_under_load_loses_nothing(gateway: Gateway, two: list[Upstream]) -> None:
+def test_every_change_of_versions_under_load_loses_nothing(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port, (old, new) = free_port(), two
     gateway.apply(front(port, old))
     before = workers(gateway)
@@ -83,7 +92,9 @@ def test_reloads_under_load_lose_nothing_and_streams_end_whole(
         ask(other)
 
 
-def test_requests_begun_before_a_reload_count_and_keep_their_version(gateway: Gateway, two: list[Upstream]) -> None:
+def test_requests_begun_before_a_reload_count_and_keep_their_version(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
     answers: list[httpx.Response] = []
@@ -117,7 +128,9 @@ def test_an_idle_connection_from_before_a_reload_gets_a_last_answer_and_its_vers
 
 
 @pytest.mark.parametrize("victim", ["master", "worker"])
-def test_killed_it_comes_back_as_it_was_last_told(gateway: Gateway, two: list[Upstream], victim: str) -> None:
+def test_killed_it_comes_back_as_it_was_last_told(
+    gateway: Gateway, two: list[Upstream], victim: str
+) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
     gateway.apply(front(port, *two, weights=(0, 100)))
@@ -126,7 +139,10 @@ def test_killed_it_comes_back_as_it_was_last_told(gateway: Gateway, two: list[Up
     until(lambda: has_another_worker(gateway, pid))
     assert shares(port, 10) == {"8": 10}
     assert ask(port, **{"X-Weighbridge-Version": "7"}).json() == {"by": "7"}
-    assert {(f.name, f.weight, f.draining) for f in gateway.facts("demo")} == {("7", 0, False), ("8", 100, False)}
+    assert {(f.name, f.weight, f.draining) for f in gateway.facts("demo")} == {
+        ("7", 0, False),
+        ("8", 100, False),
+    }
 
 
 def test_a_change_that_was_cut_off_is_finished_by_the_next(
@@ -153,11 +169,15 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
         except KeyboardInterrupt:
             stop = 0
             gateway.ensure()
-        assert [fact.name for fact in gateway.facts("demo") if not fact.draining] == [coming.name], told
+        assert [fact.name for fact in gateway.facts("demo") if not fact.draining] == [
+            coming.name
+        ], told
         assert shares(port, 4) == {coming.name: 4}, there.name
 
 
-def test_a_port_of_somebody_elses_is_refused_before_anything_changes(gateway: Gateway, two: list[Upstream]) -> None:
+def test_a_port_of_somebody_elses_is_refused_before_anything_changes(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -195,7 +215,9 @@ def test_a_target_moves_to_another_address(gateway: Gateway, two: list[Upstream]
         ask(first)
 
 
-def test_a_version_that_listens_elsewhere_now_is_followed(gateway: Gateway, two: list[Upstream]) -> None:
+def test_a_version_that_listens_elsewhere_now_is_followed(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
     moved = Route(name="7", port=two[1].port)
@@ -213,7 +235,9 @@ def test_doing_the_same_again_changes_nothing(gateway: Gateway, two: list[Upstre
     assert (workers(gateway), master_of(gateway)) == (before, master)
 
 
-def test_metrics_are_told_on_the_loopback_at_a_port_that_stays(gateway: Gateway, home: Path) -> None:
+def test_metrics_are_told_on_the_loopback_at_a_port_that_stays(
+    gateway: Gateway, home: Path
+) -> None:
     gateway.ensure()
     port = gateway.metrics_port
     assert 20_000 <= port <= 32_000
@@ -234,10 +258,15 @@ def test_a_home_too_deep_for_a_socket_works(tmp_path: Path, two: list[Upstream])
         Supervisor(home).shutdown()
 
 
-def test_two_targets_changed_at_once_both_become_what_was_asked(gateway: Gateway, two: list[Upstream]) -> None:
+def test_two_targets_changed_at_once_both_become_what_was_asked(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     ports = [free_port(), free_port()]
     changes = [
-        threading.Thread(target=Gateway(gateway._home).apply, args=(front(port, upstream, target=f"t{upstream.name}"),))
+        threading.Thread(
+            target=Gateway(gateway._home).apply,
+            args=(front(port, upstream, target=f"t{upstream.name}"),),
+        )
         for port, upstream in zip(ports, two, strict=True)
     ]
     for change in changes:
@@ -255,8 +284,12 @@ def test_names_haproxy_cannot_have_are_refused(gateway: Gateway) -> None:
         gateway.apply(front(free_port()).model_copy(update={"routes": routes}))
 
 
-def test_without_haproxy_it_says_how_to_get_it(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weighbridge.serving.gateway.gateway.shutil.which", lambda *args, **kwargs: None)
+def test_without_haproxy_it_says_how_to_get_it(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "weighbridge.serving.gateway.gateway.shutil.which", lambda *args, **kwargs: None
+    )
     with pytest.raises(Unavailable, match="apt-get install haproxy"):
         gateway.ensure()
 
@@ -270,7 +303,9 @@ def test_facts_of_a_gateway_that_does_not_run_are_not_made_up(gateway: Gateway) 
         Master(gateway.folder / "nowhere").workers()
 
 
-def test_random_changes_under_load_end_as_asked_with_nothing_lost(gateway: Gateway, two: list[Upstream]) -> None:
+def test_random_changes_under_load_end_as_asked_with_nothing_lost(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port, dice = free_port(), random.Random(4)
     gateway.apply(front(port, *two))
     with Load(f"http://127.0.0.1:{port}", short=4, streams=2) as load:

@@ -10,7 +10,16 @@ import httpx
 import psutil
 import pytest
 
-from tests.serving.gateway.gateways import ASK, ask, draining, entries, front, master_of, shares, workers
+from tests.serving.gateway.gateways import (
+    ASK,
+    ask,
+    draining,
+    entries,
+    front,
+    master_of,
+    shares,
+    workers,
+)
 from tests.serving.gateway.upstreams import Upstream, upstreams
 from tests.waiting import until
 from weighbridge.core.errors import BadInput
@@ -27,7 +36,9 @@ def test_traffic_follows_the_weights(gateway: Gateway, two: list[Upstream]) -> N
     assert shares(port, 30) == {"7": 30}
 
 
-def test_a_pinned_request_gets_its_version_or_an_error_but_never_another(gateway: Gateway, two: list[Upstream]) -> None:
+def test_a_pinned_request_gets_its_version_or_an_error_but_never_another(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port = free_port()
     gateway.apply(front(port, *two, weights=(100, 0)))
     assert shares(port, 5, **{"X-Weighbridge-Version": "8"}) == {"8": 5}
@@ -44,7 +55,9 @@ def test_a_pinned_request_gets_its_version_or_an_error_but_never_another(gateway
     two[1] = Upstream("8")
 
 
-def test_a_conversation_stays_on_its_version_over_weights_and_reloads(gateway: Gateway, two: list[Upstream]) -> None:
+def test_a_conversation_stays_on_its_version_over_weights_and_reloads(
+    gateway: Gateway, two: list[Upstream]
+) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
     session = {"X-Weighbridge-Session": "conversation-1"}
@@ -53,8 +66,14 @@ def test_a_conversation_stays_on_its_version_over_weights_and_reloads(gateway: G
     assert shares(port, 5, **session) == {"7": 5}
     assert shares(port, 5) == {"8": 5}
     gateway.apply(front(port, *two, weights=(0, 100), queue=9))
-    # The worker before hands over its table as soon as it can, which is not at once on a busy machine.
-    until(lambda: "key=conversation-1 " in Master(gateway._socket).tell(workers(gateway)[0], "show table demo"))
+    # The worker before hands over its table as soon as it can, which is not at once on a busy
+    # machine.
+    until(
+        lambda: (
+            "key=conversation-1 "
+            in Master(gateway._socket).tell(workers(gateway)[0], "show table demo")
+        )
+    )
     assert shares(port, 5, **session) == {"7": 5}
     gateway.apply(draining(front(port, *two, weights=(0, 100), queue=9), "7"))
     assert shares(port, 5, **session) == {"8": 5}
@@ -113,7 +132,9 @@ def test_waiting_ends_after_the_longest_wait(gateway: Gateway, two: list[Upstrea
     first.join()
 
 
-def test_keys_open_and_are_in_no_log_and_no_command(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
+def test_keys_open_and_are_in_no_log_and_no_command(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
     port, keys = free_port(), tmp_path / "keys"
     keys.write_text(f"# of the shop\n{hashlib.sha256(b'open-sesame').hexdigest()}\n")
     gateway.apply(front(port, two[0], api_keys=str(keys)))
@@ -142,9 +163,8 @@ def test_a_key_written_as_it_is_is_refused(gateway: Gateway, tmp_path: Path) -> 
 
 def test_tls(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
     port, pem = free_port(), tmp_path / "my certificate.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1"
     made = [*command.split(), "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt")]
     subprocess.run(made, check=True, capture_output=True)
     pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())

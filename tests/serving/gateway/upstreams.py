@@ -1,4 +1,6 @@
-"""Small real servers to stand behind the gateway, and clients that count every request that was not answered whole."""
+"""Small real servers to stand behind the gateway, and clients that count every request that was not
+answered whole.
+"""
 
 import asyncio
 import contextlib
@@ -113,9 +115,13 @@ class Load:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
             one = [self._until_end(self._one, session) for _ in range(self._short)]
-            await asyncio.gather(*one, *(self._until_end(self._stream, session) for _ in range(self._streams)))
+            await asyncio.gather(
+                *one, *(self._until_end(self._stream, session) for _ in range(self._streams))
+            )
 
-    async def _until_end(self, ask: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, str]], session: Any) -> None:
+    async def _until_end(
+        self, ask: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, str]], session: Any
+    ) -> None:
         while not self._stop.is_set():
             try:
                 self.answered[await ask(session)] += 1

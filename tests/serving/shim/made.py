@@ -11,9 +11,13 @@ END = 256
 
 
 class Bytes:
-    """Answers `answer`, or the prompt itself; a byte is a token, so most characters are split over several."""
+    """Answers `answer`, or the prompt itself; a byte is a token, so most characters are split over
+    several.
+    """
 
-    def __init__(self, answer: str = "", *, context: int = 200, slots: int = 2, delay: float = 0.0) -> None:
+    def __init__(
+        self, answer: str = "", *, context: int = 200, slots: int = 2, delay: float = 0.0
+    ) -> None:
         self.answer = answer
         self.context = context
         self.slots = slots

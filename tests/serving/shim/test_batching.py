@@ -18,7 +18,9 @@ END = 0
 
 
 class Sums:
-    """A decoder whose next token is decided by all tokens before it; it keeps count of what is asked of it."""
+    """A decoder whose next token is decided by all tokens before it; it keeps count of what is
+    asked of it.
+    """
 
     def __init__(self) -> None:
         self.states: dict[int, list[int]] = {}
@@ -79,14 +81,18 @@ def said(batch: Batcher, prompt: Sequence[int], count: int) -> list[int]:
 
 
 def emptied(decoder: Sums) -> bool:
-    """Whether no answer is left, soon: the last token is handed out a moment before its answer leaves."""
+    """Whether no answer is left, soon: the last token is handed out a moment before its answer
+    leaves.
+    """
     return soon(lambda: not decoder.states, 30)
 
 
 def test_every_answer_is_what_it_would_be_alone() -> None:
     decoder = Sums()
     batch = batcher(decoder)
-    prompts = [[(number * 7 + place) % WORDS for place in range(1 + number % 11)] for number in range(40)]
+    prompts = [
+        [(number * 7 + place) % WORDS for place in range(1 + number % 11)] for number in range(40)
+    ]
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(lambda number: said(batch, prompts[number], 5 + number), range(40)))
     assert found == [alone(prompt, 5 + number) for number, prompt in enumerate(prompts)]
@@ -132,7 +138,9 @@ def test_a_decoder_that_fails_ends_the_answers_under_way_and_serves_on() -> None
 def test_a_batch_that_cannot_go_on_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing would ever be answered again: who supervises it has to know."""
     killed = threading.Event()
-    monkeypatch.setattr("weighbridge.serving.shim.batching.os.kill", lambda pid, number: killed.set())
+    monkeypatch.setattr(
+        "weighbridge.serving.shim.batching.os.kill", lambda pid, number: killed.set()
+    )
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     decoder = Sums()
     decoder.leave = lambda key: 1 / 0  # type: ignore[method-assign,assignment]

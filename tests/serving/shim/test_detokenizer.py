@@ -15,7 +15,9 @@ TEXT = "naïve café 🙂 – 日本\n"
 
 
 def answer(text: str, *, max_tokens: int = 1000, stops: Sequence[str] = ()) -> list[Piece]:
-    order = CompletionRequest(True, (1,), Sampling(max_tokens), tuple(stops), stream=True, usage=True)
+    order = CompletionRequest(
+        True, (1,), Sampling(max_tokens), tuple(stops), stream=True, usage=True
+    )
     return list(pieces(Bytes(text), order))
 
 
@@ -36,7 +38,9 @@ def test_bytes_that_never_become_a_character_are_told_at_the_end() -> None:
 
 @settings(deadline=None)
 @given(st.text(min_size=1), st.lists(st.text(min_size=1, max_size=3), max_size=3))
-def test_what_is_streamed_is_the_text_before_the_first_stop_sequence(text: str, stops: list[str]) -> None:
+def test_what_is_streamed_is_the_text_before_the_first_stop_sequence(
+    text: str, stops: list[str]
+) -> None:
     found = answer(text, stops=stops)
     places = [text.find(stop) for stop in stops if stop in text]
     assert said(found) == (text[: min(places)] if places else text)
@@ -55,7 +59,9 @@ def test_never_more_tokens_than_asked_for(text: str, most: int) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab", max_size=3)))
-def test_a_begun_stop_sequence_is_held_back_and_given_out_when_it_does_not_come(parts: list[str]) -> None:
+def test_a_begun_stop_sequence_is_held_back_and_given_out_when_it_does_not_come(
+    parts: list[str],
+) -> None:
     stops = Stops(["aab"])
     out = ""
     for part in parts:

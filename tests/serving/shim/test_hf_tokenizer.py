@@ -9,7 +9,12 @@ import pytest
 
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 
-TEXTS = ["Hello, my kettle is broken.", "naïve café 🙂 — 3.14\n\n\tend", "<|im_start|>user\nhi<|im_end|>\n", ""]
+TEXTS = [
+    "Hello, my kettle is broken.",
+    "naïve café 🙂 — 3.14\n\n\tend",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "",
+]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "grüße 🙂"}]
 
 
@@ -32,7 +37,9 @@ def test_texts_are_cut_and_put_together_as_by_transformers(
 
 
 def test_chats_are_rendered_as_by_transformers(tiny_model: Path, theirs: Any) -> None:
-    expected = theirs.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=True, return_dict=False)
+    expected = theirs.apply_chat_template(
+        CHAT, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     assert HfTokenizer(tiny_model).chat(CHAT) == expected
 
 
@@ -45,7 +52,9 @@ def test_templates_may_use_what_transformers_gives_them(tiny_model: Path, tmp_pa
         "{{ eos_token }}{{ m | tojson }}{{ m.content | trim | upper }}\n{% endfor %}\n"
     )
     theirs = AutoTokenizer.from_pretrained(model)
-    expected = theirs.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=True, return_dict=False)
+    expected = theirs.apply_chat_template(
+        CHAT, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     assert HfTokenizer(model).chat(CHAT) == expected
 
 
@@ -65,6 +74,8 @@ def test_a_model_without_a_template_has_no_chat(tiny_model: Path, tmp_path: Path
 
 def test_all_tokens_that_end_an_answer_are_known(tiny_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    assert HfTokenizer(model).ends == {json.loads((model / "config.json").read_text())["eos_token_id"]}
+    assert HfTokenizer(model).ends == {
+        json.loads((model / "config.json").read_text())["eos_token_id"]
+    }
     (model / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
     assert HfTokenizer(model).ends == {5, 7}

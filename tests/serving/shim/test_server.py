@@ -36,7 +36,9 @@ def served(generator: Bytes) -> Iterator[str]:
     ready = threading.Event()
 
     async def main() -> None:
-        runner = web.AppRunner(Shim(generator, "made").app(), handler_cancellation=True, shutdown_timeout=1)
+        runner = web.AppRunner(
+            Shim(generator, "made").app(), handler_cancellation=True, shutdown_timeout=1
+        )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         ready.set()
@@ -67,16 +69,33 @@ def fine() -> Iterator[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_openais_own_client_gets_text_reason_and_usage(stream: bool) -> None:
-    with served(Bytes("grüße 🙂")) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    with (
+        served(Bytes("grüße 🙂")) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client,
+    ):
         asked: Any = {"model": "made", "messages": HELLO, "max_tokens": 50}
         if stream:
-            events = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
-            text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
-            reason = next(e.choices[0].finish_reason for e in events if e.choices and e.choices[0].finish_reason)
+            events = list(
+                client.chat.completions.create(
+                    **asked, stream=True, stream_options={"include_usage": True}
+                )
+            )
+            text = "".join(
+                event.choices[0].delta.content or "" for event in events if event.choices
+            )
+            reason = next(
+                e.choices[0].finish_reason
+                for e in events
+                if e.choices and e.choices[0].finish_reason
+            )
             usage = events[-1].usage
         else:
             whole = client.chat.completions.create(**asked)
-            text, reason, usage = whole.choices[0].message.content, whole.choices[0].finish_reason, whole.usage
+            text, reason, usage = (
+                whole.choices[0].message.content,
+                whole.choices[0].finish_reason,
+                whole.usage,
+            )
     assert (text, reason) == ("grüße 🙂", "stop")
     assert (usage.prompt_tokens, usage.completion_tokens) == (5, len("grüße 🙂".encode()) + 1)
 
@@ -85,14 +104,23 @@ def test_plain_prompts_may_be_text_or_tokens() -> None:
     with served(Bytes()) as url:
         for prompt in ("abc", ["abc"], [97, 98, 99], [[97, 98, 99]]):
             reply = post(f"{url}/v1/completions", {"prompt": prompt, "max_tokens": 2})
-            assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("ab", "length")
+            assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == (
+                "ab",
+                "length",
+            )
 
 
 def test_log_probabilities_come_with_every_token() -> None:
     with served(Bytes("ab")) as url:
-        reply = post(f"{url}/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 1})
+        reply = post(
+            f"{url}/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 1}
+        )
         entries = reply["choices"][0]["logprobs"]["content"]
-        assert [(entry["token"], entry["logprob"]) for entry in entries] == [("a", -0.5), ("b", -0.5), ("", -0.5)]
+        assert [(entry["token"], entry["logprob"]) for entry in entries] == [
+            ("a", -0.5),
+            ("b", -0.5),
+            ("", -0.5),
+        ]
         assert ShimEngine().token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
 
 
@@ -114,7 +142,10 @@ def test_plugins_read_tokens_of_texts_and_chats() -> None:
         ({"messages": [{"role": "user"}]}, "content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "not Unicode"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "chat template refuses"),
-        ({"messages": [{"role": "user", "content": "x" * 300}]}, "300 tokens, and the model's context holds 200"),
+        (
+            {"messages": [{"role": "user", "content": "x" * 300}]},
+            "300 tokens, and the model's context holds 200",
+        ),
         ({"messages": HELLO, "max_tokens": 0}, "max_tokens"),
         ({"messages": HELLO, "max_tokens": 1.5}, "whole number"),
         ({"messages": HELLO, "temperature": "hot"}, "temperature"),
@@ -125,7 +156,9 @@ def test_plugins_read_tokens_of_texts_and_chats() -> None:
         ({"messages": HELLO, "tools": [{}]}, "`tools` is not offered"),
     ],
 )
-def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(body: Any, words: str, fine: str) -> None:
+def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(
+    body: Any, words: str, fine: str
+) -> None:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = httpx.post(f"{fine}/v1/chat/completions", content=raw)
     assert response.status_code == 400
@@ -201,7 +234,9 @@ def test_sigterm_finishes_what_is_under_way_and_takes_nothing_new(tmp_path: Path
         "from weighbridge.serving.shim.server import serve; from tests.serving.shim.made import Bytes; "
         f"serve(lambda: Bytes('x' * 20, delay=0.05), '127.0.0.1', {port}, 'made')"
     )
-    with Process("the shim", [sys.executable, "-c", program], log=tmp_path / "log", cwd=ROOT) as process:
+    with Process(
+        "the shim", [sys.executable, "-c", program], log=tmp_path / "log", cwd=ROOT
+    ) as process:
         url = f"http://127.0.0.1:{port}"
         process.wait_until(lambda: is_ready(url), 30)
         stream = Client(url).stream(HELLO)

@@ -82,7 +82,9 @@ def test_two_versions_share_the_requests_of_one_address(
     LOCAL.route(target, args, shares, home)
     assert LOCAL.routed(target, args, shares, home)
     assert {served_by(args) for _ in range(40)} == {"7", "8"}
-    LOCAL.route(target, args, [Share(revision=seven, weight=100), Share(revision=eight, weight=0)], home)
+    LOCAL.route(
+        target, args, [Share(revision=seven, weight=100), Share(revision=eight, weight=0)], home
+    )
     assert not LOCAL.routed(target, args, shares, home)
     assert {served_by(args) for _ in range(20)} == {"7"}
     assert served_by(args, **{"X-Weighbridge-Version": "8"}) == "8"
@@ -136,14 +138,18 @@ def test_killed_it_comes_back_at_the_same_address(
     until(lambda: served_by(args) == "7", 60)
 
 
-def test_stopped_it_leaves_no_process(target: str, args: LocalArgs, releases: dict[str, Release], home: Path) -> None:
+def test_stopped_it_leaves_no_process(
+    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+) -> None:
     revision = started(target, args, releases["7"], home)
     state = Supervisor(home).state(revision.program)
     assert state is not None
     family = [psutil.Process(state.pid), *psutil.Process(state.pid).children(recursive=True)]
     LOCAL.stop(revision, home)
     assert not LOCAL.is_well(revision, home)
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    assert not any(
+        process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family
+    )
     assert not is_taken(revision.port)
 
 

@@ -1,4 +1,6 @@
-"""Confidence intervals, against figures known from elsewhere and against what must hold for any input."""
+"""Confidence intervals, against figures known from elsewhere and against what must hold for any
+input.
+"""
 
 import random
 from statistics import fmean
@@ -12,9 +14,16 @@ from weighbridge.tasks.metrics.intervals import bootstrap, mean_score, wilson
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_wilson_gives_the_published_intervals(successes: int, trials: int, low: float, high: float) -> None:
+def test_wilson_gives_the_published_intervals(
+    successes: int, trials: int, low: float, high: float
+) -> None:
     """The four worked examples of R. G. Newcombe, Statistics in Medicine 17 (1998), table I."""
     assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
 

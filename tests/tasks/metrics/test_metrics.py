@@ -1,4 +1,6 @@
-"""The shipped metrics: each as a plugin, and as a module that Hugging Face `evaluate` loads by its path."""
+"""The shipped metrics: each as a plugin, and as a module that Hugging Face `evaluate` loads by its
+path.
+"""
 
 import math
 from pathlib import Path
@@ -18,7 +20,9 @@ MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
 def score(kind: str, predictions: list[Any], references: list[str], **options: Any) -> Score:
     metric = plugins.load("metric", kind)
-    result: Score = metric.score(metric.Args.model_validate({"kind": kind, **options}), predictions, references)
+    result: Score = metric.score(
+        metric.Args.model_validate({"kind": kind, **options}), predictions, references
+    )
     return result
 
 
@@ -71,7 +75,9 @@ def test_exact_match_counts_white_space_when_asked() -> None:
         ('{"a": 1} trailing', '{"a": 1}', 0.0),
     ],
 )
-def test_json_fields_is_the_share_of_right_fields(prediction: str, reference: str, expected: float) -> None:
+def test_json_fields_is_the_share_of_right_fields(
+    prediction: str, reference: str, expected: float
+) -> None:
     assert rows("json_fields", prediction, reference) == expected
 
 
@@ -95,7 +101,9 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
 
 def test_rouge_l_reads_other_scripts_when_split_at_white_space() -> None:
     assert rows("rouge_l", "вода и хлеб", "вода и соль") == 0.0
-    assert rows("rouge_l", "вода и хлеб", "вода и соль", tokenizer="whitespace") == pytest.approx(2 / 3)
+    assert rows("rouge_l", "вода и хлеб", "вода и соль", tokenizer="whitespace") == pytest.approx(
+        2 / 3
+    )
 
 
 def test_bleu_equals_sacrebleus_own() -> None:
@@ -117,7 +125,9 @@ def test_nll_weighs_every_token_alike() -> None:
 
 
 def test_perplexity_is_the_exponential_of_nll() -> None:
-    result = score("nll", [[math.log(0.25)] * 3, [math.log(0.25)]], ["a b c", "d"], report="perplexity")
+    result = score(
+        "nll", [[math.log(0.25)] * 3, [math.log(0.25)]], ["a b c", "d"], report="perplexity"
+    )
     assert result.value == pytest.approx(4.0)
     assert plugins.load("metric", "nll").Args(report="perplexity").label() == "perplexity"
 
@@ -126,7 +136,9 @@ def test_perplexity_is_the_exponential_of_nll() -> None:
 def test_every_module_is_an_evaluate_metric_that_loads_by_path(name: str, tmp_path: Path) -> None:
     import evaluate
 
-    metric = evaluate.load(str(MODULES / f"{name}.py"), keep_in_memory=True, cache_dir=str(tmp_path))
+    metric = evaluate.load(
+        str(MODULES / f"{name}.py"), keep_in_memory=True, cache_dir=str(tmp_path)
+    )
     assert isinstance(metric, evaluate.Metric)
     prediction: Any = [-0.5, -1.5] if name == "nll" else '{"a": 1}'
     result = metric.compute(predictions=[prediction], references=['{"a": 1}'])
@@ -135,7 +147,13 @@ def test_every_module_is_an_evaluate_metric_that_loads_by_path(name: str, tmp_pa
 
 
 def test_a_metric_is_loaded_by_its_path(tmp_path: Path) -> None:
-    result = score("hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), compute={"strip": False})
+    result = score(
+        "hub",
+        ["a", "b"],
+        ["a", "c"],
+        name=str(MODULES / "exact_match.py"),
+        compute={"strip": False},
+    )
     assert (result.value, result.per_example) == (0.5, [1.0, 0.0])
     assert result.low < 0.5 < result.high
 
@@ -146,7 +164,9 @@ def test_a_metric_without_scores_of_its_rows_has_no_width() -> None:
 
 
 def test_a_list_as_figure_is_the_scores_of_the_rows() -> None:
-    result = score("hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), key="per_example")
+    result = score(
+        "hub", ["a", "b"], ["a", "c"], name=str(MODULES / "exact_match.py"), key="per_example"
+    )
     assert (result.value, result.per_example) == (0.5, [1.0, 0.0])
 
 
@@ -164,4 +184,6 @@ def test_a_metric_that_is_nowhere_is_said_in_one_line() -> None:
 @pytest.mark.parametrize("kind", ["exact_match", "json_fields", "rouge_l", "bleu", "nll", "hub"])
 def test_unknown_options_are_refused(kind: str) -> None:
     with pytest.raises(ValidationError):
-        plugins.load("metric", kind).Args.model_validate({"kind": kind, "name": "x", "no_such_option": 1})
+        plugins.load("metric", kind).Args.model_validate(
+            {"kind": kind, "name": "x", "no_such_option": 1}
+        )

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
-TEXTS = ("It's 12345 o'clock,  I'LL go", "naïve\n\n  tabs\tand 🙂 emoji", "x = {'a': [1, 22, 333]}  \r\n")
+TEXTS = (
+    "It's 12345 o'clock,  I'LL go",
+    "naïve\n\n  tabs\tand 🙂 emoji",
+    "x = {'a': [1, 22, 333]}  \r\n",
+)
 
 
 def write_rows(folder: Path, rows: int = 40) -> Path:
@@ -12,7 +16,9 @@ def write_rows(folder: Path, rows: int = 40) -> Path:
     for split in ("train", "validation", "test"):
         lines = [
             {
-                "prompt": [{"role": "user", "content": f"{split} {number}: {TEXTS[number % len(TEXTS)]}"}],
+                "prompt": [
+                    {"role": "user", "content": f"{split} {number}: {TEXTS[number % len(TEXTS)]}"}
+                ],
                 "completion": [{"role": "assistant", "content": f"order {number} is late"}],
             }
             for number in range(rows)

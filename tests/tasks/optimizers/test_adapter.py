@@ -1,4 +1,6 @@
-"""Base and adapter side by side: linked, told apart by digest, refused where nobody knows what was merged."""
+"""Base and adapter side by side: linked, told apart by digest, refused where nobody knows what was
+merged.
+"""
 
 from pathlib import Path
 
@@ -48,7 +50,9 @@ def test_weights_that_nothing_tells_the_parts_of_are_refused(
         make(base, workspace, tmp_path / "out")
 
 
-def test_a_part_that_is_gone_is_told(base: Artifact, adapter: Artifact, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_part_that_is_gone_is_told(
+    base: Artifact, adapter: Artifact, workspace: Workspace, tmp_path: Path
+) -> None:
     merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
     workspace.store.remove(adapter)
     with pytest.raises(Unavailable, match="not in the store"):

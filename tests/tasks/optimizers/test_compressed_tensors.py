@@ -1,4 +1,6 @@
-"""Quantized weights for vLLM: proved from their tensors, loaded and asked; what cannot be right is refused before."""
+"""Quantized weights for vLLM: proved from their tensors, loaded and asked; what cannot be right is
+refused before.
+"""
 
 import json
 import shutil
@@ -21,7 +23,8 @@ from weighbridge.tasks.optimizers import compressed_tensors as module
 from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
 from weighbridge.tasks.optimizers.compressed_tensors import CompressedTensors, CompressedTensorsArgs
 
-# Prints how far models' logits are from the first one's, over their spread, on the token rows of a file.
+# Prints how far models' logits are from the first one's, over their spread, on the token rows of a
+# file.
 COMPARE = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM
@@ -50,7 +53,9 @@ def data(tmp_path: Path, workspace: Workspace) -> Artifact:
         rows = [
             {
                 "prompt": [{"role": "user", "content": f"Order {number}: the kettle leaks."}],
-                "completion": [{"role": "assistant", "content": f'{{"team": "billing", "order": {number}}}'}],
+                "completion": [
+                    {"role": "assistant", "content": f'{{"team": "billing", "order": {number}}}'}
+                ],
             }
             for number in range(24)
         ]
@@ -78,12 +83,16 @@ def changed(model: Path, folder: Path, **config: Any) -> Path:
 
 
 def distances(model: Artifact, data: Artifact, folder: Path, *made: Path) -> list[float]:
-    """How far answers to validation rows are from the model's, told by the environment that can read both."""
+    """How far answers to validation rows are from the model's, told by the environment that can
+    read both.
+    """
     rows = encode(load_tokenizer(model.path), read_rows(data, "validation"))
     texts = folder / "rows.jsonl"
     texts.write_text("".join(f"{json.dumps([*row.prompt, *row.completion])}\n" for row in rows))
     python = ensure(CompressedTensors.lock or Path(), MACHINE_CACHE).python
-    done = run("comparing", [python, "-I", "-c", COMPARE, texts, model.path, *made], env=module.QUIET)
+    done = run(
+        "comparing", [python, "-I", "-c", COMPARE, texts, model.path, *made], env=module.QUIET
+    )
     assert done.status == 0, done.output
     found: list[float] = json.loads(done.output.rpartition("distances ")[2])
     return found
@@ -128,8 +137,12 @@ def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], w
 # Refused before time is spent
 
 
-def test_a_width_that_the_groups_do_not_fit_is_refused_by_name(tiny_model: Path, workspace: Workspace) -> None:
-    with pytest.raises(BadInput, match=r"multiple of 128.*q_proj \(64\).* more; choose a smaller `group_size`"):
+def test_a_width_that_the_groups_do_not_fit_is_refused_by_name(
+    tiny_model: Path, workspace: Workspace
+) -> None:
+    with pytest.raises(
+        BadInput, match=r"multiple of 128.*q_proj \(64\).* more; choose a smaller `group_size`"
+    ):
         CompressedTensors().check(tiny_model, args(scheme="W4A16"), workspace)
     CompressedTensors().check(tiny_model, args(scheme="W4A16", group_size=32), workspace)
     CompressedTensors().check(tiny_model, args(scheme="W8A8"), workspace)
@@ -140,19 +153,29 @@ def test_layers_that_are_ignored_may_have_any_width(tiny_model: Path, workspace:
     CompressedTensors().check(tiny_model, wide, workspace)
 
 
-def test_a_quantized_model_is_refused(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
-    quantized = changed(tiny_model, tmp_path / "quantized", quantization_config={"quant_method": "gptq"})
+def test_a_quantized_model_is_refused(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    quantized = changed(
+        tiny_model, tmp_path / "quantized", quantization_config={"quant_method": "gptq"}
+    )
     with pytest.raises(BadInput, match=r"quantized already \(gptq\); start from the unquantized"):
         CompressedTensors().check(quantized, args(), workspace)
 
 
-def test_weights_that_would_silently_stay_are_refused(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
+def test_weights_that_would_silently_stay_are_refused(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
     import torch
     from safetensors.torch import save_file
 
     folder = changed(tiny_model, tmp_path / "experts")
-    save_file({"model.layers.0.mlp.experts.gate_up": torch.zeros(2, 4, 4)}, folder / "more.safetensors")
-    with pytest.raises(BadInput, match=r"experts.gate_up belong to no linear layer and would stay as they are"):
+    save_file(
+        {"model.layers.0.mlp.experts.gate_up": torch.zeros(2, 4, 4)}, folder / "more.safetensors"
+    )
+    with pytest.raises(
+        BadInput, match=r"experts.gate_up belong to no linear layer and would stay as they are"
+    ):
         CompressedTensors().check(folder, args(), workspace)
 
 
@@ -160,7 +183,9 @@ def test_fp8_is_refused_where_no_engine_runs_it(
     tiny_model: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "why_no_fp8", lambda device: f"no FP8 on {device}")
-    with pytest.raises(Unavailable, match=r"making FP8_DYNAMIC: no FP8 on .*; leave it out, or choose W8A8"):
+    with pytest.raises(
+        Unavailable, match=r"making FP8_DYNAMIC: no FP8 on .*; leave it out, or choose W8A8"
+    ):
         CompressedTensors().check(tiny_model, args(scheme="FP8_DYNAMIC"), workspace)
 
 
@@ -174,7 +199,9 @@ def test_what_this_machine_cannot_run_is_told_unasked(
     assert module._ask(out, data, args(), workspace) == {"engine": "not asked: the GPU is too old"}
 
 
-def test_an_unknown_architecture_is_refused(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
+def test_an_unknown_architecture_is_refused(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
     strange = changed(tiny_model, tmp_path / "strange", model_type="abacus")
     with pytest.raises(BadInput, match="abacus"):
         CompressedTensors().check(strange, args(), workspace)
@@ -200,7 +227,11 @@ def test_int8_is_stored_as_asked_stays_near_and_answers_on_vllm(
 
 @pytest.mark.slow
 def test_int4_by_gptq_comes_nearer_than_by_rounding_and_answers_on_vllm(
-    model: Artifact, data: Artifact, out: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    model: Artifact,
+    data: Artifact,
+    out: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gptq = args(scheme="W4A16", group_size=32, algorithm="gptq", calibration_rows=20)
     facts = CompressedTensors().optimize(model, data, gptq, out, workspace)
@@ -212,7 +243,9 @@ def test_int4_by_gptq_comes_nearer_than_by_rounding_and_answers_on_vllm(
     rounded = out.with_name("rounded")
     rounded.mkdir()
     monkeypatch.setattr(module, "_ask", lambda *unused: {})
-    CompressedTensors().optimize(model, data, args(scheme="W4A16", group_size=32), rounded, workspace)
+    CompressedTensors().optimize(
+        model, data, args(scheme="W4A16", group_size=32), rounded, workspace
+    )
     near, less_near = distances(model, data, out.parent, out, rounded)
     assert 0 < near < less_near < UNRELATED
 
@@ -236,21 +269,33 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("made")
     layers = proof.linear_layers(tiny_model, ["lm_head"], "test")
-    tensors = {f"{layer.name}.weight": torch.zeros(layer.rows, layer.width, dtype=torch.int8) for layer in layers}
-    tensors |= {f"{layer.name}.weight_scale": torch.ones(layer.rows, 1, dtype=torch.bfloat16) for layer in layers}
+    tensors = {
+        f"{layer.name}.weight": torch.zeros(layer.rows, layer.width, dtype=torch.int8)
+        for layer in layers
+    }
+    tensors |= {
+        f"{layer.name}.weight_scale": torch.ones(layer.rows, 1, dtype=torch.bfloat16)
+        for layer in layers
+    }
     save_file(tensors, folder / "model.safetensors")
-    group = {"weights": {"num_bits": 8, "type": "int", "group_size": None}, "input_activations": {"num_bits": 8}}
+    group = {
+        "weights": {"num_bits": 8, "type": "int", "group_size": None},
+        "input_activations": {"num_bits": 8},
+    }
     told = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
     (folder / "config.json").write_text(json.dumps({"quantization_config": told}))
     return folder
 
 
 def measure(folder: Path, model: Path) -> dict[str, str]:
-    return proof.measure(folder, proof.linear_layers(model, ["lm_head"], "test"), args().stored, "proving W8A8")
+    return proof.measure(
+        folder, proof.linear_layers(model, ["lm_head"], "test"), args().stored, "proving W8A8"
+    )
 
 
 def test_bits_per_weight_are_counted_with_their_scales(made: Path, tiny_model: Path) -> None:
-    # Per layer: 4 matrices of 64 x 64, 2 of 128 x 64, 1 of 64 x 128, and 16 bits for each of their rows.
+    # Per layer: 4 matrices of 64 x 64, 2 of 128 x 64, 1 of 64 x 128, and 16 bits for each of their
+    # rows.
     weights, rows = 4 * 64 * 64 + 3 * 64 * 128, 4 * 64 + 2 * 128 + 64
     assert measure(made, tiny_model)["bits_per_weight"] == f"{8 + 16 * rows / weights:.3f}"
 
@@ -275,7 +320,9 @@ def test_a_layer_that_was_silently_skipped_is_a_failure(
         measure(tmp_path / "made", tiny_model)
 
 
-@pytest.mark.parametrize("told", [None, {"quant_method": "compressed-tensors", "config_groups": {}}])
+@pytest.mark.parametrize(
+    "told", [None, {"quant_method": "compressed-tensors", "config_groups": {}}]
+)
 def test_a_configuration_that_does_not_tell_is_a_failure(
     told: object, made: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

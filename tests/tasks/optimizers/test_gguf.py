@@ -33,15 +33,20 @@ LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + 
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 native_tools = pytest.mark.skipif(
-    llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None, reason=f"not built: {llama_cpp_native.INSTALL}"
+    llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None,
+    reason=f"not built: {llama_cpp_native.INSTALL}",
 )
 
 
-def made(variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path) -> list[Variant]:
+def made(
+    variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
+) -> list[Variant]:
     """Make variants of a model, with rows of our own as data."""
     weights = workspace.store.add(model, "safetensors", adopt=False)
     data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
-    args = OptimizeArgs.model_validate({"variants": [{"kind": "gguf", **variant} for variant in variants]})
+    args = OptimizeArgs.model_validate(
+        {"variants": [{"kind": "gguf", **variant} for variant in variants]}
+    )
     return optimize(weights, data, args, workspace).variants
 
 
@@ -52,7 +57,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def variants(tiny_model: Path, shared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
+def variants(
+    tiny_model: Path, shared: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Variant]:
     """The three variants of the demo, of the tiny model."""
     wanted = [{"quantization": name} for name in ("F16", "Q8_0", "Q4_0")]
     found = made(wanted, tiny_model, shared, tmp_path_factory.mktemp("data"))
@@ -109,12 +116,17 @@ def test_an_architecture_the_converter_does_not_know_is_refused_with_the_nearest
     tiny_model: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
     model = with_config(tiny_model, tmp_path / "model", architectures=["Qwen9ForCausalLM"])
-    with pytest.raises(BadInput, match=r"does not know the architecture Qwen9ForCausalLM; the nearest .*Qwen\d\w*For"):
+    with pytest.raises(
+        BadInput,
+        match=r"does not know the architecture Qwen9ForCausalLM; the nearest .*Qwen\d\w*For",
+    ):
         Gguf().check(model, GgufArgs(), workspace)
 
 
 def test_rows_that_k_quants_cannot_cut_are_listed(tiny_model: Path, workspace: Workspace) -> None:
-    with pytest.raises(BadInput, match=r"multiple of 256.*model\.embed_tokens\.weight \(64\).* and \d+ more"):
+    with pytest.raises(
+        BadInput, match=r"multiple of 256.*model\.embed_tokens\.weight \(64\).* and \d+ more"
+    ):
         Gguf().check(tiny_model, GgufArgs(quantization="Q4_K_M"), workspace)
 
 
@@ -143,11 +155,20 @@ def test_missing_tools_are_one_line_with_the_command_that_helps(
 
 
 def bpe(*steps: dict[str, Any], **model: Any) -> dict[str, Any]:
-    return {"model": {"type": "BPE", **model}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)}}
+    return {
+        "model": {"type": "BPE", **model},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)},
+    }
 
 
 def split(pattern: str, **changes: Any) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **changes}
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+        **changes,
+    }
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
@@ -193,7 +214,9 @@ def test_a_model_with_another_pre_tokenizer_is_refused_in_one_line(
 ) -> None:
     steps = bpe(split(r"\w+|\W+"), BYTES)["pre_tokenizer"]
     model = with_tokenizer(tiny_model, tmp_path / "model", pre_tokenizer=steps)
-    with pytest.raises(BadInput, match=r"converting the model to GGUF: .*no pre-tokenizer like") as caught:
+    with pytest.raises(
+        BadInput, match=r"converting the model to GGUF: .*no pre-tokenizer like"
+    ) as caught:
         made([{}], model, workspace, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -203,7 +226,9 @@ def test_a_conversion_that_cuts_texts_otherwise_does_not_count(
     tiny_model: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
     model = with_tokenizer(tiny_model, tmp_path / "model", normalizer={"type": "Lowercase"})
-    with pytest.raises(BadInput, match=r"proving gguf-Q8_0: the engine cuts texts otherwise.*around") as caught:
+    with pytest.raises(
+        BadInput, match=r"proving gguf-Q8_0: the engine cuts texts otherwise.*around"
+    ) as caught:
         made([{}], model, workspace, tmp_path)
     assert "\n" not in str(caught.value)
     assert not list((workspace.settings.home / "stages" / "optimize.variant").glob("*.json"))
@@ -213,7 +238,9 @@ def test_a_conversion_that_cuts_texts_otherwise_does_not_count(
 
 
 @pytest.mark.slow
-def test_weights_have_the_wanted_precision_and_vectors_stay_wide(variants: dict[str, Variant]) -> None:
+def test_weights_have_the_wanted_precision_and_vectors_stay_wide(
+    variants: dict[str, Variant],
+) -> None:
     types = types_in(variants["gguf-Q4_0"])
     assert types["blk.0.ffn_down.weight"] == "Q4_0"
     assert types["token_embd.weight"] == "Q8_0"
@@ -229,8 +256,19 @@ def test_our_precisions_are_the_converters_own_bytes(
     python = ensure(Gguf.lock or Path(), MACHINE_CACHE).python
     name = f"weighbridge-{shared.store.add(tiny_model, 'safetensors', adopt=False).short}"
     (folder := tmp_path / "model").symlink_to(tiny_model)
-    script: list[str | Path] = [python, "-P", SCRIPTS / "convert.py", llama_cpp_native.source(MACHINE_CACHE), folder]
-    assert run("the converter", [*script, tmp_path / "model.gguf", "q8_0", name, tmp_path / "report"]).status == 0
+    script: list[str | Path] = [
+        python,
+        "-P",
+        SCRIPTS / "convert.py",
+        llama_cpp_native.source(MACHINE_CACHE),
+        folder,
+    ]
+    assert (
+        run(
+            "the converter", [*script, tmp_path / "model.gguf", "q8_0", name, tmp_path / "report"]
+        ).status
+        == 0
+    )
     ours = variants["gguf-Q8_0"].artifact.path / "model.gguf"
     assert (tmp_path / "model.gguf").read_bytes() == ours.read_bytes()
 
@@ -256,26 +294,39 @@ def test_what_was_proved_is_told(variants: dict[str, Variant]) -> None:
 
 
 @pytest.mark.slow
-def test_everything_that_renders_a_prompt_lies_beside_the_weights(variants: dict[str, Variant]) -> None:
+def test_everything_that_renders_a_prompt_lies_beside_the_weights(
+    variants: dict[str, Variant],
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(variants["gguf-Q8_0"].artifact.path / "tokenizer")
-    assert "hello" in tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    assert "hello" in tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}], tokenize=False
+    )
 
 
 @pytest.mark.slow
-def test_the_engine_says_what_transformers_says(variants: dict[str, Variant], tiny_model: Path, tmp_path: Path) -> None:
+def test_the_engine_says_what_transformers_says(
+    variants: dict[str, Variant], tiny_model: Path, tmp_path: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     chat = [{"role": "user", "content": "hello there"}]
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tiny_model),
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+    )
+    prompt = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     with torch.inference_mode():
         whole = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0]
     expected = tokenizer.decode(whole[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     args = LlamaCppArgs(parallel=1, threads=1)
-    with serve(variants["gguf-F16"].artifact.path, args, MACHINE_CACHE, tmp_path / "log") as running:
+    with serve(
+        variants["gguf-F16"].artifact.path, args, MACHINE_CACHE, tmp_path / "log"
+    ) as running:
         answer = Client(running.url).ask(chat, max_tokens=12)
     assert answer.text.strip() == expected.strip()
 
@@ -293,7 +344,9 @@ def test_an_adapter_beside_its_base_answers_as_the_two_do_in_transformers(
     facts = Gguf().optimize(merged, data, GgufArgs(quantization="F16", adapter=True), out, shared)
     assert facts["adapter"] == adapter.digest
     chat = [{"role": "user", "content": "hello there"}]
-    with serve(out, LlamaCppArgs(parallel=1, threads=1), MACHINE_CACHE, tmp_path / "log") as running:
+    with serve(
+        out, LlamaCppArgs(parallel=1, threads=1), MACHINE_CACHE, tmp_path / "log"
+    ) as running:
         answer = Client(running.url).ask(chat, max_tokens=8).text.strip()
     assert answer == adapters.greedy(tiny_model, chat, adapter.path).strip()
     assert answer != adapters.greedy(tiny_model, chat).strip()
@@ -309,7 +362,9 @@ def test_the_same_model_gives_the_same_bytes_elsewhere(
 
 @pytest.mark.slow
 @native_tools
-def test_k_quants_and_importance_matrices_come_from_llama_cpps_own_tools(tmp_path: Path, workspace: Workspace) -> None:
+def test_k_quants_and_importance_matrices_come_from_llama_cpps_own_tools(
+    tmp_path: Path, workspace: Workspace
+) -> None:
     model = wide_model(tmp_path / "wide")
     weighted_too: dict[str, Any] = {"quantization": "Q4_K_M", "imatrix": True}
     wanted = [{"quantization": "Q4_K_M"}, weighted_too, {"quantization": "Q6_K"}]
@@ -331,9 +386,15 @@ def wide_model(to: Path) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(MACHINE_CACHE))
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
-        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(to)
     tokenizer.save_pretrained(to)
@@ -375,6 +436,8 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_cut_off_gguf_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (5).to_bytes(8, "little") * 2)
+    (tmp_path / "model.gguf").write_bytes(
+        b"GGUF" + (3).to_bytes(4, "little") + (5).to_bytes(8, "little") * 2
+    )
     with pytest.raises(ValueError, match="ends in the middle"):
         read_header(tmp_path / "model.gguf")

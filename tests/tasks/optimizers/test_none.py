@@ -14,7 +14,9 @@ from weighbridge.tasks.optimizers.none import Unchanged, UnchangedArgs
 def make(model: Path, dtype: str, out: Path, workspace: Workspace) -> dict[str, str]:
     artifact = Artifact(digest="sha256:0", format="safetensors", path=model, size=0)
     out.mkdir()
-    return Unchanged().optimize(artifact, artifact, UnchangedArgs.model_validate({"dtype": dtype}), out, workspace)
+    return Unchanged().optimize(
+        artifact, artifact, UnchangedArgs.model_validate({"dtype": dtype}), out, workspace
+    )
 
 
 def save(folder: Path, shards: dict[str, dict[str, float]]) -> Path:
@@ -24,8 +26,14 @@ def save(folder: Path, shards: dict[str, dict[str, float]]) -> Path:
 
     folder.mkdir()
     for name, tensors in shards.items():
-        save_file({key: torch.full((2, 2), value) for key, value in tensors.items()}, folder / name, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "torch_dtype": "float32"}))
+        save_file(
+            {key: torch.full((2, 2), value) for key, value in tensors.items()},
+            folder / name,
+            {"format": "pt"},
+        )
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "torch_dtype": "float32"})
+    )
     (folder / "training_args.bin").write_bytes(b"a pickle")
     return folder
 
@@ -38,7 +46,9 @@ def test_weights_kept_as_they_are_are_linked_and_not_copied(
     assert (tmp_path / "out" / name).read_bytes() == (tiny_model / name).read_bytes()
 
 
-def test_cast_weights_load_and_equal_the_rounded_ones(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
+def test_cast_weights_load_and_equal_the_rounded_ones(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -56,13 +66,28 @@ def test_the_source_is_left_alone(tiny_model: Path, tmp_path: Path, workspace: W
 
 
 def test_pickles_are_left_behind(tmp_path: Path, workspace: Workspace) -> None:
-    make(save(tmp_path / "model", {"model.safetensors": {"a": 1.0}}), "auto", tmp_path / "out", workspace)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    make(
+        save(tmp_path / "model", {"model.safetensors": {"a": 1.0}}),
+        "auto",
+        tmp_path / "out",
+        workspace,
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
-def test_the_index_of_cast_shards_tells_their_new_size(tmp_path: Path, workspace: Workspace) -> None:
-    model = save(tmp_path / "model", {"model-1.safetensors": {"a": 1.0}, "model-2.safetensors": {"b": 2.0}})
-    index = {"metadata": {"total_size": 32}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+def test_the_index_of_cast_shards_tells_their_new_size(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    model = save(
+        tmp_path / "model", {"model-1.safetensors": {"a": 1.0}, "model-2.safetensors": {"b": 2.0}}
+    )
+    index = {
+        "metadata": {"total_size": 32},
+        "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"},
+    }
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     make(model, "bfloat16", tmp_path / "out", workspace)
     told = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())

@@ -23,17 +23,23 @@ from weighbridge.tasks.optimizers import onnx
 from weighbridge.tasks.optimizers.onnx import Onnx, OnnxArgs
 
 
-def made(variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path) -> list[Variant]:
+def made(
+    variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
+) -> list[Variant]:
     """Make variants of a model, with rows of our own as data."""
     weights = workspace.store.add(model, "safetensors", adopt=False)
     data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
-    args = OptimizeArgs.model_validate({"variants": [{"kind": "onnx", **variant} for variant in variants]})
+    args = OptimizeArgs.model_validate(
+        {"variants": [{"kind": "onnx", **variant} for variant in variants]}
+    )
     return optimize(weights, data, args, workspace).variants
 
 
 @pytest.fixture(scope="module")
 def variants(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
-    workspace = Workspace(Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE))
+    workspace = Workspace(
+        Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE)
+    )
     wanted = [{"precision": "int4"}, {"precision": "fp16"}]
     found = made(wanted, tiny_model, workspace, tmp_path_factory.mktemp("data"))
     return {variant.label: variant for variant in found}
@@ -63,13 +69,19 @@ def test_options_of_quantization_have_no_use_without_one() -> None:
 # What is refused before time is spent
 
 
-def test_quantized_weights_are_not_quantized_again(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
-    model = with_config(tiny_model, tmp_path / "model", quantization_config={"quant_method": "gptq"})
+def test_quantized_weights_are_not_quantized_again(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    model = with_config(
+        tiny_model, tmp_path / "model", quantization_config={"quant_method": "gptq"}
+    )
     with pytest.raises(BadInput, match="making onnx-int4: the weights are quantized already"):
         Onnx().check(model, OnnxArgs(), workspace, dry=True)
 
 
-def test_a_model_without_a_fast_tokenizer_is_refused(tiny_model: Path, tmp_path: Path, workspace: Workspace) -> None:
+def test_a_model_without_a_fast_tokenizer_is_refused(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "tokenizer.json").unlink()
     with pytest.raises(BadInput, match=r"no tokenizer\.json"):
@@ -80,7 +92,9 @@ def test_a_full_disk_is_told_before_it_is_full(
     tiny_model: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(workspace.store), "free_bytes", lambda self: 1000)
-    with pytest.raises(Unavailable, match=r"it takes about 0\.0 GB and 0\.0 GB are free; make room"):
+    with pytest.raises(
+        Unavailable, match=r"it takes about 0\.0 GB and 0\.0 GB are free; make room"
+    ):
         Onnx().check(tiny_model, OnnxArgs(), workspace, dry=True)
 
 
@@ -110,7 +124,9 @@ def report(**changes: Any) -> dict[str, Any]:
 def test_a_matrix_that_was_skipped_is_a_failure() -> None:
     onnx._check_claims(report(), OnnxArgs())
     plain = [f"model.layers.{place}.mlp.weight" for place in range(5)]
-    with pytest.raises(BadInput, match=r"did not quantize model\.layers\.0.* and 2 more, and did not say so"):
+    with pytest.raises(
+        BadInput, match=r"did not quantize model\.layers\.0.* and 2 more, and did not say so"
+    ):
         onnx._check_claims(report(plain=plain), OnnxArgs())
     with pytest.raises(BadInput, match="did not quantize anything"):
         onnx._check_claims(report(quantized={}), OnnxArgs())
@@ -120,17 +136,23 @@ def test_other_bits_than_asked_for_are_a_failure() -> None:
     with pytest.raises(BadInput, match="quantized some matrices to 8 bits"):
         onnx._check_claims(report(quantized={"4": 10, "8": 1}), OnnxArgs())
     with pytest.raises(BadInput, match="left matrices in FLOAT"):
-        onnx._check_claims(report(quantized={}, types={"FLOAT": 1, "FLOAT16": 9}), OnnxArgs(precision="fp16"))
+        onnx._check_claims(
+            report(quantized={}, types={"FLOAT": 1, "FLOAT16": 9}), OnnxArgs(precision="fp16")
+        )
 
 
 def test_a_builder_that_fails_is_told_in_one_line() -> None:
     output = "Traceback …\n  File x\nNotImplementedError: The  Moon model is\n"
-    with pytest.raises(BadInput, match="cannot handle this model: NotImplementedError: The Moon model is"):
+    with pytest.raises(
+        BadInput, match="cannot handle this model: NotImplementedError: The Moon model is"
+    ):
         onnx._require(Finished(1, output), "making onnx-int4")
     with pytest.raises(Unavailable, match="ended by signal 9"):
         onnx._require(Finished(-9, ""), "making onnx-int4")
     with pytest.raises(Unavailable, match="the disk is full"):
-        onnx._require(Finished(1, "OSError: [Errno 28] No space left on device"), "making onnx-int4")
+        onnx._require(
+            Finished(1, "OSError: [Errno 28] No space left on device"), "making onnx-int4"
+        )
 
 
 # What is made
@@ -155,12 +177,17 @@ def test_sixteen_bits_say_what_transformers_says(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tiny_model),
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+    )
     ids = tokenizer("Hello, my kettle is broken. It was order 881.")["input_ids"]
     with torch.inference_mode():
         known = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     wanted = [float(known[place, token]) for place, token in enumerate(ids[1:])]
-    with serve(variants["onnx-fp16"].artifact.path, EngineArgs(), MACHINE_CACHE, tmp_path / "log") as running:
+    with serve(
+        variants["onnx-fp16"].artifact.path, EngineArgs(), MACHINE_CACHE, tmp_path / "log"
+    ) as running:
         found = Engine().token_logprobs(running.url, ids[:1], ids[1:])
     assert found == pytest.approx(wanted, abs=0.05)
 
@@ -178,6 +205,8 @@ def test_a_build_that_cuts_texts_otherwise_does_not_count(
     tiny_model: Path, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Engine, "tokenize", lambda self, url, text: [1, 2, 3])
-    with pytest.raises(BadInput, match=r"proving onnx-int4: the engine cuts texts otherwise.*around"):
+    with pytest.raises(
+        BadInput, match=r"proving onnx-int4: the engine cuts texts otherwise.*around"
+    ):
         made([{}], tiny_model, workspace, tmp_path)
     assert not list((workspace.settings.home / "stages" / "optimize.variant").glob("*.json"))
