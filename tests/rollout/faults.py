@@ -18,6 +18,7 @@ from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe, target_status
+from weighbridge.rollout.managed_target import known_targets, open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
 from weighbridge.rollout.reconcile import recover
@@ -94,9 +95,9 @@ def _counted(world: Watched, original: Any, name: str) -> Any:
 
 
 def _swaps(shop: Machine) -> bool:
-    if not target_status.known_targets(shop.workspace.settings.home):
+    if not known_targets(shop.workspace.settings.home):
         return False
-    record = rollouts.open_site("shop", shop.workspace)
+    record = open_target("shop", shop.workspace)
     under = record.load().rollout if record else None
     return under is not None and under.swap
 
