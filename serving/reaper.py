@@ -2,7 +2,7 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I tether.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] [--guard]
+    python -I reaper.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] [--guard]
         -- COMMAND …
 
 The command takes this process's place, so no process is added.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 
-TETHER: Final = Path(__file__).resolve().parents[1] / "tether.py"
+TETHER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
 
 
 class EngineArgs(BaseModel):
