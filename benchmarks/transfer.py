@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -76,10 +77,8 @@ def measure(program: Path, rounds: int) -> dict[str, float]:
     for shape, (count, size) in SHAPES.items():
         sides: dict[str, list[float]] = {"ours": [], "s5cmd": []}
         for _ in range(rounds):
-            sides["ours"].append(seconds(lambda folder, shape=shape: ours(shape, folder)))  # type: ignore[misc]
-            sides["s5cmd"].append(
-                seconds(lambda folder, shape=shape: s5cmd(program, shape, folder))
-            )  # type: ignore[misc]
+            sides["ours"].append(seconds(partial(ours, shape)))
+            sides["s5cmd"].append(seconds(partial(s5cmd, program, shape)))
         for side, taken in sides.items():
             rate = count * size / 1e6 / statistics.median(taken)
             print(

@@ -135,7 +135,7 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
     from weighbridge.core.processes import Process
 
-    tether = Path(__file__).parents[2] / "serving" / "tether.py"
+    tether = Path(__file__).parents[2] / "serving" / "reaper.py"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

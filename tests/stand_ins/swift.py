@@ -13,6 +13,7 @@ import contextlib
 import getpass
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -151,9 +152,7 @@ class Swift:
         self.url = f"http://127.0.0.1:{ports['proxy']}"
         running = [self._run(environment, folder, name) for name in (*STORAGE, "proxy")]
         for process, port in zip(running, ports.values(), strict=True):
-            process.wait_until(
-                lambda port=port: _answers(f"http://127.0.0.1:{port}/"), READY_WITHIN
-            )  # type: ignore[misc]
+            process.wait_until(partial(_answers, f"http://127.0.0.1:{port}/"), READY_WITHIN)
 
     def _run(self, environment: Environment, folder: Path, name: str) -> Process:
         command: list[str | Path] = [
