@@ -27,14 +27,13 @@ from weighbridge.conformance.matrix import MatrixEntry, render
 from weighbridge.conformance.model import CONTEXT, LESSONS
 from weighbridge.conformance.reference import Question, Reference, Scored, Tokens, read
 from weighbridge.conformance.report import ConformanceReport, kept, versions
-from weighbridge.core import plugins
+from weighbridge.core import machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure, one_at_a_time
 from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
-from weighbridge.tasks import machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from weighbridge.core.environments import ensure, one_at_a_time, run_uv, uv_variables
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.machine import cores
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 
@@ -292,7 +293,7 @@ def _compile(tree: Path, programs: Path, compiler: str, cache: Path, doing: str)
     configured = run("cmake", [cmake, "-G", "Ninja", "-S", tree, "-B", work, *options])
     _require(configured, doing)
     with _ninja_progress(doing) as on_line:
-        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(cores())
         _require(
             run(
                 "ninja",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.core import plugins
+from weighbridge.core import machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import PeakMemory
@@ -24,7 +24,6 @@ from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs
 from weighbridge.serving.load import LoadFigures, Payload, run_load
 from weighbridge.serving.openai_client import Client, RequestRefused
-from weighbridge.tasks import machine
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score

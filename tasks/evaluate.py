@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 from weighbridge.core import progress
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, GateFailed
+from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
-from weighbridge.tasks.machine import let_waiting_threads_sleep
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
 from weighbridge.tasks.metrics.nll import NllArgs

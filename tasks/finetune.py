@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.stage_cache import canonical
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
-from weighbridge.tasks.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from weighbridge.tasks.training import TrainingResult

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from weighbridge.core import machine
 from weighbridge.core.errors import BadInput
-from weighbridge.tasks import machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from weighbridge.core import environments, plugins
+from weighbridge.core import environments, machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
-from weighbridge.tasks import machine
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 

@@ -4,7 +4,6 @@ environment, by path.
 
 import argparse
 import json
-import os
 import sys
 import types
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
+from weighbridge.core.machine import cores
 from weighbridge.serving.engines.onnx_batch import OnnxDecoder, unknown_inputs
 from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
@@ -42,9 +42,7 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.intra_op_num_threads or max(
-        1, len(os.sched_getaffinity(0)) // 2
-    )
+    options.intra_op_num_threads = args.intra_op_num_threads or max(1, cores() // 2)
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", str(int(args.allow_spinning))
     )

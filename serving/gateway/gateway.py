@@ -35,6 +35,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.machine import cores
 from weighbridge.core.settings import Settings
 from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.haproxy import Gone, Master, Server
@@ -237,12 +238,11 @@ class Gateway:
         self._settle(wish, _description(text))
 
     def _text(self, wish: DesiredTargets) -> str:
-        cores = os.cpu_count() or 1
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         connections = (
             CONNECTIONS if limit == resource.RLIM_INFINITY else min(CONNECTIONS, limit // 3)
         )
-        place = config.Place(wish.metrics_port, self._peers, connections, min(cores, 4))
+        place = config.Place(wish.metrics_port, self._peers, connections, min(cores(), 4))
         return config.render(wish.fronts, place)
 
     def _write_files(self, folder: Path, wish: DesiredTargets, text: str) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from weighbridge.core.environments import Environment
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.machine import available_memory
 from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
@@ -220,8 +221,7 @@ class Local:
 
     def free_memory(self) -> int | None:
         """Bytes that another version could take without the machine swapping."""
-        available: int = psutil.virtual_memory().available
-        return available
+        return available_memory()
 
     def close(self, target: str, home: Path) -> None:
         """Give the address up; with the last target supervisord ends too, unless the platform is

@@ -9,7 +9,6 @@ was trained on.
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.machine import cores
 from weighbridge.core.plugins import load, suggestion
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
@@ -266,7 +266,7 @@ def _quantize_natively(
             (scratch / "imatrix.gguf").symlink_to(matrix.artifact.path / "imatrix.gguf")
             words += ["--imatrix", "imatrix.gguf"]
             facts["imatrix_rows"] = str(matrix.rows)
-        words += ["base.gguf", "model.gguf", args.quantization, str(_cores())]
+        words += ["base.gguf", "model.gguf", args.quantization, str(cores())]
         with track(doing, 1) as update:
             _require(run("llama-quantize", words, cwd=scratch, on_line=_steps(update)), None, doing)
         shutil.move(scratch / "model.gguf", target)
@@ -321,7 +321,7 @@ def _calibrate(
         "-b",
         str(chunk),
         "-t",
-        str(max(1, _cores() - 1)),
+        str(max(1, cores() - 1)),
         "--parse-special",
         "--no-ppl",
     ]
@@ -340,7 +340,7 @@ def _prove(
     """
     engine: Engine = load("engine", "llama_cpp")
     options = engine.Args.model_validate(
-        {"kind": engine.name, "parallel": 1, "threads": max(1, _cores() // 2)}
+        {"kind": engine.name, "parallel": 1, "threads": max(1, cores() // 2)}
     )
     lock = lock_of(engine, options)
     rows, doing, log = (
@@ -438,7 +438,3 @@ def _lock() -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

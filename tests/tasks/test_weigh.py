@@ -11,12 +11,11 @@ import pytest
 
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
-from weighbridge.core import plugins
+from weighbridge.core import machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
-from weighbridge.tasks import machine
 from weighbridge.tasks.candidate_benchmark import (
     FINAL_SECONDS,
     TUNING_SECONDS,
