@@ -24,10 +24,10 @@ SCRIPT = """
     from weighbridge.flows.prefect_server import prefect_api
     with prefect_api(Settings()):
         from weighbridge.flows.prefect_adapter import release_flow, run_stage
-        def stage() -> Outcome[int]:
+        def stage() -> StageOutcome[int]:
             print("running", flush=True)
             time.sleep(float(sys.argv[2]))
-            return Outcome(1, False, "not run before", 0.1)
+            return StageOutcome(1, False, "not run before", 0.1)
         @release_flow(name="release", flow_run_name=sys.argv[1])
         def release() -> None:
             for number in range(5):
