@@ -198,11 +198,11 @@ class Weighbridge:
         os.environ.update(ENGINE.env(ARGS))
         threading.Thread(target=_end_with_engine, daemon=True).start()
         command = ENGINE.command(Path(self.model.path), ARGS, HOST, PORT, Path(sys.executable))
-        tether = str(Path(__file__).with_name("reaper.py"))
+        reaper = str(Path(__file__).with_name("reaper.py"))
         return [
             sys.executable,
             "-I",
-            tether,
+            reaper,
             "--await-port",
             HOST,
             str(PORT),

@@ -39,7 +39,7 @@ appended.
 """
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
-TETHER = Path(__file__).with_name("reaper.py")
+REAPER = Path(__file__).with_name("reaper.py")
 
 _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
 
@@ -76,7 +76,7 @@ class Program:
         words = [
             sys.executable,
             "-I",
-            str(TETHER),
+            str(REAPER),
             *options,
             "--",
             "env",

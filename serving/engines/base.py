@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 
-TETHER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
+REAPER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
 
 
 class EngineArgs(BaseModel):
@@ -103,7 +103,7 @@ def guarded(command: Sequence[str], python: Path) -> list[str]:
     """The same command for a server of several processes: all of them end with its first one,
     however that ends.
     """
-    return [str(python), "-I", str(TETHER), "--guard", "--", *command]
+    return [str(python), "-I", str(REAPER), "--guard", "--", *command]
 
 
 def check_engine(engine: Engine, args: EngineArgs, model: Path | None = None) -> None:

@@ -132,10 +132,10 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         broken.ensure()
 
 
-def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
+def test_a_command_under_the_reaper_waits_for_its_port(supervisor: Supervisor) -> None:
     from weighbridge.core.processes import Process
 
-    tether = Path(__file__).parents[2] / "serving" / "reaper.py"
+    reaper = Path(__file__).parents[2] / "serving" / "reaper.py"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -143,15 +143,15 @@ def test_a_tethered_command_waits_for_its_port(supervisor: Supervisor) -> None:
         command = [
             sys.executable,
             "-I",
-            str(tether),
+            str(reaper),
             "--await-port",
             "127.0.0.1",
             str(port),
             "--",
             *SLEEP,
         ]
-        log = supervisor.folder / "tether.log"
-        with Process("tether", command, log=log, cwd=supervisor.folder.parent.parent) as process:
+        log = supervisor.folder / "reaper.log"
+        with Process("reaper", command, log=log, cwd=supervisor.folder.parent.parent) as process:
             time.sleep(0.5)
             assert process.tail() == ""
             taken.close()
