@@ -48,8 +48,8 @@ class Scene:
         )
         self._register()
         patches: dict[str, Callable[..., Any]] = {
-            "weighbridge.flows.monitor.work.site_of": lambda *_: self.managed,
-            "weighbridge.flows.monitor.work.redeploy": self._redeploy,
+            "weighbridge.flows.monitor.work.managed_target_of": lambda *_: self.managed,
+            "weighbridge.flows.monitor.work.reconcile": self._redeploy,
             "weighbridge.flows.monitor.target_status.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
             "weighbridge.flows.monitor._ask": self._judged,
@@ -177,7 +177,7 @@ def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
     def broken(*_: object) -> object:
         raise Unavailable("reading the record", "it is damaged")
 
-    monkeypatch.setattr("weighbridge.flows.monitor.work.site_of", broken)
+    monkeypatch.setattr("weighbridge.flows.monitor.work.managed_target_of", broken)
     assert monitor._one(PLACE, scene.registry, scene.workspace) == (
         False,
         "reading the record: it is damaged",

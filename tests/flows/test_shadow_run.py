@@ -187,7 +187,7 @@ def work():
     print("working", flush=True)
     time.sleep({seconds})
     return Result("deployed", "7 serves", "7")
-print(accompanied(Job("demo", "webhook"), work, state_of).action, flush=True)
+print(accompanied(ShadowedJob("demo", "webhook"), work, state_of).action, flush=True)
 print("late" if time.monotonic() - began > {seconds} + 3 else "in time", flush=True)
 sys.stdout.flush()
 import os; os._exit(0)
