@@ -78,16 +78,17 @@ def names(point: Point) -> list[str]:
 
 @cache
 def load(point: Point, name: str) -> Any:
-    """An instance of the plugin.
+    """An instance of the plugin; of a target the class, since every target has a name of its own.
 
     Raises:
         BadInput: no plugin has this name; the nearest one is named.
     """
     if name in BUILT_IN[point]:
         module, attribute = BUILT_IN[point][name].split(":")
-        return getattr(importlib.import_module(module), attribute)()
+        plugin = getattr(importlib.import_module(module), attribute)
+        return plugin if point == "target" else plugin()
     if entry := _third_party().get(f"{point}.{name}"):
-        return entry.load()()
+        return entry.load() if point == "target" else entry.load()()
     raise BadInput(f"looking for {point} '{name}'", "there is none", suggestion(name, names(point)))
 
 

@@ -22,8 +22,7 @@ from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import MonitorCheck
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.metrics import figures, since
+from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
 
 logger = logging.getLogger("weighbridge.monitor")
@@ -86,7 +85,7 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     version = registry.version(record.current.release.name, record.current.release.version)
     judged = _ask(managed, record.current, version, registry)
     log = _read(managed)
-    seen = {**judged.evidence, **_counted(managed, record.current, log)}
+    seen = {**judged.evidence, **_traffic_figures(managed, record.current, log)}
     check = MonitorCheck(version=version.version, verdict=judged.verdict, at=time.time())
     log.checks = [*log.checks, check][-KEPT:]
     _write(managed, log)
@@ -110,7 +109,7 @@ def _ask(
         return Judgement(verdict="inconclusive", why="it was never weighed", evidence={})
     args, measurement = managed.args.monitor, champion.measurement
     questions = probe.questions_of(measurement, managed.workspace.store, args.questions)
-    url, headers = _door(managed, current)
+    url, headers = managed.target.probe_endpoint(current)
     return checks.check(
         url,
         measurement,
@@ -122,29 +121,16 @@ def _ask(
     )
 
 
-def _door(managed: ManagedTarget, current: Revision) -> tuple[str, dict[str, str]]:
-    """Where clients come in, with our own key; past a TLS gateway, whose certificate is for another
-    name.
-    """
-    address = managed.target.address(managed.args.target)
-    if getattr(managed.args.target, "gateway", None) is None:
-        return address, {}
-    if address.startswith("https://"):
-        return current.url, {}
-    return address, {
-        "X-Weighbridge-Version": current.name,
-        "Authorization": f"Bearer {Gateway(managed.home).key}",
-    }
-
-
-def _counted(managed: ManagedTarget, current: Revision, log: MonitorLog) -> dict[str, float]:
-    """What the gateway counted since the last look; the log is brought up to date."""
-    if getattr(managed.args.target, "gateway", None) is None:
-        return {}
-    now = figures(Gateway(managed.home).metrics_port, managed.name, current.name)
+def _traffic_figures(
+    managed: ManagedTarget, current: Revision, log: MonitorLog
+) -> dict[str, float]:
+    """Return what was counted since the last look, and keep today's counters in the log."""
+    counters = managed.target.traffic_figures(current)
     before = log.counters if log.server == current.name else {}
-    log.server, log.counters = current.name, now
-    return {f"gateway.{key}": value for key, value in since(before, now).items()} if now else {}
+    log.server, log.counters = current.name, counters
+    if not counters:
+        return {}
+    return {f"gateway.{key}": value for key, value in since(before, counters).items()}
 
 
 def _as_number(judged: Judgement) -> dict[str, float]:

@@ -61,7 +61,7 @@ class ReleaseRun:
         managed = managed_target_of(self.binding(), self.workspace)
         # An address or a device that can't be had is told now, and not when everything else is
         # done.
-        managed.target.check(managed.name, managed.args.target, managed.home)
+        managed.target.check()
         weighing.check(self.recipe.weigh)
 
         def call() -> StageOutcome[Downloaded]:

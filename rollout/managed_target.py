@@ -24,12 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.files import replace_text
-from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import commands
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.rollout.outbox import Outbox
-from weighbridge.serving.targets.base import Release, Revision, Share, Target
+from weighbridge.serving.targets.base import Release, Revision, Share, Target, target_for
 
 logger = logging.getLogger("weighbridge.site")
 
@@ -128,9 +127,8 @@ class ManagedTarget:
         return folder_of(self.name, self.home)
 
     @cached_property
-    def target(self) -> Target:
-        plugin: Target = load("target", self.args.target.kind)
-        return plugin
+    def target(self) -> Target[Any, Any]:
+        return target_for(self.name, self.args.target, self.home)
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -155,7 +153,7 @@ class ManagedTarget:
 
     def load(self) -> TargetState[Any]:
         """Raises Unavailable when it is damaged."""
-        return read_state(self.folder, self.target.Runs)
+        return read_state(self.folder, self.target.revision_model)
 
     def save(self, record: TargetState[Any]) -> TargetState[Any]:
         """Raises nothing that leaves half a record."""
@@ -176,8 +174,9 @@ class ManagedTarget:
         taken = {one.revision.name for one in record.retiring} | {
             record.current.name if record.current else ""
         }
-        taken |= self.target.running(self.name, self.home)
-        return self.target.prepare(self.name, self.args.target, release, taken, self.home)
+        taken |= self.target.running()
+        revision: Revision = self.target.prepare(release, taken)
+        return revision
 
     def begin(self, new: Revision, trigger: str) -> OngoingRollout[Any]:
         """Write down what is about to be tried."""
@@ -262,25 +261,23 @@ class ManagedTarget:
 
     def route(self) -> None:
         """Have the gateway do what the record says."""
-        self.target.route(self.name, self.args.target, traffic_shares(self.load()), self.home)
+        self.target.route(traffic_shares(self.load()))
 
     def settle(self) -> bool:
         """Stop what has drained, or has had its time; True when nothing drains any more."""
         left, record = [], self.load()
-        if record.retiring and not self.target.routed(
-            self.name, self.args.target, traffic_shares(record), self.home
-        ):
+        if record.retiring and not self.target.is_routed(traffic_shares(record)):
             # a killed process may have written down that one drains, and not yet made it drain
             self.route()
         for one in record.retiring:
-            cut = self.target.in_flight(self.name, one.revision, self.home)
+            cut = self.target.in_flight(one.revision)
             if cut and time.time() < one.until:
                 left.append(one)
                 continue
             self.outbox.write(one.rollout, "stop", revision=one.revision.name, cut=cut)
             if cut:
                 logger.warning("%s %s: %d requests are cut", self.name, one.revision.name, cut)
-            self.target.stop(one.revision, self.home)
+            self.target.stop(one.revision)
         if len(left) < len(record.retiring):
             self.change(retiring=tuple(left))
             self.route()
@@ -320,29 +317,27 @@ class ManagedTarget:
         if record.current is not None:
             known.add(record.current.name)
             self._keep_running(record.current)
-            if not self.target.routed(
-                self.name, self.args.target, traffic_shares(record), self.home
-            ):
+            if not self.target.is_routed(traffic_shares(record)):
                 self.route()
-        for name in self.target.running(self.name, self.home) - known:
+        for name in self.target.running() - known:
             logger.warning("%s: %s runs and nobody knows why: it is stopped", self.name, name)
-            self.target.stop_named(self.name, name, self.home)
+            self.target.stop_named(name)
         self.settle()
 
     def down(self) -> None:
         """Stop everything here. The record keeps what served, for whoever brings it up again."""
         record = self.load()
-        for name in self.target.running(self.name, self.home):
-            self.target.stop_named(self.name, name, self.home)
-        self.target.close(self.name, self.home)
+        for name in self.target.running():
+            self.target.stop_named(name)
+        self.target.close()
         if record.rollout:
             self._end(record.rollout, "interrupted", "error", "taken down", {})
         self.change(rollout=None, retiring=())
 
     def _keep_running(self, revision: Revision) -> None:
         """What is about to get traffic runs, even where the machine was started anew."""
-        if not self.target.is_well(revision, self.home):
-            self.target.start(revision, self.home)
+        if not self.target.is_healthy(revision):
+            self.target.start(revision)
 
     def _retiring(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
         return DrainingRevision(
@@ -353,8 +348,8 @@ class ManagedTarget:
         """The old version serves again after a swap; timed."""
         old, began = under.previous, time.monotonic()
         assert old is not None
-        self.target.stop(under.next, self.home)
-        self.target.start(old, self.home)
+        self.target.stop(under.next)
+        self.target.start(old)
         while not self.target.answers(old):
             if time.monotonic() - began > RESTORE_TIMEOUT:
                 raise Unavailable(
@@ -418,9 +413,11 @@ def read_state(folder: Path, revision: type[Revision]) -> TargetState[Any]:
         ) from exc
 
 
-def traffic_shares(record: TargetState[Any]) -> list[Share]:
+def traffic_shares(record: TargetState[Any]) -> list[Share[Any]]:
     """Who gets how much of the new requests, as the record says."""
-    found = [Share(revision=one.revision, weight=0, draining=True) for one in record.retiring]
+    found: list[Share[Any]] = [
+        Share(revision=one.revision, weight=0, draining=True) for one in record.retiring
+    ]
     under, current = record.rollout, record.current
     if under is not None and (under.admitted or under.committed):
         new = 100 if under.committed else under.share

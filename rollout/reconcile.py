@@ -235,7 +235,7 @@ def _releasable(
             digest=tags[BENTO_DIGEST],
             peak_memory=peak,
         )
-        if managed.target.has(release, managed.home):
+        if managed.target.has(release):
             return release, measurement
     if champion is None:
         remedy = "weigh it: add it to a recipe, or promote a version that was weighed"

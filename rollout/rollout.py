@@ -22,7 +22,7 @@ from weighbridge.rollout import commands, probe
 from weighbridge.rollout.canary import Canary
 from weighbridge.rollout.managed_target import FailedRollout, ManagedTarget, OngoingRollout
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.serving.targets.base import Pulse, Release
+from weighbridge.serving.targets.base import Liveness, Release
 from weighbridge.tasks.measurement import Measurement
 
 logger = logging.getLogger("weighbridge.rollout")
@@ -83,7 +83,7 @@ class Rollout:
             self._policy,
             self._under.previous,
             self._under.next,
-            managed.target.traffic(managed.name, managed.home),
+            managed.target.traffic(),
             self._questions,
             measurement.max_new_tokens if (measurement := self._measurement) else 128,
         )
@@ -112,7 +112,7 @@ class Rollout:
         self._make_room()
         self._to("start", revision=new.name, bento=new.release.bento)
         began = time.monotonic()
-        self._pulse: Pulse = managed.target.start(new, managed.home)
+        self._liveness: Liveness = managed.target.start(new)
         while not managed.target.answers(new):
             self._tick(began + self._policy.start_deadline, "it gave no completion", "fail")
         self._evidence["start_seconds"] = time.monotonic() - began
@@ -138,12 +138,9 @@ class Rollout:
         )
         self._to("swap", swap=True, need=need, free=free)
         deadline = time.monotonic() + self._policy.drain_seconds
-        while (
-            managed.target.in_flight(managed.name, old, managed.home)
-            and time.monotonic() < deadline
-        ):
+        while managed.target.in_flight(old) and time.monotonic() < deadline:
             self._pause(POLL)
-        managed.target.stop(old, managed.home)
+        managed.target.stop(old)
 
     def _probe(self) -> None:
         if self._measurement is None:
@@ -272,7 +269,7 @@ class Rollout:
 
     def _alive(self) -> None:
         try:
-            self._pulse.check()
+            self._liveness.check()
         except WeighbridgeError as exc:
             raise RolloutStopped("failed", "fail", str(exc)) from exc
         if time.monotonic() >= self._memory_due:
@@ -280,7 +277,7 @@ class Rollout:
             self._fits()
 
     def _fits(self) -> None:
-        used, allowed = self._pulse.memory(), self._allowed_memory()
+        used, allowed = self._liveness.memory(), self._allowed_memory()
         self._evidence["memory"] = max(used, self._evidence.get("memory", 0.0))
         if allowed and used > allowed:
             raise RolloutStopped(

@@ -93,24 +93,24 @@ def down(workspace: Workspace) -> list[str]:
         managed = open_target(name, workspace)
         if managed is not None:
             with managed.lock():
-                stopped += [name] if managed.target.running(name, managed.home) else []
+                stopped += [name] if managed.target.running() else []
                 managed.down()
     return stopped
 
 
 def credentials(managed: ManagedTarget) -> dict[str, str]:
     """Headers that a request of ours to the target's address must carry."""
-    return managed.target.credentials(managed.args.target, managed.home)
+    return managed.target.credentials()
 
 
 def serving(managed: ManagedTarget) -> Serving:
     """What serves at a site, as its address answers."""
     record = managed.load()
     current = record.current
-    healthy = current is not None and managed.target.is_well(current, managed.home)
+    healthy = current is not None and managed.target.is_healthy(current)
     return Serving(
         release=current.release if current else None,
-        address=managed.target.address(managed.args.target),
+        address=managed.target.address,
         healthy=healthy,
         detail=record.note,
         since=current.since if current else 0.0,

@@ -1,13 +1,16 @@
-"""Where it runs: what a `target` plugin offers. How a rollout goes is the same at all of them:
-rollout/rollout.py.
+"""What a `target` plugin offers: a place where versions run, behind one stable address.
+
+How a rollout goes is the same at all of them: weighbridge/rollout/rollout.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.plugins import load
 from weighbridge.serving.gateway.models import FinishedRequest
 
 
@@ -44,12 +47,16 @@ class Revision(BaseModel):
     since: float = Field(0.0, description="Unix time at which it began to serve.")
 
 
-class Share(BaseModel):
+A = TypeVar("A", bound=TargetArgs)
+R = TypeVar("R", bound=Revision)
+
+
+class Share(BaseModel, Generic[R]):
     """How much of the new requests one revision gets."""
 
     model_config = ConfigDict(frozen=True)
 
-    revision: Any
+    revision: R
     weight: int = Field(100, ge=0, le=100, description="Percent; 0: pinned requests alone.")
     draining: bool = Field(False, description="Nothing new at all.")
 
@@ -68,83 +75,178 @@ class Traffic(Protocol):
     """Finished requests at a target's address, since it was opened."""
 
     def read(self) -> list[FinishedRequest]:
-        """Those that ended since the last call."""
+        """Return those that ended since the last call."""
 
 
-class Pulse(Protocol):
-    """Whether a started revision lives."""
+class Liveness(Protocol):
+    """Tells whether a revision is still alive since it was started."""
 
     def check(self) -> None:
-        """Raises Unavailable, with its log's tail, when it has ended since it was started, even if
-        it is up again.
+        """Raise Unavailable, with the end of its log, when it has ended since it was started.
+
+        Also when it was started again and is up: a version that crashes is not fit to serve.
         """
 
     def memory(self) -> int:
-        """Bytes of all its processes; 0 where it can't be told."""
+        """Return the bytes that all its processes take; 0 where that can't be known."""
 
 
-class Target(Protocol):
-    """A named place with one stable address. Every effect can be repeated without harm: what is so
-    already stays.
+class Target(ABC, Generic[A, R]):
+    """A named place with one stable address, at which one version serves.
+
+    Every effect can be repeated without harm, because a rollout that was interrupted is continued
+    by doing its last effect again: `start` of what runs, `stop` of what has ended and `route` to
+    the shares that are in force change nothing and raise nothing.
     """
 
     Args: ClassVar[type[TargetArgs]]
-    Runs: ClassVar[type[Revision]]
-    """What `prepare` returns, for reading it back."""
+    """Model of the arguments that a recipe may give."""
+    revision_model: ClassVar[type[Revision]]
+    """Model of what `prepare` returns, to read it back from the target's state file."""
 
-    def address(self, args: Any) -> str:
-        """Base URL that clients use, without `/v1`."""
+    def __init__(self, name: str, args: A, home: Path) -> None:
+        """Keep the arguments; nothing is started, read or written yet.
 
-    def check(self, target: str, args: Any, home: Path) -> None:
-        """Whether it could serve here, long before it has to. Raises BadInput, Unavailable."""
+        Args:
+            name: the target's name, unique within `home`.
+            args: its arguments, an instance of `Args`.
+            home: folder in which this installation keeps its files (`WEIGHBRIDGE_HOME`).
+        """
+        self.name = name
+        self.args = args
+        self.home = home
 
-    def credentials(self, args: Any, home: Path) -> dict[str, str]:
-        """Headers that a request of ours to the address must carry."""
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The base URL that clients use, without `/v1`. It never changes with the version."""
 
-    def has(self, release: Release, home: Path) -> bool:
-        """Whether its Bento is here."""
+    @abstractmethod
+    def has(self, release: Release) -> bool:
+        """Whether the release's Bento is where this target can start it."""
 
-    def prepare(
-        self, target: str, args: Any, release: Release, taken: Collection[str], home: Path
-    ) -> Revision:
-        """All that can be done before anything starts: its Bento is here, its environment made.
-        Raises Unavailable.
+    @abstractmethod
+    def prepare(self, release: Release, taken: Collection[str]) -> R:
+        """Do all that can be done before anything starts: find the Bento, make its environment.
+
+        Args:
+            release: what shall serve.
+            taken: names of revisions that the new one must not have.
+
+        Returns:
+            The revision, which `start` takes.
+
+        Raises:
+            Unavailable: the Bento or its environment can't be had.
         """
 
-    def start(self, revision: Any, home: Path) -> Pulse:
-        """Run it beside whatever runs, with no traffic."""
+    @abstractmethod
+    def start(self, revision: R) -> Liveness:
+        """Run a revision beside whatever runs, with no traffic. Do not wait until it answers.
 
-    def answers(self, revision: Any) -> bool:
-        """Whether its engine is well and a real completion comes back."""
+        Returns:
+            What tells whether it is still alive.
 
-    def is_well(self, revision: Any, home: Path) -> bool:
-        """Whether it runs and its engine says so: a quick look."""
-
-    def stop(self, revision: Any, home: Path) -> None:
-        """End it and wait until no process of it is left."""
-
-    def running(self, target: str, home: Path) -> set[str]:
-        """Names of the revisions that run, or are kept running."""
-
-    def stop_named(self, target: str, name: str, home: Path) -> None:
-        """End a revision that only its name is known of."""
-
-    def route(self, target: str, args: Any, shares: Sequence[Share], home: Path) -> None:
-        """New requests go to these by these shares, from now on and after a restart. Raises
-        BadInput, Unavailable.
+        Raises:
+            Unavailable: it can't be started.
         """
 
-    def routed(self, target: str, args: Any, shares: Sequence[Share], home: Path) -> bool:
-        """Whether the running gateway does exactly that."""
+    @abstractmethod
+    def answers(self, revision: R) -> bool:
+        """Whether its engine is healthy and a real completion comes back."""
 
-    def in_flight(self, target: str, revision: Any, home: Path) -> int:
-        """Requests that it is answering."""
+    @abstractmethod
+    def is_healthy(self, revision: R) -> bool:
+        """Whether it runs and its engine says that it is healthy: a quick look, no completion."""
 
-    def traffic(self, target: str, home: Path) -> Traffic:
-        """From now on."""
+    @abstractmethod
+    def stop(self, revision: R) -> None:
+        """End a revision, and wait until no process of it is left."""
+
+    @abstractmethod
+    def running(self) -> set[str]:
+        """Return the names of the revisions that run, or that something keeps running."""
+
+    @abstractmethod
+    def stop_named(self, revision_name: str) -> None:
+        """End a revision of which only the name is known, and wait as `stop` does."""
+
+    @abstractmethod
+    def route(self, shares: Sequence[Share[R]]) -> None:
+        """Send new requests to these revisions by these shares, from now on and after a restart.
+
+        Args:
+            shares: all revisions that may get requests, or still answer some. One that is missing
+                gets nothing any more.
+
+        Raises:
+            BadInput: the address belongs to somebody else.
+            Unavailable: the gateway can't be started or does not do it.
+        """
+
+    @abstractmethod
+    def is_routed(self, shares: Sequence[Share[R]]) -> bool:
+        """Whether the running gateway does exactly what `route` with these shares would make it do.
+
+        The files that say so are not enough: they survive a gateway that was killed.
+        """
+
+    @abstractmethod
+    def in_flight(self, revision: R) -> int:
+        """Return how many requests the revision is answering. Where that can't be known: 1."""
+
+    @abstractmethod
+    def traffic(self) -> Traffic:
+        """Return a reader of the requests that end from now on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the address up. Everything that ran here was stopped before."""
+
+    # Optional: what a target may leave as it is here.
+
+    def check(self) -> None:
+        """Make sure that this target could serve here, long before it has to.
+
+        Raises:
+            BadInput: its address belongs to somebody else.
+            Unavailable: something that it needs is missing.
+        """
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers that a request of ours to the address must carry."""
+        return {}
+
+    def probe_endpoint(self, revision: R) -> tuple[str, dict[str, str]]:
+        """Return where monitoring asks this revision, and the headers that it sends along.
+
+        It should be as near to what clients use as possible, and reach this revision alone.
+        """
+        return self.address, self.credentials()
+
+    def traffic_figures(self, revision: R) -> dict[str, float]:
+        """Return figures of the revision's traffic by name; empty where none are to be had.
+
+        Names that begin with `responses_` are counters that only grow (`responses_2xx`,
+        `responses_5xx`); whoever calls takes the difference of two looks. Others stand as they are.
+        """
+        return {}
 
     def free_memory(self) -> int | None:
-        """Bytes that a further revision could take; None where that is not this target's to say."""
+        """Return the bytes that a further revision could take; None where nobody here knows."""
+        return None
 
-    def close(self, target: str, home: Path) -> None:
-        """Give the address up."""
+
+def target_class(kind: str) -> type[Target[Any, Any]]:
+    """Return the class of a target plugin. Raises BadInput where no plugin has this name."""
+    plugin: type[Target[Any, Any]] = load("target", kind)
+    return plugin
+
+
+def target_for(name: str, args: TargetArgs, home: Path) -> Target[Any, Any]:
+    """Return the target of this name, of the kind that its arguments say.
+
+    Raises:
+        BadInput: no plugin has this kind.
+    """
+    return target_class(args.kind)(name, args, home)

@@ -25,10 +25,11 @@ from weighbridge.core.store import Store
 from weighbridge.serving import bento, supervisor
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.gateway.metrics import figures
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.supervisor import Supervisor
-from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
+from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
 logger = logging.getLogger("weighbridge.local")
 
@@ -59,32 +60,32 @@ class LocalRevision(Revision):
     stop_seconds: int = 30
 
 
-class LocalPulse:
+class LocalLiveness:
     """Watches one program: supervisord starts a dead one again, so another process id tells."""
 
-    def __init__(self, revision: LocalRevision, host: Supervisor) -> None:
+    def __init__(self, revision: LocalRevision, supervisord: Supervisor) -> None:
         self._revision = revision
-        self._host = host
-        self._log = _log(revision, host)
-        self._start = self._log.stat().st_size if self._log.exists() else 0
+        self._supervisor = supervisord
+        self._log = _log_of(revision, supervisord)
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
         self._pid = 0
 
     def check(self) -> None:
-        """Raises Unavailable when it has ended since it was started, even if it is up again."""
-        state = self._host.state(self._revision.program)
+        """Raise Unavailable when it has ended since it was started, even if it is up again."""
+        state = self._supervisor.state(self._revision.program)
         if state is not None and state.up:
             self._pid = self._pid or state.pid
             if state.pid in (self._pid, 0):
                 return
-        if state is None and not self._host.running():
+        if state is None and not self._supervisor.running():
             return  # supervisord itself is being started again: nothing is known of the program
-        words = f"it ended. Its log ends:\n{_tail(self._log, self._start)}\n"
+        problem = f"it ended. Its log ends:\n{_tail(self._log, self._log_start)}\n"
         raise Unavailable(
-            f"serving {self._revision.release.bento}", words, f"whole log: {self._log}"
+            f"serving {self._revision.release.bento}", problem, f"whole log: {self._log}"
         )
 
     def memory(self) -> int:
-        """Bytes of all its processes, shared pages counted once."""
+        """Return the bytes of all its processes, shared pages counted once."""
         total = 0
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self._pid)
@@ -94,181 +95,225 @@ class LocalPulse:
         return total
 
 
-class Local:
+class Local(Target[LocalArgs, LocalRevision]):
     """Serves on this machine."""
 
     Args: ClassVar[type[TargetArgs]] = LocalArgs
-    Runs: ClassVar[type[Revision]] = LocalRevision
+    revision_model: ClassVar[type[Revision]] = LocalRevision
 
-    def address(self, args: LocalArgs) -> str:
-        """Base URL that clients use, without `/v1`."""
-        return f"{'https' if args.gateway.tls else 'http'}://{_reachable(args.host)}:{args.port}"
+    def __init__(self, name: str, args: LocalArgs, home: Path) -> None:
+        super().__init__(name, args, home)
+        self._gateway = Gateway(home)
+        self._supervisor = Supervisor(home)
 
-    def check(self, target: str, args: LocalArgs, home: Path) -> None:
-        """haproxy is installed, and the port is ours to take. Raises Unavailable, BadInput."""
-        Gateway(home).check(_front(target, args, ()))
+    @property
+    def address(self) -> str:
+        """The base URL that clients use, without `/v1`."""
+        scheme = "https" if self.args.gateway.tls else "http"
+        return f"{scheme}://{_reachable(self.args.host)}:{self.args.port}"
 
-    def credentials(self, args: LocalArgs, home: Path) -> dict[str, str]:
-        """Our own key, where the address wants one."""
-        return {"Authorization": f"Bearer {Gateway(home).key}"} if args.gateway.api_keys else {}
+    def check(self) -> None:
+        """Make sure that haproxy is installed, and that the port is ours to take.
 
-    def has(self, release: Release, home: Path) -> bool:
-        """Whether its Bento is here."""
+        Raises:
+            Unavailable: haproxy is missing.
+            BadInput: the port belongs to somebody else.
+        """
+        self._gateway.check(self._front(()))
+
+    def credentials(self) -> dict[str, str]:
+        """Return our own key, where the address wants one."""
+        return self._own_key() if self.args.gateway.api_keys else {}
+
+    def probe_endpoint(self, revision: LocalRevision) -> tuple[str, dict[str, str]]:
+        """Return the address, with our own key and pinned to this revision.
+
+        With TLS return the revision's own URL: the certificate is for the name that clients use,
+        and not for this machine's loopback address.
+        """
+        if self.args.gateway.tls:
+            return revision.url, {}
+        return self.address, {"X-Weighbridge-Version": revision.name, **self._own_key()}
+
+    def traffic_figures(self, revision: LocalRevision) -> dict[str, float]:
+        """Return what the gateway counted of this revision since it was started."""
+        return figures(self._gateway.metrics_port, self.name, revision.name)
+
+    def has(self, release: Release) -> bool:
+        """Whether its Bento is on this machine."""
         try:
-            _folder(release, home)
+            _bento_folder(release, self.home)
         except Unavailable:
             return False
         return True
 
-    def prepare(
-        self, target: str, args: LocalArgs, release: Release, taken: Collection[str], home: Path
-    ) -> LocalRevision:
-        """Its Bento is here, its environment made. Raises Unavailable."""
-        folder = _folder(release, home)
-        environment = bento.environment_of(folder, Settings(home=home).cache)
-        name, count = release.version, 1
-        while name in taken:
-            count += 1
-            name = f"{release.version}.{count}"
+    def prepare(self, release: Release, taken: Collection[str]) -> LocalRevision:
+        """Find its Bento and make its environment. Raises Unavailable."""
+        folder = _bento_folder(release, self.home)
+        environment = bento.environment_of(folder, Settings(home=self.home).cache)
+        name = _free_name(release.version, taken)
         port = free_port()
         engine = load("engine", bento.candidate_of(folder).engine["kind"])
         return LocalRevision(
             name=name,
             release=release,
             url=f"http://127.0.0.1:{port}",
-            program=f"{target}@{name}",
+            program=self._program(name),
             folder=folder,
             environment=environment.path,
             port=port,
             management_port=free_port(),
-            stop_seconds=args.stop_seconds,
+            stop_seconds=self.args.stop_seconds,
             health=str(getattr(engine, "health", "/health")),
         )
 
-    def start(self, revision: LocalRevision, home: Path) -> LocalPulse:
+    def start(self, revision: LocalRevision) -> LocalLiveness:
         """Run it beside whatever runs, with no traffic."""
-        host = Supervisor(home)
-        host.ensure()
-        pulse = LocalPulse(revision, host)
+        supervisord = self._supervisor
+        supervisord.ensure()
+        # Before it is started: its log must be read from where it ended until now.
+        liveness = LocalLiveness(revision, supervisord)
         environment = Environment(revision.environment.name, revision.environment)
-        host.add(
+        supervisord.add(
             supervisor.Program(
                 name=revision.program,
                 command=bento.serve_command(
                     revision.folder, environment, "127.0.0.1", revision.management_port
                 ),
-                log=_log(revision, host),
-                # One named like a Python package in the working directory would shadow that
-                # package.
-                directory=host.logs,
+                log=_log_of(revision, supervisord),
+                # A file named like a Python package in the working directory would shadow that
+                # package; the folder of logs holds none.
+                directory=supervisord.logs,
                 environment=bento.variables("127.0.0.1", revision.port),
                 stop_seconds=revision.stop_seconds,
             )
         )
-        return pulse
+        return liveness
 
     def answers(self, revision: LocalRevision) -> bool:
-        """Whether its engine is well and a real completion comes back."""
-        return _get(f"{revision.url}{revision.health}") and is_ready(revision.url)
+        """Whether its engine is healthy and a real completion comes back."""
+        return _is_success(f"{revision.url}{revision.health}") and is_ready(revision.url)
 
-    def is_well(self, revision: LocalRevision, home: Path) -> bool:
-        """Whether it runs and its engine says so."""
-        state = Supervisor(home).state(revision.program)
-        return state is not None and state.up and _get(f"{revision.url}{revision.health}")
+    def is_healthy(self, revision: LocalRevision) -> bool:
+        """Whether it runs and its engine says that it is healthy."""
+        state = self._supervisor.state(revision.program)
+        return state is not None and state.up and _is_success(f"{revision.url}{revision.health}")
 
-    def stop(self, revision: LocalRevision, home: Path) -> None:
+    def stop(self, revision: LocalRevision) -> None:
         """End it and wait until no process of it is left."""
-        Supervisor(home).remove(revision.program)
+        self._supervisor.remove(revision.program)
 
-    def running(self, target: str, home: Path) -> set[str]:
-        """Names of the revisions that supervisord keeps."""
-        found = (name.rpartition("@") for name in Supervisor(home).names())
-        return {revision for owner, _, revision in found if owner == target}
+    def running(self) -> set[str]:
+        """Return the names of the revisions that supervisord keeps."""
+        parts = (program.rpartition("@") for program in self._supervisor.names())
+        return {revision for target, _, revision in parts if target == self.name}
 
-    def stop_named(self, target: str, name: str, home: Path) -> None:
+    def stop_named(self, revision_name: str) -> None:
         """End a revision that only its name is known of."""
-        Supervisor(home).remove(f"{target}@{name}")
+        self._supervisor.remove(self._program(revision_name))
 
-    def route(self, target: str, args: LocalArgs, shares: Sequence[Share], home: Path) -> None:
-        """New requests go to these by these shares, from now on and after a restart."""
-        Gateway(home).apply(_front(target, args, shares))
+    def route(self, shares: Sequence[Share[LocalRevision]]) -> None:
+        """Send new requests to these by these shares, from now on and after a restart."""
+        self._gateway.apply(self._front(shares))
 
-    def routed(self, target: str, args: LocalArgs, shares: Sequence[Share], home: Path) -> bool:
+    def is_routed(self, shares: Sequence[Share[LocalRevision]]) -> bool:
         """Whether the running gateway does exactly that."""
-        gateway, front = Gateway(home), _front(target, args, shares)
-        if not gateway.running() or front not in gateway.fronts():
+        front = self._front(shares)
+        if not self._gateway.running() or front not in self._gateway.fronts():
             return False
         try:
-            facts = gateway.facts(target)
+            servers = self._gateway.facts(self.name)
         except Unavailable:
             return False
-        found = {(fact.name, fact.port, fact.weight, fact.draining) for fact in facts}
+        actual = {(one.name, one.port, one.weight, one.draining) for one in servers}
+        desired = {(one.name, one.port, one.weight, one.draining) for one in front.routes}
         names = {route.name for route in front.routes}
-        wanted = {(route.name, route.port, route.weight, route.draining) for route in front.routes}
-        # One that is forgotten once it has ended may still be there.
-        return wanted <= found and all(fact.draining for fact in facts if fact.name not in names)
+        # haproxy forgets a server only once its last request has ended: it may still be there.
+        return desired <= actual and all(
+            server.draining for server in servers if server.name not in names
+        )
 
-    def in_flight(self, target: str, revision: LocalRevision, home: Path) -> int:
-        """Requests that it is answering."""
+    def in_flight(self, revision: LocalRevision) -> int:
+        """Return how many requests it is answering."""
         try:
-            return Gateway(home).sessions(target, revision.name)
+            return self._gateway.sessions(self.name, revision.name)
         except Unavailable:
-            return 1  # nobody knows: it is waited for, up to its bound
+            return 1  # nobody knows: it is waited for, until its time to drain is over
 
-    def traffic(self, target: str, home: Path) -> AccessLog:
-        """From now on."""
-        return AccessLog(Gateway(home).log, target)
+    def traffic(self) -> AccessLog:
+        """Return a reader of the requests that end from now on."""
+        return AccessLog(self._gateway.log, self.name)
 
     def free_memory(self) -> int | None:
-        """Bytes that another version could take without the machine swapping."""
+        """Return the bytes that another version could take without the machine swapping."""
         return available_memory()
 
-    def close(self, target: str, home: Path) -> None:
-        """Give the address up; with the last target supervisord ends too, unless the platform is
-        up.
+    def close(self) -> None:
+        """Give the address up; with the last target supervisord ends too.
+
+        Unless the platform is up, whose services supervisord keeps as well.
         """
-        host, gateway = Supervisor(home), Gateway(home)
-        if not host.running():
+        if not self._supervisor.running():
             return
-        gateway.remove(target)
-        if set(host.names()) <= {"gateway"} and not gateway.fronts():
-            host.remove("gateway")
-            host.shutdown()
+        self._gateway.remove(self.name)
+        if set(self._supervisor.names()) <= {"gateway"} and not self._gateway.fronts():
+            self._supervisor.remove("gateway")
+            self._supervisor.shutdown()
 
+    def _program(self, revision_name: str) -> str:
+        return f"{self.name}@{revision_name}"
 
-def _front(target: str, args: LocalArgs, shares: Sequence[Share]) -> Front:
-    routes = tuple(
-        Route(
-            name=share.revision.name,
-            port=share.revision.port,
-            weight=share.weight,
-            draining=share.draining,
-            health=share.revision.health,
+    def _own_key(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._gateway.key}"}
+
+    def _front(self, shares: Sequence[Share[LocalRevision]]) -> Front:
+        routes = tuple(
+            Route(
+                name=share.revision.name,
+                port=share.revision.port,
+                weight=share.weight,
+                draining=share.draining,
+                health=share.revision.health,
+            )
+            for share in shares
         )
-        for share in shares
-    )
-    return Front(target=target, host=args.host, port=args.port, args=args.gateway, routes=routes)
+        return Front(
+            target=self.name,
+            host=self.args.host,
+            port=self.args.port,
+            args=self.args.gateway,
+            routes=routes,
+        )
+
+
+def _free_name(version: str, taken: Collection[str]) -> str:
+    """Return `7`, or `7.2`, `7.3` … where that is taken."""
+    name, count = version, 1
+    while name in taken:
+        count += 1
+        name = f"{version}.{count}"
+    return name
 
 
 def _reachable(host: str) -> str:
-    """An address that a client on this machine can use."""
+    """Return an address that a client on this machine can use."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
-def _get(url: str) -> bool:
+def _is_success(url: str) -> bool:
     try:
         return bool(httpx.get(url, timeout=5, trust_env=False).is_success)
     except httpx.HTTPError:
         return False
 
 
-def _log(revision: LocalRevision, host: Supervisor) -> Path:
-    return host.logs / f"{revision.program}.log"
+def _log_of(revision: LocalRevision, supervisord: Supervisor) -> Path:
+    return supervisord.logs / f"{revision.program}.log"
 
 
 def _tail(log: Path, start: int) -> str:
-    """What was said last since the log was `start` bytes long."""
+    """Return what was logged last, since the log was `start` bytes long."""
     if not log.exists():
         return "(nothing)"
     with log.open("rb") as stream:
@@ -276,8 +321,8 @@ def _tail(log: Path, start: int) -> str:
         return bento.last_words(stream.read().decode(errors="replace"))
 
 
-def _folder(release: Release, home: Path) -> Path:
-    """The Bento to run: exported in the artifact store, or else in BentoML's store.
+def _bento_folder(release: Release, home: Path) -> Path:
+    """Return the Bento to run: exported in the artifact store, or else in BentoML's store.
 
     Raises:
         Unavailable: it is in neither.

@@ -40,11 +40,8 @@ class Scene:
             home=folder,
             workspace=workspace,
             load=lambda: self.record,
-            args=SimpleNamespace(
-                monitor=SimpleNamespace(questions=4, floor=None, metric=""),
-                target=SimpleNamespace(),
-            ),
-            target=SimpleNamespace(address=lambda _: "http://127.0.0.1:1"),
+            args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric="")),
+            target=SimpleNamespace(traffic_figures=lambda revision: {}),
         )
         self._register()
         patches: dict[str, Callable[..., Any]] = {

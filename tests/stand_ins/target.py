@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.gateway.models import FinishedRequest
-from weighbridge.serving.targets.base import Release, Revision, Share, TargetArgs
+from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
 PATH = "tests.stand_ins.target:MemoryTarget"
 WORLDS: dict[Path, "World"] = {}
@@ -44,7 +44,7 @@ class Version:
     error_share: float = 0.0
     seconds: float = 0.05
     dies_after: int = 0
-    """Looks at its pulse until it is dead; 0: never."""
+    """Looks at it until it is dead; 0: never."""
     memory: int = 100 << 20
 
 
@@ -121,7 +121,7 @@ class MemoryRevision(Revision):
     """A revision that is an entry of a dictionary."""
 
 
-class MemoryPulse:
+class MemoryLiveness:
     def __init__(self, world: World, name: str) -> None:
         self._world, self._name, self._looks = world, name, 0
 
@@ -163,82 +163,74 @@ class MemoryTraffic:
         )
 
 
-class MemoryTarget:
+class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
     """The plugin `memory`; its machine is `WORLDS[home]`."""
 
     Args: ClassVar[type[TargetArgs]] = MemoryArgs
-    Runs: ClassVar[type[Revision]] = MemoryRevision
+    revision_model: ClassVar[type[Revision]] = MemoryRevision
 
-    def address(self, args: MemoryArgs) -> str:
+    @property
+    def world(self) -> World:
+        return WORLDS[self.home]
+
+    @property
+    def address(self) -> str:
         return "http://memory"
 
-    def check(self, target: str, args: MemoryArgs, home: Path) -> None:
-        pass
-
-    def credentials(self, args: MemoryArgs, home: Path) -> dict[str, str]:
-        return {}
-
-    def has(self, release: Release, home: Path) -> bool:
+    def has(self, release: Release) -> bool:
         return True
 
-    def prepare(
-        self, target: str, args: MemoryArgs, release: Release, taken: Collection[str], home: Path
-    ) -> MemoryRevision:
+    def prepare(self, release: Release, taken: Collection[str]) -> MemoryRevision:
         names = (
             release.version if n == 1 else f"{release.version}.{n}" for n in itertools.count(1)
         )
         name = next(name for name in names if name not in taken)
         return MemoryRevision(name=name, release=release, url=f"http://{name}")
 
-    def start(self, revision: Revision, home: Path) -> MemoryPulse:
-        world = WORLDS[home]
-        with world.effect(f"start {revision.name}"):
-            world.running[revision.name] = MemoryRevision(**dict(revision))
-        return MemoryPulse(world, revision.name)
+    def start(self, revision: Revision) -> MemoryLiveness:
+        with self.world.effect(f"start {revision.name}"):
+            self.world.running[revision.name] = MemoryRevision(**dict(revision))
+        return MemoryLiveness(self.world, revision.name)
 
     def answers(self, revision: Revision) -> bool:
-        [world] = [world for world in WORLDS.values() if revision.name in world.running] or [None]
-        return (
-            world is not None
-            and world.version(revision.name).starts
-            and world.version(revision.name).answers
-        )
+        version = self.world.version(revision.name)
+        return revision.name in self.world.running and version.starts and version.answers
 
-    def is_well(self, revision: Revision, home: Path) -> bool:
-        return revision.name in WORLDS[home].running
+    def is_healthy(self, revision: Revision) -> bool:
+        return revision.name in self.world.running
 
-    def stop(self, revision: Revision, home: Path) -> None:
-        self.stop_named("", revision.name, home)
+    def stop(self, revision: Revision) -> None:
+        self.stop_named(revision.name)
 
-    def running(self, target: str, home: Path) -> set[str]:
-        return set(WORLDS[home].running)
+    def running(self) -> set[str]:
+        return set(self.world.running)
 
-    def stop_named(self, target: str, name: str, home: Path) -> None:
-        world = WORLDS[home]
-        with world.effect(f"stop {name}"):
-            world.running.pop(name, None)
+    def stop_named(self, revision_name: str) -> None:
+        with self.world.effect(f"stop {revision_name}"):
+            self.world.running.pop(revision_name, None)
 
-    def route(self, target: str, args: MemoryArgs, shares: Sequence[Share], home: Path) -> None:
-        world = WORLDS[home]
-        wanted = {share.revision.name: (share.weight, share.draining) for share in shares}
-        if wanted == world.routes:
+    def route(self, shares: Sequence[Share[MemoryRevision]]) -> None:
+        routes = _routes(shares)
+        if routes == self.world.routes:
             return
-        with world.effect(f"route {wanted}"):
-            world.routes = wanted
+        with self.world.effect(f"route {routes}"):
+            self.world.routes = routes
 
-    def routed(self, target: str, args: MemoryArgs, shares: Sequence[Share], home: Path) -> bool:
-        return {one.revision.name: (one.weight, one.draining) for one in shares} == WORLDS[
-            home
-        ].routes
+    def is_routed(self, shares: Sequence[Share[MemoryRevision]]) -> bool:
+        return _routes(shares) == self.world.routes
 
-    def in_flight(self, target: str, revision: Revision, home: Path) -> int:
-        return WORLDS[home].in_flight.get(revision.name, 0)
+    def in_flight(self, revision: Revision) -> int:
+        return self.world.in_flight.get(revision.name, 0)
 
-    def traffic(self, target: str, home: Path) -> MemoryTraffic:
-        return MemoryTraffic(WORLDS[home])
+    def traffic(self) -> MemoryTraffic:
+        return MemoryTraffic(self.world)
 
     def free_memory(self) -> int | None:
-        return min(world.free for world in WORLDS.values())
+        return self.world.free
 
-    def close(self, target: str, home: Path) -> None:
-        WORLDS[home].routes = {}
+    def close(self) -> None:
+        self.world.routes = {}
+
+
+def _routes(shares: Sequence[Share[MemoryRevision]]) -> dict[str, tuple[int, bool]]:
+    return {share.revision.name: (share.weight, share.draining) for share in shares}

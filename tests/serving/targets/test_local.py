@@ -21,8 +21,6 @@ from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
 from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision
 
-LOCAL = Local()
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
@@ -54,129 +52,128 @@ def args() -> LocalArgs:
 
 
 @pytest.fixture
-def target(args: LocalArgs, home: Path) -> Iterator[str]:
-    name = f"target{args.port}"
-    yield name
-    for revision in LOCAL.running(name, home):
-        LOCAL.stop_named(name, revision, home)
-    Gateway(home).remove(name)
+def target(args: LocalArgs, home: Path) -> Iterator[Local]:
+    target = Local(f"target{args.port}", args, home)
+    yield target
+    for revision in target.running():
+        target.stop_named(revision)
+    Gateway(home).remove(target.name)
 
 
-def started(target: str, args: LocalArgs, release: Release, home: Path) -> LocalRevision:
-    revision = LOCAL.prepare(target, args, release, LOCAL.running(target, home), home)
-    LOCAL.start(revision, home)
-    until(lambda: LOCAL.answers(revision), 60)
+def started(target: Local, release: Release) -> LocalRevision:
+    revision = target.prepare(release, target.running())
+    target.start(revision)
+    until(lambda: target.answers(revision), 60)
     return revision
 
 
-def served_by(args: LocalArgs, **headers: str) -> str:
-    answer = httpx.get(f"{LOCAL.address(args)}/v1/models", headers=headers, trust_env=False)
+def served_by(target: Local, **headers: str) -> str:
+    answer = httpx.get(f"{target.address}/v1/models", headers=headers, trust_env=False)
     return answer.headers["x-weighbridge-version"] if answer.is_success else str(answer.status_code)
 
 
 def test_two_versions_share_the_requests_of_one_address(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release]
 ) -> None:
-    seven, eight = (started(target, args, releases[version], home) for version in "78")
+    seven, eight = (started(target, releases[version]) for version in "78")
     shares = [Share(revision=seven, weight=50), Share(revision=eight, weight=50)]
-    LOCAL.route(target, args, shares, home)
-    assert LOCAL.routed(target, args, shares, home)
-    assert {served_by(args) for _ in range(40)} == {"7", "8"}
-    LOCAL.route(
-        target, args, [Share(revision=seven, weight=100), Share(revision=eight, weight=0)], home
-    )
-    assert not LOCAL.routed(target, args, shares, home)
-    assert {served_by(args) for _ in range(20)} == {"7"}
-    assert served_by(args, **{"X-Weighbridge-Version": "8"}) == "8"
-    traffic = LOCAL.traffic(target, home)
-    served_by(args)
+    target.route(shares)
+    assert target.is_routed(shares)
+    assert {served_by(target) for _ in range(40)} == {"7", "8"}
+    target.route([Share(revision=seven, weight=100), Share(revision=eight, weight=0)])
+    assert not target.is_routed(shares)
+    assert {served_by(target) for _ in range(20)} == {"7"}
+    assert served_by(target, **{"X-Weighbridge-Version": "8"}) == "8"
+    traffic = target.traffic()
+    served_by(target)
     until(lambda: [seen.server for seen in traffic.read()] == ["7"], 10)
 
 
 def test_a_version_started_beside_itself_has_another_name(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release]
 ) -> None:
-    first = started(target, args, releases["7"], home)
-    second = LOCAL.prepare(target, args, releases["7"], {"7"}, home)
+    first = started(target, releases["7"])
+    second = target.prepare(releases["7"], {"7"})
     assert (first.name, second.name) == ("7", "7.2")
-    assert LOCAL.running(target, home) == {"7"}
+    assert target.running() == {"7"}
 
 
 def test_a_version_that_dies_while_it_loads_is_told_with_its_log(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release]
 ) -> None:
-    revision = LOCAL.prepare(target, args, releases["broken"], (), home)
-    pulse = LOCAL.start(revision, home)
+    revision = target.prepare(releases["broken"], ())
+    liveness = target.start(revision)
     with pytest.raises(Unavailable, match=r"(?s)it ended\. Its log ends:.*no such tensor"):
-        until(pulse.check, 60)
+        until(liveness.check, 60)
 
 
 def test_one_that_died_is_told_even_when_it_is_up_again(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release], home: Path
 ) -> None:
-    revision = LOCAL.prepare(target, args, releases["7"], (), home)
-    pulse = LOCAL.start(revision, home)
-    until(lambda: LOCAL.answers(revision), 60)
-    pulse.check()
-    assert pulse.memory() > 10 << 20
+    revision = target.prepare(releases["7"], ())
+    liveness = target.start(revision)
+    until(lambda: target.answers(revision), 60)
+    liveness.check()
+    assert liveness.memory() > 10 << 20
     state = Supervisor(home).state(revision.program)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
-    until(lambda: LOCAL.answers(revision), 60)
+    until(lambda: target.answers(revision), 60)
     with pytest.raises(Unavailable, match="it ended"):
-        pulse.check()
+        liveness.check()
 
 
 def test_killed_it_comes_back_at_the_same_address(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release], home: Path
 ) -> None:
-    revision = started(target, args, releases["7"], home)
-    LOCAL.route(target, args, [Share(revision=revision)], home)
+    revision = started(target, releases["7"])
+    target.route([Share(revision=revision)])
     state = Supervisor(home).state(revision.program)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
-    until(lambda: served_by(args) == "7", 60)
+    until(lambda: served_by(target) == "7", 60)
 
 
 def test_stopped_it_leaves_no_process(
-    target: str, args: LocalArgs, releases: dict[str, Release], home: Path
+    target: Local, releases: dict[str, Release], home: Path
 ) -> None:
-    revision = started(target, args, releases["7"], home)
+    revision = started(target, releases["7"])
     state = Supervisor(home).state(revision.program)
     assert state is not None
     family = [psutil.Process(state.pid), *psutil.Process(state.pid).children(recursive=True)]
-    LOCAL.stop(revision, home)
-    assert not LOCAL.is_well(revision, home)
+    target.stop(revision)
+    assert not target.is_healthy(revision)
     assert not any(
         process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family
     )
     assert not is_taken(revision.port)
 
 
-def test_a_port_of_somebody_elses_is_refused(target: str, home: Path) -> None:
+def test_a_port_of_somebody_elses_is_refused(target: Local, home: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(BadInput, match=f"port {port}.*taken"):
-            LOCAL.route(target, LocalArgs(port=port), [], home)
-    assert all(front.target != target for front in Gateway(home).fronts())
+            Local(target.name, LocalArgs(port=port), home).route([])
+    assert all(front.target != target.name for front in Gateway(home).fronts())
 
 
-def test_a_bento_that_is_nowhere_is_told(target: str, args: LocalArgs, home: Path) -> None:
+def test_a_bento_that_is_nowhere_is_told(target: Local) -> None:
     release = Release(name="demo", version="1", bento="demo:gone", digest="sha256:" + "0" * 64)
-    assert not LOCAL.has(release, home)
+    assert not target.has(release)
     with pytest.raises(Unavailable, match="is not on this machine"):
-        LOCAL.prepare(target, args, release, (), home)
+        target.prepare(release, ())
 
 
 def test_the_last_target_takes_the_gateway_along(
-    target: str, args: LocalArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    args: LocalArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "alone"
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
-    LOCAL.route(target, args, [], home)
-    assert Gateway(home).fronts() == [Front(target=target, port=args.port, args=args.gateway)]
-    LOCAL.close(target, home)
+    target = Local("alone", args, home)
+    target.route([])
+    assert Gateway(home).fronts() == [Front(target="alone", port=args.port, args=args.gateway)]
+    target.close()
     assert not Supervisor(home).running()
     assert not is_taken(args.port)
