@@ -131,17 +131,18 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
 
 def _all() -> Iterator[Subject]:
     yield _control()
+    # Resolved: a checkout's modules are found through the links of src/weighbridge.
     taken: set[Path] = set()
     for name in plugins.names("engine"):
         engine: Engine = plugins.load("engine", name)
         for device, lock in engine.locks.items():
-            if lock not in taken:
-                taken.add(lock)
+            if lock.resolve() not in taken:
+                taken.add(lock.resolve())
                 yield from _engine(engine, device, lock)
     for name in plugins.names("optimizer"):
         lock = plugins.load("optimizer", name).lock
-        if lock is not None and lock not in taken:
-            taken.add(lock)
+        if lock is not None and lock.resolve() not in taken:
+            taken.add(lock.resolve())
             makes = Contract(
                 "it makes a model",
                 "weighbridge.tasks.upgrade_contracts:an_optimizer_makes",

@@ -1,14 +1,26 @@
-"""What is published: sdist and wheel hold our packages whole and nothing else."""
+"""What is published: sdist and wheel hold our packages whole and nothing else, and the wheel works
+beside a project whose packages are named like ours.
+"""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.beside_a_project import NAMES, Installation, demo, install
+from tests.conftest import MACHINE_CACHE
+from tests.flows.chain import write_data
+from weighbridge.compat.subjects import subjects
+from weighbridge.core.processes import free_port
+from weighbridge.serving.reaper import marked
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK_MODE = "120000"
@@ -117,3 +129,80 @@ def test_the_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
         archive.extractall(tmp_path, filter="data")
     [source] = tmp_path.iterdir()
     assert digests(build("wheel", source)) == digests(wheel)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The wheel in a fresh environment, beside a project whose packages are named like ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
+        made = install(wheel, tmp_path_factory.mktemp("installed"))
+        try:
+            yield made
+        finally:
+            if (made.site / "weighbridge").exists():
+                made.weighbridge("down")
+
+
+@pytest.mark.slow
+def test_beside_a_project_with_packages_of_our_names_everything_is_ours_and_theirs_stay_theirs(
+    installed: Installation,
+) -> None:
+    ours = installed.run(installed.python, "-c", "import weighbridge; print(weighbridge.__file__)")
+    assert Path(ours.strip()) == installed.site / "weighbridge" / "__init__.py"
+    program = "from flows.release import nightly; import core.errors; print(nightly.name, core.errors.MINE)"
+    assert installed.run(installed.python, "-c", program, SHOP="1").split() == ["nightly", "True"]
+    assert "recipe.yaml" in installed.weighbridge("init")
+    assert "download" in installed.weighbridge("schema")
+
+
+@pytest.mark.slow
+def test_compat_finds_in_the_wheel_what_it_checks(installed: Installation) -> None:
+    program = (
+        "from weighbridge.compat.subjects import subjects\n"
+        "print(*(f'{s.name}:{len(s.requirements)}:{s.lock.exists()}' for s in subjects()))"
+    )
+    inputs = installed.run(installed.python, "-c", program).split()
+    assert inputs == [f"{subject.name}:{len(subject.requirements)}:True" for subject in subjects()]
+    assert not [line for line in inputs if ":0:" in line]
+    assert "--resolve" in installed.weighbridge("compat", "--help")
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel_and_another_version_is_promoted(
+    installed: Installation, tiny_model: Path, tmp_path: Path
+) -> None:
+    before = installed.project_files()
+    assert len(before) == len(NAMES) + 2
+    recipe = demo(installed, tiny_model, write_data(tmp_path / "data"), free_port())
+    path = tmp_path / "demo.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    where = {"WEIGHBRIDGE_DEMO": str(installed.folder / "demo")}
+    assert "download" in installed.weighbridge("plan", path, **where)
+    assert "serves at" in installed.weighbridge("run", path, **where)
+
+    installed.weighbridge("up")
+    [other] = variants(installed) - {served(installed)}
+    installed.weighbridge("promote", "demo", other)
+    assert served(installed) == other
+    assert installed.weighbridge("ask", "demo", "order 7", "--max-tokens", "4")
+    installed.weighbridge("down")
+
+    assert not list(marked(f"{installed.home}:"))
+    assert not installed.mark.exists()
+    installed.pip("uninstall", "weighbridge")
+    assert not (installed.site / "weighbridge").exists()
+    assert installed.project_files() == before
+
+
+def served(installed: Installation) -> str:
+    """The version that serves at the demo's target, by the installed command."""
+    [target] = json.loads(installed.weighbridge("status", "--json"))["targets"]
+    assert target["healthy"]
+    return str(target["serving"]["version"])
+
+
+def variants(installed: Installation) -> set[str]:
+    """The versions of the demo's model that an engine can serve."""
+    versions = json.loads(installed.weighbridge("models", "demo", "--json"))
+    return {version["version"] for version in versions if version["role"] == "variant"}
