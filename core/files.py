@@ -1,19 +1,44 @@
-"""Small files that are replaced as a whole: nobody ever reads half of one, not even after a power
-cut.
-"""
+"""Files that are replaced as a whole: nobody ever reads half of one, not even after a power cut."""
 
 import os
+import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Have `path` hold `text`; it is on the disk when this returns."""
+    """Have `path` hold `text` in UTF-8; it is on the disk when this returns."""
+    replace_bytes(path, text.encode(), mode)
+
+
+def replace_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Have `path` hold `content`; it is on the disk when this returns."""
+    with replacing(path, mode) as stream:
+        stream.write(content)
+
+
+def replace_with_copy(path: Path, source: Path, mode: int = 0o644) -> None:
+    """Have `path` hold what `source` holds; it is on the disk when this returns."""
+    with source.open("rb") as reading, replacing(path, mode) as writing:
+        shutil.copyfileobj(reading, writing)
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Give a stream; what is written to it becomes `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Named by process and thread, so that two who write at once do not share a scratch file.
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            # Before the rename: else a power cut may leave the new name with none of the content.
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

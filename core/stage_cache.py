@@ -14,6 +14,7 @@ from filelock import FileLock
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.files import replace_text
 from weighbridge.core.store import Store
 
 R = TypeVar("R")
@@ -190,6 +191,4 @@ class StageCache:
             },
             indent=1,
         )
-        scratch = record.with_suffix(".tmp")
-        scratch.write_text(text)
-        scratch.replace(record)
+        replace_text(record, text)

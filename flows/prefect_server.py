@@ -15,7 +15,6 @@ import gc
 import logging
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import sys
@@ -34,6 +33,7 @@ from filelock import FileLock
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text, replace_with_copy
 from weighbridge.core.settings import Settings
 from weighbridge.flows import prefect_settings
 from weighbridge.flows.prefect_settings import users_api
@@ -265,10 +265,8 @@ class _Schema:
         template = self._template(cache)
         if not template.exists():
             return True
-        scratch = self._database.with_suffix(".new")
-        shutil.copyfile(template, scratch)
-        scratch.replace(self._database)
-        self._mark.write_text(self._version)
+        replace_with_copy(self._database, template)
+        replace_text(self._mark, self._version)
         return False
 
     def _check(self) -> None:
@@ -281,7 +279,7 @@ class _Schema:
 
     def made(self, cache: Path) -> None:
         """The server has migrated; keep an empty database for the next home."""
-        self._mark.write_text(self._version)
+        replace_text(self._mark, self._version)
         template = self._template(cache)
         if not self._was_empty or template.exists():
             return

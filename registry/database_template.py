@@ -4,14 +4,13 @@ does not.
 
 import importlib.metadata
 import logging
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_with_copy
 
 logger = logging.getLogger("weighbridge.registry")
 
@@ -32,7 +31,7 @@ def prepare(uri: str, cache: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"):
         if not database.exists():
-            _copy_whole(_template(cache), database)
+            replace_with_copy(database, _template(cache))
 
 
 def _check(database: Path) -> None:
@@ -73,16 +72,4 @@ def _make(template: Path) -> None:
         # MLflow offers no public function for this; the version is pinned and a test holds it.
         _initialize_tables(engine)
         engine.dispose()
-        _copy_whole(scratch, template)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with source.open("rb") as reading, os.fdopen(descriptor, "wb") as writing:
-            shutil.copyfileobj(reading, writing)
-            writing.flush()
-            os.fsync(writing.fileno())
-        Path(name).replace(target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        replace_with_copy(template, scratch)

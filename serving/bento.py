@@ -31,6 +31,7 @@ import weighbridge
 from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.environments import Environment, ensure, locks_of, one_at_a_time, uv
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text
 from weighbridge.core.package import PACKAGE
 from weighbridge.core.plugins import load
 from weighbridge.core.processes import Process, free_port, run
@@ -445,6 +446,4 @@ def _publish(scratch: Path, final: Path, name: str, version: str) -> None:
     with suppress(FileExistsError):
         if not target.exists():
             (scratch / name / version).rename(target)
-    latest = scratch / "latest"
-    latest.write_text(version)
-    latest.replace(final / name / "latest")
+    replace_text(final / name / "latest", version)

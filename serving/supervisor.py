@@ -30,6 +30,7 @@ import psutil
 from filelock import FileLock
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text
 
 logger = logging.getLogger("weighbridge.supervisor")
 
@@ -184,7 +185,7 @@ class Supervisor:
                 return
             make_socket_folder(self.socket, self.folder)
             config = self.folder / "supervisord.conf"
-            _write(config, self._configuration())
+            replace_text(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
             done = subprocess.run(
                 command, cwd=self.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -198,7 +199,7 @@ class Supervisor:
         """Keep `program` running from now on, after a restart of supervisord too. Returns before it
         is up.
         """
-        _write(self._programs / f"{program.name}.ini", program.ini())
+        replace_text(self._programs / f"{program.name}.ini", program.ini())
         _, changed, _ = self._call("reloadConfig")[0]
         if program.name in changed:
             self._drop(program.name)
@@ -347,9 +348,3 @@ def make_socket_folder(path: Path, home: Path) -> None:
     if folder != home and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077):
         remedy = "remove it, or shorten WEIGHBRIDGE_HOME"
         raise Unavailable("starting supervisord", f"{folder} is not private to you", remedy)
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text)
-    scratch.replace(path)

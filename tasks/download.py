@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.files import replace_text
 from weighbridge.core.plugins import load
 from weighbridge.core.progress import track
 from weighbridge.core.stage_cache import canonical
@@ -277,7 +278,4 @@ def _recall(record: Path) -> Listing | None:
 
 
 def _keep(listing: Listing, record: Path) -> None:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    scratch = record.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    scratch.write_text(listing.model_dump_json())
-    scratch.replace(record)
+    replace_text(record, listing.model_dump_json())

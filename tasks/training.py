@@ -27,6 +27,7 @@ from transformers import (
 
 from weighbridge.core import progress
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.files import replace_text
 from weighbridge.tasks import hf_models
 from weighbridge.tasks.encoding import Encoded, load_tokenizer
 
@@ -316,9 +317,7 @@ def _mark_whole(checkpoint: Path) -> None:
     sizes = {
         path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)
     }
-    scratch = checkpoint / f"{WHOLE}.tmp"
-    scratch.write_text(json.dumps(sizes))
-    scratch.rename(checkpoint / WHOLE)
+    replace_text(checkpoint / WHOLE, json.dumps(sizes))
 
 
 def _is_whole(checkpoint: Path) -> bool:

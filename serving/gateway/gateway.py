@@ -35,6 +35,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.files import replace_text
 from weighbridge.core.machine import cores
 from weighbridge.core.settings import Settings
 from weighbridge.serving.gateway import config
@@ -418,8 +419,5 @@ def _by_whom(port: int) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and readable by its owner alone."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.touch(mode=0o600)
-    scratch.write_text(text)
-    scratch.replace(path)
+    """Replace a file that its owner alone may read: keys stand in some."""
+    replace_text(path, text, mode=0o600)
