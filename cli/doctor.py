@@ -42,10 +42,10 @@ def doctor(as_json: bool) -> None:
 
 def _findings(settings: Settings) -> Iterator[Finding]:
     from weighbridge.core import environments, plugins
+    from weighbridge.core.disk import free_bytes
 
     for label, folder in (("state", settings.home), ("cache", settings.cache)):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(existing).free / GIB
+        free = free_bytes(folder) / GIB
         yield Finding(
             f"disk for {label}",
             f"{free:.0f} GiB free at {folder}",

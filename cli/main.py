@@ -3,7 +3,6 @@
 import errno
 import importlib
 import logging
-import shutil
 import sys
 from typing import ClassVar
 
@@ -144,15 +143,12 @@ def _exit_where_the_disk_is_full(exc: BaseException) -> None:
     """A full disk shows as whatever failed to be written first, be it in a database or a server of
     ours.
     """
+    from weighbridge.core.disk import free_bytes
     from weighbridge.core.errors import Unavailable
     from weighbridge.core.settings import Settings
 
     home = Settings().home
-    folder = next(path for path in (home, *home.parents) if path.exists())
-    if shutil.disk_usage(folder).free > FULL and getattr(exc, "errno", None) not in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-    ):
+    if free_bytes(home) > FULL and getattr(exc, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
         return
     full = Unavailable(
         "writing", "the disk is full", f"make room on the disk of {home}, then run again"

@@ -17,8 +17,8 @@ import weighbridge
 from weighbridge.compat.report import Result
 from weighbridge.compat.subjects import CONTROL, Contract, Subject
 from weighbridge.core.contract_runner import MARK
+from weighbridge.core.disk import require_room
 from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
-from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process
 
 NEEDED = 4 << 30
@@ -161,9 +161,7 @@ def workshop(cache: Path) -> Iterator[Path]:
     with one_at_a_time(place, doing):
         for left in place.iterdir():
             shutil.rmtree(left, ignore_errors=True)
-        if (free := shutil.disk_usage(place).free) < NEEDED:
-            wrong = f"{NEEDED / 1e9:.1f} GB of disk are needed for an environment, {free / 1e9:.1f} GB are free"
-            raise Unavailable(doing, wrong, f"make room on the disk of {place}")
+        require_room(NEEDED, "an environment", place, doing)
         folder = Path(tempfile.mkdtemp(dir=place))
         try:
             yield folder

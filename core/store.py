@@ -95,10 +95,6 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def free_bytes(self) -> int:
-        self.root.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(self.root).free
-
     def blob(self, sha256: str) -> Path | None:
         """The stored file with this content, if there is one."""
         path = self._blob_path(sha256)

@@ -1,6 +1,5 @@
 """What a run would do, stage by stage, without doing any of it."""
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel
 
 from weighbridge.configs.recipe import Recipe
+from weighbridge.core.disk import free_bytes
 from weighbridge.core.environments import locate
 from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
@@ -74,12 +74,8 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
         )
         for name in STAGES[len(stages) :]
     ]
-    home = next(
-        path
-        for path in (workspace.settings.home, *workspace.settings.home.parents)
-        if path.exists()
-    )
-    return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=shutil.disk_usage(home).free)
+    free = free_bytes(workspace.settings.home)
+    return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=free)
 
 
 class _Forecaster:

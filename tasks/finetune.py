@@ -24,7 +24,8 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.disk import require_room
+from weighbridge.core.errors import BadInput
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.stage_cache import canonical
 from weighbridge.core.workspace import Workspace
@@ -221,12 +222,7 @@ def _longest_allowed(base: Artifact, args: FinetuneArgs) -> tuple[int, str]:
 
 def _check_disk(base: Artifact, workspace: Workspace) -> None:
     """The merged weights are as large as the base; adapter and checkpoints are small beside them."""
-    needed, free = int(base.size * 1.2), workspace.store.free_bytes()
-    if free < needed:
-        wrong = f"{needed / 1e9:.1f} GB of disk are needed for the merged weights, {free / 1e9:.1f} GB are free"
-        raise Unavailable(
-            "fine-tuning", wrong, f"make room on the disk of {workspace.settings.home}"
-        )
+    require_room(int(base.size * 1.2), "the merged model", workspace.store.root, "fine-tuning")
 
 
 @contextmanager

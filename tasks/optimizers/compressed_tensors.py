@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, model_validator
 
 from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.disk import require_room
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
@@ -108,7 +109,8 @@ class CompressedTensors:
         doing = f"making {args.label()}"
         proof.check_unquantized(model, doing)
         proof.check_widths(proof.linear_layers(model, args.ignore, doing), args.stored, doing)
-        _check_room(model, args, workspace, doing)
+        needed = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+        require_room(needed, "the result", workspace.store.root, doing)
         engine, options = _engine()
         if args.scheme == "FP8_DYNAMIC" and (why := why_no_fp8(engine.device(options))):
             raise Unavailable(doing, why, "leave it out, or choose W8A8")
@@ -147,15 +149,6 @@ def _not_here(engine: Engine, options: EngineArgs, model: Path) -> str:
     except (Unavailable, BadInput) as exc:
         return exc.wrong
     return ""
-
-
-def _check_room(model: Path, args: CompressedTensorsArgs, workspace: Workspace, doing: str) -> None:
-    """Raises Unavailable where the result would not fit onto the store's disk."""
-    needed = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    free = workspace.store.free_bytes()
-    if free < needed:
-        wrong = f"it takes up to {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-        raise Unavailable(doing, wrong, f"make room on the disk of {workspace.store.root}")
 
 
 def _quantize(

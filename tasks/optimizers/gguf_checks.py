@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.store import Store
 from weighbridge.serving import llama_cpp_native
@@ -101,7 +102,4 @@ def check_room(model: Path, quantization: Quantization, store: Store, doing: str
     whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     widest = 32 if base_type(model) == "F32" else 16
     needed = int(whole * (1 + quantization.bits / widest))
-    free = store.free_bytes()
-    if free < needed:
-        wrong = f"it takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-        raise Unavailable(doing, wrong, f"make room on the disk of {store.root}")
+    require_room(needed, "the lossless intermediate, with the result,", store.root, doing)

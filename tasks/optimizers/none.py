@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.core.artifact import Artifact, Format
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.disk import require_room
+from weighbridge.core.errors import BadInput
 from weighbridge.core.progress import track
 from weighbridge.core.store import link_or_copy
 from weighbridge.core.workspace import Workspace
@@ -55,10 +56,8 @@ class Unchanged:
                 "give a model in the Hugging Face layout",
             )
         needed = sum(path.stat().st_size for path in weights if _kinds(path) - {args.dtype, "auto"})
-        free = workspace.store.free_bytes()
-        if args.dtype != "auto" and free < needed:
-            wrong = f"it takes up to {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-            raise Unavailable(doing, wrong, f"make room on the disk of {workspace.store.root}")
+        if args.dtype != "auto":
+            require_room(needed, "the result", workspace.store.root, doing)
 
     def optimize(
         self, model: Artifact, data: Artifact, args: UnchangedArgs, out: Path, workspace: Workspace

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, model_validator
 
 from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.disk import require_room
 from weighbridge.core.environments import ensure, locate
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load, suggestion
@@ -114,10 +115,7 @@ class Onnx:
             wrong = "there is no tokenizer.json, and the engine reads no other form of tokenizer"
             raise BadInput(doing, wrong, "save the tokenizer with a current transformers first")
         needed = int(sum(_count(shape) for _, _, shape in tensors(model)) * args.bits / 8)
-        free = workspace.store.free_bytes()
-        if free < needed:
-            wrong = f"it takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-            raise Unavailable(doing, wrong, f"make room on the disk of {workspace.store.root}")
+        require_room(needed, "the result", workspace.store.root, doing)
         if not dry or locate(_lock(), workspace.settings.cache)[1]:
             _check_architecture(model, workspace.settings.cache, doing)
 

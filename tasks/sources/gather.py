@@ -23,7 +23,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from weighbridge.core.artifact import File
+from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.files import replace_text
+from weighbridge.core.formatting import human_size
 from weighbridge.core.plugins import load
 from weighbridge.core.progress import track
 from weighbridge.core.store import Store, sha256_of
@@ -115,7 +118,7 @@ class Gathering:
             except OSError as exc:
                 remedy = "make room and run again; what has arrived is kept"
                 raise Unavailable(f"storing {file.path}", exc.strerror or str(exc), remedy) from exc
-            (folder / "sha256").write_text(sha256)
+            replace_text(folder / "sha256", sha256)
         return stored.model_copy(update={"path": file.path})
 
     def _fetch_verified(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> str:
@@ -215,16 +218,9 @@ def check_disk(gatherings: Iterable[Gathering], store: Store) -> None:
         Unavailable: what is missing does not fit on the store's disk.
     """
     needed = sum(gathering.missing_bytes() for gathering in gatherings)
-    free = store.free_bytes()
-    if needed and needed + SPARE > free:
-        room = f"{_megabytes(SPARE)} to be left and {_megabytes(free)} are free"
-        wrong = f"{_megabytes(needed)} are to be fetched, {room}"
-        remedy = f"make room on the disk of {store.root}, or set WEIGHBRIDGE_HOME to another"
-        raise Unavailable("checking the disk before downloading", wrong, remedy)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    if needed:
+        purpose = f"what is to be fetched, with {human_size(SPARE)} to spare,"
+        require_room(needed + SPARE, purpose, store.root, "checking the disk before downloading")
 
 
 def _stays_below(path: str) -> bool:

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -75,9 +74,7 @@ def test_a_full_disk_is_called_so_wherever_it_shows(
         raise error
 
     monkeypatch.setattr("weighbridge.cli.main.cli.main", fail)
-    monkeypatch.setattr(
-        "weighbridge.cli.main.shutil.disk_usage", lambda path: SimpleNamespace(free=free)
-    )
+    monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: free)
     with pytest.raises(SystemExit) as exit_:
         main(["run", "x.yaml"])
     assert exit_.value.code == 4

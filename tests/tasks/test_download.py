@@ -21,7 +21,6 @@ from tests.tasks.models import (
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
 from weighbridge.core.stage_cache import StageOutcome
-from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import (
@@ -282,9 +281,10 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     here: DownloadArgs, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = pin(here, workspace)
-    monkeypatch.setattr(Store, "free_bytes", lambda store: 64 << 20)
+    monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: 64 << 20)
     with pytest.raises(
-        Unavailable, match=r"0\.1 MB are to be fetched, .* and 67\.1 MB are free; make room"
+        Unavailable,
+        match=r"what is to be fetched, .* takes up to 64\.1 MiB of disk, 64\.0 MiB are free; make room",
     ):
         download(pinned, here, workspace)
     assert not (workspace.store.root / "blobs").exists()

@@ -19,7 +19,6 @@ from weighbridge.core import progress
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import Message, Row, write_rows
 from weighbridge.tasks.finetune import FinetuneArgs, Finetuned, finetune
@@ -303,8 +302,10 @@ def test_damaged_weights_are_refused(
 def test_too_little_disk_is_said_before_work_starts(
     base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "free_bytes", lambda self: 10)
-    with pytest.raises(Unavailable, match="GB of disk are needed"):
+    monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: 10)
+    with pytest.raises(
+        Unavailable, match=r"the merged model takes up to .* of disk, 10 B are free"
+    ):
         finetune(base, data, arguments(), workspace)
 
 

@@ -114,7 +114,7 @@ def test_every_variant_is_checked_before_the_first_is_made(
 def test_too_little_disk_is_said_before_work_starts(
     model: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weighbridge.core.store.Store.free_bytes", lambda self: 1000)
+    monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: 1000)
     for variant in ({"kind": "none"}, {"kind": "gguf"}):
-        with pytest.raises(Unavailable, match=r"GB and 0\.0 GB are free; make room"):
+        with pytest.raises(Unavailable, match="of disk, 1000 B are free; make room"):
             check(model.path, OptimizeArgs.model_validate({"variants": [variant]}), workspace)

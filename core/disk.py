@@ -1,0 +1,32 @@
+"""Room on a disk: how much there is, and the refusal of work that would not fit."""
+
+import shutil
+from pathlib import Path
+
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import human_size
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes are free on the disk that holds `folder`, or will once it is made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def require_room(needed: int, purpose: str, folder: Path, doing: str) -> None:
+    """Raise Unavailable where fewer than `needed` bytes are free on the disk of `folder`.
+
+    Args:
+        needed: Bytes, estimated from above.
+        purpose: What takes them: `the merged model`.
+        folder: Where they will lie.
+        doing: What is being done, for the message.
+    """
+    free = free_bytes(folder)
+    if needed > free:
+        wrong = f"{purpose} takes up to {human_size(needed)} of disk, {human_size(free)} are free"
+        remedy = (
+            f"make room on the disk of {folder}, or set WEIGHBRIDGE_HOME and WEIGHBRIDGE_CACHE "
+            "to folders on another"
+        )
+        raise Unavailable(doing, wrong, remedy)
