@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from weighbridge.serving.event_stream import EventReader
+
 MODEL = "model"
 VERSION = "X-Weighbridge-Version"
 END = 120.0
@@ -33,7 +35,7 @@ class Request:
     """That answered; empty where none did."""
     first: float = 0.0
     """Time of the first byte of the answer."""
-    problem: str = ""
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,26 +79,27 @@ class Crowd:
 
     @property
     def problems(self) -> list[Request]:
-        return [one for one in self.requests if one.problem]
+        return [request for request in self.requests if request.problem]
 
     def since(self, moment: float) -> list[Request]:
-        """That began after `moment`, in the order of their end."""
-        return [one for one in self.requests if one.began >= moment]
+        """Return the requests that began after `moment`, in the order of their end."""
+        return [request for request in self.requests if request.began >= moment]
 
     def first_answer(self, version: str, since: float) -> float | None:
-        """When the first request that began after `since` got its answer's first byte from this
-        version.
+        """Return when the first request that began after `since` got its answer's first byte from
+        this version.
         """
-        return min(
-            (one.first for one in self.since(since) if one.version == version and one.first),
-            default=None,
-        )
+        firsts = (request.first for request in self.since(since) if request.version == version)
+        return min((first for first in firsts if first), default=None)
 
-    def told(self) -> str:
-        """One line."""
-        wrong = Counter(one.problem for one in self.problems)
-        by = Counter(one.version for one in self.requests)
-        return f"{len(self.requests)} requests, by version {dict(by)}, {len(self.problems)} failed {dict(wrong)}"
+    def summary(self) -> str:
+        """Return one line about all requests."""
+        problems = Counter(request.problem for request in self.problems)
+        versions = Counter(request.version for request in self.requests)
+        return (
+            f"{len(self.requests)} requests, by version {dict(versions)}, "
+            f"{len(self.problems)} failed {dict(problems)}"
+        )
 
     async def _all(self) -> None:
         connector = aiohttp.TCPConnector(limit=0)
@@ -117,42 +120,40 @@ class Crowd:
 
     async def _ask(self, session: aiohttp.ClientSession, kind: str, number: int) -> Request:
         habits, began, version, first = self._habits, time.monotonic(), "", 0.0
+        streamed = kind == "stream"
         body = {
             "model": self._model,
-            "stream": kind == "stream",
+            "stream": streamed,
             "temperature": 0,
             "messages": [{"role": "user", "content": f"{number}: how are you?"}],
-            "max_tokens": habits.stream_tokens if kind == "stream" else habits.short_tokens,
+            "max_tokens": habits.stream_tokens if streamed else habits.short_tokens,
             **(habits.body or {}),
         }
         try:
-            async with session.post(self._url, json=body) as answer:
+            async with session.post(self._url, json=body) as response:
                 # `7.2` is version 7 again, started while its first process was still draining.
-                version, first = answer.headers.get(VERSION, "").partition(".")[0], time.monotonic()
-                problem = "" if answer.status == 200 else f"HTTP {answer.status}"
-                if kind == "stream" and not problem:
-                    problem = await _read_stream(answer)
-                else:
-                    problem = problem or (
-                        "" if (await answer.json())["choices"] else "no answer in it"
-                    )
+                version = response.headers.get(VERSION, "").partition(".")[0]
+                first = time.monotonic()
+                problem = await _problem_of(response, streamed=streamed)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
-            problem = (
-                f"{type(exc).__name__}{' in its stream' if kind == 'stream' and first else ''}"
-            )
+            problem = f"{type(exc).__name__}{' in its stream' if streamed and first else ''}"
         return Request(kind, began, time.monotonic(), version, first, problem)
 
 
-async def _read_stream(answer: aiohttp.ClientResponse) -> str:
-    """What is wrong with it; empty when it is whole."""
-    reason = done = False
-    async for line in answer.content:
-        if line.startswith(b"data: [DONE]"):
-            done = True
-        elif line.startswith(b'data: {"error"'):
-            return "an error in its stream"
-        elif b'"finish_reason":"' in line or b'"finish_reason": "' in line:
-            reason = reason or bool(
-                json.loads(line.removeprefix(b"data: "))["choices"][0]["finish_reason"]
-            )
-    return "" if reason and done else "truncated"
+async def _problem_of(response: aiohttp.ClientResponse, *, streamed: bool) -> str | None:
+    """Return what is wrong with an answer; None of one that is whole."""
+    if response.status != 200:
+        return f"HTTP {response.status}"
+    if streamed:
+        return await _problem_of_stream(response)
+    return None if (await response.json())["choices"] else "no answer in it"
+
+
+async def _problem_of_stream(response: aiohttp.ClientResponse) -> str | None:
+    reader, finished = EventReader(), False
+    async for chunk in response.content.iter_any():
+        for event in map(json.loads, reader.feed(chunk)):
+            if "error" in event:
+                return "an error in its stream"
+            finished |= any(choice["finish_reason"] for choice in event["choices"])
+    return None if finished and reader.done else "truncated"

@@ -32,7 +32,8 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import engine_process
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
-from weighbridge.serving.load import LoadFigures, run_load
+from weighbridge.serving.load import run_load
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.data import read_rows

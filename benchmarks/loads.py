@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.load import LoadFigures
+from weighbridge.serving.load_figures import LoadFigures
 
 if TYPE_CHECKING:
     from weighbridge.tasks.download import Downloaded

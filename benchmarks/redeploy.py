@@ -49,7 +49,7 @@ from weighbridge.services.platform import Platform
 from weighbridge.serving import bento
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.models import Front, Route
-from weighbridge.serving.load import percentile
+from weighbridge.serving.load_figures import percentile
 from weighbridge.serving.openai_client import is_ready
 
 NAME = "switch"
@@ -205,7 +205,7 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
         at_most=0,
     )
     add_crowd(figures, "promotion", crowd.requests, at_most=0)
-    print(crowd.told(), file=sys.stderr)
+    print(crowd.summary(), file=sys.stderr)
 
 
 def add_crowd(

@@ -24,7 +24,8 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, engine_process
 from weighbridge.serving.engines.base import EngineArgs
-from weighbridge.serving.load import LoadFigures, run_load
+from weighbridge.serving.load import run_load
+from weighbridge.serving.load_figures import LoadFigures
 
 SIDES = ("bare", "served", "bentoml")
 CONCURRENCIES = (1, 4, 16)

@@ -14,6 +14,7 @@ import httpx
 from weighbridge.conformance.base import CheckFailed, Session
 from weighbridge.conformance.reference import Question
 from weighbridge.core.errors import Unavailable
+from weighbridge.serving.event_stream import EventReader
 
 CHAT: Final = "/v1/chat/completions"
 PLAIN: Final = "/v1/completions"
@@ -92,23 +93,21 @@ def streaming(
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    # Bytes that do not make a whole character must show, not be replaced in silence.
-    rest = b""
-    for data in response.iter_bytes():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if line.strip() == b"data: [DONE]":
-                return
-            if line.startswith(b"data: "):
-                yield _event(line)
+    # Without `reader.end()`: clients that keep to the letter ignore a last line without a line break.
+    reader = EventReader()
+    for chunk in response.iter_bytes():
+        yield from map(_event, reader.feed(chunk))
+        if reader.done:
+            return
     raise CheckFailed("the stream ended without `data: [DONE]`")
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def _event(data: bytes) -> dict[str, Any]:
     try:
-        event: dict[str, Any] = json.loads(line.decode().removeprefix("data: "))
+        # Decoded strictly: bytes that do not make a whole character must show.
+        event: dict[str, Any] = json.loads(data.decode())
     except ValueError as exc:
-        raise CheckFailed(f"an event of the stream is not JSON in UTF-8: {line[:80]!r}") from exc
+        raise CheckFailed(f"an event of the stream is not JSON in UTF-8: {data[:80]!r}") from exc
     if "error" in event:
         raise CheckFailed(f"the stream broke off: {event['error']}")
     return event

@@ -53,6 +53,7 @@ TRAVELS = (
     "core/settings.py",
     "serving/__init__.py",
     "serving/bento_candidate.py",
+    "serving/event_stream.py",
     "serving/openai_client.py",
     "serving/llama_cpp_native.py",
     "serving/service.py",

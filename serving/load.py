@@ -3,44 +3,23 @@
 Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``.
 """
 
-from __future__ import annotations
-
 import argparse
+import asyncio
 import ipaddress
-import itertools
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+import aiohttp
 
 from weighbridge.core.errors import BadInput
-from weighbridge.serving.openai_client import Client
+from weighbridge.serving.load_figures import LoadFigures, figures_of
+from weighbridge.serving.load_streams import StreamedAnswer
+from weighbridge.serving.openai_client import OK, Client, Payload
 
-if TYPE_CHECKING:
-    from weighbridge.serving.load_streams import LoadRun, StreamedAnswer
-
-Payload = Mapping[str, Any]
-"""Body of one request: with `messages` for the chat, with `prompt` for plain text."""
-
-
-class LoadFigures(BaseModel):
-    """One run at one concurrency. Times in seconds, of the span in which all streams were busy."""
-
-    model_config = ConfigDict(frozen=True)
-
-    concurrency: int
-    requests: int
-    errors: int = Field(description="Failed or truncated.")
-    output_tokens: int
-    seconds: float
-    tokens_per_second: float = Field(description="Output tokens of all streams together.")
-    requests_per_second: float
-    ttft_p50: float = Field(description="Time to first token, median.")
-    ttft_p95: float
-    itl_p50: float = Field(description="Inter-token latency, median.")
-    itl_p95: float
+HEADERS: Final = {"Content-Type": "application/json"}
 
 
 def run_load(
@@ -60,18 +39,16 @@ def run_load(
     streams, until no new one is sent, which is when the payloads are used up, or `requests` of them
     after at least `seconds`. After `max_seconds` what is under way is dropped.
 
-    Raises: BadInput: there are too few payloads to fill the streams, or the host is another
-        machine's and `remote` is off. Unavailable: nobody answers at `url`.
+    Raises:
+        BadInput: there are too few payloads to fill the streams, or the host is another machine's
+            and `remote` is off.
+        Unavailable: nobody answers at `url`.
     """
-    from weighbridge.serving.load_streams import (
-        LoadRun,
-    )  # recipes need the figures' model, and no event loop
-
     _check(url, payloads, concurrency, remote=remote)
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
     run = LoadRun(url, payloads, concurrency, enough, seconds, timeout, Client(url, timeout).model)
     run.go(max_seconds)
-    return _figures(run, concurrency)
+    return figures_of(run.answers, concurrency, run.started, run.exhausted)
 
 
 def _check(url: str, payloads: Sequence[Payload], concurrency: int, *, remote: bool) -> None:
@@ -95,67 +72,95 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _figures(run: LoadRun, concurrency: int) -> LoadFigures:
-    """Figures of the steady span; of the whole run, where there is none."""
-    streams = run.streams
-    ended = sorted(stream.ended for stream in streams if stream.ended)
-    steady = len(ended) > concurrency and ended[concurrency - 1] < run.exhausted
-    begin, end = (
-        (ended[concurrency - 1], run.exhausted)
-        if steady
-        else (run.started, max([run.exhausted, *ended]))
-    )
-    span = max(end - begin, 1e-9)
-    good = [stream for stream in streams if not stream.error]
-    inside = [stream for stream in good if stream.started >= begin] or good
-    tokens = sum(_tokens_between(stream, begin, end) for stream in good)
-    ttft = sorted(stream.arrivals[0] - stream.started for stream in inside if stream.arrivals)
-    itl = sorted(gap for stream in inside for gap in _gaps(stream))
-    finished = sum(1 for stream in good if begin < stream.ended <= end)
-    return LoadFigures(
-        concurrency=concurrency,
-        requests=len(streams),
-        errors=sum(1 for stream in streams if stream.error),
-        output_tokens=round(tokens),
-        seconds=span,
-        tokens_per_second=tokens / span,
-        requests_per_second=finished / span,
-        ttft_p50=percentile(ttft, 0.5),
-        ttft_p95=percentile(ttft, 0.95),
-        itl_p50=percentile(itl, 0.5),
-        itl_p95=percentile(itl, 0.95),
-    )
+class LoadRun:
+    """Workers that take the next payload as soon as their last answer is there."""
+
+    def __init__(
+        self,
+        url: str,
+        payloads: Sequence[Payload],
+        concurrency: int,
+        enough: int,
+        seconds: float,
+        timeout: float,
+        model: str,
+    ) -> None:
+        self.answers: list[StreamedAnswer] = []
+        self.started = 0.0
+        self.exhausted = 0.0
+        """When the first worker found that nothing new is to be sent."""
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._payloads = iter(payloads)
+        self._concurrency = concurrency
+        self._enough = enough
+        self._model = model
+        self._seconds = seconds
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+
+    def go(self, max_seconds: float) -> None:
+        """Send everything, or what fits into `max_seconds`; what is under way then is dropped."""
+        asyncio.run(self._go(max_seconds))
+
+    async def _go(self, max_seconds: float) -> None:
+        # Engines close a connection after a stream while they promise to keep it: never take one
+        # again.
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session:
+            self.started = time.perf_counter()
+            workers = [asyncio.create_task(self._work(session)) for _ in range(self._concurrency)]
+            _, unfinished = await asyncio.wait(workers, timeout=max_seconds)
+            self.exhausted = self.exhausted or time.perf_counter()
+            for worker in unfinished:
+                worker.cancel()
+            for outcome in await asyncio.gather(*workers, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
+
+    async def _work(self, session: aiohttp.ClientSession) -> None:
+        for payload in self._payloads:
+            answer = StreamedAnswer(time.perf_counter())
+            self.answers.append(answer)
+            answer.close(await self._send(session, payload, answer))
+            if self.exhausted or self._has_enough():
+                break
+        self.exhausted = self.exhausted or time.perf_counter()
+
+    def _has_enough(self) -> bool:
+        return (
+            len(self.answers) >= self._enough
+            and time.perf_counter() >= self.started + self._seconds
+        )
+
+    async def _send(
+        self, session: aiohttp.ClientSession, payload: Payload, answer: StreamedAnswer
+    ) -> str | None:
+        """Return why it did not work, None where it did."""
+        path, body = _compose(payload, self._model)
+        try:
+            async with session.post(self._url + path, data=body, headers=HEADERS) as response:
+                if response.status != OK:
+                    return f"HTTP {response.status}: {(await response.text())[:200]}"
+                async for chunk in response.content.iter_any():
+                    answer.see(chunk)
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            return str(exc) or type(exc).__name__
+        return None
 
 
-def _tokens_between(stream: StreamedAnswer, begin: float, end: float) -> float:
-    """Tokens that came in the span. A piece may hold several, or half of one: each counts its
-    share.
-    """
-    if not stream.arrivals:
-        return 0.0
-    inside = sum(1 for arrival in stream.arrivals if begin < arrival <= end)
-    return inside * (stream.tokens or len(stream.arrivals)) / len(stream.arrivals)
-
-
-def _gaps(stream: StreamedAnswer) -> Iterator[float]:
-    return (later - earlier for earlier, later in itertools.pairwise(stream.arrivals))
-
-
-def percentile(ordered: Sequence[float], part: float) -> float:
-    """The value below which `part` of the ordered values lie, between neighbours where needed; 0 of
-    nothing.
-    """
-    if not ordered:
-        return 0.0
-    place = part * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+def _compose(payload: Payload, model: str) -> tuple[str, bytes]:
+    path = "/v1/chat/completions" if "messages" in payload else "/v1/completions"
+    options = {
+        "model": model,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return path, json.dumps({**options, **payload}).encode()
 
 
 def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
-    """Deterministic questions, each with a beginning of its own, so that no prompt cache answers
-    for the engine.
+    """Return `count` questions, the same ones every time, each with a beginning of its own, so that
+    no prompt cache answers for the engine.
     """
     return [
         {
@@ -166,7 +171,7 @@ def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
     ]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure an endpoint and print one line per concurrency."""
     parser = argparse.ArgumentParser(
         prog="python -m weighbridge.serving.load", description="Measure an OpenAI endpoint."
@@ -184,8 +189,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "--remote", action="store_true", help="allow a host other than this machine"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per concurrency")
-    args = parser.parse_args(words)
-    for level in (int(word) for word in args.concurrency.split(",")):
+    args = parser.parse_args(arguments)
+    for level in (int(number) for number in args.concurrency.split(",")):
         payloads = made_up_payloads(max(args.requests, 4 * level), args.max_tokens)
         cpu = time.process_time()
         figures = run_load(
@@ -198,8 +203,9 @@ def main(words: Sequence[str] | None = None) -> None:
 def _line(figures: LoadFigures, cpu: float) -> str:
     return (
         f"concurrency {figures.concurrency:3d}: {figures.tokens_per_second:8.1f} tokens/s, "
-        f"{figures.requests_per_second:6.2f} requests/s, first token {figures.ttft_p50 * 1000:.0f} ms "
-        f"(p95 {figures.ttft_p95 * 1000:.0f}), between tokens {figures.itl_p50 * 1000:.1f} ms "
+        f"{figures.requests_per_second:6.2f} requests/s, "
+        f"first token {figures.ttft_p50 * 1000:.0f} ms (p95 {figures.ttft_p95 * 1000:.0f}), "
+        f"between tokens {figures.itl_p50 * 1000:.1f} ms "
         f"(p95 {figures.itl_p95 * 1000:.1f}), {figures.errors} of {figures.requests} failed, "
         f"own CPU {cpu:.2f} s"
     )

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.serving.event_stream import EventReader, read_events
 
 if TYPE_CHECKING:
     import httpx
@@ -22,6 +23,8 @@ SERVER_ERROR: Final = 500
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Plain text, or the messages of a chat."""
+Payload = Mapping[str, Any]
+"""Body of one request: with `messages` for the chat, with `prompt` for plain text."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,10 @@ class Client:
                 if response.status_code != OK:
                     response.read()
                     raise RequestRefused(url, response.status_code, _words(response))
-                for line in response.iter_lines():
-                    if line == "data: [DONE]":
-                        return
-                    if line.startswith("data: "):
-                        yield json.loads(line.removeprefix("data: "))
+                reader = EventReader()
+                yield from map(json.loads, read_events(response.iter_bytes(), reader))
+                if reader.done:
+                    return
         except httpx.HTTPError as exc:
             raise Unavailable(f"asking {url}", _reason(exc)) from exc
         except ValueError as exc:

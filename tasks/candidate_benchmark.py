@@ -22,8 +22,8 @@ from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs
-from weighbridge.serving.load import LoadFigures, Payload, run_load
-from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score
@@ -256,6 +256,9 @@ class CandidateBenchmark:
         max_seconds: float,
     ) -> list[LoadFigures]:
         """Each level with prompts of its own, as far as there are enough."""
+        # Recipes import this module, and the generator an event loop.
+        from weighbridge.serving.load import run_load
+
         figures = []
         share = len(payloads) // len(levels)
         for place, level in enumerate(levels):

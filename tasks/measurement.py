@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
-from weighbridge.serving.load import LoadFigures
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.metrics.base import Score
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from weighbridge.core.formatting import human_seconds, human_size
-from weighbridge.serving.load import LoadFigures
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import draw, title_of

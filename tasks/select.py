@@ -15,7 +15,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from weighbridge.core.errors import GateFailed
 from weighbridge.core.formatting import human_seconds, human_size
-from weighbridge.serving.load import LoadFigures
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 

@@ -186,9 +186,9 @@ def test_a_bad_version_is_taken_back_and_the_old_one_goes_on(shop: Live, how: st
     # What a version breaks off that dies has its name; what was about to be sent to it may have
     # none.
     assert {one.version for one in crowd.problems} <= ({number, ""} if bad.cost else set()), (
-        crowd.told()
+        crowd.summary()
     )
-    assert len(crowd.problems) <= bad.cost * len(crowd.requests), crowd.told()
+    assert len(crowd.problems) <= bad.cost * len(crowd.requests), crowd.summary()
     shop.serves(old)
     shop.check_invariants()
 
@@ -217,10 +217,10 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(
         shop.serves(new, 180)
         shop.well()
     if victim in ("deployer", "prefect", "mlflow") or (victim == "new" and phase != "shift"):
-        assert crowd.problems == [], crowd.told()
+        assert crowd.problems == [], crowd.summary()
     # Of what is killed while it answers, those answers are lost, and what knocks until supervisord
     # has it back.
-    assert all(killed <= one.ended <= killed + BACK for one in crowd.problems), crowd.told()
+    assert all(killed <= one.ended <= killed + BACK for one in crowd.problems), crowd.summary()
     shop.check_invariants()
     shop.rolled_out(new, asked)
     assert all(one.outcome != "begun" for one in shop.registry.history(MODEL))
@@ -324,7 +324,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def every_request_was_answered(self) -> None:
-        assert self.crowd.problems == [], self.crowd.told()
+        assert self.crowd.problems == [], self.crowd.summary()
 
     def teardown(self) -> None:
         self.shop.well()
@@ -332,7 +332,7 @@ class Walk(RuleBasedStateMachine):
         self.shop.alias("2")
         self.shop.serves("2", 180)
         self.crowd.__exit__()
-        assert self.crowd.problems == [], self.crowd.told()
+        assert self.crowd.problems == [], self.crowd.summary()
         self.shop.check_invariants()
 
 

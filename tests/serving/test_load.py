@@ -4,7 +4,9 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.serving.load import Payload, main, percentile, run_load
+from weighbridge.serving.load import main, run_load
+from weighbridge.serving.load_figures import percentile
+from weighbridge.serving.openai_client import Payload
 
 
 def payloads(count: int, *, chat: bool = True) -> list[Payload]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
-from weighbridge.serving.load import LoadFigures
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.metrics.base import Score
 
