@@ -1,15 +1,15 @@
 """What belongs to a safetensors model: which files are taken, and which are refused."""
 
 import json
-import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.safetensors_header import problem, read_header
 from weighbridge.tasks.sources.base import RemoteFile
 
 INDEX: Final = "model.safetensors.index.json"
@@ -39,31 +39,6 @@ WANTED: Final = (
     "USE_POLICY*",
 )
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-LONGEST_HEADER: Final = 100_000_000
-"""Bytes; the format's own limit."""
-WIDTHS: Final[Mapping[str, int]] = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F64": 64,
-    "C64": 64,
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-}
-"""Bits per element. A type that is not here has no size we could check."""
 
 
 def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
@@ -116,7 +91,7 @@ def inspect(file: RemoteFile, path: Path) -> None:
     BadInput.
     """
     if file.path.endswith(".safetensors"):
-        if wrong := _header_problem(path):
+        if wrong := problem(path):
             raise BadInput(
                 f"checking {file.path}",
                 f"the file is corrupted: {wrong}",
@@ -160,51 +135,6 @@ def read_object(name: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"checking {name}", "it is not a JSON object", "fetch or write it again")
     return value
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file, by name. Raises ValueError if it has no proper header."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(LONGEST_HEADER, size - 8):
-            raise ValueError(f"a header of {length:,} bytes does not fit into {size:,}")
-        header = json.loads(stream.read(length))
-    if not isinstance(header, dict):
-        raise ValueError("its header is not an object")
-    header.pop("__metadata__", None)
-    return header
-
-
-def _header_problem(path: Path) -> str:
-    """Why no library would load the file; empty if nothing speaks against it."""
-    try:
-        spans = sorted(_spans(read_header(path)))
-    except (ValueError, KeyError, TypeError) as exc:
-        return f"its header cannot be read ({' '.join(str(exc).split())})"
-    end = 0
-    for begin, after, name, length in spans:
-        if begin != end:
-            return f"tensor {name} starts at byte {begin} where {end} is expected"
-        if length >= 0 and after - begin != length:
-            return f"tensor {name} takes {after - begin} bytes where its shape needs {length}"
-        end = after
-    with path.open("rb") as stream:
-        data = path.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
-    return f"its tensors take {end:,} bytes and it holds {data:,}" if end != data else ""
-
-
-def _spans(header: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
-    """Begin, end, name and expected length of each tensor; -1 where its type is unknown to us."""
-    for name, tensor in header.items():
-        begin, end = map(int, tensor["data_offsets"])
-        width = WIDTHS.get(tensor["dtype"])
-        yield (
-            begin,
-            end,
-            name,
-            -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8,
-        )
 
 
 def copy_all_but_weights(model: Path, to: Path) -> None:

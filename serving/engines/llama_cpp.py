@@ -1,15 +1,15 @@
 """llama.cpp's own server: from the wheel `xllamacpp` in its locked environment, or built natively."""
 
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.gguf_header import read_metadata
 from weighbridge.core.settings import Settings
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
 from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
@@ -289,53 +289,10 @@ def trained_context(weights: Path) -> int:
         BadInput: it is no GGUF file, or does not say.
     """
     try:
-        with weights.open("rb") as stream:
-            for key, value in _metadata(stream):
-                if key.endswith(".context_length"):
-                    return int(value)
-    except (OSError, struct.error, KeyError, ValueError) as exc:
+        metadata = read_metadata(weights)
+    except (OSError, ValueError) as exc:
         raise BadInput(f"reading {weights}", f"it is not a GGUF file: {exc}") from exc
+    for key, value in metadata.items():
+        if key.endswith(".context_length") and isinstance(value.content, int):
+            return value.content
     raise BadInput(f"reading {weights}", "it does not say how long its context is")
-
-
-SCALARS: Final = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-"""GGUF's value types as `struct` writes them; 8 is text and 9 a list."""
-
-
-def _metadata(stream: BinaryIO) -> Any:
-    """Key and value of every entry of a GGUF header, one after another."""
-    magic, _version, _tensors, count = _read(stream, "4sIQQ")
-    if magic != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    for _ in range(count):
-        key = _text(stream)
-        yield key, _value(stream, _read(stream, "I")[0])
-
-
-def _read(stream: BinaryIO, form: str) -> tuple[Any, ...]:
-    return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))
-
-
-def _text(stream: BinaryIO) -> str:
-    return stream.read(_read(stream, "Q")[0]).decode(errors="replace")
-
-
-def _value(stream: BinaryIO, kind: int) -> Any:
-    if kind == 8:
-        return _text(stream)
-    if kind == 9:
-        element, count = _read(stream, "IQ")
-        return [_value(stream, element) for _ in range(count)]
-    return _read(stream, SCALARS[kind])[0]

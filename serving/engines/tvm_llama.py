@@ -19,6 +19,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 
+from weighbridge.core.safetensors_header import data_start, read_header
 from weighbridge.serving.engines.tvm_kernels import LANES, dense, packed
 
 PAGE = 16
@@ -229,18 +230,15 @@ def _parameter(found: dict[str, Any], shape: Shape, name: str) -> Any:
 def _tensors(folder: Path) -> Any:
     """Name and float32 content of every tensor; numpy itself has no bfloat16."""
     for path in sorted(folder.glob("*.safetensors")):
-        raw = path.read_bytes()
-        size = int.from_bytes(raw[:8], "little")
-        for name, told in json.loads(raw[8 : 8 + size]).items():
-            if name == "__metadata__":
-                continue
-            begin, end = told["data_offsets"]
-            data = raw[8 + size + begin : 8 + size + end]
-            if told["dtype"] == "BF16":
+        raw = memoryview(path.read_bytes())[data_start(path) :]
+        for name, tensor in read_header(path).items():
+            begin, end = tensor["data_offsets"]
+            data = raw[begin:end]
+            if tensor["dtype"] == "BF16":
                 values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
             else:
                 values = np.frombuffer(
-                    data, {"F32": np.float32, "F16": np.float16}[told["dtype"]]
+                    data, {"F32": np.float32, "F16": np.float16}[tensor["dtype"]]
                 ).astype(np.float32)
-            assert values.size == math.prod(told["shape"])
-            yield name, values.reshape(told["shape"])
+            assert values.size == math.prod(tensor["shape"])
+            yield name, values.reshape(tensor["shape"])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.safetensors_header import WIDTHS, tensors
 from weighbridge.tasks.model_files import read_object
-from weighbridge.tasks.optimizers.gguf_checks import tensors
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,6 @@ def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
 
 
 def _bits(kind: str) -> int:
-    from weighbridge.tasks.model_files import WIDTHS
-
     return WIDTHS[kind]
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.gguf_header import Header, read_header
 from weighbridge.core.machine import cores
 from weighbridge.core.plugins import load, suggestion
 from weighbridge.core.processes import Finished, run
@@ -35,7 +36,6 @@ from weighbridge.tasks.optimizers import gguf_checks as checks
 from weighbridge.tasks.optimizers import gguf_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS, WHOLE
-from weighbridge.tasks.optimizers.gguf_scripts.gguf_header import Header, read_header
 from weighbridge.tasks.optimizers.lineage import base_and_adapter
 
 BASE_VERSION = 1

@@ -2,31 +2,15 @@
 
 import ast
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 
 from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.store import Store
 from weighbridge.serving import llama_cpp_native
-from weighbridge.tasks.model_files import read_header, read_object
+from weighbridge.tasks.model_files import read_object
 from weighbridge.tasks.optimizers.gguf_quantizations import Quantization
-
-
-def tensors(model: Path) -> Iterator[tuple[str, str, list[int]]]:
-    """Name, number type and shape of every tensor of a safetensors model, out of the files'
-    headers.
-
-    Raises:
-        BadInput: a file has no proper header.
-    """
-    for path in sorted(model.glob("*.safetensors")):
-        try:
-            header = read_header(path)
-        except ValueError as exc:
-            raise BadInput(f"reading {path.name}", str(exc), "fetch or write it again") from exc
-        for name, tensor in header.items():
-            yield name, str(tensor["dtype"]), [int(n) for n in tensor["shape"]]
 
 
 def base_type(model: Path) -> str:

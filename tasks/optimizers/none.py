@@ -13,9 +13,10 @@ from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput
 from weighbridge.core.progress import track
+from weighbridge.core.safetensors_header import read_header
 from weighbridge.core.store import link_or_copy
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks.model_files import INDEX, read_header, read_object
+from weighbridge.tasks.model_files import INDEX, read_object
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

@@ -21,13 +21,13 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load, suggestion
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
+from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine, lock_of
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
 from weighbridge.tasks.optimizers import gguf_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
-from weighbridge.tasks.optimizers.gguf_checks import tensors
 
 SCRIPT: Final = Path(__file__).parent / "onnx_scripts" / "build.py"
 FLOATS: Final = frozenset({"F32", "F16", "BF16"})

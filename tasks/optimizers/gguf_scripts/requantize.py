@@ -19,10 +19,16 @@ Weights pass through one tensor at a time, so memory holds the largest of them, 
 
 import struct
 import sys
+import types
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gguf_header import CODES, TYPES, Header, Tensor, aligned, read_header  # type: ignore[import-not-found]
+# The environment of gguf knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[3])]
+
+from weighbridge.core.gguf_header import CODES, TYPES, Header, Tensor, aligned, read_header
 
 REFUSED = 65
 """Exit status after which REPORT holds the reason for a person."""

@@ -15,10 +15,10 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import run
+from weighbridge.core.safetensors_header import read_header
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
-from weighbridge.tasks.model_files import read_header
 from weighbridge.tasks.optimizers import compressed_tensors as module
 from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
 from weighbridge.tasks.optimizers.compressed_tensors import CompressedTensors, CompressedTensorsArgs

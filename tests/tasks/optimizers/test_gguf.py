@@ -13,6 +13,7 @@ from tests import adapters
 from tests.tasks.optimizers.rows import write_rows
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.gguf_header import read_header
 from weighbridge.core.processes import run
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -26,7 +27,6 @@ from weighbridge.tasks.optimizers import gguf_checks
 from weighbridge.tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 from weighbridge.tasks.optimizers.gguf_scripts.convert import Refusal, name_of
-from weighbridge.tasks.optimizers.gguf_scripts.gguf_header import read_header
 
 MACHINE_CACHE = Settings().cache
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (

@@ -1,4 +1,7 @@
-"""What a GGUF file says about itself: metadata and list of tensors. The standard library alone."""
+"""What a GGUF file says about itself: metadata and list of tensors.
+
+Nothing but the standard library is imported: optimizers' environments read here too.
+"""
 
 import hashlib
 import struct
@@ -61,7 +64,7 @@ class Value:
 
     @property
     def content(self) -> int | float | bool | str | None:
-        """The value; None for an array."""
+        """The value; None for an array, which nobody needs."""
         kind = struct.unpack_from("<I", self.raw)[0]
         if kind == _STRING:
             return self.raw[12:].decode("utf-8", "replace")
@@ -114,16 +117,16 @@ class Header:
         )
 
     def tokenizer_digest(self) -> str:
-        """Digest of all metadata that decides how texts become tokens."""
-        told = sorted(
+        """Return a digest of all metadata that decides how texts become tokens."""
+        entries = sorted(
             (name, value.raw)
             for name, value in self.values.items()
             if name.startswith("tokenizer.")
         )
-        return hashlib.sha256(b"".join(name.encode() + raw for name, raw in told)).hexdigest()
+        return hashlib.sha256(b"".join(name.encode() + raw for name, raw in entries)).hexdigest()
 
     def summary(self) -> str:
-        """How many tensors have which type: `7 F32, 14 Q4_0, 1 Q8_0`."""
+        """Return how many tensors have which type: `7 F32, 14 Q4_0, 1 Q8_0`."""
         return ", ".join(
             f"{n} {kind}"
             for kind, n in sorted(Counter(tensor.type for tensor in self.tensors).items())
@@ -131,36 +134,55 @@ class Header:
 
 
 def aligned(size: int, alignment: int) -> int:
+    """Return `size`, rounded up to a multiple of `alignment`."""
     return -(-size // alignment) * alignment
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a little-endian GGUF file.
+def read_metadata(path: Path) -> dict[str, Value]:
+    """Return the metadata of a little-endian GGUF file, whatever types its tensors have.
 
     Raises:
         ValueError: it is none, or cut short.
     """
     with path.open("rb") as stream:
-        magic, version, tensor_count, value_count = struct.unpack("<4sIQQ", _take(stream, 24))
-        if magic != MAGIC or version not in (2, 3):
-            raise ValueError(f"{path} is no GGUF file of version 2 or 3")
+        _, value_count = _counts(stream, path)
+        return dict(_value(stream) for _ in range(value_count))
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a little-endian GGUF file.
+
+    Raises:
+        ValueError: it is none, cut short, or holds tensors of a type that is not in `TYPES`.
+    """
+    with path.open("rb") as stream:
+        tensor_count, value_count = _counts(stream, path)
         values = dict(_value(stream) for _ in range(value_count))
         start = stream.tell()
-        infos = [_tensor(stream) for _ in range(tensor_count)]
-        told = values["general.alignment"].content if "general.alignment" in values else 32
-        alignment = int(told or 32)
+        entries = [_tensor(stream) for _ in range(tensor_count)]
+        stated = values["general.alignment"].content if "general.alignment" in values else None
+        # 32 bytes is what the format says where a file says nothing.
+        alignment = int(stated or 32)
         data = aligned(stream.tell(), alignment)
-    tensors = [Tensor(name, shape, kind, data + offset) for name, shape, kind, offset in infos]
+    tensors = [Tensor(name, shape, kind, data + offset) for name, shape, kind, offset in entries]
     if tensors and max(tensor.offset + tensor.size for tensor in tensors) > path.stat().st_size:
         raise ValueError(f"{path} is cut short")
     return Header(values, tensors, start, alignment)
 
 
+def _counts(stream: BinaryIO, path: Path) -> tuple[int, int]:
+    """Return how many tensors and how many entries of metadata follow."""
+    magic, version, tensor_count, value_count = struct.unpack("<4sIQQ", _take(stream, 24))
+    if magic != MAGIC or version not in (2, 3):
+        raise ValueError(f"{path} is no GGUF file of version 2 or 3")
+    return tensor_count, value_count
+
+
 def _take(stream: BinaryIO, size: int) -> bytes:
-    found = stream.read(size)
-    if len(found) < size:
+    content = stream.read(size)
+    if len(content) < size:
         raise ValueError("a GGUF file ends in the middle of its header")
-    return found
+    return content
 
 
 def _text(stream: BinaryIO) -> str:

@@ -1,0 +1,106 @@
+"""What a safetensors file says about itself: names, types, shapes and places of its tensors.
+
+The file begins with the length of its header, in eight bytes; then come the header, in JSON, and the
+tensors' bytes. Nothing but the standard library is imported: environments of engines read here too.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from weighbridge.core.errors import BadInput
+
+LONGEST_HEADER: Final = 100_000_000
+"""Bytes; the format's own limit."""
+WIDTHS: Final[Mapping[str, int]] = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
+"""Bits per element. A type that is not here has no size we could check."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the entries of all tensors of a file, by name: `dtype`, `shape` and `data_offsets`.
+
+    Offsets count from `data_start`.
+
+    Raises:
+        ValueError: it has no proper header.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEADER, size - 8):
+            raise ValueError(f"a header of {length:,} bytes does not fit into {size:,}")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not an object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def data_start(path: Path) -> int:
+    """Return the byte at which the tensors of a file begin."""
+    with path.open("rb") as stream:
+        return 8 + int.from_bytes(stream.read(8), "little")
+
+
+def tensors(model: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield name, number type and shape of every tensor of the model in a folder.
+
+    Raises:
+        BadInput: a file has no proper header.
+    """
+    for path in sorted(model.glob("*.safetensors")):
+        try:
+            header = read_header(path)
+        except ValueError as exc:
+            raise BadInput(f"reading {path.name}", str(exc), "fetch or write it again") from exc
+        for name, tensor in header.items():
+            yield name, str(tensor["dtype"]), [int(n) for n in tensor["shape"]]
+
+
+def problem(path: Path) -> str | None:
+    """Return why no library would load a file; None if nothing speaks against it."""
+    try:
+        spans = sorted(_spans(read_header(path)))
+    except (ValueError, KeyError, TypeError) as exc:
+        return f"its header cannot be read ({' '.join(str(exc).split())})"
+    end = 0
+    for begin, after, name, length in spans:
+        if begin != end:
+            return f"tensor {name} starts at byte {begin} where {end} is expected"
+        if length >= 0 and after - begin != length:
+            return f"tensor {name} takes {after - begin} bytes where its shape needs {length}"
+        end = after
+    data = path.stat().st_size - data_start(path)
+    return f"its tensors take {end:,} bytes and it holds {data:,}" if end != data else None
+
+
+def _spans(header: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
+    """Yield begin, end, name and expected length of each tensor; -1 where its type is unknown."""
+    for name, tensor in header.items():
+        begin, end = map(int, tensor["data_offsets"])
+        width = WIDTHS.get(tensor["dtype"])
+        length = -1 if width is None else math.prod(map(int, tensor["shape"])) * width // 8
+        yield begin, end, name, length
