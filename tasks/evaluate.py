@@ -21,8 +21,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
-from weighbridge.tasks.metrics.nll import NllArgs
+from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
 VERSION: Final = 1

@@ -30,8 +30,8 @@ def test_every_plugin_in_the_table_loads_and_its_args_bear_its_name(
     assert plugin.Args.model_fields["kind"].default == name
 
 
-TABLES = {"on_path"}
-"""Files whose plugins are rows of data."""
+TABLES = {"on_path", "shipped"}
+"""Files of several plugins, which are little more than data."""
 
 
 def files_of(point: Point) -> dict[str, str]:

@@ -1,15 +1,8 @@
-"""95 % confidence intervals of a score, and the running of `evaluate` modules that all metrics
-share.
-"""
+"""95 % confidence intervals of a score."""
 
 import math
-import tempfile
-from typing import TYPE_CHECKING, Any
 
 from weighbridge.tasks.metrics.base import Score
-
-if TYPE_CHECKING:
-    from evaluate import EvaluationModule
 
 Z = 1.959963984540054
 """The 0.975 quantile of the standard normal distribution."""
@@ -67,13 +60,3 @@ def mean_score(per_example: list[float], *, greater_is_better: bool = True) -> S
         per_example=per_example,
         greater_is_better=greater_is_better,
     )
-
-
-def compute(module: "type[EvaluationModule]", **inputs: Any) -> dict[str, Any]:
-    """Run a shipped `evaluate` module in memory; it writes nothing to the user's cache."""
-    with tempfile.TemporaryDirectory(prefix="weighbridge-metric-") as folder:
-        result: dict[str, Any] | None = module(keep_in_memory=True, cache_dir=folder).compute(
-            **inputs
-        )
-    assert result is not None  # only processes other than the first get None
-    return result

@@ -14,7 +14,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
 from weighbridge.tasks.measurement import Measurement
-from weighbridge.tasks.metrics.exact_match import ExactMatchArgs
+from weighbridge.tasks.metrics.shipped import ExactMatchArgs
 
 ROWS = 50
 KNOWN = {f"what is {n} doubled": f"it is {2 * n}" for n in range(ROWS)}

@@ -1,0 +1,165 @@
+"""The metrics that come with Weighbridge: their arguments, and how their results become scores.
+
+Each is computed by the Hugging Face `evaluate` module of its name in `modules/`.
+"""
+
+import importlib
+import math
+import tempfile
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.intervals import bootstrap, mean_score
+
+
+class ExactMatchArgs(MetricArgs):
+    """An answer counts when it equals its reference."""
+
+    kind: Literal["exact_match"] = "exact_match"
+    strip: bool = Field(True, description="White space at both ends does not count.")
+    ignore_case: bool = Field(False, description="Upper and lower case are the same.")
+    ignore_punctuation: bool = Field(False, description="ASCII punctuation does not count.")
+    ignore_numbers: bool = Field(False, description="The digits 0 to 9 do not count.")
+    regexes_to_ignore: tuple[str, ...] = Field(
+        (), description="What these patterns match does not count."
+    )
+
+
+class JsonFieldsArgs(MetricArgs):
+    """How much of a JSON answer is right; an answer that is not JSON is wrong."""
+
+    kind: Literal["json_fields"] = "json_fields"
+    fields: tuple[str, ...] = Field(
+        (),
+        description="Only these paths, and what lies below them, count: `team`, `customer.name`. "
+        "Empty: all.",
+    )
+
+
+class RougeLArgs(MetricArgs):
+    """ROUGE-L's F-measure, as rouge-score computes it."""
+
+    kind: Literal["rouge_l"] = "rouge_l"
+    use_stemmer: bool = Field(False, description="Compare English words by their stem.")
+    tokenizer: Literal["rouge", "whitespace"] = Field(
+        "rouge",
+        description="`rouge` sees a-z and 0-9 alone; `whitespace` keeps words of any script as "
+        "they are.",
+    )
+
+
+class BleuArgs(MetricArgs):
+    """Corpus BLEU, 0 to 100, as sacrebleu computes it."""
+
+    kind: Literal["bleu"] = "bleu"
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
+        "13a", description="sacrebleu's tokenizer."
+    )
+    lowercase: bool = Field(False, description="Upper and lower case are the same.")
+
+
+class NllArgs(MetricArgs):
+    """Negative log-likelihood per reference token; it shows damage that answers don't show yet."""
+
+    kind: Literal["nll"] = "nll"
+    report: Literal["nll", "perplexity"] = Field(
+        "nll", description="Nats per token, or their exponential."
+    )
+
+    def label(self) -> str:
+        return self.report
+
+
+class ModuleMetric:
+    """What the shipped metrics share: their options go to a module, which scores every row."""
+
+    Args: ClassVar[type[MetricArgs]]
+    uses: ClassVar[str] = "text"
+    module: ClassVar[str]
+    """File in `modules/` and class in it."""
+
+    def score(self, args: Any, predictions: list[Any], references: list[str]) -> Score:
+        options = args.model_dump(exclude={"kind"})
+        inputs = {"predictions": predictions, "references": references}
+        return self.summarize(self.compute({**inputs, **options}))
+
+    def compute(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Run the module in memory; nothing is written to the user's cache of `evaluate`."""
+        name, _, attribute = self.module.partition(":")
+        module = importlib.import_module(f"weighbridge.tasks.metrics.modules.{name}")
+        with tempfile.TemporaryDirectory(prefix="weighbridge-metric-") as folder:
+            metric = getattr(module, attribute)(keep_in_memory=True, cache_dir=folder)
+            result: dict[str, Any] | None = metric.compute(**inputs)
+        assert result is not None  # only processes other than the first get None
+        return result
+
+    def summarize(self, result: dict[str, Any]) -> Score:
+        """Return the score over all rows: where nothing else is said, the mean of theirs."""
+        return mean_score(result["per_example"])
+
+
+class ExactMatch(ModuleMetric):
+    """1 for an answer that equals its reference, else 0."""
+
+    Args = ExactMatchArgs
+    module = "exact_match:ExactMatch"
+
+
+class JsonFields(ModuleMetric):
+    """Right fields among those of answer and reference: a missing and an invented one both cost."""
+
+    Args = JsonFieldsArgs
+    module = "json_fields:JsonFields"
+
+
+class RougeL(ModuleMetric):
+    """ROUGE-L of every answer, and its mean."""
+
+    Args = RougeLArgs
+    module = "rouge_l:RougeL"
+
+
+class Bleu(ModuleMetric):
+    """Corpus BLEU. Its rows hold BLEU of each sentence, whose mean is another figure."""
+
+    Args = BleuArgs
+    module = "bleu:Bleu"
+
+    def summarize(self, result: dict[str, Any]) -> Score:
+        ends_and_rows = {name: result[name] for name in ("low", "high", "per_example")}
+        return Score(value=result["bleu"], **ends_and_rows)
+
+
+class Nll(ModuleMetric):
+    """Mean over all reference tokens; rows hold the mean over their own tokens."""
+
+    Args = NllArgs
+    uses = "logprobs"
+    module = "nll:Nll"
+
+    def score(self, args: NllArgs, predictions: list[Any], references: list[str]) -> Score:
+        result = self.compute({"predictions": predictions, "references": references})
+        score = self.summarize(result)
+        return score if args.report == "nll" else _exponential(score)
+
+    def summarize(self, result: dict[str, Any]) -> Score:
+        low, high = bootstrap(result["per_example"], weights=result["tokens"])
+        return Score(
+            value=result["nll"],
+            low=low,
+            high=high,
+            per_example=result["per_example"],
+            greater_is_better=False,
+        )
+
+
+def _exponential(score: Score) -> Score:
+    def raised(nats: float) -> float:
+        # e to the power of 710 is more than a float can hold.
+        return math.exp(min(nats, 700.0))
+
+    ends = {"low": raised(score.low), "high": raised(score.high)}
+    rows = [raised(row) for row in score.per_example]
+    return Score(value=raised(score.value), per_example=rows, greater_is_better=False, **ends)
