@@ -38,6 +38,7 @@ TRAVELS: Final = (
     "serving/bento_candidate.py",
     "serving/openai_client.py",
     "serving/service.py",
+    "serving/upstream.py",
     "core/environments.py",
 )
 """What an engine's environment imports of ours in a Bento, and what imports others' libraries in

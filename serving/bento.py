@@ -47,6 +47,8 @@ TRAVELS = (
     "core/artifact.py",
     "core/environments.py",
     "core/errors.py",
+    "core/machine.py",
+    "core/package.py",
     "core/plugins.py",
     "core/processes.py",
     "core/progress.py",
@@ -58,6 +60,7 @@ TRAVELS = (
     "serving/llama_cpp_native.py",
     "serving/service.py",
     "serving/reaper.py",
+    "serving/upstream.py",
     "serving/engines/*.py",
     "serving/shim/*.py",
 )

@@ -3,7 +3,7 @@
 BentoML imports this from the Bento's folder, beside `candidate.json`: which engine, with which
 options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE_ENGINE_HOST` and
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
-On BentoML's port everything is there too: `/v1` is passed on by `PassOn`, beside `/livez`,
+On BentoML's port everything is there too: `/v1` is passed on by `EnginePassthrough`, beside `/livez`,
 `/readyz`, `/metrics`.
 """
 
@@ -28,6 +28,7 @@ from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.reaper import die_with_parent
+from weighbridge.serving.upstream import NoAnswer, Upstream, open_session
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 
@@ -40,105 +41,85 @@ HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
 HEALTH = getattr(ENGINE, "health", "/health")
 
-_NOT_PASSED_ON = frozenset({b"host", b"connection", b"keep-alive", b"transfer-encoding", b"expect"})
+NOT_PASSED_ON = frozenset({b"host", b"connection", b"keep-alive", b"transfer-encoding", b"expect"})
+"""Headers about one connection alone, not about the request or its answer."""
+UNAVAILABLE = {
+    "error": {"message": "the engine does not answer", "type": "unavailable_error", "code": 503}
+}
 
 
-def _session() -> aiohttp.ClientSession:
-    """Connections to the engine; llama-server closes each after a stream while it advertises
-    keep-alive.
-    """
-    return aiohttp.ClientSession(
-        f"http://{'[::1]' if HOST == '::' else '127.0.0.1' if HOST == '0.0.0.0' else HOST}:{PORT}",
-        timeout=aiohttp.ClientTimeout(total=None),
-        connector=aiohttp.TCPConnector(force_close=True, limit=0),
-        auto_decompress=False,
-    )
+def _engine_url() -> str:
+    # An address to listen at everywhere is none to connect to.
+    host = {"::": "[::1]", "0.0.0.0": "127.0.0.1"}.get(HOST, HOST)
+    return f"http://{host}:{PORT}"
 
 
-class PassOn:
+class EnginePassthrough:
     """ASGI middleware that passes `/v1` to the engine with less than half the work of BentoML's
     proxy.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._client: aiohttp.ClientSession | None = None
+        self._engine = Upstream(_engine_url(), decompress=False)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        body, gone = await _body(receive)
-        if gone:
+        body = await _body(receive)
+        if body is None:
             return
         answer = asyncio.ensure_future(self._answer(scope, body, send))
-        hung_up = asyncio.ensure_future(_disconnected(receive))
+        disconnect = asyncio.ensure_future(_disconnected(receive))
         # A client that hangs up must free its slot in the engine.
-        await asyncio.wait({answer, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (hung_up, answer):
+        await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (disconnect, answer):
             task.cancel()
-        await asyncio.gather(answer, hung_up, return_exceptions=True)
+        await asyncio.gather(answer, disconnect, return_exceptions=True)
         if not answer.cancelled() and (error := answer.exception()):
             raise error
 
     async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
-        self._client = self._client or _session()
-        target = scope["path"] + (
-            "?" + scope["query_string"].decode() if scope["query_string"] else ""
-        )
+        query = scope["query_string"].decode()
+        path = f"{scope['path']}?{query}" if query else scope["path"]
         headers = [
-            (k.decode(), v.decode("latin-1"))
-            for k, v in scope["headers"]
-            if k not in _NOT_PASSED_ON
+            (name.decode(), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name not in NOT_PASSED_ON
         ]
-        started = False
         try:
-            async with self._client.request(
-                scope["method"], target, data=body or None, headers=headers
-            ) as response:
-                kept = [
-                    (k.lower(), v)
-                    for k, v in response.raw_headers
-                    if k.lower() not in _NOT_PASSED_ON
-                ]
-                await send(
-                    {"type": "http.response.start", "status": response.status, "headers": kept}
-                )
-                started = True
+            async with self._engine.request(scope["method"], path, headers, body) as response:
+                names = [(name.lower(), value) for name, value in response.raw_headers]
+                kept = [(name, value) for name, value in names if name not in NOT_PASSED_ON]
+                await _send_start(send, response.status, kept)
                 async for chunk in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except aiohttp.ClientError as exc:
-            if started:
-                raise
+                    await _send_body(send, chunk, more=True)
+        except NoAnswer as exc:
             logger.warning("the engine did not answer %s: %s", scope["path"], exc)
-            kept = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 503, "headers": kept})
-            error = {
-                "error": {
-                    "message": "the engine does not answer",
-                    "type": "unavailable_error",
-                    "code": 503,
-                }
-            }
-            await send(
-                {
-                    "type": "http.response.body",
-                    "body": json.dumps(error).encode(),
-                    "more_body": True,
-                }
-            )
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await _send_start(send, 503, [(b"content-type", b"application/json")])
+            await _send_body(send, json.dumps(UNAVAILABLE).encode(), more=True)
+        await _send_body(send, b"", more=False)
 
 
-async def _body(receive: Any) -> tuple[bytes, bool]:
+async def _send_start(send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _send_body(send: Any, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _body(receive: Any) -> bytes | None:
+    """Return a request's whole body; None where the client hung up before it was whole."""
     parts = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b"", True
+            return None
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
-            return b"".join(parts), False
+            return b"".join(parts)
 
 
 async def _disconnected(receive: Any) -> None:
@@ -146,15 +127,16 @@ async def _disconnected(receive: Any) -> None:
         pass
 
 
-def _engine() -> int:
-    """Process id of the engine; 0 before it is there. Libraries start short-lived children of their
-    own.
+def _engine_pid() -> int | None:
+    """Return the engine's process id, None before it is there.
+
+    It is told by its port: libraries start short-lived children of their own.
     """
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if any(str(PORT) in word for word in child.cmdline()):
                 return int(child.pid)
-    return 0
+    return None
 
 
 def _end_with_engine() -> None:
@@ -164,10 +146,10 @@ def _end_with_engine() -> None:
     BentoML itself would answer 503 from then on.
     """
     stop = threading.Event()
-    while not (engine := _engine()):
+    while not (pid := _engine_pid()):
         stop.wait(0.05)
     with contextlib.suppress(ChildProcessError):  # BentoML, which waits for it too, was first
-        os.waitid(os.P_PID, engine, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     logger.info("the engine has ended: the service ends too")
     os.kill(os.getppid(), signal.SIGTERM)
 
@@ -189,7 +171,7 @@ class Weighbridge:
     @functools.cached_property
     def client(self) -> aiohttp.ClientSession:
         """What BentoML's own proxy uses for every path outside `/v1`."""
-        return _session()
+        return open_session(_engine_url(), decompress=False)
 
     def __command__(self) -> list[str]:
         die_with_parent()
@@ -211,4 +193,4 @@ class Weighbridge:
         ]
 
 
-Weighbridge.add_asgi_middleware(PassOn)  # type: ignore[attr-defined]  # the decorator made it a Service
+Weighbridge.add_asgi_middleware(EnginePassthrough)  # type: ignore[attr-defined]  # the decorator made it a Service

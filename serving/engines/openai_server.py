@@ -1,5 +1,6 @@
-"""Passes OpenAI's API on to an endpoint, and adds the key. Runs in the engine's environment,
-isolated and by path.
+"""Passes OpenAI's API on to a remote endpoint, and adds the key.
+
+Runs in the engine's environment, isolated and by path.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import types
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 # An isolated Python knows no package of ours: this is where it lies.
@@ -20,21 +20,22 @@ if "weighbridge" not in sys.modules:
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
 from weighbridge.serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
+from weighbridge.serving.upstream import NoAnswer, Upstream
 
 PASSED_BACK = ("Content-Type", "Retry-After", "x-request-id")
 
 
-class PassOn:
-    """One endpoint."""
+class RemoteEndpoint:
+    """The API of one remote endpoint, as a server of our own."""
 
-    def __init__(self, url: str, key: str, model: str | None) -> None:
-        self._url = url.rstrip("/").removesuffix("/v1")
+    def __init__(self, url: str, key: str | None, model: str | None) -> None:
+        # A remote endpoint may compress its answers, and only PASSED_BACK of its headers go back.
+        self._endpoint = Upstream(url.rstrip("/").removesuffix("/v1"), decompress=True)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._model = model
-        self._client: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
-        """Every path is the endpoint's; /health tells that this process lives."""
+        """Return the routes: every path is the endpoint's; /health tells that this process lives."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -53,23 +54,15 @@ class PassOn:
         )
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
-        """Byte by byte as it comes; a client that hangs up cancels this, and with it the request to
-        the endpoint.
+        """Pass a request on; a client that hangs up cancels this, and with it the request to the
+        endpoint.
         """
-        if self._client is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            self._client = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None), connector=connector
-            )
-        headers = {
-            **self._headers,
-            "Content-Type": request.headers.get("Content-Type", "application/json"),
-        }
-        target, body = f"{self._url}{request.path_qs}", self._for_model(await request.read())
-        response: web.StreamResponse | None = None
+        content_type = request.headers.get("Content-Type", "application/json")
+        headers = {**self._headers, "Content-Type": content_type}
+        body = self._for_model(await request.read())
         try:
-            async with self._client.request(
-                request.method, target, data=body or None, headers=headers
+            async with self._endpoint.request(
+                request.method, request.path_qs, headers, body
             ) as answer:
                 kept = {
                     name: answer.headers[name] for name in PASSED_BACK if name in answer.headers
@@ -78,34 +71,28 @@ class PassOn:
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
-        except aiohttp.ClientError as exc:
-            if response is None:
-                return web.json_response(
-                    error(f"the endpoint does not answer: {type(exc).__name__}", 502), status=502
-                )
-            raise
+        except NoAnswer as exc:
+            words = f"the endpoint does not answer: {type(exc.__cause__).__name__}"
+            return web.json_response(error(words, 502), status=502)
         await response.write_eof()
         return response
 
     def _for_model(self, body: bytes) -> bytes:
-        """The body with the model that was named; one that is no JSON object is the endpoint's to
-        refuse.
+        """Return the body with the model that was named; one that is no JSON object is the
+        endpoint's to refuse.
         """
         if self._model is None or not body:
             return body
         try:
-            asked: Any = json.loads(body)
+            options: Any = json.loads(body)
         except (ValueError, RecursionError):
             return body
-        return (
-            json.dumps({**asked, "model": self._model}).encode()
-            if isinstance(asked, dict)
-            else body
-        )
+        if not isinstance(options, dict):
+            return body
+        return json.dumps({**options, "model": self._model}).encode()
 
     async def _close(self, app: web.Application) -> None:
-        if self._client is not None:
-            await self._client.close()
+        await self._endpoint.close()
 
 
 def main() -> None:
@@ -117,12 +104,13 @@ def main() -> None:
     parser.add_argument("--api-key-env", default="")
     parser.add_argument("--model")
     options = parser.parse_args()
-    key = os.environ.get(options.api_key_env, "")
+    key = os.environ.get(options.api_key_env)
     if options.api_key_env and not key:
         sys.exit(
-            f"the environment variable {options.api_key_env}, which is to hold the endpoint's key, is not set"
+            f"the environment variable {options.api_key_env}, "
+            "which is to hold the endpoint's key, is not set"
         )
-    app = PassOn(options.url, key, options.model).app()
+    app = RemoteEndpoint(options.url, key, options.model).app()
     asyncio.run(listen(app, options.host, options.port, DRAIN_SECONDS))
 
 

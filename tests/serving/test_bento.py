@@ -99,7 +99,6 @@ def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(
     src = built.folder / "src" / "weighbridge"
     travels = {path.relative_to(src).as_posix() for path in src.rglob("*.py")}
     needed = {
-        "__init__.py",
         "serving/service.py",
         *(path.relative_to(src).as_posix() for path in src.glob("serving/engines/*.py")),
     }
@@ -108,7 +107,8 @@ def test_of_our_code_all_that_the_service_imports_travels_and_nothing_more(
         new = set(imported_by(unread.pop())) - needed
         needed |= new
         unread += new
-    assert travels == needed
+    # The package's own file lies elsewhere in a checkout than in a Bento, and imports nothing.
+    assert travels == {"__init__.py", *needed}
 
 
 def imported_by(file: str) -> Iterator[str]:
@@ -135,7 +135,10 @@ def test_the_service_and_every_engine_are_imported_by_the_bentos_own_python(
         "weighbridge.serving.service",
         *{place.partition(":")[0] for place in BUILT_IN["engine"].values()},
     ]
-    script = "import importlib, sys; sys.path.insert(0, '.'); [importlib.import_module(name) for name in sys.argv[1:]]"
+    script = (
+        "import importlib, sys; sys.path.insert(0, '.'); "
+        "[importlib.import_module(name) for name in sys.argv[1:]]"
+    )
     command = [str(environment.python), "-I", "-c", script, *names]
     done = subprocess.run(
         command, cwd=built.folder / "src", capture_output=True, text=True, check=False
