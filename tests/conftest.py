@@ -41,14 +41,6 @@ def workspace() -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Path:
-    """The demo's made model and data: `base/` and `data/*.jsonl`."""
-    from examples.support_tickets import ensure
-
-    return ensure(MACHINE_CACHE)
-
-
-@pytest.fixture(scope="session")
 def tiny_model() -> Path:
     """A random Llama of a few hundred thousand parameters, with a chat template."""
     from tests.models import tiny_model as make
