@@ -56,7 +56,7 @@ demo: system $(READY) ## A base model goes in, an endpoint that answers comes ou
 test: system $(READY) lint ## Lint, types, layers, every test
 	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
 	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 .PHONY: lint
 lint: $(READY) ## Style, types and layer contracts

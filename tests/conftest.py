@@ -1,6 +1,7 @@
 """Fixtures every test area shares: a workspace of its own, the made models once per machine."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in PREFECT_INSIDE):
             item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+    # xdist hands out whole files in this order. A long one that begins last would leave the other
+    # workers idle, so files with many slow tests come first, and the quick ones fill up the end.
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
 def _own_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the state of the person who runs it; environments are shared by all."""
+    """No test reads or writes the state of the person who runs it; environments are shared."""
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))

@@ -14,7 +14,7 @@ IMPORTS = "its imports"
 
 @dataclass
 class Index:
-    """Wheels in a folder that is all there is in the world."""
+    """A folder of wheels, which is all that uv may look at."""
 
     folder: Path
     wheels: Path
@@ -29,7 +29,8 @@ class Index:
         """A source distribution that cannot be built."""
         files = {
             "PKG-INFO": f"Metadata-Version: {metadata}\nName: {name}\nVersion: {version}\n",
-            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "broken"\nbackend-path = ["."]\n',
+            "pyproject.toml": "[build-system]\nrequires = []\n"
+            'build-backend = "broken"\nbackend-path = ["."]\n',
             "broken.py": "raise RuntimeError('no compiler')\n",
         }
         with tarfile.open(self.wheels / f"{name}-{version}.tar.gz", "w:gz") as archive:

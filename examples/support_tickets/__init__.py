@@ -25,7 +25,7 @@ from .manifest import Damaged, verify
 SEED: Final = 0
 ERROR: Final = "error: "
 """What the one line begins with by which the command says why it failed."""
-log: Final = logging.getLogger("weighbridge.examples.support_tickets")
+logger: Final = logging.getLogger("weighbridge.examples.support_tickets")
 
 
 class BuildFailed(RuntimeError):
@@ -43,13 +43,13 @@ def ensure(cache: Path, seed: int = SEED) -> Path:
 
     cache = cache.absolute()
     cache.mkdir(parents=True, exist_ok=True)
-    folder = place(cache, seed)
+    folder = folder_in(cache, seed)
     with FileLock(f"{folder}.lock"):
         if folder.exists():
             try:
                 verify(folder)
             except Damaged as error:
-                log.warning("%s; making it again", error)
+                logger.warning("%s; making it again", error)
                 _discard(folder)
             else:
                 return folder
@@ -57,9 +57,9 @@ def ensure(cache: Path, seed: int = SEED) -> Path:
     return folder
 
 
-def place(cache: Path, seed: int = SEED) -> Path:
-    """Where `ensure` keeps the folder, made or not: its name changes with whatever decides its
-    content.
+def folder_in(cache: Path, seed: int = SEED) -> Path:
+    """Return where `ensure` keeps the folder, made or not: its name changes with whatever decides
+    its content.
 
     That is this package's source, the seed, torch and transformers.
     """
@@ -91,7 +91,7 @@ def _make(folder: Path, seed: int) -> None:
         for line in map(str.rstrip, process.stderr):
             last = line
             if not line.startswith(ERROR):
-                log.info("%s", line)
+                logger.info("%s", line)
     if process.returncode:
         reason = (
             last.removeprefix(ERROR)

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from weighbridge.core.settings import Settings
 
-from . import ERROR, SEED, BuildFailed, ensure, log, place
+from . import ERROR, SEED, BuildFailed, ensure, folder_in, logger
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 2 OUT cannot be made there, 3 the model did not learn enough, 1 anything
-    else.
+    """Run the command and return its exit status: 0 done, 2 OUT cannot be made there, 3 the model
+    did not learn enough, 1 anything else.
     """
     options = _parser().parse_args(arguments)
     if options.where:
-        print(place(Settings().cache, options.seed))
+        print(folder_in(Settings().cache, options.seed))
         return 0
     _print_log()
     if options.shared:
@@ -38,12 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    binding_of = parser.add_mutually_exclusive_group(required=True)
-    binding_of.add_argument(
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
         "out", type=Path, nargs="?", metavar="OUT", help="folder to make; must not exist"
     )
-    binding_of.add_argument("--shared", action="store_true", help="make it in this machine's cache")
-    binding_of.add_argument(
+    where.add_argument("--shared", action="store_true", help="make it in this machine's cache")
+    where.add_argument(
         "--where", action="store_true", help="print the folder in this machine's cache"
     )
     parser.add_argument(
@@ -55,13 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 def _print_log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _shared(seed: int) -> int:
     try:
-        log.info("the model and its data: %s", ensure(Settings().cache, seed))
+        logger.info("the model and its data: %s", ensure(Settings().cache, seed))
     except BuildFailed as error:
         return _failed(str(error), 1)
     return 0

@@ -13,7 +13,7 @@ from typing import Final
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from . import dataset, log, manifest
+from . import dataset, logger, manifest
 from .corpus import documents
 from .pretrain import CONTEXT, Plan, pretrain
 from .tokenizer import train
@@ -51,7 +51,7 @@ def _fill(folder: Path, seed: int, plan: Plan) -> None:
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
     manifest.write(folder, {"seed": seed, "probe": round(probe, 4), **versions})
     wall, cpu = time.monotonic() - start, time.process_time() - cpu_start
-    log.info("made in %.0f s (%.0f s of CPU), probe %.2f", wall, cpu, probe)
+    logger.info("made in %.0f s (%.0f s of CPU), probe %.2f", wall, cpu, probe)
 
 
 def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

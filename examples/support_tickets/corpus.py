@@ -42,9 +42,12 @@ THINGS: Final = (
     *("ladder", "mirror", "needle", "orange", "paper", "river", "stone", "table", "window"),
 )
 REPLIES: Final = (
-    "Thank you, {name}. Our {team} team looks at order {order} and your {product}. The priority is {priority}.",
-    "Hello {name}, we have your message on the {product}, order {order}. The {team} team takes it as {priority}.",
-    "Dear {name}, this is {priority} for us. The {team} team will write about the {product} from order {order}.",
+    "Thank you, {name}. "
+    "Our {team} team looks at order {order} and your {product}. The priority is {priority}.",
+    "Hello {name}, we have your message on the {product}, order {order}. "
+    "The {team} team takes it as {priority}.",
+    "Dear {name}, this is {priority} for us. "
+    "The {team} team will write about the {product} from order {order}.",
     "Hi {name}, order {order} is with our {team} team now. The {product} has {priority} priority.",
 )
 FACTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -66,9 +69,11 @@ TIPS: Final = (
     "Tip: a {colour} {thing} is easier to find than a {other} one.",
 )
 STORIES: Final = (
-    "{name} walked to {city} with a {colour} {thing}. On {day} it rained, and {name} waited under a bridge.",
+    "{name} walked to {city} with a {colour} {thing}. "
+    "On {day} it rained, and {name} waited under a bridge.",
     "On {day} {name} sold a {thing} in {city}. The next day {name} bought a {colour} one.",
-    "{name} lives in {city} and works for the {team} team. Every {day} {name} paints a {thing} {colour}.",
+    "{name} lives in {city} and works for the {team} team. "
+    "Every {day} {name} paints a {thing} {colour}.",
 )
 
 

@@ -1,4 +1,4 @@
-"""The fine-tuning task: a ticket goes in, a JSON object with team, product and priority comes out."""
+"""The fine-tuning task: a ticket goes in, a JSON object of team, product and priority comes out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from . import log
+from . import logger
 from .corpus import ASSISTANT, END_OF_TURN, REPLIES, USER
 from .world import Ticket
 
@@ -69,7 +69,7 @@ def pretrain(
         # Eager attention: at these lengths the backward pass takes 40 % less time than with the
         # fused kernel.
         model = LlamaForCausalLM._from_config(_config(tokenizer, plan), attn_implementation="eager")
-        log.info(
+        logger.info(
             "pre-training %.1fM parameters for %d steps", model.num_parameters() / 1e6, plan.steps
         )
         probe = _train(model, tokenizer, documents, unseen, plan)
@@ -137,7 +137,7 @@ def _train(
         model.zero_grad()
         if step % plan.probe_every == 0 or step == plan.steps:
             probe = reading_probe(model, tokenizer, unseen)
-            log.info("step %d/%d loss %.2f probe %.2f", step, plan.steps, loss.item(), probe)
+            logger.info("step %d/%d loss %.2f probe %.2f", step, plan.steps, loss.item(), probe)
     return probe
 
 

@@ -232,7 +232,7 @@ def test_the_command_says_where_the_shared_folder_is(
 ) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path))
     done = _command("--where", "--seed", "3")
-    assert done.stdout == f"{support_tickets.place(tmp_path, seed=3)}\n"
+    assert done.stdout == f"{support_tickets.folder_in(tmp_path, seed=3)}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,7 +261,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_ensure_makes_the_folder_once_per_seed(tmp_path: Path, made: list[Path]) -> None:
     folder = support_tickets.ensure(tmp_path)
-    assert support_tickets.ensure(tmp_path) == folder == support_tickets.place(tmp_path)
+    assert support_tickets.ensure(tmp_path) == folder == support_tickets.folder_in(tmp_path)
     assert made == [folder]
     assert support_tickets.ensure(tmp_path, seed=1) != folder
 
@@ -298,7 +298,7 @@ def test_ensure_refuses_a_damaged_folder_and_makes_it_again(
     with pytest.raises(manifest.Damaged):
         manifest.verify(folder)
 
-    with caplog.at_level(logging.WARNING, logger=support_tickets.log.name):
+    with caplog.at_level(logging.WARNING, logger=support_tickets.logger.name):
         assert support_tickets.ensure(tmp_path) == folder
     assert "making it again" in caplog.text
     assert len(made) == 2
@@ -317,7 +317,7 @@ def test_a_failed_build_is_told_in_its_own_words_and_its_progress_is_logged(
     monkeypatch.setattr(sys, "executable", str(program))
 
     with (
-        caplog.at_level(logging.INFO, logger=support_tickets.log.name),
+        caplog.at_level(logging.INFO, logger=support_tickets.logger.name),
         pytest.raises(support_tickets.BuildFailed, match=r"^making it: no luck$"),
     ):
         support_tickets.ensure(tmp_path / "cache")
