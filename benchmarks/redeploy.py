@@ -42,9 +42,10 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
 from weighbridge.registry.ledger import RolloutRecord
-from weighbridge.rollout import target_status
+from weighbridge.rollout import operations
 from weighbridge.rollout.champion import BENTO_DIGEST
-from weighbridge.rollout.managed_target import TargetState, known_targets, open_target
+from weighbridge.rollout.managed_target import open_target
+from weighbridge.rollout.state import TargetState, known_targets
 from weighbridge.services.platform import Platform
 from weighbridge.serving import bento
 from weighbridge.serving.gateway.gateway import Gateway
@@ -98,7 +99,7 @@ class Installation:
             if NAME in known_targets(self.workspace.settings.home)
             else None
         )
-        return managed.load() if managed else TargetState()
+        return managed.load_state() if managed else TargetState()
 
     def release(self) -> None:
         """Two versions through the release flow; the better one serves."""
@@ -139,7 +140,7 @@ class Installation:
     def await_serving(self, version: str) -> None:
         """Until it has all the traffic and nothing drains."""
         wait(
-            lambda: self.serving() == version and target_status.settle(NAME, self.workspace),
+            lambda: self.serving() == version and operations.stop_drained(NAME, self.workspace),
             f"version {version} to serve",
         )
 

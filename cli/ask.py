@@ -18,16 +18,17 @@ from weighbridge.core.workspace import Workspace
 )
 def ask(target: str, question: str, max_tokens: int) -> None:
     """Stream one answer from the live endpoint of TARGET."""
-    from weighbridge.rollout import target_status
+    from weighbridge.rollout.operations import find_target
+    from weighbridge.rollout.target_status import serving_at
     from weighbridge.serving.openai_client import Client
 
-    managed = target_status.known_target(target, Workspace())
-    serving = target_status.serving(managed)
+    managed = find_target(target, Workspace())
+    serving = serving_at(managed)
     if not serving.healthy:
         raise Unavailable(
             f"asking '{target}'", f"{serving.address} does not answer", "see: weighbridge status"
         )
-    client = Client(serving.address, headers=target_status.credentials(managed))
+    client = Client(serving.address, headers=managed.target.credentials())
     for piece in client.stream([{"role": "user", "content": question}], max_tokens=max_tokens):
         click.echo(piece, nl=False)
     click.echo()

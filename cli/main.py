@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         ),
         "status": (
             "weighbridge.cli.platform:status",
-            "Say how each service and each target is: wish, fact, since when.",
+            "Say how each service and each target is: desired and actual version, since when.",
         ),
         "down": (
             "weighbridge.cli.platform:down",

@@ -103,14 +103,14 @@ def _print_targets(found: "list[TargetStatus]") -> None:
         [
             one.target,
             "[green]answers[/green]" if one.healthy else "[red]down[/red]",
-            one.wish or "—",
+            one.desired_version or "—",
             f"{one.serving.name} {one.serving.version}" if one.serving else "—",
             _ago(one.since),
             one.address,
         ]
         for one in found
     ]
-    table(["target", "health", "wish", "fact", "for", "address"], rows)
+    table(["target", "health", "desired", "actual", "for", "address"], rows)
     for one in found:
         for line in _remarks(one):
             console.print(f"{escape(one.target)}: {escape(line)}", soft_wrap=True)

@@ -56,14 +56,14 @@ def rollback(target: str, no_wait: bool) -> None:
 @click.argument("target")
 def pause(target: str) -> None:
     """Hold the rollout at TARGET where it is, and let none begin."""
-    _order(target, "pause")
+    _command(target, "pause")
 
 
 @click.command()
 @click.argument("target")
 def resume(target: str) -> None:
     """Let the rollout at TARGET go on, or the next one begin."""
-    _order(target, "resume")
+    _command(target, "resume")
 
 
 @click.command()
@@ -72,7 +72,7 @@ def abort(target: str) -> None:
     """Take the rollout at TARGET back: what served before goes on serving. The alias stays where it
     is.
     """
-    _order(target, "abort")
+    _command(target, "abort")
 
 
 @click.command()
@@ -128,10 +128,10 @@ def _when(at: float) -> str:
     return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _order(target: str, verb: "Command") -> None:
-    from weighbridge.deployer.promotion import order
+def _command(target: str, command: "Command") -> None:
+    from weighbridge.deployer.promotion import give_command
 
-    click.echo(order(target, verb, Workspace()))
+    click.echo(give_command(target, command, Workspace()))
 
 
 def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
@@ -150,13 +150,13 @@ def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
     with console.status("") as spinner:
         said = [""]
 
-        def tell(text: str) -> None:
+        def show(text: str) -> None:
             spinner.update(text)
             if not console.is_terminal and text != said[-1]:
                 click.echo(f"  {text}")
                 said.append(text)
 
-        moved.follow(Workspace(), now=now, tell=tell)
+        moved.follow(Workspace(), now=now, on_progress=show)
     seconds = time.time() - moved.at
     click.echo(
         f"version {version.version} serves at {', '.join(p.target for p in moved.bindings)} after {seconds:.1f} s"

@@ -1,31 +1,34 @@
-"""Moving the alias `champion` and following what comes of it: in the deployer where one runs, else
-in this process.
+"""Move the alias `champion`, and follow what comes of it.
+
+The rollout is done by the deployer where one runs, else in this process.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-
-from filelock import FileLock, Timeout
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.registry.ledger import RolloutRecord, fold
-from weighbridge.rollout import commands, reconcile, target_status
-from weighbridge.rollout.managed_target import ManagedTarget, known_targets
+from weighbridge.rollout import operations, reconcile, target_status
+from weighbridge.rollout.commands import Command
+from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.state import known_targets
 
 POLL = 0.2
-GRACE = 10.0
+"""Seconds between two looks at how far a rollout is."""
+IDLE_SECONDS = 10.0
 """Seconds after which a deployer that was woken and does nothing has nothing to do."""
-LOST = 60.0
+SILENT_SECONDS = 60.0
 """Seconds without an answer after which the deployer is given up."""
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
+"""Takes a sentence on how far it is."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,60 @@ class Promotion:
     at: float
 
     def wake(self, workspace: Workspace) -> bool:
-        """Tell the deployer; False where none runs."""
+        """Wake the deployer for every target; return whether one runs."""
         return all(
             service_addresses.wake(workspace.settings.home, binding.target, self.trigger)
             for binding in self.bindings
         )
 
-    def follow(self, workspace: Workspace, *, now: bool, tell: Tell) -> None:
-        """Until it serves at every one of its places; `tell` hears how far each is.
+    def follow(self, workspace: Workspace, *, now: bool, on_progress: OnProgress) -> None:
+        """Wait until it serves at every one of its targets.
+
+        Args:
+            workspace: this installation's files.
+            now: whether the steps of a rollout are skipped.
+            on_progress: called again and again with how far each target is.
 
         Raises:
             GateFailed: it does not hold; what served before goes on serving.
             Unavailable: MLflow does not answer, or the deployer no longer does.
         """
-        with_deployer = self.wake(workspace)
+        follow_one = _follow_deployer if self.wake(workspace) else _reconcile_here
         for binding in self.bindings:
-            outcome = _in_deployer if with_deployer else _in_this_process
-            result = outcome(self, binding, workspace, now, tell)
+            follower = Follower(self, binding.target, workspace, now, on_progress)
+            result = follow_one(follower, binding)
             if result.action not in ("nothing", "deployed"):
                 goes_on = f"version {result.version} goes on serving" if result.version else ""
                 doing = f"serving {self.version.name} {self.version.version} at {binding.target}"
                 raise GateFailed(doing, result.detail, goes_on)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Tells how far a promotion is at one target, and hurries it where that is wanted."""
+
+    promotion: Promotion
+    target: str
+    workspace: Workspace
+    now: bool
+    on_progress: OnProgress
+
+    def look(self) -> None:
+        """Tell how far the rollout is now; tell nothing once it serves."""
+        version = self.promotion.version.version
+        statuses = {status.target: status for status in target_status.status(self.workspace)}
+        status = statuses.get(self.target)
+        serving = status.serving if status else None
+        if status is not None and not status.trying and serving and serving.version == version:
+            return
+        if status is None or status.trying != version:
+            self.on_progress(f"{self.target}: waiting for the rollout of version {version}")
+            return
+        if self.now:
+            operations.command(self.target, "now", self.workspace)
+        share = f", {status.share} % of new requests" if status.share else ""
+        paused = ", paused" if status.paused else ""
+        self.on_progress(f"{self.target}: version {version}: {status.phase}{share}{paused}")
 
 
 def promote(name: str, which: str, workspace: Workspace) -> Promotion:
@@ -66,19 +102,17 @@ def promote(name: str, which: str, workspace: Workspace) -> Promotion:
     registry, at = Registry.connect(workspace.settings), time.time()
     version = registry.version(name, which)
     registry.promote(version)
-    return Promotion(
-        version,
-        [binding for binding in registry.bindings() if binding.model == name],
-        "promote",
-        at,
-    )
+    return Promotion(version, _bindings_of(name, registry), "promote", at)
 
 
 def rollback(target: str, workspace: Workspace) -> Promotion:
-    """Make the version before the champion again, whatever goes on at the target. Raises BadInput,
-    Unavailable.
+    """Make the version before the champion again, whatever goes on at the target.
+
+    Raises:
+        BadInput: there is no version before, or no model is served at this target.
+        Unavailable: MLflow does not answer.
     """
-    number = target_status.rollback_version(target, workspace)
+    number = operations.rollback_version(target, workspace)
     registry, at = Registry.connect(workspace.settings), time.time()
     binding = next((binding for binding in registry.bindings() if binding.target == target), None)
     if binding is None:
@@ -89,128 +123,108 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
         )
     version = registry.version(binding.model, number)
     registry.promote(version)
-    target_status.order(target, "resume", workspace)  # whoever asks for this wants it now
-    return Promotion(
-        version, [one for one in registry.bindings() if one.model == binding.model], "rollback", at
-    )
+    # A target that was paused would not go back, and whoever asks for this wants it now.
+    operations.command(target, "resume", workspace)
+    return Promotion(version, _bindings_of(binding.model, registry), "rollback", at)
 
 
-def order(target: str, verb: commands.Command, workspace: Workspace) -> str:
-    """Tell the rollout at a target something; says what that comes to."""
-    said = target_status.order(target, verb, workspace)
-    if verb == "resume":
+def give_command(target: str, command: Command, workspace: Workspace) -> str:
+    """Give the rollout at a target a command, and return a sentence on what that comes to."""
+    consequence = operations.command(target, command, workspace)
+    if command == "resume":
         service_addresses.wake(workspace.settings.home, target, "resume")
-    return said
+    return consequence
 
 
 def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord]:
-    """The rollouts at a target, newest first: MLflow's, and lines that it has not been told yet."""
+    """Return the rollouts at a target, newest first.
+
+    MLflow's, and what its ledger has not been told yet.
+    """
     registry = Registry.connect(workspace.settings)
-    found = {rollout.id: rollout for rollout in registry.history(target, limit)}
-    lines = []
+    rollouts = {rollout.id: rollout for rollout in registry.history(target, limit)}
+    entries = []
     if target in known_targets(workspace.settings.home):
-        lines = target_status.known_target(target, workspace).outbox.unmirrored()
-    for rollout in {line.rollout for line in lines}:
-        told = found[rollout].events if rollout in found else ()
-        found[rollout] = fold([*told, *(line for line in lines if line.rollout == rollout)])
-    if not found and not any(binding.target == target for binding in registry.bindings()):
-        target_status.known_target(target, workspace)
-    return sorted(found.values(), key=lambda rollout: -rollout.began)[:limit]
+        entries = operations.find_target(target, workspace).outbox.unmirrored()
+    for rollout in {entry.rollout for entry in entries}:
+        mirrored = rollouts[rollout].events if rollout in rollouts else ()
+        rollouts[rollout] = fold(
+            [*mirrored, *(entry for entry in entries if entry.rollout == rollout)]
+        )
+    if not rollouts and not any(binding.target == target for binding in registry.bindings()):
+        operations.find_target(target, workspace)  # raises where nobody knows the target
+    return sorted(rollouts.values(), key=lambda rollout: -rollout.began)[:limit]
 
 
-def _in_this_process(
-    moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell
-) -> Result:
+def _bindings_of(model: str, registry: Registry) -> list[Binding]:
+    return [binding for binding in registry.bindings() if binding.model == model]
+
+
+def _reconcile_here(follower: Follower, binding: Binding) -> Result:
+    """Roll out in this process, on a thread of its own, so that progress can be told meanwhile."""
+    workspace, trigger = follower.workspace, follower.promotion.trigger
+
     def work() -> Result:
         registry = Registry.connect(workspace.settings)
-        return reconcile.reconcile(binding, registry, workspace, moved.trigger, force=True)
+        return reconcile.reconcile(binding, registry, workspace, trigger, force=True)
 
     with ThreadPoolExecutor(1) as pool:
         future: Future[Result] = pool.submit(work)
         try:
             while not future.done():
-                _look(binding.target, moved.version.version, workspace, now, tell)
+                follower.look()
                 with contextlib.suppress(TimeoutError):
                     future.result(POLL)
         except KeyboardInterrupt:
-            target_status.order(binding.target, "abort", workspace)
+            # Ctrl-C reaches this thread alone: the other one is told to take the rollout back.
+            operations.command(binding.target, "abort", workspace)
             raise
         return future.result()
 
 
-def _in_deployer(
-    moved: Promotion, binding: Binding, workspace: Workspace, now: bool, tell: Tell
-) -> Result:
+def _follow_deployer(follower: Follower, binding: Binding) -> Result:
+    """Wait until the deployer, which was woken, has nothing to do any more at this target."""
     woken = heard = time.monotonic()
     while True:
-        _look(binding.target, moved.version.version, workspace, now, tell)
+        follower.look()
         with contextlib.suppress(BadInput):  # nothing was ever deployed there
-            managed = target_status.known_target(binding.target, workspace)
-            if (result := _settled(managed, moved, time.monotonic() - woken > GRACE)) is not None:
+            managed = operations.find_target(binding.target, follower.workspace)
+            had_time = time.monotonic() - woken > IDLE_SECONDS
+            result = _result_if_settled(managed, follower.promotion, had_time)
+            if result is not None:
                 return result
-        if _deployer_answers(workspace):
+        if _deployer_answers(follower.workspace):
             heard = time.monotonic()
-        elif time.monotonic() - heard > LOST:
+        elif time.monotonic() - heard > SILENT_SECONDS:
             raise Unavailable(
                 "waiting for the deployer", "it does not answer", "see: weighbridge status"
             )
         time.sleep(POLL)
 
 
-def _settled(managed: ManagedTarget, moved: Promotion, waited: bool) -> Result | None:
-    """What the record says once nobody works on it any more; None while somebody does, or is about
-    to.
-    """
-    changed = (managed.folder / "state.json").stat().st_mtime
-    with _held(managed) as free:
-        record = managed.load()
-    if not free or record.rollout is not None:
+def _result_if_settled(
+    managed: ManagedTarget, promotion: Promotion, had_time: bool
+) -> Result | None:
+    """Return what the target's state comes to; None while somebody works on it, or is about to."""
+    # Read first: if the state changes in between, it counts as older than it is, and is read again.
+    changed_at = managed.changed_at
+    state = managed.load_state_if_idle()
+    if state is None or state.rollout is not None:
         return None
-    now = record.current.release.version if record.current else ""
-    if (
-        record.current is not None
-        and record.current.release.name == moved.version.name
-        and now == moved.version.version
-    ):
-        return Result("nothing", "", now)
-    if not waited and (changed < moved.at or record.wish != moved.version.version):
+    version, current = promotion.version, state.current
+    serving = current.release.version if current else ""
+    if current and (current.release.name, serving) == (version.name, version.version):
+        return Result("nothing", "", serving)
+    is_seen = changed_at >= promotion.at and state.desired_version == version.version
+    if not had_time and not is_seen:
         return None
-    if record.wish and record.wish != moved.version.version:
-        return Result("kept", f"the alias has moved on to version {record.wish}", now)
-    failed = record.failed
-    if failed is not None and failed.release.version == moved.version.version:
-        return Result("failed", failed.why, now)
-    return Result("kept", record.note or "the deployer leaves it alone", now)
-
-
-@contextlib.contextmanager
-def _held(managed: ManagedTarget) -> Iterator[bool]:
-    """Whether nobody changes anything at the site; nobody does within the block then."""
-    try:
-        with FileLock(managed.folder / "lock", timeout=0):
-            yield True
-    except Timeout:
-        yield False
-
-
-def _look(target: str, version: str, workspace: Workspace, now: bool, tell: Tell) -> None:
-    """Tell how far the rollout is, and hurry it where that is wanted."""
-    status = next((one for one in target_status.status(workspace) if one.target == target), None)
-    if (
-        status is not None
-        and not status.trying
-        and status.serving
-        and status.serving.version == version
-    ):
-        return
-    if status is None or status.trying != version:
-        tell(f"{target}: waiting for the rollout of version {version}")
-        return
-    if now:
-        target_status.order(target, "now", workspace)
-    share = f", {status.share} % of new requests" if status.share else ""
-    held = ", paused" if status.paused else ""
-    tell(f"{target}: version {version}: {status.phase}{share}{held}")
+    if state.desired_version and state.desired_version != version.version:
+        why = f"the alias has moved on to version {state.desired_version}"
+        return Result("kept", why, serving)
+    failure = state.last_failure
+    if failure is not None and failure.release.version == version.version:
+        return Result("failed", failure.why, serving)
+    return Result("kept", state.reason or "the deployer leaves it alone", serving)
 
 
 def _deployer_answers(workspace: Workspace) -> bool:

@@ -16,7 +16,7 @@ from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.flows.redeploy import binding_of
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import monitor as checks
-from weighbridge.rollout import probe, target_status
+from weighbridge.rollout import operations, probe
 from weighbridge.rollout import reconcile as work
 from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
@@ -77,7 +77,7 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
         WeighbridgeError: it cannot be looked at, or not gone back.
     """
     managed = work.managed_target_of(binding, workspace)
-    record = managed.load()
+    record = managed.load_state()
     if record.current is None:
         return True, "nothing serves here"
     if record.rollout is not None:
@@ -145,10 +145,10 @@ def _back(
 
     Where the alias has moved on meanwhile, somebody has decided already.
     """
-    wish = registry.wish(binding.model)
-    if wish is None or wish.version != version.version:
+    desired = registry.desired_version(binding.model)
+    if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    before = target_status.rollback_version(binding.target, workspace)
+    before = operations.rollback_version(binding.target, workspace)
     logger.warning(
         "%s: version %s fell twice in a row: back to %s", binding.target, version.version, before
     )

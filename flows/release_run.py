@@ -15,7 +15,7 @@ from weighbridge.flows import cached_stages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
 from weighbridge.registry import Binding, Registry, Version
-from weighbridge.rollout import target_status
+from weighbridge.rollout import operations
 from weighbridge.rollout.champion import (
     BENTO,
     BENTO_DIGEST,
@@ -25,6 +25,7 @@ from weighbridge.rollout.champion import (
     find_champion,
 )
 from weighbridge.rollout.reconcile import Result, managed_target_of, reconcile
+from weighbridge.rollout.target_status import serving_at
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
@@ -204,9 +205,9 @@ class ReleaseRun:
 
     def _until_drained(self, binding: Binding) -> Serving:
         """What serves now, once the version before has finished its requests."""
-        while not target_status.settle(binding.target, self.workspace):
+        while not operations.stop_drained(binding.target, self.workspace):
             time.sleep(0.2)
-        return target_status.serving(managed_target_of(binding, self.workspace))
+        return serving_at(managed_target_of(binding, self.workspace))
 
     def _stage(self, step: cached_stages.CachedStage[R]) -> R:
         return run_stage(step.name, lambda: step.run(self.workspace)).value

@@ -237,9 +237,10 @@ class Registry:
 
     # Targets
 
-    def wish(self, model: str) -> Version | None:
-        """The version that shall serve; None where nobody named one, or the one that was named is
-        gone.
+    def desired_version(self, model: str) -> Version | None:
+        """Return the version that should serve: the champion.
+
+        None where no version has the alias, or where the one that had it is gone.
         """
         return self.champion(model)
 

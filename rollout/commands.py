@@ -10,41 +10,50 @@ from weighbridge.core.files import replace_text
 
 Command = Literal["pause", "resume", "now", "abort"]
 
+_FILE = "orders.json"
+"""Its older name: a command given before an update is still obeyed after it."""
+_LOCK = "orders.lock"
+
 
 class OperatorCommands(BaseModel):
-    """Orders in force at one target."""
+    """Commands in force at one target."""
 
     model_config = ConfigDict(frozen=True)
 
     paused: bool = False
     """No step is taken and no rollout begins."""
     now: str = ""
-    """Rollout that skips the steps it has left."""
+    """Id of the rollout that skips the steps it has left; empty for none."""
     abort: str = ""
-    """Rollout that is taken back."""
+    """Id of the rollout that is taken back; empty for none."""
 
 
 def read(folder: Path) -> OperatorCommands:
-    """The orders in force; `folder` is the target's."""
+    """Return the commands in force; `folder` is the target's."""
     try:
-        return OperatorCommands.model_validate_json((folder / "orders.json").read_bytes())
+        return OperatorCommands.model_validate_json((folder / _FILE).read_bytes())
     except FileNotFoundError:
         return OperatorCommands()
 
 
-def issue(folder: Path, verb: Command, rollout: str) -> None:
-    """Put a verb in force; `rollout` is the one under way, empty for none. The same again changes
-    nothing.
+def issue(folder: Path, command: Command, rollout: str) -> None:
+    """Put a command in force. The same again changes nothing.
 
-    `now` and `abort` are for that one rollout alone, and end a pause: it goes on, or back.
+    `now` and `abort` are for one rollout alone, and end a pause: the rollout goes on, or back.
+
+    Args:
+        folder: the target's.
+        command: what is wanted.
+        rollout: id of the rollout under way; empty for none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "orders.lock"):
-        change: dict[str, dict[str, object]] = {
-            "pause": {"paused": True},
-            "resume": {"paused": False},
-            "now": {"paused": False, "now": rollout},
-            "abort": {"paused": False, "abort": rollout},
-        }
-        orders = read(folder).model_copy(update=change[verb])
-        replace_text(folder / "orders.json", orders.model_dump_json())
+    changes: dict[Command, dict[str, object]] = {
+        "pause": {"paused": True},
+        "resume": {"paused": False},
+        "now": {"paused": False, "now": rollout},
+        "abort": {"paused": False, "abort": rollout},
+    }
+    # Two people may give commands at once: neither must undo the other's.
+    with FileLock(folder / _LOCK):
+        in_force = read(folder).model_copy(update=changes[command])
+        replace_text(folder / _FILE, in_force.model_dump_json())

@@ -1,14 +1,14 @@
-"""Make the fact equal the wish: the version that alias `champion` names serves, or the one before
-goes on.
+"""Make the actual state equal the desired one: the version that alias `champion` names serves.
 
-The wish is read inside the target's lock, so bursts, duplicates and reordered hints all end in the
-newest version, deployed once. What a killed process left is settled first, whoever comes next.
+Where it can't, the version before goes on serving. The alias is read inside the target's lock, so
+bursts, duplicates and reordered hints all end in the newest version, deployed once. What a killed
+process left is resolved first, whoever comes next.
 """
 
 import logging
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
@@ -16,37 +16,38 @@ from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import commands
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
 from weighbridge.rollout.deploy_args import DeployArgs
-from weighbridge.rollout.managed_target import (
-    ManagedTarget,
-    TargetState,
-    known_targets,
-    mirror_into,
-    open_target,
-)
-from weighbridge.rollout.rollout import Rollout, RolloutStopped
+from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger, open_target
+from weighbridge.rollout.rollout import Rollout
+from weighbridge.rollout.state import TargetState, known_targets
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.package import PackageArgs, package
 
 logger = logging.getLogger("weighbridge.redeploy")
 
-WISH_EVERY = 1.0
+ALIAS_POLL = 1.0
 """Seconds between two looks at the alias while a rollout goes on."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a wish."""
+    """What one reconciliation came to."""
 
     action: Literal["nothing", "deployed", "failed", "kept", "interrupted"]
-    """nothing: it served already. kept: the wish can't be tried (now). failed: it was tried."""
+    """nothing: the desired version served already. kept: it can't be tried (now). failed: it was
+    tried, and what served before serves again.
+    """
     detail: str
     version: str
     """That serves now; empty for none."""
 
 
 def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
-    """Raises BadInput where its arguments are no longer understood."""
+    """Return the target that a model is bound to, with the binding's arguments.
+
+    Raises:
+        BadInput: the arguments are not understood any more.
+    """
     try:
         return ManagedTarget(binding.target, DeployArgs.model_validate(binding.deploy), workspace)
     except ValueError as exc:
@@ -58,10 +59,17 @@ def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
 def reconcile(
     binding: Binding, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
 ) -> Result:
-    """Serve the version the alias names now, if it is not served yet.
+    """Serve the version that the alias names now, if it does not serve yet.
 
-    With `force` a release is tried again that failed before. Errors of a version end as a result,
-    not as an exception.
+    Args:
+        binding: the target, and the model whose alias is read.
+        registry: where the alias is.
+        workspace: this installation's files.
+        trigger: what the ledger says asked for it.
+        force: whether a release that failed before is tried again.
+
+    Returns:
+        What it came to. A version that does not hold is a result as well, not an exception.
 
     Raises:
         BadInput: the target's address belongs to somebody else.
@@ -69,18 +77,18 @@ def reconcile(
     """
     managed = managed_target_of(binding, workspace)
     with managed.lock():
-        managed.recover()
-        managed.mend()
+        managed.resolve_interrupted()
+        managed.repair()
         try:
-            return _redeploy(managed, binding, registry, trigger, force)
+            return _reconcile_locked(managed, binding, registry, trigger, force)
         finally:
-            mirror_into(registry, managed)
+            mirror_ledger(managed, registry)
 
 
 def failed_at(binding: Binding, workspace: Workspace) -> float:
-    """Unix time of the last failure at a target that stands in the way of its release; 0 for none."""
-    failed = managed_target_of(binding, workspace).load().failed
-    return failed.at if failed else 0.0
+    """Return the Unix time of the last failure that keeps its release from being tried; else 0."""
+    failure = managed_target_of(binding, workspace).load_state().last_failure
+    return failure.at if failure else 0.0
 
 
 def needs(
@@ -88,140 +96,140 @@ def needs(
 ) -> bool:
     """Whether `reconcile` would try something: a look that takes no lock."""
     managed = managed_target_of(binding, workspace)
-    record = managed.load()
-    version = registry.wish(binding.model)
-    if record.rollout is not None:
+    state = managed.load_state()
+    desired = registry.desired_version(binding.model)
+    if state.rollout is not None:
         return True
     return (
-        version is not None
-        and not _serves(record, version)
-        and not _left_alone(managed, record, version, force)
+        desired is not None
+        and not _serves(state, desired)
+        and _why_not_tried(managed, state, desired, force) is None
     )
 
 
 def recover(workspace: Workspace) -> None:
-    """Settle what killed processes left at every target of this machine, and have what serves
-    serve. No MLflow.
+    """Resolve what killed processes left at every target, and have what served serve again.
+
+    Needs no MLflow.
     """
     for name in known_targets(workspace.settings.home):
         managed = open_target(name, workspace)
         if managed is not None:
             with managed.lock():
-                managed.recover()
-                managed.mend()
+                managed.resolve_interrupted()
+                managed.repair()
 
 
-def _redeploy(
+def _reconcile_locked(
     managed: ManagedTarget, binding: Binding, registry: Registry, trigger: str, force: bool
 ) -> Result:
+    # Again and again while the alias moves on during a rollout.
     while True:
-        version = registry.wish(binding.model)
-        record = managed.change(wish=version.version if version else "")
-        now = record.current.release.version if record.current else ""
-        if version is None:
-            return _kept(managed, now, f"no version of {binding.model} has the alias champion")
-        if _serves(record, version):
-            managed.change(note="", failed=None)
-            return Result("nothing", f"version {now} serves already", now)
-        if why := _left_alone(managed, record, version, force):
-            return _kept(managed, now, why)
-        managed = _as_claimed(managed, binding, registry)
+        desired = registry.desired_version(binding.model)
+        state = managed.change_state(desired_version=desired.version if desired else "")
+        serving = state.current.release.version if state.current else ""
+        if desired is None:
+            return _keep(managed, serving, f"no version of {binding.model} has the alias champion")
+        if _serves(state, desired):
+            managed.change_state(reason="", last_failure=None)
+            return Result("nothing", f"version {serving} serves already", serving)
+        if (why := _why_not_tried(managed, state, desired, force)) is not None:
+            return _keep(managed, serving, why)
+        managed = _with_newest_arguments(managed, binding, registry)
         try:
-            release, measurement = _releasable(managed, version, registry)
-            stopped = _roll_out(managed, release, measurement, binding, registry, trigger)
+            release, measurement = _releasable(managed, desired, registry)
+            alias = _AliasWatch(binding.model, release.version, registry)
+            stopped = Rollout(managed, release, trigger, measurement, alias.superseded).run()
         except Unavailable as exc:
-            return _kept(managed, now, f"version {version.version} can't be served: {exc}")
+            why = f"version {desired.version} can't be served: {exc}"
+            return _keep(managed, serving, why)
         if stopped is None:
-            return Result("deployed", f"version {version.version} serves", version.version)
+            return Result("deployed", f"version {desired.version} serves", desired.version)
         if stopped.outcome != "superseded":
-            return Result("failed", stopped.why, now)
+            return Result("failed", stopped.why, serving)
 
 
-def _as_claimed(managed: ManagedTarget, binding: Binding, registry: Registry) -> ManagedTarget:
-    """With the arguments in force now: read after the alias, so that whoever sets them and then
-    moves it gets them.
+def _with_newest_arguments(
+    managed: ManagedTarget, binding: Binding, registry: Registry
+) -> ManagedTarget:
+    """Return the target with the arguments in force now.
+
+    They are read after the alias, so that whoever sets them and then moves the alias gets them.
     """
-    claims = (
-        found
-        for found in registry.bindings()
-        if (found.target, found.model) == (binding.target, binding.model)
+    same = (
+        one
+        for one in registry.bindings()
+        if (one.target, one.model) == (binding.target, binding.model)
     )
-    return managed_target_of(next(claims, binding), managed.workspace)
+    return managed_target_of(next(same, binding), managed.workspace)
 
 
-def _kept(managed: ManagedTarget, now: str, why: str) -> Result:
-    if managed.load().note != why:
-        logger.warning(
-            "%s: %s%s", managed.name, why, f"; version {now} goes on serving" if now else ""
-        )
-    managed.change(note=why)
-    return Result("kept", why, now)
+def _keep(managed: ManagedTarget, serving: str, why: str) -> Result:
+    """Write down why the desired version is not tried; what serves goes on."""
+    if managed.load_state().reason != why:
+        goes_on = f"; version {serving} goes on serving" if serving else ""
+        logger.warning("%s: %s%s", managed.name, why, goes_on)
+    managed.change_state(reason=why)
+    return Result("kept", why, serving)
 
 
-def _serves(record: TargetState, version: Version) -> bool:  # type: ignore[type-arg]
-    """Whether the fact is this very version with this very Bento (where it has one yet)."""
-    if record.current is None or record.rollout is not None:
+def _serves(state: TargetState[Any], version: Version) -> bool:
+    """Whether this very version serves, with this very Bento (where it has one yet)."""
+    if state.current is None or state.rollout is not None:
         return False
-    release = record.current.release
+    release = state.current.release
     same = (release.name, release.version) == (version.name, version.version)
     return bool(same and version.tags.get(BENTO, release.bento) == release.bento)
 
 
-def _left_alone(managed: ManagedTarget, record: TargetState, version: Version, force: bool) -> str:  # type: ignore[type-arg]
-    """Why this wish is not tried now; empty when it is."""
+def _why_not_tried(
+    managed: ManagedTarget, state: TargetState[Any], version: Version, force: bool
+) -> str | None:
+    """Return why the version is not tried now; None when it is."""
     if commands.read(managed.folder).paused:
         return f"the target is paused: `weighbridge resume {managed.name}`"
-    failed = record.failed
-    if force or failed is None or failed.release.version != version.version:
-        return ""
-    if (
-        version.tags.get(BENTO, failed.release.bento) != failed.release.bento
-        or time.time() >= failed.retry_at
-    ):
-        return ""
-    return f"version {version.version} failed: {failed.why}"
+    failure = state.last_failure
+    if force or failure is None or failure.release.version != version.version:
+        return None
+    is_rebuilt = version.tags.get(BENTO, failure.release.bento) != failure.release.bento
+    if is_rebuilt or time.time() >= failure.retry_at:
+        return None
+    return f"version {version.version} failed: {failure.why}"
 
 
-def _roll_out(
-    managed: ManagedTarget,
-    release: Release,
-    measurement: Measurement | None,
-    binding: Binding,
-    registry: Registry,
-    trigger: str,
-) -> RolloutStopped | None:
-    wished = _Wish(binding.model, release.version, registry)
-    return Rollout(managed, release, trigger, measurement, wished.superseded).run()
-
-
-class _Wish:
-    """Whether the alias still names the version that is being rolled out."""
+class _AliasWatch:
+    """Tells whether the alias still names the version that is being rolled out."""
 
     def __init__(self, model: str, version: str, registry: Registry) -> None:
         self._model, self._version, self._registry = model, version, registry
-        self._due = time.monotonic() + WISH_EVERY
+        self._due = time.monotonic() + ALIAS_POLL
 
-    def superseded(self) -> str:
-        """Why it does not; empty when it does, or when MLflow does not answer."""
+    def superseded(self) -> str | None:
+        """Return why the version is not desired any more.
+
+        None when it is, when it is not time yet to look, or when MLflow does not answer.
+        """
         if time.monotonic() < self._due:
-            return ""
-        self._due = time.monotonic() + WISH_EVERY
+            return None
+        self._due = time.monotonic() + ALIAS_POLL
         try:
-            now = self._registry.wish(self._model)
+            desired = self._registry.desired_version(self._model)
         except WeighbridgeError:
-            return ""
-        if now is None or now.version == self._version:
-            return ""
-        return f"the alias has moved on to version {now.version}"
+            return None
+        if desired is None or desired.version == self._version:
+            return None
+        return f"the alias has moved on to version {desired.version}"
 
 
 def _releasable(
     managed: ManagedTarget, version: Version, registry: Registry
 ) -> tuple[Release, Measurement | None]:
-    """A version as something to serve; its Bento is built where it has none, or has lost it.
+    """Return a version as something to serve, and how it was measured.
+
+    Its Bento is built where it has none, or where it is not on this machine any more.
 
     Raises:
-        Unavailable: it can't be.
+        Unavailable: it has no Bento, and none can be built.
     """
     champion = find_measured(registry, version)
     measurement = champion.measurement if champion else None

@@ -1,13 +1,13 @@
-"""A rollout: a new version beside the old one, asked, given traffic by steps, kept or taken back.
+"""A rollout: start a new version beside the old one, ask it, give it traffic by steps, keep it or not.
 
 ::
 
     start ─ probe ─ shift 10 % … 100 % ─ commit ─ (the old one drains, and is stopped)
       └───────┴──────────┴── back: all traffic to the old one, the new one drains, and is stopped
 
-Always in this order: the ledger says what is about to be done, the record (`state.json`) says it,
+Always in this order: the ledger says what is about to be done, the state (`state.json`) says it,
 the effect follows. So whoever opens the target after a crash knows what was going on: before
-`commit` a rollout is taken back, from there on it is finished (rollout/managed_target.py).
+`commit` a rollout is rolled back, from there on it is finished (managed_target.py).
 """
 
 import logging
@@ -20,18 +20,22 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.rollout import commands, probe
 from weighbridge.rollout.canary import Canary
-from weighbridge.rollout.managed_target import FailedRollout, ManagedTarget, OngoingRollout
+from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.sequential_test import Judgement
+from weighbridge.rollout.state import FailedRollout, OngoingRollout
 from weighbridge.serving.targets.base import Liveness, Release
 from weighbridge.tasks.measurement import Measurement
 
 logger = logging.getLogger("weighbridge.rollout")
 
 POLL = 0.1
+"""Seconds between two looks at a rollout."""
 MEMORY_EVERY = 1.0
-"""Seconds between two looks at a version's memory."""
+"""Seconds between two looks at a version's memory: adding up its processes costs more than POLL."""
 SWAP_RESERVE = 1.05
 """What a version needs beside the old one, over its measured peak."""
+DEFAULT_MAX_TOKENS = 128
+"""Longest answer to a question of ours, where the version was never weighed."""
 
 
 class RolloutStopped(Exception):
@@ -42,8 +46,12 @@ class RolloutStopped(Exception):
         self.outcome, self.verdict, self.why = outcome, verdict, why
 
 
+def never_superseded() -> None:
+    """Return None: the version is desired for as long as the rollout goes on."""
+
+
 class Rollout:
-    """One attempt to have `release` serve at a site. Call `run` inside the site's lock."""
+    """One attempt to have `release` serve at a target. Call `run` inside the target's lock."""
 
     def __init__(
         self,
@@ -51,8 +59,17 @@ class Rollout:
         release: Release,
         trigger: str,
         measurement: Measurement | None,
-        superseded: Callable[[], str] = lambda: "",
+        superseded: Callable[[], str | None] = never_superseded,
     ) -> None:
+        """Prepare a rollout; nothing is done yet.
+
+        Args:
+            managed: where.
+            release: what shall serve.
+            trigger: what the ledger says asked for it.
+            measurement: how the release was weighed; None where it never was.
+            superseded: returns why the release is not desired any more; None while it is.
+        """
         self._managed = managed
         self._release = release
         self._trigger = trigger
@@ -61,42 +78,42 @@ class Rollout:
         policy = managed.args.rollout
         self._policy = policy
         # Going back must be quick, and goes to what has served already.
-        self._steps, self._least = (
+        self._steps, self._step_seconds = (
             ((100,), 0.0) if trigger == "rollback" else (policy.steps, policy.step_seconds)
         )
         self._evidence: dict[str, float] = {}
         self._memory_due = 0.0
-        self._questions = self._all_questions()
+        self._questions = self._probe_questions()
         self._pool = ThreadPoolExecutor(1)
 
     def run(self) -> RolloutStopped | None:
-        """None when it serves; else why it does not. What served before serves then.
+        """Roll out, and return None when it serves, else why not. What served before serves then.
 
         Raises:
             BadInput: the address belongs to somebody else; nothing was touched.
             Unavailable: its Bento or environment can't be had; nothing was touched.
         """
-        managed = self._managed
+        managed, measurement = self._managed, self._measurement
         managed.route()
-        self._under = managed.begin(managed.prepare(self._release), self._trigger)
+        self._ongoing = managed.begin_rollout(managed.prepare(self._release), self._trigger)
         self._canary = Canary(
             self._policy,
-            self._under.previous,
-            self._under.next,
+            self._ongoing.previous,
+            self._ongoing.next,
             managed.target.traffic(),
             self._questions,
-            measurement.max_new_tokens if (measurement := self._measurement) else 128,
+            measurement.max_new_tokens if measurement else DEFAULT_MAX_TOKENS,
         )
         try:
             self._start()
             self._probe()
             self._shift()
         except RolloutStopped as stopped:
-            return self._back(stopped)
+            return self._roll_back(stopped)
         except WeighbridgeError as exc:
-            return self._back(RolloutStopped("failed", "error", str(exc)))
+            return self._roll_back(RolloutStopped("failed", "error", str(exc)))
         except KeyboardInterrupt:
-            self._back(RolloutStopped("interrupted", "error", "interrupted"))
+            self._roll_back(RolloutStopped("interrupted", "error", "interrupted"))
             raise
         else:
             self._finish()
@@ -108,35 +125,32 @@ class Rollout:
     # The steps
 
     def _start(self) -> None:
-        managed, new = self._managed, self._under.next
+        managed, new = self._managed, self._ongoing.next
         self._make_room()
-        self._to("start", revision=new.name, bento=new.release.bento)
+        self._enter("start", revision=new.name, bento=new.release.bento)
         began = time.monotonic()
         self._liveness: Liveness = managed.target.start(new)
         while not managed.target.answers(new):
             self._tick(began + self._policy.start_deadline, "it gave no completion", "fail")
         self._evidence["start_seconds"] = time.monotonic() - began
-        self._to("admit", admitted=True)
+        self._enter("admit", admitted=True)
 
     def _make_room(self) -> None:
-        """Where memory does not hold both, the old one goes first; `_back` starts it again."""
-        managed, old, need = self._managed, self._under.previous, self._release.peak_memory
+        """Stop the old version first where memory does not hold both; `_roll_back` starts it again."""
+        managed, old, needed = self._managed, self._ongoing.previous, self._release.peak_memory
         free = managed.target.free_memory()
-        if (
-            old is None
-            or not need
-            or free is None
-            or need * SWAP_RESERVE + self._policy.memory_reserve <= free
-        ):
+        if old is None or not needed or free is None:
+            return
+        if needed * SWAP_RESERVE + self._policy.memory_reserve <= free:
             return
         logger.warning(
             "%s needs %s and %s are free: %s is stopped first",
             self._release.bento,
-            human_size(need),
+            human_size(needed),
             human_size(free),
             old.release.bento,
         )
-        self._to("swap", swap=True, need=need, free=free)
+        self._enter("swap", swap=True, need=needed, free=free)
         deadline = time.monotonic() + self._policy.drain_seconds
         while managed.target.in_flight(old) and time.monotonic() < deadline:
             self._pause(POLL)
@@ -144,139 +158,140 @@ class Rollout:
 
     def _probe(self) -> None:
         if self._measurement is None:
-            self._accept(
-                Judgement(verdict="inconclusive", why="the version was never weighed"),
-                "its answers",
-            )
+            never_weighed = Judgement(verdict="inconclusive", why="the version was never weighed")
+            self._accept(never_weighed, "its answers")
             return
-        self._to("probe", questions=len(self._questions))
-        asked = self._pool.submit(
+        self._enter("probe", questions=len(self._questions))
+        # On a thread of its own: meanwhile a version that dies, or a command, must be seen at once.
+        answers = self._pool.submit(
             probe.ask,
-            self._under.next.url,
+            self._ongoing.next.url,
             self._questions,
             max_tokens=self._measurement.max_new_tokens,
         )
-        began = time.monotonic()
-        while not asked.done():
-            self._tick(
-                began + self._policy.step_deadline,
-                "it did not answer the probe's questions",
-                "error",
-            )
-        judged = probe.judge(
-            asked.result(),
+        deadline = time.monotonic() + self._policy.step_deadline
+        while not answers.done():
+            self._tick(deadline, "it did not answer the probe's questions", "error")
+        judgement = probe.judge(
+            answers.result(),
             self._measurement,
             max_drop=self._policy.max_score_drop,
             alpha=self._policy.error_rate,
         )
-        self._evidence |= {f"probe_{name}": value for name, value in judged.evidence.items()}
-        self._accept(judged, "its answers")
+        self._evidence |= {f"probe_{name}": value for name, value in judgement.evidence.items()}
+        self._accept(judgement, "its answers")
 
     def _shift(self) -> None:
-        if self._under.previous is None or self._under.swap:
+        if self._ongoing.previous is None or self._ongoing.swap:
             return
         for share in self._steps:
-            if self._skips():
+            if self._skips_steps():
                 return
-            self._to("shift", share=share)
+            self._enter("shift", share=share)
             self._observe(share)
 
     def _observe(self, share: int) -> None:
-        """Until this step is decided: enough was seen, and nothing speaks against it."""
+        """Wait until this step is decided: enough was seen, and nothing speaks against it."""
         began = time.monotonic()
         self._canary.begin_step()
-        while not self._skips():
+        while not self._skips_steps():
             self._tick()
             self._canary.look(share)
-            judged = self._canary.judge()
+            judgement = self._canary.judge()
             waited = time.monotonic() - began
-            if judged.verdict == "fail":
-                raise RolloutStopped("failed", "fail", f"at {share} % of the traffic: {judged.why}")
-            if judged.verdict == "pass" and waited >= self._least:
+            if judgement.verdict == "fail":
+                why = f"at {share} % of the traffic: {judgement.why}"
+                raise RolloutStopped("failed", "fail", why)
+            if judgement.verdict == "pass" and waited >= self._step_seconds:
                 logger.info(
                     "%s: version %s at %d %%: %s",
                     self._managed.name,
                     self._release.version,
                     share,
-                    judged.why,
+                    judgement.why,
                 )
                 return
             if waited > self._policy.step_deadline:
-                self._accept(judged, f"at {share} % of the traffic")
+                self._accept(judgement, f"at {share} % of the traffic")
                 return
             self._canary.ask()
 
     def _finish(self) -> None:
-        """From here on it is only ever finished."""
-        self._canary.look(self._under.share)
-        self._to("commit", committed=True)
-        self._managed.finish(self._figures())
+        """Commit: from here on it is only ever finished."""
+        self._canary.look(self._ongoing.share)
+        self._enter("commit", committed=True)
+        self._managed.finish_rollout(self._figures())
         logger.info("%s serves %s", self._managed.name, self._release.bento)
 
-    def _back(self, stopped: RolloutStopped) -> RolloutStopped:
+    def _roll_back(self, stopped: RolloutStopped) -> RolloutStopped:
         managed = self._managed
-        logger.warning("%s: %s is taken back: %s", managed.name, self._release.bento, stopped.why)
-        failed = None
-        if stopped.outcome in ("failed", "aborted"):
-            record = managed.load()
-            tries = (
-                record.failed.tries
-                if record.failed and record.failed.release == self._release
-                else 0
-            )
-            failed = FailedRollout(
-                release=self._release,
-                verdict=stopped.verdict,
-                why=stopped.why,
-                at=time.time(),
-                tries=tries + 1,
-            )
-        self._canary.look(self._under.share)
-        managed.back(stopped.outcome, stopped.verdict, stopped.why, self._figures(), failed)
+        logger.warning("%s: %s is rolled back: %s", managed.name, self._release.bento, stopped.why)
+        is_failure = stopped.outcome in ("failed", "aborted")
+        failure = self._failure(stopped) if is_failure else None
+        self._canary.look(self._ongoing.share)
+        managed.roll_back(stopped.outcome, stopped.verdict, stopped.why, self._figures(), failure)
         return stopped
+
+    def _failure(self, stopped: RolloutStopped) -> FailedRollout:
+        last = self._managed.load_state().last_failure
+        return FailedRollout(
+            release=self._release,
+            verdict=stopped.verdict,
+            why=stopped.why,
+            at=time.time(),
+            tries=1 + (last.tries if last and last.release == self._release else 0),
+        )
 
     # What every step does
 
-    def _to(self, event: str, **changes: Any) -> None:
-        """The ledger says what comes next, the record says it, the gateway does it."""
-        self._managed.outbox.write(self._under.id, event, **changes)
-        known = {
-            name: value for name, value in changes.items() if name in OngoingRollout.model_fields
+    def _enter(self, phase: str, **fields: Any) -> None:
+        """Write the next phase into the ledger, then into the state; then let the gateway follow."""
+        self._managed.outbox.write(self._ongoing.id, phase, **fields)
+        changes = {
+            key: value for key, value in fields.items() if key in OngoingRollout.model_fields
         }
-        self._under = self._under.model_copy(update={"phase": event, **known})
-        self._managed.change(rollout=self._under)
+        self._ongoing = self._ongoing.model_copy(update={"phase": phase, **changes})
+        self._managed.change_state(rollout=self._ongoing)
         self._managed.route()
 
     def _tick(
         self, deadline: float = float("inf"), wrong: str = "", verdict: str = "inconclusive"
     ) -> None:
-        """Wait a moment; see whether the version lives, whether somebody wants it otherwise,
-        whether time is up.
+        """Wait a moment, and as long as the target is paused.
+
+        Args:
+            deadline: `time.monotonic()` after which the rollout fails.
+            wrong: what it failed to do until then.
+            verdict: of that failure.
+
+        Raises:
+            RolloutStopped: the version died or takes too much memory, a person or the alias wants
+                it otherwise, or time is up.
         """
-        told = commands.read(self._managed.folder)
+        in_force = commands.read(self._managed.folder)
         while True:
-            if told.abort == self._under.id:
+            if in_force.abort == self._ongoing.id:
                 raise RolloutStopped("aborted", "error", "somebody aborted it")
-            if why := self._superseded():
+            if (why := self._superseded()) is not None:
                 raise RolloutStopped("superseded", "inconclusive", why)
-            self._alive()
+            self._check_alive()
             self._pause(POLL)
-            told = commands.read(self._managed.folder)
-            if not told.paused:
+            in_force = commands.read(self._managed.folder)
+            if not in_force.paused:
                 break
         if time.monotonic() > deadline:
             raise RolloutStopped("failed", verdict, f"{wrong} within its time")
 
-    def _alive(self) -> None:
+    def _check_alive(self) -> None:
         try:
             self._liveness.check()
         except WeighbridgeError as exc:
             raise RolloutStopped("failed", "fail", str(exc)) from exc
         if time.monotonic() >= self._memory_due:
             self._memory_due = time.monotonic() + MEMORY_EVERY
-            self._fits()
+            self._check_memory()
 
-    def _fits(self) -> None:
+    def _check_memory(self) -> None:
         used, allowed = self._liveness.memory(), self._allowed_memory()
         self._evidence["memory"] = max(used, self._evidence.get("memory", 0.0))
         if allowed and used > allowed:
@@ -287,26 +302,28 @@ class Rollout:
             )
 
     def _allowed_memory(self) -> int:
+        """Return the most bytes that it may take; 0 for no limit, where its peak is not known."""
         peak = self._release.peak_memory
         return int(peak * self._policy.memory_factor) + self._policy.memory_reserve if peak else 0
 
-    def _accept(self, judged: Judgement, what: str) -> None:
-        """Go on, wait for a person, or raise: no data is never a pass."""
-        if judged.verdict == "pass":
+    def _accept(self, judgement: Judgement, what: str) -> None:
+        """Go on, wait for a person, or raise RolloutStopped: no data is never a pass."""
+        if judgement.verdict == "pass":
             return
-        if judged.verdict == "inconclusive" and self._policy.on_inconclusive == "pause":
-            self._managed.pause(f"{what}: {judged.why}")
-            while not self._skips():
+        if judgement.verdict == "inconclusive" and self._policy.on_inconclusive == "pause":
+            self._managed.pause(f"{what}: {judgement.why}")
+            while not self._skips_steps():
                 self._tick()
                 if not commands.read(self._managed.folder).paused:
                     return
             return
-        raise RolloutStopped("failed", judged.verdict, f"{what}: {judged.why}")
+        raise RolloutStopped("failed", judgement.verdict, f"{what}: {judgement.why}")
 
-    def _skips(self) -> bool:
-        return commands.read(self._managed.folder).now == self._under.id
+    def _skips_steps(self) -> bool:
+        """Whether somebody wants this rollout to go on at once."""
+        return commands.read(self._managed.folder).now == self._ongoing.id
 
-    def _all_questions(self) -> list[probe.ProbeQuestion]:
+    def _probe_questions(self) -> list[probe.ProbeQuestion]:
         if self._measurement is None:
             return []
         return probe.questions_of(
@@ -314,7 +331,7 @@ class Rollout:
         )
 
     def _figures(self) -> dict[str, float]:
-        """What was seen while it went on."""
+        """Return what was seen while it went on."""
         canary = self._canary
         return {
             **canary.judge().evidence,

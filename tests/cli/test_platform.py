@@ -10,7 +10,7 @@ from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.cli.main import cli
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import target_status
+from weighbridge.rollout import operations
 
 
 @pytest.fixture
@@ -25,12 +25,13 @@ def weighbridge(*words: str) -> str:
     return done.output
 
 
-def test_status_tells_wish_from_fact_and_why_they_differ(shop: Machine) -> None:
+def test_status_tells_desired_from_actual_version_and_why_they_differ(shop: Machine) -> None:
     shop.promote("1")
     shop.world.versions["2"] = Version(garbage=True)
     shop.promote("2")
     [seen] = json.loads(weighbridge("status", "--json"))["targets"]
     assert (seen["target"], seen["wish"], seen["serving"]["version"]) == ("shop", "2", "1")
+    assert seen["desired_version"] == "2"
     assert "its answers" in seen["detail"]
     shown = weighbridge("status")
     assert "the platform is down" in shown
@@ -40,7 +41,7 @@ def test_status_tells_wish_from_fact_and_why_they_differ(shop: Machine) -> None:
 
 def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
     shop.promote("1")
-    target_status.order("shop", "pause", shop.workspace)
+    operations.command("shop", "pause", shop.workspace)
     assert "paused; go on with: weighbridge resume shop" in weighbridge("status")
 
 

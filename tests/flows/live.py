@@ -22,7 +22,8 @@ from weighbridge.registry import Binding, Registry
 from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.versions import CANDIDATE
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
-from weighbridge.rollout.managed_target import TargetState, open_target
+from weighbridge.rollout.managed_target import open_target
+from weighbridge.rollout.state import TargetState
 from weighbridge.services.platform import Platform
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
@@ -67,7 +68,7 @@ class Live:
     @property
     def record(self) -> TargetState[Any]:
         managed = open_target(MODEL, self.workspace)
-        return managed.load() if managed else TargetState()
+        return managed.load_state() if managed else TargetState()
 
     @property
     def good(self) -> str:
@@ -213,7 +214,7 @@ class Live:
         """Wait until this version was tried, after `since` (Unix time), and given up; how it went."""
         until(
             lambda: (
-                (failed := self.record.failed) is not None
+                (failed := self.record.last_failure) is not None
                 and failed.release.version == number
                 and failed.at >= since
                 and self.record.rollout is None
@@ -261,7 +262,7 @@ class Live:
                 break
         assert record.current is not None
         assert record.rollout is None
-        name, draining = record.current.name, {one.revision.name for one in record.retiring}
+        name, draining = record.current.name, {one.revision.name for one in record.draining}
         assert {fact.name: fact.weight for fact in facts if fact.weight and not fact.draining} == {
             name: 100
         }

@@ -39,7 +39,7 @@ class Scene:
             folder=folder,
             home=folder,
             workspace=workspace,
-            load=lambda: self.record,
+            load_state=lambda: self.record,
             args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric="")),
             target=SimpleNamespace(traffic_figures=lambda revision: {}),
         )
@@ -47,7 +47,7 @@ class Scene:
         patches: dict[str, Callable[..., Any]] = {
             "weighbridge.flows.monitor.work.managed_target_of": lambda *_: self.managed,
             "weighbridge.flows.monitor.work.reconcile": self._redeploy,
-            "weighbridge.flows.monitor.target_status.rollback_version": lambda *_: "1",
+            "weighbridge.flows.monitor.operations.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
             "weighbridge.flows.monitor._ask": self._judged,
         }
@@ -63,7 +63,7 @@ class Scene:
 
     @property
     def champion(self) -> str:
-        wish = self.registry.wish("demo")
+        wish = self.registry.desired_version("demo")
         return wish.version if wish else ""
 
     def _register(self) -> None:

@@ -21,7 +21,7 @@ from tests.flows.live import LONG, MODEL, Live, settings
 from tests.waiting import until
 from weighbridge.core.errors import BadInput
 from weighbridge.deployer.promotion import promote, rollback
-from weighbridge.rollout import commands, target_status
+from weighbridge.rollout import commands, operations
 from weighbridge.serving.reaper import marked
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def shop(live: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
     live.claim()
     live.alias(live.good)
     live.serves(live.good)
-    until(lambda: not live.record.retiring, 90, lambda: f"nothing should drain: {live.record}")
+    until(lambda: not live.record.draining, 90, lambda: f"nothing should drain: {live.record}")
     return live
 
 
@@ -76,7 +76,7 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
             new,
             asked_for,
             lambda: promote(MODEL, new, shop.workspace).follow(
-                shop.workspace, now=True, tell=print
+                shop.workspace, now=True, on_progress=print
             ),
         ),
         (old, by_itself, lambda: shop.alias(old)),
@@ -126,7 +126,7 @@ def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
     with Crowd(shop.url, HABITS) as crowd:
         shop.no_alias()
         until(
-            lambda: "no version" in shop.record.note,
+            lambda: "no version" in shop.record.reason,
             30,
             lambda: f"it should be said: {shop.record}",
         )
@@ -311,7 +311,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(verb=st.sampled_from(["pause", "resume", "now", "abort"]))
     def order(self, verb: commands.Command) -> None:
-        target_status.order(MODEL, verb, self.shop.workspace)
+        operations.command(MODEL, verb, self.shop.workspace)
 
     @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))
     def kill(self, victim: str) -> None:

@@ -64,11 +64,11 @@ def test_what_mlflow_cannot_hold_is_refused(registry: Registry) -> None:
 def test_the_wish_is_the_champion_by_number_and_nothing_where_it_is_gone(
     registry: Registry,
 ) -> None:
-    assert registry.wish("demo") is None
-    assert registry.wish("unknown") is None
+    assert registry.desired_version("demo") is None
+    assert registry.desired_version("unknown") is None
     registry.promote(registry.version("demo", "1"))
-    wish = registry.wish("demo")
-    assert wish is not None
-    assert wish.version == "1"
+    desired = registry.desired_version("demo")
+    assert desired is not None
+    assert desired.version == "1"
     registry.connection.client.delete_model_version("demo", "1")
-    assert registry.wish("demo") is None
+    assert registry.desired_version("demo") is None

@@ -17,12 +17,13 @@ from tests.rollout.rollouts import Machine, Wishes, machine
 from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import probe, target_status
-from weighbridge.rollout.managed_target import known_targets, open_target
+from weighbridge.rollout import operations, probe
+from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
 from weighbridge.rollout.reconcile import recover
 from weighbridge.rollout.sequential_test import Judgement
+from weighbridge.rollout.state import known_targets
 
 KINDS = get_args(get_type_hints(Fault)["kind"])
 
@@ -73,7 +74,7 @@ def watched(
     with machine(workspace, monkeypatch, **policy) as shop:
         world = shop.world
         assert isinstance(world, Watched)
-        for owner, name in ((Wishes, "wish"), (Wishes, "mirror"), (Outbox, "mirrored")):
+        for owner, name in ((Wishes, "desired_version"), (Wishes, "mirror"), (Outbox, "mirrored")):
             monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
         world.swapping = lambda: _swaps(shop)  # type: ignore[method-assign]
         yield shop
@@ -98,7 +99,7 @@ def _swaps(shop: Machine) -> bool:
     if not known_targets(shop.workspace.settings.home):
         return False
     record = open_target("shop", shop.workspace)
-    under = record.load().rollout if record else None
+    under = record.load_state().rollout if record else None
     return under is not None and under.swap
 
 
@@ -162,7 +163,7 @@ def again(shop: Machine) -> None:
     """What a living process does next; the requests that are under way end at last."""
     shop.reconcile(force=True)
     shop.world.in_flight.clear()
-    while not target_status.settle("shop", shop.workspace):
+    while not operations.stop_drained("shop", shop.workspace):
         pass
 
 
@@ -172,7 +173,7 @@ def check_quiet(shop: Machine, version: str) -> None:
     """
     record = shop.record
     assert record.rollout is None
-    assert record.retiring == ()
+    assert record.draining == ()
     assert record.current is not None
     assert record.current.release.version == version
     assert shop.world.routes == {record.current.name: (100, False)}

@@ -18,10 +18,11 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, LedgerEntry
 from weighbridge.rollout import canary, probe, rollout
-from weighbridge.rollout.managed_target import ManagedTarget, TargetState, open_target
+from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
 from weighbridge.rollout.reconcile import Result, reconcile
+from weighbridge.rollout.state import TargetState
 
 QUESTIONS = [
     ProbeQuestion(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0})
@@ -49,7 +50,7 @@ class Wishes:
     peak_memory: dict[str, int] = field(default_factory=dict)
     unweighed: set[str] = field(default_factory=set)
 
-    def wish(self, model: str) -> Named | None:
+    def desired_version(self, model: str) -> Named | None:
         if self.down:
             raise Unavailable("reading the alias", "MLflow does not answer")
         tags = {"bento": f"demo:{self.alias}", "bento_digest": f"sha256:{self.alias}"}
@@ -96,7 +97,7 @@ class Machine:
 
     @property
     def record(self) -> TargetState[Any]:
-        return self.managed.load()
+        return self.managed.load_state()
 
     def reconcile(self, **options: Any) -> Result:
         return reconcile(self.binding, self.wishes, self.workspace, "test", **options)  # type: ignore[arg-type]
@@ -128,7 +129,7 @@ def machine(
     monkeypatch.setattr(
         probe, "ask", lambda url, questions, **options: _answer(world, url, questions)
     )
-    for owner, name in ((Outbox, "write"), (ManagedTarget, "save")):
+    for owner, name in ((Outbox, "write"), (ManagedTarget, "save_state")):
         monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
     quick = {
         "step_seconds": 0,

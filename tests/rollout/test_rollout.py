@@ -11,7 +11,7 @@ import pytest
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import target_status
+from weighbridge.rollout import operations, target_status
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_new_version_takes_over_by_steps_and_the_old_one_is_stopped(shop: Mach
     assert shares == [10, 50, 100]
     assert shop.serves() == "2"
     assert set(shop.world.running) == {"2"}
-    assert [release.version for release in shop.record.kept] == ["1"]
+    assert [release.version for release in shop.record.previous_releases] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_going_back_to_what_serves_is_done_at_once(shop: Machine) -> None:
     shop.promote("1")
     shop.promote("2")
     assert shop.promote("1").action == "nothing"
-    assert shop.record.note == ""
+    assert shop.record.reason == ""
 
 
 def test_without_traffic_the_versions_are_asked_questions(shop: Machine) -> None:
@@ -115,7 +115,7 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
             target_status.status(shop.workspace) and target_status.status(shop.workspace)[0].paused
         )
     )
-    target_status.order("shop", "now", shop.workspace)
+    operations.command("shop", "now", shop.workspace)
     worker.join(10)
     assert shop.serves() == "1"
 
@@ -123,7 +123,7 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
 def test_the_newest_wish_wins_while_another_is_rolled_out(
     shop: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weighbridge.rollout.reconcile.WISH_EVERY", 0.01)
+    monkeypatch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.01)
     shop.promote("1")
     shop.policy["step_seconds"] = 30
     worker = Thread(target=shop.promote, args=("2",))
@@ -139,13 +139,13 @@ def test_the_newest_wish_wins_while_another_is_rolled_out(
 def test_orders_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
     shop.promote("1")
     for verb in ("abort", "now", "resume"):
-        target_status.order(
+        operations.command(
             "shop", verb, shop.workspace
         )  # nothing is being rolled out: nothing happens
-    target_status.order("shop", "pause", shop.workspace)
-    target_status.order("shop", "pause", shop.workspace)
+    operations.command("shop", "pause", shop.workspace)
+    operations.command("shop", "pause", shop.workspace)
     assert shop.promote("2").action == "kept"
-    target_status.order("shop", "resume", shop.workspace)
+    operations.command("shop", "resume", shop.workspace)
     assert shop.reconcile().action == "deployed"
 
 
@@ -156,8 +156,8 @@ def test_a_person_can_end_a_rollout_either_way(shop: Machine, verb: str, serves:
     worker = Thread(target=shop.promote, args=("2",))
     worker.start()
     _until(lambda: shop.record.rollout is not None and shop.record.rollout.share == 10)
-    target_status.order("shop", "pause", shop.workspace)
-    target_status.order("shop", verb, shop.workspace)  # type: ignore[arg-type]
+    operations.command("shop", "pause", shop.workspace)
+    operations.command("shop", verb, shop.workspace)  # type: ignore[arg-type]
     worker.join(10)
     assert shop.serves() == serves
 
@@ -185,7 +185,7 @@ def test_long_answers_are_waited_for_and_cut_at_the_bound(shop: Machine) -> None
     assert shop.world.routes["1"] == (0, True)
     assert "1" in shop.world.running
     began = monotonic()
-    while not target_status.settle("shop", shop.workspace):
+    while not operations.stop_drained("shop", shop.workspace):
         sleep(0.01)
     assert 0.1 < monotonic() - began < 5
     assert set(shop.world.running) == {"2"}
@@ -218,9 +218,9 @@ def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:
 def test_rolling_back_goes_to_the_version_before(shop: Machine) -> None:
     for version in "123":
         shop.promote(version)
-    assert target_status.rollback_version("shop", shop.workspace) == "2"
+    assert operations.rollback_version("shop", shop.workspace) == "2"
     shop.promote("2")
-    assert target_status.rollback_version("shop", shop.workspace) == "3"
+    assert operations.rollback_version("shop", shop.workspace) == "3"
 
 
 def test_what_runs_and_nobody_knows_is_stopped(shop: Machine) -> None:

@@ -11,9 +11,10 @@ from tests.rollout.faults import Start, again, check_quiet, next_process, strike
 from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import target_status
-from weighbridge.rollout.managed_target import folder_of, open_target, read_state
+from weighbridge.rollout import operations
+from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.reconcile import recover
+from weighbridge.rollout.state import folder_of, read_state
 from weighbridge.serving.targets.base import Revision
 
 Kind = get_type_hints(Fault)["kind"]
@@ -111,7 +112,7 @@ def _effects(shop: Machine, start: Start) -> int:
 def _go_on(shop: Machine, kind: Kind) -> None:
     """A process that died is followed by another one; one that was lied to goes on by itself."""
     if kind == "crash before" and open_target("shop", shop.workspace) is not None:
-        target_status.settle(
+        operations.stop_drained(
             "shop", shop.workspace
         )  # whoever waits for a drain does not recover first
     if kind.startswith("crash"):
@@ -137,8 +138,11 @@ def _check(shop: Machine, serves: str, where: str) -> None:
     try:
         check_quiet(shop, serves)
         if serves == "1":
-            assert shop.record.failed is not None
-            assert (shop.record.failed.release.version, shop.record.wish) == ("2", "2")
+            assert shop.record.last_failure is not None
+            assert (shop.record.last_failure.release.version, shop.record.desired_version) == (
+                "2",
+                "2",
+            )
     except AssertionError as exc:
         exc.add_note(f"{where}; the record: {shop.record}; the ledger: {shop.wishes.ledger}")
         raise

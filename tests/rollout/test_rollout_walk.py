@@ -15,9 +15,9 @@ from tests.stand_ins.target import Fault, Version
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import commands, target_status
+from weighbridge.rollout import commands, operations
 from weighbridge.rollout.managed_target import open_target
-from weighbridge.rollout.reconcile import _Wish, recover
+from weighbridge.rollout.reconcile import _AliasWatch, recover
 from weighbridge.rollout.rollout import Rollout
 
 VERSIONS = st.sampled_from("1234")
@@ -60,8 +60,8 @@ class Walk(RuleBasedStateMachine):
         self.world, self.wishes = self.shop.world, self.shop.wishes
         self.brought_down = False
         self._relief: commands.Command = "resume"
-        patch.setattr("weighbridge.rollout.reconcile.WISH_EVERY", 0.0)
-        patch.setattr(_Wish, "superseded", self._unwatched(_Wish.superseded))
+        patch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.0)
+        patch.setattr(_AliasWatch, "superseded", self._unwatched(_AliasWatch.superseded))
         patch.setattr(Rollout, "_pause", staticmethod(self._time_passes))
 
     # What a process does
@@ -103,7 +103,7 @@ class Walk(RuleBasedStateMachine):
     def roll_back(self, fault: Fault | None) -> None:
         with contextlib.suppress(BadInput):
             self._redeploy(
-                target_status.rollback_version("shop", self.shop.workspace), fault, {}, False
+                operations.rollback_version("shop", self.shop.workspace), fault, {}, False
             )
 
     @rule(fault=FAULTS)
@@ -117,14 +117,14 @@ class Walk(RuleBasedStateMachine):
     @rule(fault=FAULTS)
     def settle(self, fault: Fault | None) -> None:
         if self._known():
-            self._strike(fault, lambda: target_status.settle("shop", self.shop.workspace))
+            self._strike(fault, lambda: operations.stop_drained("shop", self.shop.workspace))
 
     # What somebody does, or happens
 
     @rule(verb=st.sampled_from(["pause", "resume", "abort", "now"]))
     def order(self, verb: commands.Command) -> None:
         if self._known():
-            target_status.order("shop", verb, self.shop.workspace)
+            operations.command("shop", verb, self.shop.workspace)
 
     @rule(version=VERSIONS, how=BREAKS)
     def break_or_mend(self, version: str, how: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ class Walk(RuleBasedStateMachine):
         before = list(self.world.violations)
         self.world.in_flight.clear()
         if asked_for:
-            target_status.down(self.shop.workspace)
+            operations.shut_down_all(self.shop.workspace)
         self.world.running.clear()
         self.world.routes.clear()
         self.world.violations[:] = before
@@ -200,7 +200,7 @@ class Walk(RuleBasedStateMachine):
         self.wishes.unweighed.clear()
         self.wishes.down = False
         if self._known():
-            target_status.order("shop", "resume", self.shop.workspace)
+            operations.command("shop", "resume", self.shop.workspace)
         self.wishes.alias = self.wishes.alias or "1"
         again(self.shop)
         check_quiet(self.shop, self.wishes.alias)
@@ -253,13 +253,15 @@ class Walk(RuleBasedStateMachine):
         if commands.read(self.shop.managed.folder).paused:
             self.order(self._relief)
 
-    def _unwatched(self, superseded: Callable[[_Wish], str]) -> Callable[[_Wish], str]:
+    def _unwatched(
+        self, superseded: Callable[[_AliasWatch], str | None]
+    ) -> Callable[[_AliasWatch], str | None]:
         """How often it looks depends on the machine's speed: these looks are not numbered."""
 
-        def look(wish: _Wish) -> str:
+        def look(watch: _AliasWatch) -> str | None:
             count, fault, self.world.fault = len(self.world.effects), self.world.fault, None
             try:
-                return superseded(wish)
+                return superseded(watch)
             finally:
                 del self.world.effects[count:]
                 self.world.fault = fault

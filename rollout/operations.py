@@ -1,0 +1,75 @@
+"""What people and flows do at a target: steer its rollout, go back, wait for it to drain, stop it."""
+
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
+from weighbridge.rollout import commands
+from weighbridge.rollout.managed_target import ManagedTarget, open_target
+from weighbridge.rollout.state import known_targets
+
+
+def find_target(name: str, workspace: Workspace) -> ManagedTarget:
+    """Return the target of this name. Raises BadInput where nothing was ever deployed there."""
+    known = known_targets(workspace.settings.home)
+    managed = open_target(name, workspace) if name in known else None
+    if managed is None:
+        remedy = f"known: {', '.join(known)}" if known else "start one with: weighbridge run RECIPE"
+        raise BadInput(f"looking for target '{name}'", "there is none of that name", remedy)
+    return managed
+
+
+def command(target: str, command: commands.Command, workspace: Workspace) -> str:
+    """Give the rollout at a target a command, and return a sentence on what that comes to.
+
+    The same command again changes nothing.
+    """
+    managed = find_target(target, workspace)
+    rollout = managed.load_state().rollout
+    commands.issue(managed.folder, command, rollout.id if rollout else "")
+    if command == "pause":
+        return f"{target} is paused: no rollout takes a step until `resume`"
+    if command == "resume":
+        return f"{target} is not paused"
+    if rollout is None:
+        return f"nothing is being rolled out to {target}"
+    consequence = "goes on at once" if command == "now" else "is taken back"
+    return f"the rollout of version {rollout.next.release.version} to {target} {consequence}"
+
+
+def rollback_version(target: str, workspace: Workspace) -> str:
+    """Return the version to go back to.
+
+    That is the one before the one that serves. While another version is tried, or is desired and
+    does not serve, it is the one that serves.
+
+    Raises:
+        BadInput: there is none.
+    """
+    state = find_target(target, workspace).load_state()
+    if state.current is not None:
+        serving = state.current.release.version
+        if state.rollout is not None or state.desired_version != serving:
+            return str(serving)
+    if not state.previous_releases:
+        raise BadInput(
+            f"rolling back '{target}'", "no version served there before", "see its history"
+        )
+    return str(state.previous_releases[0].version)
+
+
+def stop_drained(target: str, workspace: Workspace) -> bool:
+    """Stop what has drained at a target; return whether nothing drains any more."""
+    managed = find_target(target, workspace)
+    with managed.lock():
+        return managed.stop_drained()
+
+
+def shut_down_all(workspace: Workspace) -> list[str]:
+    """Stop what serves at every target and leave no process of it; return their names."""
+    stopped = []
+    for name in known_targets(workspace.settings.home):
+        managed = open_target(name, workspace)
+        if managed is not None:
+            with managed.lock():
+                stopped += [name] if managed.target.running() else []
+                managed.shut_down()
+    return stopped
