@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from weighbridge.conformance import model, suite
 from weighbridge.conformance.base import CheckResult, Subject, Verdict
 from weighbridge.conformance.matrix import MatrixEntry, render
-from weighbridge.conformance.model import CONTEXT, LESSONS
+from weighbridge.conformance.model import CONTEXT, LESSONS, prompt_of
 from weighbridge.conformance.reference import Question, Reference, Scored, Tokens, read
 from weighbridge.conformance.report import ConformanceReport, kept, versions
 from weighbridge.core import machine, plugins
@@ -296,7 +296,7 @@ def _reference(folder: Path) -> Reference:
 
     tokenizer: Any = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    prompt = _ids(tokenizer, model.prompt_of(tokenizer, LESSONS[0]))
+    prompt = _ids(tokenizer, prompt_of(tokenizer, LESSONS[0]))
     rows = [Encoded(prompt, _ids(tokenizer, text)) for text in SCORED]
     scored = zip(rows, logprobs(model, rows, batch_size=1), strict=True)
     return Reference(
@@ -317,7 +317,7 @@ def _questions(model: Any, tokenizer: PreTrainedTokenizerFast) -> list[Question]
 
     questions = []
     for lesson in LESSONS:
-        prompt = _ids(tokenizer, model.prompt_of(tokenizer, lesson))
+        prompt = _ids(tokenizer, prompt_of(tokenizer, lesson))
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             made = model.generate(
