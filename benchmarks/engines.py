@@ -41,7 +41,7 @@ from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.upgrade_contracts import optimizer_for
-from weighbridge.tasks.weigh import WeighArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 REFERENCE = "transformers"
 GOAL = 0.97

@@ -8,11 +8,11 @@ from weighbridge.core.plugins import load
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
-from weighbridge.tasks.finetune import FinetuneArgs
+from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimize import OptimizeArgs
 from weighbridge.tasks.package import PackageArgs
 from weighbridge.tasks.select import SelectArgs
-from weighbridge.tasks.weigh import WeighArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 

@@ -14,7 +14,8 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
 from weighbridge.tasks.download import Downloaded, Pinned
 from weighbridge.tasks.evaluate import Evaluated
-from weighbridge.tasks.finetune import Finetuned, OnLog
+from weighbridge.tasks.finetune import Finetuned
+from weighbridge.tasks.finetune_args import OnLog
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from weighbridge.core import machine, plugins
 from weighbridge.core.artifact import Artifact
@@ -25,13 +25,12 @@ from weighbridge.serving.engines.base import Engine, EngineArgs
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.data import Row, Split, read_rows
+from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
+from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.scoring import needs_logprobs, score_all
-
-if TYPE_CHECKING:
-    from weighbridge.tasks.evaluate import EvaluateArgs
-    from weighbridge.tasks.weigh import WeighArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 log = logging.getLogger("weighbridge.weigh")
 
@@ -312,7 +311,6 @@ class CandidateBenchmark:
     def _logprobs(self, running: Running, rows: list[Row]) -> list[list[float]] | None:
         if not needs_logprobs(self.metrics.metrics):
             return None
-        from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 
         def ask(encoded: Encoded) -> list[float]:
             return self.engine.token_logprobs(running.url, encoded.prompt, encoded.completion)

@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -30,12 +29,11 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.tasks import hf_models
 from weighbridge.tasks.encoding import Encoded, load_tokenizer
+from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
-
-    from weighbridge.tasks.finetune import FinetuneArgs, OnLog
 
 IGNORE: Final = -100
 """Label of a token that no loss is taken of."""
@@ -46,16 +44,6 @@ KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accura
 """
 T = TypeVar("T")
 log = logging.getLogger("weighbridge.finetune")
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished training run."""
-
-    adapter: Path
-    """Folder with the adapter as the trainer wrote it."""
-    losses: list[dict[str, float]]
-    facts: dict[str, str]
 
 
 def train(

@@ -31,7 +31,8 @@ def a_model_is_fine_tuned() -> None:
     """Two steps of LoRA on a tiny model, merged: SFTTrainer, PEFT, Dataset and saved weights work
     together.
     """
-    from weighbridge.tasks.finetune import FinetuneArgs, finetune
+    from weighbridge.tasks.finetune import finetune
+    from weighbridge.tasks.finetune_args import FinetuneArgs
 
     workspace = Workspace()
     args = FinetuneArgs(

@@ -8,58 +8,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel
 
 from weighbridge.core import environments, machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
-from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
+from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
-
-if TYPE_CHECKING:
-    from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 VERSION = 2
 log = logging.getLogger("weighbridge.weigh")
 
 DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
-
-
-class WeighArgs(BaseModel):
-    """How candidates are put on the scale."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    engines: list[Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]] = Field(
-        min_length=1,
-        description="Engines, with their options; each takes the variants whose format it knows.",
-    )
-    concurrency: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
-        [1, 4, 8],
-        min_length=1,
-        description="Numbers of requests under way together, each measured.",
-    )
-    requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
-    seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
-    max_seconds: float = Field(
-        60.0, gt=0, description="Most time per concurrency; what is under way then is dropped."
-    )
-    max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
-    request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
-    tune: bool = Field(
-        True,
-        description="Measure the engine options that are left open, such as threads and slots.",
-    )
-    price_per_hour: float | None = Field(
-        None, ge=0, description="Of this machine; gives the cost per million tokens."
-    )
-    currency: str = Field("USD", description="Of the price; only shown.")
 
 
 class Weighed(BaseModel):

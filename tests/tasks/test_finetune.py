@@ -21,7 +21,8 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import Message, Row, write_rows
-from weighbridge.tasks.finetune import FinetuneArgs, Finetuned, finetune
+from weighbridge.tasks.finetune import Finetuned, finetune
+from weighbridge.tasks.finetune_args import FinetuneArgs
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6

@@ -24,7 +24,8 @@ from weighbridge.tasks.candidate_benchmark import (
 )
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
-from weighbridge.tasks.weigh import WeighArgs, candidates, check, weigh
+from weighbridge.tasks.weigh import candidates, check, weigh
+from weighbridge.tasks.weigh_args import WeighArgs
 
 METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})
 QUESTIONS = {f"what is {n} doubled": f"it is {2 * n}" for n in range(40)}
@@ -275,9 +276,10 @@ def test_metrics_an_engine_cannot_serve_are_left_out(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("weighbridge.tasks.encoding.load_tokenizer", lambda model: None)
+    monkeypatch.setattr("weighbridge.tasks.candidate_benchmark.load_tokenizer", lambda model: None)
     monkeypatch.setattr(
-        "weighbridge.tasks.encoding.encode", lambda tokenizer, rows: [_Encoded() for _ in rows]
+        "weighbridge.tasks.candidate_benchmark.encode",
+        lambda tokenizer, rows: [_Encoded() for _ in rows],
     )
     metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, {"kind": "nll"}]})
     (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements

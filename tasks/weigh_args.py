@@ -1,0 +1,39 @@
+"""How candidates are weighed, as a recipe says it."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.serving.engines.base import EngineArgs
+
+
+class WeighArgs(BaseModel):
+    """Which engines are tried, and for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engines: list[Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]] = Field(
+        min_length=1,
+        description="Engines, with their options; each takes the variants whose format it knows.",
+    )
+    concurrency: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        [1, 4, 8],
+        min_length=1,
+        description="Numbers of requests under way together, each measured.",
+    )
+    requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
+    seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
+    max_seconds: float = Field(
+        60.0, gt=0, description="Most time per concurrency; what is under way then is dropped."
+    )
+    max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
+    request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
+    tune: bool = Field(
+        True,
+        description="Measure the engine options that are left open, such as threads and slots.",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Of this machine; gives the cost per million tokens."
+    )
+    currency: str = Field("USD", description="Of the price; only shown.")
