@@ -15,7 +15,7 @@ HEAD: Final = """\
 # What each engine was seen to do
 
 Written by `weighbridge engines check --all --docs docs`; nothing here is filled in by hand. Each column is one run of
-the conformance suite (`serving/conformance`) on one machine, with the options named below it. *passed here* is a check
+the conformance suite (`conformance/`) on one machine, with the options named below it. *passed here* is a check
 that ran and held, with the engine's version and the date; *known not to* is something the engine does not claim; *not
 run* says why. The model is a small one that knows a few answers by heart, and its answers under transformers are the
 reference.

@@ -1,7 +1,7 @@
 """Hold an engine to the conformance suite: the model, its artifact in the engine's format, what
 transformers answers.
 
-The suite itself lies in `serving/conformance`, which knows no machine learning library.
+The suite itself is in `conformance/suite.py`, which knows no machine learning library.
 """
 
 from __future__ import annotations
