@@ -60,29 +60,31 @@ def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Cache
     )
 
 
-def finetune_inputs(got: Downloaded, recipe: Recipe) -> dict[str, Any]:
-    return {"base": got.model, "data": got.data, "args": recipe.finetune}
+def finetune_inputs(downloaded: Downloaded, recipe: Recipe) -> dict[str, Any]:
+    return {"base": downloaded.model, "data": downloaded.data, "args": recipe.finetune}
 
 
 def finetune_step(
-    got: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
+    downloaded: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
 ) -> CachedStage[Finetuned]:
     return CachedStage(
         "finetune",
         finetune.VERSION,
         Finetuned,
-        finetune_inputs(got, recipe),
-        lambda: finetune.finetune(got.model, got.data, recipe.finetune, workspace, on_log),
+        finetune_inputs(downloaded, recipe),
+        lambda: finetune.finetune(
+            downloaded.model, downloaded.data, recipe.finetune, workspace, on_log
+        ),
     )
 
 
 def evaluate_step(
-    got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Evaluated]:
     inputs = {
-        "base": got.model,
-        "finetuned": tuned.merged,
-        "data": got.data,
+        "base": downloaded.model,
+        "finetuned": finetuned.merged,
+        "data": downloaded.data,
         "args": recipe.evaluate,
     }
     return CachedStage(
@@ -90,16 +92,18 @@ def evaluate_step(
         evaluate.VERSION,
         Evaluated,
         inputs,
-        lambda: evaluate.evaluate(got.model, tuned.merged, got.data, recipe.evaluate, workspace),
+        lambda: evaluate.evaluate(
+            downloaded.model, finetuned.merged, downloaded.data, recipe.evaluate, workspace
+        ),
     )
 
 
 def optimize_step(
-    got: Downloaded, tuned: Finetuned, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Optimized]:
     inputs = {
-        "merged": tuned.merged,
-        "data": got.data,
+        "merged": finetuned.merged,
+        "data": downloaded.data,
         "args": recipe.optimize,
         "makers": optimize.makers(recipe.optimize),
     }
@@ -108,17 +112,17 @@ def optimize_step(
         optimize.VERSION,
         Optimized,
         inputs,
-        lambda: optimize.optimize(tuned.merged, got.data, recipe.optimize, workspace),
+        lambda: optimize.optimize(finetuned.merged, downloaded.data, recipe.optimize, workspace),
     )
 
 
 def weigh_step(
-    got: Downloaded, made: Optimized, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded, optimized: Optimized, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Weighed]:
-    everyone = weigh.candidates(made.variants, recipe.weigh.engines)
+    everyone = weigh.candidates(optimized.variants, recipe.weigh.engines)
     inputs = {
         "candidates": [
-            weigh.inputs_of(one, got.data, recipe.evaluate, recipe.weigh, workspace)
+            weigh.inputs_of(one, downloaded.data, recipe.evaluate, recipe.weigh, workspace)
             for one in everyone
         ],
         "labels": [one.label for one in everyone],
@@ -129,7 +133,9 @@ def weigh_step(
         weigh.VERSION,
         Weighed,
         inputs,
-        lambda: weigh.weigh(made.variants, got.data, recipe.evaluate, recipe.weigh, workspace),
+        lambda: weigh.weigh(
+            optimized.variants, downloaded.data, recipe.evaluate, recipe.weigh, workspace
+        ),
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
     )
 
@@ -174,13 +180,13 @@ def package_step(
     )
 
 
-def lineage_of(got: Downloaded, tuned: Finetuned, recipe: Recipe) -> dict[str, str]:
+def lineage_of(downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe) -> dict[str, str]:
     """Where a Bento comes from: digests from base model to merged weights."""
     return {
         "recipe": recipe.name,
-        "base": got.model.digest,
-        "base_source": got.model.origin.get("uri", ""),
-        "data": got.data.digest,
-        "adapter": tuned.adapter.digest,
-        "merged": tuned.merged.digest,
+        "base": downloaded.model.digest,
+        "base_source": downloaded.model.origin.get("uri", ""),
+        "data": downloaded.data.digest,
+        "adapter": finetuned.adapter.digest,
+        "merged": finetuned.merged.digest,
     }

@@ -31,28 +31,33 @@ class Released:
 @release_flow(name="release", flow_run_name="release {recipe.name}")
 def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
     """From base model to served endpoint. Finished stages are reused; nothing is registered twice."""
-    work = ReleaseRun.begin(recipe)
-    with work.journal.run:
-        got = work.download()
-        tuned = work.finetune(got)
-        evaluated = work.evaluate(got, tuned)
-        made = work.optimize(got, tuned)
-        weighed = work.weigh(got, made)
-        decision, measurements = work.select(got, evaluated, weighed)
+    run = ReleaseRun.begin(recipe)
+    with run.records.mlflow_run:
+        run.preflight()
+        downloaded = run.download()
+        run.check_model(downloaded)
+        finetuned = run.finetune(downloaded)
+        evaluated = run.evaluate(downloaded, finetuned)
+        optimized = run.optimize(downloaded, finetuned)
+        weighed = run.weigh(downloaded, optimized)
+        decision, measurements = run.select(downloaded, evaluated, weighed)
         report = weighing_report(
             decision,
             measurements,
             evaluated,
             recipe.name,
-            facts=lineage_of(got, tuned, recipe),
+            facts=lineage_of(downloaded, finetuned, recipe),
             currency=recipe.weigh.currency,
         )
-        work.journal.report(report, work.workspace)
+        run.records.report(report, run.workspace)
         publish_weighing(report.markdown, report.rows, report.chart, f"{recipe.name}-report")
         require_winner(decision)
         winner = winner_of(decision, weighed)
-        chosen = work.package(got, tuned, winner, weighed) if winner else work.champions_release()
-        serving = work.deploy(chosen) if winner is None or work.promotes() else None
-        return Released(
-            chosen, report, serving, work.journal.run.run_id, read_rows(got.data, "test")[0]
+        chosen = (
+            run.package(downloaded, finetuned, winner, weighed)
+            if winner
+            else run.champions_release()
         )
+        serving = run.deploy(chosen) if winner is None or run.promotes() else None
+        example = read_rows(downloaded.data, "test")[0]
+        return Released(chosen, report, serving, run.records.mlflow_run.run_id, example)

@@ -24,7 +24,7 @@ class ReleaseRecords:
         self.registry = registry
         self.recipe = recipe
         self.tags = {"recipe": recipe.name, "recipe_digest": fingerprint(recipe)}
-        self.run = registry.release(
+        self.mlflow_run = registry.release(
             recipe.name,
             recipe,
             params=recipe.model_dump(mode="json", exclude_none=True),
@@ -34,27 +34,35 @@ class ReleaseRecords:
     def stage(
         self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None
     ) -> MlflowRun:
-        return self.registry.stage(self.run, name, inputs, params=params)
+        return self.registry.stage(self.mlflow_run, name, inputs, params=params)
 
-    def base(self, got: Downloaded) -> Version:
-        self.run.log_dataset(_dataset(got.data, "train", context="training"))
-        return self._register("base", got.model, None)
+    def base(self, downloaded: Downloaded) -> Version:
+        self.mlflow_run.log_dataset(_dataset(downloaded.data, "train", context="training"))
+        return self._register("base", downloaded.model, None)
 
-    def finetuned(self, tuned: Finetuned, base: Version, run: MlflowRun) -> Version:
+    def finetuned(self, finetuned: Finetuned, base: Version, run: MlflowRun) -> Version:
         """Registers adapter and merged weights; returns the version of the merged ones."""
-        run.log_history(tuned.losses)
-        adapter = self._register("adapter", tuned.adapter, base, run=run, facts=tuned.facts)
-        merged = self._register("merged", tuned.merged, adapter, run=run, facts=tuned.facts)
+        run.log_history(finetuned.losses)
+        adapter = self._register("adapter", finetuned.adapter, base, run=run, facts=finetuned.facts)
+        merged = self._register("merged", finetuned.merged, adapter, run=run, facts=finetuned.facts)
         run.log_models(made=[adapter.model_id, merged.model_id])
         return merged
 
     def evaluated(
-        self, evaluated: Evaluated, got: Downloaded, base: Version, merged: Version, run: MlflowRun
+        self,
+        evaluated: Evaluated,
+        downloaded: Downloaded,
+        base: Version,
+        merged: Version,
+        run: MlflowRun,
     ) -> None:
         """Metrics of base and fine-tuned model, each on its own logged model; predictions as a
         file.
         """
-        validation, test = _dataset(got.data, "validation"), _dataset(got.data, "test")
+        validation, test = (
+            _dataset(downloaded.data, "validation"),
+            _dataset(downloaded.data, "test"),
+        )
         run.log_metrics(_values(evaluated.base, "base."), validation)
         run.log_metrics(_values(evaluated.finetuned), validation, merged.model_id)
         run.log_metrics(_values(evaluated.base), validation, base.model_id)
@@ -77,14 +85,16 @@ class ReleaseRecords:
         }
 
     def measured(
-        self, measurement: Measurement, version: Version, got: Downloaded, run: MlflowRun
+        self, measurement: Measurement, version: Version, downloaded: Downloaded, run: MlflowRun
     ) -> None:
         """A candidate's figures on its logged model."""
         if measurement.failure:
             return
         figures = [
-            MeasuredFigures(_values(measurement.scores), _dataset(got.data, "validation")),
-            MeasuredFigures(_values(measurement.test_scores, "test."), _dataset(got.data, "test")),
+            MeasuredFigures(_values(measurement.scores), _dataset(downloaded.data, "validation")),
+            MeasuredFigures(
+                _values(measurement.test_scores, "test."), _dataset(downloaded.data, "test")
+            ),
             MeasuredFigures(_speed(measurement)),
         ]
         predictions = measurement.predictions.path.iterdir() if measurement.predictions else ()
@@ -102,10 +112,10 @@ class ReleaseRecords:
 
     def report(self, report: WeighingReport, workspace: Workspace) -> None:
         """The report with the release's run: as its description, as a page, as a chart."""
-        self.run.describe(report.markdown)
+        self.mlflow_run.describe(report.markdown)
         with workspace.store.scratch() as scratch:
             for file in report.save(scratch):
-                self.run.attach(file, "report")
+                self.mlflow_run.attach(file, "report")
 
     def _register(
         self,
@@ -122,7 +132,7 @@ class ReleaseRecords:
             self.recipe.name,
             role,
             artifact,
-            run=run or self.run,
+            run=run or self.mlflow_run,
             parent=parent,
             label=label,
             tags={**self.tags, **(tags or {})},

@@ -1,6 +1,4 @@
-"""One release under way: each stage as a Prefect task over a cached step, and what MLflow is told
-of it.
-"""
+"""One release under way: each stage runs as a Prefect task, is cached, and is recorded in MLflow."""
 
 import logging
 import time
@@ -48,85 +46,104 @@ class ReleaseRun:
     recipe: Recipe
     workspace: Workspace
     registry: Registry
-    journal: ReleaseRecords
+    records: ReleaseRecords
     versions: dict[str, Version] = field(default_factory=dict)
     """By role (`base`, `merged`) and by variant label."""
 
     @classmethod
     def begin(cls, recipe: Recipe) -> "ReleaseRun":
+        """Connect to MLflow, and begin the release's run there or go on with it."""
         workspace = Workspace()
         registry = Registry.connect(workspace.settings)
         return cls(recipe, workspace, registry, ReleaseRecords(registry, recipe))
 
-    def download(self) -> Downloaded:
+    def preflight(self) -> None:
+        """Check the target and the engines, before anything is downloaded.
+
+        Raises:
+            BadInput: the recipe asks for what cannot be, such as an address that is taken.
+            Unavailable: this machine lacks what it needs, such as a device.
+        """
         managed = managed_target_of(self.binding(), self.workspace)
-        # An address or a device that can't be had is told now, and not when everything else is
-        # done.
         managed.target.check()
         weighing.check(self.recipe.weigh)
 
+    def download(self) -> Downloaded:
         def call() -> StageOutcome[Downloaded]:
+            # What the source holds now is a part of the stage: Prefect shows its failure as such.
             pinned = pin(self.recipe.download, self.workspace)
             return cached_stages.download_step(pinned, self.recipe, self.workspace).run(
                 self.workspace
             )
 
-        got = run_stage("download", call).value
-        self.versions["base"] = self.journal.base(got)
-        # Seconds after the download, and not hours after the fine-tune.
-        optimizing.check(got.model.path, self.recipe.optimize, self.workspace)
-        return got
+        downloaded = run_stage("download", call).value
+        self.versions["base"] = self.records.base(downloaded)
+        return downloaded
 
-    def finetune(self, got: Downloaded) -> Finetuned:
-        inputs = cached_stages.finetune_inputs(got, self.recipe)
-        with self.journal.stage(
+    def check_model(self, downloaded: Downloaded) -> None:
+        """Check that every variant can be made of this model: hours before they are made.
+
+        Raises:
+            BadInput: an optimizer cannot take such a model.
+        """
+        optimizing.check(downloaded.model.path, self.recipe.optimize, self.workspace)
+
+    def finetune(self, downloaded: Downloaded) -> Finetuned:
+        inputs = cached_stages.finetune_inputs(downloaded, self.recipe)
+        with self.records.stage(
             "finetune", inputs, self.recipe.finetune.model_dump(mode="json")
         ) as run:
-            tuned = self._stage(
-                cached_stages.finetune_step(got, self.recipe, self.workspace, run.log_step)
+            finetuned = self._stage(
+                cached_stages.finetune_step(downloaded, self.recipe, self.workspace, run.log_step)
             )
-            self.versions["merged"] = self.journal.finetuned(tuned, self.versions["base"], run)
-        return tuned
+            self.versions["merged"] = self.records.finetuned(finetuned, self.versions["base"], run)
+        return finetuned
 
-    def evaluate(self, got: Downloaded, tuned: Finetuned) -> Evaluated:
-        """Raises GateFailed when the fine-tuned model is worse than its base."""
-        step = cached_stages.evaluate_step(got, tuned, self.recipe, self.workspace)
-        with self.journal.stage("evaluate", step.inputs) as run:
+    def evaluate(self, downloaded: Downloaded, finetuned: Finetuned) -> Evaluated:
+        """Score the fine-tuned model and its base.
+
+        Raises:
+            GateFailed: the fine-tuned model is worse than its base.
+        """
+        step = cached_stages.evaluate_step(downloaded, finetuned, self.recipe, self.workspace)
+        with self.records.stage("evaluate", step.inputs) as run:
             evaluated = self._stage(step)
-            self.journal.evaluated(
-                evaluated, got, self.versions["base"], self.versions["merged"], run
+            self.records.evaluated(
+                evaluated, downloaded, self.versions["base"], self.versions["merged"], run
             )
         gate(evaluated, self.recipe.evaluate)
         return evaluated
 
-    def optimize(self, got: Downloaded, tuned: Finetuned) -> Optimized:
-        made = self._stage(cached_stages.optimize_step(got, tuned, self.recipe, self.workspace))
-        self.versions |= self.journal.variants(made.variants, self.versions["merged"])
-        return made
+    def optimize(self, downloaded: Downloaded, finetuned: Finetuned) -> Optimized:
+        optimized = self._stage(
+            cached_stages.optimize_step(downloaded, finetuned, self.recipe, self.workspace)
+        )
+        self.versions |= self.records.variants(optimized.variants, self.versions["merged"])
+        return optimized
 
-    def weigh(self, got: Downloaded, made: Optimized) -> Weighed:
-        step = cached_stages.weigh_step(got, made, self.recipe, self.workspace)
-        with self.journal.stage("weigh", step.inputs) as run:
+    def weigh(self, downloaded: Downloaded, optimized: Optimized) -> Weighed:
+        step = cached_stages.weigh_step(downloaded, optimized, self.recipe, self.workspace)
+        with self.records.stage("weigh", step.inputs) as run:
             weighed = self._stage(step)
             for measurement in weighed.measurements:
-                self.journal.measured(
-                    measurement, self.versions[measurement.candidate.variant.label], got, run
+                self.records.measured(
+                    measurement, self.versions[measurement.candidate.variant.label], downloaded, run
                 )
         return weighed
 
     def select(
-        self, got: Downloaded, evaluated: Evaluated, weighed: Weighed
+        self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed
     ) -> tuple[Decision, list[Measurement]]:
-        """The decision, and every measurement it looked at, the champion's included."""
-        champion = self._champion_measured(got, weighed)
+        """Return the decision, and every measurement it looked at, the champion's included."""
+        champion = self._champion_measured(downloaded, weighed)
         decision = self._stage(cached_stages.select_step(weighed, evaluated, champion, self.recipe))
         return decision, [*weighed.measurements, *([champion] if champion else [])]
 
     def package(
-        self, got: Downloaded, tuned: Finetuned, winner: Candidate, weighed: Weighed
+        self, downloaded: Downloaded, finetuned: Finetuned, winner: Candidate, weighed: Weighed
     ) -> Release:
-        """The winner's Bento; its version becomes the challenger."""
-        lineage = cached_stages.lineage_of(got, tuned, self.recipe)
+        """Build the winner's Bento; its version becomes the challenger."""
+        lineage = cached_stages.lineage_of(downloaded, finetuned, self.recipe)
         packaged = self._stage(
             cached_stages.package_step(winner, lineage, self.recipe, self.workspace)
         )
@@ -139,7 +156,7 @@ class ReleaseRun:
         return packaged.release(version.name, version.version)
 
     def champions_release(self) -> Release:
-        """What serves now, to be served on."""
+        """Return what serves now, so that it goes on serving."""
         champion = self.registry.version(self.recipe.name)
         return Release(
             name=champion.name,
@@ -156,8 +173,9 @@ class ReleaseRun:
         )
 
     def deploy(self, release: Release) -> Serving:
-        """Let `champion` name the release's version, and have it served; on failure it names what
-        served before.
+        """Let `champion` name the release's version, and have it served.
+
+        On failure `champion` names again what served before.
 
         Raises:
             GateFailed: it was tried, and the version before goes on serving.
@@ -192,7 +210,7 @@ class ReleaseRun:
         return self._until_drained(binding)
 
     def binding(self) -> Binding:
-        """The target of this recipe, with what its monitor has to know of the recipe."""
+        """Return the target of this recipe, with what its monitor has to know of the recipe."""
         deploy, select = self.recipe.deploy, self.recipe.select
         floor = select.floor if deploy.monitor.floor is None else deploy.monitor.floor
         monitor = deploy.monitor.model_copy(
@@ -204,7 +222,7 @@ class ReleaseRun:
         return Binding(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
 
     def _until_drained(self, binding: Binding) -> Serving:
-        """What serves now, once the version before has finished its requests."""
+        """Return what serves now, once the version before has finished its requests."""
         while not operations.stop_drained(binding.target, self.workspace):
             time.sleep(0.2)
         return serving_at(managed_target_of(binding, self.workspace))
@@ -212,9 +230,9 @@ class ReleaseRun:
     def _stage(self, step: cached_stages.CachedStage[R]) -> R:
         return run_stage(step.name, lambda: step.run(self.workspace)).value
 
-    def _champion_measured(self, got: Downloaded, weighed: Weighed) -> Measurement | None:
-        """The champion on today's scale; None where there is none, or where it won this very
-        weighing.
+    def _champion_measured(self, downloaded: Downloaded, weighed: Weighed) -> Measurement | None:
+        """Measure the champion as the candidates were; None where there is none, or where it won
+        this very weighing.
         """
         champion = find_champion(self.registry, self.recipe.name)
         if champion is None or champion.weighing == fingerprint(weighed):
@@ -222,12 +240,12 @@ class ReleaseRun:
         candidate = as_candidate(champion, self.registry, self.workspace)
         if candidate is None:
             return None
-        named = candidate.model_copy(update={"label": champion_label(champion)})
+        labelled = candidate.model_copy(update={"label": champion_label(champion)})
         return weighing.weigh_one(
-            named, got.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
+            labelled, downloaded.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
         )
 
 
 def champion_label(champion: Champion) -> str:
-    """How the report calls the version that serves now."""
+    """Return what the report calls the version that serves now."""
     return f"champion {champion.version.version} ({champion.measurement.candidate.label})"
