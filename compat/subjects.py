@@ -163,6 +163,10 @@ def _control() -> Subject:
         Contract("its imports", "weighbridge.core.contract_runner:imports", tuple(_own_code())),
         Contract("a flow runs", "weighbridge.flows.upgrade_contracts:a_flow_runs"),
         Contract(
+            "the names inside Prefect",
+            "weighbridge.flows.upgrade_contracts:the_names_inside_prefect_are_there",
+        ),
+        Contract(
             "a schedule is planned", "weighbridge.flows.upgrade_contracts:a_schedule_is_planned"
         ),
         Contract(
@@ -171,6 +175,10 @@ def _control() -> Subject:
         Contract(
             "a version, its alias and a webhook",
             "weighbridge.registry.upgrade_contracts:a_version_is_registered",
+        ),
+        Contract(
+            "the names inside MLflow",
+            "weighbridge.registry.upgrade_contracts:the_names_inside_mlflow_are_there",
         ),
         Contract("a fine-tune", "weighbridge.tasks.upgrade_contracts:a_model_is_fine_tuned"),
         Contract("the metrics", "weighbridge.tasks.upgrade_contracts:answers_are_scored"),

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     history_kept: int = Field(
         3, ge=1, description="Versions before the one that serves that are kept whole."
     )
+    fast_start: bool = Field(
+        True,
+        description="Start Prefect and MLflow faster by names inside them that are not public. "
+        "Where one is gone, or with false: by public names alone, a few seconds slower.",
+    )
     webhook_secret: SecretStr = Field(
         SecretStr(""),
         description="Signs what MLflow tells the deployer; `weighbridge up` makes it and hands it on.",

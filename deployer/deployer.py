@@ -31,10 +31,11 @@ from weighbridge.deployer.webhook_receiver import (
     application,
 )
 from weighbridge.flows.events import Announcer
+from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_settings import for_every_api, users_api
-from weighbridge.flows.shadow_run import ShadowedJob, accompanied, mark_crashed
+from weighbridge.flows.shadow_run import ShadowedJob, accompanied
 from weighbridge.registry import Binding, Registry
-from weighbridge.registry.connection import load_mlflow
+from weighbridge.registry.loading import load_mlflow
 from weighbridge.rollout import reconcile
 from weighbridge.rollout.reconcile import Result
 
@@ -323,16 +324,16 @@ def _state_of(result: Result) -> Any:
     return state_of(result)
 
 
-def _prepare() -> None:
-    """Settings that must be there before MLflow and Prefect are imported; then their imports, which
-    take seconds.
+def _prepare(settings: Settings) -> None:
+    """Set what MLflow and Prefect read when they are imported, then import MLflow: that takes
+    seconds.
     """
     # MLflow's client would try for minutes what is tried again in a few seconds anyway.
     for name, value in {"TIMEOUT": "20", "MAX_RETRIES": "1", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     for name, value in for_every_api().items():
         os.environ.setdefault(name, value)
-    load_mlflow()
+    load_mlflow(fast=settings.fast_start)
 
 
 def _end(number: int, frame: object) -> None:
@@ -356,12 +357,13 @@ def main() -> int:
     threading.excepthook = _say_thread_error
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
+    workspace = Workspace()
     try:
-        deployer = Deployer(Workspace())
+        deployer = Deployer(workspace)
     except WeighbridgeError as exc:
         logger.error("%s", exc)
         return exc.exit_code
-    _prepare()
+    _prepare(workspace.settings)
     deployer.start()
     logger.info("listening at %s", deployer.url)
     if users_api():

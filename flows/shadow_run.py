@@ -10,7 +10,6 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -126,35 +125,3 @@ def _coat(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
         return Failed(message=str(error) or type(error).__name__)
 
     return coat
-
-
-def mark_crashed(tag: str, before: float) -> list[str]:
-    """Flow runs with this tag that an earlier process left unfinished become Crashed; returns their
-    ids.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
-
-    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "tags": {"all_": [tag]}}
-    began = {"before_": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))}
-    body: Any = {"flow_runs": {**unfinished, "start_time": began}}
-    try:
-        with get_client(sync_client=True) as client:
-            found = [
-                run["id"] for run in client.request("POST", "/flow_runs/filter", json=body).json()
-            ]
-            for run in found:
-                _crash(client, run)
-    except (httpx.HTTPError, PrefectException, OSError) as exc:
-        logger.warning("Prefect was not told which flow runs were killed: %s", exc)
-        return []
-    return found
-
-
-def _crash(client: Any, run: str) -> None:
-    from uuid import UUID
-
-    from prefect.states import Crashed
-
-    words = "The deployer ended. What was under way is settled at its next start; see: weighbridge history"
-    client.set_flow_run_state(UUID(run), Crashed(message=words), force=True)

@@ -5,12 +5,16 @@ Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
 
 import asyncio
+import contextlib
+import socket
 from datetime import timedelta
 from typing import Any
 
+from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
 from weighbridge.core.stage_cache import StageOutcome
-from weighbridge.flows.prefect_server import prefect_api
+from weighbridge.flows import interrupted_runs
+from weighbridge.flows.prefect_server import prefect_api, server_inside
 
 
 def a_flow_runs() -> None:
@@ -49,6 +53,20 @@ def a_flow_runs() -> None:
             f"the runs are recorded as {recorded}"
         )
         assert len(artifacts) == 3, f"{len(artifacts)} artifacts of 3 are recorded"
+
+
+def the_names_inside_prefect_are_there() -> None:
+    """Prefect still has what `prefect_internals` takes from inside it; where not, a start is slow."""
+    settings = Settings()
+    (settings.home / "prefect").mkdir(parents=True)
+    with (
+        contextlib.closing(socket.create_server((HOST, 0))) as listener,
+        server_inside(settings, listener),
+    ):
+        from prefect import flow
+
+        assert flow(name="contract")(lambda: 1)() == 1, "the flow gives another value"
+        assert interrupted_runs.mark_interrupted() == [], "this process counts as dead"
 
 
 def a_schedule_is_planned() -> None:

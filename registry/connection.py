@@ -1,78 +1,30 @@
-"""The connection to MLflow: loading it cheaply, finding experiments, translating its errors."""
+"""The connection to MLflow: finding experiments, translating errors, one change at a time."""
 
 import hashlib
-import importlib.abc
-import importlib.machinery
-import logging
-import os
 import re
-import sys
-import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
-from weighbridge.registry import database_template
+from weighbridge.registry.database import REMEDY, prepare_database
+from weighbridge.registry.loading import load_mlflow
+from weighbridge.registry.mlflow_errors import one_line, translated, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-logger = logging.getLogger("weighbridge.registry")
-
-_OPTIONAL = frozenset({"numpy", "pandas", "pyarrow"})
-_BELOW = ("mlflow", "requests", "urllib3", "sqlalchemy", "alembic", "botocore", "boto3")
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it MLflow's UI takes models for agents and shows no metrics beside them."""
-_REMEDY = "check WEIGHBRIDGE_HOME, WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_TRACKING_URI"
-_MLFLOW_SCHEMA = "mlflow"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class _Without(importlib.abc.MetaPathFinder):
-    """Lets one thread import as if some optional libraries were not installed."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self.names = names
-        self.thread = threading.get_ident()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name in self.names and threading.get_ident() == self.thread:
-            raise ModuleNotFoundError(f"{name} is left out while MLflow is imported", name=name)
-        return None
-
-
-def load_mlflow() -> "type[MlflowClient]":
-    """Import MLflow the way `mlflow-skinny` installs it: without what costs over 40 % of its import
-    time.
-
-    MLflow tries these libraries where they are optional to it. They can be imported as usual
-    afterwards, and nothing is left out that another module has imported already.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Its migrations tell every step at INFO, to a handler of their own on stderr.
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    finder = _Without(_OPTIONAL - sys.modules.keys())
-    sys.meta_path.insert(0, finder)
-    try:
-        from mlflow.tracking import MlflowClient
-    finally:
-        sys.meta_path.remove(finder)
-    # It logs, with its traceback, every database error that it then raises.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    client: type[MlflowClient] = MlflowClient
-    return client
 
 
 def checked_name(name: str) -> str:
@@ -143,7 +95,7 @@ class Connection:
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """Translate whatever MLflow raises inside into one line."""
-        with _translated(what, f"look at MLflow at {_shown(self.uri)}"):
+        with translated(what, f"look at MLflow at {without_secrets(self.uri)}"):
             yield
 
     @contextmanager
@@ -153,25 +105,6 @@ class Connection:
         bucket = hashlib.sha256(what.encode()).hexdigest()[0]
         with FileLock(self.locks / f"registry-{bucket}.lock"):
             yield
-
-
-@contextmanager
-def _translated(what: str, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except WeighbridgeError:
-        raise
-    except Exception as exc:
-        # MLflow lets errors of every library below it through.
-        if not isinstance(exc, OSError) and not type(exc).__module__.startswith(_BELOW):
-            raise
-        raise Unavailable(what, one_line(exc), remedy) from exc
-
-
-def one_line(exc: BaseException) -> str:
-    """An error's own words, shortened, on one line."""
-    words = " ".join(str(exc).split())
-    return words if len(words) <= 300 else f"{words[:300]}…"
 
 
 def connect(settings: Settings) -> Connection:
@@ -185,7 +118,7 @@ def connect(settings: Settings) -> Connection:
         _knock(uri)
     own_files = not settings.tracking_uri or bool(settings.artifact_root)
     artifacts = settings.mlflow_artifacts() if own_files else ""
-    with _translated(f"opening MLflow at {_shown(uri)}", _REMEDY):
+    with translated(f"opening MLflow at {without_secrets(uri)}", REMEDY):
         client = _open(uri, settings)
     return Connection(client, uri, artifacts, settings.home / "locks")
 
@@ -195,77 +128,12 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
         # MLflow's dependencies deprecate what MLflow uses; nobody here can do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", PendingDeprecationWarning)
-        client_class = load_mlflow()
+        client_class = load_mlflow(fast=settings.fast_start)
         prepare_database(settings)
         client = client_class(tracking_uri=uri, registry_uri=uri)
         client.get_experiment_by_name("Default")
         client.search_registered_models(max_results=1)
     return client
-
-
-def prepare_database(settings: Settings) -> None:
-    """MLflow's tables are there, where the installation keeps them itself: in SQLite, or in
-    PostgreSQL.
-
-    Raises:
-        Unavailable: the database does not answer, or is none.
-    """
-    uri = settings.mlflow_uri()
-    with _translated(f"opening MLflow's database {_shown(uri)}", _REMEDY):
-        database_template.prepare(uri, settings.cache)
-        if uri.startswith("postgresql"):
-            make_schema(settings, _MLFLOW_SCHEMA)
-            _make_tables(uri, settings.home / "locks")
-
-
-def make_schema(settings: Settings, name: str) -> None:
-    """Have PostgreSQL keep a schema of this name in the installation's database. Raises
-    Unavailable.
-    """
-    from sqlalchemy import create_engine, text
-
-    uri = settings.postgresql("psycopg2")
-    with _translated(f"opening the database {_shown(uri)}", "check WEIGHBRIDGE_DATABASE_URL"):
-        engine = create_engine(uri)
-        try:
-            with engine.begin() as database:
-                # PostgreSQL lets two at once fail over the same new schema.
-                database.execute(
-                    text("SELECT pg_advisory_xact_lock(hashtext('weighbridge.schema'))")
-                )
-                if not database.execute(
-                    text("SELECT to_regnamespace(:name)"), {"name": name}
-                ).scalar():
-                    database.execute(text(f'CREATE SCHEMA "{name}"'))
-        finally:
-            engine.dispose()
-
-
-def _make_tables(uri: str, locks: Path) -> None:
-    """MLflow's migrations, by one process at a time: two at once would stumble over each other."""
-    load_mlflow()
-    from mlflow.store.db.utils import (
-        _all_tables_exist,
-        _initialize_tables,
-        create_sqlalchemy_engine,
-    )
-
-    locks.mkdir(parents=True, exist_ok=True)
-    engine = create_sqlalchemy_engine(uri)
-    try:
-        with FileLock(locks / "mlflow-tables.lock"):
-            if not _all_tables_exist(engine):
-                logger.info("making MLflow's tables")
-                # MLflow offers no public function for this; the version is pinned and a test holds
-                # it.
-                _initialize_tables(engine)
-    finally:
-        engine.dispose()
-
-
-def _shown(uri: str) -> str:
-    """A URI without the password in it, nor the options after its path."""
-    return re.sub(r"://[^@/]*@", "://***@", uri).partition("?")[0]
 
 
 def _knock(uri: str) -> None:
@@ -276,7 +144,7 @@ def _knock(uri: str) -> None:
         return  # it answers; what it thinks of us comes with the first real call
     except (OSError, ValueError) as exc:
         raise Unavailable(
-            f"connecting to MLflow at {_shown(uri)}",
+            f"connecting to MLflow at {without_secrets(uri)}",
             one_line(exc),
             "start the server, or unset WEIGHBRIDGE_TRACKING_URI",
         ) from exc

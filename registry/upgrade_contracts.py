@@ -1,14 +1,16 @@
 """What we need of MLflow, done once: `weighbridge compat` runs this against newer releases of
 everything.
 
-It needs `WEIGHBRIDGE_HOME` to be a folder of its own.
+Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
 
 import os
 
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.registry import mlflow_internals
 from weighbridge.registry.api import Registry
+from weighbridge.registry.loading import load_mlflow
 from weighbridge.registry.versions import Role, Version
 from weighbridge.registry.webhooks import EVENTS, NAME
 
@@ -45,3 +47,15 @@ def a_version_is_registered() -> None:
     )
     (hook,) = client.list_webhooks(max_results=10, page_token=None)
     assert hook.name == NAME, f"the webhook reads back as {hook}"
+
+
+def the_names_inside_mlflow_are_there() -> None:
+    """MLflow still has what `mlflow_internals` takes from inside it; where not, a start is slow."""
+    home = Settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    mlflow_internals.import_lean()
+    mlflow_internals.make_sqlite(home / "contract.db")
+    # Another way to the same tables: it finds them, and has nothing to do.
+    mlflow_internals.make_tables(f"sqlite:///{home / 'contract.db'}")
+    client = load_mlflow()(tracking_uri=f"sqlite:///{home / 'contract.db'}")
+    assert client.search_registered_models() == [], "the tables are not those of the client"

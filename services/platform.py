@@ -32,8 +32,8 @@ from weighbridge.core.processes import is_taken
 from weighbridge.core.progress import track
 from weighbridge.core.service_addresses import HOST, Addresses
 from weighbridge.core.settings import Settings
-from weighbridge.flows import deployments, prefect_server, prefect_settings
-from weighbridge.registry.connection import make_schema, prepare_database
+from weighbridge.flows import deployments, prefect_database, prefect_settings
+from weighbridge.registry.database import make_schema, prepare_database
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.reaper import sweep
 from weighbridge.serving.supervisor import Program, Supervisor
@@ -163,7 +163,7 @@ class Platform:
         if self._settings.postgresql("psycopg2"):
             make_schema(self._settings, prefect_settings.POSTGRESQL_SCHEMA)
         else:
-            prefect_server.prepare_database(self._settings)
+            prefect_database.prepare_database(self._settings)
 
     def _programs(self, ports: Addresses) -> list[Program]:
         secret = self._secrets()
@@ -206,6 +206,7 @@ class Platform:
             "METRICS_PORT": settings.metrics_port,
             "RECONCILE_SECONDS": settings.reconcile_seconds,
             "HISTORY_KEPT": settings.history_kept,
+            "FAST_START": settings.fast_start,
         }
         return {
             **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own.items()},

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from weighbridge.core import fast_start
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
-from weighbridge.flows.prefect_server import mark_interrupted, prefect_api, users_api
+from weighbridge.flows.interrupted_runs import mark_interrupted
+from weighbridge.flows.prefect_server import prefect_api
+from weighbridge.flows.prefect_settings import users_api
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -43,7 +46,7 @@ def _no_api_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(name: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
-    """A process that runs a flow of five tasks."""
+    """Start a process that runs a flow of five tasks."""
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(seconds)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -97,6 +100,51 @@ def test_a_killed_run_leaves_no_process_and_is_crashed_for_the_next_one() -> Non
         assert states("flow_runs") == {"killed": "CRASHED"}
         assert states("task_runs") == {"stage-0": "CRASHED"}
         assert "killed" in query("flow_runs")[0]["state"]["message"]
+
+
+@pytest.mark.slow
+def test_the_public_way_records_a_run_and_marks_a_killed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_FAST_START", "false")
+    assert ended(start("whole")) == (0, "")
+    process = start("killed", 60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    time.sleep(2)  # the server writes task runs once a second
+    os.kill(process.pid, signal.SIGKILL)
+    assert ended(process)[0] == -signal.SIGKILL
+    with prefect_api(Settings()) as users:
+        assert users is None
+        assert states("flow_runs") == {"whole": "COMPLETED", "killed": "CRASHED"}
+        of_the_first = [run for run in query("task_runs") if run["state_type"] == "COMPLETED"]
+        assert len(of_the_first) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("prefect.server.api.server", "API_ROUTERS"),
+        ("prefect.server.database.dependencies", "temporary_database_config"),
+        ("prefect.events.worker", "EventsWorker"),
+        ("prefect.server.utilities.messaging.memory", "Topic.by_name"),
+    ],
+)
+def test_a_name_that_is_gone_from_prefect_is_said_and_a_flow_runs_all_the_same(
+    module: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prefect import flow
+
+    monkeypatch.setattr(fast_start, "_warned", set())
+    owner, _, attribute = f"{module}.{name}".rpartition(".")
+    monkeypatch.delattr(f"{owner}.{attribute}")
+    with prefect_api(Settings()):
+        assert flow(lambda: 1, name="mine", flow_run_name="all the same")() == 1
+        assert states("flow_runs") == {"all the same": "COMPLETED"}
+    [warning] = [line for line in caplog.messages if "has changed inside" in line]
+    assert attribute in warning
+    assert "WEIGHBRIDGE_FAST_START=false" in warning
 
 
 def test_a_run_of_a_living_process_is_not_called_crashed() -> None:

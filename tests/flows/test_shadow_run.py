@@ -22,9 +22,10 @@ from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
+from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_server import prefect_api
 from weighbridge.flows.redeploy import state_of
-from weighbridge.flows.shadow_run import ShadowedJob, accompanied, mark_crashed
+from weighbridge.flows.shadow_run import ShadowedJob, accompanied
 from weighbridge.rollout.reconcile import Result
 
 logger = logging.getLogger("weighbridge.test")

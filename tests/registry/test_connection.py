@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.registry.conftest import Make
+from weighbridge.core import fast_start
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Registry
-from weighbridge.registry.connection import _Without, checked_name
+from weighbridge.registry import Registry, mlflow_internals
+from weighbridge.registry.connection import checked_name
+from weighbridge.registry.mlflow_internals import LeftOut
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +29,9 @@ def python(code: str) -> str:
 
 def test_importing_the_registry_does_not_import_mlflow() -> None:
     assert (
-        python("import sys, registry; print('mlflow' in sys.modules, 'pandas' in sys.modules)")
+        python(
+            "import sys, weighbridge.registry; print('mlflow' in sys.modules, 'pandas' in sys.modules)"
+        )
         == "False False"
     )
 
@@ -34,15 +39,60 @@ def test_importing_the_registry_does_not_import_mlflow() -> None:
 @pytest.mark.slow
 def test_mlflow_comes_without_pandas_and_pandas_can_be_imported_afterwards() -> None:
     code = (
-        "import sys; from weighbridge.registry.connection import load_mlflow; load_mlflow();"
+        "import sys; from weighbridge.registry.loading import load_mlflow; load_mlflow();"
         "print('pandas' in sys.modules, 'pyarrow' in sys.modules);"
         "import pandas, pyarrow; print(len(pyarrow.array(pandas.Series([1, 2])).to_numpy()))"
     )
     assert python(code) == "False False\n2"
 
 
+@pytest.mark.slow
+def test_without_a_fast_start_a_version_is_registered(make: Make, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", cache=tmp_path / "cache", fast_start=False)
+    assert registered(settings, make) == "1"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["_initialize_tables", "create_sqlalchemy_engine"])
+def test_a_name_that_is_gone_from_mlflow_is_said_and_a_version_is_registered_all_the_same(
+    name: str,
+    make: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def gone(path: Path) -> None:
+        raise ImportError(f"cannot import name '{name}' from 'mlflow.store.db.utils'")
+
+    monkeypatch.setattr(fast_start, "_warned", set())
+    # MLflow itself needs the name: it is gone for us alone.
+    monkeypatch.setattr(mlflow_internals, "make_sqlite", gone)
+    assert registered(Settings(home=tmp_path / "home", cache=tmp_path / "cache"), make) == "1"
+    [warning] = [line for line in caplog.messages if "has changed inside" in line]
+    assert name in warning
+    assert "WEIGHBRIDGE_FAST_START=false" in warning
+
+
+@pytest.mark.slow
+def test_an_mlflow_that_cannot_do_without_pandas_is_imported_with_it() -> None:
+    code = (
+        "from weighbridge.registry import loading, mlflow_internals\n"
+        "mlflow_internals._OPTIONAL = frozenset({'pandas', 'yaml'})\n"
+        "print(loading.load_mlflow().__name__)"
+    )
+    assert python(code) == "MlflowClient"
+
+
+def registered(settings: Settings, make: Make) -> str:
+    """Register an artifact in a new database; return the version it became."""
+    registry = Registry.connect(settings)
+    with registry.release("shop", 1, params={}, tags={}) as run:
+        return registry.register("shop", "base", make("weights"), run=run).version
+
+
 def test_other_threads_import_what_they_like_meanwhile() -> None:
-    finder = _Without(frozenset({"pandas"}))
+    finder = LeftOut(frozenset({"pandas"}))
     with pytest.raises(ModuleNotFoundError):
         finder.find_spec("pandas", None)
     found: list[object] = []

@@ -1,0 +1,127 @@
+"""Flow runs whose process was killed: marked as Crashed, so that nobody waits for their end."""
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+import psutil
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+CREATOR = "WEIGHBRIDGE"
+_UNFINISHED: Mapping[str, Any] = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
+_PROCESS = re.compile(r"weighbridge process (\d+) on (.+) since (.+)")
+
+logger = logging.getLogger("weighbridge.prefect")
+
+
+def identity() -> str:
+    """Return what tells this process apart from all others that ever used this home.
+
+    It stands in every flow run of this process: as its creator, or as one of its tags.
+    """
+    # A process number alone is used again by the system; with the time of its start it is unique.
+    started = datetime.fromtimestamp(psutil.Process().create_time()).isoformat(" ", "seconds")
+    return f"weighbridge process {os.getpid()} on {socket.gethostname()} since {started}"
+
+
+def mark_interrupted() -> list[str]:
+    """Mark the flow runs of our processes that no longer live as Crashed; return their ids."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        dead = [
+            run["id"]
+            for run in _filter(client, "flow_runs", _UNFINISHED)
+            if any(_is_dead(process) for process in _processes_of(run))
+        ]
+        _mark(
+            client,
+            dead,
+            "The process was killed. Run the recipe again: finished stages are reused.",
+        )
+    return dead
+
+
+def mark_crashed(tag: str, before: float) -> list[str]:
+    """Mark the flow runs with this tag that began before this time as Crashed; return their ids.
+
+    Where Prefect does not answer, that is logged and nothing is marked.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+
+    began = {"before_": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))}
+    wanted = {**_UNFINISHED, "tags": {"all_": [tag]}, "start_time": began}
+    message = (
+        "The deployer ended. What was under way is settled at its next start; "
+        "see: weighbridge history"
+    )
+    try:
+        with get_client(sync_client=True) as client:
+            runs = [run["id"] for run in _filter(client, "flow_runs", wanted)]
+            _mark(client, runs, message)
+    except (httpx.HTTPError, PrefectException, OSError) as exc:
+        logger.warning("Prefect was not told which flow runs were killed: %s", exc)
+        return []
+    return runs
+
+
+def unfinished_task_runs(tag: str) -> int:
+    """Return how many task runs with this tag Prefect has not seen the end of."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return len(_filter(client, "task_runs", {**_UNFINISHED, "tags": {"all_": [tag]}}))
+
+
+def _mark(client: "SyncPrefectClient", flow_runs: Iterable[str], message: str) -> None:
+    """Mark flow runs and their unfinished task runs as Crashed."""
+    from prefect.client.schemas.objects import State
+    from prefect.states import Crashed
+
+    state: State[Any] = Crashed(message=message)
+    for flow_run in flow_runs:
+        unfinished = {**_UNFINISHED, "flow_run_id": {"any_": [flow_run]}}
+        for task_run in _filter(client, "task_runs", unfinished):
+            client.set_task_run_state(UUID(task_run["id"]), state, force=True)
+        client.set_flow_run_state(UUID(flow_run), state, force=True)
+
+
+def _filter(
+    client: "SyncPrefectClient", kind: str, criteria: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    path: Any = f"/{kind}/filter"  # the client's own type knows no path of which a part is a value
+    answer: list[dict[str, Any]] = client.request("POST", path, json={kind: criteria}).json()
+    return answer
+
+
+def _processes_of(run: Mapping[str, Any]) -> list[str]:
+    """Return what may be an `identity`: a server inside our process notes it as the creator."""
+    creator = run.get("created_by") or {}
+    names = [creator["display_value"]] if creator.get("type") == CREATOR else []
+    return [*names, *run["tags"]]
+
+
+def _is_dead(process: str) -> bool:
+    """Whether the process of this `identity` has ended.
+
+    One of another machine counts as alive, since nobody can tell here; so does what is no identity.
+    """
+    match = _PROCESS.fullmatch(process)
+    if match is None or match[2] != socket.gethostname():
+        return False
+    try:
+        started = psutil.Process(int(match[1])).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    # Another process may have the number now. The identity is exact to a second.
+    return abs(started - datetime.fromisoformat(match[3]).timestamp()) >= 2

@@ -1,0 +1,34 @@
+"""Errors of MLflow and of the libraries below it, in one line each."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from weighbridge.core.errors import Unavailable, WeighbridgeError
+
+_BELOW = ("mlflow", "requests", "urllib3", "sqlalchemy", "alembic", "botocore", "boto3")
+
+
+@contextmanager
+def translated(doing: str, remedy: str) -> Iterator[None]:
+    """Raise whatever MLflow raises inside as Unavailable."""
+    try:
+        yield
+    except WeighbridgeError:
+        raise
+    except Exception as exc:
+        # MLflow lets errors of every library below it through.
+        if not isinstance(exc, OSError) and not type(exc).__module__.startswith(_BELOW):
+            raise
+        raise Unavailable(doing, one_line(exc), remedy) from exc
+
+
+def one_line(exc: BaseException) -> str:
+    """Return an error's own words, shortened, on one line."""
+    words = " ".join(str(exc).split())
+    return words if len(words) <= 300 else f"{words[:300]}…"
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI without the password in it, nor the options after its path."""
+    return re.sub(r"://[^@/]*@", "://***@", uri).partition("?")[0]

@@ -1,0 +1,89 @@
+"""Every use of MLflow that its documentation does not offer, and no other module's.
+
+`registry.database` and `load_mlflow` go the public way where one of these names is gone.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_OPTIONAL = frozenset({"numpy", "pandas", "pyarrow"})
+"""What MLflow's `mlflow-skinny` goes without; it costs over 40 % of MLflow's import time."""
+
+
+class LeftOut(importlib.abc.MetaPathFinder):
+    """Lets one thread import as if some optional libraries were not installed."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.thread = threading.get_ident()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name in self.names and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError(f"{name} is left out while MLflow is imported", name=name)
+        return None
+
+
+def import_lean() -> "type[MlflowClient]":
+    """Import MLflow the way `mlflow-skinny` installs it.
+
+    MLflow tries these libraries where they are optional to it. They can be imported as usual
+    afterwards, and nothing is left out that another module has imported already.
+    """
+    before = set(sys.modules)
+    finder = LeftOut(_OPTIONAL - before)
+    sys.meta_path.insert(0, finder)
+    try:
+        from mlflow.tracking import MlflowClient
+    except BaseException:
+        # What was imported meanwhile has noted that the libraries are not there.
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "mlflow":
+                del sys.modules[name]
+        raise
+    finally:
+        sys.meta_path.remove(finder)
+    client: type[MlflowClient] = MlflowClient
+    return client
+
+
+def make_sqlite(path: Path) -> None:
+    """Have MLflow's migrations make its tables in a SQLite file whose every write need not reach
+    the disk.
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    from sqlalchemy import event
+
+    def hasten(connection: object, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]
+
+    engine = create_sqlalchemy_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", hasten)
+    _initialize_tables(engine)
+    engine.dispose()
+
+
+def make_tables(uri: str) -> None:
+    """Have MLflow's migrations make its tables in a database, where they are not there."""
+    from mlflow.store.db.utils import (
+        _all_tables_exist,
+        _initialize_tables,
+        create_sqlalchemy_engine,
+    )
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        if not _all_tables_exist(engine):
+            _initialize_tables(engine)
+    finally:
+        engine.dispose()
