@@ -70,10 +70,10 @@ def _own_server(settings: Settings) -> Iterator[None]:
         listener = stack.enter_context(
             contextlib.closing(socket.create_server((service_addresses.HOST, 0)))
         )
+        # One port for both: a Prefect that the first one imported has read the address.
+        port = listener.getsockname()[1]
         inside = server_inside(settings, listener)
         if not (settings.fast_start and _entered(stack, inside)):
-            # The same port: a Prefect that was imported meanwhile has read that address.
-            port = listener.getsockname()[1]
             listener.close()
             stack.enter_context(server_beside(settings, port))
         yield
