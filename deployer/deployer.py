@@ -1,8 +1,9 @@
-"""The deployer: resident, makes every target's fact equal its wish.
+"""The deployer: a resident process that makes every target's actual state its desired state.
 
 MLflow's webhook and `weighbridge promote` wake it; it reconciles every few seconds anyway, so that
-every hint may be lost, doubled or out of order. Each target is attended on a thread of its own.
-Prefect shows what it does and decides nothing; while MLflow is down, what serves is kept right.
+every such call may be lost, doubled or out of order. Each target has a thread of its own
+(`target_worker`). Prefect shows what the deployer does and decides nothing. While MLflow is down,
+what serves is kept as it is.
 
 Usage: ``python -m weighbridge.deployer.deployer``, started by `weighbridge up`.
 """
@@ -22,10 +23,11 @@ from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.deployer.mlflow_events import of_delivery
+from weighbridge.deployer.target_worker import ROUTINE, TargetWorker
 from weighbridge.deployer.webhook_receiver import (
     PATH,
+    Callbacks,
     Delivery,
-    Hooks,
     Receiver,
     SeenDeliveries,
     application,
@@ -33,7 +35,7 @@ from weighbridge.deployer.webhook_receiver import (
 from weighbridge.flows.events import Announcer
 from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_settings import for_every_api, users_api
-from weighbridge.flows.shadow_run import ShadowedJob, accompanied
+from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.loading import load_mlflow
 from weighbridge.rollout import reconcile
@@ -42,14 +44,12 @@ from weighbridge.rollout.reconcile import Result
 logger = logging.getLogger("weighbridge.deployer")
 
 WEBHOOK_EVERY = 60.0
-RECONCILE = "reconcile"
-PEOPLE = frozenset({"webhook", "promote", "rollback"})
-"""Triggers behind which somebody moved, or confirmed, the alias."""
+"""Seconds between two looks at our webhook in MLflow, which anybody there can change."""
 _ALIAS = "champion"
 
 
 class Reconciler(Protocol):
-    """What is done at a target: `weighbridge.rollout.reconcile`."""
+    """What is done at a target: the functions of `weighbridge.rollout.reconcile`."""
 
     def reconcile(
         self,
@@ -70,110 +70,49 @@ class Reconciler(Protocol):
     def recover(self, workspace: Workspace) -> None: ...
 
 
-class TargetWorker:
-    """One target and the thread that attends it: one thing at a time, the newest wish next."""
-
-    def __init__(self, binding: Binding, attend: Callable[[Binding, str, float], Result]) -> None:
-        self.binding = binding
-        self._attend = attend
-        self._asked = threading.Event()
-        self._over = False
-        self._trigger = ""
-        self._asked_at = 0.0
-        self._began = 0.0
-        self._last: dict[str, Any] = {}
-        self._thread = threading.Thread(
-            target=self._run, name=f"target {binding.target}", daemon=True
-        )
-        self._thread.start()
-
-    def ask(self, trigger: str) -> None:
-        """Look at the target soon; asked several times before that, once. A reason is worth more
-        than routine.
-        """
-        if trigger != RECONCILE or not self._trigger:
-            self._trigger = trigger
-        if trigger in PEOPLE:
-            self._asked_at = time.time()
-        self._asked.set()
-
-    def end(self) -> None:
-        """Attend it no more, once what is under way is over."""
-        self._over = True
-        self._asked.set()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._began)
-
-    def status(self) -> dict[str, Any]:
-        return {"model": self.binding.model, "busy_since": self._began or None, **self._last}
-
-    def _run(self) -> None:
-        while True:
-            self._asked.wait()
-            self._asked.clear()
-            if self._over:
-                return
-            trigger, self._trigger = self._trigger or RECONCILE, ""
-            self._began = time.time()
-            try:
-                self._look(trigger)
-            finally:
-                self._began = 0.0
-
-    def _look(self, trigger: str) -> None:
-        try:
-            result = self._attend(self.binding, trigger, self._asked_at)
-            told = {"action": result.action, "detail": result.detail, "version": result.version}
-        except WeighbridgeError as exc:
-            told = {"action": "error", "detail": str(exc), "version": self._last.get("version", "")}
-        before = (self._last.get("action"), self._last.get("detail"))
-        if told["action"] != "nothing" and before != (told["action"], told["detail"]):
-            logger.info("%s: %s: %s", self.binding.target, told["action"], told["detail"])
-        self._last = {**told, "trigger": trigger, "at": time.time()}
-
-
 class Deployer:
-    """Reconciles every target, now and again and whenever it is woken."""
+    """Reconciles every target, every few seconds and whenever it is woken."""
 
     def __init__(
         self,
         workspace: Workspace,
         *,
         connect: Callable[[Settings], Registry] = Registry.connect,
-        work: Reconciler = reconcile,
+        reconciler: Reconciler = reconcile,
         announce: Callable[[Any], None] | None = None,
     ) -> None:
         self._workspace = workspace
         self._settings = workspace.settings
         self._connect = connect
-        self._work = work
+        self._reconciler = reconciler
         self._announce = announce or Announcer()
         self._registry: Registry | None = None
         self._server: Registry | None = None
+        """MLflow's server, where the registry itself is reached as a database."""
         self._workers: dict[str, TargetWorker] = {}
         self._woken = threading.Event()
         self._trigger = ""
+        """Of the wake-up call for all targets."""
         self._triggers: dict[str, str] = {}
-        """By target, of whoever woke it."""
+        """Of the wake-up calls for one target, by its name."""
         self._began = time.time()
         self._mlflow: dict[str, Any] = {"answers": None, "detail": "not asked yet"}
         self._webhook: dict[str, Any] = {"set": False, "detail": "not set up yet"}
         self._webhook_due = 0.0
         seen = SeenDeliveries(self._settings.home / "run" / "deliveries.json")
-        app = application(
-            Hooks(self.told, self.wake, self.status), self._settings.webhook_secret, seen
-        )
+        callbacks = Callbacks(self.take_delivery, self.wake, self.status)
+        app = application(callbacks, self._settings.webhook_secret, seen)
         self._receiver = Receiver(app, self._settings.deployer_port)
 
     @property
     def url(self) -> str:
         return self._receiver.url
+
+    @property
+    def tag(self) -> str:
+        """The tag on every flow run of this installation's deployer."""
+        home = hashlib.sha256(str(self._settings.home).encode()).hexdigest()[:8]
+        return f"deployer-{socket.gethostname()}-{home}"
 
     def start(self) -> None:
         """Listen, and settle what a killed deployer left behind. Needs no MLflow."""
@@ -181,57 +120,58 @@ class Deployer:
         self._recover()
 
     def stop(self) -> None:
-        """Listen and attend no more; what is under way goes on until it ends, or the process does."""
+        """Listen and reconcile no more; what is under way goes on until it ends, or the process
+        does.
+        """
         self._receiver.stop()
         for worker in self._workers.values():
-            worker.end()
+            worker.stop()
 
-    def turn(self) -> None:
-        """Wait for the next wake-up call, or for the time to look anyway, then reconcile."""
+    def wait_and_reconcile(self) -> None:
+        """Wait for the next wake-up call, or for the time of the routine look, then reconcile."""
         self._woken.wait(self._settings.reconcile_seconds)
         self._woken.clear()
-        trigger, self._trigger = self._trigger or RECONCILE, ""
+        trigger, self._trigger = self._trigger or ROUTINE, ""
         self.reconcile(trigger)
 
-    def told(self, delivery: Delivery) -> None:
-        """MLflow says that an alias moved."""
+    def take_delivery(self, delivery: Delivery) -> None:
+        """Tell Prefect of a webhook of MLflow's, and wake up where it is about our alias."""
         self._announce(of_delivery(delivery))
-        if delivery.data.get("alias") == _ALIAS:
-            model = delivery.data.get("name")
-            targets = [
-                name
-                for name, worker in list(self._workers.items())
-                if worker.binding.model == model
-            ]
-            self._triggers |= dict.fromkeys(targets, "webhook")
-            self._woken.set()
+        if delivery.data.get("alias") != _ALIAS:
+            return
+        model = delivery.data.get("name")
+        targets = [
+            name for name, worker in list(self._workers.items()) if worker.binding.model == model
+        ]
+        self._triggers |= dict.fromkeys(targets, "webhook")
+        self._woken.set()
 
     def wake(self, target: str, trigger: str) -> None:
-        """Somebody wants a target (empty: all) to be looked at now."""
+        """Have a target (empty: every one) reconciled now."""
         if target:
             self._triggers[target] = trigger
         else:
             self._trigger = trigger
         self._woken.set()
 
-    def reconcile(self, trigger: str = RECONCILE) -> None:
-        """Ask MLflow which targets there are, and with what arguments; then have each attended."""
+    def reconcile(self, trigger: str = ROUTINE) -> None:
+        """Ask MLflow which targets there are, then have each of them reconciled on its thread."""
         try:
             self._registry = self._registry or self._connect(self._settings)
             bindings = self._registry.bindings()
         except WeighbridgeError as exc:
-            self._without_mlflow(str(exc))
+            self._go_on_without_mlflow(str(exc))
             return
         if not self._mlflow["answers"]:
             logger.info("MLflow answers")
         self._mlflow = {"answers": True, "detail": "", "at": time.time()}
-        self._man(bindings)
+        self._update_workers(bindings)
         for name, worker in list(self._workers.items()):
-            worker.ask(self._triggers.pop(name, trigger))
+            worker.request(self._triggers.pop(name, trigger))
         self._ensure_webhook()
 
     def status(self) -> dict[str, Any]:
-        """How it is, as JSON."""
+        """Return how it and every target is, as JSON."""
         return {
             "since": self._began,
             "mlflow": self._mlflow,
@@ -240,53 +180,51 @@ class Deployer:
             "targets": {name: worker.status() for name, worker in list(self._workers.items())},
         }
 
-    def _man(self, bindings: list[Binding]) -> None:
-        """A post for each place; one whose thread died of an error is manned again."""
+    def _update_workers(self, bindings: list[Binding]) -> None:
+        """Have one worker for each binding, and a new one where an error ended its thread."""
         wanted = {binding.target: binding for binding in bindings}
         for name in self._workers.keys() - wanted.keys():
-            self._workers.pop(name).end()
+            self._workers.pop(name).stop()
         for name, binding in wanted.items():
             worker = self._workers.get(name)
             if worker is None or not worker.alive:
-                self._workers[name] = TargetWorker(binding, self._attend)
+                self._workers[name] = TargetWorker(binding, self._reconcile_target)
             else:
                 worker.binding = binding
 
-    def _attend(self, binding: Binding, trigger: str, asked_at: float) -> Result:
+    def _reconcile_target(self, binding: Binding, trigger: str, asked_at: float) -> Result:
+        """Reconcile one target, with a flow run beside it where there is something to do."""
         registry = self._registry
         if registry is None:
-            raise Unavailable(f"attending '{binding.target}'", "MLflow does not answer")
+            raise Unavailable(f"reconciling '{binding.target}'", "MLflow does not answer")
 
-        # Whoever asks again for what failed wants it tried again; a hint that came while it was
+        # Whoever asks again for what failed wants it tried again; a call that came while it was
         # tried does not.
-        force = asked_at > self._work.failed_at(binding, self._workspace)
+        force = asked_at > self._reconciler.failed_at(binding, self._workspace)
 
         def work() -> Result:
-            return self._work.reconcile(binding, registry, self._workspace, trigger, force=force)
+            return self._reconciler.reconcile(
+                binding, registry, self._workspace, trigger, force=force
+            )
 
-        if not self._work.needs(binding, registry, self._workspace, force=force):
+        if not self._reconciler.needs(binding, registry, self._workspace, force=force):
             return work()
         job: ShadowedJob[Result] = ShadowedJob(binding.target, trigger)
-        return accompanied(job, work, _state_of, frozenset({"weighbridge", self.tag}))
+        return with_shadow_run(job, work, _state_of, frozenset({"weighbridge", self.tag}))
 
-    @property
-    def tag(self) -> str:
-        """On every flow run of this installation's deployer."""
-        home = hashlib.sha256(str(self._settings.home).encode()).hexdigest()[:8]
-        return f"deployer-{socket.gethostname()}-{home}"
-
-    def _without_mlflow(self, why: str) -> None:
-        """What serves goes on; a target that nobody attends just now is kept right."""
+    def _go_on_without_mlflow(self, why: str) -> None:
+        """Note that MLflow is away, and settle what a target without a rollout needs settled."""
         if self._mlflow["answers"] is not False:
             logger.warning("MLflow does not answer, what serves goes on: %s", why)
         self._mlflow = {"answers": False, "detail": why, "at": time.time()}
         self._registry = None
+        # A worker at a rollout knows better than a look from outside what its target needs.
         if not any(worker.busy for worker in self._workers.values()):
             self._recover()
 
     def _recover(self) -> None:
         try:
-            self._work.recover(self._workspace)
+            self._reconciler.recover(self._workspace)
         except WeighbridgeError as exc:
             logger.warning("%s", exc)
 
@@ -301,19 +239,20 @@ class Deployer:
         try:
             self._server = self._server or self._connect(_through_the_server(self._settings))
             self._server.ensure_webhook(f"{self.url}{PATH}", secret)
-            told = {"set": True, "detail": f"to {self.url}{PATH}"}
+            webhook = {"set": True, "detail": f"to {self.url}{PATH}"}
         except WeighbridgeError as exc:
-            self._server, told = None, {"set": False, "detail": str(exc)}
+            self._server, webhook = None, {"set": False, "detail": str(exc)}
             self._webhook_due = 0.0
-        if told != self._webhook:
-            logger.log(
-                logging.INFO if told["set"] else logging.WARNING, "webhook: %s", told["detail"]
-            )
-        self._webhook = told
+        if webhook != self._webhook:
+            level = logging.INFO if webhook["set"] else logging.WARNING
+            logger.log(level, "webhook: %s", webhook["detail"])
+        self._webhook = webhook
 
 
 def _through_the_server(settings: Settings) -> Settings:
-    """Webhooks belong to MLflow's server, which holds the key that their secrets are kept under."""
+    """Return the settings with the address of MLflow's server, even where all others open the
+    database: webhooks belong to the server, which holds the key that their secrets are kept under.
+    """
     uri = settings.tracking_uri or f"http://127.0.0.1:{settings.mlflow_port}"
     return settings.model_copy(update={"tracking_uri": uri})
 
@@ -337,24 +276,25 @@ def _prepare(settings: Settings) -> None:
 
 
 def _end(number: int, frame: object) -> None:
-    """At once: whatever is under way is settled at the next start, as after a power cut."""
+    """End at once: whatever is under way is settled at the next start, as after a power cut."""
     logger.info("ended by %s", signal.Signals(number).name)
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(0)
 
 
-def _say_thread_error(args: threading.ExceptHookArgs) -> None:
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
     thread = args.thread.name if args.thread else "a thread"
     logger.error("%s died", thread, exc_info=args.exc_value)
 
 
 def main() -> int:
+    """Run until a signal ends the process; returns an exit code where it cannot start."""
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(threadName)s: %(message)s"
     )
     logging.getLogger("weighbridge").setLevel(logging.INFO)
-    threading.excepthook = _say_thread_error
+    threading.excepthook = _log_thread_error
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     workspace = Workspace()
@@ -370,7 +310,7 @@ def main() -> int:
         threading.Thread(target=mark_crashed, args=(deployer.tag, time.time()), daemon=True).start()
     deployer.reconcile("start")
     while True:
-        deployer.turn()
+        deployer.wait_and_reconcile()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the deployer listens to: MLflow's webhook, a wake-up call, and questions how it is.
+"""What the deployer listens to: MLflow's webhook, wake-up calls, and questions about its state.
 
-A webhook is a hint. What is forged, too old, too long or told twice changes nothing; what is lost
-is found by reconciling.
+A webhook is only a reason to look soon. One that is forged, too old, too long or delivered twice
+changes nothing; for one that is lost, the deployer's own look comes later.
 """
 
 import asyncio
@@ -35,13 +35,14 @@ logger = logging.getLogger("weighbridge.receiver")
 PATH = "/webhooks/mlflow"
 WINDOW = 300.0
 """Seconds that a delivery may be old, or ahead of our clock."""
-LONGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT = 10.0
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Seconds that a request's body may take."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Delivery(BaseModel):
-    """One webhook of MLflow's, proved to be its own."""
+    """One webhook of MLflow's, whose signature is right."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,17 +53,17 @@ class Delivery(BaseModel):
 
     @property
     def event(self) -> str:
-        """As Prefect names events: `mlflow.model-version-alias.created`."""
+        """Its name among Prefect's events: `mlflow.model-version-alias.created`."""
         return f"mlflow.{self.entity.replace('_', '-')}.{self.action}"
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """What a receiver does with what it hears. None of it may block."""
+class Callbacks:
+    """What a receiver calls. None of it may block: the receiver answers one request at a time."""
 
-    told: Callable[[Delivery], None]
+    delivery: Callable[[Delivery], None]
     wake: Callable[[str, str], None]
-    """Target (empty: all of them) and trigger."""
+    """With target (empty: all of them) and trigger."""
     status: Callable[[], Mapping[str, Any]]
 
 
@@ -76,7 +77,7 @@ class DeliveryRejected(Exception):
 
 
 def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
-    """What MLflow puts into `X-MLflow-Signature`."""
+    """Return what MLflow puts into `X-MLflow-Signature`."""
     digest = hmac.new(
         secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256
     ).digest()
@@ -84,18 +85,21 @@ def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
 
 
 def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -> str:
-    """The id of a delivery that MLflow signed within the window.
+    """Return the id of a delivery that MLflow signed within the window.
 
-    Raises: Refused: it is not signed, not with this secret, or not now. Without a secret nothing is
-        believed.
+    Raises:
+        DeliveryRejected: it is not signed, not with this secret, or not now. Without a secret every
+            delivery is rejected.
     """
     delivery, timestamp = (
         headers.get("x-mlflow-delivery-id", ""),
         headers.get("x-mlflow-timestamp", ""),
     )
     given = headers.get("x-mlflow-signature", "")
-    right = signature(secret, delivery, timestamp, body)
-    if not secret or not delivery or not hmac.compare_digest(given.encode(), right.encode()):
+    expected = signature(secret, delivery, timestamp, body)
+    # compare_digest takes the same time wherever the two differ, so that nobody finds the right
+    # signature by measuring. It wants bytes, since a header may hold any character.
+    if not secret or not delivery or not hmac.compare_digest(given.encode(), expected.encode()):
         raise DeliveryRejected(401, "the signature is missing or wrong")
     if not re.fullmatch("[0-9]{1,15}", timestamp) or abs(now - int(timestamp)) > WINDOW:
         raise DeliveryRejected(401, f"the timestamp is not within {WINDOW:.0f} s of now")
@@ -103,14 +107,15 @@ def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -
 
 
 class SeenDeliveries:
-    """Ids of deliveries that were taken, kept over restarts for as long as their timestamps would
-    be believed.
+    """Ids of deliveries that were taken, kept over restarts.
+
+    They are kept for as long as their timestamps would be accepted, so that a copy changes nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._ids: dict[str, float] = {}
-        # Damaged or not there: the worst that follows is a wake-up for nothing.
+        # Where the file is damaged or not there, the worst that follows is a look for nothing.
         with contextlib.suppress(OSError, ValueError):
             self._ids = {str(key): float(at) for key, at in json.loads(path.read_text()).items()}
 
@@ -118,6 +123,7 @@ class SeenDeliveries:
         return delivery in self._ids
 
     def add(self, delivery: str, now: float) -> None:
+        # A timestamp may be WINDOW ahead of our clock, and is accepted until WINDOW after that.
         kept = {key: at for key, at in self._ids.items() if now - at <= 2 * WINDOW}
         self._ids = {**kept, delivery: now}
         try:
@@ -131,34 +137,37 @@ class SeenDeliveries:
 
 
 def application(
-    hooks: Hooks, secret: SecretStr, seen: SeenDeliveries, clock: Callable[[], float] = time.time
+    callbacks: Callbacks,
+    secret: SecretStr,
+    seen: SeenDeliveries,
+    clock: Callable[[], float] = time.time,
 ) -> Starlette:
-    """The receiver's HTTP interface."""
+    """Return the receiver's HTTP interface."""
 
     async def webhook(request: Request) -> JSONResponse:
         body = await _body(request)
         delivery = verified(request.headers, body, secret.get_secret_value(), clock())
         if delivery in seen:
             return JSONResponse({"detail": "seen before"})
-        told = _parsed(delivery, body)
+        parsed = _parsed(delivery, body)
         seen.add(delivery, clock())
-        hooks.told(told)
+        callbacks.delivery(parsed)
         return JSONResponse({"detail": "taken"})
 
     async def wake(request: Request) -> JSONResponse:
-        words = _words(await _body(request))
-        hooks.wake(words.get("target", ""), words.get("trigger", "wake"))
+        fields = _wake_fields(await _body(request))
+        callbacks.wake(fields.get("target", ""), fields.get("trigger", "wake"))
         return JSONResponse({"detail": "woken"}, 202)
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
     async def status(_: Request) -> JSONResponse:
-        return JSONResponse(dict(hooks.status()))
+        return JSONResponse(dict(callbacks.status()))
 
-    async def refused(_: Request, exc: Exception) -> JSONResponse:
+    async def rejected(_: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, DeliveryRejected)
-        logger.warning("refused a request with %d: %s", exc.status, exc.why)
+        logger.warning("rejected a request with %d: %s", exc.status, exc.why)
         return JSONResponse({"detail": exc.why}, exc.status)
 
     routes = [
@@ -167,21 +176,21 @@ def application(
         Route("/health", health),
         Route("/status", status),
     ]
-    return Starlette(routes=routes, exception_handlers={DeliveryRejected: refused})
+    return Starlette(routes=routes, exception_handlers={DeliveryRejected: rejected})
 
 
 async def _body(request: Request) -> bytes:
-    """The request's body, as long as it is short and comes soon."""
-    said = request.headers.get("content-length", "0")
-    if said.isdigit() and int(said) > LONGEST_BODY:
-        raise DeliveryRejected(413, f"longer than {LONGEST_BODY} bytes")
+    """Return the request's body; raise DeliveryRejected where it is long or late."""
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise DeliveryRejected(413, f"longer than {MAX_BODY_BYTES} bytes")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for piece in request.stream():
                 body += piece
-                if len(body) > LONGEST_BODY:
-                    raise DeliveryRejected(413, f"longer than {LONGEST_BODY} bytes")
+                if len(body) > MAX_BODY_BYTES:
+                    raise DeliveryRejected(413, f"longer than {MAX_BODY_BYTES} bytes")
     except TimeoutError:
         raise DeliveryRejected(408, f"it did not come within {BODY_TIMEOUT:.0f} s") from None
     except ClientDisconnect:
@@ -196,20 +205,20 @@ def _parsed(delivery: str, body: bytes) -> Delivery:
         raise DeliveryRejected(400, "it is not what MLflow's webhooks look like") from None
 
 
-def _words(body: bytes) -> dict[str, str]:
-    """`target` and `trigger` of a wake-up call, both optional."""
+def _wake_fields(body: bytes) -> dict[str, str]:
+    """Return `target` and `trigger` of a wake-up call, both optional."""
     try:
-        words = json.loads(body or b"{}")
-        chosen = {key: words[key] for key in ("target", "trigger") if words.get(key)}
+        document = json.loads(body or b"{}")
+        fields = {key: document[key] for key in ("target", "trigger") if document.get(key)}
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise DeliveryRejected(400, "a JSON object is wanted") from None
-    if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in chosen.values()):
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in fields.values()):
         raise DeliveryRejected(400, "`target` and `trigger` are names")
-    return chosen
+    return fields
 
 
 class Receiver:
-    """The receiver on a thread of this process; its port is taken when it is made."""
+    """The receiver on a thread of this process; the constructor takes its port."""
 
     def __init__(self, app: Starlette, port: int) -> None:
         try:

@@ -1,9 +1,8 @@
-"""A flow run that only watches: the work goes on in the caller's thread, whatever becomes of
-Prefect.
+"""A shadow run: a flow run that shows work which goes on elsewhere, whatever becomes of Prefect.
 
-A rollout must neither wait for Prefect nor end with it. So the flow run is a coat that stands
-beside the work on a thread of its own, repeats its log lines, waits for its end, and takes on its
-outcome.
+A rollout must neither wait for Prefect nor end with it. So the work stays in the caller's thread,
+and the flow run is made on a thread of its own: it repeats the work's log lines, waits for its end,
+and ends as the work did.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ logger = logging.getLogger("weighbridge.prefect")
 
 @dataclass
 class ShadowedJob(Generic[R]):
-    """A redeployment under way, as seen from beside it."""
+    """A redeployment under way, and what its shadow run is told of it."""
 
     target: str
     trigger: str
@@ -42,8 +41,8 @@ class ShadowedJob(Generic[R]):
         return f"redeploy {self.target}"
 
 
-class _Forward(logging.Handler):
-    """Takes what one thread logs."""
+class _ThreadLogHandler(logging.Handler):
+    """Puts what one thread logs into a queue."""
 
     def __init__(self, records: "queue.SimpleQueue[logging.LogRecord | None]") -> None:
         super().__init__(logging.INFO)
@@ -55,23 +54,29 @@ class _Forward(logging.Handler):
             self._records.put(record)
 
 
-def accompanied(
+def with_shadow_run(
     job: ShadowedJob[R],
     work: Callable[[], R],
     state: Callable[[R], Any],
     tags: frozenset[str] = frozenset(),
 ) -> R:
-    """Do `work` here and now, and have a flow run stand beside it where Prefect answers; gives what
-    `work` gives.
+    """Do the work here and now, and show it as a flow run where Prefect answers.
 
-    `state` says what the flow run ends as.
+    Args:
+        job: What the work is about.
+        work: The work; whatever it raises is raised here.
+        state: Returns the state in which the flow run ends, of what the work returned.
+        tags: Of the flow run.
+
+    Returns:
+        What the work returned.
     """
     if users_api():
-        coat = threading.Thread(
-            target=_stand_beside, args=(job, state, tags), name=f"coat {job.title}", daemon=True
+        shadow = threading.Thread(
+            target=_run_flow, args=(job, state, tags), name=f"shadow {job.title}", daemon=True
         )
-        coat.start()
-    with _heard(job):
+        shadow.start()
+    with _logged_to(job):
         try:
             result = work()
         except BaseException as exc:
@@ -82,8 +87,9 @@ def accompanied(
 
 
 @contextlib.contextmanager
-def _heard(job: ShadowedJob[Any]) -> Iterator[None]:
-    handler = _Forward(job.records)
+def _logged_to(job: ShadowedJob[Any]) -> Iterator[None]:
+    """Give the job what this thread logs within the block."""
+    handler = _ThreadLogHandler(job.records)
     logging.getLogger("weighbridge").addHandler(handler)
     try:
         yield
@@ -92,27 +98,29 @@ def _heard(job: ShadowedJob[Any]) -> Iterator[None]:
         job.records.put(None)
 
 
-def _stand_beside(job: ShadowedJob[R], state: Callable[[R], Any], labels: frozenset[str]) -> None:
+def _run_flow(job: ShadowedJob[R], state: Callable[[R], Any], labels: frozenset[str]) -> None:
+    """Run the flow to its end, or log that Prefect is away."""
     from prefect import flow, tags
     from prefect.exceptions import PrefectException
 
     if not service_addresses.answers(f"{str(users_api()).rstrip('/')}/health", timeout=2.0):
         logger.info("Prefect does not answer: %s goes on without a flow run", job.title)
         return
-    coat = flow(name="redeploy", flow_run_name="redeploy {target}", persist_result=False)(
-        _coat(job, state)
+    shadow = flow(name="redeploy", flow_run_name="redeploy {target}", persist_result=False)(
+        _flow_function(job, state)
     )
     try:
         with tags(*labels):
-            coat(target=job.target, trigger=job.trigger, return_state=True)
+            shadow(target=job.target, trigger=job.trigger, return_state=True)
     except (httpx.HTTPError, PrefectException, OSError) as exc:
         logger.warning("Prefect lost sight of %s: %s", job.title, exc)
 
 
-def _coat(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
-    """The flow: waits, repeats what is logged, ends as the work ends."""
+def _flow_function(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
+    """Return the flow's function: it waits, repeats what is logged, and ends as the work ends."""
 
-    def coat(target: str, trigger: str) -> Any:
+    # Its parameters are those of the flow `redeploy`, so that Prefect shows both alike.
+    def shadow(target: str, trigger: str) -> Any:
         from prefect import get_run_logger
         from prefect.states import Failed
 
@@ -124,4 +132,4 @@ def _coat(job: ShadowedJob[R], state: Callable[[R], Any]) -> Callable[..., Any]:
             return state(job.outcome.result())
         return Failed(message=str(error) or type(error).__name__)
 
-    return coat
+    return shadow

@@ -71,7 +71,7 @@ def deployer(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploye
 
     def run() -> None:
         while not over.is_set():
-            made.turn()
+            made.wait_and_reconcile()
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -1,4 +1,4 @@
-"""The deployer: hints wake it, reconciling decides, and neither MLflow nor one bad target stops the
+"""The deployer: calls wake it, reconciling decides, and neither MLflow nor one bad target stops the
 rest.
 """
 
@@ -113,7 +113,7 @@ class Bench:
         self.deployer = Deployer(
             Workspace(settings),
             connect=self.mlflow.connect,
-            work=self.work,
+            reconciler=self.work,
             announce=self.events.append,
         )
         self._over = False
@@ -161,7 +161,7 @@ class Bench:
 
     def _loop(self) -> None:
         while not self._over:
-            self.deployer.turn()
+            self.deployer.wait_and_reconcile()
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Benc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_post_that_died_of_our_own_error_is_manned_again(bench: Bench) -> None:
+def test_a_worker_that_died_of_our_own_error_is_replaced(bench: Bench) -> None:
     bench.work.wrong["demo"] = RuntimeError("a bug")
     bench.start()
     assert soon(
@@ -328,7 +328,7 @@ def test_only_where_something_is_to_be_done_is_there_a_flow_run(
         shown.append(job.trigger)
         return work()
 
-    monkeypatch.setattr("weighbridge.deployer.deployer.accompanied", show)
+    monkeypatch.setattr("weighbridge.deployer.deployer.with_shadow_run", show)
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
     assert shown == []

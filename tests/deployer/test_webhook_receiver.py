@@ -1,4 +1,4 @@
-"""What is heard: MLflow's own word, once, and nothing that only looks like it."""
+"""The receiver takes what MLflow signed, once, and nothing that only looks like it."""
 
 import json
 import socket
@@ -18,8 +18,8 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.deployer import webhook_receiver
 from weighbridge.deployer.webhook_receiver import (
     PATH,
+    Callbacks,
     Delivery,
-    Hooks,
     Receiver,
     SeenDeliveries,
     application,
@@ -41,10 +41,10 @@ class Desk:
     def __init__(self, path: Path, secret: str = SECRET) -> None:
         self.told: list[Delivery] = []
         self.woken: list[tuple[str, str]] = []
-        hooks = Hooks(
-            self.told.append, lambda *words: self.woken.append(words), lambda: {"targets": {}}
+        callbacks = Callbacks(
+            self.told.append, lambda *call: self.woken.append(call), lambda: {"targets": {}}
         )
-        self.receiver = Receiver(application(hooks, SecretStr(secret), SeenDeliveries(path)), 0)
+        self.receiver = Receiver(application(callbacks, SecretStr(secret), SeenDeliveries(path)), 0)
         self.receiver.start()
         self.client = httpx.Client(base_url=self.receiver.url, trust_env=False, timeout=20)
 
@@ -159,7 +159,7 @@ def test_ids_are_forgotten_when_their_time_is_over(tmp_path: Path) -> None:
 
 
 def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
-    assert desk.deliver({**ALIAS, "x": "y" * webhook_receiver.LONGEST_BODY}) == 413
+    assert desk.deliver({**ALIAS, "x": "y" * webhook_receiver.MAX_BODY_BYTES}) == 413
 
     def endless() -> Iterator[bytes]:
         for _ in range(200):
@@ -213,8 +213,8 @@ def test_it_says_how_it_is(desk: Desk) -> None:
 
 def test_a_taken_port_is_said_on_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        hooks = Hooks(lambda _: None, lambda *_: None, dict)
-        app = application(hooks, SecretStr(""), SeenDeliveries(Path("/nowhere/seen")))
+        callbacks = Callbacks(lambda _: None, lambda *_: None, dict)
+        app = application(callbacks, SecretStr(""), SeenDeliveries(Path("/nowhere/seen")))
         with pytest.raises(Unavailable, match="WEIGHBRIDGE_DEPLOYER_PORT"):
             Receiver(app, taken.getsockname()[1])
 

@@ -1,6 +1,4 @@
-"""A flow run stands beside the work: it shows all of it, and whatever becomes of Prefect the work
-does not notice.
-"""
+"""A shadow run shows all of the work, and the work does not notice what becomes of Prefect."""
 
 import logging
 import os
@@ -25,7 +23,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_server import prefect_api
 from weighbridge.flows.redeploy import state_of
-from weighbridge.flows.shadow_run import ShadowedJob, accompanied
+from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.rollout.reconcile import Result
 
 logger = logging.getLogger("weighbridge.test")
@@ -44,9 +42,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def settled() -> None:
-    """Until no flow run stands beside anything any more."""
+    """Wait until no shadow run is left."""
     for thread in threading.enumerate():
-        if thread.name.startswith("coat "):
+        if thread.name.startswith("shadow "):
             thread.join(30)
 
 
@@ -81,7 +79,8 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
         return work()()
 
     assert (
-        accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"})) == DEPLOYED
+        with_shadow_run(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"}))
+        == DEPLOYED
     )
     settled()
     (run,) = query("flow_runs")
@@ -111,7 +110,7 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
 def test_what_was_tried_in_vain_is_failed_in_its_own_words(
     api: None, result: Result, state: tuple[str, str]
 ) -> None:
-    assert accompanied(ShadowedJob("demo", "webhook"), work(result), state_of) == result
+    assert with_shadow_run(ShadowedJob("demo", "webhook"), work(result), state_of) == result
     settled()
     (run,) = query("flow_runs")
     assert (run["state_type"], run["state"]["name"]) == state
@@ -123,7 +122,7 @@ def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None
         raise Unavailable("reading the alias", "MLflow is gone")
 
     with pytest.raises(Unavailable, match="MLflow is gone"):
-        accompanied(ShadowedJob("demo", "webhook"), broken, state_of)
+        with_shadow_run(ShadowedJob("demo", "webhook"), broken, state_of)
     settled()
     (run,) = query("flow_runs")
     assert (run["state_type"], run["state"]["message"]) == (
@@ -143,7 +142,7 @@ def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
         go_on.set()
         return DEPLOYED
 
-    accompanied(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"}))
+    with_shadow_run(ShadowedJob("demo", "webhook"), call, state_of, frozenset({"mine"}))
     assert go_on.is_set()
 
 
@@ -180,7 +179,7 @@ CHILD = """
 import logging, sys, time
 sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING)
-from weighbridge.flows.shadow_run import ShadowedJob, accompanied
+from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.flows.redeploy import state_of
 from weighbridge.rollout.reconcile import Result
 began = time.monotonic()
@@ -188,7 +187,7 @@ def work():
     print("working", flush=True)
     time.sleep({seconds})
     return Result("deployed", "7 serves", "7")
-print(accompanied(ShadowedJob("demo", "webhook"), work, state_of).action, flush=True)
+print(with_shadow_run(ShadowedJob("demo", "webhook"), work, state_of).action, flush=True)
 print("late" if time.monotonic() - began > {seconds} + 3 else "in time", flush=True)
 sys.stdout.flush()
 import os; os._exit(0)
