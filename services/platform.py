@@ -35,8 +35,9 @@ from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments, prefect_database, prefect_settings
 from weighbridge.registry.database import make_schema, prepare_database
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.reaper import sweep
-from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.reaper import kill_marked
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
 
 START_TIMEOUT = 300.0
 """Seconds for all of them together; the first start makes databases."""
@@ -102,7 +103,7 @@ class Platform:
         """
         running = [state.name for state in self._host.states() if state.pid]
         self._host.shutdown(forget=_SERVICES)
-        sweep(self._mark(""))
+        kill_marked(self._mark(""))
         return running
 
     def components(self) -> list[Component]:
@@ -184,7 +185,7 @@ class Platform:
                 secrets=secret,
                 # Runs that a killed worker had begun go on by themselves.
                 mark=self._mark(name),
-                sweep=name != "worker",
+                kill_leftovers=name != "worker",
                 retries=1000,
             )
             for name in self._names()

@@ -2,21 +2,21 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I reaper.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK] [--sweep] [--guard]
-        -- COMMAND …
+    python -I reaper.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK]
+        [--kill-leftovers] [--reap-group] -- COMMAND …
 
 The command takes this process's place, so no process is added.
 
-``--await-port``  it starts once nobody listens there any more: a successor loads everything it can
-                  while the one before still serves.
-``--secrets``     environment variables as JSON in a file: a command line is everybody's to read, a
-    file is not.
-``--mark``        the command and all it starts carry this mark in their environment.
-``--sweep``       what still carries the mark is killed first: the children of one before that died
-    without a word.
-``--guard``       what is left of the command's process group when it has ended, however it ended,
-                  is killed: a server of several processes leaves them behind when its first one is
-                  killed.
+``--await-port``      start the command once nobody listens there any more: a successor loads
+                      everything it can while the one before still serves.
+``--secrets``         read environment variables from a file, as JSON: everybody can read a command
+                      line, and only its owner this file.
+``--mark``            set this mark in the environment of the command, and so of all it starts.
+``--kill-leftovers``  first kill what still carries the mark: children of a command before this one
+                      that was killed.
+``--reap-group``      when the command has ended, however it ended, kill what is left of its process
+                      group: a server of several processes leaves them behind when its first one is
+                      killed.
 """
 
 import argparse
@@ -33,9 +33,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+"""Of <sys/prctl.h>."""
 _POLL = 0.02
 MARK = "WEIGHBRIDGE_PROGRAM"
-CLEANING_UP = 5.0
+TRACKER_SECONDS = 5.0
 """Seconds that Python's resource trackers get to remove shared memory of processes that were
 killed.
 """
@@ -45,6 +46,7 @@ def die_with_parent() -> None:
     """Have the kernel kill this process as soon as the thread that started it ends."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have ended before the kernel was asked.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -52,6 +54,7 @@ def die_with_parent() -> None:
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # Else connections that ended just now would count: servers do not mind them.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -61,8 +64,8 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Ids of the processes of this user that carry the mark, or one that begins with it, without
-    this process.
+    """Yield the ids of this user's processes that carry the mark, or a mark that begins with it;
+    without this process.
     """
     wanted = f"{MARK}={mark}".encode()
     for folder in Path("/proc").iterdir():
@@ -75,34 +78,34 @@ def marked(mark: str) -> Iterator[int]:
                     yield int(folder.name)
 
 
-def sweep(mark: str) -> None:
-    """Kill whatever carries the mark."""
+def kill_marked(mark: str) -> None:
+    """Kill every process that carries the mark."""
     for pid in marked(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def guard(pid: int) -> None:
-    """Leave a process behind that waits for the end of process `pid` and then ends what is left of
+def reap_group_after(pid: int) -> None:
+    """Leave a process behind that waits for the end of process `pid` and then kills what is left of
     its group.
     """
     if os.fork():
         os.wait()
         return
-    # Twice, and in a session of its own: no child that the command does not know, and no signal
-    # meant for its group.
+    # Forked twice, so that the command gets no child that it did not start; in a session of its
+    # own, so that no signal meant for the command's group ends it.
     os.setsid()
     if os.fork() == 0:
         with contextlib.suppress(ProcessLookupError):
             select.select([os.pidfd_open(pid)], [], [])
-        _end_group(pid)
+        _kill_group(pid)
     os._exit(0)
 
 
-def _end_group(group: int) -> None:
-    deadline = time.monotonic() + CLEANING_UP
-    while (left := _members(group)) and time.monotonic() < deadline:
-        for pid, command in left.items():
+def _kill_group(group: int) -> None:
+    deadline = time.monotonic() + TRACKER_SECONDS
+    while (members := _members(group)) and time.monotonic() < deadline:
+        for pid, command in members.items():
             if b"resource_tracker" not in command:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -112,43 +115,45 @@ def _end_group(group: int) -> None:
 
 
 def _members(group: int) -> dict[int, bytes]:
-    """Command line by id of the living processes of a group."""
-    found = {}
+    """Return the command lines of a group's living processes, by process id."""
+    commands = {}
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it has ended
             if folder.name.isdigit() and os.getpgid(int(folder.name)) == group:
                 # A zombie's is empty.
-                found[int(folder.name)] = (folder / "cmdline").read_bytes()
-    return {pid: command for pid, command in found.items() if command}
+                commands[int(folder.name)] = (folder / "cmdline").read_bytes()
+    return {pid: command for pid, command in commands.items() if command}
 
 
 def main(arguments: list[str]) -> None:
+    """Do what the options say, then become the command."""
     split = arguments.index("--")
     parser = argparse.ArgumentParser()
     parser.add_argument("--await-port", nargs=2)
     parser.add_argument("--secrets", type=Path)
-    parser.add_argument("--mark", default="")
-    parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--guard", action="store_true")
+    parser.add_argument("--mark")
+    parser.add_argument("--kill-leftovers", action="store_true")
+    parser.add_argument("--reap-group", action="store_true")
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     die_with_parent()
-    # A SIGTERM to its parent's group is the parent's to act on: it drains first and ends the
-    # command then.
+    # Out of the parent's group: a SIGTERM to that is the parent's to act on, which drains first and
+    # ends the command then.
     if os.getpgrp() != os.getpid():
         os.setsid()
+    # Sockets of the parent's that the command would keep open, and so their ports taken.
     os.closerange(3, 4096)
     if options.secrets:
         os.environ.update(json.loads(options.secrets.read_text()))
     if options.mark:
         os.environ[MARK] = options.mark
-    if options.sweep:
-        sweep(options.mark)
+        if options.kill_leftovers:
+            kill_marked(options.mark)
     if options.await_port:
         host, port = options.await_port[0], int(options.await_port[1])
         while not port_is_free(host, port):
             time.sleep(_POLL)
-    if options.guard:
-        guard(os.getpid())
+    if options.reap_group:
+        reap_group_after(os.getpid())
     os.execvp(command[0], command)
 
 

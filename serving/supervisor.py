@@ -1,4 +1,4 @@
-"""Our own supervisord: it keeps what is served alive after the command that started it has gone.
+"""Our own supervisord: it keeps what is served alive after the command that started it has ended.
 
 ::
 
@@ -10,19 +10,13 @@
 
 import configparser
 import contextlib
-import hashlib
-import http.client
-import logging
 import os
-import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,127 +25,14 @@ from filelock import FileLock
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
+from weighbridge.serving.supervised_program import Program, ProgramState, escaped
+from weighbridge.serving.unix_sockets import make_socket_folder, short_socket
 
-logger = logging.getLogger("weighbridge.supervisor")
-
-LONGEST_SOCKET_PATH = 90
-"""Bytes: the kernel allows 107, and supervisord first binds to a name that has its process id
-appended.
-"""
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
-REAPER = Path(__file__).with_name("reaper.py")
 
+# Fault codes of `supervisor.xmlrpc.Faults`.
 _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
-
-
-@dataclass(frozen=True)
-class Program:
-    """A command that supervisord keeps running."""
-
-    name: str
-    command: Sequence[str]
-    log: Path
-    directory: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
-    stop_seconds: int = 30
-    """Between SIGTERM and SIGKILL."""
-    secrets: Path | None = None
-    """Further variables, as JSON in a file that its owner alone can read."""
-    mark: str = ""
-    """It and all it starts carry this in their environment: so they are found again."""
-    sweep: bool = False
-    """Children of one before that died without a word are killed before it starts; they may hold
-    its port.
-    """
-    retries: int = 10
-    """Starts in a row that fail before it is given up."""
-
-    def ini(self) -> str:
-        """Its section of supervisord's configuration."""
-        # Through `env`: supervisord's own `environment=` strips quotes off the ends of values.
-        variables = [f"{key}={value}" for key, value in sorted(self.environment.items())]
-        options = ["--secrets", str(self.secrets)] if self.secrets else []
-        options += ["--mark", self.mark] if self.mark else []
-        options += ["--sweep"] if self.sweep else []
-        words = [
-            sys.executable,
-            "-I",
-            str(REAPER),
-            *options,
-            "--",
-            "env",
-            *variables,
-            *self.command,
-        ]
-        if any("\n" in word for word in words):
-            raise Unavailable(
-                "configuring supervisord", f"a line break in the command of {self.name}"
-            )
-        section = {
-            "command": _escaped(shlex.join(words)),
-            "directory": _escaped(str(self.directory)),
-            "autostart": "true",
-            "autorestart": "true",
-            # Ended before this: not a start that counts, so that one that cannot start is given up.
-            "startsecs": "10",
-            "startretries": str(self.retries),
-            "stopsignal": "TERM",
-            "stopwaitsecs": str(self.stop_seconds),
-            "stopasgroup": "true",
-            "killasgroup": "true",
-            "redirect_stderr": "true",
-            "stdout_logfile": _escaped(str(self.log)),
-            "stdout_logfile_maxbytes": "10MB",
-            "stdout_logfile_backups": "3",
-        }
-        return f"[program:{self.name}]\n" + "".join(
-            f"{key}={value}\n" for key, value in section.items()
-        )
-
-
-@dataclass(frozen=True)
-class State:
-    """What supervisord says about a program."""
-
-    name: str
-    state: str
-    """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL."""
-    pid: int
-    since: float
-
-    @property
-    def up(self) -> bool:
-        return self.state in {"STARTING", "RUNNING"}
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%%")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        try:
-            self.sock.connect(str(self._path))
-        except OSError:
-            self.close()
-            raise
-
-
-class _UnixTransport(xmlrpc.client.Transport):
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _UnixConnection(self._path)
-        self._connection = host, connection  # what the proxy closes
-        return connection
 
 
 class Supervisor:
@@ -173,7 +54,7 @@ class Supervisor:
         return False
 
     def ensure(self) -> None:
-        """Start it, with every program it had, if it does not run. It outlives this process.
+        """Start it, with every program it had, if it does not run; it outlives this process.
 
         Raises:
             Unavailable: it does not start.
@@ -187,17 +68,20 @@ class Supervisor:
             config = self.folder / "supervisord.conf"
             replace_text(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
-            done = subprocess.run(
+            started = subprocess.run(
                 command, cwd=self.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )
-            if done.returncode != 0:
-                words = " ".join((done.stderr or done.stdout).split())[-400:]
-                raise Unavailable("starting supervisord", words, f"its configuration: {config}")
-            self._await(True, START_TIMEOUT)
+            if started.returncode != 0:
+                message = " ".join((started.stderr or started.stdout).split())[-400:]
+                raise Unavailable("starting supervisord", message, f"its configuration: {config}")
+            self._await_start()
 
     def add(self, program: Program) -> None:
-        """Keep `program` running from now on, after a restart of supervisord too. Returns before it
+        """Keep `program` running from now on, after a restart of supervisord too; return before it
         is up.
+
+        Raises:
+            Unavailable: supervisord refuses it.
         """
         replace_text(self._programs / f"{program.name}.ini", program.ini())
         _, changed, _ = self._call("reloadConfig")[0]
@@ -220,27 +104,27 @@ class Supervisor:
         if self.running():
             self._drop(name)
 
-    def state(self, name: str) -> State | None:
-        """How a program is; None where supervisord does not know it or does not run."""
+    def state(self, name: str) -> ProgramState | None:
+        """Return a program's state; None where supervisord does not know it or does not run."""
         return next((state for state in self.states() if state.name == name), None)
 
-    def states(self) -> list[State]:
-        """Every program."""
+    def states(self) -> list[ProgramState]:
+        """Return the state of every program."""
         try:
-            found: Any = self._call("getAllProcessInfo")
+            rows: Any = self._call("getAllProcessInfo")
         except (OSError, xmlrpc.client.Error):
             return []
         return [
-            State(info["name"], info["statename"], info["pid"], float(info["start"]))
-            for info in found
+            ProgramState(info["name"], info["statename"], info["pid"], float(info["start"]))
+            for info in rows
         ]
 
     def names(self) -> list[str]:
-        """Every program that is configured, whether supervisord runs or not."""
+        """Return every program that is configured, whether supervisord runs or not."""
         return sorted(path.stem for path in self._programs.glob("*.ini"))
 
     def shutdown(self, forget: Collection[str] = ()) -> None:
-        """Stop every program and supervisord itself; returns when all have ended.
+        """Stop every program and supervisord itself, and return when all have ended.
 
         Those to forget are not started again by the next `ensure`.
         """
@@ -255,12 +139,12 @@ class Supervisor:
             psutil.Process(pid).wait(STOP_TIMEOUT)
 
     def _drop(self, name: str) -> None:
-        """Stop and forget, where it is there at all."""
-        self._tell_group("stopProcessGroup", name)
+        """Stop and forget a program, where supervisord has it at all."""
+        self._call_for_group("stopProcessGroup", name)
         deadline = time.monotonic() + STOP_TIMEOUT
         # One that somebody else began to stop is still stopping when the call to stop it comes
         # back.
-        while self._tell_group("removeProcessGroup", name) == _STILL_RUNNING:
+        while self._call_for_group("removeProcessGroup", name) == _STILL_RUNNING:
             if time.monotonic() > deadline:
                 log = self.logs / "supervisord.log"
                 raise Unavailable(
@@ -268,15 +152,17 @@ class Supervisor:
                 )
             time.sleep(0.1)
 
-    def _tell_group(self, method: str, name: str) -> int:
-        """Call a method about a program; 0, or the code of a fault that can be lived with."""
+    def _call_for_group(self, method: str, name: str) -> int | None:
+        """Call a method about a program and return the code of a fault that does not matter, None
+        of none.
+        """
         try:
             self._call(method, name)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode not in {_BAD_NAME, _NOT_RUNNING, _STILL_RUNNING}:
                 raise self._refused(f"stopping {name}", fault) from fault
             return int(fault.faultCode)
-        return 0
+        return None
 
     def _refused(self, doing: str, fault: xmlrpc.client.Fault) -> Unavailable:
         return Unavailable(
@@ -286,22 +172,24 @@ class Supervisor:
         )
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """One XML-RPC call. Raises OSError where supervisord does not listen."""
-        with xmlrpc.client.ServerProxy(
-            "http://supervisor", transport=_UnixTransport(self.socket)
-        ) as proxy:
+        """Return the answer to one XML-RPC call. Raises OSError where supervisord does not listen."""
+        from supervisor.xmlrpc import SupervisorTransport  # it brings supervisor's whole server
+
+        transport = SupervisorTransport(serverurl=f"unix://{self.socket}")
+        # The address is for form's sake: the transport knows the socket.
+        with xmlrpc.client.ServerProxy("http://supervisor", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 
     def _configuration(self) -> str:
         config = configparser.RawConfigParser()
-        config["unix_http_server"] = {"file": _escaped(str(self.socket)), "chmod": "0700"}
+        config["unix_http_server"] = {"file": escaped(str(self.socket)), "chmod": "0700"}
         config["supervisord"] = {
-            "logfile": _escaped(str(self.logs / "supervisord.log")),
+            "logfile": escaped(str(self.logs / "supervisord.log")),
             "logfile_maxbytes": "10MB",
             "logfile_backups": "3",
-            "pidfile": _escaped(str(self.folder / "supervisord.pid")),
-            "childlogdir": _escaped(str(self.logs)),
-            "directory": _escaped(str(self.folder)),
+            "pidfile": escaped(str(self.folder / "supervisord.pid")),
+            "childlogdir": escaped(str(self.logs)),
+            "directory": escaped(str(self.folder)),
         }
         if os.getuid() == 0:
             config["supervisord"]["user"] = "root"  # said, so that it does not complain
@@ -314,37 +202,11 @@ class Supervisor:
             stream.seek(0)
             return stream.read()
 
-    def _await(self, wanted: bool, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while self.running() is not wanted:
+    def _await_start(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.running():
             if time.monotonic() > deadline:
                 remedy = f"its log: {self.logs / 'supervisord.log'}"
-                raise Unavailable(
-                    "starting supervisord", f"it did not answer within {timeout:.0f} s", remedy
-                )
+                wrong = f"it did not answer within {START_TIMEOUT:.0f} s"
+                raise Unavailable("starting supervisord", wrong, remedy)
             time.sleep(0.05)
-
-
-def short_socket(path: Path) -> Path:
-    """The path itself, or one in a private temporary folder.
-
-    There where the kernel would find it too long, or haproxy a variable in it, which it looks for
-    even between quotes.
-    """
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH and "$" not in str(path):
-        return path
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}" / f"{name}.sock"
-
-
-def make_socket_folder(path: Path, home: Path) -> None:
-    """Make a socket's folder, private where it is not `home` itself.
-
-    Raises:
-        Unavailable: it is there and others may write to it.
-    """
-    folder = path.parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder != home and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077):
-        remedy = "remove it, or shorten WEIGHBRIDGE_HOME"
-        raise Unavailable("starting supervisord", f"{folder} is not private to you", remedy)

@@ -16,7 +16,8 @@ from weighbridge.serving import bento
 from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine
 from weighbridge.serving.openai_client import Client
-from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
 
 MODELS = "WEIGHBRIDGE_COMPAT_MODELS"
 PATIENCE = 60.0

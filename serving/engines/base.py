@@ -103,7 +103,7 @@ def guarded(command: Sequence[str], python: Path) -> list[str]:
     """The same command for a server of several processes: all of them end with its first one,
     however that ends.
     """
-    return [str(python), "-I", str(REAPER), "--guard", "--", *command]
+    return [str(python), "-I", str(REAPER), "--reap-group", "--", *command]
 
 
 def check_engine(engine: Engine, args: EngineArgs, model: Path | None = None) -> None:

@@ -43,7 +43,9 @@ from weighbridge.serving.gateway.haproxy import Gone, Master, Server
 from weighbridge.serving.gateway.models import Front, ServerFact
 from weighbridge.serving.gateway.runtime_commands import orders
 from weighbridge.serving.reaper import port_is_free
-from weighbridge.serving.supervisor import Program, Supervisor, make_socket_folder, short_socket
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.unix_sockets import make_socket_folder, short_socket
 
 PROGRAM = "gateway"
 TIMEOUT = 30.0

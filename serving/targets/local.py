@@ -22,12 +22,13 @@ from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
-from weighbridge.serving import bento, supervisor
+from weighbridge.serving import bento
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.metrics import figures
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.openai_client import is_ready
+from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
@@ -175,7 +176,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         liveness = LocalLiveness(revision, supervisord)
         environment = Environment(revision.environment.name, revision.environment)
         supervisord.add(
-            supervisor.Program(
+            Program(
                 name=revision.program,
                 command=bento.serve_command(
                     revision.folder, environment, "127.0.0.1", revision.management_port

@@ -27,7 +27,8 @@ from weighbridge.flows import deployments
 from weighbridge.registry import Registry
 from weighbridge.services.platform import Platform
 from weighbridge.serving.reaper import marked
-from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

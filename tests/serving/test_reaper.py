@@ -1,4 +1,4 @@
-"""The guard of a server of several processes: however the first one ends, the others end too."""
+"""The reaper of a server of several processes: however the first one ends, the others end too."""
 
 import os
 import signal

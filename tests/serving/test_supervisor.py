@@ -16,8 +16,9 @@ import pytest
 from tests.waiting import until
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import free_port, is_taken
-from weighbridge.serving.reaper import marked, sweep
-from weighbridge.serving.supervisor import Program, Supervisor
+from weighbridge.serving.reaper import kill_marked, marked
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -190,7 +191,7 @@ def test_children_of_a_killed_program_do_not_keep_its_port_from_it(
     command = [sys.executable, "-c", code]
     supervisor.add(
         dataclasses.replace(
-            program(supervisor, command=command), mark=f"{tmp_path}:sleep", sweep=True
+            program(supervisor, command=command), mark=f"{tmp_path}:sleep", kill_leftovers=True
         )
     )
     until(lambda: is_taken(port))
@@ -200,7 +201,7 @@ def test_children_of_a_killed_program_do_not_keep_its_port_from_it(
     assert not alive(first)
     until(lambda: is_taken(port))
     assert set(marked(f"{tmp_path}:")) == {pid_of(supervisor), int(pids.read_text().split()[1])}
-    sweep(f"{tmp_path}:")
+    kill_marked(f"{tmp_path}:")
 
 
 def test_what_is_forgotten_does_not_come_back(supervisor: Supervisor) -> None:
