@@ -252,10 +252,6 @@ class Registry:
         """Every target and the model it serves."""
         return bindings.listed(self.connection)
 
-    def remove_place(self, target: str) -> None:
-        """Let nothing be served at this target any more."""
-        bindings.remove(self.connection, target)
-
     def ensure_webhook(self, url: str, secret: str) -> None:
         """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if
         need be.

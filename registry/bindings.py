@@ -62,15 +62,6 @@ def listed(connection: Connection) -> list[Binding]:
     return [_binding(tag, models) for tag in sorted(targets)]
 
 
-def remove(connection: Connection, target: str) -> None:
-    """Let nothing be served at this target any more; what serves there is not touched."""
-    with (
-        connection.doing(f"forgetting target '{target}' in MLflow"),
-        connection.alone(f"place-{target}"),
-    ):
-        _drop(connection, target, dict(_claims(connection, target)))
-
-
 def _binding(tag: str, models: "list[RegisteredModel]") -> Binding:
     claims = {model.name: json.loads(model.tags[tag]) for model in models if tag in model.tags}
     model = _newest(claims)

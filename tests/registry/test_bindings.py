@@ -25,9 +25,6 @@ def test_targets_are_listed_with_model_and_arguments(registry: Registry) -> None
     registry.bind(edge)
     registry.bind(local)
     assert registry.bindings() == [edge, local]
-    registry.remove_place("edge.1")
-    registry.remove_place("edge.1")
-    assert registry.bindings() == [local]
 
 
 def test_a_target_serves_one_model_and_the_later_word_holds(registry: Registry) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 TABLES = ("cos_cache", "sin_cache")
 """Not weights: sines that the builder computes beforehand."""
-QUANTIZED = {"MatMulNBits": ("K", "N"), "GatherBlockQuantized": ()}
 PLAIN = ("MatMul", "Gemm")
 
 
