@@ -1,5 +1,6 @@
-"""Monitor: does what serves still answer as it did when it was weighed? Two falls in a row go back
-by themselves.
+"""Monitor: does what serves still answer as it did when it was weighed?
+
+A version that falls twice in a row is rolled back without anybody asking for it.
 """
 
 import logging
@@ -16,8 +17,7 @@ from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.flows.redeploy import binding_of
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import monitor as checks
-from weighbridge.rollout import operations, probe
-from weighbridge.rollout import reconcile as work
+from weighbridge.rollout import operations, probe, reconcile
 from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import MonitorCheck
@@ -27,15 +27,16 @@ from weighbridge.serving.targets.base import Revision
 
 logger = logging.getLogger("weighbridge.monitor")
 
-KEPT = 50
+CHECKS_KEPT = 50
+"""Checks remembered per target: more than two are needed only where some had no verdict."""
 
 
 class MonitorLog(BaseModel):
-    """What was seen at a target, beside its record."""
+    """What was seen at a target, in a file beside its state."""
 
     checks: list[MonitorCheck] = []
-    server: str = ""
-    counters: dict[str, float] = {}
+    server: str = Field("", description="Revision that the counters are of.")
+    counters: dict[str, float] = Field({}, description="Of the gateway, at the last look.")
 
 
 @release_flow(name="monitor", flow_run_name="monitor")
@@ -46,7 +47,7 @@ def monitor(
 ) -> Any:
     """Ask live endpoints their probe questions, and note that and the gateway's figures in MLflow.
 
-    A version that fell below the recipe's floor twice in a row is taken back: the alias names the
+    A version that fell below the recipe's floor twice in a row is rolled back: the alias names the
     one before.
     """
     from prefect.states import Completed
@@ -54,15 +55,19 @@ def monitor(
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
     bindings = [binding_of(target, registry)] if target else registry.bindings()
-    outcomes = {binding.target: _one(binding, registry, workspace) for binding in bindings}
-    words = "; ".join(f"{name}: {told}" for name, (_, told) in outcomes.items())
-    if not all(well for well, _ in outcomes.values()):
-        raise GateFailed("monitoring", words)
-    return Completed(message=words or "no targets")
+    outcomes = {
+        binding.target: _look_or_say_why(binding, registry, workspace) for binding in bindings
+    }
+    summary = "; ".join(f"{name}: {detail}" for name, (_, detail) in outcomes.items())
+    if not all(is_well for is_well, _ in outcomes.values()):
+        raise GateFailed("monitoring", summary)
+    return Completed(message=summary or "no targets")
 
 
-def _one(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
-    """Whether the target is well, and what was found."""
+def _look_or_say_why(
+    binding: Binding, registry: Registry, workspace: Workspace
+) -> tuple[bool, str]:
+    """Return whether the target is well, and a sentence on it. Raise nothing: others come next."""
     try:
         return look(binding, registry, workspace)
     except WeighbridgeError as exc:
@@ -71,37 +76,36 @@ def _one(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
 
 
 def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bool, str]:
-    """One look at one target; goes back if it is the second fall in a row.
+    """Look at one target once; roll back if it is the second fall in a row.
+
+    Returns:
+        Whether it is well, and a sentence on it.
 
     Raises:
-        WeighbridgeError: it cannot be looked at, or not gone back.
+        WeighbridgeError: it can't be looked at, or not be rolled back.
     """
-    managed = work.managed_target_of(binding, workspace)
-    record = managed.load_state()
-    if record.current is None:
+    managed = reconcile.managed_target_of(binding, workspace)
+    state = managed.load_state()
+    if state.current is None:
         return True, "nothing serves here"
-    if record.rollout is not None:
+    if state.rollout is not None:
         return True, "a rollout is under way: it judges by itself"
-    version = registry.version(record.current.release.name, record.current.release.version)
-    judged = _ask(managed, record.current, version, registry)
-    log = _read(managed)
-    seen = {**judged.evidence, **_traffic_figures(managed, record.current, log)}
-    check = MonitorCheck(version=version.version, verdict=judged.verdict, at=time.time())
-    log.checks = [*log.checks, check][-KEPT:]
-    _write(managed, log)
-    registry.note(version, binding.target, {**seen, **_as_number(judged)}, int(check.at))
-    logger.info(
-        "%s: version %s: %s: %s", binding.target, version.version, judged.verdict, judged.why
-    )
-    if checks.fallen(log.checks, version.version):
-        return False, _back(binding, version, judged, registry, workspace)
-    return judged.verdict in (
-        "pass",
-        "inconclusive",
-    ), f"version {version.version}: {judged.verdict}: {judged.why}"
+    version = registry.version(state.current.release.name, state.current.release.version)
+    judgement = _judge(managed, state.current, version, registry)
+    log = _read_log(managed)
+    figures = {**judgement.evidence, **_traffic_figures(managed, state.current, log)}
+    check = MonitorCheck(version=version.version, verdict=judgement.verdict, at=time.time())
+    log.checks = [*log.checks, check][-CHECKS_KEPT:]
+    _write_log(managed, log)
+    registry.note(version, binding.target, {**figures, **_as_number(judgement)}, int(check.at))
+    detail = f"version {version.version}: {judgement.verdict}: {judgement.why}"
+    logger.info("%s: %s", binding.target, detail)
+    if checks.has_fallen(log.checks, version.version):
+        return False, _roll_back(binding, version, judgement, registry, workspace)
+    return judgement.verdict in ("pass", "inconclusive"), detail
 
 
-def _ask(
+def _judge(
     managed: ManagedTarget, current: Revision, version: Version, registry: Registry
 ) -> Judgement:
     champion = find_measured(registry, version)
@@ -126,6 +130,7 @@ def _traffic_figures(
 ) -> dict[str, float]:
     """Return what was counted since the last look, and keep today's counters in the log."""
     counters = managed.target.traffic_figures(current)
+    # Another revision's counters say nothing of this one.
     before = log.counters if log.server == current.name else {}
     log.server, log.counters = current.name, counters
     if not counters:
@@ -133,15 +138,21 @@ def _traffic_figures(
     return {f"gateway.{key}": value for key, value in since(before, counters).items()}
 
 
-def _as_number(judged: Judgement) -> dict[str, float]:
-    """A verdict as a curve: 1 well, 0 fallen; nothing where it cannot be told."""
-    return {"well": float(judged.verdict == "pass")} if judged.verdict in ("pass", "fail") else {}
+def _as_number(judgement: Judgement) -> dict[str, float]:
+    """Return a verdict as a point of a curve: 1 well, 0 fallen; nothing without a verdict."""
+    if judgement.verdict not in ("pass", "fail"):
+        return {}
+    return {"well": float(judgement.verdict == "pass")}
 
 
-def _back(
-    binding: Binding, version: Version, judged: Judgement, registry: Registry, workspace: Workspace
+def _roll_back(
+    binding: Binding,
+    version: Version,
+    judgement: Judgement,
+    registry: Registry,
+    workspace: Workspace,
 ) -> str:
-    """The alias names the version before again, and that one serves.
+    """Let the alias name the version before again, and that one serve; return a sentence on it.
 
     Where the alias has moved on meanwhile, somebody has decided already.
     """
@@ -149,21 +160,21 @@ def _back(
     if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
     before = operations.rollback_version(binding.target, workspace)
-    logger.warning(
-        "%s: version %s fell twice in a row: back to %s", binding.target, version.version, before
-    )
+    fell = f"version {version.version} fell twice in a row"
+    logger.warning("%s: %s: back to %s", binding.target, fell, before)
     registry.promote(registry.version(binding.model, before))
-    announce(rolled_back(binding.target, binding.model, version.version, before, judged.why))
-    result = work.reconcile(binding, registry, workspace, "monitor", force=True)
-    return f"version {version.version} fell twice in a row ({judged.why}); back to {before}: {result.detail}"
+    announce(rolled_back(binding.target, binding.model, version.version, before, judgement.why))
+    result = reconcile.reconcile(binding, registry, workspace, "monitor", force=True)
+    return f"{fell} ({judgement.why}); back to {before}: {result.detail}"
 
 
-def _read(managed: ManagedTarget) -> MonitorLog:
+def _read_log(managed: ManagedTarget) -> MonitorLog:
+    # A log that is damaged is begun anew: it costs two more looks until a fall is acted on.
     try:
         return MonitorLog.model_validate_json((managed.folder / "checks.json").read_bytes())
     except (FileNotFoundError, ValidationError):
         return MonitorLog()
 
 
-def _write(managed: ManagedTarget, log: MonitorLog) -> None:
+def _write_log(managed: ManagedTarget, log: MonitorLog) -> None:
     replace_text(managed.folder / "checks.json", log.model_dump_json())

@@ -29,30 +29,31 @@ class Champion:
 
 
 def find_champion(registry: Registry, name: str) -> Champion | None:
-    """The champion of a model; None where there is none, or where the alias names what was never
-    weighed.
+    """Return the champion of a model.
+
+    None where there is none, or where the alias names a version that was never weighed.
     """
     version = registry.champion(name)
     if version is None:
         return None
-    found = find_measured(registry, version)
-    if found is None:
+    champion = find_measured(registry, version)
+    if champion is None:
         logger.warning(
             "champion %s %s was never weighed: the winner is not compared with it",
             name,
             version.version,
         )
-    return found
+    return champion
 
 
 def find_measured(registry: Registry, version: Version) -> Champion | None:
-    """A version and how it was measured; None where it never was."""
+    """Return a version and how it was measured; None where it never was."""
     document = registry.measurement_of(version)
     return Champion(version, Measurement.model_validate_json(document)) if document else None
 
 
 def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -> Candidate | None:
-    """The champion with its artifact back in the store; None where it cannot be had any more."""
+    """Return the champion with its artifact back in the store; None where it is lost."""
     candidate = champion.measurement.candidate
     if workspace.store.is_whole(candidate.variant.artifact):
         return candidate

@@ -1,4 +1,4 @@
-"""Where a winner serves, and how it gets there: the arguments. The work is in rollout/reconcile.py."""
+"""Where a winner serves, and how it gets there: the arguments of the stage `deploy`."""
 
 from typing import Annotated, Literal
 
@@ -27,12 +27,14 @@ class RolloutArgs(BaseModel):
     drain_seconds: float = Field(
         300.0,
         ge=0,
-        description="Longest time that the old version has to finish its requests; then they are cut.",
+        description="Longest time that the old version has to finish its requests; "
+        "then they are cut.",
     )
     min_requests: int = Field(
         20,
         ge=1,
-        description="Answers of the new version that a step takes; probe questions where clients ask too few.",
+        description="Answers of the new version that a step takes; probe questions where clients "
+        "ask too few.",
     )
     questions: int = Field(
         32, ge=0, description="Probe questions, rows of the version's own measurement."
@@ -79,7 +81,8 @@ class MonitorArgs(BaseModel):
     )
     floor: float | None = Field(
         None,
-        description="Below it twice in a row, the version before serves again; empty: the floor of `select`.",
+        description="Below it twice in a row, the version before serves again; empty: the floor "
+        "of `select`.",
     )
 
 
@@ -91,10 +94,11 @@ class DeployArgs(BaseModel):
     name: str = Field(
         "",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$",
-        description="Name of the place, as `weighbridge ask NAME` knows it; empty: the recipe's name.",
+        description="Name of the target, as `weighbridge ask NAME` knows it; empty: the recipe's "
+        "name.",
     )
     target: Annotated[SerializeAsAny[TargetArgs], PluginArgs("target")] = Field(
-        default_factory=LocalArgs, description="What kind of place it is, and its address."
+        default_factory=LocalArgs, description="What kind of target it is, and its address."
     )
     rollout: RolloutArgs = Field(
         default_factory=RolloutArgs, description="How a new version takes over."
@@ -104,6 +108,7 @@ class DeployArgs(BaseModel):
     )
     promote: Literal["always", "first", "never"] = Field(
         "always",
-        description="When the winner serves without being asked: always, where nothing serves yet, or never; "
-        "otherwise it waits as `challenger` until somebody moves the alias `champion`.",
+        description="When the winner serves without being asked: always, where nothing serves "
+        "yet, or never; otherwise it waits as `challenger` until somebody moves the alias "
+        "`champion`.",
     )

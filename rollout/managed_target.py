@@ -295,7 +295,7 @@ class ManagedTarget:
         return DrainingRevision(revision=revision, until=until, rollout=rollout)
 
     def _stop_if_drained(self, draining: DrainingRevision[Any]) -> bool:
-        """Stop it unless it still has requests, and time for them; return whether it was stopped."""
+        """Stop it unless it has requests and time for them; return whether it was stopped."""
         in_flight = self.target.in_flight(draining.revision)
         if in_flight and time.time() < draining.until:
             return False

@@ -1,6 +1,4 @@
-"""Monitoring: the live endpoint's answers against the recipe's floor, and when that is a reason to
-go back.
-"""
+"""Monitoring: the live endpoint's answers against the recipe's floor, and when to go back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -17,6 +15,7 @@ from weighbridge.tasks.scoring import worse_by
 MAX_DROP: Final = 0.05
 """How far the score may fall where the recipe sets no floor."""
 IN_A_ROW: Final = 2
+"""Failed checks after which the version before serves again: one may have been bad luck."""
 
 
 class MonitorCheck(BaseModel):
@@ -42,36 +41,36 @@ def check(
     headers: Mapping[str, str] | None = None,
     timeout: float = 60.0,
 ) -> Judgement:
-    """Whether what serves at `url` has fallen below `floor` of `metric`, beyond doubt.
+    """Judge whether what serves at `url` has fallen below `floor` of `metric`, beyond doubt.
 
     A few questions can be harder than the whole split. So what is compared with the distance
     between the measured score and the floor is by how much the answers to the same questions got
     worse.
     """
-    answered = probe.ask(url, questions, max_tokens=max_tokens, headers=headers, timeout=timeout)
-    max_drop = _distance(measurement.scores.get(metric), floor)
+    answers = probe.ask(url, questions, max_tokens=max_tokens, headers=headers, timeout=timeout)
+    max_drop = _allowed_drop(measurement.scores.get(metric), floor)
     return probe.judge(
-        answered, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric
+        answers, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric
     )
 
 
-def _distance(measured: Score | None, floor: float | None) -> float:
+def _allowed_drop(measured: Score | None, floor: float | None) -> float:
     if measured is None or floor is None:
         return MAX_DROP
     return max(0.0, worse_by(measured, measured.model_copy(update={"value": floor})))
 
 
-def fallen(checks: Sequence[MonitorCheck], version: str) -> bool:
-    """Whether `version` is to be taken back: it failed its last two checks that came to a verdict.
+def has_fallen(checks: Sequence[MonitorCheck], version: str) -> bool:
+    """Whether `version` is to be rolled back: its last two checks with a verdict were failures.
 
     A check without a verdict (nobody answered, too few questions) neither counts nor clears: an
     endpoint that is down is for the reconciler. What another version did earlier, or the same one
     before another took its place, is over.
     """
-    latest: list[MonitorCheck] = []
-    for one in sorted(checks, key=lambda one: one.at, reverse=True):
-        if one.version != version:
+    verdicts: list[Verdict] = []
+    for check in sorted(checks, key=lambda check: check.at, reverse=True):
+        if check.version != version:
             break
-        if one.verdict in ("pass", "fail"):
-            latest.append(one)
-    return len(latest) >= IN_A_ROW and all(one.verdict == "fail" for one in latest[:IN_A_ROW])
+        if check.verdict in ("pass", "fail"):
+            verdicts.append(check.verdict)
+    return verdicts[:IN_A_ROW] == ["fail"] * IN_A_ROW

@@ -1,4 +1,4 @@
-"""What people and flows do at a target: steer its rollout, go back, wait for it to drain, stop it."""
+"""What people and flows do at a target: steer its rollout, go back, let it drain, stop it."""
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace

@@ -1,5 +1,6 @@
-"""The ledger's first copy: a file beside the target, written before each effect, that needs no
-MLflow.
+"""The outbox of the ledger: entries in a file beside the target, on their way to MLflow.
+
+An entry is written before the effect that it tells of, so a rollout needs no MLflow to go on.
 """
 
 import json
@@ -13,40 +14,42 @@ from weighbridge.registry.ledger_entries import LedgerEntry
 
 
 class Outbox:
-    """Lines of a target's rollouts that MLflow may not have yet."""
+    """Entries on a target's rollouts that MLflow may not have yet."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ledger.jsonl"
-        self._mark = folder / "ledger.mirrored"
+        self._count_path = folder / "ledger.mirrored"
 
     def write(self, rollout: str, event: str, **fields: Any) -> None:
-        """Add a line; it is on the disk when this returns."""
+        """Add an entry; it is on the disk when this returns."""
         number = sum(entry.rollout == rollout for entry in self.entries())
         entry = LedgerEntry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
         # A line that a crash cut off must not swallow this one.
-        before = b"" if not (known := self._bytes()) or known.endswith(b"\n") else b"\n"
+        content = self._content()
+        separator = b"" if not content or content.endswith(b"\n") else b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as stream:
-            stream.write(before + entry.model_dump_json().encode() + b"\n")
+            stream.write(separator + entry.model_dump_json().encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 
     def entries(self) -> list[LedgerEntry]:
-        """Every line of the file; one that a crash cut off is not there."""
-        found = []
-        for line in self._bytes().split(b"\n"):
+        """Return every entry of the file, but not one that a crash cut off."""
+        entries = []
+        # Not splitlines: texts may hold other characters that it takes for the end of a line.
+        for line in self._content().split(b"\n"):
             try:
-                found.append(LedgerEntry.model_validate(json.loads(line)))
+                entries.append(LedgerEntry.model_validate(json.loads(line)))
             except ValueError:
                 continue
-        return found
+        return entries
 
     def ended(self, rollout: str) -> bool:
         """Whether it is written how a rollout ended."""
         return any((entry.rollout, entry.event) == (rollout, "end") for entry in self.entries())
 
     def unended(self) -> list[str]:
-        """Rollouts of which it is written that they began, and not how they ended."""
+        """Return the rollouts of which it is written that they began, and not how they ended."""
         return [
             entry.rollout
             for entry in self.entries()
@@ -54,26 +57,30 @@ class Outbox:
         ]
 
     def unmirrored(self) -> list[LedgerEntry]:
-        """What MLflow has to be told."""
-        return self.entries()[self._mirrored() :]
+        """Return what MLflow has to be told."""
+        return self.entries()[self._mirrored_count() :]
 
     def mirrored(self, count: int, *, keep: bool = False) -> None:
-        """MLflow has been told `count` more lines; where that is all and every rollout has ended,
-        the file starts anew.
+        """Note that MLflow has been told `count` more entries.
 
-        With `keep` it does not: whoever settles what is under way must still see how far it came.
+        The file starts anew where that is all and every rollout has ended.
+
+        Args:
+            count: how many of `unmirrored`, from its beginning.
+            keep: whether the entries stay: whoever resolves an interrupted rollout must still see
+                how far it came.
         """
-        total = self._mirrored() + count
+        total = self._mirrored_count() + count
         if keep or total < len(self.entries()) or self.unended():
-            replace_text(self._mark, str(total))
+            replace_text(self._count_path, str(total))
         else:
-            # In this order: lines that MLflow is told again do no harm, lines that it is never told
-            # would.
-            self._mark.unlink(missing_ok=True)
+            # In this order: entries that MLflow is told again do no harm, entries that it is never
+            # told would.
+            self._count_path.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 
-    def _bytes(self) -> bytes:
+    def _content(self) -> bytes:
         return self._path.read_bytes() if self._path.exists() else b""
 
-    def _mirrored(self) -> int:
-        return int(self._mark.read_text()) if self._mark.exists() else 0
+    def _mirrored_count(self) -> int:
+        return int(self._count_path.read_text()) if self._count_path.exists() else 0

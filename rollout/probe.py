@@ -23,7 +23,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs
 from weighbridge.tasks.scoring import score_all
 
-log = logging.getLogger("weighbridge.probe")
+logger = logging.getLogger("weighbridge.probe")
 
 CHANGED: Final = 0.5
 """Share of answers that may differ in their words, where no metric tells which answer is right: on
@@ -53,22 +53,22 @@ class ProbeAnswer(BaseModel):
 
 
 def questions_of(measurement: Measurement, store: Store, count: int) -> list[ProbeQuestion]:
-    """So many of the measured validation rows, evenly spread; none where the predictions are not on
-    this machine.
+    """Return `count` of the measured validation rows, evenly spread.
+
+    None where the predictions are not on this machine.
     """
     if measurement.predictions is None:
         return []
     try:
-        kept = store.assemble(store.files(measurement.predictions.digest), "jsonl")
+        predictions = store.assemble(store.files(measurement.predictions.digest), "jsonl")
     except Unavailable:
-        log.warning("the predictions of %s are not on this machine", measurement.candidate.label)
+        label = measurement.candidate.label
+        logger.warning("the predictions of %s are not on this machine", label)
         return []
-    lines = (kept.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (predictions.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if not row.get("problem")]
     count = min(count, len(rows))
-    return [
-        ProbeQuestion.model_validate(rows[binding * len(rows) // count]) for binding in range(count)
-    ]
+    return [ProbeQuestion.model_validate(rows[n * len(rows) // count]) for n in range(count)]
 
 
 def ask(
@@ -80,33 +80,38 @@ def ask(
     concurrency: int = 2,
     timeout: float = 60.0,
 ) -> list[ProbeAnswer]:
-    """Greedy answers to the questions, in their order; `max_tokens` as weighed, `headers` carry the
-    pin.
+    """Return greedy answers to the questions, in their order.
 
-    After the first question that gets no answer within `timeout` seconds no more are asked.
+    After the first question that gets no answer in time no more are asked.
+
+    Args:
+        url: base URL, without `/v1`.
+        questions: what is asked.
+        max_tokens: longest answer, the same as when it was weighed.
+        headers: sent with every request: the pin to a version, an API key.
+        concurrency: questions under way at a time.
+        timeout: seconds that one question waits for its answer.
     """
     client = Client(url, timeout, headers)
     gave_up = threading.Event()
 
     def answer(question: ProbeQuestion) -> ProbeAnswer:
         if gave_up.is_set():
-            return ProbeAnswer(
-                question=question, problem="not asked: another question got no answer"
-            )
+            problem = "not asked: another question got no answer"
+            return ProbeAnswer(question=question, problem=problem)
         try:
-            return ProbeAnswer(
-                question=question, text=client.ask(question.prompt, max_tokens=max_tokens).text
-            )
+            text = client.ask(question.prompt, max_tokens=max_tokens).text
         except Unavailable as exc:
             gave_up.set()
             return ProbeAnswer(question=question, problem=str(exc))
+        return ProbeAnswer(question=question, text=text)
 
     with ThreadPoolExecutor(concurrency) as pool:
         return list(pool.map(answer, questions))
 
 
 def judge(
-    answered: Sequence[ProbeAnswer],
+    answers: Sequence[ProbeAnswer],
     measurement: Measurement,
     *,
     max_drop: float,
@@ -114,35 +119,42 @@ def judge(
     metrics: Sequence[MetricArgs] = (),
     metric: str = "",
 ) -> Judgement:
-    """Fail where a drop of more than `max_drop` is proven, with a chance of at most `alpha` to be
-    wrong.
+    """Fail where a drop of more than `max_drop` is proven.
 
-    The drop is that of the metric labelled `metric` (empty: the first that can be told), in its own
-    unit. `metrics` are the recipe's; empty: those of the measurement, with their default options if
-    these give the scores it holds. Where no metric can be told, or the weighed answers were no good
-    either, the share of changed answers counts.
+    Where no metric can be computed, or the weighed answers were no good either, the share of
+    changed answers counts.
+
+    Args:
+        answers: what was said now.
+        measurement: how the version was weighed.
+        max_drop: allowed fall of the score, in the metric's own unit.
+        alpha: largest chance to be wrong.
+        metrics: the recipe's; empty: those of the measurement, with their default options if these
+            give the scores that it holds.
+        metric: label of the one that counts; empty: the first that can be computed.
     """
-    said = [one for one in answered if not one.problem]
-    if not answered:
+    answered = [answer for answer in answers if not answer.problem]
+    if not answers:
         return Judgement(verdict="inconclusive", why="there are no probe questions")
-    losses = _losses(said, measurement, metrics, metric)
-    if losses and sum(before for before, _ in losses) > max_drop * len(losses):
-        drops = [before - now for before, now in losses]
-        judged = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
+    scores = _scores_before_and_now(answered, measurement, metrics, metric)
+    if scores and sum(before for before, _ in scores) > max_drop * len(scores):
+        drops = [before - now for before, now in scores]
+        judgement = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
     else:
-        changed = [float(one.text.strip() != one.question.answer.strip()) for one in said]
-        judged = _judge(changed, max(CHANGED, max_drop), 0.0, alpha, "of the answers changed")
-    if len(said) < len(answered) and judged.verdict != "fail":
-        problem = next(one.problem for one in answered if one.problem)
-        return judged.model_copy(
+        changed = [float(one.text.strip() != one.question.answer.strip()) for one in answered]
+        judgement = _judge(changed, max(CHANGED, max_drop), 0.0, alpha, "of the answers changed")
+    if len(answered) < len(answers) and judgement.verdict != "fail":
+        problem = next(answer.problem for answer in answers if answer.problem)
+        return judgement.model_copy(
             update={"verdict": "error", "why": f"a probe question got no answer: {problem}"}
         )
-    return judged
+    return judgement
 
 
 def _judge(
     drops: Sequence[float], bound: float, lowest: float, alpha: float, what: str
 ) -> Judgement:
+    """Judge whether the mean of `drops`, each within [lowest, 1], is above the bound."""
     evidence = evidence_above(drops, bound, lowest)
     drop = math.fsum(drops) / max(len(drops), 1)
     figures = {
@@ -161,32 +173,38 @@ def _judge(
     return Judgement(verdict="pass", why=why, evidence=figures)
 
 
-def _losses(
-    said: Sequence[ProbeAnswer], measurement: Measurement, metrics: Sequence[MetricArgs], label: str
+def _scores_before_and_now(
+    answered: Sequence[ProbeAnswer],
+    measurement: Measurement,
+    metrics: Sequence[MetricArgs],
+    label: str,
 ) -> list[tuple[float, float]]:
-    """Weighed and present score of every answer, higher is better, within [0, 1]; empty where no
-    metric tells.
+    """Return the weighed and the present score of every answer, higher is better, within [0, 1].
+
+    Empty where no metric can be computed that gives the weighed scores again.
     """
-    for args in _text_metrics(metrics or _defaults(measurement)):
+    for args in _text_metrics(metrics or _default_metrics(measurement)):
         name = args.label()
-        if label not in ("", name) or name not in measurement.scores or not said:
+        if label not in ("", name) or name not in measurement.scores or not answered:
             continue
-        before = [one.question.scores.get(name, math.nan) for one in said]
-        if not _near(before, _scores(args, [one.question.answer for one in said], said)):
+        before = [one.question.scores.get(name, math.nan) for one in answered]
+        again = _scores(args, [one.question.answer for one in answered], answered)
+        if not _are_near(before, again):
             continue
-        pairs = list(zip(before, _scores(args, [one.text for one in said], said), strict=True))
-        if all(0 <= score <= 1 for pair in pairs for score in pair):
-            return (
-                pairs
-                if measurement.scores[name].greater_is_better
-                else [(1 - a, 1 - b) for a, b in pairs]
-            )
+        now = _scores(args, [one.text for one in answered], answered)
+        if not all(0 <= score <= 1 for score in (*before, *now)):
+            continue
+        if measurement.scores[name].greater_is_better:
+            return list(zip(before, now, strict=True))
+        return [(1 - old, 1 - new) for old, new in zip(before, now, strict=True)]
     return []
 
 
-def _defaults(measurement: Measurement) -> list[MetricArgs]:
-    """The measurement holds labels, not options: a label that is a plugin's name is that plugin as
-    it comes.
+def _default_metrics(measurement: Measurement) -> list[MetricArgs]:
+    """Return the measurement's metrics, with default options.
+
+    It holds labels, not options: a label that is a plugin's name is that plugin as it comes. `hub`
+    is none: it needs the name of a metric.
     """
     known = plugins.names("metric")
     kinds = [label for label in measurement.scores if label in known and label != "hub"]
@@ -197,15 +215,15 @@ def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
     return [args for args in metrics if plugins.load("metric", args.kind).uses == "text"]
 
 
-def _scores(args: MetricArgs, answers: list[str], said: Sequence[ProbeAnswer]) -> list[float]:
-    return score_all([args], answers, [one.question.reference for one in said], None)[
-        args.label()
-    ].per_example
+def _scores(args: MetricArgs, texts: list[str], answered: Sequence[ProbeAnswer]) -> list[float]:
+    references = [one.question.reference for one in answered]
+    return score_all([args], texts, references, None)[args.label()].per_example
 
 
-def _near(before: Sequence[float], again: Sequence[float]) -> bool:
-    """Whether these are the scores that were taken when it was weighed: not so where the options
-    were others.
+def _are_near(before: Sequence[float], again: Sequence[float]) -> bool:
+    """Whether these are the scores that were taken when it was weighed.
+
+    They are not where the metric had other options then.
     """
     return len(before) == len(again) and all(
         abs(a - b) < 1e-6 for a, b in zip(before, again, strict=True)

@@ -1,4 +1,4 @@
-"""A rollout: start a new version beside the old one, ask it, give it traffic by steps, keep it or not.
+"""A rollout: a new version is started beside the old one, asked, and given traffic by steps.
 
 ::
 
@@ -136,7 +136,10 @@ class Rollout:
         self._enter("admit", admitted=True)
 
     def _make_room(self) -> None:
-        """Stop the old version first where memory does not hold both; `_roll_back` starts it again."""
+        """Stop the old version first where memory does not hold both.
+
+        Rolling back starts it again.
+        """
         managed, old, needed = self._managed, self._ongoing.previous, self._release.peak_memory
         free = managed.target.free_memory()
         if old is None or not needed or free is None:
@@ -245,7 +248,7 @@ class Rollout:
     # What every step does
 
     def _enter(self, phase: str, **fields: Any) -> None:
-        """Write the next phase into the ledger, then into the state; then let the gateway follow."""
+        """Write the next phase into the ledger, then the state; then let the gateway follow."""
         self._managed.outbox.write(self._ongoing.id, phase, **fields)
         changes = {
             key: value for key, value in fields.items() if key in OngoingRollout.model_fields

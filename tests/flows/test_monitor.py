@@ -19,7 +19,7 @@ from weighbridge.rollout.reconcile import Result
 from weighbridge.rollout.sequential_test import Judgement, Verdict
 from weighbridge.serving.targets.base import Release, Revision
 
-PLACE = Binding(target="demo", model="demo", deploy={})
+BINDING = Binding(target="demo", model="demo", deploy={})
 
 
 class Scene:
@@ -45,11 +45,11 @@ class Scene:
         )
         self._register()
         patches: dict[str, Callable[..., Any]] = {
-            "weighbridge.flows.monitor.work.managed_target_of": lambda *_: self.managed,
-            "weighbridge.flows.monitor.work.reconcile": self._redeploy,
+            "weighbridge.flows.monitor.reconcile.managed_target_of": lambda *_: self.managed,
+            "weighbridge.flows.monitor.reconcile.reconcile": self._redeploy,
             "weighbridge.flows.monitor.operations.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
-            "weighbridge.flows.monitor._ask": self._judged,
+            "weighbridge.flows.monitor._judge": self._judged,
         }
         for name, patch in patches.items():
             monkeypatch.setattr(name, patch)
@@ -58,7 +58,7 @@ class Scene:
         """So many looks with these verdicts; what the last one said."""
         for verdict in verdicts:
             self.verdicts = [verdict]
-            answer = monitor.look(PLACE, self.registry, self.workspace)
+            answer = monitor.look(BINDING, self.registry, self.workspace)
         return answer
 
     @property
@@ -174,8 +174,8 @@ def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
     def broken(*_: object) -> object:
         raise Unavailable("reading the record", "it is damaged")
 
-    monkeypatch.setattr("weighbridge.flows.monitor.work.managed_target_of", broken)
-    assert monitor._one(PLACE, scene.registry, scene.workspace) == (
+    monkeypatch.setattr("weighbridge.flows.monitor.reconcile.managed_target_of", broken)
+    assert monitor._look_or_say_why(BINDING, scene.registry, scene.workspace) == (
         False,
         "reading the record: it is damaged",
     )

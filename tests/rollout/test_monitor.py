@@ -6,7 +6,7 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
 from tests.tasks.made import exact, measured
-from weighbridge.rollout.monitor import MonitorCheck, check, fallen
+from weighbridge.rollout.monitor import MonitorCheck, check, has_fallen
 from weighbridge.rollout.probe import ProbeQuestion
 from weighbridge.tasks.measurement import Measurement
 
@@ -77,4 +77,4 @@ def checks(words: str) -> list[MonitorCheck]:
     ],
 )
 def test_two_falls_in_a_row_of_the_version_that_serves(history: str, expected: bool) -> None:
-    assert fallen(list(reversed(checks(history))), "7") is expected
+    assert has_fallen(list(reversed(checks(history))), "7") is expected
