@@ -353,7 +353,8 @@ def main() -> None:
                 names.append(entrant.name)
     if not names:
         sys.exit(
-            "error: measuring engines: none can take part; run: weighbridge engines install llama_cpp"
+            "error: measuring engines: none can take part; "
+            "run: weighbridge engines install llama_cpp"
         )
     against_reference(figures, names, plan.concurrencies)
     beats(figures, names, plan.concurrencies)

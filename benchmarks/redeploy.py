@@ -47,7 +47,7 @@ from weighbridge.rollout.champion import BENTO_DIGEST
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.state import TargetState, known_targets
 from weighbridge.services.platform import Platform
-from weighbridge.serving import bento
+from weighbridge.serving import bento_process
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.models import Front, Route
 from weighbridge.serving.load_figures import percentile
@@ -230,9 +230,9 @@ def restart(installed: Installation, rounds: int, figures: Figures) -> None:
     store = installed.workspace.store
     folder = store.assemble(store.files(digest), "bento").path
     outages, requests, engine = [], [], free_port()
-    command = bento.serve_command(
+    command = bento_process.serve_command(
         folder,
-        bento.environment_of(folder, installed.workspace.settings.cache),
+        bento_process.environment_of(folder, installed.workspace.settings.cache),
         "127.0.0.1",
         free_port(),
     )
@@ -244,7 +244,7 @@ def restart(installed: Installation, rounds: int, figures: Figures) -> None:
             command,
             log=log,
             cwd=installed.folder,
-            env=bento.variables("127.0.0.1", engine),
+            env=bento_process.variables("127.0.0.1", engine),
         )
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{engine}"), LIMIT)
         return process
@@ -288,7 +288,7 @@ def gateway(installed: Installation, figures: Figures) -> None:
 def _short_answers(
     urls: Mapping[str, str], streams: int, side: str
 ) -> tuple[float, float, float, int]:
-    """Requests per second, median and 99th percentile of their milliseconds, and how many failed."""
+    """Return requests per second, median and 99th percentile of their milliseconds, and failures."""
     with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
         time.sleep(GATEWAY_SECONDS)
     taken = sorted(1000 * (one.ended - one.began) for one in crowd.requests if not one.problem)

@@ -22,7 +22,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento, engine_process
+from weighbridge.serving import bento, bento_process, engine_process
 from weighbridge.serving.engines.base import EngineArgs
 from weighbridge.serving.load import run_load
 from weighbridge.serving.load_figures import LoadFigures
@@ -59,7 +59,7 @@ def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict
         engine_process.serve(
             model.gguf.path, args, workspace.settings.cache, logs / f"{model.name}-bare.log"
         ) as bare,
-        bento.serve(
+        bento_process.serve(
             exported.path, workspace.settings.cache, logs / f"{model.name}-bento.log", 600
         ) as proof,
     ):

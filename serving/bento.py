@@ -1,5 +1,5 @@
 """Bentos: built by the BentoML of the environment that they will run in, published whole, exported
-by links.
+as links to the artifact store.
 
 ::
 
@@ -7,21 +7,19 @@ by links.
         it can be
     BENTOML_HOME/bentos/<name>/<version>   BentoML's own layout; `src` holds what the service
         imports
-    (artifact store) format `bento`        the same exported: a Bento with its model inside, which
-        needs no store
+    (artifact store) format `bento`        the same, exported: a Bento with its model inside, which
+        runs without BentoML's store
 """
 
 import hashlib
-import itertools
 import json
 import logging
 import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +32,10 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.package import PACKAGE
 from weighbridge.core.plugins import load
-from weighbridge.core.processes import Process, free_port, run
+from weighbridge.core.processes import run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
-from weighbridge.serving.openai_client import is_ready
 
 logger = logging.getLogger("weighbridge.bento")
 
@@ -66,16 +63,14 @@ TRAVELS = (
     "serving/engines/*.py",
     "serving/shim/*.py",
 )
-"""What the service imports, engines included, and nothing else: what changes elsewhere makes no new
-Bento.
+"""What the service imports, engines included, and nothing else: a change elsewhere makes no new
+version of a Bento. A test holds the list to what is imported.
 """
 BUILDER = Path(__file__).with_name("bento_build.py")
 FORMAT = 1
-"""Raised when the same inputs give another Bento: when this module or the builder lays it out
-differently.
+"""To be raised when this module or the builder lays a Bento out differently: the same inputs then
+get another version.
 """
-
-_BENTOML_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[|Traceback |Exception in ")
 
 
 @dataclass(frozen=True)
@@ -97,11 +92,11 @@ class Contents:
 
     @property
     def lock(self) -> Path:
-        """Of the environment that it runs in."""
+        """The lock of the environment that it runs in."""
         return lock_of(self.plugin, self.engine)
 
     def programs(self) -> list[Path]:
-        """Executables of the engine that no environment holds: they travel in the Bento."""
+        """Return the engine's executables that no environment holds: they travel in the Bento."""
         program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[
             0
         ]
@@ -109,7 +104,7 @@ class Contents:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that goes in, so that the same Bento always has the same version."""
+        """A digest of all that goes in, so that the same Bento always has the same version."""
         parts = {
             "format": FORMAT,
             "name": self.name,
@@ -152,18 +147,18 @@ class Built:
 
 
 def bentoml_home() -> Path:
-    """BentoML's own folder: `BENTOML_HOME`, or `~/bentoml`."""
+    """Return BentoML's own folder: `BENTOML_HOME`, or `~/bentoml`."""
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").expanduser().absolute()
 
 
 def folder_of(tag: str) -> Path:
-    """Where BentoML's store keeps a Bento."""
+    """Return where BentoML's store keeps a Bento."""
     name, _, version = tag.partition(":")
     return bentoml_home() / "bentos" / name / version
 
 
 def build(contents: Contents, cache: Path) -> Built:
-    """The Bento in BentoML's store, built if it is not there; half of one is never visible.
+    """Return the Bento in BentoML's store, built if it is not there; half of one is never visible.
 
     Raises:
         Unavailable: the environment cannot be built, or BentoML refuses.
@@ -202,134 +197,32 @@ def build(contents: Contents, cache: Path) -> Built:
 
 
 def export(built: Built, model: Artifact, store: Store, origin: Mapping[str, str]) -> Artifact:
-    """The Bento with its model inside, as `bentoml export` lays it out, without copying the model."""
+    """Return the Bento with its model inside, as `bentoml export` lays it out.
+
+    The model is not copied: the artifact store has its files already.
+    """
     name, version = built.model.parent.name, built.model.name
     inside = f"models/{name}/{version}"
-    known = [
-        file.model_copy(update={"path": f"{inside}/{file.path}"})
-        for file in store.files(model.digest)
-    ]
-    own = {file.path for file in store.files(model.digest)}
-    made = [(path, f"{inside}/{path.relative_to(built.model)}") for path in _files(built.model)]
-    made = [(path, to) for path, to in made if to.removeprefix(f"{inside}/") not in own]
-    made += [(path, path.relative_to(built.folder).as_posix()) for path in _files(built.folder)]
+    stored = {file.path: file for file in store.files(model.digest)}
+    # BentoML adds its description, `model.yaml`, to the model's own files.
+    added = {path.relative_to(built.model).as_posix(): path for path in _files(built.model)}
     with store.scratch() as scratch:
         latest = scratch / "latest"
         latest.write_text(version)
         files = [
-            *known,
+            *(file.model_copy(update={"path": f"{inside}/{to}"}) for to, file in stored.items()),
             _put(store, latest, f"models/{name}/latest"),
-            *(_put(store, path, to) for path, to in made),
+            *(
+                _put(store, path, f"{inside}/{to}")
+                for to, path in added.items()
+                if to not in stored
+            ),
+            *(
+                _put(store, path, path.relative_to(built.folder).as_posix())
+                for path in _files(built.folder)
+            ),
         ]
         return store.assemble(files, "bento", {**origin, "tag": built.tag})
-
-
-def candidate_of(folder: Path) -> BentoCandidate:
-    """What a Bento in `folder` serves.
-
-    Raises:
-        Unavailable: it is not one of ours.
-    """
-    try:
-        return BentoCandidate.model_validate_json((folder / "src" / "candidate.json").read_bytes())
-    except (OSError, ValueError) as exc:
-        wrong = "it has no readable candidate.json"
-        raise Unavailable(f"opening the Bento in {folder}", wrong, "package it again") from exc
-
-
-def environment_of(folder: Path, cache: Path) -> Environment:
-    """The environment a Bento runs in, made from its own lock if it is not there."""
-    return ensure(folder / "src" / candidate_of(folder).lock, cache)
-
-
-def variables(host: str, port: int) -> dict[str, str]:
-    """Environment variables under which a Bento's engine listens at this address."""
-    return {
-        "WEIGHBRIDGE_ENGINE_HOST": host,
-        "WEIGHBRIDGE_ENGINE_PORT": str(port),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def serve_command(folder: Path, environment: Environment, host: str, port: int) -> list[str]:
-    """`bentoml serve` of the Bento in `folder`; `port` is BentoML's own, for management."""
-    return [
-        str(environment.bin("bentoml")),
-        "serve",
-        str(folder),
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-
-
-@dataclass(frozen=True)
-class BentoProof:
-    """A Bento that runs and has answered."""
-
-    url: str
-    """BentoML's port."""
-    engine_url: str
-    """The engine's own port."""
-    process: Process
-    seconds: float
-
-
-@contextmanager
-def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[BentoProof]:
-    """Run an exported Bento in its own environment until the block ends.
-
-    Raises: Unavailable: it ended (its log's tail is in the message), or gave no real completion
-        within `timeout` seconds.
-    """
-    environment = environment_of(folder, cache)
-    port, engine_port = free_port(), free_port()
-    command = serve_command(folder, environment, "127.0.0.1", port)
-    url, engine_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}"
-    with (
-        tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch,
-        Process(
-            "the Bento",
-            command,
-            log=log,
-            cwd=Path(scratch),
-            env=variables("127.0.0.1", engine_port),
-        ) as process,
-    ):
-        yield BentoProof(url, engine_url, process, _wait(process, (engine_url, url), timeout))
-
-
-def last_words(log: str, lines: int = 10) -> str:
-    """What the engine said last; where it was never started, what BentoML said last."""
-    _, started, said = log.rpartition("Running service with command: ")
-    if started:
-        own = list(
-            itertools.takewhile(lambda line: not _BENTOML_LINE.match(line), said.splitlines()[1:])
-        )
-        return "\n".join(own[-lines:]) or "(the engine said nothing)"
-    return "\n".join(log.strip().splitlines()[-lines:]) or "(nothing)"
-
-
-def _wait(process: Process, urls: Sequence[str], timeout: float) -> float:
-    """Seconds until a real completion came from each of `urls`."""
-    started = time.monotonic()
-    while not all(is_ready(url) for url in urls):
-        if process.alive() and time.monotonic() - started < timeout:
-            time.sleep(0.1)
-            continue
-        wrong = (
-            f"no completion came within {timeout:.0f} s"
-            if process.alive()
-            else "it ended before it answered"
-        )
-        words = last_words(process.log.read_text(errors="replace"))
-        raise Unavailable(
-            "starting the Bento", f"{wrong}. Its log ends:\n{words}\n", f"whole log: {process.log}"
-        )
-    return time.monotonic() - started
 
 
 def _files(folder: Path) -> list[Path]:
@@ -380,14 +273,14 @@ def _stage(contents: Contents, src: Path) -> None:
 
 
 def _portable(lock: Path) -> Path:
-    """Whoever installs the Bento elsewhere gets PyTorch as its index carries it, not this machine's
-    build.
+    """Return the lock as whoever installs the Bento elsewhere needs it: with PyTorch as its index
+    carries it, not with this machine's build.
     """
     return lock.with_name("torch.lock") if lock.name == "torch.cpu.lock" else lock
 
 
 def _build(contents: Contents, environment: Environment, scratch: Path) -> None:
-    order: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "name": contents.bento_name,
         "version": contents.bento_version,
         "model": f"{contents.bento_name}:{contents.model_version}",
@@ -399,23 +292,24 @@ def _build(contents: Contents, environment: Environment, scratch: Path) -> None:
             **contents.model.origin,
         },
     }
-    order_file = scratch / "order.json"
-    order_file.write_text(json.dumps(order))
+    settings_file = scratch / "settings.json"
+    settings_file.write_text(json.dumps(settings))
     home = scratch / "home"
     env = {
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "BENTO_ORDER": str(order_file),
+        "BENTO_BUILD_SETTINGS": str(settings_file),
+        # BentoML imports the service and keeps its port: else every build would have another one.
         "WEIGHBRIDGE_ENGINE_PORT": "8000",
         # BentoML looks for uv before it knows whether it needs it, and would install it by pip,
         # which is not there.
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(uv()).parent)]),
     }
-    done = run("bentoml build", [environment.python, BUILDER], env=env, cwd=scratch / "src")
-    if done.status != 0:
-        logger.info("%s", done.output)
-        raise Unavailable(f"building Bento {contents.tag}", done.tail(6))
+    finished = run("bentoml build", [environment.python, BUILDER], env=env, cwd=scratch / "src")
+    if finished.status != 0:
+        logger.info("%s", finished.output)
+        raise Unavailable(f"building Bento {contents.tag}", finished.tail(6))
 
 
 def _labels(contents: Contents) -> dict[str, str]:
@@ -430,13 +324,13 @@ def _labels(contents: Contents) -> dict[str, str]:
 def _description(contents: Contents) -> str:
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in sorted(_labels(contents).items()))
     return (
-        f"# {contents.bento_name}\n\nAn OpenAI-compatible endpoint. `bentoml serve {contents.tag}`, then ask "
-        f"`/v1/chat/completions`.\n\n| | |\n| --- | --- |\n{rows}\n"
+        f"# {contents.bento_name}\n\nAn OpenAI-compatible endpoint. "
+        f"`bentoml serve {contents.tag}`, then ask `/v1/chat/completions`.\n\n| | |\n| --- | --- |\n{rows}\n"
     )
 
 
 def _link(source: Path, to: Path) -> None:
-    """The artifact's files in BentoML's model folder, which would copy them."""
+    """Link the artifact's files into BentoML's model folder: BentoML itself would copy them."""
     for path in _files(source):
         link_or_copy(path, to / path.relative_to(source))
 
@@ -446,9 +340,11 @@ def _publish(scratch: Path, final: Path, name: str, version: str) -> None:
     target = final / name / version
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
+        # Half of one is left where somebody else's build was killed.
         whole = (target / "bento.yaml").exists() or (target / "model.yaml").exists()
         if not whole:
             shutil.rmtree(target)
+    # Whoever else writes to BentoML's store does not wait for our lock.
     with suppress(FileExistsError):
         if not target.exists():
             (scratch / name / version).rename(target)

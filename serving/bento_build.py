@@ -1,5 +1,7 @@
-"""Runs in a Bento's own environment and folder, with `BENTOML_HOME` set to scratch: creates the
-model and the Bento.
+"""Creates a model and a Bento with BentoML.
+
+A script: it runs in the Bento's own environment, in the folder that becomes the Bento's `src`, with
+`BENTOML_HOME` a scratch folder and `BENTO_BUILD_SETTINGS` a file of JSON.
 """
 
 import json
@@ -9,33 +11,36 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Build what the settings say."""
     import bentoml
 
-    order = json.loads(Path(os.environ["BENTO_ORDER"]).read_text())
+    settings = json.loads(Path(os.environ["BENTO_BUILD_SETTINGS"]).read_text())
+    # Not this script's folder, where modules of ours would hide libraries of the same name.
     sys.path[0] = str(Path.cwd())
-    with bentoml.models.create(order["model"], metadata=order["metadata"], labels=order["labels"]):
+    with bentoml.models.create(
+        settings["model"], metadata=settings["metadata"], labels=settings["labels"]
+    ):
         pass  # its files are linked in afterwards: BentoML would copy them
     built = bentoml.bentos.build(
         "weighbridge.serving.service:Weighbridge",
-        name=order["name"],
-        version=order["version"],
-        labels=order["labels"],
-        description=order["description"],
+        name=settings["name"],
+        version=settings["version"],
+        labels=settings["labels"],
+        description=settings["description"],
         include=["*"],
         build_ctx=str(Path.cwd()),
         python={"requirements_txt": "requirements.txt", "lock_packages": False},
-        models=[order["model"]],
+        models=[settings["model"]],
     )
     _require_exactly(Path(built.path), Path("requirements.txt").read_text())
 
 
 def _require_exactly(folder: Path, requirements: str) -> None:
-    """Put the lock back as it was: BentoML adds itself a second time, without a hash, which pip
-    then refuses.
+    """Have the Bento require exactly what its lock says.
 
-    uv, which BentoML's containers install it with from this folder, is told that there is nothing
-    to add: what a lock leaves out on purpose (see a lock's `.overrides`) would come back as a
-    dependency of the rest.
+    BentoML adds itself to the requirements a second time, without a hash, which pip then refuses.
+    And its containers install with uv from this folder, which would add what a lock leaves out on
+    purpose (see a lock's `.overrides`), because the rest depends on it: `uv.toml` forbids that.
     """
     import yaml
 

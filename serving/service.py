@@ -3,8 +3,8 @@
 BentoML imports this from the Bento's folder, beside `candidate.json`: which engine, with which
 options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE_ENGINE_HOST` and
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
-On BentoML's port everything is there too: `/v1` is passed on by `EnginePassthrough`, beside `/livez`,
-`/readyz`, `/metrics`.
+On BentoML's port everything is there too: `/v1`, which `EnginePassthrough` passes on, beside
+`/livez`, `/readyz` and `/metrics`.
 """
 
 import asyncio

@@ -172,7 +172,7 @@ class Supervisor:
         )
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Return the answer to one XML-RPC call. Raises OSError where supervisord does not listen."""
+        """Return what an XML-RPC call returns. Raises OSError where supervisord does not listen."""
         from supervisor.xmlrpc import SupervisorTransport  # it brings supervisor's whole server
 
         transport = SupervisorTransport(serverurl=f"unix://{self.socket}")

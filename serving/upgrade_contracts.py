@@ -12,7 +12,7 @@ from pathlib import Path
 from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine
 from weighbridge.serving.openai_client import Client
@@ -76,7 +76,7 @@ def a_bento_answers(name: str) -> None:
     model = store.add(Path(os.environ[MODELS]) / name, form, adopt=False)
     contents = bento.Contents("contract", "1", name, engine.Args(kind=name), model, {})
     exported = bento.export(bento.build(contents, settings.cache), model, store, {})
-    with bento.serve(
+    with bento_process.serve(
         exported.path, settings.cache, settings.home / "bento.log", contents.engine.start_timeout
     ) as proof:
         for url in (proof.url, proof.engine_url):

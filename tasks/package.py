@@ -15,7 +15,7 @@ from weighbridge.core.environments import locate
 from weighbridge.core.progress import track
 from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Candidate
 
@@ -90,7 +90,7 @@ def package(
     exported = bento.export(built, model, workspace.store, {"model": model.digest})
     seconds = _prove(exported, args, workspace)
     logger.info("Bento %s answered %.1f s after its start", built.tag, seconds)
-    lock = exported.path / "src" / bento.candidate_of(exported.path).lock
+    lock = exported.path / "src" / bento_process.candidate_of(exported.path).lock
     return Packaged(
         tag=built.tag,
         model=f"{built.model.parent.name}:{built.model.name}",
@@ -114,7 +114,9 @@ def _prove(exported: Artifact, args: PackageArgs, workspace: Workspace) -> float
     log = workspace.settings.home / "logs" / f"package-{exported.short}-{time.time_ns()}.log"
     with (
         track(f"starting Bento {exported.origin['tag']}", None),
-        bento.serve(exported.path, workspace.settings.cache, log, args.start_timeout) as proof,
+        bento_process.serve(
+            exported.path, workspace.settings.cache, log, args.start_timeout
+        ) as proof,
     ):
         return proof.seconds
 

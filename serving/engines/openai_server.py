@@ -35,7 +35,7 @@ class RemoteEndpoint:
         self._model = model
 
     def app(self) -> web.Application:
-        """Return the routes: every path is the endpoint's; /health tells that this process lives."""
+        """Return the routes: /health tells that this process lives, the rest is the endpoint's."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)

@@ -22,7 +22,7 @@ from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.metrics import figures
@@ -151,10 +151,10 @@ class Local(Target[LocalArgs, LocalRevision]):
     def prepare(self, release: Release, taken: Collection[str]) -> LocalRevision:
         """Find its Bento and make its environment. Raises Unavailable."""
         folder = _bento_folder(release, self.home)
-        environment = bento.environment_of(folder, Settings(home=self.home).cache)
+        environment = bento_process.environment_of(folder, Settings(home=self.home).cache)
         name = _free_name(release.version, taken)
         port = free_port()
-        engine = load("engine", bento.candidate_of(folder).engine["kind"])
+        engine = load("engine", bento_process.candidate_of(folder).engine["kind"])
         return LocalRevision(
             name=name,
             release=release,
@@ -178,14 +178,14 @@ class Local(Target[LocalArgs, LocalRevision]):
         supervisord.add(
             Program(
                 name=revision.program,
-                command=bento.serve_command(
+                command=bento_process.serve_command(
                     revision.folder, environment, "127.0.0.1", revision.management_port
                 ),
                 log=_log_of(revision, supervisord),
                 # A file named like a Python package in the working directory would shadow that
                 # package; the folder of logs holds none.
                 directory=supervisord.logs,
-                environment=bento.variables("127.0.0.1", revision.port),
+                environment=bento_process.variables("127.0.0.1", revision.port),
                 stop_seconds=revision.stop_seconds,
             )
         )
@@ -319,7 +319,7 @@ def _tail(log: Path, start: int) -> str:
         return "(nothing)"
     with log.open("rb") as stream:
         stream.seek(start if start <= log.stat().st_size else 0)
-        return bento.last_words(stream.read().decode(errors="replace"))
+        return bento_process.last_words(stream.read().decode(errors="replace"))
 
 
 def _bento_folder(release: Release, home: Path) -> Path:

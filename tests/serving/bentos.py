@@ -103,7 +103,7 @@ def stand_in_release(
 
 
 def _program(words: list[str]) -> str:
-    """The stand-in with these options built in, which takes address and model from llama-server's."""
+    """A stand-in with these options built in; it takes address and model as llama-server does."""
     head = (
         f"#!{sys.executable} -I\n"
         "import sys\n"

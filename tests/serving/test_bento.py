@@ -26,7 +26,7 @@ from weighbridge.core.package import PACKAGE
 from weighbridge.core.plugins import BUILT_IN
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.serving.openai_client import Client, is_ready
 
 
@@ -62,12 +62,14 @@ def exported(built: bento.Built, contents: bento.Contents, shared: Workspace) ->
 
 @pytest.fixture
 def environment(exported: Artifact, shared: Workspace) -> Environment:
-    return bento.environment_of(exported.path, shared.settings.cache)
+    return bento_process.environment_of(exported.path, shared.settings.cache)
 
 
 @contextlib.contextmanager
-def serving(exported: Artifact, shared: Workspace, tmp_path: Path) -> Iterator[bento.BentoProof]:
-    with bento.serve(exported.path, shared.settings.cache, tmp_path / "log", 120) as proof:
+def serving(
+    exported: Artifact, shared: Workspace, tmp_path: Path
+) -> Iterator[bento_process.RunningBento]:
+    with bento_process.serve(exported.path, shared.settings.cache, tmp_path / "log", 120) as proof:
         yield proof
 
 
@@ -295,7 +297,7 @@ def test_an_engine_that_dies_while_loading_is_told_at_once(
     started = time.monotonic()
     with (
         pytest.raises(Unavailable, match=r"did not start|failed to load"),
-        bento.serve(exported.path, shared.settings.cache, tmp_path / "log", 300),
+        bento_process.serve(exported.path, shared.settings.cache, tmp_path / "log", 300),
     ):
         pass
     assert time.monotonic() - started < 100

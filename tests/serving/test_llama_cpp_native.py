@@ -31,14 +31,15 @@ def make_sdist(folder: Path) -> Path:
     """
     top = f"llama_cpp_python-{native.VERSION}"
     targets = "".join(
-        f'add_executable({name} main.cpp)\ntarget_compile_definitions({name} PRIVATE NAME="{name}")\n'
+        f"add_executable({name} main.cpp)\n"
+        f'target_compile_definitions({name} PRIVATE NAME="{name}")\n'
         for name in native.TOOLS
     )
     files = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: {native.VERSION}\n",
         "llama_cpp/llama.py": "",
-        "vendor/llama.cpp/CMakeLists.txt": "cmake_minimum_required(VERSION 3.14)\nproject(tiny CXX)\n"
-        f"set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)\n{targets}",
+        "vendor/llama.cpp/CMakeLists.txt": "cmake_minimum_required(VERSION 3.14)\n"
+        f"project(tiny CXX)\nset(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)\n{targets}",
         "vendor/llama.cpp/main.cpp": PROGRAM,
         "vendor/llama.cpp/convert_hf_to_gguf.py": "",
         "vendor/llama.cpp/models/vocab.gguf": "large",

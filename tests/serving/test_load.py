@@ -1,4 +1,4 @@
-"""Load generator: figures that a server of known behaviour must give, and faults that must count."""
+"""Load generator: the figures of a server of known behaviour, and faults that must count."""
 
 import pytest
 

@@ -166,7 +166,10 @@ def test_secrets_reach_a_program_and_no_command_line(
     supervisor.ensure()
     secrets, out = tmp_path / "secrets.json", tmp_path / "out"
     secrets.write_text(json.dumps({"WORD": "s3cret '%' x"}))
-    code = f"import os, pathlib, time; pathlib.Path({str(out)!r}).write_text(os.environ['WORD']); time.sleep(600)"
+    code = (
+        "import os, pathlib, time; "
+        f"pathlib.Path({str(out)!r}).write_text(os.environ['WORD']); time.sleep(600)"
+    )
     made = dataclasses.replace(
         program(supervisor, command=[sys.executable, "-c", code]), secrets=secrets
     )

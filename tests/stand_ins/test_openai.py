@@ -18,7 +18,7 @@ from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento_process
 from weighbridge.serving.openai_client import Client, get, is_ready
 
 
@@ -95,7 +95,7 @@ def test_a_bento_of_it_answers_with_its_version(workspace: Workspace, tmp_path: 
     release = stand_in_release(workspace, "7", answers={"ping": "pong"}, peak_memory=5)
     assert (release.version, release.peak_memory) == ("7", 5)
     folder = workspace.store.assemble(workspace.store.files(release.digest), "bento").path
-    with bento.serve(folder, workspace.settings.cache, tmp_path / "log", 60) as proof:
+    with bento_process.serve(folder, workspace.settings.cache, tmp_path / "log", 60) as proof:
         client = Client(proof.engine_url)
         assert (client.ask("ping").text, client.ask("else").text) == ("pong", "version 7")
 
@@ -105,6 +105,6 @@ def test_a_bento_that_never_starts_says_why(workspace: Workspace, tmp_path: Path
     folder = workspace.store.assemble(workspace.store.files(release.digest), "bento").path
     with (
         pytest.raises(Unavailable, match="not enough memory"),
-        bento.serve(folder, workspace.settings.cache, tmp_path / "log", 60),
+        bento_process.serve(folder, workspace.settings.cache, tmp_path / "log", 60),
     ):
         pass

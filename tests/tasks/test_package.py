@@ -9,7 +9,7 @@ from tests.serving import bentos
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.tasks.package import PackageArgs, lineage_of, package
 
 
@@ -50,5 +50,5 @@ def test_the_exported_bento_needs_no_bentoml_store(workspace: Workspace, tmp_pat
     copied = tmp_path / "elsewhere"
     subprocess.run(["cp", "-r", str(exported.path), str(copied)], check=True)
     subprocess.run(["rm", "-rf", str(bento.bentoml_home())], check=True)
-    with bento.serve(copied, workspace.settings.cache, tmp_path / "log", 120) as proof:
+    with bento_process.serve(copied, workspace.settings.cache, tmp_path / "log", 120) as proof:
         assert proof.seconds > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
 from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.engines.transformers_server import draw
 from weighbridge.serving.openai_client import Client
@@ -86,7 +86,9 @@ def test_a_bento_of_it_answers_from_its_own_environment(
     )
     built = bento.build(contents, workspace.settings.cache)
     exported = bento.export(built, model, workspace.store, {})
-    with bento.serve(exported.path, workspace.settings.cache, tmp_path / "log", 120) as proof:
+    with bento_process.serve(
+        exported.path, workspace.settings.cache, tmp_path / "log", 120
+    ) as proof:
         for url in (proof.engine_url, proof.url):
             answer = Client(url).ask([{"role": "user", "content": "hello"}], max_tokens=4)
             assert answer.completion_tokens == 4

@@ -1,4 +1,4 @@
-"""Text comes in whole characters, ends before a stop sequence, and is the same whatever the pieces."""
+"""Text comes in whole characters, ends before a stop sequence, and is the same however it is cut."""
 
 from collections.abc import Sequence
 

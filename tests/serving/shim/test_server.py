@@ -1,4 +1,4 @@
-"""The shim over HTTP: OpenAI's own client understands it, nothing a client sends or does breaks it."""
+"""The shim over HTTP: OpenAI's own client understands it, and nothing that a client does breaks it."""
 
 import asyncio
 import json
@@ -231,7 +231,8 @@ def test_metrics_count_requests_and_tokens() -> None:
 def test_sigterm_finishes_what_is_under_way_and_takes_nothing_new(tmp_path: Path) -> None:
     port = free_port()
     program = (
-        "from weighbridge.serving.shim.server import serve; from tests.serving.shim.made import Bytes; "
+        "from weighbridge.serving.shim.server import serve; "
+        "from tests.serving.shim.made import Bytes; "
         f"serve(lambda: Bytes('x' * 20, delay=0.05), '127.0.0.1', {port}, 'made')"
     )
     with Process(

@@ -1,4 +1,4 @@
-"""Target `local`: versions are programs of supervisord, haproxy shares the requests out among them."""
+"""Target `local`: versions are programs of supervisord, haproxy shares requests out among them."""
 
 import os
 import signal
