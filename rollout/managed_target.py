@@ -270,16 +270,6 @@ class ManagedTarget:
             self.target.stop_named(name)
         self.stop_drained()
 
-    def shut_down(self) -> None:
-        """Stop everything here. The state keeps what served, for whoever brings it up again."""
-        state = self.load_state()
-        for name in self.target.running():
-            self.target.stop_named(name)
-        self.target.close()
-        if state.rollout:
-            self._write_end(state.rollout, "interrupted", "error", "taken down", {})
-        self.change_state(rollout=None, draining=())
-
     # Parts of the above
 
     def _file_lock(self) -> FileLock:

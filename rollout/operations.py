@@ -1,4 +1,4 @@
-"""What people and flows do at a target: steer its rollout, go back, let it drain, stop it."""
+"""What people and flows do at a target: steer its rollout, go back, let it drain."""
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
@@ -61,15 +61,3 @@ def stop_drained(target: str, workspace: Workspace) -> bool:
     managed = find_target(target, workspace)
     with managed.lock():
         return managed.stop_drained()
-
-
-def shut_down_all(workspace: Workspace) -> list[str]:
-    """Stop what serves at every target and leave no process of it; return their names."""
-    stopped = []
-    for name in known_targets(workspace.settings.home):
-        managed = open_target(name, workspace)
-        if managed is not None:
-            with managed.lock():
-                stopped += [name] if managed.target.running() else []
-                managed.shut_down()
-    return stopped

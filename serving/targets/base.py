@@ -199,10 +199,6 @@ class Target(ABC, Generic[A, R]):
     def traffic(self) -> Traffic:
         """Return a reader of the requests that end from now on."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Give the address up. Everything that ran here was stopped before."""
-
     # Optional: what a target may leave as it is here.
 
     def check(self) -> None:

@@ -249,18 +249,6 @@ class Local(Target[LocalArgs, LocalRevision]):
         """Return the bytes that another version could take without the machine swapping."""
         return available_memory()
 
-    def close(self) -> None:
-        """Give the address up; with the last target supervisord ends too.
-
-        Unless the platform is up, whose services supervisord keeps as well.
-        """
-        if not self._supervisor.running():
-            return
-        self._gateway.remove(self.name)
-        if set(self._supervisor.names()) <= {"gateway"} and not self._gateway.fronts():
-            self._supervisor.remove("gateway")
-            self._supervisor.shutdown()
-
     def _program(self, revision_name: str) -> str:
         return f"{self.name}@{revision_name}"
 

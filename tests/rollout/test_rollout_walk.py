@@ -162,13 +162,11 @@ class Walk(RuleBasedStateMachine):
         if ends:
             self.world.in_flight.clear()
 
-    @rule(asked_for=st.booleans())
-    def nothing_runs(self, asked_for: bool) -> None:
-        """Somebody brings it down, or power is lost: nobody serves then."""
+    @rule()
+    def nothing_runs(self) -> None:
+        """Power is lost, or somebody brings the platform down: nobody serves then."""
         before = list(self.world.violations)
         self.world.in_flight.clear()
-        if asked_for:
-            operations.shut_down_all(self.shop.workspace)
         self.world.running.clear()
         self.world.routes.clear()
         self.world.violations[:] = before

@@ -228,9 +228,6 @@ class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
     def free_memory(self) -> int | None:
         return self.world.free
 
-    def close(self) -> None:
-        self.world.routes = {}
-
 
 def _routes(shares: Sequence[Share[MemoryRevision]]) -> dict[str, tuple[int, bool]]:
     return {share.revision.name: (share.weight, share.draining) for share in shares}

@@ -16,7 +16,6 @@ from weighbridge.core.processes import free_port, is_taken
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.models import Front
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
 from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision
@@ -164,16 +163,3 @@ def test_a_bento_that_is_nowhere_is_told(target: Local) -> None:
     assert not target.has(release)
     with pytest.raises(Unavailable, match="is not on this machine"):
         target.prepare(release, ())
-
-
-def test_the_last_target_takes_the_gateway_along(
-    args: LocalArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "alone"
-    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
-    target = Local("alone", args, home)
-    target.route([])
-    assert Gateway(home).fronts() == [Front(target="alone", port=args.port, args=args.gateway)]
-    target.close()
-    assert not Supervisor(home).running()
-    assert not is_taken(args.port)
