@@ -96,7 +96,8 @@ class WealthProcess:
 def evidence_above(values: Sequence[float], bound: float, lowest: float) -> float:
     """Return the e-value against H0: the mean of `values` is at most `bound`.
 
-    The values lie in [lowest, 1]. It is prod(1 + s * (x - bound)), averaged over stakes s in (0, 1 / (bound - lowest)).
+    The values lie in [lowest, 1]. It is prod(1 + s * (x - bound)), averaged over stakes s in
+    (0, 1 / (bound - lowest)).
     """
     stakes = _STAKES[1::2]  # two alone: each bettor more costs a question of the few there are
     wealth = WealthProcess(len(stakes))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from tests.rollout.rollouts import Machine, Named, Wishes, machine
+from tests.rollout.rollouts import FakeRegistry, Machine, RegisteredVersion, machine
 from tests.stand_ins.target import Version
 from tests.waiting import until
 from weighbridge.cli.main import cli
@@ -25,17 +25,17 @@ from weighbridge.registry.ledger import RolloutRecord, fold
 from weighbridge.rollout import commands, target_status
 
 
-class Models(Wishes):
+class Models(FakeRegistry):
     """A registry with one model, whose champion serves at one target."""
 
     shop: Machine
 
-    def version(self, name: str, which: str) -> Named:
+    def version(self, name: str, which: str) -> RegisteredVersion:
         if name != "demo" or not which.isdigit():
             raise BadInput(f"looking for '{name}@{which}'", "MLflow has no such model or alias")
-        return Named(name, which, {})
+        return RegisteredVersion(name, which, {})
 
-    def promote(self, version: Named) -> None:
+    def promote(self, version: RegisteredVersion) -> None:
         self.alias = version.version
 
     def bindings(self) -> list[Binding]:
@@ -43,18 +43,18 @@ class Models(Wishes):
 
     def history(self, target: str, limit: int) -> list[RolloutRecord]:
         ids = dict.fromkeys(entry.rollout for entry in self.ledger)
-        return [fold(entry for entry in self.ledger if entry.rollout == one) for one in ids]
+        return [fold(entry for entry in self.ledger if entry.rollout == rollout) for rollout in ids]
 
 
 @pytest.fixture
 def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with machine(workspace, monkeypatch) as made:
-        models = made.wishes = Models()
-        models.shop = made
+    with machine(workspace, monkeypatch) as shop:
+        models = shop.registry = Models()
+        models.shop = shop
         monkeypatch.setattr(promotion, "Registry", SimpleNamespace(connect=lambda settings: models))
         monkeypatch.setattr(promotion, "POLL", 0.01)
-        yield made
-        assert made.world.violations == []
+        yield shop
+        assert shop.world.violations == []
 
 
 @pytest.fixture
@@ -62,28 +62,28 @@ def deployer(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploye
     """One in this process, which the commands find where `up` writes it down."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("WEIGHBRIDGE_DEPLOYER_PORT", "0")
-    made = Deployer(
-        Workspace(Settings()), connect=lambda settings: shop.wishes, announce=lambda event: None
+    deployer = Deployer(
+        Workspace(Settings()), connect=lambda settings: shop.registry, announce=lambda event: None
     )  # type: ignore[arg-type,return-value]
-    made.start()
-    made.reconcile()
+    deployer.start()
+    deployer.reconcile()
     over = threading.Event()
 
     def run() -> None:
         while not over.is_set():
-            made.wait_and_reconcile()
+            deployer.wait_and_reconcile()
 
     thread = threading.Thread(target=run)
     thread.start()
     path = shop.workspace.settings.home / "run" / "platform.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    port = int(made.url.rpartition(":")[2])
+    port = int(deployer.url.rpartition(":")[2])
     path.write_text(Addresses(prefect=1, mlflow=1, deployer=port).model_dump_json())
-    yield made
+    yield deployer
     over.set()
-    made.wake("", "end")
+    deployer.wake("", "end")
     thread.join()
-    made.stop()
+    deployer.stop()
 
 
 def weighbridge(*words: str) -> str:
@@ -95,8 +95,8 @@ def weighbridge(*words: str) -> str:
 
 def settled(shop: Machine) -> str:
     """The version that serves once nothing is being rolled out; empty before."""
-    [found] = target_status.status(shop.workspace) or [None]
-    return found.serving.version if found and found.serving and not found.rollout else ""
+    [status] = target_status.status(shop.workspace) or [None]
+    return status.serving.version if status and status.serving and not status.rollout else ""
 
 
 def test_promote_without_a_deployer_rolls_out_in_this_process(shop: Machine) -> None:
@@ -104,7 +104,7 @@ def test_promote_without_a_deployer_rolls_out_in_this_process(shop: Machine) -> 
     assert "champion of demo is version 1" in said
     assert re.search(r"version 1 serves at shop after \d+\.\d s", said)
     assert shop.serves() == "1"
-    [end] = [entry for entry in shop.wishes.ledger if entry.event == "begin"]
+    [end] = [entry for entry in shop.registry.ledger if entry.event == "begin"]
     assert end.fields["trigger"] == "promote"
 
 
@@ -137,7 +137,7 @@ def test_promote_of_an_unknown_version_changes_nothing(shop: Machine) -> None:
     weighbridge("promote", "demo", "1")
     with pytest.raises(BadInput, match="no such model or alias"):
         weighbridge("promote", "demo", "nobody")
-    assert shop.wishes.alias == "1"
+    assert shop.registry.alias == "1"
 
 
 def test_no_wait_returns_at_once(shop: Machine, deployer: Deployer) -> None:
@@ -161,9 +161,9 @@ def test_rollback_goes_back_to_the_version_before_and_again_forward(shop: Machin
     weighbridge("promote", "demo", "1")
     weighbridge("promote", "demo", "2")
     assert "champion of demo is version 1" in weighbridge("rollback", "shop")
-    assert (shop.serves(), shop.wishes.alias) == ("1", "1")
+    assert (shop.serves(), shop.registry.alias) == ("1", "1")
     weighbridge("rollback", "shop")
-    assert (shop.serves(), shop.wishes.alias) == ("2", "2")
+    assert (shop.serves(), shop.registry.alias) == ("2", "2")
 
 
 def test_rollback_takes_back_what_is_being_rolled_out_even_paused(
@@ -172,11 +172,11 @@ def test_rollback_takes_back_what_is_being_rolled_out_even_paused(
     weighbridge("promote", "demo", "1")
     shop.policy["step_seconds"] = 600
     weighbridge("promote", "demo", "2", "--no-wait")
-    until(lambda: shop.record.rollout is not None and shop.record.rollout.share)
+    until(lambda: shop.state.rollout is not None and shop.state.rollout.share)
     assert "paused" in weighbridge("pause", "shop")
     weighbridge("rollback", "shop")
-    assert (shop.serves(), shop.wishes.alias) == ("1", "1")
-    assert shop.record.rollout is None
+    assert (shop.serves(), shop.registry.alias) == ("1", "1")
+    assert shop.state.rollout is None
 
 
 def test_rollback_of_the_first_version_says_that_there_is_none_before(shop: Machine) -> None:
@@ -191,10 +191,10 @@ def test_abort_keeps_the_old_version_and_leaves_the_alias(
     weighbridge("promote", "demo", "1")
     shop.policy["step_seconds"] = 600
     weighbridge("promote", "demo", "2", "--no-wait")
-    until(lambda: shop.record.rollout is not None and shop.record.rollout.share)
+    until(lambda: shop.state.rollout is not None and shop.state.rollout.share)
     assert "version 2 to shop is taken back" in weighbridge("abort", "shop")
-    until(lambda: shop.record.rollout is None)
-    assert (shop.serves(), shop.wishes.alias) == ("1", "2")
+    until(lambda: shop.state.rollout is None)
+    assert (shop.serves(), shop.registry.alias) == ("1", "2")
 
 
 def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Deployer) -> None:
@@ -219,13 +219,13 @@ def test_history_shows_every_rollout_newest_first(shop: Machine) -> None:
     shop.world.versions["2"] = Version(garbage=True)
     with pytest.raises(GateFailed):
         weighbridge("promote", "demo", "2")
-    found = json.loads(weighbridge("history", "shop", "--json"))
-    assert [(one["version"], one["outcome"]) for one in found] == [
+    rollouts = json.loads(weighbridge("history", "shop", "--json"))
+    assert [(rollout["version"], rollout["outcome"]) for rollout in rollouts] == [
         ("2", "failed"),
         ("1", "serving"),
     ]
-    assert found[0]["previous"] == "1"
-    assert "its answers" in found[0]["detail"]
+    assert rollouts[0]["previous"] == "1"
+    assert "its answers" in rollouts[0]["detail"]
     shown = weighbridge("history", "shop")
     assert shown.index("demo 2") < shown.index("demo 1")
 
@@ -235,5 +235,8 @@ def test_history_holds_what_mlflow_was_not_told_yet(shop: Machine) -> None:
     shop.managed.outbox.write(
         "r2", "begin", target="shop", model="demo", version="2", trigger="webhook"
     )
-    found = json.loads(weighbridge("history", "shop", "--json"))
-    assert [(one["version"], one["outcome"]) for one in found] == [("2", "begun"), ("1", "serving")]
+    rollouts = json.loads(weighbridge("history", "shop", "--json"))
+    assert [(rollout["version"], rollout["outcome"]) for rollout in rollouts] == [
+        ("2", "begun"),
+        ("1", "serving"),
+    ]

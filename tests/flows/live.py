@@ -66,14 +66,14 @@ class Live:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def record(self) -> TargetState[Any]:
+    def state(self) -> TargetState[Any]:
         managed = open_target(MODEL, self.workspace)
         return managed.load_state() if managed else TargetState()
 
     @property
     def good(self) -> str:
         """The one of the two good versions that serves; the first where neither does."""
-        current = self.record.current
+        current = self.state.current
         return current.release.version if current and current.release.version in GOOD else GOOD[0]
 
     @property
@@ -172,20 +172,20 @@ class Live:
         """Wait until this version has all the traffic, and nothing goes on."""
         until(
             lambda: (
-                (record := self.record).current is not None
-                and record.current.release.version == number
-                and record.rollout is None
+                (state := self.state).current is not None
+                and state.current.release.version == number
+                and state.rollout is None
             ),
             seconds,
-            lambda: f"version {number} should serve: {self.record}",
+            lambda: f"version {number} should serve: {self.state}",
         )
 
     def phase(self, *names: str, seconds: float = 60) -> None:
         """Wait until a rollout is at one of these phases."""
         until(
-            lambda: (under := self.record.rollout) is not None and under.phase in names,
+            lambda: (rollout := self.state.rollout) is not None and rollout.phase in names,
             seconds,
-            lambda: f"a rollout should be at {names}: {self.record}",
+            lambda: f"a rollout should be at {names}: {self.state}",
         )
 
     def rolled_out(self, number: str, since: float) -> RolloutRecord:
@@ -211,16 +211,16 @@ class Live:
         return found()[0]
 
     def failed(self, number: str, since: float, seconds: float = 90) -> RolloutRecord:
-        """Wait until this version was tried, after `since` (Unix time), and given up; how it went."""
+        """Wait until this version was tried, after `since` (Unix time), and failed; how it went."""
         until(
             lambda: (
-                (failed := self.record.last_failure) is not None
+                (failed := self.state.last_failure) is not None
                 and failed.release.version == number
                 and failed.at >= since
-                and self.record.rollout is None
+                and self.state.rollout is None
             ),
             seconds,
-            lambda: f"version {number} should have failed: {self.record}",
+            lambda: f"version {number} should have failed: {self.state}",
         )
         rollout = self.rolled_out(number, since)
         assert rollout.outcome == "failed"
@@ -253,16 +253,16 @@ class Live:
         drain.
         """
         while True:
-            record, facts, programs = (
-                self.record,
+            state, facts, programs = (
+                self.state,
                 Gateway(self.home).facts(MODEL),
                 self.host.names(),
             )
-            if record == self.record:  # else something was stopped while we looked
+            if state == self.state:  # else something was stopped while we looked
                 break
-        assert record.current is not None
-        assert record.rollout is None
-        name, draining = record.current.name, {one.revision.name for one in record.draining}
+        assert state.current is not None
+        assert state.rollout is None
+        name, draining = state.current.name, {one.revision.name for one in state.draining}
         assert {fact.name: fact.weight for fact in facts if fact.weight and not fact.draining} == {
             name: 100
         }
@@ -276,6 +276,6 @@ class Live:
 
 
 def settings(home: Path, cache: Path, **changes: Any) -> Settings:
-    """Ports of nobody; looks at the wish often."""
+    """Ports of nobody; looks at the alias often."""
     ports = {"prefect_port": 0, "mlflow_port": 0, "deployer_port": 0, "metrics_port": 0}
     return Settings(home=home, cache=cache, **{**ports, **changes})

@@ -33,13 +33,13 @@ class Scene:
         self.verdicts: list[Verdict] = []
         self.events: list[Announcement] = []
         self.redeployed: list[str] = []
-        self.record = SimpleNamespace(current=self._revision("2"), rollout=None)
+        self.state = SimpleNamespace(current=self._revision("2"), rollout=None)
         self.managed = SimpleNamespace(
             name="demo",
             folder=folder,
             home=folder,
             workspace=workspace,
-            load_state=lambda: self.record,
+            load_state=lambda: self.state,
             args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric="")),
             target=SimpleNamespace(traffic_figures=lambda revision: {}),
         )
@@ -63,8 +63,8 @@ class Scene:
 
     @property
     def champion(self) -> str:
-        wish = self.registry.desired_version("demo")
-        return wish.version if wish else ""
+        desired = self.registry.desired_version("demo")
+        return desired.version if desired else ""
 
     def _register(self) -> None:
         with self.registry.release("demo", 1, params={}, tags={}) as run:
@@ -83,7 +83,7 @@ class Scene:
     def _redeploy(self, binding: Binding, *_: object, force: bool) -> Result:
         assert force, "the version before must be tried even if it failed once"
         self.redeployed.append(self.champion)
-        self.record.current = self._revision(self.champion)
+        self.state.current = self._revision(self.champion)
         return Result("deployed", f"version {self.champion} serves", self.champion)
 
     def _judged(self, *_: object) -> Judgement:
@@ -102,9 +102,9 @@ def scene(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:
     assert scene.look("fail")[0] is False
     assert scene.champion == "2"
-    well, words = scene.look("fail")
-    assert (well, scene.champion, scene.redeployed) == (False, "1", ["1"])
-    assert "back to 1: version 1 serves" in words
+    is_well, detail = scene.look("fail")
+    assert (is_well, scene.champion, scene.redeployed) == (False, "1", ["1"])
+    assert "back to 1: version 1 serves" in detail
     (event,) = scene.events
     assert event.event == "weighbridge.rolled-back"
     assert event.payload == {
@@ -130,7 +130,7 @@ def test_less_than_two_falls_in_a_row_change_nothing(
 
 def test_falls_are_remembered_by_version(scene: Scene) -> None:
     scene.look("fail")
-    scene.record.current = scene._revision("3")
+    scene.state.current = scene._revision("3")
     scene.registry.promote(scene.registry.version("demo", "3"))
     scene.look("fail")
     assert (scene.champion, scene.redeployed) == ("3", [])
@@ -139,15 +139,15 @@ def test_falls_are_remembered_by_version(scene: Scene) -> None:
 def test_an_alias_that_somebody_has_moved_on_is_left_alone(scene: Scene) -> None:
     scene.look("fail")
     scene.registry.promote(scene.registry.version("demo", "3"))
-    well, words = scene.look("fail")
-    assert (well, "the alias has moved on" in words) == (False, True)
+    is_well, detail = scene.look("fail")
+    assert (is_well, "the alias has moved on" in detail) == (False, True)
     assert (scene.champion, scene.redeployed) == ("3", [])
 
 
 def test_nothing_is_asked_during_a_rollout_or_where_nothing_serves(scene: Scene) -> None:
-    scene.record.rollout = object()
+    scene.state.rollout = object()
     assert scene.look("fail", "fail") == (True, "a rollout is under way: it judges by itself")
-    scene.record = SimpleNamespace(current=None, rollout=None)
+    scene.state = SimpleNamespace(current=None, rollout=None)
     assert scene.look("fail", "fail") == (True, "nothing serves here")
     assert scene.champion == "2"
 

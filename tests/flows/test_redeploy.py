@@ -61,7 +61,7 @@ def shop(live: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
     live.claim()
     live.alias(live.good)
     live.serves(live.good)
-    until(lambda: not live.record.draining, 90, lambda: f"nothing should drain: {live.record}")
+    until(lambda: not live.state.draining, 90, lambda: f"nothing should drain: {live.state}")
     return live
 
 
@@ -126,9 +126,9 @@ def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
     with Crowd(shop.url, HABITS) as crowd:
         shop.no_alias()
         until(
-            lambda: "no version" in shop.record.reason,
+            lambda: "no version" in shop.state.reason,
             30,
-            lambda: f"it should be said: {shop.record}",
+            lambda: f"it should be said: {shop.state}",
         )
         shop.serves(old)
     assert crowd.problems == []
@@ -204,9 +204,9 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(
         new, asked = shop.other, time.time()
         shop.alias(new)
         shop.phase(phase)
-        under = shop.record.rollout
-        assert under is not None
-        name = {"old": f"shop@{under.previous.name}", "new": f"shop@{under.next.name}"}.get(
+        rollout = shop.state.rollout
+        assert rollout is not None
+        name = {"old": f"shop@{rollout.previous.name}", "new": f"shop@{rollout.next.name}"}.get(
             victim, victim
         )
         killed = time.monotonic()
@@ -309,9 +309,9 @@ class Walk(RuleBasedStateMachine):
         with contextlib.suppress(BadInput):  # nothing served before
             rollback(MODEL, self.shop.workspace)
 
-    @rule(verb=st.sampled_from(["pause", "resume", "now", "abort"]))
-    def order(self, verb: commands.Command) -> None:
-        operations.command(MODEL, verb, self.shop.workspace)
+    @rule(command=st.sampled_from(["pause", "resume", "now", "abort"]))
+    def give_command(self, command: commands.Command) -> None:
+        operations.command(MODEL, command, self.shop.workspace)
 
     @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))
     def kill(self, victim: str) -> None:
@@ -328,7 +328,7 @@ class Walk(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.shop.well()
-        self.order("resume")
+        self.give_command("resume")
         self.shop.alias("2")
         self.shop.serves("2", 180)
         self.crowd.__exit__()
@@ -336,7 +336,7 @@ class Walk(RuleBasedStateMachine):
         self.shop.check_invariants()
 
 
-def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_last_wish_serves(
+def test_whatever_people_do_while_services_die_no_request_is_lost_and_the_desired_version_serves(
     shop: Live,
 ) -> None:
     Walk.shop, Walk.bad = shop, shop.add(garbage=True)

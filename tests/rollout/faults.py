@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from tests.rollout import rollouts
-from tests.rollout.rollouts import Machine, Wishes, machine
+from tests.rollout.rollouts import FakeRegistry, Machine, machine
 from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
@@ -74,9 +74,14 @@ def watched(
     with machine(workspace, monkeypatch, **policy) as shop:
         world = shop.world
         assert isinstance(world, Watched)
-        for owner, name in ((Wishes, "desired_version"), (Wishes, "mirror"), (Outbox, "mirrored")):
+        effects = (
+            (FakeRegistry, "desired_version"),
+            (FakeRegistry, "mirror"),
+            (Outbox, "mirrored"),
+        )
+        for owner, name in effects:
             monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
-        world.swapping = lambda: _swaps(shop)  # type: ignore[method-assign]
+        world.swapping = lambda: _is_swapping(shop)  # type: ignore[method-assign]
         yield shop
 
 
@@ -95,12 +100,12 @@ def _counted(world: Watched, original: Any, name: str) -> Any:
     return effect
 
 
-def _swaps(shop: Machine) -> bool:
+def _is_swapping(shop: Machine) -> bool:
     if not known_targets(shop.workspace.settings.home):
         return False
-    record = open_target("shop", shop.workspace)
-    under = record.load_state().rollout if record else None
-    return under is not None and under.swap
+    managed = open_target("shop", shop.workspace)
+    rollout = managed.load_state().rollout if managed else None
+    return rollout is not None and rollout.swap
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Start:
         )
         world.was_served, world.may_pause, world.dice = bool(self.routes), False, random.Random(7)
         random.seed(7)
-        shop.wishes.ledger.clear()
+        shop.registry.ledger.clear()
         heal(shop)
 
 
@@ -154,7 +159,7 @@ def strike(shop: Machine, fault: Fault | None, act: Callable[[], object]) -> Non
 
 
 def next_process(shop: Machine) -> None:
-    """What a process does that starts: settle what is left, then serve what is wished."""
+    """What a process does that starts: resolve what is left, then serve the desired version."""
     recover(shop.workspace)
     again(shop)
 
@@ -171,13 +176,13 @@ def check_quiet(shop: Machine, version: str) -> None:
     """This version serves, nothing else runs, and the ledger says of each rollout once how it
     ended.
     """
-    record = shop.record
-    assert record.rollout is None
-    assert record.draining == ()
-    assert record.current is not None
-    assert record.current.release.version == version
-    assert shop.world.routes == {record.current.name: (100, False)}
-    assert set(shop.world.running) == {record.current.name}
+    state = shop.state
+    assert state.rollout is None
+    assert state.draining == ()
+    assert state.current is not None
+    assert state.current.release.version == version
+    assert shop.world.routes == {state.current.name: (100, False)}
+    assert set(shop.world.running) == {state.current.name}
     assert shop.world.violations == []
     check_ledger(shop)
 
@@ -185,7 +190,7 @@ def check_quiet(shop: Machine, version: str) -> None:
 def check_ledger(shop: Machine) -> None:
     """Once everything is mirrored, as MLflow has it: the same line again is no second line."""
     shop.reconcile()
-    lines = {(line.rollout, line.at, line.event): line for line in shop.wishes.ledger}.values()
+    lines = {(line.rollout, line.at, line.event): line for line in shop.registry.ledger}.values()
     begun = Counter(line.rollout for line in lines if line.event == "begin")
     ended = Counter(line.rollout for line in lines if line.event == "end")
     assert set(begun.values()) <= {1}

@@ -1,5 +1,5 @@
-"""What the tests of rollouts share: a registry whose alias can be moved, and a site on a machine in
-memory.
+"""What the tests of rollouts share: a registry whose alias can be moved, and a target on a machine
+in memory.
 """
 
 import random
@@ -31,7 +31,7 @@ QUESTIONS = [
 
 
 @dataclass(frozen=True)
-class Named:
+class RegisteredVersion:
     """A version in the registry."""
 
     name: str
@@ -41,7 +41,7 @@ class Named:
 
 
 @dataclass
-class Wishes:
+class FakeRegistry:
     """The registry, as far as a rollout needs it."""
 
     alias: str = ""
@@ -50,16 +50,16 @@ class Wishes:
     peak_memory: dict[str, int] = field(default_factory=dict)
     unweighed: set[str] = field(default_factory=set)
 
-    def desired_version(self, model: str) -> Named | None:
+    def desired_version(self, model: str) -> RegisteredVersion | None:
         if self.down:
             raise Unavailable("reading the alias", "MLflow does not answer")
         tags = {"bento": f"demo:{self.alias}", "bento_digest": f"sha256:{self.alias}"}
-        return Named(model, self.alias, tags) if self.alias else None
+        return RegisteredVersion(model, self.alias, tags) if self.alias else None
 
     def bindings(self) -> list[Binding]:
         return []  # what a machine is called with is in force
 
-    def measurement_of(self, version: Named) -> str | None:
+    def measurement_of(self, version: RegisteredVersion) -> str | None:
         if version.version in self.unweighed:
             return None
         return measured(
@@ -81,7 +81,7 @@ class Machine:
 
     workspace: Workspace
     world: World
-    wishes: Wishes
+    registry: FakeRegistry
     policy: dict[str, Any]
 
     @property
@@ -96,14 +96,14 @@ class Machine:
         return managed
 
     @property
-    def record(self) -> TargetState[Any]:
+    def state(self) -> TargetState[Any]:
         return self.managed.load_state()
 
     def reconcile(self, **options: Any) -> Result:
-        return reconcile(self.binding, self.wishes, self.workspace, "test", **options)  # type: ignore[arg-type]
+        return reconcile(self.binding, self.registry, self.workspace, "test", **options)  # type: ignore[arg-type]
 
     def promote(self, version: str, **options: Any) -> Result:
-        self.wishes.alias = version
+        self.registry.alias = version
         return self.reconcile(**options)
 
     def serves(self) -> str:
@@ -139,7 +139,7 @@ def machine(
         "drain_seconds": 0.05,
     }
     try:
-        yield Machine(workspace, world, Wishes(), {**quick, **policy})
+        yield Machine(workspace, world, FakeRegistry(), {**quick, **policy})
     finally:
         del WORLDS[home]
 
@@ -156,10 +156,10 @@ def _answer(world: World, url: str, questions: Sequence[ProbeQuestion]) -> list[
     version = world.version(url.removeprefix("http://"))
     failed = version.error_share == 1
     return [
-        ProbeAnswer(question=one, problem="HTTP 500")
+        ProbeAnswer(question=question, problem="HTTP 500")
         if failed
-        else ProbeAnswer(question=one, text="]] of" if version.garbage else one.answer)
-        for one in questions
+        else ProbeAnswer(question=question, text="]] of" if version.garbage else question.answer)
+        for question in questions
     ]
 
 

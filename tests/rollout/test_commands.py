@@ -1,4 +1,4 @@
-"""What people tell a rollout: each verb's effect, how long it is in force, and that none is lost."""
+"""What people tell a rollout: each command's effect, how long it holds, and that none is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,12 +9,12 @@ from weighbridge.rollout import commands
 from weighbridge.rollout.commands import Command, OperatorCommands
 
 
-def test_without_orders_nothing_is_in_force(tmp_path: Path) -> None:
+def test_without_commands_nothing_is_in_force(tmp_path: Path) -> None:
     assert commands.read(tmp_path / "shop") == OperatorCommands()
 
 
 @pytest.mark.parametrize(
-    ("verb", "before", "after"),
+    ("command", "before", "after"),
     [
         ("pause", OperatorCommands(), OperatorCommands(paused=True)),
         ("resume", OperatorCommands(paused=True), OperatorCommands()),
@@ -23,12 +23,12 @@ def test_without_orders_nothing_is_in_force(tmp_path: Path) -> None:
         ("abort", OperatorCommands(now="7"), OperatorCommands(now="7", abort="7")),
     ],
 )
-def test_a_verb_given_twice_is_a_verb_given_once(
-    tmp_path: Path, verb: Command, before: OperatorCommands, after: OperatorCommands
+def test_a_command_given_twice_is_a_command_given_once(
+    tmp_path: Path, command: Command, before: OperatorCommands, after: OperatorCommands
 ) -> None:
     (tmp_path / "orders.json").write_text(before.model_dump_json())
     for _ in range(2):
-        commands.issue(tmp_path, verb, "7")
+        commands.issue(tmp_path, command, "7")
         assert commands.read(tmp_path) == after
 
 
@@ -38,15 +38,16 @@ def test_now_and_abort_are_for_one_rollout_alone(tmp_path: Path) -> None:
     assert commands.read(tmp_path) == OperatorCommands(now="8", abort="7")
 
 
-def test_verbs_given_at_once_are_all_in_force(tmp_path: Path) -> None:
+def test_commands_given_at_once_are_all_in_force(tmp_path: Path) -> None:
     for _ in range(20):
         commands.issue(tmp_path, "resume", "")
         with ThreadPoolExecutor(3) as pool:
             list(
                 pool.map(
-                    lambda verb: commands.issue(tmp_path, verb, "7"), ("pause", "now", "abort")
+                    lambda command: commands.issue(tmp_path, command, "7"),
+                    ("pause", "now", "abort"),
                 )
             )
-        found = commands.read(tmp_path)
-        assert (found.now, found.abort) == ("7", "7")
+        in_force = commands.read(tmp_path)
+        assert (in_force.now, in_force.abort) == ("7", "7")
         (tmp_path / "orders.json").unlink()

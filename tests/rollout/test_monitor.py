@@ -51,9 +51,9 @@ def test_nobody_there_is_no_fall(measurement: Measurement) -> None:
     assert check("http://127.0.0.1:9", measurement, [], 0.9).verdict == "inconclusive"
 
 
-def checks(words: str) -> list[MonitorCheck]:
+def checks(history: str) -> list[MonitorCheck]:
     """`7:pass 7:fail …`, in the order of time."""
-    pairs = [word.split(":") for word in words.split()]
+    pairs = [word.split(":") for word in history.split()]
     return [
         MonitorCheck.model_validate({"version": v, "verdict": w, "at": float(n)})
         for n, (v, w) in enumerate(pairs)

@@ -40,9 +40,9 @@ def test_a_line_that_a_crash_cut_off_is_not_there_and_swallows_no_other(
 
 
 def test_words_with_line_breaks_of_any_kind_come_back(outbox: Outbox) -> None:
-    words = "a\nb\r\nc\u2028d\x85e\x0cf"
-    outbox.write("a", "back", why=words)
-    assert [line.fields["why"] for line in outbox.entries()] == [words]
+    text = "a\nb\r\nc\u2028d\x85e\x0cf"
+    outbox.write("a", "back", why=text)
+    assert [line.fields["why"] for line in outbox.entries()] == [text]
 
 
 def test_what_was_mirrored_is_not_told_again(outbox: Outbox) -> None:
@@ -69,9 +69,9 @@ def test_the_file_starts_anew_when_all_of_it_is_mirrored_and_every_rollout_has_e
 
 def test_lines_written_while_mlflow_was_told_others_are_told_next(outbox: Outbox) -> None:
     outbox.write("a", "begin")
-    told = len(outbox.unmirrored())
+    count = len(outbox.unmirrored())
     outbox.write("a", "end")
-    outbox.mirrored(told)
+    outbox.mirrored(count)
     assert [line.event for line in outbox.unmirrored()] == ["end"]
 
 

@@ -26,9 +26,9 @@ def measurement(tmp_path: Path, workspace: Workspace) -> Measurement:
     folder = tmp_path / "predictions"
     folder.mkdir()
     rows: list[dict[str, Any]] = []
-    for binding, (question, answer) in enumerate(KNOWN.items()):
-        right = binding < ROWS - 5
-        prompt = question if binding % 2 else [{"role": "user", "content": question}]
+    for index, (question, answer) in enumerate(KNOWN.items()):
+        right = index < ROWS - 5
+        prompt = question if index % 2 else [{"role": "user", "content": question}]
         row = {"prompt": prompt, "reference": answer, "answer": answer if right else "no idea"}
         rows.append({**row, "scores": {"exact_match": float(right), "nll": 0.1}})
     rows[-1]["problem"] = "HTTP 400"
@@ -43,12 +43,12 @@ def questions(measurement: Measurement, workspace: Workspace) -> list[ProbeQuest
     return probe.questions_of(measurement, workspace.store, 16)
 
 
-def said(
+def answers_by(
     questions: list[ProbeQuestion], answer: Callable[[int, ProbeQuestion], str]
 ) -> list[ProbeAnswer]:
     return [
-        ProbeAnswer(question=question, text=answer(binding, question))
-        for binding, question in enumerate(questions)
+        ProbeAnswer(question=question, text=answer(index, question))
+        for index, question in enumerate(questions)
     ]
 
 
@@ -81,9 +81,9 @@ def test_the_same_model_passes(measurement: Measurement, questions: list[ProbeQu
         assert len(server.seen) == len(questions)
         assert {body["max_tokens"] for body in server.seen} == {128}
     assert [one.text for one in answered] == [question.reference for question in questions]
-    judged = probe.judge(answered, measurement, max_drop=0.02)
-    assert judged.verdict == "pass"
-    assert judged.evidence["questions"] == 16
+    judgement = probe.judge(answered, measurement, max_drop=0.02)
+    assert judgement.verdict == "pass"
+    assert judgement.evidence["questions"] == 16
 
 
 @pytest.mark.parametrize("garbage", ["", "�� the the the the"])
@@ -92,16 +92,19 @@ def test_garbage_fails(
 ) -> None:
     with serve(Behaviour(default=garbage)) as server:
         answered = probe.ask(server.url, questions)
-    judged = probe.judge(answered, measurement, max_drop=0.02)
-    assert (judged.verdict, judged.evidence["drop"]) == ("fail", pytest.approx(14 / 16, abs=0.07))
-    assert "the score fell by" in judged.why
+    judgement = probe.judge(answered, measurement, max_drop=0.02)
+    assert (judgement.verdict, judgement.evidence["drop"]) == (
+        "fail",
+        pytest.approx(14 / 16, abs=0.07),
+    )
+    assert "the score fell by" in judgement.why
 
 
 def test_garbage_fails_where_no_metric_tells(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
-    known = said(questions, lambda _, question: question.answer)
-    wrong = said(questions, lambda *_: "garbage")
+    known = answers_by(questions, lambda _, question: question.answer)
+    wrong = answers_by(questions, lambda *_: "garbage")
     weak = measurement.model_copy(update={"scores": {}})
     assert probe.judge(known, weak, max_drop=0.02).verdict == "pass"
     assert probe.judge(wrong, weak, max_drop=0.02).verdict == "fail"
@@ -111,10 +114,12 @@ def test_garbage_fails_where_no_metric_tells(
         for question in questions
     ]
     assert (
-        probe.judge(said(never, lambda *_: "no idea"), measurement, max_drop=0.02).verdict == "pass"
+        probe.judge(answers_by(never, lambda *_: "no idea"), measurement, max_drop=0.02).verdict
+        == "pass"
     )
     assert (
-        probe.judge(said(never, lambda *_: "garbage"), measurement, max_drop=0.02).verdict == "fail"
+        probe.judge(answers_by(never, lambda *_: "garbage"), measurement, max_drop=0.02).verdict
+        == "fail"
     )
 
 
@@ -122,9 +127,9 @@ def test_one_answer_that_changed_is_no_reason_and_several_are_doubt(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
     for wrong, verdict in ((1, "pass"), (5, "inconclusive"), (12, "fail")):
-        answers = said(
+        answers = answers_by(
             questions,
-            lambda binding, question, wrong=wrong: "x" if binding < wrong else question.answer,
+            lambda index, question, wrong=wrong: "x" if index < wrong else question.answer,
         )
         assert probe.judge(answers, measurement, max_drop=0.02).verdict == verdict
 
@@ -132,19 +137,19 @@ def test_one_answer_that_changed_is_no_reason_and_several_are_doubt(
 def test_scores_taken_with_other_options_are_not_compared(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
-    """White space and capitals count or not as the recipe said; the measurement holds labels alone."""
+    """Whether white space and capitals count is the recipe's; the measurement holds labels alone."""
     shouted = [
         question.model_copy(
             update={"answer": question.reference.upper(), "scores": {"exact_match": 1.0}}
         )
         for question in questions
     ]
-    answered = said(shouted, lambda _, question: question.reference.title())
+    answered = answers_by(shouted, lambda _, question: question.reference.title())
     assert "changed" in probe.judge(answered, measurement, max_drop=0.02).why
-    told = probe.judge(
+    judgement = probe.judge(
         answered, measurement, max_drop=0.02, metrics=[ExactMatchArgs(ignore_case=True)]
     )
-    assert (told.verdict, told.evidence["drop"]) == ("pass", 0.0)
+    assert (judgement.verdict, judgement.evidence["drop"]) == ("pass", 0.0)
 
 
 def test_the_pin_goes_with_every_request(questions: list[ProbeQuestion]) -> None:
@@ -175,6 +180,6 @@ def test_no_answer_is_an_error_and_nobody_waits_for_the_rest(
 def test_what_is_garbage_fails_even_if_it_dies_later(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
-    answered = said(questions, lambda *_: "garbage")
+    answered = answers_by(questions, lambda *_: "garbage")
     answered[-1] = ProbeAnswer(question=questions[-1], problem="it broke off")
     assert probe.judge(answered, measurement, max_drop=0.02).verdict == "fail"

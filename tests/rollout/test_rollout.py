@@ -16,33 +16,33 @@ from weighbridge.rollout import operations, target_status
 
 @pytest.fixture
 def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with machine(workspace, monkeypatch) as made:
-        yield made
-        assert made.world.violations == []
+    with machine(workspace, monkeypatch) as shop:
+        yield shop
+        assert shop.world.violations == []
 
 
 def test_the_first_version_gets_all_traffic(shop: Machine) -> None:
     assert shop.promote("1").action == "deployed"
     assert shop.serves() == "1"
-    assert shop.wishes.outcomes() == ["serving"]
+    assert shop.registry.outcomes() == ["serving"]
 
 
 def test_what_serves_already_is_left_alone(shop: Machine) -> None:
     shop.promote("1")
-    done = len(shop.wishes.ledger)
+    done = len(shop.registry.ledger)
     assert shop.reconcile().action == "nothing"
-    assert len(shop.wishes.ledger) == done
+    assert len(shop.registry.ledger) == done
 
 
 def test_a_new_version_takes_over_by_steps_and_the_old_one_is_stopped(shop: Machine) -> None:
     shop.promote("1")
     result = shop.promote("2")
     assert (result.action, result.version) == ("deployed", "2")
-    shares = [entry.fields["share"] for entry in shop.wishes.ledger if entry.event == "shift"]
+    shares = [entry.fields["share"] for entry in shop.registry.ledger if entry.event == "shift"]
     assert shares == [10, 50, 100]
     assert shop.serves() == "2"
     assert set(shop.world.running) == {"2"}
-    assert [release.version for release in shop.record.previous_releases] == ["1"]
+    assert [release.version for release in shop.state.previous_releases] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_a_new_version_takes_over_by_steps_and_the_old_one_is_stopped(shop: Mach
 def test_a_bad_version_is_taken_back(shop: Machine, bad: Version, verdict: str) -> None:
     shop.policy |= {"min_requests": 300, "start_deadline": 0.2, "step_deadline": 20}
     shop.world.versions["2"] = bad
-    shop.wishes.peak_memory["2"] = 100 << 20
+    shop.registry.peak_memory["2"] = 100 << 20
     shop.promote("1")
     result = shop.promote("2")
     assert (result.action, result.version) == ("failed", "1")
     assert shop.serves() == "1"
     assert set(shop.world.running) == {"1"}
-    [_, end] = [entry for entry in shop.wishes.ledger if entry.event == "end"]
+    [_, end] = [entry for entry in shop.registry.ledger if entry.event == "end"]
     assert (end.fields["outcome"], end.fields["verdict"]) == ("failed", verdict)
 
 
@@ -86,7 +86,7 @@ def test_going_back_to_what_serves_is_done_at_once(shop: Machine) -> None:
     shop.promote("1")
     shop.promote("2")
     assert shop.promote("1").action == "nothing"
-    assert shop.record.reason == ""
+    assert shop.state.reason == ""
 
 
 def test_without_traffic_the_versions_are_asked_questions(shop: Machine) -> None:
@@ -101,13 +101,13 @@ def test_no_data_is_never_a_pass(shop: Machine) -> None:
     shop.policy["questions"] = 0
     shop.promote("1", force=True)
     assert shop.world.routes == {}
-    [end] = [entry for entry in shop.wishes.ledger if entry.event == "end"]
+    [end] = [entry for entry in shop.registry.ledger if entry.event == "end"]
     assert (end.fields["outcome"], end.fields["verdict"]) == ("failed", "inconclusive")
 
 
 def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop: Machine) -> None:
     shop.policy["on_inconclusive"] = "pause"
-    shop.wishes.unweighed.add("1")
+    shop.registry.unweighed.add("1")
     worker = Thread(target=shop.promote, args=("1",))
     worker.start()
     _until(
@@ -120,7 +120,7 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
     assert shop.serves() == "1"
 
 
-def test_the_newest_wish_wins_while_another_is_rolled_out(
+def test_the_newest_desired_version_wins_while_another_is_rolled_out(
     shop: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.01)
@@ -128,19 +128,19 @@ def test_the_newest_wish_wins_while_another_is_rolled_out(
     shop.policy["step_seconds"] = 30
     worker = Thread(target=shop.promote, args=("2",))
     worker.start()
-    _until(lambda: shop.record.rollout is not None and shop.record.rollout.share == 10)
+    _until(lambda: shop.state.rollout is not None and shop.state.rollout.share == 10)
     shop.policy["step_seconds"] = 0
-    shop.wishes.alias = "1"
+    shop.registry.alias = "1"
     worker.join(10)
     assert shop.serves() == "1"
-    assert shop.wishes.outcomes() == ["serving", "superseded"]
+    assert shop.registry.outcomes() == ["serving", "superseded"]
 
 
-def test_orders_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
+def test_commands_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
     shop.promote("1")
-    for verb in ("abort", "now", "resume"):
+    for command in ("abort", "now", "resume"):
         operations.command(
-            "shop", verb, shop.workspace
+            "shop", command, shop.workspace
         )  # nothing is being rolled out: nothing happens
     operations.command("shop", "pause", shop.workspace)
     operations.command("shop", "pause", shop.workspace)
@@ -149,21 +149,21 @@ def test_orders_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
     assert shop.reconcile().action == "deployed"
 
 
-@pytest.mark.parametrize(("verb", "serves"), [("abort", "1"), ("now", "2")])
-def test_a_person_can_end_a_rollout_either_way(shop: Machine, verb: str, serves: str) -> None:
+@pytest.mark.parametrize(("command", "serves"), [("abort", "1"), ("now", "2")])
+def test_a_person_can_end_a_rollout_either_way(shop: Machine, command: str, serves: str) -> None:
     shop.promote("1")
     shop.policy |= {"step_seconds": 30, "step_deadline": 60}
     worker = Thread(target=shop.promote, args=("2",))
     worker.start()
-    _until(lambda: shop.record.rollout is not None and shop.record.rollout.share == 10)
+    _until(lambda: shop.state.rollout is not None and shop.state.rollout.share == 10)
     operations.command("shop", "pause", shop.workspace)
-    operations.command("shop", verb, shop.workspace)  # type: ignore[arg-type]
+    operations.command("shop", command, shop.workspace)  # type: ignore[arg-type]
     worker.join(10)
     assert shop.serves() == serves
 
 
 def test_where_memory_holds_one_the_old_one_is_stopped_first_and_comes_back(shop: Machine) -> None:
-    shop.wishes.peak_memory |= {"2": 6 << 30, "3": 6 << 30}
+    shop.registry.peak_memory |= {"2": 6 << 30, "3": 6 << 30}
     shop.world.free = 5 << 30
     shop.world.may_pause = True
     shop.promote("1")
@@ -172,7 +172,9 @@ def test_where_memory_holds_one_the_old_one_is_stopped_first_and_comes_back(shop
     assert shop.serves() == "1"
     assert shop.promote("3").action == "deployed"
     assert set(shop.world.running) == {"3"}
-    restored = [entry.fields["evidence"] for entry in shop.wishes.ledger if entry.event == "end"][1]
+    restored = [entry.fields["evidence"] for entry in shop.registry.ledger if entry.event == "end"][
+        1
+    ]
     assert "restore_seconds" in restored
 
 
@@ -190,19 +192,19 @@ def test_long_answers_are_waited_for_and_cut_at_the_bound(shop: Machine) -> None
     assert 0.1 < monotonic() - began < 5
     assert set(shop.world.running) == {"2"}
     shop.reconcile()
-    assert [entry.fields["cut"] for entry in shop.wishes.ledger if entry.event == "stop"] == [2]
+    assert [entry.fields["cut"] for entry in shop.registry.ledger if entry.event == "stop"] == [2]
 
 
 def test_without_mlflow_what_serves_goes_on_and_the_ledger_waits(shop: Machine) -> None:
     shop.promote("1")
-    lines = len(shop.wishes.ledger)
-    shop.wishes.alias = "2"
-    mirror, shop.wishes.mirror = shop.wishes.mirror, _refuse  # type: ignore[method-assign]
+    lines = len(shop.registry.ledger)
+    shop.registry.alias = "2"
+    mirror, shop.registry.mirror = shop.registry.mirror, _refuse  # type: ignore[method-assign]
     assert shop.reconcile().action == "deployed"
-    assert len(shop.wishes.ledger) == lines
-    shop.wishes.mirror = mirror  # type: ignore[method-assign]
+    assert len(shop.registry.ledger) == lines
+    shop.registry.mirror = mirror  # type: ignore[method-assign]
     shop.reconcile()
-    assert shop.wishes.outcomes() == ["serving", "serving"]
+    assert shop.registry.outcomes() == ["serving", "serving"]
 
 
 def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:

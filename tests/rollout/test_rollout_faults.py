@@ -1,5 +1,5 @@
-"""A fault at any effect of a rollout: afterwards the fact is the wish, or a bad version's
-predecessor serves.
+"""A fault at any effect of a rollout: afterwards the desired version serves, or where that is bad,
+the one before.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ KINDS = get_args(Kind)
 
 @pytest.fixture
 def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with watched(workspace, monkeypatch, questions=4) as made:
-        yield made
+    with watched(workspace, monkeypatch, questions=4) as shop:
+        yield shop
 
 
 def _good(shop: Machine) -> str:
@@ -39,7 +39,7 @@ def _bad(shop: Machine) -> str:
 
 
 def _swap(shop: Machine) -> str:
-    shop.wishes.peak_memory["2"] = 6 << 30
+    shop.registry.peak_memory["2"] = 6 << 30
     shop.world.free = 5 << 30
     shop.promote("1")
     return "2"
@@ -125,9 +125,9 @@ def _check_recovered(shop: Machine) -> None:
     """Without MLflow, and without another attempt: only what serves, and what still has requests,
     is left.
     """
-    record = read_state(folder_of("shop", shop.workspace.settings.home), Revision)
-    assert record.rollout is None
-    serves = {record.current.name: (100, False)} if record.current else {}
+    state = read_state(folder_of("shop", shop.workspace.settings.home), Revision)
+    assert state.rollout is None
+    serves = {state.current.name: (100, False)} if state.current else {}
     drains = {name: (0, True) for name in shop.world.in_flight if name not in serves}
     assert shop.world.routes == {**serves, **drains}
     assert set(shop.world.running) == shop.world.routes.keys()
@@ -138,11 +138,11 @@ def _check(shop: Machine, serves: str, where: str) -> None:
     try:
         check_quiet(shop, serves)
         if serves == "1":
-            assert shop.record.last_failure is not None
-            assert (shop.record.last_failure.release.version, shop.record.desired_version) == (
+            assert shop.state.last_failure is not None
+            assert (shop.state.last_failure.release.version, shop.state.desired_version) == (
                 "2",
                 "2",
             )
     except AssertionError as exc:
-        exc.add_note(f"{where}; the record: {shop.record}; the ledger: {shop.wishes.ledger}")
+        exc.add_note(f"{where}; the record: {shop.state}; the ledger: {shop.registry.ledger}")
         raise

@@ -1,4 +1,7 @@
-"""A walk of promotions, orders, faults and restarts: whatever happened, the fact becomes the wish."""
+"""A walk of promotions, commands, faults and restarts.
+
+Whatever happened, the actual state becomes the desired one.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -57,7 +60,7 @@ class Walk(RuleBasedStateMachine):
         workspace = Workspace(Settings(home=home))
         policy = {"questions": 4, "start_deadline": 0.05, "drain_seconds": 30, "error_rate": 1e-5}
         self.shop = self._stack.enter_context(watched(workspace, patch, **policy))
-        self.world, self.wishes = self.shop.world, self.shop.wishes
+        self.world, self.registry = self.shop.world, self.shop.registry
         self.brought_down = False
         self._relief: commands.Command = "resume"
         patch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.0)
@@ -108,7 +111,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(fault=FAULTS)
     def reconcile(self, fault: Fault | None) -> None:
-        self._redeploy(self.wishes.alias, fault, {}, False)
+        self._redeploy(self.registry.alias, fault, {}, False)
 
     @rule(fault=FAULTS)
     def start_anew(self, fault: Fault | None) -> None:
@@ -121,10 +124,10 @@ class Walk(RuleBasedStateMachine):
 
     # What somebody does, or happens
 
-    @rule(verb=st.sampled_from(["pause", "resume", "abort", "now"]))
-    def order(self, verb: commands.Command) -> None:
+    @rule(command=st.sampled_from(["pause", "resume", "abort", "now"]))
+    def give_command(self, command: commands.Command) -> None:
         if self._known():
-            operations.command("shop", verb, self.shop.workspace)
+            operations.command("shop", command, self.shop.workspace)
 
     @rule(version=VERSIONS, how=BREAKS)
     def break_or_mend(self, version: str, how: dict[str, Any]) -> None:
@@ -133,7 +136,7 @@ class Walk(RuleBasedStateMachine):
         """
         held = {
             name.partition(".")[0] for name in (*self.world.running, *self.world.routes)
-        } | self._in_the_record()
+        } | self._in_the_state()
         if version not in held or how.keys() <= {"garbage", "error_share"}:
             self.world.versions[version] = Version(**how)
 
@@ -141,7 +144,7 @@ class Walk(RuleBasedStateMachine):
     def measure(self, version: str, peak: int) -> None:
         """Of 5 GiB that are free: the old one is stopped first where 6 are needed."""
         self.world.free = 5 << 30
-        self.wishes.peak_memory[version] = peak
+        self.registry.peak_memory[version] = peak
 
     @rule(
         unweighed=st.sets(VERSIONS, max_size=2),
@@ -150,9 +153,9 @@ class Walk(RuleBasedStateMachine):
         busy=st.booleans(),
     )
     def change(self, unweighed: set[str], on_inconclusive: str, down: bool, busy: bool) -> None:
-        self.wishes.unweighed = unweighed
+        self.registry.unweighed = unweighed
         self.shop.policy["on_inconclusive"] = on_inconclusive
-        self.wishes.down, self.world.busy = down, busy
+        self.registry.down, self.world.busy = down, busy
 
     @rule(ends=st.booleans())
     def long_answers(self, ends: bool) -> None:
@@ -179,12 +182,12 @@ class Walk(RuleBasedStateMachine):
         assert self.world.violations == []
 
     @invariant()
-    def the_record_claims_what_runs(self) -> None:
+    def the_state_claims_what_runs(self) -> None:
         if not self._known() or self.brought_down:
             return
-        record = self.shop.record
-        swapping = record.rollout is not None and record.rollout.swap
-        assert record.current is None or swapping or record.current.name in self.world.running
+        state = self.shop.state
+        swapping = state.rollout is not None and state.rollout.swap
+        assert state.current is None or swapping or state.current.name in self.world.running
 
     def teardown(self) -> None:
         try:
@@ -195,27 +198,27 @@ class Walk(RuleBasedStateMachine):
     def _end_well(self) -> None:
         heal(self.shop)
         self.world.versions.clear()
-        self.wishes.unweighed.clear()
-        self.wishes.down = False
+        self.registry.unweighed.clear()
+        self.registry.down = False
         if self._known():
             operations.command("shop", "resume", self.shop.workspace)
-        self.wishes.alias = self.wishes.alias or "1"
+        self.registry.alias = self.registry.alias or "1"
         again(self.shop)
-        check_quiet(self.shop, self.wishes.alias)
+        check_quiet(self.shop, self.registry.alias)
 
     # Helpers
 
     def _redeploy(
         self, version: str, fault: Fault | None, meddling: dict[int, str], force: bool
     ) -> None:
-        self.wishes.alias = version
+        self.registry.alias = version
         self.world.acts = {number: self._act(what) for number, what in meddling.items()}
         self._strike(fault, lambda: self.shop.reconcile(force=force))
         self.world.acts = {}
-        self.wishes.down = (
+        self.registry.down = (
             False  # a pause, and MLflow's absence, last for one attempt: else little would happen
         )
-        self.order("resume")
+        self.give_command("resume")
 
     def _strike(self, fault: Fault | None, act: Callable[[], object]) -> None:
         strike(self.shop, fault, act)
@@ -224,11 +227,11 @@ class Walk(RuleBasedStateMachine):
     def _known(self) -> bool:
         return open_target("shop", self.shop.workspace) is not None
 
-    def _in_the_record(self) -> set[str]:
-        record = self.shop.record if self._known() else None
-        under = record.rollout if record else None
-        revisions = [record.current] if record else []
-        revisions += [under.previous, under.next] if under else []
+    def _in_the_state(self) -> set[str]:
+        state = self.shop.state if self._known() else None
+        rollout = state.rollout if state else None
+        revisions = [state.current] if state else []
+        revisions += [rollout.previous, rollout.next] if rollout else []
         return {one.release.version for one in revisions if one is not None}
 
     def _act(self, what: str) -> Callable[[], object]:
@@ -236,20 +239,20 @@ class Walk(RuleBasedStateMachine):
 
     def _meddle(self, what: str) -> None:
         if what in ("abort", "now", "pause"):
-            self.order(what)  # type: ignore[arg-type]
+            self.give_command(what)  # type: ignore[arg-type]
         elif what == "mlflow down":
-            self.wishes.down = True
+            self.registry.down = True
         elif what == "errors":
             for name in self.world.running:
                 self.world.version(name).error_share = 0.8
         else:
-            self.wishes.alias = what.removeprefix("alias ") if what != "no alias" else ""
+            self.registry.alias = what.removeprefix("alias ") if what != "no alias" else ""
 
     def _time_passes(self, seconds: float) -> None:
         """While a rollout waits: somebody sees that it is paused, and requests end."""
         self.world.in_flight.clear()
         if commands.read(self.shop.managed.folder).paused:
-            self.order(self._relief)
+            self.give_command(self._relief)
 
     def _unwatched(
         self, superseded: Callable[[_AliasWatch], str | None]
@@ -267,6 +270,6 @@ class Walk(RuleBasedStateMachine):
         return look
 
 
-def test_whatever_happens_the_fact_becomes_the_wish(tmp_path: Path) -> None:
+def test_whatever_happens_the_actual_state_becomes_the_desired_one(tmp_path: Path) -> None:
     walks = iter(range(1_000_000))
     run_state_machine_as_test(lambda: Walk(tmp_path / str(next(walks))), settings=WALKS)

@@ -1,4 +1,4 @@
-"""Verdicts: good versions are hardly ever turned back, bad ones soon, and no data is never a pass."""
+"""Verdicts: good versions are hardly ever turned back, bad ones soon; no data is never a pass."""
 
 import random
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def traffic(
     errors: tuple[float, float] = (0.0, 0.0),
     slower: float = 1.0,
 ) -> Iterator[FinishedRequest]:
-    """Requests at random: `errors` of the old and of the new version; a quarter are long streams."""
+    """Random requests: `errors` of the old and of the new version; a quarter are long streams."""
     for _ in range(requests):
         new = rng.random() < share
         stream = rng.random() < 0.25
@@ -47,7 +47,7 @@ def rollout(
     requests: int,
     *,
     alpha: float = 0.01,
-    told: bool = True,
+    is_share_known: bool = True,
     steps: tuple[float, ...] = STEPS,
     **faults: Any,
 ) -> tuple[int, Comparison]:
@@ -58,10 +58,10 @@ def rollout(
     count = 0
     for share in steps:
         batch: list[FinishedRequest] = []
-        for one in traffic(rng, share, requests, **faults):
-            batch.append(one)
+        for request in traffic(rng, share, requests, **faults):
+            batch.append(request)
             if len(batch) == 5:
-                comparison.see(batch, OLD, NEW, share if told else None)
+                comparison.see(batch, OLD, NEW, share if is_share_known else None)
                 count, batch = count + 5, []
                 if comparison.evidence >= 1 / alpha:
                     return count, comparison
@@ -80,12 +80,13 @@ def rollout(
     ],
 )
 def test_versions_that_are_no_worse_are_turned_back_less_often_than_alpha(
-    told: bool, faults: dict[str, Any]
+    is_share_known: bool, faults: dict[str, Any]
 ) -> None:
     rng = random.Random(20)
     rollouts, alpha = 120, 0.05
     alarms = sum(
-        rollout(rng, 150, alpha=alpha, told=told, **faults)[0] > 0 for _ in range(rollouts)
+        rollout(rng, 150, alpha=alpha, is_share_known=is_share_known, **faults)[0] > 0
+        for _ in range(rollouts)
     )
     # Six are allowed; Ville's bound is not tight.
     assert alarms <= 3
@@ -106,9 +107,9 @@ def test_bad_versions_fail_within_this_many_requests(
     faults: dict[str, Any], share: float, within: int
 ) -> None:
     rng = random.Random(21)
-    found = [rollout(rng, within, steps=(share,), **faults) for _ in range(20)]
-    assert sum(count > 0 for count, _ in found) >= 18
-    assert all(comparison.judge().verdict == "fail" for count, comparison in found if count)
+    outcomes = [rollout(rng, within, steps=(share,), **faults) for _ in range(20)]
+    assert sum(count > 0 for count, _ in outcomes) >= 18
+    assert all(comparison.judge().verdict == "fail" for count, comparison in outcomes if count)
 
 
 def test_what_is_wrong_is_said_with_figures() -> None:

@@ -33,8 +33,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="module")
 def releases(shared: Workspace) -> dict[str, Release]:
-    made = {version: stand_in_release(shared, version) for version in "78"}
-    return {**made, "broken": stand_in_release(shared, "9", die_loading="no such tensor")}
+    good = {version: stand_in_release(shared, version) for version in "78"}
+    return {**good, "broken": stand_in_release(shared, "9", die_loading="no such tensor")}
 
 
 @pytest.fixture
