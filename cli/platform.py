@@ -32,8 +32,8 @@ def up(as_json: bool) -> None:
         click.echo(json.dumps([part.model_dump(mode="json") for part in components], indent=2))
         return
     _print_components(components)
-    words = "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status"
-    screen.console.print(words, soft_wrap=True)
+    hint = "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status"
+    screen.console.print(hint, soft_wrap=True)
 
 
 @click.command()
@@ -58,12 +58,15 @@ def status(as_json: bool) -> None:
     from weighbridge.services.platform import Platform
 
     workspace = Workspace()
-    components, found = Platform(workspace.settings).components(), target_status.status(workspace)
+    components, targets = Platform(workspace.settings).components(), target_status.status(workspace)
     if as_json:
         services = [part.model_dump(mode="json") for part in components]
         click.echo(
             json.dumps(
-                {"services": services, "targets": [one.model_dump(mode="json") for one in found]},
+                {
+                    "services": services,
+                    "targets": [target.model_dump(mode="json") for target in targets],
+                },
                 indent=2,
             )
         )
@@ -73,8 +76,8 @@ def status(as_json: bool) -> None:
     else:
         click.echo("the platform is down; bring it up with: weighbridge up")
     click.echo()
-    if found:
-        _print_targets(found)
+    if targets:
+        _print_targets(targets)
     else:
         click.echo("nothing serves; start with: weighbridge run RECIPE")
 
@@ -94,38 +97,38 @@ def _print_components(components: "list[Component]") -> None:
     table(["service", "health", "up for", "address"], rows)
 
 
-def _print_targets(found: "list[TargetStatus]") -> None:
+def _print_targets(targets: "list[TargetStatus]") -> None:
     from rich.markup import escape
 
     from weighbridge.cli.screen import console, table
 
     rows = [
         [
-            one.target,
-            "[green]answers[/green]" if one.healthy else "[red]down[/red]",
-            one.desired_version or "—",
-            f"{one.serving.name} {one.serving.version}" if one.serving else "—",
-            _ago(one.since),
-            one.address,
+            target.target,
+            "[green]answers[/green]" if target.healthy else "[red]down[/red]",
+            target.desired_version or "—",
+            f"{target.serving.name} {target.serving.version}" if target.serving else "—",
+            _ago(target.since),
+            target.address,
         ]
-        for one in found
+        for target in targets
     ]
     table(["target", "health", "desired", "actual", "for", "address"], rows)
-    for one in found:
-        for line in _remarks(one):
-            console.print(f"{escape(one.target)}: {escape(line)}", soft_wrap=True)
+    for target in targets:
+        for line in _remarks(target):
+            console.print(f"{escape(target.target)}: {escape(line)}", soft_wrap=True)
 
 
-def _remarks(one: "TargetStatus") -> list[str]:
+def _remarks(target: "TargetStatus") -> list[str]:
     """What else there is to say about a target."""
     lines = []
-    if one.phase:
+    if target.phase:
         lines.append(
-            f"version {one.trying} is being rolled out: {one.phase}, {one.share} % of new requests"
+            f"version {target.trying} is being rolled out: {target.phase}, {target.share} % of new requests"
         )
-    if one.paused:
-        lines.append(f"paused; go on with: weighbridge resume {one.target}")
-    return [*lines, *([one.detail] if one.detail else [])]
+    if target.paused:
+        lines.append(f"paused; go on with: weighbridge resume {target.target}")
+    return [*lines, *([target.detail] if target.detail else [])]
 
 
 def _ago(since: float) -> str:

@@ -85,11 +85,11 @@ def history(target: str, limit: int, as_json: bool) -> None:
     """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
     from weighbridge.deployer.promotion import history as read
 
-    found = read(target, Workspace(), limit)
+    rollouts = read(target, Workspace(), limit)
     if as_json:
-        click.echo(json.dumps([rollout.model_dump(mode="json") for rollout in found], indent=2))
+        click.echo(json.dumps([rollout.model_dump(mode="json") for rollout in rollouts], indent=2))
         return
-    if not found:
+    if not rollouts:
         click.echo(f"nothing was ever rolled out to {target}")
         return
     from rich.markup import escape
@@ -98,8 +98,8 @@ def history(target: str, limit: int, as_json: bool) -> None:
 
     right = ["took", "requests", "failed"]
     columns = ["when", "version", "before", "asked by", "outcome", "took", "requests", "failed"]
-    table(columns, [_row(rollout) for rollout in found], right=right)
-    for rollout in found:
+    table(columns, [_row(rollout) for rollout in rollouts], right=right)
+    for rollout in rollouts:
         if rollout.detail:
             console.print(f"{_when(rollout.began)}  {escape(rollout.detail)}", soft_wrap=True)
 
@@ -148,13 +148,13 @@ def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
             click.echo("no deployer runs: it serves after `weighbridge up`, or without --no-wait")
         return
     with console.status("") as spinner:
-        said = [""]
+        last = [""]
 
         def show(text: str) -> None:
             spinner.update(text)
-            if not console.is_terminal and text != said[-1]:
+            if not console.is_terminal and text != last[0]:
                 click.echo(f"  {text}")
-                said.append(text)
+                last[0] = text
 
         moved.follow(Workspace(), now=now, on_progress=show)
     seconds = time.time() - moved.at

@@ -137,7 +137,7 @@ def test_one_answer_that_changed_is_no_reason_and_several_are_doubt(
 def test_scores_taken_with_other_options_are_not_compared(
     measurement: Measurement, questions: list[ProbeQuestion]
 ) -> None:
-    """Whether white space and capitals count is the recipe's; the measurement holds labels alone."""
+    """White space and capitals count as the recipe says; the measurement holds labels alone."""
     shouted = [
         question.model_copy(
             update={"answer": question.reference.upper(), "scores": {"exact_match": 1.0}}
