@@ -58,14 +58,15 @@ def status(as_json: bool) -> None:
     from weighbridge.services.platform import Platform
 
     workspace = Workspace()
-    components, targets = Platform(workspace.settings).components(), target_status.status(workspace)
+    components = Platform(workspace.settings).components()
+    statuses = target_status.status(workspace)
     if as_json:
         services = [part.model_dump(mode="json") for part in components]
         click.echo(
             json.dumps(
                 {
                     "services": services,
-                    "targets": [target.model_dump(mode="json") for target in targets],
+                    "targets": [status.model_dump(mode="json") for status in statuses],
                 },
                 indent=2,
             )
@@ -76,8 +77,8 @@ def status(as_json: bool) -> None:
     else:
         click.echo("the platform is down; bring it up with: weighbridge up")
     click.echo()
-    if targets:
-        _print_targets(targets)
+    if statuses:
+        _print_targets(statuses)
     else:
         click.echo("nothing serves; start with: weighbridge run RECIPE")
 
@@ -97,38 +98,37 @@ def _print_components(components: "list[Component]") -> None:
     table(["service", "health", "up for", "address"], rows)
 
 
-def _print_targets(targets: "list[TargetStatus]") -> None:
+def _print_targets(statuses: "list[TargetStatus]") -> None:
     from rich.markup import escape
 
     from weighbridge.cli.screen import console, table
 
     rows = [
         [
-            target.target,
-            "[green]answers[/green]" if target.healthy else "[red]down[/red]",
-            target.desired_version or "—",
-            f"{target.serving.name} {target.serving.version}" if target.serving else "—",
-            _ago(target.since),
-            target.address,
+            status.target,
+            "[green]answers[/green]" if status.healthy else "[red]down[/red]",
+            status.desired_version or "—",
+            f"{status.serving.name} {status.serving.version}" if status.serving else "—",
+            _ago(status.since),
+            status.address,
         ]
-        for target in targets
+        for status in statuses
     ]
     table(["target", "health", "desired", "actual", "for", "address"], rows)
-    for target in targets:
-        for line in _remarks(target):
-            console.print(f"{escape(target.target)}: {escape(line)}", soft_wrap=True)
+    for status in statuses:
+        for line in _remarks(status):
+            console.print(f"{escape(status.target)}: {escape(line)}", soft_wrap=True)
 
 
-def _remarks(target: "TargetStatus") -> list[str]:
+def _remarks(status: "TargetStatus") -> list[str]:
     """What else there is to say about a target."""
     lines = []
-    if target.phase:
-        lines.append(
-            f"version {target.trying} is being rolled out: {target.phase}, {target.share} % of new requests"
-        )
-    if target.paused:
-        lines.append(f"paused; go on with: weighbridge resume {target.target}")
-    return [*lines, *([target.detail] if target.detail else [])]
+    if status.phase:
+        share = f"{status.share} % of new requests"
+        lines.append(f"version {status.trying} is being rolled out: {status.phase}, {share}")
+    if status.paused:
+        lines.append(f"paused; go on with: weighbridge resume {status.target}")
+    return [*lines, *([status.detail] if status.detail else [])]
 
 
 def _ago(since: float) -> str:
