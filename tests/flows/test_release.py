@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import openai
 import psutil
 import pytest
 
+from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
@@ -25,14 +28,81 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _nothing_left_serving(tmp_path: Path) -> Iterator[None]:
     yield
-    weighbridge("down")
-    home = str(tmp_path)
+    if Settings().home.is_relative_to(tmp_path):  # not the first run's, which others go on from
+        weighbridge("down")
+    assert_nothing_runs(tmp_path)
+
+
+def assert_nothing_runs(folder: Path) -> None:
+    """No process has this folder on its command line."""
     left = [
         process.info["cmdline"]
         for process in psutil.process_iter(["cmdline"])
-        if home in str(process.info["cmdline"])
+        if str(folder) in str(process.info["cmdline"])
     ]
     assert not left
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """A recipe of seconds that was run once, and everything it left; its endpoint is up."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def data(self) -> str:
+        return f"file://{self.folder / 'data'}"
+
+
+@pytest.fixture(scope="module")
+def first_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstRun]:
+    """Run the chain once for all tests that begin where a run has ended."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        live_in(folder, patch)
+        data = write_data(folder / "data")
+        path = write(folder / "recipe.yaml", recipe(f"file://{tiny_model}", f"file://{data}"))
+        done = weighbridge("run", path)
+    yield FirstRun(folder, done)
+    with pytest.MonkeyPatch.context() as patch:
+        live_in(folder, patch)
+        weighbridge("down")
+    assert_nothing_runs(folder)
+
+
+def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have commands keep their state below the folder."""
+    patch.setenv("WEIGHBRIDGE_HOME", str(folder / "home"))
+    patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
+    patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+    patch.setenv("BENTOML_DO_NOT_TRACK", "True")
+    patch.setenv("PREFECT_HOME", str(folder / "home" / "prefect"))
+
+
+@pytest.fixture
+def there(first_run: FirstRun, monkeypatch: pytest.MonkeyPatch) -> FirstRun:
+    """The first run, with this test's commands in its home."""
+    live_in(first_run.folder, monkeypatch)
+    return first_run
+
+
+@pytest.fixture
+def stages_done(first_run: FirstRun, tmp_path: Path) -> FirstRun:
+    """The first run's artifacts and finished stages in a home of this test's own.
+
+    They are found by digest, so whatever a test changes about a recipe is done anew.
+    """
+    assert first_run.done.returncode == 0, first_run.done.stderr + first_run.done.stdout
+    for name in ("store", "stages"):
+        shutil.copytree(
+            first_run.folder / "home" / name, tmp_path / "home" / name, copy_function=os.link
+        )
+    return first_run
 
 
 @pytest.fixture
@@ -58,8 +128,8 @@ def stages(output: str) -> dict[str, str]:
     return {name: text for _, name, text in lines}
 
 
-def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(small: Path) -> None:
-    first = weighbridge("run", small)
+def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(there: FirstRun) -> None:
+    first, small = there.done, there.recipe
     assert first.returncode == 0, first.stderr + first.stdout
     assert f"serves at {address(small)}/v1" in first.stdout
     client = openai.OpenAI(base_url=f"{address(small)}/v1", api_key="none")
@@ -166,11 +236,10 @@ def _killed_at(reached: Callable[[str], bool], path: Path, log: Path) -> str:
 
 
 def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
 ) -> None:
-    data = write_data(tmp_path / "data")
     worse = recipe(
-        f"file://{tiny_model}", f"file://{data}", evaluate__gate="nll", evaluate__min_gain=100.0
+        f"file://{tiny_model}", stages_done.data, evaluate__gate="nll", evaluate__min_gain=100.0
     )
     done = weighbridge("run", write(tmp_path / "worse.yaml", worse))
     assert done.returncode == 3
@@ -180,15 +249,15 @@ def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
 
 
 def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
-    small: Path, tmp_path: Path, tiny_model: Path
+    there: FirstRun, tmp_path: Path, tiny_model: Path
 ) -> None:
-    assert weighbridge("run", small).returncode == 0
+    assert there.done.returncode == 0
     before = Registry.connect(Settings()).champion("chain")
     strict = write(
         tmp_path / "strict.yaml",
         recipe(
             f"file://{tiny_model}",
-            f"file://{tmp_path / 'data'}",
+            there.data,
             select__min_tokens_per_second=1e9,
             select__max_loss=None,
             select__max_nll_increase=None,
@@ -199,14 +268,13 @@ def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
     assert "no candidate is within the limits" in done.stderr
     assert "tokens/s" in done.stderr
     assert Registry.connect(Settings()).champion("chain") == before
-    assert httpx.get(f"{address(small)}/health").status_code == 200
+    assert httpx.get(f"{address(there.recipe)}/health").status_code == 200
 
 
 def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
 ) -> None:
-    data = write_data(tmp_path / "data")
-    waits = recipe(f"file://{tiny_model}", f"file://{data}", deploy__promote="never")
+    waits = recipe(f"file://{tiny_model}", stages_done.data, deploy__promote="never")
     done = weighbridge("run", write(tmp_path / "waits.yaml", waits))
     assert done.returncode == 0, done.stderr
     registry = Registry.connect(Settings())
@@ -255,12 +323,13 @@ def first_token(recipe: Path, options: dict[str, Any]) -> tuple[int, float]:
     return token["id"], token["logprob"]
 
 
-def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Path) -> None:
-    data = write_data(tmp_path / "data")
+def test_base_and_adapter_win_unmerged_and_serve(
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+) -> None:
     variant = {"kind": "gguf", "quantization": "F16", "adapter": True}
     path = write(
         tmp_path / "recipe.yaml",
-        recipe(f"file://{tiny_model}", f"file://{data}", optimize__variants=[variant]),
+        recipe(f"file://{tiny_model}", stages_done.data, optimize__variants=[variant]),
     )
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -277,9 +346,8 @@ def test_base_and_adapter_win_unmerged_and_serve(tmp_path: Path, tiny_model: Pat
     ("variant", "label"), [("none", "safetensors-bfloat16"), ("adapter", "adapter")]
 )
 def test_vllm_on_the_processor_wins_is_packaged_and_serves(
-    variant: str, label: str, tmp_path: Path, tiny_model: Path
+    variant: str, label: str, tmp_path: Path, tiny_model: Path, stages_done: FirstRun
 ) -> None:
-    data = write_data(tmp_path / "data")
     engine = {
         "kind": "vllm",
         "device": "cpu",
@@ -290,7 +358,7 @@ def test_vllm_on_the_processor_wins_is_packaged_and_serves(
     }
     small = recipe(
         f"file://{tiny_model}",
-        f"file://{data}",
+        stages_done.data,
         optimize__variants=[{"kind": variant}],
         weigh__engines=[engine],
     )
