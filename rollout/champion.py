@@ -57,6 +57,7 @@ def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -
     candidate = champion.measurement.candidate
     if workspace.store.is_whole(candidate.variant.artifact):
         return candidate
+    # Weighed on another machine, or cleaned out of the store: MLflow may still have it.
     try:
         artifact = registry.fetch(champion.version, workspace.store)
     except WeighbridgeError as exc:

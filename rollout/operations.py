@@ -47,6 +47,7 @@ def rollback_version(target: str, workspace: Workspace) -> str:
     state = find_target(target, workspace).load_state()
     if state.current is not None:
         serving = state.current.release.version
+        # The alias names a version that is being tried, or that failed: back means to what serves.
         if state.rollout is not None or state.desired_version != serving:
             return str(serving)
     if not state.previous_releases:

@@ -66,6 +66,7 @@ def questions_of(measurement: Measurement, store: Store, count: int) -> list[Pro
         logger.warning("the predictions of %s are not on this machine", label)
         return []
     lines = (predictions.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    # A row that got no answer when it was weighed is nothing to compare with.
     rows = [row for row in map(json.loads, lines) if not row.get("problem")]
     count = min(count, len(rows))
     return [ProbeQuestion.model_validate(rows[n * len(rows) // count]) for n in range(count)]
@@ -137,6 +138,7 @@ def judge(
     if not answers:
         return Judgement(verdict="inconclusive", why="there are no probe questions")
     scores = _scores_before_and_now(answered, measurement, metrics, metric)
+    # A score that was low cannot fall by more than it was: then only the words can tell.
     if scores and sum(before for before, _ in scores) > max_drop * len(scores):
         drops = [before - now for before, now in scores]
         judgement = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
@@ -225,6 +227,7 @@ def _are_near(before: Sequence[float], again: Sequence[float]) -> bool:
 
     They are not where the metric had other options then.
     """
+    # Computed twice by the same code: only rounding may differ.
     return len(before) == len(again) and all(
         abs(a - b) < 1e-6 for a, b in zip(before, again, strict=True)
     )

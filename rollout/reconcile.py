@@ -79,6 +79,7 @@ def reconcile(
     with managed.lock():
         managed.resolve_interrupted()
         managed.repair()
+        # In any case: an attempt that failed is history too, and so is what was just resolved.
         try:
             return _reconcile_locked(managed, binding, registry, trigger, force)
         finally:
@@ -95,6 +96,7 @@ def needs(
     binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False
 ) -> bool:
     """Whether `reconcile` would try something: a look that takes no lock."""
+    # What it says may be out of date at once; `reconcile` looks again inside the lock.
     managed = managed_target_of(binding, workspace)
     state = managed.load_state()
     desired = registry.desired_version(binding.model)
@@ -140,6 +142,7 @@ def _reconcile_locked(
             release, measurement = _releasable(managed, desired, registry)
             alias = _AliasWatch(binding.model, release.version, registry)
             stopped = Rollout(managed, release, trigger, measurement, alias.superseded).run()
+        # BadInput goes on to the caller: another version would not make the address free.
         except Unavailable as exc:
             why = f"version {desired.version} can't be served: {exc}"
             return _keep(managed, serving, why)
@@ -202,6 +205,7 @@ class _AliasWatch:
 
     def __init__(self, model: str, version: str, registry: Registry) -> None:
         self._model, self._version, self._registry = model, version, registry
+        # The alias has just been read.
         self._due = time.monotonic() + ALIAS_POLL
 
     def superseded(self) -> str | None:
@@ -214,6 +218,7 @@ class _AliasWatch:
         self._due = time.monotonic() + ALIAS_POLL
         try:
             desired = self._registry.desired_version(self._model)
+        # MLflow may come back before the rollout ends, and the next reconciliation asks again.
         except WeighbridgeError:
             return None
         if desired is None or desired.version == self._version:
@@ -243,6 +248,7 @@ def _releasable(
             digest=tags[BENTO_DIGEST],
             peak_memory=peak,
         )
+        # It was built, but the store may have been cleaned since, or be another machine's.
         if managed.target.has(release):
             return release, measurement
     if champion is None:

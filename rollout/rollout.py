@@ -94,6 +94,7 @@ class Rollout:
             Unavailable: its Bento or environment can't be had; nothing was touched.
         """
         managed, measurement = self._managed, self._measurement
+        # First: an address that belongs to somebody else is told before anything is started.
         managed.route()
         self._ongoing = managed.begin_rollout(managed.prepare(self._release), self._trigger)
         self._canary = Canary(
@@ -112,6 +113,7 @@ class Rollout:
             return self._roll_back(stopped)
         except WeighbridgeError as exc:
             return self._roll_back(RolloutStopped("failed", "error", str(exc)))
+        # Ctrl-C leaves nothing half: what served before serves when the process ends.
         except KeyboardInterrupt:
             self._roll_back(RolloutStopped("interrupted", "error", "interrupted"))
             raise
@@ -185,6 +187,7 @@ class Rollout:
         self._accept(judgement, "its answers")
 
     def _shift(self) -> None:
+        # Where nothing else serves there is nobody to share the traffic with, nor to compare with.
         if self._ongoing.previous is None or self._ongoing.swap:
             return
         for share in self._steps:
@@ -221,6 +224,7 @@ class Rollout:
 
     def _finish(self) -> None:
         """Commit: from here on it is only ever finished."""
+        # Requests that ended since the last look are figures of this rollout too.
         self._canary.look(self._ongoing.share)
         self._enter("commit", committed=True)
         self._managed.finish_rollout(self._figures())
@@ -229,6 +233,7 @@ class Rollout:
     def _roll_back(self, stopped: RolloutStopped) -> RolloutStopped:
         managed = self._managed
         logger.warning("%s: %s is rolled back: %s", managed.name, self._release.bento, stopped.why)
+        # A version that was superseded or interrupted was not found bad: it may be tried again.
         is_failure = stopped.outcome in ("failed", "aborted")
         failure = self._failure(stopped) if is_failure else None
         self._canary.look(self._ongoing.share)

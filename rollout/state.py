@@ -169,12 +169,14 @@ def traffic_shares(state: TargetState[R]) -> list[Share[R]]:
         Share(revision=draining.revision, weight=0, draining=True) for draining in state.draining
     ]
     rollout, current = state.rollout, state.current
+    # A rollout that is committed takes all, also where a process died before it was finished.
     if rollout is not None and (rollout.admitted or rollout.committed):
         weight = 100 if rollout.committed else rollout.share
         shares.append(Share(revision=rollout.next, weight=weight))
         if current is not None and not rollout.swap:
             shares.append(Share(revision=current, weight=100 - weight))
     elif current is not None:
+        # The old version was stopped to make room: it must get nothing until it runs again.
         swapped = rollout is not None and rollout.swap
         shares.append(Share(revision=current, weight=0 if swapped else 100, draining=swapped))
     return shares
