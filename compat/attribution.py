@@ -1,6 +1,4 @@
-"""Which package's update breaks which contract: one update at a time, and where no single one does
-it, the fewest.
-"""
+"""Find which package's update breaks which contract, trying as few sets of updates as possible."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,11 @@ class Blame:
 def attribute(
     broken: Mapping[str, str], direct: Sequence[str], every: Sequence[str], trial: Trial
 ) -> list[Blame]:
-    """Who breaks what.
+    """Return which packages break each broken contract.
+
+    Each of the `direct` dependencies is updated alone; two that break the same contract are both
+    found. For what none of them breaks alone, every package, indirect ones too, is searched for the
+    smallest set that does it.
 
     `broken` has the error of every contract that breaks with everything updated. Each of the
     `direct` dependencies is updated alone; two that break the same contract are both found. For
@@ -44,7 +46,9 @@ def attribute(
 
 
 def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Blame:
-    """Delta debugging: no package of the set that is found can be left out of it."""
+    """Return the smallest set of updates that breaks a contract, found by delta debugging: no
+    package can be left out of it.
+    """
     errors: dict[tuple[str, ...], str | None] = {(): None}
 
     def breaks(names: Sequence[str]) -> bool:

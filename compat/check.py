@@ -1,6 +1,4 @@
-"""The whole check: resolve, install, run the contracts, and find who is to blame for those that
-break.
-"""
+"""The whole check: resolve, install, run the contracts, and find the packages that break them."""
 
 import logging
 import platform
@@ -36,6 +34,7 @@ class Options:
     """Packages that move; none: all."""
     with_torch: bool = False
     contract_seconds: float = 900.0
+    """Most that one contract may take; an idle machine needs a minute at most."""
     minutes: float = 60.0
     """After them nothing new is begun, and the report says what is missing."""
     run: bool = True
@@ -109,7 +108,7 @@ class _One:
         if together == self._resolver.locked and not held:
             return self._done("as locked", together, started)
         why_not = self._why_nothing_is_run()
-        if why_not:
+        if why_not is not None:
             self._findings.append(Finding(kind="not run", packages={}, why=why_not))
             return self._done(why_not, together, started)
         if self._subject.unserved:
@@ -121,7 +120,7 @@ class _One:
         self._try_out(together, [name for found in held for name in found.packages])
         return self._done("checked", together, started)
 
-    def _why_nothing_is_run(self) -> str:
+    def _why_nothing_is_run(self) -> str | None:
         if not self._options.run:
             return "resolved alone"
         if not self._subject.contracts:
@@ -155,7 +154,7 @@ class _One:
         ]
 
     def _held_back(self, together: Versions) -> list[Finding]:
-        """Direct dependencies whose newest release is not among what goes together."""
+        """Return the direct dependencies whose newest release is not among what goes together."""
         looked_at = self._options.only or self._subject.direct
         held = []
         for name in looked_at:
@@ -171,7 +170,7 @@ class _One:
         as it goes.
         """
         with throw_away(self._subject, self._shop, self._cache) as place:
-            trials = Trials(place, self._clock, self._options.contract_seconds, self._prepared())
+            trials = Trials(place, self._clock, self._options.contract_seconds, self._preparation())
             errors = self._round(
                 trials, together, "everything at its newest", list(self._subject.contracts)
             )
@@ -183,7 +182,9 @@ class _One:
                 self._alone(trials, name, stale)
 
     def _stale(self, trials: Trials, errors: Mapping[str, str]) -> dict[str, str]:
-        """Contracts that break as locked, too: no update is to blame."""
+        """Return the contracts that break with the locked versions too: no update is to blame for
+        them.
+        """
         stale = trials.run(
             self._resolver.locked, [one for one in self._subject.contracts if one.name in errors]
         )
@@ -219,9 +220,8 @@ class _One:
                 self._subject.name,
                 ", ".join(f"{name} {together[name]}" for name in names),
             )
-            with suppress(
-                Unresolvable
-            ):  # it needs the others: then the set that is searched for has them, too
+            # It may need the others: then the set that is searched for has them, too.
+            with suppress(Unresolvable):
                 return trials.run(
                     self._resolver.moved({name: together[name] for name in names}), contracts
                 )
@@ -250,7 +250,7 @@ class _One:
         )
 
     def _alone(self, trials: Trials, name: str, stale: Mapping[str, str]) -> None:
-        """A package that everything else held back, where it goes without the others."""
+        """Run the contracts with one package at its newest that all others together held back."""
         newest = self._resolver.newest[name]
         try:
             versions = self._resolver.moved({name: newest})
@@ -262,15 +262,13 @@ class _One:
         ).items():
             self._findings.append(self._broken(Blame(contract, (name,), error), versions))
 
-    def _prepared(self) -> Callable[[], str]:
-        """Makes what the contracts need, with locked environments; tells what is wrong, empty if
-        nothing is.
-        """
+    def _preparation(self) -> Callable[[], str | None]:
+        """Return what makes a model for the contracts, and says what went wrong; None: nothing."""
         subject, shop = self._subject, self._shop
 
-        def prepare() -> str:
-            if not subject.serves or (shop / "models" / subject.serves).exists():
-                return ""
+        def prepare() -> str | None:
+            if subject.serves is None or (shop / "models" / subject.serves).exists():
+                return None
             logger.info("%s: making a model for it, with the locked environments", subject.name)
             view = (
                 shop / "locked"
@@ -278,12 +276,13 @@ class _One:
                 else view_of(self._cache, shop / "locked")
             )
             contract = Contract("a model to serve", MAKE_MODEL, (subject.serves,))
-            return run_contract(
+            result = run_contract(
                 contract,
                 Path(sys.executable),
                 shop / "models",
                 view,
                 self._options.contract_seconds,
-            ).error
+            )
+            return None if result.holds else result.error
 
         return prepare

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LONGEST = 160
-"""Letters of an error that fit into a row; the whole of it stands below the table."""
-
+LONGEST_IN_ROW = 160
+"""Characters of an error that fit into a row; the whole of it stands below the table."""
 
 BAD = ("breaks", "broken already")
 """Kinds of findings with which the newest releases cannot be taken."""
@@ -58,7 +57,7 @@ class Finding(BaseModel):
     )
 
     def named(self) -> str:
-        """`fastapi 0.150.0 → 0.165.0`."""
+        """Return a package with both of its versions: `fastapi 0.150.0 → 0.165.0`."""
         return ", ".join(
             f"{name} {before or '(new)'} → {after}"
             for name, (before, after) in self.packages.items()
@@ -100,11 +99,12 @@ class CompatReport(BaseModel):
         ]
 
     def headline(self) -> str:
-        """One line: whether anything would break, and what."""
+        """Return in one line whether anything would break, and what."""
         if not self.breaks:
             return "nothing would break"
         words = [
-            f"{group[0].named() or one.environment} {group[0].kind} {_quoted(group)} ({one.environment})"
+            f"{group[0].named() or one.environment} {group[0].kind} {_quoted(group)} "
+            f"({one.environment})"
             for one in self.environments
             for group in _groups(one.findings)
             if group[0].kind in BAD
@@ -112,13 +112,13 @@ class CompatReport(BaseModel):
         return "; ".join(words)
 
     def rows(self) -> list[dict[str, str]]:
-        """One row per direct dependency with a newer release, per finding, and per environment
-        without either.
+        """Return one row per direct dependency with a newer release, per finding, and per
+        environment without either.
         """
         return [row for one in self.environments for row in _rows(one)]
 
     def markdown(self) -> str:
-        """For an issue: what breaks at the top, everything else below."""
+        """Return the text for an issue: what breaks at the top, everything else below."""
         lines = [f"# Newest releases: {self.headline()}", ""]
         lines += [f"{self.at}, Python {self.python}, {self.machine}. {self.pytorch}", ""]
         for environment, found in self.breaks:
@@ -146,7 +146,7 @@ def _rows(one: Checked) -> list[dict[str, str]]:
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings of one kind about the same packages, together."""
+    """Group findings of one kind about the same packages."""
     groups: dict[tuple[str, tuple[str, ...]], list[Finding]] = {}
     for found in findings:
         groups.setdefault((found.kind, tuple(found.packages)), []).append(found)
@@ -173,7 +173,9 @@ def _change_row(one: Checked, change: Change) -> dict[str, str]:
 
 
 def _fine(one: Checked) -> str:
-    """Of a package that nobody complains about: that says something only where contracts were run."""
+    """Return what to say of a package that no finding names: it means something only where
+    contracts were run.
+    """
     ran = bool(one.results) and not any(found.kind == "not run" for found in one.findings)
     return "nothing breaks" if ran else "resolves; no contract run"
 
@@ -181,7 +183,7 @@ def _fine(one: Checked) -> str:
 def _row(
     environment: str, package: str, locked: str, newest: str, verdict: str, why: str
 ) -> dict[str, str]:
-    short = why if len(why) <= LONGEST else f"{why[:LONGEST]}…"
+    short = why if len(why) <= LONGEST_IN_ROW else f"{why[:LONGEST_IN_ROW]}…"
     return {
         "environment": environment,
         "package": package,

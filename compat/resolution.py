@@ -21,7 +21,7 @@ Versions = Mapping[str, str]
 
 
 def pins(text: str) -> dict[str, str]:
-    """Package to version, of a lock or of what a resolver wrote."""
+    """Return package and version of every line of a lock, or of what a resolver wrote."""
     return {name_of(name): version for name, version in _PIN.findall(text)}
 
 
@@ -38,7 +38,7 @@ class Resolver:
 
     @cached_property
     def locked(self) -> dict[str, str]:
-        """As the lock says, on this machine. Raises Unavailable where the index cannot be reached."""
+        """Return the versions of the lock on this machine. Raises Unavailable without an index."""
         return self._resolve(self.subject.requirements, ())
 
     @cached_property
@@ -50,8 +50,8 @@ class Resolver:
         return _compile([lifted(one) for one in movable], ["--no-deps"])
 
     def together(self, only: Collection[str] = ()) -> dict[str, str]:
-        """Every package, or `only` these and what they need, as new as they go together without our
-        upper bounds.
+        """Return the newest versions that go together without our upper bounds: of all packages, or
+        of `only` these and what they need.
 
         Raises:
             Unresolvable: nothing goes together.
@@ -59,12 +59,12 @@ class Resolver:
         return self._resolve(self._lifted(only), only or None)
 
     def moved(self, targets: Versions) -> dict[str, str]:
-        """As locked but for these versions, and what these need. Raises Unresolvable."""
+        """Return the locked versions, but for these and what they need. Raises Unresolvable."""
         exact = [f"{name}=={version}" for name, version in targets.items()]
         return self._resolve([*self._lifted(), *exact], tuple(targets))
 
     def why_not(self, name: str, together: Versions) -> str:
-        """What keeps the newest release of a direct dependency out of `together`.
+        """Return what keeps the newest release of a direct dependency out of `together`.
 
         Our own upper bounds are lifted, so what is named are packages that do not go together.
         """
@@ -82,7 +82,10 @@ class Resolver:
             for one in together
             if other.get(one, together[one]) != together[one]
         ]
-        return f"it goes only with {', '.join(one for one in yields if not one.startswith(f'{name} '))}"
+        return (
+            "it goes only with "
+            f"{', '.join(one for one in yields if not one.startswith(f'{name} '))}"
+        )
 
     @cached_property
     def within(self) -> dict[str, str]:
@@ -90,7 +93,7 @@ class Resolver:
         return self._resolve(self.subject.requirements, None)
 
     def bounds(self, name: str, version: str) -> str:
-        """What we ask of the version of a direct dependency, where that keeps this version out."""
+        """Return what we ask of a direct dependency's version, where that keeps it out."""
         found = (
             one
             for one in self.subject.requirements
@@ -99,7 +102,7 @@ class Resolver:
         return bounds_of(next(found, ""))
 
     def _lifted(self, only: Collection[str] = ()) -> list[str]:
-        """Requirements without upper bounds: all, or only these packages'."""
+        """Return the requirements without upper bounds: of all packages, or only of these."""
         wanted = set(only or self.subject.direct) - ({TORCH} if not self.with_torch else set())
         return [
             lifted(one, self.locked.get(name_of(one), "")) if name_of(one) in wanted else one
@@ -109,8 +112,8 @@ class Resolver:
     def _resolve(
         self, requirements: Sequence[str], upgrade: Collection[str] | None
     ) -> dict[str, str]:
-        """`upgrade`: packages that leave the lock's version, others only where these need it; None:
-        all leave it.
+        """Resolve; `upgrade` names the packages that leave their locked version, others do so only
+        where these need it. None: all leave it.
         """
         words = (
             ["--upgrade"]
@@ -128,7 +131,7 @@ class Resolver:
             return _compile(requirements, words, preferences=self.subject.lock.read_text())
 
     def _pinned(self) -> list[str]:
-        """PyTorch and what only it needs, as locked."""
+        """Return the locked versions of PyTorch and of what it alone needs."""
         if self.with_torch or torch_lock() not in locks_of(self.subject.lock):
             return []
         return [f"{name}=={version}" for name, version in pins(torch_lock().read_text()).items()]
@@ -137,7 +140,7 @@ class Resolver:
 def _compile(
     requirements: Sequence[str], words: Sequence[str], preferences: str = ""
 ) -> dict[str, str]:
-    """What uv resolves for this Python on this machine."""
+    """Return the versions that uv resolves for this Python on this machine."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
         spec, out = Path(folder) / "requirements.in", Path(folder) / "requirements.txt"
         spec.write_text("\n".join(requirements) + "\n")

@@ -45,8 +45,6 @@ TRAVELS: Final = (
 it.
 """
 ENGINES: Final = PACKAGE / "serving" / "engines"
-LONGEST: Final = 900.0
-"""Seconds a contract may take; an idle machine needs a minute at most."""
 _NAME: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*([^;]*)(;.*)?")
 
 
@@ -64,7 +62,6 @@ class Contract:
     """Run by the throw-away environment's own Python; else by ours, which finds that environment in
     its cache.
     """
-    timeout: float = LONGEST
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,12 @@ class Subject:
     lock: Path
     requirements: tuple[str, ...]
     contracts: tuple[Contract, ...] = ()
-    serves: str = ""
+    serves: str | None = None
     """The engine whose environment it is: its contracts need a model."""
-    left_out: str = ""
+    left_out: str | None = None
     """Why its contracts cannot be run here; its versions are resolved all the same."""
-    unserved: str = ""
-    """Why no engine is started in it here; what else it promises is looked at."""
+    unserved: str | None = None
+    """Why no engine is started in it here; its other contracts are run."""
     overrides: Path | None = None
     """What stands above what packages ask for."""
 
@@ -91,20 +88,21 @@ class Subject:
 
 
 def name_of(requirement: str) -> str:
-    """The package a requirement is about, as package indexes write it."""
+    """Return the package that a requirement is about, as package indexes write it."""
     match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
 
 
 def bounds_of(requirement: str) -> str:
-    """What a requirement asks of the version: `<0.151`; empty where any will do."""
+    """Return what a requirement asks of the version, `<0.151`; empty where any will do."""
     match = _NAME.match(requirement)
     return (match[3] or "").strip() if match else ""
 
 
 def lifted(requirement: str, floor: str = "") -> str:
-    """The same package without an upper bound, and not older than `floor`: else a resolver would go
-    back in time.
+    """Return a requirement without its upper bound, and with `floor` as its lower one.
+
+    Without a lower bound, a resolver may choose an older version to make others go together.
     """
     match = _NAME.match(requirement)
     assert match is not None, requirement
@@ -113,7 +111,7 @@ def lifted(requirement: str, floor: str = "") -> str:
 
 
 def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """Every environment of the tree and of installed plugins, or those of these names.
+    """Return every environment of the tree and of installed plugins, or those of these names.
 
     Raises:
         BadInput: there is no such environment.
@@ -191,8 +189,8 @@ def _control() -> Subject:
 
 
 def _own_code() -> Iterator[str]:
-    """Our modules that run in the control plane: not those that import what is in an engine's
-    environment alone.
+    """Yield our modules that run in the control plane, not those that import what only an engine's
+    environment has.
     """
     for path in (file for layer in LAYERS for file in sorted((PACKAGE / layer).rglob("*.py"))):
         tops = {module.partition(".")[0] for module, _ in used(path.read_text())}
@@ -205,7 +203,7 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     here = engine.device(args) == device and (
         device == "cpu" or shutil.which("nvidia-smi") is not None
     )
-    left_out = "" if here else f"{engine.name} on {device} cannot be run here"
+    left_out = None if here else f"{engine.name} on {device} cannot be run here"
     launchers = (
         path.relative_to(PACKAGE).as_posix()
         for path in sorted(ENGINES.glob(f"{engine.name}_server.py"))
@@ -213,7 +211,7 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     contracts = [
         Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))
     ]
-    cannot = _cannot_start(engine, args) if here else ""
+    cannot = _cannot_start(engine, args) if here else None
     if not cannot:
         contracts += [
             Contract(
@@ -232,14 +230,14 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     yield from _from_file(
         lock,
         contracts=tuple(contracts),
-        serves="" if cannot else engine.name,
+        serves=None if cannot else engine.name,
         left_out=left_out,
         unserved=cannot,
     )
 
 
-def _cannot_start(engine: Engine, args: EngineArgs) -> str:
-    """Why an engine cannot run here whatever its environment holds, such as a program that nobody
+def _cannot_start(engine: Engine, args: EngineArgs) -> str | None:
+    """Return why an engine cannot run here whatever its environment holds: a program that nobody
     has installed.
     """
     try:
@@ -249,19 +247,19 @@ def _cannot_start(engine: Engine, args: EngineArgs) -> str:
             engine.command(Path("model"), args, "127.0.0.1", 1, Path("python"))
     except Unavailable as exc:
         return str(exc)
-    return ""
+    return None
 
 
 def _from_file(
     lock: Path,
     *,
     contracts: tuple[Contract, ...] = (),
-    serves: str = "",
-    left_out: str = "",
-    unserved: str = "",
+    serves: str | None = None,
+    left_out: str | None = None,
+    unserved: str | None = None,
 ) -> Iterator[Subject]:
-    """The environment whose requirements lie beside its lock; none where a plugin's package leaves
-    them out.
+    """Yield the environment whose requirements lie beside its lock; none where a plugin's package
+    leaves them out.
     """
     spec, overrides = lock.with_suffix(".in"), lock.with_suffix(".overrides")
     if not spec.exists():

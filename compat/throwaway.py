@@ -1,6 +1,4 @@
-"""An environment for one subject that is thrown away: moved from version to version, contracts run
-in it.
-"""
+"""An environment for one subject: moved from version to version, removed at the end."""
 
 import json
 import os
@@ -62,7 +60,7 @@ class ThrowAway:
 def run_contract(
     contract: Contract, python: Path, models: Path, cache: Path, timeout: float
 ) -> Result:
-    """Run a contract in a process of its own; what it writes is gone afterwards, but for `models`."""
+    """Run a contract in a process of its own; what it writes is removed, but for `models`."""
     # A short name: sockets live in it.
     with tempfile.TemporaryDirectory(prefix="wb-") as scratch:
         env = variables(Path(scratch), cache)
@@ -93,7 +91,7 @@ def run_contract(
 
 
 def variables(scratch: Path, cache: Path) -> dict[str, str]:
-    """Environment variables under which a contract sees nothing of the user's and leaves nothing
+    """Return the variables under which a contract sees nothing of the user's and leaves nothing
     behind.
     """
     return {
@@ -109,8 +107,9 @@ def variables(scratch: Path, cache: Path) -> dict[str, str]:
 
 
 def _alone(scratch: Path) -> Path:
-    """A folder with nothing but Weighbridge in it: beside an installed one lie the libraries that
-    are on trial.
+    """Return a folder with nothing but Weighbridge in it.
+
+    Beside an installed Weighbridge lie the libraries that are on trial.
     """
     (folder := scratch / "weighbridge-alone").mkdir(exist_ok=True)
     if not (link := folder / "weighbridge").exists():
@@ -146,8 +145,7 @@ def _one_line(text: str) -> str:
 
 @contextmanager
 def workshop(cache: Path) -> Iterator[Path]:
-    """A folder for one whole check, on the disk of the cache so that files can be linked; gone
-    afterwards.
+    """Give a folder for one whole check, on the disk of the cache so that files can be linked.
 
     What a killed check left is removed first.
 
@@ -171,7 +169,7 @@ def workshop(cache: Path) -> Iterator[Path]:
 
 @contextmanager
 def throw_away(subject: Subject, shop: Path, cache: Path) -> Iterator[ThrowAway]:
-    """An empty environment for a subject, removed when the block ends."""
+    """Give an empty environment for a subject, removed when the block ends."""
     folder = Path(tempfile.mkdtemp(dir=shop, prefix=f"{subject.name}-"))
     try:
         view = view_of(cache, folder / "cache", subject.lock)
@@ -185,7 +183,7 @@ def throw_away(subject: Subject, shop: Path, cache: Path) -> Iterator[ThrowAway]
 
 
 def view_of(cache: Path, view: Path, without: Path | None = None) -> Path:
-    """A cache that holds what `cache` holds, by links; but for the environment of one lock.
+    """Make a cache that holds what `cache` holds, by links, without the environment of one lock.
 
     What is written beside the links is written here alone.
     """

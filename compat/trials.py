@@ -1,4 +1,4 @@
-"""Contracts under one set of versions after another, in one throw-away environment."""
+"""Contracts run with one set of versions after another, in one throw-away environment."""
 
 import logging
 import re
@@ -47,13 +47,13 @@ class Trials:
     clock: Clock
     seconds: float
     """Most that one contract may take."""
-    prepare: Callable[[], str]
-    """Called before contracts run; tells what is wrong."""
+    prepare: Callable[[], str | None]
+    """Called before contracts run; says what is wrong, None where nothing is."""
     _known: dict[tuple[str, frozenset[tuple[str, str]]], Result] = field(default_factory=dict)
 
     def results(self, versions: Versions, contracts: Sequence[Contract]) -> list[Result]:
-        """A result for each contract that time was left for; one alone, where the versions cannot
-        be installed.
+        """Return a result for each contract that time was left for; a single one where the versions
+        cannot be installed.
 
         Raises:
             Unavailable: the package index cannot be reached, or the contracts cannot be prepared.
@@ -66,12 +66,12 @@ class Trials:
             if not is_packages_fault(exc):
                 raise
             return [Result(contract=INSTALLS, holds=False, error=exc.wrong, seconds=0.0)]
-        if wrong := self.prepare():
+        if (wrong := self.prepare()) is not None:
             raise Unavailable(f"preparing the contracts of {self.place.subject.name}", wrong)
         return [self._one(contract, versions) for contract in contracts if self.clock.left() > 0]
 
     def run(self, versions: Versions, contracts: Sequence[Contract]) -> dict[str, str]:
-        """The errors of the contracts that break under these versions."""
+        """Return the errors of the contracts that break with these versions."""
         return {
             result.contract: result.error
             for result in self.results(versions, contracts)

@@ -24,7 +24,7 @@ Location = tuple[int | str, ...]
 
 
 def load(path: Path) -> Recipe:
-    """The recipe in a YAML file.
+    """Return the recipe in a YAML file.
 
     Raises: BadInput: the file is missing, is not YAML, or does not describe a recipe; one line per
         mistake.
@@ -41,7 +41,7 @@ def load(path: Path) -> Recipe:
 
 
 def parse(text: str, source: str = "recipe") -> Recipe:
-    """The recipe in a YAML text; `source` names it in complaints. Raises BadInput."""
+    """Return the recipe in a YAML text; `source` names it in messages. Raises BadInput."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         plain = yaml.safe_load(text)
@@ -123,7 +123,7 @@ def _dotted(location: Location) -> str:
 
 
 def _line(node: yaml.Node, location: Location) -> int:
-    """Line of the deepest part of `location` that the file holds, from 1."""
+    """Return the line of the deepest part of `location` that the file holds, from 1."""
     line = node.start_mark.line
     for part in location:
         child = _child(node, part)
@@ -145,7 +145,7 @@ def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
 
 
 def _siblings(plain: Any, location: Location) -> list[str]:
-    """Names that are known where an unknown key stands."""
+    """Return the names that are known where an unknown key stands."""
     model: Any = Recipe
     value = plain
     for part in location[:-1]:
@@ -163,7 +163,7 @@ def _siblings(plain: Any, location: Location) -> list[str]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """An annotation, what it is made of, and what it is annotated with."""
+    """Yield an annotation, what it is made of, and what it is annotated with."""
     yield annotation
     if isinstance(annotation, FieldInfo):
         yield from annotation.metadata

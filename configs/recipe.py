@@ -45,7 +45,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
-        """Told now, and not when everything is fine-tuned and made."""
+        """Refuse variants that no engine takes now, not when everything is fine-tuned and made."""
         made = {load("optimizer", variant.kind).format for variant in self.optimize.variants}
         taken = {
             name for engine in self.weigh.engines for name in load("engine", engine.kind).formats
@@ -53,11 +53,12 @@ class Recipe(BaseModel):
         if not made & taken:
             kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))
             raise ValueError(
-                f"none of the engines ({kinds}) serves {', '.join(sorted(made))}; add an engine or a variant"
+                f"none of the engines ({kinds}) serves {', '.join(sorted(made))}; add an engine "
+                "or a variant"
             )
         return self
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a recipe, for editors and for Prefect's run form."""
+    """Return the JSON schema of a recipe, for editors and for Prefect's run form."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

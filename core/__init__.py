@@ -1,1 +1,1 @@
-"""What every layer shares: errors, settings, the artifact store, plugins, environments, processes."""
+"""What all layers share: errors, settings, artifact store, plugins, environments, processes."""

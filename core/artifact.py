@@ -42,6 +42,9 @@ class Artifact(BaseModel):
 
 
 def digest_of(files: Iterable[File]) -> str:
-    """Digest of a file list: sha256 over sorted `<sha256>  <path>` lines, sha256sum's own format."""
+    """Return the digest of a file list.
+
+    It is sha256 over sorted `<sha256>  <path>` lines, the format of sha256sum.
+    """
     lines = sorted(f"{file.sha256}  {file.path}\n" for file in files)
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

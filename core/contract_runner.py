@@ -1,5 +1,5 @@
-"""Runs one contract in whatever interpreter it is started with, and says in one line of JSON how it
-went.
+"""Run one contract in whatever interpreter this is started with, and print its result as a line of
+JSON.
 
 A contract is a plain function that does what we do with a package, and raises where that no longer
 works::
@@ -30,7 +30,11 @@ MARK = "weighbridge-contract: "
 
 
 def imports(*places: str) -> None:
-    """Every name that our code in `places` (folders, files) takes from somebody else is there.
+    """Raise ImportError where our code in `places` (folders, files) imports a name that is not
+    there.
+
+    Left out is what our code itself does without: imports for type checkers, and those under
+    `except ImportError`.
 
     Left out is what our code itself does without: imports for type checkers, and those under
     `except ImportError`.
@@ -38,28 +42,29 @@ def imports(*places: str) -> None:
     Raises:
         ImportError: names what is missing, all of it.
     """
-    wanted = sorted({name for path in _files(places) for name in used(path.read_text())})
-    if missing := [words for module, name in wanted if (words := _missing(module, name))]:
+    names = sorted({name for path in _files(places) for name in used(path.read_text())})
+    problems = [_import_problem(module, name) for module, name in names]
+    if missing := [problem for problem in problems if problem is not None]:
         raise ImportError("; ".join(missing))
 
 
 def used(source: str) -> Iterator[tuple[str, str]]:
-    """Module and name (empty: the module itself) of everything a source imports from others."""
+    """Yield module and name (empty: the module itself) of all that a source imports from others."""
     for node in _needed(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found = [(alias.name, "") for alias in node.names]
+            imported = [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found = [(node.module, alias.name) for alias in node.names]
+            imported = [(node.module, alias.name) for alias in node.names]
         else:
             continue
-        for module, name in found:
+        for module, name in imported:
             top = module.partition(".")[0]
             if top not in OURS and top not in sys.stdlib_module_names:
                 yield module, name
 
 
 def _needed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a tree that runs whatever happens."""
+    """Yield every node of a tree that runs whatever happens."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
@@ -80,27 +85,26 @@ _FORGIVEN = ("ImportError", "ModuleNotFoundError")
 def _files(places: tuple[str, ...]) -> list[Path]:
     given = [PACKAGE / place for place in places]
     elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
-    found = [
+    files = [
         file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
     ]
-    return [path for path in found if path not in elsewhere]
+    return [path for path in files if path not in elsewhere]
 
 
-def _missing(module: str, name: str) -> str:
-    """What is wrong with importing this; empty where nothing is."""
+def _import_problem(module: str, name: str) -> str | None:
+    """Return what is wrong with importing a name; None where nothing is."""
     try:
         loaded = importlib.import_module(module)
         if name and not hasattr(loaded, name):
             importlib.import_module(f"{module}.{name}")
-    except (
-        Exception
-    ) as exc:  # whatever a package raises while it is imported is what has to be told
+    # Whatever a package raises while it is imported is what has to be told.
+    except Exception as exc:
         return f"{module}{'.' if name else ''}{name}: {last_line(exc)}"
-    return ""
+    return None
 
 
 def last_line(exc: BaseException) -> str:
-    """The last line of a traceback, which may be long: type and words of the error."""
+    """Return type and words of an error in one line, as the end of a traceback has them."""
     lines = "".join(traceback.format_exception_only(exc)).strip().splitlines()
     return " ".join(lines[-1].split()) if len(lines) < 3 else " ".join(" ".join(lines).split())
 
@@ -108,13 +112,14 @@ def last_line(exc: BaseException) -> str:
 def main(call: str, *arguments: str) -> int:
     """Run `module:function`; the last line on standard output is the result."""
     module, _, function = call.partition(":")
-    started, error = time.monotonic(), ""
+    started, error = time.monotonic(), None
     try:
         getattr(importlib.import_module(module), function)(*arguments)
     except Exception as exc:  # a contract breaks in whatever way the package chooses
         traceback.print_exc()
         error = last_line(exc)
-    result = {"holds": not error, "error": error, "seconds": round(time.monotonic() - started, 2)}
+    seconds = round(time.monotonic() - started, 2)
+    result = {"holds": error is None, "error": error or "", "seconds": seconds}
     print(f"\n{MARK}{json.dumps(result)}", flush=True)
     return 0
 

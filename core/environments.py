@@ -1,4 +1,4 @@
-"""Locked environments: every engine and optimizer lives in one of its own, built from its lock on
+"""Locked environments: every engine and optimizer has one of its own, built from its lock on
 demand.
 """
 
@@ -20,24 +20,23 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.processes import run
+from weighbridge.core.processes import run, tells_of_full_disk
 from weighbridge.core.progress import track
 
 TORCH_LOCKS = Path(__file__).parent
 NEEDS_TORCH = "# needs: torch"
+"""Line at the top of a lock that is installed together with the lock of PyTorch."""
 AS_IT_IS = "# install: --no-deps"
-LONGEST = 480
-"""Letters of uv's own words that fit into one line."""
+"""Line at the top of a lock whose maker overruled what packages ask for."""
+LONGEST_REASON = 480
+"""Characters of uv's own words that fit into one line."""
 _NO_SOLUTION = re.compile(r"No solution found when resolving|requirements are unsatisfiable")
-_DISK_FULL = re.compile(
-    r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE
-)
 
 logger = logging.getLogger("weighbridge.environments")
 
 
 class Unresolvable(Unavailable):
-    """No versions of the packages that are asked for go together, or the index does not carry them."""
+    """No versions of the wanted packages go together, or the index does not have them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Environment:
 
 
 def uv() -> str:
-    """Path of the uv executable that came with our dependencies.
+    """Return the path of the uv executable that came with our dependencies.
 
     Raises:
         Unavailable: it is not installed.
@@ -70,8 +69,7 @@ def uv() -> str:
 
 
 def uv_variables() -> Mapping[str, str]:
-    """Environment variables that make uv look where the user's pip looks, for what uv itself was
-    told nothing about.
+    """Return variables that make uv look where the user's pip looks, unless uv is told otherwise.
 
     uv reads neither pip's variables nor its pip.conf; a machine behind a mirror often has nothing
     else.
@@ -86,12 +84,13 @@ def uv_variables() -> Mapping[str, str]:
 @remember
 def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     pip = _pip_options(dict(environment))
-    wanted: dict[str, str] = {}
+    variables: dict[str, str] = {}
     if pip.get("find-links"):
-        wanted["UV_FIND_LINKS"] = pip["find-links"].replace(" ", ",")
+        variables["UV_FIND_LINKS"] = pip["find-links"].replace(" ", ",")
     if pip.get("cert"):
-        wanted["SSL_CERT_FILE"] = pip["cert"]
-    told = {
+        variables["SSL_CERT_FILE"] = pip["cert"]
+    # Where one of these is set, the user told uv itself where to look: pip's index is not added.
+    of_index = {
         "UV_DEFAULT_INDEX",
         "UV_INDEX",
         "UV_INDEX_URL",
@@ -99,27 +98,28 @@ def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]
         "UV_NO_INDEX",
         "UV_CONFIG_FILE",
     }
-    if not told & {name for name, _ in environment}:
-        wanted |= _index_variables(pip)
-    return {name: value for name, value in wanted.items() if name not in dict(environment)}
+    if not of_index & {name for name, _ in environment}:
+        variables |= _index_variables(pip)
+    return {name: value for name, value in variables.items() if name not in dict(environment)}
 
 
 def _index_variables(pip: Mapping[str, str]) -> dict[str, str]:
-    wanted = {}
+    variables = {}
     if pip.get("index-url"):
-        wanted["UV_DEFAULT_INDEX"] = pip["index-url"]
+        variables["UV_DEFAULT_INDEX"] = pip["index-url"]
     if pip.get("extra-index-url"):
         # pip takes the best of all indexes; uv would stop at the first that has the name. The
         # locks' hashes guard it.
-        wanted |= {"UV_INDEX": pip["extra-index-url"], "UV_INDEX_STRATEGY": "unsafe-best-match"}
+        variables |= {"UV_INDEX": pip["extra-index-url"], "UV_INDEX_STRATEGY": "unsafe-best-match"}
     if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        wanted["UV_NO_INDEX"] = "1"
-    return wanted
+        variables["UV_NO_INDEX"] = "1"
+    return variables
 
 
 def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
-    """The options of pip that we hand on; its variables win over its files, the user's file over
-    the system's.
+    """Return pip's options that we pass on.
+
+    pip's variables win over its files, the user's file over the system's.
     """
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     files = [
@@ -135,16 +135,17 @@ def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
         parser.read(files)
     except configparser.Error as exc:
         logger.warning("pip's configuration is not read: %s", " ".join(str(exc).split()))
-    found = dict(parser["global"]) if parser.has_section("global") else {}
+    options = dict(parser["global"]) if parser.has_section("global") else {}
     for name in ("index-url", "extra-index-url", "find-links", "cert", "no-index"):
         if value := environment.get(f"PIP_{name.upper().replace('-', '_')}"):
-            found[name] = value
-    return {name: " ".join(value.split()) for name, value in found.items()}
+            options[name] = value
+    return {name: " ".join(value.split()) for name, value in options.items()}
 
 
 def torch_lock() -> Path:
-    """The lock of PyTorch for this machine: its CPU build where UV_FIND_LINKS or pip's find-links
-    offers one.
+    """Return the lock of PyTorch for this machine.
+
+    It is the one of the CPU build where UV_FIND_LINKS or pip's find-links offers that.
     """
     folders = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "").replace(",", " ").split()
     offered = any(
@@ -156,12 +157,12 @@ def torch_lock() -> Path:
 
 
 def locks_of(lock: Path) -> list[Path]:
-    """A lock and, where it says so at its top, the lock of PyTorch."""
+    """Return a lock and, where it says so at its top, the lock of PyTorch."""
     return [lock, torch_lock()] if NEEDS_TORCH in _head(lock) else [lock]
 
 
 def _head(lock: Path) -> list[str]:
-    """What a lock says of itself before its first package."""
+    """Return the comments that stand before a lock's first package."""
     with lock.open() as stream:
         return [
             line.strip() for line in itertools.takewhile(lambda line: line.startswith("#"), stream)
@@ -169,7 +170,7 @@ def _head(lock: Path) -> list[str]:
 
 
 def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
-    """Where the environment of a lock lives, and whether it is there and whole."""
+    """Return where the environment of a lock lives, and whether it is there and whole."""
     content = b"".join(path.read_bytes() for path in locks_of(lock))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(content + version.encode()).hexdigest()[:16]
@@ -178,8 +179,8 @@ def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
 
 
 def ensure(lock: Path, cache: Path) -> Environment:
-    """The environment of a lock, built if it is not there: whole or not at all, by one process at a
-    time.
+    """Return the environment of a lock, built if it is not there: whole or not at all, by one
+    process at a time.
 
     Raises: Unavailable: it cannot be built; the message names the package, or the disk, that stands
         in the way.
@@ -202,7 +203,7 @@ def ensure(lock: Path, cache: Path) -> Environment:
 
 @contextmanager
 def one_at_a_time(path: Path, doing: str) -> Iterator[None]:
-    """Only one process at a time gets in; who has to wait says so."""
+    """Let one process at a time into the block; one that has to wait logs it."""
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0)
@@ -232,7 +233,6 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
                 "--python",
                 str(environment.python),
             ]
-            # Its maker overruled what packages ask for: there is nothing left to resolve.
             options += ["--no-deps"] * any(AS_IT_IS in _head(lock) for lock in locks)
             run_uv(doing, "pip", "install", *options, *requirements)
     except BaseException:
@@ -250,34 +250,39 @@ def run_uv(doing: str, *arguments: str) -> str:
         Unresolvable: it did its work, and there is no solution.
     """
     variables = {**os.environ, **uv_variables()}
-    # uv has options for it alone, and no variable.
-    told = ["--no-index"] if arguments[0] == "pip" and variables.get("UV_NO_INDEX") else []
-    done = run("uv", [uv(), *arguments, *told, "--quiet", "--color", "never"], env=uv_variables())
-    if done.status != 0:
-        kind = Unresolvable if _NO_SOLUTION.search(done.output) else Unavailable
-        raise kind(doing, *_explain(done.output, done.status))
-    return done.output
+    # uv has an option for this, and no variable.
+    no_index = ["--no-index"] if arguments[0] == "pip" and variables.get("UV_NO_INDEX") else []
+    command = [uv(), *arguments, *no_index, "--quiet", "--color", "never"]
+    finished = run("uv", command, env=uv_variables())
+    if finished.status != 0:
+        error = Unresolvable if _NO_SOLUTION.search(finished.output) else Unavailable
+        raise error(doing, *_explain(finished.output, finished.status))
+    return finished.output
 
 
 def _explain(output: str, status: int) -> tuple[str, str]:
-    """What is wrong and what to do, out of uv's error report."""
-    if _DISK_FULL.search(output):
-        remedy = "make room on the disks of WEIGHBRIDGE_CACHE and of uv's own cache (`uv cache prune`), then run again"
+    """Return what is wrong and what to do, out of uv's error report."""
+    if tells_of_full_disk(output):
+        remedy = (
+            "make room on the disks of WEIGHBRIDGE_CACHE and of uv's own cache (`uv cache prune`), "
+            "then run again"
+        )
         return "the disk is full", remedy
     lines = (re.sub(r"^[\s×│├╰─▶]+", "", line) for line in output.strip().splitlines())
     words = re.sub(r"\s+", " ", " ".join(lines)).removeprefix("error: ")
     if reason := re.search(r"Because (.+?)(?: and you require .*?)?, we can conclude", words):
         words = reason[1]
     words = words.rstrip(". ") or f"uv ended with status {status}"
-    if len(words) > LONGEST:
-        words = f"{words[: LONGEST // 2]} … {words[-LONGEST // 2 :]}"
+    if len(words) > LONGEST_REASON:
+        words = f"{words[: LONGEST_REASON // 2]} … {words[-LONGEST_REASON // 2 :]}"
     if re.search(
         r"hash mismatch|there is no version|was not found in|no wheels|no matching",
         words,
         re.IGNORECASE,
     ):
-        return (
-            words,
-            "the package index in use does not carry what the lock names: check pip's or uv's index settings",
+        remedy = (
+            "the package index in use does not carry what the lock names: "
+            "check pip's or uv's index settings"
         )
+        return words, remedy
     return words, "check the network and the package index, then run again"

@@ -2,7 +2,7 @@
 
 
 def human_size(size: float) -> str:
-    """Bytes in binary units: `2.4 MiB`."""
+    """Return a number of bytes in binary units: `2.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if abs(size) < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -11,7 +11,7 @@ def human_size(size: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Short times in milliseconds, long ones in seconds: `31 ms`, `2.4 s`."""
+    """Return short times in milliseconds, long ones in seconds: `31 ms`, `2.4 s`."""
     if abs(seconds) >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1000:.1f} ms" if abs(seconds) < 0.01 else f"{seconds * 1000:.0f} ms"

@@ -1,10 +1,11 @@
-"""Child processes that end with their parent: own process group, log to a file, peak memory,
-patient waiting.
+"""Child processes that end with their parent: started, waited for, measured, stopped with their
+group.
 """
 
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ def _die_with_parent() -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on right now."""
+    """Return a port that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -89,7 +90,7 @@ class Process:
         return self._popen.poll() is None
 
     def tail(self, lines: int = 8) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.strip().splitlines()[-lines:])
 
@@ -110,7 +111,7 @@ class Process:
             time.sleep(poll)
 
     def stop(self, grace: float = 10.0) -> None:
-        """SIGTERM to the process, then to what is left of its group, and SIGKILL to what that
+        """Send SIGTERM to the process, then to what is left of its group, and SIGKILL to what that
         leaves.
 
         A server of several processes ends them itself, in its own order: signalled all at once, its
@@ -158,8 +159,14 @@ class Finished:
     """What it printed, standard output and standard error together."""
 
     def tail(self, lines: int = 3) -> str:
-        """The last lines it printed, in one."""
+        """Return the last lines it printed, as one."""
         return " ".join(" ".join(self.output.strip().splitlines()[-lines:]).split())
+
+
+def tells_of_full_disk(output: str) -> bool:
+    """Whether a program says that it found no room: in C's words, Python's or Rust's."""
+    pattern = r"no space left on device|disk quota exceeded|os error (28|122)\b"
+    return re.search(pattern, output, re.IGNORECASE) is not None
 
 
 def run(
@@ -200,8 +207,8 @@ def _start(
     cwd: Path | None,
     env: Mapping[str, str] | None,
 ) -> subprocess.Popen[str]:
-    """A child in a process group of its own that dies with this thread; `output` takes all that it
-    prints.
+    """Start a child in a process group of its own that dies with this thread; `output` takes all
+    that it prints.
     """
     try:
         return subprocess.Popen(
@@ -224,7 +231,7 @@ def _start(
 
 
 def members(group: int) -> list[psutil.Process]:
-    """Every process of a process group."""
+    """Return every process of a process group."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.Error):

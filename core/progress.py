@@ -31,7 +31,7 @@ def listen(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def track(what: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
-    """Yields `update(done)`; `done` and `total` count `unit`s."""
+    """Give `update(done)` for a piece of work; `done` and `total` count `unit`s."""
 
     def update(done: float) -> None:
         for listener in tuple(_listeners):

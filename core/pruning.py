@@ -11,11 +11,13 @@ from filelock import FileLock, Timeout
 
 from weighbridge.core import plugins
 from weighbridge.core.environments import locate
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.package import CHECKOUT, PACKAGE
 from weighbridge.core.settings import Settings
 
-HOMES = ("serving", "tasks", "benchmarks", "examples", "tests")
-"""Folders of ours with locks; the last three are there in a checkout alone."""
+WITH_LOCKS = ("serving", "tasks")
+"""Folders of the package that hold locks."""
+WITH_LOCKS_IN_CHECKOUT = ("benchmarks", "examples", "tests")
+"""Folders with locks that are not installed."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Pruned:
 
     name: str
     bytes: int
-    kept: str = ""
-    """Why it is still there; empty where it is gone."""
+    kept: str | None = None
+    """Why it is still there; None where it is gone."""
 
 
 def size_on_disk(folder: Path) -> int:
-    """Bytes that a folder takes; files that are linked several times within it count once."""
+    """Return the bytes that a folder takes; files that are linked several times within it count
+    once.
+    """
     seen: dict[int, int] = {}
     for path, _, names in os.walk(folder):
         for name in names:
@@ -44,39 +48,37 @@ def prune(cache: Path, named: Collection[Path], served: Collection[str] = ()) ->
 
     Those whose folder's name is in `served`, that a process runs in, or that are being built, stay.
     """
-    places = sorted(path for path in (cache / "environments").glob("*") if path.is_dir())
-    running = mapped([path for path in places if path not in named])
-    return [
-        _remove(
-            path,
-            "a Bento that is deployed runs in it" if path.name in served else running.get(path, ""),
-        )
-        for path in places
-        if path not in named
-    ]
+    environments = (path for path in (cache / "environments").glob("*") if path.is_dir())
+    unnamed = [path for path in sorted(environments) if path not in named]
+    reasons: dict[Path, str] = mapped(unnamed) | {
+        path: "a Bento that is deployed runs in it" for path in unnamed if path.name in served
+    }
+    return [_remove(path, reasons.get(path)) for path in unnamed]
 
 
 def mapped(folders: Collection[Path]) -> dict[Path, str]:
-    """The folders that some process of this machine has files of in its memory or on its command
-    line, and which.
+    """Return the folders of which some process of this machine uses files, and the reason to keep
+    them.
+
+    A process uses files that are in its memory or on its command line.
     """
-    found: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         text = b""
         for name in ("maps", "cmdline"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's
                 text += (process / name).read_bytes()
-        found |= {
+        reasons |= {
             folder: f"process {process.name} runs in it"
             for folder in folders
             if f"{folder}/".encode() in text
         }
-    return found
+    return reasons
 
 
-def _remove(folder: Path, reason: str) -> Pruned:
+def _remove(folder: Path, reason: str | None) -> Pruned:
     size = size_on_disk(folder)
-    if reason:
+    if reason is not None:
         return Pruned(folder.name, size, reason)
     try:
         with FileLock(f"{folder}.lock", timeout=0):
@@ -99,34 +101,38 @@ def prune_environments(settings: Settings) -> list[Pruned]:
 
 
 def locks() -> set[Path]:
-    """Every lock that an environment may be built from today; those of a checkout's tests and
-    benchmarks too.
+    """Return every lock that an environment may be built from today, those of a checkout's tests
+    too.
     """
-    found = {
+    of_engines = {
         lock
         for name in plugins.names("engine")
         for lock in plugins.load("engine", name).locks.values()
     }
-    found |= {
+    of_optimizers = {
         lock
         for name in plugins.names("optimizer")
         if (lock := plugins.load("optimizer", name).lock)
     }
-    return found | {lock for folder in HOMES for lock in (PACKAGE / folder).rglob("*.lock")}
+    folders = [PACKAGE / name for name in WITH_LOCKS]
+    if CHECKOUT is not None:
+        folders += [CHECKOUT / name for name in WITH_LOCKS_IN_CHECKOUT]
+    ours = {lock for folder in folders for lock in folder.rglob("*.lock")}
+    return of_engines | of_optimizers | ours
 
 
 def deployed(settings: Settings) -> set[str]:
-    """Names of the environments that what this installation deployed runs in, or would go back to."""
-    places = [settings.home / "targets", settings.home / "run"]
+    """Return the names of environments that deployed versions run in, or would after a rollback."""
+    folders = [settings.home / "targets", settings.home / "run"]
     texts = [
         path.read_text(errors="replace")
-        for place in places
-        for path in place.rglob("*")
-        if _is_note(path)
+        for folder in folders
+        for path in folder.rglob("*")
+        if _is_record(path)
     ]
     known = [path.name for path in (settings.cache / "environments").glob("*") if path.is_dir()]
     return {name for name in known if any(name in text for text in texts)}
 
 
-def _is_note(path: Path) -> bool:
+def _is_record(path: Path) -> bool:
     return path.is_file() and path.suffix in (".json", ".jsonl", ".conf", ".ini")

@@ -1,7 +1,8 @@
 """What a safetensors file says about itself: names, types, shapes and places of its tensors.
 
-The file begins with the length of its header, in eight bytes; then come the header, in JSON, and the
-tensors' bytes. Nothing but the standard library is imported: environments of engines read here too.
+The file begins with the length of its header, in eight bytes; then come the header, in JSON, and
+the bytes of the tensors. Nothing but the standard library is imported: environments of engines read
+here too.
 """
 
 import json

@@ -1,6 +1,4 @@
-"""Finished stages are not run again: results kept by the digest of inputs, arguments and stage
-version.
-"""
+"""Results of finished stages, kept by the digest of inputs, arguments and stage version."""
 
 import hashlib
 import json
@@ -39,7 +37,9 @@ class Forecast(Generic[R]):
 
 
 def canonical(value: Any) -> Any:
-    """JSON that identifies `value`: artifacts count by digest and format, never by where they lie."""
+    """Return JSON that identifies `value`: artifacts count by digest and format, never by where
+    they lie.
+    """
     if isinstance(value, Artifact):
         return {"artifact": value.digest, "format": value.format}
     if isinstance(value, SecretStr):
@@ -59,13 +59,13 @@ def canonical(value: Any) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """Hex sha256 of what `canonical` says identifies `value`."""
+    """Return the hex sha256 of what `canonical` says identifies `value`."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def artifacts_in(value: Any) -> Iterator[Artifact]:
-    """Every artifact inside a stage's result."""
+    """Yield every artifact inside a stage's result."""
     if isinstance(value, Artifact):
         yield value
     elif isinstance(value, BaseModel):
@@ -96,7 +96,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _difference(before: Any, now: Any) -> str:
-    """The first few leaves in which two canonical values differ, for a person."""
+    """Return the first few leaves in which two canonical values differ, for a person."""
     old, new = _flat(before), _flat(now)
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     shown = [f"{key.removesuffix('.artifact')} changed" for key in changed[:3]]
@@ -119,7 +119,7 @@ class StageCache:
         compute: Callable[[], R],
         keep: Callable[[R], bool] = lambda _: True,
     ) -> StageOutcome[R]:
-        """The recorded result, if it still holds; else compute it and record it whole.
+        """Return the recorded result if it still holds; else compute it and record it whole.
 
         `inputs` must hold everything the result depends on. A value that `keep` refuses is returned
         but not recorded, so that it is tried again. Two processes that ask for the same stage at
@@ -144,7 +144,7 @@ class StageCache:
     def forecast(
         self, stage: str, version: int, result: type[R], inputs: Mapping[str, Any]
     ) -> Forecast[R]:
-        """What `run` would do, without doing it."""
+        """Return what `run` would do, without doing it."""
         identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
         return self._look(self._record(stage, identity), identity, TypeAdapter(result))
 

@@ -25,14 +25,14 @@ from weighbridge.core.errors import Unavailable
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, streamed."""
+    """Return the hex sha256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file systems differ; `target` is replaced, whole or not at
-    all.
+    """Make `target` a hard link to `source`, or a copy where their file systems differ, whole or
+    not at all.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".placing-") as scratch:
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A temporary folder on the store's file system, removed afterwards."""
+        """Give a temporary folder on the store's file system, removed afterwards."""
         parent = self.root / "tmp"
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=parent))
@@ -96,7 +96,7 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def blob(self, sha256: str) -> Path | None:
-        """The stored file with this content, if there is one."""
+        """Return the stored file with this content, None if there is none."""
         path = self._blob_path(sha256)
         whole = path.exists() and (
             path.stat().st_mtime_ns == UNTOUCHED or sha256_of(path) == sha256
@@ -141,7 +141,7 @@ class Store:
     def assemble(
         self, files: list[File], format: Format, origin: Mapping[str, str] | None = None
     ) -> Artifact:
-        """An artifact out of blobs that are already stored."""
+        """Make an artifact out of blobs that are already stored."""
         digest = digest_of(files)
         if not self._tree_is_whole(digest):
             self._build_tree(digest, files)
@@ -152,7 +152,7 @@ class Store:
         )
 
     def files(self, digest: str) -> list[File]:
-        """The file list of a stored artifact.
+        """Return the file list of a stored artifact.
 
         Raises:
             Unavailable: it is not in this store.

@@ -78,7 +78,7 @@ def test_every_locked_environment_is_checked_and_says_which_contracts_hold_in_it
                 PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py"
             ).read_text()
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), one.call
-    assert {subject.serves for subject in found.values()} - {""} <= set(names("engine"))
+    assert {subject.serves for subject in found.values()} - {None} <= set(names("engine"))
 
 
 def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:

@@ -13,7 +13,10 @@ from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import PeakMemory, Process, free_port, is_taken, listens
 
-FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+FAMILY = (
+    "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; "
+    "time.sleep(60)']); "
+)
 
 
 def python(code: str, folder: Path) -> Process:
@@ -61,8 +64,10 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_it_dies_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from weighbridge.core.processes import Process; "
-        "p = Process('child', [sys.executable, '-c', 'import time; time.sleep(60)'], log=Path('log'), cwd=Path('.')); "
+        "import sys, time; from pathlib import Path; from weighbridge.core.processes import "
+        "Process; "
+        "p = Process('child', [sys.executable, '-c', 'import time; time.sleep(60)'], "
+        "log=Path('log'), cwd=Path('.')); "
         "print(p.pid, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[2]
@@ -92,7 +97,10 @@ def test_waiting_ends_at_once_when_it_dies(tmp_path: Path) -> None:
 
 def test_peak_memory_is_of_the_whole_group(tmp_path: Path) -> None:
     child = "import time; b = bytearray(b'x') * 80_000_000; print(1, flush=True); time.sleep(60)"
-    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    parent = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); "
+        "time.sleep(60)"
+    )
     with python(parent, tmp_path) as process, PeakMemory(process.pid, interval=0.02) as peak:
         process.wait_until(lambda: peak.bytes > 80_000_000, 20)
 

@@ -39,8 +39,8 @@ def place(cache: Path, name: str) -> Path:
 def test_what_no_lock_names_is_removed_and_told_with_its_size(cache: Path) -> None:
     found = prune(cache, {place(cache, "needed-1")})
     assert [(item.name, item.bytes, item.kept) for item in found] == [
-        ("old-1", 8192, ""),
-        ("old-2", 8192, ""),
+        ("old-1", 8192, None),
+        ("old-2", 8192, None),
     ]
     assert [path.name for path in (cache / "environments").glob("*") if path.is_dir()] == [
         "needed-1"
@@ -50,7 +50,11 @@ def test_what_no_lock_names_is_removed_and_told_with_its_size(cache: Path) -> No
 
 def test_what_is_deployed_stays(cache: Path) -> None:
     found = {item.name: item.kept for item in prune(cache, set(), {"old-1"})}
-    assert found == {"needed-1": "", "old-1": "a Bento that is deployed runs in it", "old-2": ""}
+    assert found == {
+        "needed-1": None,
+        "old-1": "a Bento that is deployed runs in it",
+        "old-2": None,
+    }
     assert place(cache, "old-1").exists()
 
 
@@ -59,7 +63,7 @@ def test_what_a_process_runs_in_stays(cache: Path) -> None:
     with subprocess.Popen(program, stdin=subprocess.PIPE) as process:
         found = {item.name: item.kept for item in prune(cache, set())}
         process.communicate(b"\n")
-    assert found == {"needed-1": "", "old-1": "", "old-2": f"process {process.pid} runs in it"}
+    assert found == {"needed-1": None, "old-1": None, "old-2": f"process {process.pid} runs in it"}
     assert mapped([place(cache, "old-2")]) == {}
 
 

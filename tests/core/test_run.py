@@ -1,4 +1,4 @@
-"""Commands run to their end: their words, their status, and nothing left of them when interrupted."""
+"""Commands run to their end: output, status, and nothing left of them when interrupted."""
 
 import signal
 import subprocess
