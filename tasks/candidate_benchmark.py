@@ -32,7 +32,7 @@ from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.scoring import needs_logprobs, score_all
 from weighbridge.tasks.weigh_args import WeighArgs
 
-log = logging.getLogger("weighbridge.weigh")
+logger = logging.getLogger("weighbridge.weigh")
 
 TUNING_SECONDS: Final = 0.6
 TUNING_MAX_SECONDS: Final = 10.0
@@ -188,7 +188,7 @@ class CandidateBenchmark:
         if winner.problem:
             raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
         self.tuning += [self._note(tried) for tried in tries]
-        log.info(
+        logger.info(
             "%s: of %d settings the best is %s",
             self.candidate.label,
             len(tries),

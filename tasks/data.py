@@ -178,7 +178,10 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
     keys = [row.model_dump_json(include={"prompt"}) for row in train]
     prompts = list(dict.fromkeys(keys))
     if len(prompts) <= len(missing):
-        wrong = f"{len(prompts)} different prompts in train are too few to cut {' and '.join(missing)} off"
+        wrong = (
+            f"{len(prompts)} different prompts in train are too few to cut "
+            f"{' and '.join(missing)} off"
+        )
         raise BadInput("splitting the data", wrong, "give more rows, or files for these splits")
     random.Random(args.seed).shuffle(prompts)
     most = (len(prompts) - 1) // len(missing)
@@ -201,7 +204,7 @@ class _Shape:
         self._form = ""
 
     def row(self, where: str, columns: Columns) -> Row:
-        """One canonical row. Raises BadInput, saying where, when the columns don't have the form."""
+        """Return one canonical row. Raises BadInput, naming the place, for other columns."""
         form = "mapped columns" if self._mapped else _recognize(where, columns)
         self._form = self._form or form
         if form != self._form:

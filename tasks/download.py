@@ -57,7 +57,8 @@ class Downloaded(BaseModel):
 
     model: Artifact = Field(description="Format safetensors: configuration, tokenizer, weights.")
     data: Artifact = Field(
-        description="Format jsonl: train.jsonl, validation.jsonl, test.jsonl; see weighbridge.tasks.data."
+        description="Format jsonl: train.jsonl, validation.jsonl, test.jsonl; see "
+        "weighbridge.tasks.data."
     )
 
 

@@ -25,7 +25,7 @@ from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
 VERSION: Final = 1
-log = logging.getLogger("weighbridge.evaluate")
+logger = logging.getLogger("weighbridge.evaluate")
 
 
 class EvaluateArgs(BaseModel):
@@ -43,7 +43,8 @@ class EvaluateArgs(BaseModel):
     )
     min_gain: float = Field(
         0.0,
-        description="How much better than the base the fine-tuned model must at least be on `gate`, in its unit; "
+        description="How much better than the base the fine-tuned model must at least be on "
+        "`gate`, in its unit; "
         "below 0: how much worse it may be.",
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
@@ -77,7 +78,8 @@ class Evaluated(BaseModel):
         description="Of the fine-tuned model, on the split no choice is made on.",
     )
     predictions: Artifact = Field(
-        description="validation.jsonl and test.jsonl: prompt, reference, answers of both models, scores by metric."
+        description="validation.jsonl and test.jsonl: prompt, reference, answers of both models, "
+        "scores by metric."
     )
     seconds: float = 0.0
 
@@ -118,7 +120,7 @@ def evaluate(
         }
         predictions = workspace.store.add(scratch, "jsonl", origin)
     for label, score in after.scores.items():
-        log.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
+        logger.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
     return Evaluated(
         base=before.scores,
         finetuned=after.scores,
@@ -142,7 +144,8 @@ def gate(evaluated: Evaluated, args: EvaluateArgs) -> None:
     if not gain >= args.min_gain:
         raise GateFailed(
             f"comparing the fine-tuned model with its base on {label}",
-            f"fine-tuned {after}, base {before}: a gain of {gain:.4g}, at least {args.min_gain:.4g} is asked for",
+            f"fine-tuned {after}, base {before}: a gain of {gain:.4g}, at least "
+            f"{args.min_gain:.4g} is asked for",
             "train longer or otherwise (finetune), or change evaluate.gate and evaluate.min_gain",
         )
 

@@ -34,7 +34,7 @@ from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
 
 VERSION: Final = 1
-log = logging.getLogger("weighbridge.finetune")
+logger = logging.getLogger("weighbridge.finetune")
 
 
 class Finetuned(BaseModel):
@@ -96,7 +96,7 @@ def finetune(
         stored = training.once(lambda: _store(run, base, data, workspace))
     adapter, merged = map(Artifact.model_validate, stored)
     seconds = time.monotonic() - started
-    log.info(
+    logger.info(
         "fine-tuned in %.1f s: adapter %s, merged weights %s", seconds, adapter.short, merged.short
     )
     return Finetuned(
@@ -128,7 +128,7 @@ def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[
             "fine-tuning", f"every row has more than {limit} tokens", "raise finetune.max_length"
         )
     if long:
-        log.warning(
+        logger.warning(
             "%d of %d rows left out: longer than max_length %d", len(long), len(rows), limit
         )
     return kept, len(long)
@@ -152,7 +152,10 @@ def _longest_allowed(base: Artifact, args: FinetuneArgs) -> tuple[int, str]:
 
 
 def _check_disk(base: Artifact, workspace: Workspace) -> None:
-    """The merged weights are as large as the base; adapter and checkpoints are small beside them."""
+    """Refuse a base that is too large for the disk.
+
+    The merged weights are as large as the base; adapter and checkpoints are small beside them.
+    """
     require_room(int(base.size * 1.2), "the merged model", workspace.store.root, "fine-tuning")
 
 

@@ -1,4 +1,4 @@
-"""What fine-tuning is told and what training gives back, apart from torch, which both can wait for."""
+"""What fine-tuning is told and what training returns, in a module that does not import torch."""
 
 from __future__ import annotations
 

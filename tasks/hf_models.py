@@ -1,4 +1,4 @@
-"""Loading Hugging Face models safely and quietly. Imports torch: import it inside functions alone."""
+"""Load Hugging Face models safely and quietly. Imports torch: import it late."""
 
 from __future__ import annotations
 

@@ -75,7 +75,10 @@ def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
         file.path for file in files if any(_matches(file.path, pattern) for pattern in PICKLES)
     ]
     if pickles:
-        wrong = f"its weights are pickles ({', '.join(pickles[:3])}), and loading a pickle runs whatever code is in it"
+        wrong = (
+            f"its weights are pickles ({', '.join(pickles[:3])}), and loading a pickle runs "
+            "whatever code is in it"
+        )
         raise BadInput(
             f"looking for a model in {uri}",
             wrong,
@@ -112,7 +115,10 @@ def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
         raise BadInput(f"checking {INDEX}", "it has no weight_map", "save the model again")
     missing = sorted(set(map(str, placed.values())) - shards.keys())
     if missing:
-        wrong = f"it names {', '.join(missing[:3])}, which {'is' if len(missing) == 1 else 'are'} not there"
+        wrong = (
+            f"it names {', '.join(missing[:3])}, which {'is' if len(missing) == 1 else 'are'} "
+            "not there"
+        )
         raise BadInput(f"checking {INDEX}", wrong, "add the missing weight files")
     tensors = {name: read_header(path).keys() for name, path in shards.items()}
     for tensor, shard in placed.items():

@@ -1,4 +1,4 @@
-"""Optimize: merged weights in, one servable artifact per variant out, each proved by its optimizer."""
+"""Stage optimize: merged weights -> one servable artifact per variant, proved by its optimizer."""
 
 import hashlib
 import logging

@@ -35,7 +35,8 @@ class PackageArgs(BaseModel):
     push: str = Field(
         "",
         pattern=r"^(s3://[^/]+.*)?$",
-        description="`s3://bucket/prefix` that the exported Bento is sent to as well; empty: nowhere.",
+        description="`s3://bucket/prefix` that the exported Bento is sent to as well; empty: "
+        "nowhere.",
     )
 
 

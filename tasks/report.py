@@ -242,7 +242,8 @@ def _markdown(page: _Page) -> str:
         parts.append(f"## Base against fine-tuned\n\n{_table(list(page.before_after[0]), rows)}")
     if page.facts:
         parts.append(
-            f"## What was weighed, and where\n\n{_table(['', ''], [list(fact) for fact in page.facts.items()])}"
+            "## What was weighed, and "
+            f"where\n\n{_table(['', ''], [list(fact) for fact in page.facts.items()])}"
         )
     return "\n\n".join(parts) + "\n"
 

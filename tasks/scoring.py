@@ -9,7 +9,7 @@ from typing import Any
 from weighbridge.core import plugins
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 
-log = logging.getLogger("weighbridge.scoring")
+logger = logging.getLogger("weighbridge.scoring")
 
 
 def score_all(
@@ -29,7 +29,7 @@ def score_all(
         metric = plugins.load("metric", args.kind)
         inputs: list[Any] | None = logprobs if metric.uses == "logprobs" else answers
         if inputs is None:
-            log.warning("metric %s left out: there are no log-probabilities", args.label())
+            logger.warning("metric %s left out: there are no log-probabilities", args.label())
         else:
             scores[args.label()] = metric.score(args, inputs, references)
     return scores

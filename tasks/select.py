@@ -41,17 +41,20 @@ class SelectArgs(BaseModel):
     max_loss: float | None = Field(
         0.02,
         ge=0,
-        description="How much worse than the unquantized fine-tune `metric` may be, in the metric's own unit.",
+        description="How much worse than the unquantized fine-tune `metric` may be, in the "
+        "metric's own unit.",
     )
     max_nll_increase: float | None = Field(
         0.05,
         ge=0,
-        description="How much higher than the unquantized fine-tune's the negative log-likelihood per token may be: "
+        description="How much higher than the unquantized fine-tune's the negative log-likelihood "
+        "per token may be: "
         "it shows damage that the answers don't show yet. Not applied where it was not measured.",
     )
     on_doubt: Literal["accept", "refuse"] = Field(
         "accept",
-        description="What to do when a loss is within its limit, but its 95 % confidence interval reaches beyond.",
+        description="What to do when a loss is within its limit, but its 95 % confidence interval "
+        "reaches beyond.",
     )
     max_ttft_p95: float | None = Field(
         None, gt=0, description="Seconds to the first token, 95th percentile."
@@ -82,7 +85,8 @@ class SelectArgs(BaseModel):
     min_improvement: float = Field(
         0.05,
         ge=0,
-        description="How much better than the champion's the objective must be to take its place: a share of it "
+        description="How much better than the champion's the objective must be to take its place: "
+        "a share of it "
         "(0.05 is 5 %); for objective `quality` in the metric's own unit.",
     )
 
@@ -118,7 +122,7 @@ class Decision(BaseModel):
 
 @dataclass(frozen=True)
 class Loss:
-    """By how much a score is worse than another; `low` and `high` are its 95 % confidence interval."""
+    """By how much a score is worse than another, with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -220,7 +224,7 @@ def require_winner(decision: Decision) -> None:
 
 
 def is_same(one: Measurement, other: Measurement) -> bool:
-    """Whether two measurements are of the same candidate, whatever options tuning found each time."""
+    """Whether two measurements are of one candidate, whatever options tuning found each time."""
     mine, yours = one.candidate, other.candidate
     return (mine.variant.artifact.digest, mine.engine.kind) == (
         yours.variant.artifact.digest,
@@ -339,7 +343,10 @@ class _Judge:
         if not (math.isfinite(before.value) and math.isfinite(after.value)):
             return _Verdict("" if label == self.args.metric else f"its {label} is not a number")
         lost = loss(before, after)
-        words = f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's {before.value:.4g}"
+        words = (
+            f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's "
+            f"{before.value:.4g}"
+        )
         if lost.value > limit + _ROUNDING:
             return _Verdict(f"{words} (allowed: {limit:.3g})")
         if lost.high > limit + _ROUNDING:
@@ -358,7 +365,8 @@ class _Judge:
         at, wrong = f"at concurrency {load.concurrency}", []
         if (share := load.errors / max(load.requests, 1)) > args.max_errors:
             wrong.append(
-                f"{load.errors} of {load.requests} requests failed {at} (allowed: {args.max_errors:.0%})"
+                f"{load.errors} of {load.requests} requests failed {at} (allowed: "
+                f"{args.max_errors:.0%})"
             )
         elif not math.isfinite(share):
             wrong.append(f"its errors {at} are not a number")
@@ -382,7 +390,8 @@ class _Judge:
         wrong = []
         if args.max_memory is not None and one.peak_memory > args.max_memory:
             wrong.append(
-                f"{human_size(one.peak_memory)} of memory is above the limit {human_size(args.max_memory)}"
+                f"{human_size(one.peak_memory)} of memory is above the limit "
+                f"{human_size(args.max_memory)}"
             )
         if args.max_size is not None and size > args.max_size:
             wrong.append(
@@ -449,7 +458,10 @@ class _Judge:
         figure = f"{self.shown(one)}{at}"
         if len(ranked) == 1:
             return f"{one.candidate.label} is the only candidate within the limits ({figure})"
-        return f"{one.candidate.label} is the {self.goal.best} ({figure}) of {len(ranked)} candidates within the limits"
+        return (
+            f"{one.candidate.label} is the {self.goal.best} ({figure}) of {len(ranked)} "
+            "candidates within the limits"
+        )
 
     def beats(self, one: Measurement, holder: Measurement) -> str:
         """In what a candidate is better than the champion by enough; empty where it is not."""

@@ -43,7 +43,7 @@ KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accura
 """Figures that a resumed run gives as an uninterrupted one does; counts of tokens begin again at 0.
 """
 T = TypeVar("T")
-log = logging.getLogger("weighbridge.finetune")
+logger = logging.getLogger("weighbridge.finetune")
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
     if is_first():
         _discard_others(folder, checkpoint)
     trainer = _trainer(base, rows, args, folder)
-    log.info(
+    logger.info(
         "fine-tuning on %d rows%s",
         len(rows),
         f", going on after {checkpoint.name}" if checkpoint else "",
@@ -72,7 +72,10 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError as exc:
-            remedy = "lower per_device_train_batch_size or max_length, or set gradient_checkpointing and bf16"
+            remedy = (
+                "lower per_device_train_batch_size or max_length, or set "
+                "gradient_checkpointing and bf16"
+            )
             raise Unavailable("fine-tuning", "the GPU's memory is too small", remedy) from exc
     adapter = folder / "adapter"
     trainer.save_model(str(adapter))
@@ -109,7 +112,10 @@ def is_first() -> bool:
 
 
 def once(compute: Callable[[], T]) -> T:
-    """Let the first rank compute, and give its result to all. The trainer has joined them by then."""
+    """Let the first rank compute, and give its result to all.
+
+    The trainer has joined the ranks by then.
+    """
     if not _several():
         return compute()
     box: list[Any] = [compute() if is_first() else None]
@@ -326,7 +332,7 @@ def _discard_others(folder: Path, checkpoint: Path | None) -> None:
     """Half-written checkpoints would count among those that are kept."""
     for path in folder.glob("checkpoint-*"):
         if not _is_whole(path):
-            log.warning(
+            logger.warning(
                 "%s was not written to its end: going on from %s",
                 path.name,
                 checkpoint or "the start",

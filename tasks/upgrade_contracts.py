@@ -67,7 +67,7 @@ def answers_are_scored() -> None:
 
 
 def a_bucket_is_asked() -> None:
-    """boto3's client, set up as ours is, lists a bucket and reads a range of an object over HTTP."""
+    """List a bucket and read a range of an object with boto3's client, set up as ours is."""
     from weighbridge.tasks import s3
 
     with _bucket(b"0123456789") as url:
@@ -100,7 +100,7 @@ def a_model_for_an_engine(name: str) -> None:
 
 
 def optimizer_for(engine: "Engine") -> "Optimizer":
-    """The first optimizer that makes what an engine takes. Raises LookupError where there is none."""
+    """Return the first optimizer that makes what an engine takes. Raises LookupError if none."""
     made = (load("optimizer", name) for name in names("optimizer"))
     found: Optimizer | None = next((one for one in made if one.format in engine.formats), None)
     if found is None:
@@ -147,8 +147,10 @@ def _data(workspace: Workspace) -> Artifact:
 def _bucket(content: bytes) -> Iterator[str]:
     """An S3 bucket with one object, as far as listing and ranges go."""
     listing = (
-        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'
-        f"<IsTruncated>false</IsTruncated><Contents><Key>object</Key><ETag>1</ETag><Size>{len(content)}</Size></Contents>"
+        '<?xml version="1.0"?>'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'
+        "<IsTruncated>false</IsTruncated><Contents><Key>object</Key><ETag>1</ETag>"
+        f"<Size>{len(content)}</Size></Contents>"
         "</ListBucketResult>"
     ).encode()
 

@@ -23,7 +23,7 @@ from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.weigh_args import WeighArgs
 
 VERSION = 2
-log = logging.getLogger("weighbridge.weigh")
+logger = logging.getLogger("weighbridge.weigh")
 
 DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
@@ -106,7 +106,7 @@ def weigh(
     measurements = []
     everyone = [*candidates(variants, args.engines), *also]
     for number, candidate in enumerate(everyone, start=1):
-        log.info("weighing %s (%d of %d)", candidate.label, number, len(everyone))
+        logger.info("weighing %s (%d of %d)", candidate.label, number, len(everyone))
         measurements.append(weigh_one(candidate, data, metrics, args, workspace))
     if all(measurement.failure for measurement in measurements):
         raise Unavailable(
@@ -164,7 +164,7 @@ def weigh_one(
     args: WeighArgs,
     workspace: Workspace,
 ) -> Measurement:
-    """Measure one candidate, or take what was measured of it; a failure is part of the measurement."""
+    """Measure one candidate, or take its earlier measurement; a failure is a measurement too."""
     return _with_cost(_weigh_one(candidate, data, metrics, args, workspace), args)
 
 
@@ -186,9 +186,11 @@ def _weigh_one(
             lambda: CandidateBenchmark(candidate, data, metrics, args, build, workspace).measure(),
         )
     except WeighbridgeError as exc:
-        log.warning("%s could not be measured: %s", candidate.label, exc)
+        logger.warning("%s could not be measured: %s", candidate.label, exc)
         return _failed(candidate, str(exc))
-    log.info("%s: %s", candidate.label, f"reused, {outcome.why}" if outcome.reused else "measured")
+    logger.info(
+        "%s: %s", candidate.label, f"reused, {outcome.why}" if outcome.reused else "measured"
+    )
     # The record may be of a variant of the same bytes that went by another name.
     tuned = candidate.model_copy(update={"engine": outcome.value.candidate.engine})
     return outcome.value.model_copy(update={"candidate": tuned})

@@ -117,7 +117,10 @@ def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) 
     step = math.lcm(scheme.group or 1, 8 if scheme.bits == 4 else 1)
     uneven = [f"{layer.name} ({layer.width})" for layer in layers if layer.width % step]
     if uneven:
-        wrong = f"it needs layers whose width is a multiple of {step}, and these are not: {_few(uneven)}"
+        wrong = (
+            f"it needs layers whose width is a multiple of {step}, and these are not: "
+            f"{_few(uneven)}"
+        )
         raise BadInput(
             doing, wrong, "choose a smaller `group_size`, choose W8A8, or name them in `ignore`"
         )
@@ -164,7 +167,9 @@ def _problems(
         if found is None:
             yield f"{layer.name} has no {suffix}"
         elif (kind and found[0] != kind) or found[1] != shape:
-            yield f"{layer.name}.{suffix} is {found[0]} {found[1]} and not {kind or found[0]} {shape}"
+            yield (
+                f"{layer.name}.{suffix} is {found[0]} {found[1]} and not {kind or found[0]} {shape}"
+            )
 
 
 def _require_told(made: Path, scheme: Scheme, doing: str) -> None:

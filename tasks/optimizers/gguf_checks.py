@@ -46,7 +46,10 @@ def check_architecture(model: Path, cache: Path, doing: str) -> None:
     if named[0] not in known:
         near = difflib.get_close_matches(str(named[0]), known, n=1)
         nearest = f"; the nearest it knows is {near[0]}" if near else ""
-        wrong = f"llama.cpp {llama_cpp_native.VERSION}'s converter does not know the architecture {named[0]}{nearest}"
+        wrong = (
+            f"llama.cpp {llama_cpp_native.VERSION}'s converter does not know the architecture "
+            f"{named[0]}{nearest}"
+        )
         raise BadInput(doing, wrong, "serve it with `kind: none` on vLLM instead")
 
 
@@ -61,11 +64,15 @@ def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
     ]
     if uneven:
         shown = ", ".join(uneven[:3]) + (f" and {len(uneven) - 3} more" if len(uneven) > 3 else "")
-        wrong = f"it needs rows of a multiple of {quantization.block} weights, and these are not: {shown}"
+        wrong = (
+            f"it needs rows of a multiple of {quantization.block} weights, and these are not: "
+            f"{shown}"
+        )
         raise BadInput(
             doing,
             wrong,
-            "choose Q8_0, Q5_0 or Q4_0, or set `allow_fallback: true` to let such tensors be larger",
+            "choose Q8_0, Q5_0 or Q4_0, or set `allow_fallback: true` to let such tensors be "
+            "larger",
         )
 
 
@@ -75,7 +82,10 @@ def check_tools(names: list[str], cache: Path, doing: str) -> None:
     """
     missing = [name for name in names if llama_cpp_native.tool(name, cache) is None]
     if missing:
-        wrong = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} neither built nor on the PATH"
+        wrong = (
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} neither built "
+            "nor on the PATH"
+        )
         raise Unavailable(doing, wrong, f"run: {llama_cpp_native.INSTALL}")
 
 

@@ -96,7 +96,10 @@ def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> N
         )
         found = Client(url).ask(messages, max_tokens=1).prompt_tokens
         if found != len(ids):
-            wrong = f"the engine makes {found} tokens of a chat prompt of {len(ids)}: {messages[-1]['content'][:80]!r}"
+            wrong = (
+                f"the engine makes {found} tokens of a chat prompt of {len(ids)}: "
+                f"{messages[-1]['content'][:80]!r}"
+            )
             raise BadInput(
                 doing,
                 wrong,
@@ -112,7 +115,10 @@ def _differ(tokenizer: Any, text: str, ids: list[int], found: list[int], doing: 
     place = len(tokenizer.decode(ids[:at]))
     excerpt = text[max(0, place - 20) : place + 40]
     theirs, ours = (tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (found, ids))
-    wrong = f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads {theirs}, not {ours}"
+    wrong = (
+        f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads "
+        f"{theirs}, not {ours}"
+    )
     raise BadInput(
         doing,
         wrong,

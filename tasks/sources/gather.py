@@ -135,7 +135,10 @@ class Gathering:
             sha256, wrong = self._fetch(file, to, advance)
         try:
             if wrong:
-                remedy = "the file is corrupted where it comes from, or on its way; try again, or another source"
+                remedy = (
+                    "the file is corrupted where it comes from, or on its way; try again, or "
+                    "another source"
+                )
                 raise BadInput(f"verifying {file.path} of {self._uri}", wrong, remedy)
             self.inspect(file, to)
         except BadInput:
@@ -175,7 +178,7 @@ class Gathering:
 
 
 class _Moved:
-    """Bytes of one file that were told as progress; ends the transfer when another file has failed."""
+    """Bytes of one file reported as progress; ends the transfer when another file has failed."""
 
     def __init__(self, advance: Callable[[int], None], stop: threading.Event) -> None:
         self._advance = advance

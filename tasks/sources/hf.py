@@ -155,7 +155,7 @@ def _reader(client: "httpx.Client", url: str, doing: str) -> ReadRange:
 
 
 def _bytes_before(response: "httpx.Response", start: int, doing: str) -> int:
-    """How many bytes of the answer come before `start`. Raises for an answer that is not the file."""
+    """Return how many bytes of the answer come before `start`. Raises where it is not the file."""
     status = response.status_code
     if status == 206 and response.headers.get("content-range", "").startswith(f"bytes {start}-"):
         return 0

@@ -284,7 +284,8 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: 64 << 20)
     with pytest.raises(
         Unavailable,
-        match=r"what is to be fetched, .* takes up to 64\.1 MiB of disk, 64\.0 MiB are free; make room",
+        match=r"what is to be fetched, .* takes up to 64\.1 MiB of disk, 64\.0 MiB are free; make "
+        r"room",
     ):
         download(pinned, here, workspace)
     assert not (workspace.store.root / "blobs").exists()

@@ -19,7 +19,8 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             description="Corpus BLEU by sacrebleu, with a 95 % bootstrap interval.",
             citation="Matt Post, A Call for Clarity in Reporting BLEU Scores, 2018.",
             inputs_description=(
-                "predictions, references: lists of str. Returns bleu in [0, 100], low, high, signature and per_example."
+                "predictions, references: lists of str. Returns bleu in [0, 100], low, high, "
+                "signature and per_example."
             ),
             features=datasets.Features({"predictions": text, "references": text}),
         )

@@ -16,7 +16,8 @@ class ExactMatch(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         return evaluate.MetricInfo(
             description="Share of predictions that equal their reference.",
             citation="",
-            inputs_description="predictions, references: lists of str. Returns exact_match in [0, 1] and per_example.",
+            inputs_description="predictions, references: lists of str. Returns exact_match in [0, "
+            "1] and per_example.",
             features=datasets.Features({"predictions": text, "references": text}),
         )
 

@@ -11,14 +11,16 @@ UNPARSABLE = object()
 
 
 class JsonFields(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
-    """Mean share of the fields, of prediction and reference together, that are in both and equal."""
+    """Mean share of the fields of prediction and reference that are in both and equal."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description="Share of JSON fields that are right. What cannot be parsed is wrong, on either side.",
+            description="Share of JSON fields that are right. What cannot be parsed is wrong, on "
+            "either side.",
             citation="",
-            inputs_description="predictions, references: lists of str. Returns json_fields in [0, 1] and per_example.",
+            inputs_description="predictions, references: lists of str. Returns json_fields in [0, "
+            "1] and per_example.",
             features=datasets.Features({"predictions": text, "references": text}),
         )
 

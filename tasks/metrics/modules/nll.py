@@ -14,11 +14,14 @@ class Nll(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Mean negative log-likelihood per reference token in nats, and its exponential, perplexity.",
+            description="Mean negative log-likelihood per reference token in nats, and its "
+            "exponential, perplexity.",
             citation="",
             inputs_description=(
-                "predictions: per row the natural-log probabilities of the reference's tokens; references: list of "
-                "str. Returns nll, perplexity, per_example (nats per token of each row) and tokens (their number)."
+                "predictions: per row the natural-log probabilities of the reference's tokens; "
+                "references: list of "
+                "str. Returns nll, perplexity, per_example (nats per token of each row) and "
+                "tokens (their number)."
             ),
             features=datasets.Features(
                 {

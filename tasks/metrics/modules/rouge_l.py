@@ -13,9 +13,11 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description="F-measure of the longest common subsequence of words between prediction and reference.",
+            description="F-measure of the longest common subsequence of words between prediction "
+            "and reference.",
             citation="Chin-Yew Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004.",
-            inputs_description="predictions, references: lists of str. Returns rouge_l in [0, 1] and per_example.",
+            inputs_description="predictions, references: lists of str. Returns rouge_l in [0, 1] "
+            "and per_example.",
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
@@ -36,7 +38,7 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
 
 
 class Whitespace(tokenizers.Tokenizer):  # type: ignore[misc] # rouge-score has no types
-    """Words between white space, as they are: rouge-score's own tokenizer knows a-z and 0-9 alone."""
+    """Words between white space, as they are; rouge-score's own tokenizer knows a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return text.split()

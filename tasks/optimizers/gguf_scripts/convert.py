@@ -39,7 +39,8 @@ def name_of(tokenizer: dict[str, Any]) -> str:
     last = steps[-1]
     if model.get("type") != "BPE" or kinds[-1] != "ByteLevel" or last.get("add_prefix_space"):
         raise Refusal(
-            f"its tokenizer is {model.get('type')} after {' and '.join(map(str, kinds))}, not byte-level BPE"
+            f"its tokenizer is {model.get('type')} after {' and '.join(map(str, kinds))}, not "
+            "byte-level BPE"
         )
     if kinds == ["ByteLevel"] and last.get("use_regex", True):
         return "gpt-2"

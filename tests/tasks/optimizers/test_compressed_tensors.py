@@ -34,7 +34,8 @@ def logits(path):
     with torch.no_grad():
         return torch.cat([model(row).logits[0] for row in rows])
 plain = logits(sys.argv[2])
-print("distances", [float((logits(path) - plain).abs().mean() / plain.std()) for path in sys.argv[3:]])
+apart = [(logits(path) - plain).abs().mean() / plain.std() for path in sys.argv[3:]]
+print("distances", [float(distance) for distance in apart])
 """
 UNRELATED = 1.1
 """That distance between two models that know nothing of each other."""

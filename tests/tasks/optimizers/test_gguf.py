@@ -1,4 +1,4 @@
-"""GGUF: refused early where it cannot work, faithful where it does, and the same bytes each time."""
+"""GGUF: refused early where it cannot work, faithful where it does, the same bytes each time."""
 
 import json
 import os
@@ -143,7 +143,8 @@ def test_missing_tools_are_one_line_with_the_command_that_helps(
     bare = Workspace(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
     wanted = GgufArgs(quantization="Q4_K_M", imatrix=True, allow_fallback=True)
     line = (
-        "making gguf-Q4_K_M-imatrix: llama-quantize and llama-imatrix are neither built nor on the PATH; "
+        "making gguf-Q4_K_M-imatrix: llama-quantize and llama-imatrix are neither built nor on "
+        "the PATH; "
         "run: weighbridge engines install llama_cpp --native"
     )
     with pytest.raises(Unavailable) as caught:

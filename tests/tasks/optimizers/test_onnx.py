@@ -107,7 +107,10 @@ def test_an_architecture_the_builder_does_not_know_is_refused_with_the_nearest(
     tiny_model: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
     model = with_config(tiny_model, tmp_path / "model", architectures=["LlamasForCausalLM"])
-    wanted = r"onnxruntime-genai [\d.]+'s builder makes no language model .*did you mean 'LlamaForCausalLM'"
+    wanted = (
+        r"onnxruntime-genai [\d.]+'s builder makes no language model .*did you mean "
+        r"'LlamaForCausalLM'"
+    )
     with pytest.raises(BadInput, match=wanted):
         Onnx().check(model, OnnxArgs(), workspace)
 
