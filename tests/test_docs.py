@@ -52,9 +52,11 @@ def test_what_is_published_names_no_folder_of_a_machine() -> None:
 
 
 def named_paths(text: str) -> Iterator[str]:
-    """Words in backticks that look like paths of the tree: `rollout/outbox.py`, `serving/`."""
+    """Words in backticks that look like paths of the tree: `rollout/outbox.py`, `serving/`; not
+    patterns such as `tasks/sources/NAME.py`.
+    """
     for word in re.findall(r"`([\w./-]+/[\w./-]*)`", text):
-        if word.partition("/")[0] in FOLDERS:
+        if word.partition("/")[0] in FOLDERS and "NAME" not in word:
             yield word
 
 
