@@ -31,7 +31,7 @@ from weighbridge.core.processes import PeakMemory, Process, free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import engine_process
-from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class
 from weighbridge.serving.load import run_load
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready
@@ -114,7 +114,7 @@ class Plan:
 class Entrant:
     """One engine, and what it serves."""
 
-    engine: Engine
+    engine: type[Engine]
     variant: Variant
     measured: EngineArgs
 
@@ -138,7 +138,7 @@ def entrants(
     """Every engine that can take part; the others are named on standard error."""
     downloaded = demo_model(workspace)
     for name in names or plugins.names("engine"):
-        engine: Engine = plugins.load("engine", name)
+        engine = engine_class(name)
         try:
             _require(engine, install, workspace)
             optimizer = optimizer_for(engine)
@@ -151,11 +151,11 @@ def entrants(
             print(f"left out: {name}: {exc}", file=sys.stderr, flush=True)
 
 
-def _require(engine: Engine, install: bool, workspace: Workspace) -> None:
+def _require(engine: type[Engine], install: bool, workspace: Workspace) -> None:
     """Raises LookupError where its environment is not installed, WeighbridgeError where it has none
     for here.
     """
-    lock, cache = lock_of(engine, engine.Args(kind=engine.name)), workspace.settings.cache
+    lock, cache = engine(engine.Args(kind=engine.name)).lock(), workspace.settings.cache
     if install:
         ensure(lock, cache)
     elif not locate(lock, cache)[1]:
@@ -165,7 +165,7 @@ def _require(engine: Engine, install: bool, workspace: Workspace) -> None:
 
 
 def _measured(
-    engine: Engine, variant: Variant, data: Artifact, plan: Plan, workspace: Workspace
+    engine: type[Engine], variant: Variant, data: Artifact, plan: Plan, workspace: Workspace
 ) -> EngineArgs:
     """The options that the scale finds best, as a weighing would."""
     args = engine.Args(kind=engine.name)
@@ -190,13 +190,10 @@ def _payload(prompt: object, tokens: int) -> dict[str, object]:
 @contextlib.contextmanager
 def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
     """The engine's own server, with nothing but model and address."""
-    how, args = BARE[entrant.name], entrant.engine.Args(kind=entrant.name)
-    python, port = (
-        ensure(lock_of(entrant.engine, args), workspace.settings.cache).python,
-        free_port(),
-    )
+    how, engine = BARE[entrant.name], entrant.engine(entrant.engine.Args(kind=entrant.name))
+    python, port = (ensure(engine.lock(), workspace.settings.cache).python, free_port())
     command = how.command(entrant.variant.artifact.path, engine_process.HOST, str(port), python)
-    env = entrant.engine.env(args) if how.needs_env else {}
+    env = engine.env() if how.needs_env else {}
     log, url = (
         workspace.settings.home / "logs" / f"{entrant.name}-bare.log",
         f"http://{engine_process.HOST}:{port}",
@@ -206,7 +203,9 @@ def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
         Process("bare", command, log=log, cwd=Path(folder), env=env) as process,
     ):
         yield Side(
-            url, process, process.wait_until(lambda: is_ready(url), args.start_timeout, poll=0.05)
+            url,
+            process,
+            process.wait_until(lambda: is_ready(url), engine.args.start_timeout, poll=0.05),
         )
 
 

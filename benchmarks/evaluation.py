@@ -14,13 +14,13 @@ from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import engine_process
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.data import Row, read_rows
+from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 
 TOKENS = 32
 BATCH = 64
@@ -47,10 +47,10 @@ def subject(workspace: Workspace, prompts: int) -> Subject:
         {"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}}
     )
     got = download(pin(args, workspace), args, workspace)
-    plugin = load("optimizer", "gguf")
+    plugin = Gguf()
     out = workspace.settings.home / "gguf"
     out.mkdir(parents=True)
-    plugin.optimize(got.model, got.data, plugin.Args(quantization="F16"), out, workspace)
+    plugin.optimize(got.model, got.data, GgufArgs(quantization="F16"), out, workspace)
     return Subject(got.model, out, read_rows(got.data, "train")[:prompts])
 
 

@@ -19,13 +19,14 @@ from benchmarks.common import Figures, alternate, report
 from benchmarks.loads import LONG, SHORT, Payloads, by_side, demo_model
 from benchmarks.random_gguf import B_300M, write
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, bento_process, engine_process
 from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.load import run_load
 from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 
 SIDES = ("bare", "served", "bentoml")
 CONCURRENCIES = (1, 4, 16)
@@ -72,7 +73,7 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
     # them.
     slots = max(CONCURRENCIES)
     options = {"threads": model.threads, "parallel": slots, "ctx_size": 512 * slots, "cache_ram": 0}
-    args: EngineArgs = load("engine", "llama_cpp").Args(**options)
+    args: EngineArgs = LlamaCppArgs.model_validate(options)
     payloads = Payloads(model.words, model.tokens)
     with sides(model, args, workspace) as urls:
         for url in urls.values():
@@ -126,11 +127,11 @@ def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Mod
 def demo(workspace: Workspace) -> list[Path]:
     """The demo's base model as Q8_0, through the stages that the demo itself uses."""
     downloaded = demo_model(workspace)
-    plugin = load("optimizer", "gguf")
+    plugin = Gguf()
     out = workspace.settings.home / "demo"
     out.mkdir(parents=True)
     plugin.optimize(
-        downloaded.model, downloaded.data, plugin.Args(quantization="Q8_0"), out, workspace
+        downloaded.model, downloaded.data, GgufArgs(quantization="Q8_0"), out, workspace
     )
     return [next(out.glob("*.gguf")).rename(out / "demo.gguf")]
 

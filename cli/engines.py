@@ -5,7 +5,7 @@ conformance suite.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +54,11 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
     from weighbridge.conformance.report import kept
     from weighbridge.core import environments, plugins
     from weighbridge.core.pruning import size_on_disk
+    from weighbridge.serving.engines.base import engine_class
 
     found = []
     for name in plugins.names("engine"):
-        engine = plugins.load("engine", name)
+        engine = engine_class(name)
         for device, lock in engine.locks.items():
             environment, whole = environments.locate(lock, settings.cache)
             report = kept(settings.home, name, device)
@@ -118,30 +119,29 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
 
 
 def _lock(name: str, device: str | None) -> Path:
-    from weighbridge.core import plugins
     from weighbridge.core.errors import BadInput
+    from weighbridge.serving.engines.base import engine_class
 
-    engine = plugins.load("engine", name)
-    wanted = device or engine.device(engine.Args())
+    engine = engine_class(name)
+    wanted = device or engine(engine.Args(kind=name)).device()
     if wanted not in engine.locks:
         known = f"known: {', '.join(engine.locks) or 'none'}"
         raise BadInput(f"installing {name}", f"it has no environment for {wanted}", known)
-    lock: Path = engine.locks[wanted]
-    return lock
+    return engine.locks[wanted]
 
 
-def _native_build(name: str) -> Any:
-    from weighbridge.core import plugins
+def _native_build(name: str) -> Callable[[Path], Path]:
     from weighbridge.core.errors import BadInput
+    from weighbridge.serving.engines.base import engine_class
 
-    build = getattr(plugins.load("engine", name), "build_native", None)
-    if build is None:
+    engine = engine_class(name)
+    if not engine.builds_natively:
         raise BadInput(
             f"installing {name}",
             "it has no native build",
             f"run: weighbridge engines install {name}",
         )
-    return build
+    return engine.build_native
 
 
 @engines.command()
@@ -180,13 +180,14 @@ def check(
     """
     from weighbridge.core import plugins
     from weighbridge.core.workspace import Workspace
+    from weighbridge.serving.engines.base import engine_class
 
     given, workspace = dict(map(_option, options)), Workspace()
     wanted = list(names) or (plugins.names("engine") if everything else [])
     if not wanted and not docs:
         raise click.UsageError("name an engine, or give --all")
     for name in wanted:
-        plugins.load("engine", name)  # a misspelt name is told before any time is spent
+        engine_class(name)  # a misspelt name is told before any time is spent
     reports = [_check(name, given, only, workspace, as_json) for name in wanted]
     if as_json:
         click.echo(json.dumps([report.model_dump() for report in reports], indent=2))

@@ -17,7 +17,7 @@ from weighbridge.core import plugins
 from weighbridge.core.contract_runner import used
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.package import PACKAGE
-from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.engines.base import Engine, engine_class
 
 CONTROL: Final = "control"
 LAYERS: Final = (
@@ -133,7 +133,7 @@ def _all() -> Iterator[Subject]:
     # Resolved: a checkout's modules are found through the links of src/weighbridge.
     taken: set[Path] = set()
     for name in plugins.names("engine"):
-        engine: Engine = plugins.load("engine", name)
+        engine = engine_class(name)
         for device, lock in engine.locks.items():
             if lock.resolve() not in taken:
                 taken.add(lock.resolve())
@@ -198,11 +198,9 @@ def _own_code() -> Iterator[str]:
             yield path.relative_to(PACKAGE).as_posix()
 
 
-def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
-    args = engine.Args(kind=engine.name)
-    here = engine.device(args) == device and (
-        device == "cpu" or shutil.which("nvidia-smi") is not None
-    )
+def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[Subject]:
+    engine = plugin(plugin.Args(kind=plugin.name))
+    here = engine.device() == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
     left_out = None if here else f"{engine.name} on {device} cannot be run here"
     launchers = (
         path.relative_to(PACKAGE).as_posix()
@@ -211,7 +209,7 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     contracts = [
         Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))
     ]
-    cannot = _cannot_start(engine, args) if here else None
+    cannot = _cannot_start(engine) if here else None
     if not cannot:
         contracts += [
             Contract(
@@ -236,15 +234,14 @@ def _engine(engine: Engine, device: str, lock: Path) -> Iterator[Subject]:
     )
 
 
-def _cannot_start(engine: Engine, args: EngineArgs) -> str | None:
+def _cannot_start(engine: Engine) -> str | None:
     """Return why an engine cannot run here whatever its environment holds: a program that nobody
     has installed.
     """
     try:
-        if check := getattr(engine, "check", None):
-            check(args)
+        engine.check()
         with suppress(BadInput):  # there is no model yet
-            engine.command(Path("model"), args, "127.0.0.1", 1, Path("python"))
+            engine.command(Path("model"), "127.0.0.1", 1, Path("python"))
     except Unavailable as exc:
         return str(exc)
     return None

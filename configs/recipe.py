@@ -4,12 +4,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from weighbridge.core.plugins import load
 from weighbridge.rollout.deploy_args import DeployArgs
+from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimize import OptimizeArgs
+from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.package import PackageArgs
 from weighbridge.tasks.select import SelectArgs
 from weighbridge.tasks.weigh_args import WeighArgs
@@ -46,9 +47,9 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
         """Refuse variants that no engine takes now, not when everything is fine-tuned and made."""
-        made = {load("optimizer", variant.kind).format for variant in self.optimize.variants}
+        made = {load_optimizer(variant.kind).format for variant in self.optimize.variants}
         taken = {
-            name for engine in self.weigh.engines for name in load("engine", engine.kind).formats
+            name for engine in self.weigh.engines for name in engine_class(engine.kind).formats
         }
         if not made & taken:
             kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))

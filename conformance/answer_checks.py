@@ -7,7 +7,6 @@ from typing import Final
 from weighbridge.conformance.base import CheckFailed, CheckNotRun, Session, equal
 from weighbridge.conformance.http_client import HttpReply, ask, stream
 from weighbridge.conformance.reference import Question
-from weighbridge.serving.engines.base import TellsChat
 
 OPEN: Final = [{"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}]
 """Nothing of it was taught: answers to it can go any way."""
@@ -128,8 +127,6 @@ def tokenization(session: Session) -> str:
 def chat_template(session: Session) -> str:
     """Chats become the tokens that the model's template gives, special tokens included."""
     engine = session.engine
-    if not isinstance(engine, TellsChat):
-        raise NotImplementedError
     chats = [
         question for question in session.reference.questions if not isinstance(question.prompt, str)
     ]

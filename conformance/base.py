@@ -11,9 +11,8 @@ from typing import Literal
 
 from weighbridge.conformance.reference import Reference
 from weighbridge.core.errors import WeighbridgeError
-from weighbridge.core.plugins import load
 from weighbridge.serving.engine_process import Running, serve
-from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.engines.base import Engine, EngineArgs, Feature, engine_for
 
 Verdict = Literal["passed", "known not to", "failed", "not run"]
 
@@ -39,8 +38,7 @@ class Subject:
 
     @property
     def engine(self) -> Engine:
-        plugin: Engine = load("engine", self.args.kind)
-        return plugin
+        return engine_for(self.args)
 
 
 @dataclass
@@ -119,8 +117,8 @@ class Check:
     title: str
     run: Callable[[Session], str]
     """Returns a few words about what was seen; raises Failed or NotRun."""
-    needs: str = ""
-    """The field of `Capabilities` that claims it; empty: every engine is held to it."""
+    needs: Feature | None = None
+    """What an engine must claim to be held to it; None: every engine is."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def not_claimed(check: Check, engine: Engine) -> str:
     """Why the engine is not held to a check; empty where it is."""
     if reason := engine.capabilities.lacks.get(check.name):
         return reason
-    if check.needs and not getattr(engine.capabilities, check.needs):
+    if check.needs and not engine.capabilities.offers(check.needs):
         return f"it does not offer {check.needs}"
     return ""
 

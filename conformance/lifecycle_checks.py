@@ -25,7 +25,6 @@ from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port, members
 from weighbridge.serving.engine_process import HOST, serve
-from weighbridge.serving.engines.base import lock_of
 from weighbridge.serving.openai_client import is_ready
 
 GRACE: Final = 10.0
@@ -161,13 +160,13 @@ def _break(model: Path, to: Path) -> None:
 def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
     """The engine, ready, as the child of a process that may be killed."""
     subject, engine, port = session.subject, session.engine, free_port(HOST)
-    python = ensure(lock_of(engine, subject.args), subject.cache).python
+    python = ensure(engine.lock(), subject.cache).python
     with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
-        argv = engine.command(subject.model, subject.args, HOST, port, python)
+        argv = engine.command(subject.model, HOST, port, python)
         log = subject.logs / f"{subject.args.kind}-orphan.log"
         order = {
             "argv": [str(word) for word in argv],
-            "env": engine.env(subject.args),
+            "env": engine.env(),
             "log": str(log),
             "cwd": folder,
         }

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.environments import locks_of
 from weighbridge.core.files import replace_text
-from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.serving.engines.base import Engine
 
 
 class ConformanceReport(BaseModel):
@@ -61,15 +61,15 @@ def kept(home: Path, engine: str, device: str) -> ConformanceReport | None:
         return None
 
 
-def versions(engine: Engine, args: EngineArgs) -> dict[str, str]:
-    """Versions of the packages that an engine is made of, out of its lock."""
-    if engine.device(args) not in engine.locks:
+def versions(engine: Engine) -> dict[str, str]:
+    """Return the versions of the packages that an engine is made of, out of its lock."""
+    if engine.device() not in engine.locks:
         return {}
-    text = "".join(path.read_text() for path in locks_of(lock_of(engine, args)))
-    found = dict(
+    text = "".join(path.read_text() for path in locks_of(engine.lock()))
+    pinned = dict(
         re.findall(r"^([a-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\\n]+)", text, re.MULTILINE)
     )
-    return {name: found[name] for name in getattr(engine, "packages", ()) if name in found}
+    return {name: pinned[name] for name in engine.packages if name in pinned}
 
 
 def _path(home: Path, engine: str, device: str) -> Path:

@@ -33,7 +33,7 @@ from weighbridge.core.environments import ensure, one_at_a_time
 from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -69,19 +69,18 @@ def check(
         BadInput: there is no such engine, check or option.
         Unavailable: the model or its reference cannot be made.
     """
-    engine: Engine = plugins.load("engine", name)
+    plugin = engine_class(name)
     _known(only)
-    args = _args(engine, options or {})
+    engine = plugin(_args(plugin, options or {}))
     started = time.monotonic()
     outcomes = [
-        _without_paths(outcome, workspace)
-        for outcome in _outcomes(engine, args, workspace, tell, only)
+        _without_paths(outcome, workspace) for outcome in _outcomes(engine, workspace, tell, only)
     ]
     report = ConformanceReport(
         engine=name,
-        device=engine.device(args),
+        device=engine.device(),
         options=dict(options or {}),
-        versions=versions(engine, args),
+        versions=versions(engine),
         machine=machine.describe(),
         date=datetime.now(UTC).date().isoformat(),
         seconds=round(time.monotonic() - started, 1),
@@ -94,11 +93,7 @@ def check(
 
 
 def _outcomes(
-    engine: Engine,
-    args: EngineArgs,
-    workspace: Workspace,
-    tell: Callable[[CheckResult], None],
-    only: Collection[str],
+    engine: Engine, workspace: Workspace, tell: Callable[[CheckResult], None], only: Collection[str]
 ) -> Iterator[CheckResult]:
     """What must be there first, then the suite; where something lacks, nothing after it is run."""
     broken = ""
@@ -106,8 +101,8 @@ def _outcomes(
     artifact: Artifact | None = None
 
     def install() -> str:
-        check_engine(engine, args)
-        return ensure(lock_of(engine, args), workspace.settings.cache).path.name
+        engine.check()
+        return ensure(engine.lock(), workspace.settings.cache).path.name
 
     def prepare() -> str:
         nonlocal folder, artifact
@@ -131,7 +126,9 @@ def _outcomes(
         return
     logs, cache = workspace.settings.home / "logs" / "engines", workspace.settings.cache
     yield from suite.run(
-        Subject(args, artifact.path, read(folder / "reference.json"), cache, logs), tell, only
+        Subject(engine.args, artifact.path, read(folder / "reference.json"), cache, logs),
+        tell,
+        only,
     )
 
 
@@ -162,8 +159,8 @@ def recorded(settings: Settings, published: Sequence[MatrixEntry] = ()) -> list[
     before = {(entry.engine, entry.device): entry.report for entry in published}
     entries = []
     for name in plugins.names("engine"):
-        engine: Engine = plugins.load("engine", name)
-        here = engine.device(_args(engine, {}))
+        engine = engine_class(name)
+        here = engine(_args(engine, {})).device()
         for device in engine.locks:
             seen = [
                 report
@@ -191,7 +188,7 @@ def _known(only: Collection[str]) -> None:
             )
 
 
-def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
+def _args(engine: type[Engine], options: Mapping[str, Any]) -> EngineArgs:
     """The engine's arguments; what is left open is as it would be tried first on this machine."""
     try:
         args = engine.Args.model_validate({"kind": engine.name, **options})
@@ -204,9 +201,8 @@ def _args(engine: Engine, options: Mapping[str, Any]) -> EngineArgs:
             f"{place}: {error['msg']}",
             plugins.suggestion(place, known),
         ) from exc
-    tunings = engine.tunings(args, machine.cores())
-    first: EngineArgs = tunings[0] if tunings else args
-    return first
+    tunings = engine(args).tunings(machine.cores())
+    return tunings[0] if tunings else args
 
 
 def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
@@ -217,11 +213,12 @@ def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
         Unavailable: the optimizer cannot be run.
     """
     from weighbridge.tasks.optimize import OptimizeArgs, optimize
+    from weighbridge.tasks.optimizers.base import load_optimizer
 
     for kind in plugins.names("optimizer"):
-        optimizer = plugins.load("optimizer", kind)
-        faithful = getattr(optimizer, "faithful", None)
-        if faithful is not None and optimizer.format in engine.formats:
+        plugin = load_optimizer(kind)
+        faithful = plugin.faithful
+        if faithful is not None and plugin.format in engine.formats:
             model = workspace.store.add(
                 folder / "model", "safetensors", {"uri": "conformance"}, adopt=False
             )

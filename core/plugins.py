@@ -1,7 +1,8 @@
 """Plugins by name: built-in ones in a table, third parties through one entry-point group.
 
-A plugin is a module-level object (or class) that follows the protocol of its point. A third party
-declares it in its package's metadata::
+A plugin is a class. What it must offer stands beside each point's base class or protocol, and
+third parties find all of them in `weighbridge.plugins`. A package declares its plugin in its
+metadata::
 
     [project.entry-points."weighbridge.plugins.v1"]
     "engine.my_engine" = "my_package.engine:MyEngine"
@@ -78,17 +79,19 @@ def names(point: Point) -> list[str]:
 
 @cache
 def load(point: Point, name: str) -> Any:
-    """An instance of the plugin; of a target the class, since every target has a name of its own.
+    """Return the plugin's class.
+
+    Its type is not known here: beside each base stands a typed function that callers use, such as
+    `engine_class`.
 
     Raises:
-        BadInput: no plugin has this name; the nearest one is named.
+        BadInput: No plugin has this name; the nearest one is named.
     """
     if name in BUILT_IN[point]:
         module, attribute = BUILT_IN[point][name].split(":")
-        plugin = getattr(importlib.import_module(module), attribute)
-        return plugin if point == "target" else plugin()
+        return getattr(importlib.import_module(module), attribute)
     if entry := _third_party().get(f"{point}.{name}"):
-        return entry.load() if point == "target" else entry.load()()
+        return entry.load()
     raise BadInput(f"looking for {point} '{name}'", "there is none", suggestion(name, names(point)))
 
 

@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.disk import free_bytes
 from weighbridge.core.environments import locate
-from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
-from weighbridge.serving.engines.base import lock_of
+from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import optimize
 from weighbridge.tasks.download import Pinned, missing_bytes, pin
+from weighbridge.tasks.optimizers.base import load_optimizer
 
 Action = Literal["reuse", "run", "wait"]
 STAGES: Final = (
@@ -144,10 +144,10 @@ def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
     """Environments a stage works in, and whether they are there."""
     locks: dict[str, Path] = {}
     if stage == "optimize":
-        plugins = [load("optimizer", variant.kind) for variant in recipe.optimize.variants]
+        plugins = [load_optimizer(variant.kind) for variant in recipe.optimize.variants]
         locks = {plugin.lock.stem: plugin.lock for plugin in plugins if plugin.lock}
     if stage == "weigh":
-        used = [lock_of(load("engine", args.kind), args) for args in recipe.weigh.engines]
+        used = [engine_for(args).lock() for args in recipe.weigh.engines]
         locks = {lock.stem: lock for lock in used}
     return [_environment(lock, workspace) for lock in locks.values()]
 

@@ -20,7 +20,7 @@ from weighbridge.core.store import Store
 from weighbridge.rollout.sequential_test import SUSPICION, Judgement, evidence_above
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Measurement
-from weighbridge.tasks.metrics.base import MetricArgs
+from weighbridge.tasks.metrics.base import MetricArgs, load_metric
 from weighbridge.tasks.scoring import score_all
 
 logger = logging.getLogger("weighbridge.probe")
@@ -210,11 +210,11 @@ def _default_metrics(measurement: Measurement) -> list[MetricArgs]:
     """
     known = plugins.names("metric")
     kinds = [label for label in measurement.scores if label in known and label != "hub"]
-    return [plugins.load("metric", kind).Args(kind=kind) for kind in kinds]
+    return [load_metric(kind).Args(kind=kind) for kind in kinds]
 
 
 def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
-    return [args for args in metrics if plugins.load("metric", args.kind).uses == "text"]
+    return [args for args in metrics if load_metric(args.kind).uses == "text"]
 
 
 def _scores(args: MetricArgs, texts: list[str], answered: Sequence[ProbeAnswer]) -> list[float]:

@@ -31,11 +31,10 @@ from weighbridge.core.environments import Environment, ensure, locks_of, one_at_
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.package import PACKAGE
-from weighbridge.core.plugins import load
 from weighbridge.core.processes import run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
 from weighbridge.serving.bento_candidate import BentoCandidate
-from weighbridge.serving.engines.base import Engine, EngineArgs, lock_of
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 
 logger = logging.getLogger("weighbridge.bento")
 
@@ -87,19 +86,16 @@ class Contents:
 
     @property
     def plugin(self) -> Engine:
-        engine: Engine = load("engine", self.engine.kind)
-        return engine
+        return engine_for(self.engine)
 
     @property
     def lock(self) -> Path:
         """The lock of the environment that it runs in."""
-        return lock_of(self.plugin, self.engine)
+        return self.plugin.lock()
 
     def programs(self) -> list[Path]:
         """Return the engine's executables that no environment holds: they travel in the Bento."""
-        program = self.plugin.command(self.model.path, self.engine, "127.0.0.1", 1, Path("python"))[
-            0
-        ]
+        program, *_ = self.plugin.command(self.model.path, "127.0.0.1", 1, Path("python"))
         return [Path(program)] if Path(program).is_absolute() else []
 
     @cached_property

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.plugins import load
 from weighbridge.core.processes import Process, free_port, is_taken, listens
-from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.openai_client import is_ready
 
-log = logging.getLogger("weighbridge.runner")
+logger = logging.getLogger("weighbridge.runner")
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 3
@@ -43,49 +42,39 @@ def serve(model: Path, args: EngineArgs, cache: Path, log: Path) -> Iterator[Run
         Unavailable: the environment cannot be built, or the engine died or was not ready in time.
         BadInput: the engine's options cannot work here.
     """
-    engine: Engine = load("engine", args.kind)
-    check_engine(engine, args, model)
-    python = ensure(lock_of(engine, args), cache).python
+    engine = engine_for(args)
+    engine.check(model)
+    python = ensure(engine.lock(), cache).python
     with ExitStack() as stack:
         # A folder of its own: one named like a Python package in the working directory would shadow
         # that package.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weighbridge-")))
-        yield _start(stack, engine, model, args, python, log, folder)
+        yield _start(stack, engine, model, python, log, folder)
 
 
 def _start(
-    stack: ExitStack,
-    engine: Engine,
-    model: Path,
-    args: EngineArgs,
-    python: Path,
-    output: Path,
-    folder: Path,
+    stack: ExitStack, engine: Engine, model: Path, python: Path, output: Path, folder: Path
 ) -> Running:
     """Start on a free port; on another one where somebody took it before the engine did."""
     for attempt in range(1, PORTS_TRIED + 1):
         port = free_port(HOST)
-        command = engine.command(model, args, HOST, port, python)
-        process = Process(args.kind, command, log=output, cwd=folder, env=engine.env(args))
+        command = engine.command(model, HOST, port, python)
+        process = Process(engine.name, command, log=output, cwd=folder, env=engine.env())
         try:
-            seconds = _wait(process, port, args.start_timeout)
+            seconds = _wait(process, port, engine.args.start_timeout)
         except BaseException as exc:
             process.stop()
             if isinstance(exc, Unavailable) and is_taken(port, HOST) and attempt < PORTS_TRIED:
-                log.info("port %d was taken while %s started: trying another", port, args.kind)
+                logger.info("port %d was taken while %s started: trying another", port, engine.name)
                 continue
-            if isinstance(exc, Unavailable) and (why := _reason(engine, output)):
-                raise Unavailable(f"starting {args.kind}", why, f"whole log: {output}") from exc
+            if isinstance(exc, Unavailable) and (
+                why := engine.reason(output.read_text(errors="replace"))
+            ):
+                raise Unavailable(f"starting {engine.name}", why, f"whole log: {output}") from exc
             raise
         stack.callback(process.stop)
         return Running(f"http://{HOST}:{port}", process, seconds)
     raise AssertionError("the last attempt raises or returns")
-
-
-def _reason(engine: Engine, output: Path) -> str:
-    """Why an engine failed, where it knows how to find that in its log."""
-    find = getattr(engine, "reason", None)
-    return str(find(output.read_text(errors="replace"))) if find else ""
 
 
 def _wait(process: Process, port: int, timeout: float) -> float:

@@ -24,9 +24,9 @@ import aiohttp
 import bentoml
 import psutil
 
-from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
+from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.reaper import die_with_parent
 from weighbridge.serving.upstream import NoAnswer, Upstream, open_session
 
@@ -35,11 +35,10 @@ logger = logging.getLogger("bentoml.service.weighbridge")
 SOURCES = Path(__file__).resolve().parents[2]
 """The `src` of the Bento."""
 CANDIDATE = BentoCandidate.model_validate(json.loads((SOURCES / "candidate.json").read_text()))
-ENGINE = load("engine", CANDIDATE.engine["kind"])
-ARGS = ENGINE.Args.model_validate(CANDIDATE.engine)
+_PLUGIN = engine_class(CANDIDATE.engine["kind"])
+ENGINE = _PLUGIN(_PLUGIN.Args.model_validate(CANDIDATE.engine))
 HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
-HEALTH = getattr(ENGINE, "health", "/health")
 
 NOT_PASSED_ON = frozenset({b"host", b"connection", b"keep-alive", b"transfer-encoding", b"expect"})
 """Headers about one connection alone, not about the request or its answer."""
@@ -158,7 +157,7 @@ def _end_with_engine() -> None:
     name=CANDIDATE.name,
     workers=1,
     http={"proxy_port": PORT},
-    endpoints={"livez": HEALTH},
+    endpoints={"livez": ENGINE.health},
     traffic={"timeout": 86400, "max_concurrency": 4096},
     tracing={"excluded_urls": "v1/.*"},
     logging={"access": {"enabled": False}},
@@ -177,9 +176,9 @@ class Weighbridge:
         die_with_parent()
         # BentoML gives up a worker whose engine dies while it loads, and starts another, for ever.
         atexit.register(os.kill, os.getppid(), signal.SIGTERM)
-        os.environ.update(ENGINE.env(ARGS))
+        os.environ.update(ENGINE.env())
         threading.Thread(target=_end_with_engine, daemon=True).start()
-        command = ENGINE.command(Path(self.model.path), ARGS, HOST, PORT, Path(sys.executable))
+        command = ENGINE.command(Path(self.model.path), HOST, PORT, Path(sys.executable))
         reaper = str(Path(__file__).with_name("reaper.py"))
         return [
             sys.executable,

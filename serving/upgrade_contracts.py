@@ -9,12 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from weighbridge.core.plugins import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
 from weighbridge.serving.engine_process import serve
-from weighbridge.serving.engines.base import Engine
+from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.serving.openai_client import Client
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
@@ -45,12 +44,11 @@ def an_engine_answers(name: str) -> None:
     """The engine takes our command line, loads a model and answers: at once, streamed, token by
     token.
     """
-    engine: Engine = load("engine", name)
+    plugin = engine_class(name)
+    engine = plugin(plugin.Args(kind=name))
     settings = Settings()
     model = Path(os.environ[MODELS]) / name
-    with serve(
-        model, engine.Args(kind=name), settings.cache, settings.home / "engine.log"
-    ) as running:
+    with serve(model, engine.args, settings.cache, settings.home / "engine.log") as running:
         client = Client(running.url)
         messages = [{"role": "user", "content": "Order 12 is late."}]
         answer = client.ask(messages, max_tokens=8)
@@ -69,7 +67,7 @@ def a_bento_answers(name: str) -> None:
     """BentoML builds a Bento of the engine and serves it: clients are answered at both of its
     ports.
     """
-    engine: Engine = load("engine", name)
+    engine = engine_class(name)
     settings = Settings()
     store = Store(settings.home / "store")
     form = "safetensors" if "safetensors" in engine.formats else min(engine.formats)

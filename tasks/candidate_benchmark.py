@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from weighbridge.core import machine, plugins
+from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import PeakMemory
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
-from weighbridge.serving.engines.base import Engine, EngineArgs
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.data import Row, Split, read_rows
@@ -93,8 +93,7 @@ class CandidateBenchmark:
 
     @property
     def engine(self) -> Engine:
-        plugin: Engine = plugins.load("engine", self.candidate.engine.kind)
-        return plugin
+        return engine_for(self.candidate.engine)
 
     @property
     def streams(self) -> int:
@@ -172,7 +171,7 @@ class CandidateBenchmark:
         All are tried briefly, those that this cannot tell apart again for longer; what is still
         alike is told apart by the time to the first token.
         """
-        options: Sequence[EngineArgs] = self.engine.tunings(self.candidate.engine, machine.cores())
+        options: Sequence[EngineArgs] = self.engine.tunings(machine.cores())
         if not self.args.tune or len(options) < 2:
             return options[0] if options else self.candidate.engine
         tries = self._tries("tuning", options, payloads, TUNING_SECONDS)

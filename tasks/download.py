@@ -22,14 +22,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
-from weighbridge.core.plugins import load
 from weighbridge.core.progress import track
 from weighbridge.core.stage_cache import canonical
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import model_files
 from weighbridge.tasks.data import FORMATS, SPLITS, DataArgs, Split, prepare
-from weighbridge.tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
+from weighbridge.tasks.sources.base import (
+    Digesting,
+    Listing,
+    RemoteFile,
+    Source,
+    SourceArgs,
+    load_source,
+)
 from weighbridge.tasks.sources.gather import Gathering, check_disk
 from weighbridge.tasks.sources.uri import Location
 
@@ -221,7 +227,7 @@ def _is_data(file: RemoteFile) -> bool:
 def _pin(
     location: SourceArgs, workspace: Workspace, choose: Callable[[Listing], list[RemoteFile]]
 ) -> Listing:
-    source: Source = load("source", location.kind)
+    source = load_source(location.kind)
     listing = _listing(source, location, workspace.settings.home / "listings")
     chosen = choose(listing)
     if isinstance(source, Digesting):

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.plugins import PluginArgs, load
+from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.stage_cache import Forecast
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Variant
-from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
+from weighbridge.tasks.optimizers.base import OptimizerArgs, load_optimizer
 
 VERSION = 1
 
@@ -54,7 +54,7 @@ def check(model: Path, args: OptimizeArgs, workspace: Workspace, *, dry: bool = 
         Unavailable: a tool, or room on the disk, is missing.
     """
     for variant in args.variants:
-        optimizer: Optimizer = load("optimizer", variant.kind)
+        optimizer = load_optimizer(variant.kind)
         optimizer.check(model, variant, workspace, dry=dry)
 
 
@@ -79,7 +79,10 @@ def forecast(
     """What `optimize` would do, by label, without doing it."""
     return {
         variant.label(): workspace.stages.forecast(
-            "optimize.variant", _optimizer(variant).version, Variant, _inputs(merged, data, variant)
+            "optimize.variant",
+            load_optimizer(variant.kind).version,
+            Variant,
+            _inputs(merged, data, variant),
         )
         for variant in args.variants
     }
@@ -88,7 +91,7 @@ def forecast(
 def _variant(
     merged: Artifact, data: Artifact, args: OptimizerArgs, workspace: Workspace
 ) -> Variant:
-    optimizer, label = _optimizer(args), args.label()
+    optimizer, label = load_optimizer(args.kind), args.label()
 
     def compute() -> Variant:
         with workspace.store.scratch() as scratch:
@@ -111,7 +114,7 @@ def _variant(
 def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
     """What else decides what comes out: version and environment of every variant's optimizer."""
     return [
-        {"version": _optimizer(one).version, "environment": _environment(one)}
+        {"version": load_optimizer(one.kind).version, "environment": _environment(one)}
         for one in args.variants
     ]
 
@@ -122,10 +125,5 @@ def _inputs(merged: Artifact, data: Artifact, args: OptimizerArgs) -> dict[str, 
 
 def _environment(args: OptimizerArgs) -> str:
     """Digest of the lock of the optimizer's environment; empty where it has none."""
-    lock = _optimizer(args).lock
+    lock = load_optimizer(args.kind).lock
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock else ""
-
-
-def _optimizer(args: OptimizerArgs) -> Optimizer:
-    optimizer: Optimizer = load("optimizer", args.kind)
-    return optimizer

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from weighbridge.core import plugins
-from weighbridge.tasks.metrics.base import MetricArgs, Score
+from weighbridge.tasks.metrics.base import MetricArgs, Score, load_metric
 
 logger = logging.getLogger("weighbridge.scoring")
 
@@ -26,7 +25,7 @@ def score_all(
     """
     scores = {}
     for args in metrics:
-        metric = plugins.load("metric", args.kind)
+        metric = load_metric(args.kind)
         inputs: list[Any] | None = logprobs if metric.uses == "logprobs" else answers
         if inputs is None:
             logger.warning("metric %s left out: there are no log-probabilities", args.label())
@@ -37,7 +36,7 @@ def score_all(
 
 def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:
     """Whether any of the metrics asks for log-probabilities."""
-    return any(plugins.load("metric", args.kind).uses == "logprobs" for args in metrics)
+    return any(load_metric(args.kind).uses == "logprobs" for args in metrics)
 
 
 def worse_by(before: Score, after: Score) -> float:

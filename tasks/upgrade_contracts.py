@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.plugins import load, names
+from weighbridge.core.plugins import names
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.data import Message, Row, write_rows
+from weighbridge.tasks.metrics.base import load_metric
+from weighbridge.tasks.optimizers.base import load_optimizer
 
 if TYPE_CHECKING:
     from weighbridge.serving.engines.base import Engine
@@ -60,9 +63,9 @@ def answers_are_scored() -> None:
     given = answers(model, tokenizer, [row.prompt for row in rows], max_new_tokens=4, batch_size=2)
     assert len(given) == len(rows), f"{len(given)} answers to {len(rows)} prompts"
     for name in sorted(set(names("metric")) - NOT_OFFLINE):
-        metric = load("metric", name)
+        metric = load_metric(name)
         predictions = [[-0.5, -0.25]] * 2 if metric.uses == "logprobs" else ['{"order": 1}', "{}"]
-        score = metric.score(metric.Args(), predictions, ['{"order": 1}', '{"order": 2}'])
+        score = metric.score(metric.Args(kind=name), predictions, ['{"order": 1}', '{"order": 2}'])
         assert score.low <= score.value <= score.high, f"{name} scores {score}"
 
 
@@ -86,12 +89,12 @@ def a_bucket_is_asked() -> None:
 def an_optimizer_makes(name: str) -> None:
     """The optimizer makes and proves its smallest variant of a tiny model."""
     workspace = Workspace()
-    _make(load("optimizer", name), _base(workspace), workspace, workspace.settings.home / "out")
+    _make(load_optimizer(name), _base(workspace), workspace, workspace.settings.home / "out")
 
 
 def a_model_for_an_engine(name: str) -> None:
     """A tiny model in a format that the engine takes, kept for the trials of it."""
-    workspace, engine = Workspace(), load("engine", name)
+    workspace, engine = Workspace(), engine_class(name)
     target = Path(os.environ["WEIGHBRIDGE_COMPAT_MODELS"]) / name
     target.parent.mkdir(parents=True, exist_ok=True)
     _make(
@@ -99,15 +102,15 @@ def a_model_for_an_engine(name: str) -> None:
     ).rename(target)
 
 
-def optimizer_for(engine: "Engine") -> "Optimizer":
+def optimizer_for(engine: "type[Engine]") -> "Optimizer":
     """Return the first optimizer that makes what an engine takes. Raises LookupError if none."""
-    made = (load("optimizer", name) for name in names("optimizer"))
-    found: Optimizer | None = next((one for one in made if one.format in engine.formats), None)
-    if found is None:
+    known = (load_optimizer(name) for name in names("optimizer"))
+    optimizer = next((one for one in known if one.format in engine.formats), None)
+    if optimizer is None:
         raise LookupError(
             f"no optimizer makes what {engine.name} takes: {', '.join(sorted(engine.formats))}"
         )
-    return found
+    return optimizer
 
 
 def _make(optimizer: "Optimizer", base: Artifact, workspace: Workspace, out: Path) -> Path:

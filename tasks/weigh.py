@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from weighbridge.core import environments, machine, plugins
+from weighbridge.core import environments, machine
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class, engine_for
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
@@ -43,7 +43,7 @@ def check(args: WeighArgs) -> None:
         BadInput: options of one of them cannot work here.
     """
     for engine in args.engines:
-        check_engine(plugins.load("engine", engine.kind), engine)
+        engine_for(engine).check()
 
 
 def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> list[Candidate]:
@@ -57,7 +57,7 @@ def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> li
         Candidate(label=f"{name}/{variant.label}", variant=variant, engine=args)
         for variant in variants
         for name, args in zip(names, engines, strict=True)
-        if variant.artifact.format in plugins.load("engine", args.kind).formats
+        if variant.artifact.format in engine_class(args.kind).formats
     ]
     if not found:
         formats = ", ".join(sorted({variant.artifact.format for variant in variants})) or "nothing"
@@ -125,7 +125,7 @@ def inputs_of(
     """Everything a candidate's measurement depends on, this machine and the engine's build
     included.
     """
-    engine: Engine = plugins.load("engine", candidate.engine.kind)
+    engine = engine_for(candidate.engine)
     how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
     return {
         "artifact": candidate.variant.artifact,
@@ -142,13 +142,9 @@ def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str
     """The locked environment and, where the engine's program lies outside of it, that program's
     size and time.
     """
-    environment, _ = environments.locate(
-        lock_of(engine, candidate.engine), workspace.settings.cache
-    )
+    environment, _ = environments.locate(engine.lock(), workspace.settings.cache)
     model = candidate.variant.artifact.path
-    program = Path(
-        engine.command(model, candidate.engine, DUMMY_HOST, DUMMY_PORT, environment.python)[0]
-    )
+    program = Path(engine.command(model, DUMMY_HOST, DUMMY_PORT, environment.python)[0])
     if program == environment.python:
         return environment.path.name
     status = program.stat()

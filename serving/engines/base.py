@@ -1,16 +1,21 @@
-"""What answers: what an `engine` plugin offers. A caller never asks which engine it has."""
+"""What answers: the base class of every `engine` plugin. A caller never asks which engine it has."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeVar
 
 from weighbridge.core.artifact import Format
-from weighbridge.core.errors import Unavailable
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.plugins import load
 
 REAPER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
+
+Feature = Literal["streaming", "lora", "embeddings", "metrics"]
 
 
 class EngineArgs(BaseModel):
@@ -26,6 +31,9 @@ class EngineArgs(BaseModel):
     )
 
 
+ArgsT = TypeVar("ArgsT", bound=EngineArgs, covariant=True, default=EngineArgs)
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an engine can do; the conformance suite proves each claim."""
@@ -36,100 +44,209 @@ class Capabilities:
     embeddings: bool = False
     metrics: bool = False
     extras: Mapping[str, str] = field(default_factory=dict)
+    """Remarks for people, by a short title. Under `not run` stands why the project's own tests
+    cannot run the engine.
+    """
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Checks of the conformance suite that it is known not to pass, each with the reason; it is
     held to all others.
     """
 
+    def offers(self, feature: Feature) -> bool:
+        """Whether it claims to do this."""
+        return bool(getattr(self, feature))
 
-class Engine(Protocol):
-    """A command that listens on a port and speaks OpenAI's HTTP API.
 
-    One that cannot start everywhere, or with every model, also has `check(args, model=None)`: see
-    `check_engine`. One whose log ends with other things than why it failed has `reason(log)`: the
-    words that matter, or none.
+class Engine(ABC, Generic[ArgsT]):
+    """A command that listens on a port and speaks OpenAI's HTTP API, under given arguments.
+
+    A plugin names its class of arguments once, `class MyEngine(Engine[MyArgs])`, sets the class
+    attributes and writes `command`. Whatever else an engine can do or needs has a default here.
+    Creating an object must be cheap: nothing is loaded, started or looked up before a method is
+    called.
     """
 
     name: ClassVar[str]
+    """What a recipe calls it: the `kind` of its arguments."""
     Args: ClassVar[type[EngineArgs]]
+    """The class of its arguments."""
     formats: ClassVar[frozenset[Format]]
+    """Formats of artifacts that it serves."""
     locks: ClassVar[Mapping[str, Path]]
-    """The lock of its environment by device, such as `cpu` or `cuda`."""
-    packages: ClassVar[tuple[str, ...]]
-    """Packages whose versions say which version of the engine it is."""
-    capabilities: ClassVar[Capabilities]
+    """The lock file of its environment by device, such as `cpu` or `cuda`."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages of its lock whose versions say which version of the engine it is."""
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    health: ClassVar[str] = "/health"
+    """Path at which its server says with status 200 that it is well."""
+    builds_natively: ClassVar[bool] = False
+    """Whether `build_native` does anything."""
 
-    def device(self, args: Any) -> str:
-        """What it would run on here: a key of `locks`. Cheap, and the same answer as long as the
-        machine is.
+    def __init__(self, args: ArgsT) -> None:
+        self.args: Final = args
+
+    @abstractmethod
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line that starts the server.
+
+        The process ends on SIGTERM, and whatever it started ends with it. It is started in a
+        folder of its own, with `env()` on top of the caller's environment variables.
+
+        Args:
+            model: Folder of the artifact, in one of `formats`.
+            host: Address to listen on, such as `127.0.0.1`.
+            port: Port to listen on; nothing else listens there.
+            python: Interpreter of the environment that `lock()` describes. Start it with `-I`.
+
+        Raises:
+            Unavailable: A program that it needs is missing.
+            BadInput: The model cannot be read.
         """
 
-    def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
-        """The command line; `model` is the artifact's folder, `python` the interpreter of the
-        locked environment.
+    def device(self) -> str:
+        """Return what it would run on here: a key of `locks`.
+
+        Cheap, and the same answer as long as the machine is the same.
+        """
+        return "cpu"
+
+    def check(self, model: Path | None = None) -> None:
+        """Refuse what cannot run on this machine, before time is spent on it.
+
+        Args:
+            model: Folder of the artifact that is to be served; None where it is not made yet.
+
+        Raises:
+            Unavailable: A device that it needs is missing, or lacks something.
+            BadInput: Its options cannot work together, or not with the device.
         """
 
-    def env(self, args: Any) -> dict[str, str]:
-        """Environment variables on top of the caller's."""
+    def env(self) -> dict[str, str]:
+        """Return the environment variables that it needs on top of the caller's."""
+        return {}
 
-    def tunings(self, args: Any, cores: int) -> Sequence[Any]:
-        """Arguments worth measuring against each other on this machine, where `args` leaves them
-        open.
+    def tunings(self, cores: int) -> Sequence[ArgsT]:
+        """Return the arguments worth measuring against each other on this machine.
+
+        What the recipe gave stays as it is; what it left open is varied. The first is used where
+        nothing is measured.
+
+        Args:
+            cores: Processor cores that may be used.
         """
+        return [self.args]
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:
-        """Natural-log probability of every completion token after the prompt, under the serving
-        engine.
+        """Return the natural-log probability of every completion token after the prompt, as the
+        running engine computes it.
 
-        `url` is the server's base without `/v1`. Raises NotImplementedError where its API cannot
-        tell.
+        Args:
+            url: Base address of the running server, without `/v1`.
+            prompt: Token ids before the completion.
+            completion: Token ids to judge, one value each.
+
+        Raises:
+            NotImplementedError: Its API cannot tell.
+            Unavailable: The server does not answer, or leaves tokens out.
         """
+        raise NotImplementedError(f"{self.name} tells no log-probabilities of given tokens")
 
     def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids the running engine gives a text (special tokens parsed, none added)."""
+        """Return the token ids that the running engine gives a text: special tokens parsed, none
+        added.
 
+        Args:
+            url: Base address of the running server, without `/v1`.
+            text: Any text.
 
-@runtime_checkable
-class TellsChat(Protocol):
-    """An engine whose API shows what it makes of a chat."""
+        Raises:
+            NotImplementedError: Its API cannot tell.
+            Unavailable: The server does not answer.
+        """
+        raise NotImplementedError(f"{self.name} has no route that tells tokens")
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the messages under the model's chat template, up to where the answer begins."""
+        """Return the token ids of a chat under the model's template, up to where the answer begins.
+
+        Args:
+            url: Base address of the running server, without `/v1`.
+            messages: Each with `role` and `content`.
+
+        Raises:
+            NotImplementedError: Its API cannot tell.
+            Unavailable: The server does not answer.
+        """
+        raise NotImplementedError(f"{self.name} has no route that tells a chat's tokens")
+
+    def reason(self, log: str) -> str | None:
+        """Return why it failed in its own words, where the end of its log says something else.
+
+        Args:
+            log: All that it printed.
+
+        Returns:
+            One line, or None: then the end of the log is shown.
+        """
+        return None
+
+    @classmethod
+    def build_native(cls, cache: Path) -> Path:
+        """Build the engine's own tools for this processor; only where `builds_natively`.
+
+        Args:
+            cache: Folder that keeps what is built.
+
+        Returns:
+            The folder of the tools.
+
+        Raises:
+            Unavailable: A compiler is missing, or the build failed.
+        """
+        raise NotImplementedError(f"{cls.name} has no native build")
+
+    def lock(self) -> Path:
+        """Return the lock file of the environment that it runs in on this machine.
+
+        Raises:
+            Unavailable: There is none for the device.
+        """
+        device = self.device()
+        if device not in self.locks:
+            known = ", ".join(self.locks) or "none"
+            raise Unavailable(
+                f"choosing the environment of {self.name}",
+                f"it has none for {device}",
+                f"known: {known}",
+            )
+        return self.locks[device]
+
+
+def engine_class(name: str) -> type[Engine[Any]]:
+    """Return the engine plugin of this name.
+
+    Raises:
+        BadInput: There is none, or what a package registered is no `Engine`.
+    """
+    plugin = load("engine", name)
+    if not (isinstance(plugin, type) and issubclass(plugin, Engine)):
+        wrong = f"{plugin!r} is no class derived from weighbridge.plugins.Engine"
+        raise BadInput(f"loading engine '{name}'", wrong, "correct or remove its package")
+    return plugin
+
+
+def engine_for(args: EngineArgs) -> Engine:
+    """Return the engine that these arguments are for.
+
+    Raises:
+        BadInput: There is none of their `kind`.
+    """
+    return engine_class(args.kind)(args)
 
 
 def guarded(command: Sequence[str], python: Path) -> list[str]:
-    """The same command for a server of several processes: all of them end with its first one,
-    however that ends.
+    """Return the same command for a server of several processes: all of them end with its first
+    one, however that ends.
     """
     return [str(python), "-I", str(REAPER), "--reap-group", "--", *command]
-
-
-def check_engine(engine: Engine, args: EngineArgs, model: Path | None = None) -> None:
-    """Refuse what the engine cannot do on this machine, with this model if one is given, before
-    time is spent on it.
-
-    Raises:
-        Unavailable: a device that it needs is missing, or lacks something.
-        BadInput: its options cannot work together, or not with the device.
-    """
-    if check := getattr(engine, "check", None):
-        check(args, model)
-
-
-def lock_of(engine: Engine, args: EngineArgs) -> Path:
-    """The lock of the environment that the engine runs in under these arguments on this machine.
-
-    Raises:
-        Unavailable: the engine has none for that device.
-    """
-    device = engine.device(args)
-    if device not in engine.locks:
-        known = ", ".join(engine.locks) or "none"
-        raise Unavailable(
-            f"choosing the environment of {engine.name}",
-            f"it has none for {device}",
-            f"known: {known}",
-        )
-    return engine.locks[device]

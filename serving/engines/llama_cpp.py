@@ -11,7 +11,7 @@ from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gguf_header import read_metadata
 from weighbridge.core.settings import Settings
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
@@ -69,7 +69,7 @@ class LlamaCppArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class LlamaCpp:
+class LlamaCpp(Engine[LlamaCppArgs]):
     """Serves one GGUF file, and the adapter that may lie beside it."""
 
     name: ClassVar[str] = "llama_cpp"
@@ -78,16 +78,13 @@ class LlamaCpp:
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+    builds_natively: ClassVar[bool] = True
 
-    def device(self, args: LlamaCppArgs) -> str:
-        """One build for whatever the machine has."""
-        return "cpu"
-
-    def command(
-        self, model: Path, args: LlamaCppArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        """The command line of the native server, or of the launcher that takes the same options."""
-        server = _native(args)
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of the native server, or of the launcher that takes the same
+        options.
+        """
+        server = _native(self.args)
         program = [str(server)] if server else [str(python), "-I", str(LAUNCHER)]
         weights = model / "model.gguf"
         return [
@@ -98,19 +95,18 @@ class LlamaCpp:
             host,
             "--port",
             str(port),
-            *_options(weights, args),
+            *_options(weights, self.args),
             *_adapter(model),
         ]
 
-    def build_native(self, cache: Path) -> Path:
-        """Build llama-server and the quantizing tools for this processor; returns their folder.
-        Raises Unavailable.
-        """
+    @classmethod
+    def build_native(cls, cache: Path) -> Path:
+        """Build llama-server and the quantizing tools for this processor; return their folder."""
         from weighbridge.serving import llama_cpp_native
 
         return llama_cpp_native.build(cache)
 
-    def env(self, args: LlamaCppArgs) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
         """Let threads that wait for each other spin for microseconds, then sleep.
 
         By default they spin for milliseconds, and where the processor has other work as well, one
@@ -120,8 +116,9 @@ class LlamaCpp:
         """
         return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", str(SPINS))}
 
-    def tunings(self, args: LlamaCppArgs, cores: int) -> Sequence[LlamaCppArgs]:
-        """Every number of threads worth trying with every number of slots worth trying."""
+    def tunings(self, cores: int) -> Sequence[LlamaCppArgs]:
+        """Return every number of threads worth trying with every number of slots worth trying."""
+        args = self.args
         threads = [args.threads] if args.threads else sorted({max(1, cores // 2), cores})
         slots = [args.parallel] if args.parallel else [4, 8]
         return [
@@ -134,7 +131,7 @@ class LlamaCpp:
         """Force the completion token by token and read what the model itself thought of each.
 
         Raises:
-            Unavailable: the server does not answer, or does not do as it is told.
+            Unavailable: The server does not answer, or does not do as it is told.
         """
         known: list[float] = []
         while len(known) < len(completion):
@@ -149,16 +146,13 @@ class LlamaCpp:
         return known
 
     def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
-        answer = post(
-            f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True}
-        )
-        return [int(token) for token in answer["tokens"]]
+        """Return the token ids of a text: special tokens parsed, none added."""
+        return _tokenize(url, text)
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
+        """Return the token ids of a chat, up to where the answer begins."""
         body = {"messages": [dict(message) for message in messages]}
-        return self.tokenize(url, str(post(f"{url}/apply-template", body)["prompt"]))
+        return _tokenize(url, str(post(f"{url}/apply-template", body)["prompt"]))
 
 
 def _native(args: LlamaCppArgs) -> Path | None:
@@ -216,6 +210,11 @@ def _adapter(model: Path) -> list[str]:
     return ["--lora", str(adapter)] if adapter.exists() else []
 
 
+def _tokenize(url: str, text: str) -> list[int]:
+    body = {"content": text, "add_special": False, "parse_special": True}
+    return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
+
+
 def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
     """Log-probabilities of these tokens; of the first ones only, where one among them ends the
     generation.
@@ -254,7 +253,7 @@ def _look_up(url: str, before: list[int], token: int) -> float:
     Another one is forced in its place, and what was wanted is found among the likeliest of that
     place.
     """
-    plain = LlamaCpp().tokenize(url, "a")[-1]
+    plain = _tokenize(url, "a")[-1]
     for count in LIKELIEST:
         answer = _complete(url, before, 1, {"logit_bias": [[plain, CERTAIN]], "n_probs": count})
         for entry in answer[0]["top_logprobs"] if answer else []:

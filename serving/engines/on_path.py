@@ -17,7 +17,7 @@ from pydantic import Field, create_model, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.openai_client import Client, get, post
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
@@ -80,65 +80,53 @@ class EngineRow:
     """Why the project's own tests cannot run it."""
 
 
-class OnPath:
+class OnPath(Engine[OnPathArgs]):
     """The engine of a row."""
 
     row: ClassVar[EngineRow]
-    name: ClassVar[str]
-    Args: ClassVar[type[EngineArgs]]
-    formats: ClassVar[frozenset[Format]]
-    locks: ClassVar[Mapping[str, Path]]
-    capabilities: ClassVar[Capabilities]
-    health: ClassVar[str]
 
-    def device(self, args: Any) -> str:
-        """The only kind of device that the program is for."""
+    def device(self) -> str:
+        """Return the only kind of device that the program is for."""
         return next(iter(self.locks))
 
-    def check(self, args: Any, model: Path | None = None) -> None:
-        """Raises Unavailable where the program is not on the PATH."""
-        self._program(args)
+    def check(self, model: Path | None = None) -> None:
+        """Raise Unavailable where the program is not on the PATH."""
+        self._program()
 
-    def command(self, model: Path, args: Any, host: str, port: int, python: Path) -> list[str]:
-        """The program with its options. Raises Unavailable where it is not on the PATH."""
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the program with its options. Raises Unavailable where it is not on the PATH."""
         row = self.row
         words = [word.format(model=model, host=host, port=port) for word in row.command]
         return [
-            self._program(args),
+            self._program(),
             *words,
-            *_flags(args.model_dump(include=set(row.options)), dashed=row.dashed),
+            *_flags(self.args.model_dump(include=set(row.options)), dashed=row.dashed),
         ]
 
-    def _program(self, args: Any) -> str:
-        named = args.program or self.row.program
+    def _program(self) -> str:
+        named = self.args.program or self.row.program
         if (program := shutil.which(named)) is None:
             raise Unavailable(
                 f"starting {self.name}", f"there is no {named} on the PATH", self.row.install
             )
         return program
 
-    def env(self, args: Any) -> dict[str, str]:
-        """Nothing is looked up or reported elsewhere."""
+    def env(self) -> dict[str, str]:
+        """Return variables by which it looks nothing up and reports nothing."""
         return {**OFFLINE, **self.row.env}
-
-    def tunings(self, args: Any, cores: int) -> Sequence[Any]:
-        """As it is: these size themselves to the GPU."""
-        return [args]
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:
-        """What the server thinks of each token. Raises NotImplementedError where its API cannot
-        tell.
-        """
+        """Return what the row's function reads; without one its API cannot tell."""
         if self.row.score is None:
-            raise NotImplementedError(f"{self.row.name} tells no log-probabilities of given tokens")
+            return super().token_logprobs(url, prompt, completion)
         return self.row.score(url, prompt, completion)
 
     def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text. Raises NotImplementedError where its API cannot tell."""
+        """Return what the row's function reads; without one its API cannot tell."""
         if self.row.cut is None:
-            raise NotImplementedError(f"{self.row.name} has no route that tells tokens")
+            return super().tokenize(url, text)
         return self.row.cut(url, text)
 
 

@@ -84,7 +84,7 @@ class OnnxArgs(DecoderArgs):
     kind: Literal["onnx"] = "onnx"
 
 
-class Onnx(ShimEngine):
+class Onnx(ShimEngine[OnnxArgs]):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "onnx"
@@ -94,18 +94,10 @@ class Onnx(ShimEngine):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
 
-    def device(self, args: OnnxArgs) -> str:
-        """The processor: the lock's onnxruntime knows no other."""
-        return "cpu"
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of our server in the locked environment."""
+        return [str(python), "-I", str(SERVER), *self.args.words(model, host, port)]
 
-    def command(self, model: Path, args: OnnxArgs, host: str, port: int, python: Path) -> list[str]:
-        """Our server in the locked environment."""
-        return [str(python), "-I", str(SERVER), *args.words(model, host, port)]
-
-    def env(self, args: OnnxArgs) -> dict[str, str]:
-        """Nothing: all is in the options."""
-        return {}
-
-    def tunings(self, args: OnnxArgs, cores: int) -> Sequence[OnnxArgs]:
-        """Threads and slots that are left open."""
-        return args.tunings(cores)
+    def tunings(self, cores: int) -> Sequence[OnnxArgs]:
+        """Return every choice of threads and slots, where they are left open."""
+        return self.args.tunings(cores)

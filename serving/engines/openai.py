@@ -9,7 +9,7 @@ weights: whoever names it says so, and its answers show it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.openai_client import Client, RequestRefused
 
 LAUNCHER: Final = Path(__file__).with_name("openai_server.py")
@@ -46,7 +46,7 @@ class OpenAIArgs(EngineArgs):
     )
 
 
-class OpenAI:
+class OpenAI(Engine[OpenAIArgs]):
     """Passes requests on to an endpoint."""
 
     name: ClassVar[str] = "openai"
@@ -56,16 +56,13 @@ class OpenAI:
     packages: ClassVar[tuple[str, ...]] = ("aiohttp",)
     capabilities: ClassVar[Capabilities] = Capabilities(lacks={"failed_start": NO_MODEL})
 
-    def device(self, args: OpenAIArgs) -> str:
-        """Whatever the endpoint has: passing on needs nothing."""
-        return "cpu"
-
-    def check(self, args: OpenAIArgs, model: Path | None = None) -> None:
+    def check(self, model: Path | None = None) -> None:
         """Ask the endpoint for its models.
 
         Raises:
-            Unavailable: its key is not set, or nobody answers.
+            Unavailable: Its key is not set, or nobody answers.
         """
+        args = self.args
         doing = f"looking for an endpoint at {args.url}"
         if args.api_key_env and not os.environ.get(args.api_key_env):
             raise Unavailable(
@@ -82,10 +79,11 @@ class OpenAI:
         except Unavailable as exc:
             raise Unavailable(doing, exc.wrong, "start it, or give another `url`") from exc
 
-    def command(
-        self, model: Path, args: OpenAIArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        """The process that passes on; it reads the key from its environment."""
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of the process that passes on; it reads the key from its
+        environment.
+        """
+        args = self.args
         words = [
             str(python),
             "-I",
@@ -100,20 +98,3 @@ class OpenAI:
         for option, value in (("--api-key-env", args.api_key_env), ("--model", args.model)):
             words += [option, value] if value else []
         return words
-
-    def env(self, args: OpenAIArgs) -> dict[str, str]:
-        return {}
-
-    def tunings(self, args: OpenAIArgs, cores: int) -> Sequence[OpenAIArgs]:
-        """As it is: the endpoint is somebody else's to tune."""
-        return [args]
-
-    def token_logprobs(
-        self, url: str, prompt: Sequence[int], completion: Sequence[int]
-    ) -> list[float]:
-        """OpenAI's API takes no tokens to judge."""
-        raise NotImplementedError
-
-    def tokenize(self, url: str, text: str) -> list[int]:
-        """OpenAI's API shows no tokens."""
-        raise NotImplementedError

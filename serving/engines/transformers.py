@@ -38,7 +38,7 @@ class TransformersArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Transformers(ShimEngine):
+class Transformers(ShimEngine[TransformersArgs]):
     """Serves a folder of safetensors, one answer after another."""
 
     name: ClassVar[str] = "transformers"
@@ -50,15 +50,14 @@ class Transformers(ShimEngine):
         devices=frozenset({"cpu", "cuda"}), metrics=True
     )
 
-    def device(self, args: TransformersArgs) -> str:
-        """As told: the reference is the processor's."""
-        return args.device
+    def device(self) -> str:
+        """Return the device that was given: the reference runs on the processor, GPU or not."""
+        return self.args.device
 
-    def command(
-        self, model: Path, args: TransformersArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        """The server script beside this file; isolated, because this file is named like the
-        library.
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of the server script beside this file.
+
+        Isolated (`-I`), because this file is named like the library.
         """
         words = [
             str(python),
@@ -71,20 +70,23 @@ class Transformers(ShimEngine):
             "--port",
             str(port),
         ]
-        for name, value in args.model_dump(exclude={"kind", "start_timeout"}).items():
+        for name, value in self.args.model_dump(exclude={"kind", "start_timeout"}).items():
             words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
         return words
 
-    def env(self, args: TransformersArgs) -> dict[str, str]:
-        """Nothing is looked up elsewhere, and threads that wait for each other sleep."""
+    def env(self) -> dict[str, str]:
+        """Return variables by which nothing is looked up elsewhere, and threads that wait for each
+        other sleep.
+        """
         return {
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
         }
 
-    def tunings(self, args: TransformersArgs, cores: int) -> Sequence[TransformersArgs]:
-        """Numbers of threads; on another device they don't matter."""
+    def tunings(self, cores: int) -> Sequence[TransformersArgs]:
+        """Return numbers of threads to try; on another device they don't matter."""
+        args = self.args
         if args.threads or args.device != "cpu":
             return [args]
         return [

@@ -29,7 +29,7 @@ class TritonArgs(DecoderArgs):
     )
 
 
-class Triton(ShimEngine):
+class Triton(ShimEngine[TritonArgs]):
     """Serves one decoder graph with its tokenizer."""
 
     name: ClassVar[str] = "triton"
@@ -39,21 +39,12 @@ class Triton(ShimEngine):
     packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
 
-    def device(self, args: TritonArgs) -> str:
-        """The processor: the lock's onnxruntime knows no other."""
-        return "cpu"
-
-    def command(
-        self, model: Path, args: TritonArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        """Our launcher of tritonserver in the locked environment."""
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of our launcher of tritonserver in the locked environment."""
+        args = self.args
         delay = ["--max-queue-delay-microseconds", str(args.max_queue_delay_microseconds)]
         return [str(python), "-I", str(SERVER), *args.words(model, host, port), *delay]
 
-    def env(self, args: TritonArgs) -> dict[str, str]:
-        """Nothing: all is in the options."""
-        return {}
-
-    def tunings(self, args: TritonArgs, cores: int) -> Sequence[TritonArgs]:
-        """Threads and slots that are left open."""
-        return args.tunings(cores)
+    def tunings(self, cores: int) -> Sequence[TritonArgs]:
+        """Return every choice of threads and slots, where they are left open."""
+        return self.args.tunings(cores)

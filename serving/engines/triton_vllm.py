@@ -3,15 +3,15 @@ brings along.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 
 LAUNCHER: Final = Path(__file__).with_name("triton_vllm_server.py")
 NOT_RUN: Final = "Triton's vLLM backend comes in NVIDIA's container alone, and needs a CUDA GPU"
@@ -47,7 +47,7 @@ class TritonVllmArgs(EngineArgs):
     enforce_eager: bool = Field(False, description="No CUDA graphs: starts faster, answers slower.")
 
 
-class TritonVllm:
+class TritonVllm(Engine[TritonVllmArgs]):
     """Serves a folder of safetensors."""
 
     name: ClassVar[str] = "triton_vllm"
@@ -59,42 +59,28 @@ class TritonVllm:
     )
     health: ClassVar[str] = "/health/ready"
 
-    def device(self, args: TritonVllmArgs) -> str:
-        """A GPU, or nothing."""
+    def device(self) -> str:
+        """Return `cuda`: there is no build for anything else."""
         return "cuda"
 
-    def check(self, args: TritonVllmArgs, model: Path | None = None) -> None:
-        """Raises Unavailable outside Triton's container."""
-        if not args.frontend.exists():
-            wrong = f"there is no {args.frontend}"
-            remedy = "run inside the image nvcr.io/nvidia/tritonserver:<release>-vllm-python-py3, or set `frontend`"
+    def check(self, model: Path | None = None) -> None:
+        """Raise Unavailable outside Triton's container."""
+        if not self.args.frontend.exists():
+            wrong = f"there is no {self.args.frontend}"
+            image = "nvcr.io/nvidia/tritonserver:<release>-vllm-python-py3"
+            remedy = f"run inside the image {image}, or set `frontend`"
             raise Unavailable("starting triton_vllm", wrong, remedy)
 
-    def command(
-        self, model: Path, args: TritonVllmArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        """Our launcher, which writes the model repository and gives its place to Triton's server."""
-        self.check(args)
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of our launcher, which writes the model repository for Triton's
+        server.
+        """
+        self.check()
+        args = self.args
         options = args.model_dump(exclude={"frontend", *EngineArgs.model_fields}, exclude_none=True)
         words = [str(args.frontend), str(model), host, str(port), json.dumps(options)]
         return [str(python), "-I", str(LAUNCHER), *words]
 
-    def env(self, args: TritonVllmArgs) -> dict[str, str]:
-        """It serves a folder: nothing is to be looked up, and nothing told."""
+    def env(self) -> dict[str, str]:
+        """Return variables by which it looks nothing up and reports nothing: it serves a folder."""
         return {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-
-    def tunings(self, args: TritonVllmArgs, cores: int) -> Sequence[TritonVllmArgs]:
-        """As it is: vLLM sizes itself to the GPU."""
-        return [args]
-
-    def token_logprobs(
-        self, url: str, prompt: Sequence[int], completion: Sequence[int]
-    ) -> list[float]:
-        """Triton's OpenAI server passes no prompt log-probabilities on."""
-        raise NotImplementedError(
-            "Triton's OpenAI server tells no log-probabilities of given tokens"
-        )
-
-    def tokenize(self, url: str, text: str) -> Any:
-        """Triton's OpenAI server has no route for it."""
-        raise NotImplementedError("Triton's OpenAI server has no route that tells tokens")

@@ -42,7 +42,7 @@ class TvmArgs(EngineArgs):
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
 
-class Tvm(ShimEngine):
+class Tvm(ShimEngine[TvmArgs]):
     """Serves a folder of safetensors, in 32 bits."""
 
     name: ClassVar[str] = "tvm"
@@ -56,12 +56,9 @@ class Tvm(ShimEngine):
         extras={"models": "LlamaForCausalLM without scaled positions"},
     )
 
-    def device(self, args: TvmArgs) -> str:
-        """The processor: PyPI's TVM is built for no other."""
-        return "cpu"
-
-    def command(self, model: Path, args: TvmArgs, host: str, port: int, python: Path) -> list[str]:
-        """Our server in the locked environment."""
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of our server in the locked environment."""
+        args = self.args
         given = {
             "model": model,
             "host": host,
@@ -74,14 +71,16 @@ class Tvm(ShimEngine):
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         return [str(python), "-I", str(SERVER), *words]
 
-    def env(self, args: TvmArgs) -> dict[str, str]:
-        """One thread where nobody says: TVM would take every core, and threads that wait spin
-        beside other work.
-        """
-        return {"TVM_NUM_THREADS": str(args.num_threads or 1)}
+    def env(self) -> dict[str, str]:
+        """Return the number of threads: one where nobody says.
 
-    def tunings(self, args: TvmArgs, cores: int) -> Sequence[TvmArgs]:
-        """Threads and slots that are left open."""
+        TVM would take every core, and threads that wait spin beside other work.
+        """
+        return {"TVM_NUM_THREADS": str(self.args.num_threads or 1)}
+
+    def tunings(self, cores: int) -> Sequence[TvmArgs]:
+        """Return every choice of threads and slots, where they are left open."""
+        args = self.args
         threads = [args.num_threads] if args.num_threads else sorted({1, cores})
         slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
         return [

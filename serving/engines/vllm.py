@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.serving.engines.base import Capabilities, EngineArgs, guarded
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs, guarded
 from weighbridge.serving.engines.devices import compute_capability, nvidia_devices
 from weighbridge.serving.openai_client import BASE_SUFFIX, Client, get, post
 
@@ -160,7 +160,7 @@ class VllmArgs(EngineArgs):
         return self
 
 
-class Vllm:
+class Vllm(Engine[VllmArgs]):
     """Serves a folder of safetensors; one with an adapter in `adapters/<digest>/` as the two
     together.
     """
@@ -177,20 +177,20 @@ class Vllm:
         devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True
     )
 
-    def device(self, args: VllmArgs) -> Device:
-        """As told; else the GPU where there is one."""
-        if args.device != "auto":
-            return args.device
+    def device(self) -> Device:
+        """Return the device that was given; else the GPU where there is one."""
+        if self.args.device != "auto":
+            return self.args.device
         return "cuda" if nvidia_devices() else "cpu"
 
-    def check(self, args: VllmArgs, model: Path | None = None) -> None:
+    def check(self, model: Path | None = None) -> None:
         """Refuse what cannot run here, before an environment of gigabytes is built for it.
 
         Raises:
-            Unavailable: the devices it asks for are not there, or cannot do what it asks of them.
-            BadInput: options that mean nothing on the device.
+            Unavailable: The devices it asks for are not there, or cannot do what it asks of them.
+            BadInput: Options that mean nothing on the device.
         """
-        device, doing = self.device(args), "starting vllm"
+        args, device, doing = self.args, self.device(), "starting vllm"
         if wrong := _senseless(args, device):
             raise BadInput(doing, wrong)
         if device == "cuda":
@@ -205,11 +205,12 @@ class Vllm:
         if _asks_for_fp8(args, model) and (why := why_no_fp8(device)):
             raise Unavailable(doing, why, "use a newer GPU, or int8 weights")
 
-    def command(self, model: Path, args: VllmArgs, host: str, port: int, python: Path) -> list[str]:
-        """vLLM's server out of the locked environment; isolated, because beside this file lies one
-        named like it.
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of vLLM's server out of the locked environment.
+
+        Isolated (`-I`), because this file is named like the library.
         """
-        if self.device(args) == "cuda":
+        if self.device() == "cuda":
             program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
         else:
             # The same server; the CPU build's `vllm` asks for the version of a package that is
@@ -223,34 +224,42 @@ class Vllm:
                 str(model),
             ]
         return guarded(
-            [*program, "--host", host, "--port", str(port), *_options(_with_adapter(args, model))],
+            [
+                *program,
+                "--host",
+                host,
+                "--port",
+                str(port),
+                *_options(_with_adapter(self.args, model)),
+            ],
             python,
         )
 
-    def env(self, args: VllmArgs) -> dict[str, str]:
-        """Nothing is looked up or reported elsewhere; and what it takes by environment variables
-        alone.
+    def env(self) -> dict[str, str]:
+        """Return variables by which it looks nothing up and reports nothing, and the options that
+        it takes no other way.
         """
-        found = dict(QUIET)
+        args, variables = self.args, dict(QUIET)
         if args.allow_runtime_lora_updating:
-            found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        if self.device(args) == "cpu":
-            found["VLLM_TARGET_DEVICE"] = "cpu"
-            found["VLLM_CPU_KVCACHE_SPACE"] = str(args.cpu_kvcache_space or CPU_KVCACHE_GIB)
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if self.device() == "cpu":
+            variables["VLLM_TARGET_DEVICE"] = "cpu"
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(args.cpu_kvcache_space or CPU_KVCACHE_GIB)
             if args.cpu_omp_threads_bind:
-                found["VLLM_CPU_OMP_THREADS_BIND"] = args.cpu_omp_threads_bind
-        return found
+                variables["VLLM_CPU_OMP_THREADS_BIND"] = args.cpu_omp_threads_bind
+        return variables
 
-    def tunings(self, args: VllmArgs, cores: int) -> Sequence[VllmArgs]:
-        """As it is: the engine sizes itself. The device is settled, so that what is weighed here is
-        what ships.
+    def tunings(self, cores: int) -> Sequence[VllmArgs]:
+        """Return the arguments as they are: the engine sizes itself.
+
+        The device is settled, so that what is weighed here is what ships.
         """
-        return [args.model_copy(update={"device": self.device(args)})]
+        return [self.args.model_copy(update={"device": self.device()})]
 
-    def reason(self, log: str) -> str:
-        """Why it did not start, in its own words; empty where it does not say."""
-        found = ROOT_CAUSE.search(log)
-        return found[1] if found else ""
+    def reason(self, log: str) -> str | None:
+        """Return why it did not start, in its own words; None where it does not say."""
+        cause = ROOT_CAUSE.search(log)
+        return cause[1] if cause else None
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
@@ -261,7 +270,7 @@ class Vllm:
         log-probabilities of a prompt for one request while it answers another.
 
         Raises:
-            Unavailable: the server does not answer, or leaves tokens out.
+            Unavailable: The server does not answer, or leaves tokens out.
         """
         tokens, name = [*prompt, *completion], _served(url)
         if _is_adapter(url, name):
@@ -285,12 +294,12 @@ class Vllm:
         return [float(seen[place][str(tokens[place])]["logprob"]) for place in places]
 
     def tokenize(self, url: str, text: str) -> list[int]:
-        """Token ids of a text: special tokens parsed, none added."""
+        """Return the token ids of a text: special tokens parsed, none added."""
         body = {"model": _served(url), "prompt": text, "add_special_tokens": False}
         return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins."""
+        """Return the token ids of a chat, up to where the answer begins."""
         asked = [dict(message) for message in messages]
         body = {
             "model": _served(url),

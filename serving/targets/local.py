@@ -18,11 +18,11 @@ from pydantic import Field
 from weighbridge.core.environments import Environment
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.machine import available_memory
-from weighbridge.core.plugins import load
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
+from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.metrics import figures
@@ -154,7 +154,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         environment = bento_process.environment_of(folder, Settings(home=self.home).cache)
         name = _free_name(release.version, taken)
         port = free_port()
-        engine = load("engine", bento_process.candidate_of(folder).engine["kind"])
+        engine = engine_class(bento_process.candidate_of(folder).engine["kind"])
         return LocalRevision(
             name=name,
             release=release,
@@ -165,7 +165,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             port=port,
             management_port=free_port(),
             stop_seconds=self.args.stop_seconds,
-            health=str(getattr(engine, "health", "/health")),
+            health=engine.health,
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:

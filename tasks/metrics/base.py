@@ -1,9 +1,12 @@
 """How good an answer is: what a `metric` plugin offers."""
 
 import math
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
+
+from weighbridge.core.plugins import load
 
 
 class MetricArgs(BaseModel):
@@ -55,3 +58,14 @@ class Metric(Protocol):
         """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its
         reference's tokens.
         """
+
+
+@cache
+def load_metric(kind: str) -> Metric:
+    """Return the metric plugin of this name.
+
+    Raises:
+        BadInput: There is none.
+    """
+    metric: Metric = load("metric", kind)()
+    return metric

@@ -1,12 +1,14 @@
 """What makes a servable artifact out of merged weights: what an `optimizer` plugin offers."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
 
 
@@ -52,3 +54,14 @@ class Optimizer(Protocol):
         calibrate and prove. Raises BadInput for a model it does not know, Unavailable when a tool
         cannot be run.
         """
+
+
+@cache
+def load_optimizer(kind: str) -> Optimizer:
+    """Return the optimizer plugin of this name.
+
+    Raises:
+        BadInput: There is none.
+    """
+    optimizer: Optimizer = load("optimizer", kind)()
+    return optimizer

@@ -17,12 +17,11 @@ from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.plugins import load
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
-from weighbridge.serving.engines.base import Engine, EngineArgs, check_engine, lock_of
+from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.serving.engines.vllm import why_no_fp8
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
@@ -111,8 +110,7 @@ class CompressedTensors:
         proof.check_widths(proof.linear_layers(model, args.ignore, doing), args.stored, doing)
         needed = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         require_room(needed, "the result", workspace.store.root, doing)
-        engine, options = _engine()
-        if args.scheme == "FP8_DYNAMIC" and (why := why_no_fp8(engine.device(options))):
+        if args.scheme == "FP8_DYNAMIC" and (why := why_no_fp8(_engine().device())):
             raise Unavailable(doing, why, "leave it out, or choose W8A8")
 
     def optimize(
@@ -134,21 +132,20 @@ class CompressedTensors:
         return facts | _ask(out, data, args, workspace)
 
 
-def _engine() -> tuple[Engine, EngineArgs]:
-    """What serves it, and how it is asked."""
-    engine: Engine = load("engine", "vllm")
-    return engine, engine.Args.model_validate(
-        {"kind": engine.name, "enforce_eager": True, "max_num_seqs": 8}
-    )
+def _engine() -> Engine:
+    """Return the engine that serves it, as it is asked here."""
+    plugin = engine_class("vllm")
+    options = {"kind": plugin.name, "enforce_eager": True, "max_num_seqs": 8}
+    return plugin(plugin.Args.model_validate(options))
 
 
-def _not_here(engine: Engine, options: EngineArgs, model: Path) -> str:
-    """Why the engine cannot run this here; empty if it can."""
+def _not_here(engine: Engine, model: Path) -> str | None:
+    """Return why the engine cannot run this model here; None if it can."""
     try:
-        check_engine(engine, options, model)
+        engine.check(model)
     except (Unavailable, BadInput) as exc:
         return exc.wrong
-    return ""
+    return None
 
 
 def _quantize(
@@ -241,18 +238,16 @@ def _ask(
     """Load it on vLLM and let it answer; where this machine cannot run the scheme, say why it was
     not asked.
     """
-    (engine, options), doing = _engine(), f"proving {args.label()}"
+    engine, doing = _engine(), f"proving {args.label()}"
     log = out.with_name(f"{out.name}.engine.log")
-    if why := _not_here(engine, options, out):
+    if why := _not_here(engine, out):
         logger.info("%s: not asked, %s", doing, why)
         return {"engine": f"not asked: {why}"}
     try:
-        with serve(out, options, workspace.settings.cache, log) as running:
+        with serve(out, engine.args, workspace.settings.cache, log) as running:
             answer = answers(running.url, sample(data, 1))
             logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
     finally:
         log.unlink(missing_ok=True)
-    found = re.search(
-        r"^(vllm[a-z-]*)==([\w.]+)", lock_of(engine, options).read_text(), re.MULTILINE
-    )
+    found = re.search(r"^(vllm[a-z-]*)==([\w.]+)", engine.lock().read_text(), re.MULTILINE)
     return {"engine": f"{engine.name} ({found[1]} {found[2]})" if found else engine.name}

@@ -22,13 +22,13 @@ from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gguf_header import Header, read_header
 from weighbridge.core.machine import cores
-from weighbridge.core.plugins import load, suggestion
+from weighbridge.core.plugins import suggestion
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
 from weighbridge.serving.engine_process import serve
-from weighbridge.serving.engines.base import Engine, lock_of
+from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.model_files import copy_all_but_weights
@@ -338,11 +338,10 @@ def _prove(
     """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or
     Unavailable.
     """
-    engine: Engine = load("engine", "llama_cpp")
-    options = engine.Args.model_validate(
-        {"kind": engine.name, "parallel": 1, "threads": max(1, cores() // 2)}
-    )
-    lock = lock_of(engine, options)
+    plugin = engine_class("llama_cpp")
+    options = {"kind": plugin.name, "parallel": 1, "threads": max(1, cores() // 2)}
+    engine = plugin(plugin.Args.model_validate(options))
+    lock = engine.lock()
     rows, doing, log = (
         proof.sample(data),
         f"proving {args.label()}",
@@ -356,7 +355,7 @@ def _prove(
         "most": proof.MOST_ROWS,
     }
     try:
-        with serve(out, options, workspace.settings.cache, log) as running:
+        with serve(out, engine.args, workspace.settings.cache, log) as running:
 
             def compute() -> proof.TokenizationProof:
                 logger.info("%s: comparing the tokens of %d rows", doing, len(rows))

@@ -18,13 +18,13 @@ from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import ensure, locate
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.plugins import load, suggestion
+from weighbridge.core.plugins import suggestion
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
 from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
-from weighbridge.serving.engines.base import Engine, lock_of
+from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
 from weighbridge.tasks.optimizers import gguf_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
@@ -252,21 +252,21 @@ def _prove(
     """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or
     Unavailable.
     """
-    engine: Engine = load("engine", "onnx")
-    options = engine.Args.model_validate({"kind": engine.name})
+    plugin = engine_class("onnx")
+    engine = plugin(plugin.Args(kind="onnx"))
     rows, doing, log = (
         proof.sample(data),
         f"proving {args.label()}",
         out.with_name(f"{out.name}.engine.log"),
     )
     try:
-        with serve(out, options, workspace.settings.cache, log) as running:
+        with serve(out, engine.args, workspace.settings.cache, log) as running:
             proved = proof.compare(engine, running.url, model.path, rows, doing)
             answer = proof.answers(running.url, rows)
     finally:
         log.unlink(missing_ok=True)
     logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
-    version = _pinned(lock_of(engine, options), "onnxruntime")
+    version = _pinned(engine.lock(), "onnxruntime")
     return {
         "rows_checked": str(proved.rows),
         "tokens_checked": str(proved.tokens),

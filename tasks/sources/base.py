@@ -1,10 +1,13 @@
 """Where bytes come from: what a `source` plugin offers."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from weighbridge.core.plugins import load
 
 
 class SourceArgs(BaseModel):
@@ -77,3 +80,14 @@ class Digesting(Protocol):
 
     def digest(self, args: Any, file: RemoteFile) -> RemoteFile:
         """The file with its sha256, where one can be had without moving the bytes."""
+
+
+@cache
+def load_source(kind: str) -> Source:
+    """Return the source plugin of this name.
+
+    Raises:
+        BadInput: There is none.
+    """
+    source: Source = load("source", kind)()
+    return source

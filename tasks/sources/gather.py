@@ -27,10 +27,9 @@ from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.formatting import human_size
-from weighbridge.core.plugins import load
 from weighbridge.core.progress import track
 from weighbridge.core.store import Store, sha256_of
-from weighbridge.tasks.sources.base import Listing, RemoteFile, Source, SourceArgs
+from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs, load_source
 
 FILES_AT_ONCE = 8
 SPARE = 64 << 20
@@ -149,7 +148,7 @@ class Gathering:
     def _fetch(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> tuple[str, str]:
         """The sha256 of what came, and what is wrong with it."""
         moved = _Moved(advance, self._stop)
-        source: Source = load("source", self.args.kind)
+        source = load_source(self.args.kind)
         source.fetch(self.args, self.listing, file, to, moved)
         moved.settle(file.size)
         sha256 = sha256_of(to)

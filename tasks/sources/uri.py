@@ -10,8 +10,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.plugins import PluginArgs, load
-from weighbridge.tasks.sources.base import SourceArgs
+from weighbridge.core.plugins import PluginArgs
+from weighbridge.tasks.sources.base import SourceArgs, load_source
 
 
 def parse(uri: str) -> SourceArgs:
@@ -21,8 +21,7 @@ def parse(uri: str) -> SourceArgs:
         BadInput: nobody knows the scheme, or the rest of the URI is malformed.
     """
     kind, separator, _ = uri.partition("://")
-    args: SourceArgs = load("source", kind if separator else "file").parse(uri)
-    return args
+    return load_source(kind if separator else "file").parse(uri)
 
 
 class UriOrMapping(PluginArgs):

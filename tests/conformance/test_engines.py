@@ -13,7 +13,7 @@ from weighbridge.conformance.report import kept
 from weighbridge.conformance.runner import FIRST, check
 from weighbridge.core import plugins
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.engines.base import Engine
+from weighbridge.serving.engines.base import engine_class
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"vllm": {"enforce_eager": True}}
 """Options under which an engine is checked here; none: as it would be tried first on this machine.
@@ -27,7 +27,8 @@ vLLM compiles a model that it has not seen for minutes, at each of three starts.
 def test_the_engine_does_all_that_it_claims(
     name: str, workspace: Workspace, tmp_path: Path
 ) -> None:
-    engine: Engine = plugins.load("engine", name)
+    plugin = engine_class(name)
+    engine = plugin(plugin.Args(kind=name))
     report = check(name, workspace, options=OPTIONS.get(name))
     assert report.failed == [], [
         outcome for outcome in report.outcomes if outcome["verdict"] == "failed"
@@ -39,4 +40,4 @@ def test_the_engine_does_all_that_it_claims(
     assert [outcome["check"] for outcome in report.outcomes] == names
     assert report.count("passed") > len(suite.CHECKS) / 2
     assert str(tmp_path) not in report.model_dump_json()
-    assert kept(workspace.settings.home, name, engine.device(engine.Args())) == report
+    assert kept(workspace.settings.home, name, engine.device()) == report

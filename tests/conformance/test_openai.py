@@ -22,7 +22,7 @@ KEY = "sk-nobody-may-see-this"
 @pytest.mark.slow
 def test_what_an_endpoint_does_comes_through(workspace: Workspace, tmp_path: Path) -> None:
     cache = workspace.settings.cache
-    artifact = servable(LlamaCpp(), model_folder(cache), workspace)
+    artifact = servable(LlamaCpp(LlamaCppArgs()), model_folder(cache), workspace)
     args = LlamaCppArgs(threads=1)
     with serve(artifact.path, args, cache, tmp_path / "log") as endpoint:
         report = check("openai", workspace, options={"url": f"{endpoint.url}/v1"})
@@ -64,10 +64,10 @@ def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(Unavailable, match=r"looking for an endpoint at http://127\.0\.0\.1:1/v1"):
-        OpenAI().check(OpenAIArgs(url="http://127.0.0.1:1/v1"))
+        OpenAI(OpenAIArgs(url="http://127.0.0.1:1/v1")).check()
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(Unavailable, match="the environment variable MY_KEY is not set"):
-        OpenAI().check(OpenAIArgs(api_key_env="MY_KEY"))
+        OpenAI(OpenAIArgs(api_key_env="MY_KEY")).check()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from benchmarks.random_gguf import write
 from tests.stand_ins import openai
 from tests.stand_ins.engine import StandInArgs, options
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.plugins import load
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento
 from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Candidate, Variant
 
@@ -30,10 +30,7 @@ def gguf(workspace: Workspace, *, whole: bool = True) -> Artifact:
 
 
 def engine(parallel: int = 2) -> EngineArgs:
-    args: EngineArgs = load("engine", "llama_cpp").Args(
-        threads=1, parallel=parallel, ctx_size=512 * parallel
-    )
-    return args
+    return LlamaCppArgs(threads=1, parallel=parallel, ctx_size=512 * parallel)
 
 
 def candidate(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> Candidate:
@@ -91,7 +88,7 @@ def stand_in_release(
         program.write_text(_program(options(args)))
         program.chmod(0o755)
         model = workspace.store.add(scratch, "gguf", {"uri": "stand-in"})
-    engine = load("engine", "llama_cpp").Args(build="native", threads=1, parallel=1, ctx_size=512)
+    engine = LlamaCppArgs(build="native", threads=1, parallel=1, ctx_size=512)
     what = StandIn(
         name, version, "stand_in/answers", engine, model, {"recipe": "test", "version": version}
     )

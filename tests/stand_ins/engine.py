@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from tests.stand_ins import openai
 from weighbridge.core.artifact import Format
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 
 PATH = "tests.stand_ins.engine:StandInEngine"
 
@@ -49,43 +49,24 @@ def options(args: StandInArgs) -> list[str]:
     return [*(f"--{names[name]}={value}" for name, value in given.items()), *switches]
 
 
-class StandInEngine:
+class StandInEngine(Engine[StandInArgs]):
     """Serves any GGUF artifact: its file is the table of answers."""
 
     name: ClassVar[str] = "stand_in"
     Args: ClassVar[type[EngineArgs]] = StandInArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_name("engine.lock")}
-    packages: ClassVar[tuple[str, ...]] = ()
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
 
-    def device(self, args: StandInArgs) -> str:
-        return "cpu"
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        answers = model / "model.gguf"
+        program = [str(python), "-I", openai.__file__]
+        return [*program, f"--port={port}", f"--answers={answers}", *options(self.args)]
 
-    def command(
-        self, model: Path, args: StandInArgs, host: str, port: int, python: Path
-    ) -> list[str]:
-        return [
-            str(python),
-            "-I",
-            openai.__file__,
-            f"--port={port}",
-            f"--answers={model / 'model.gguf'}",
-            *options(args),
-        ]
-
-    def env(self, args: StandInArgs) -> dict[str, str]:
-        return {}
-
-    def tunings(self, args: StandInArgs, cores: int) -> Sequence[StandInArgs]:
-        if args.threads:
-            return [args]
-        return [args.model_copy(update={"threads": threads}) for threads in (1, 2, 8)]
-
-    def token_logprobs(
-        self, url: str, prompt: Sequence[int], completion: Sequence[int]
-    ) -> list[float]:
-        raise NotImplementedError
+    def tunings(self, cores: int) -> Sequence[StandInArgs]:
+        if self.args.threads:
+            return [self.args]
+        return [self.args.model_copy(update={"threads": threads}) for threads in (1, 2, 8)]
 
     def tokenize(self, url: str, text: str) -> list[int]:
         return [len(word) for word in text.split()]

@@ -30,10 +30,9 @@ def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
 
 
 def candidate_lock() -> Path:
-    from weighbridge.core.plugins import load
+    from weighbridge.serving.engines.llama_cpp import LlamaCpp
 
-    lock: Path = load("engine", "llama_cpp").locks["cpu"]
-    return lock
+    return LlamaCpp.locks["cpu"]
 
 
 def test_a_bento_that_does_not_answer_does_not_count(workspace: Workspace) -> None:

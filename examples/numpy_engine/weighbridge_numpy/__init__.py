@@ -26,7 +26,7 @@ class NumpyArgs(EngineArgs):
     threads: int | None = Field(None, ge=1, description="Threads of the linear algebra library.")
 
 
-class Numpy(ShimEngine):
+class Numpy(ShimEngine[NumpyArgs]):
     """Serves Llama models in float32."""
 
     name: ClassVar[str] = "numpy"
@@ -36,29 +36,16 @@ class Numpy(ShimEngine):
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
 
-    def device(self, args: NumpyArgs) -> str:
-        return "cpu"
-
-    def command(
-        self, model: Path, args: NumpyArgs, host: str, port: int, python: Path
-    ) -> list[str]:
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
         program = [str(python), "-I", str(HERE / "server.py"), "--weighbridge", str(WEIGHBRIDGE)]
-        options = [
-            "--model",
-            str(model),
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--slots",
-            str(args.slots),
-        ]
-        return [*program, *options]
+        address = ["--host", host, "--port", str(port)]
+        return [*program, "--model", str(model), *address, "--slots", str(self.args.slots)]
 
-    def env(self, args: NumpyArgs) -> dict[str, str]:
-        return {"OPENBLAS_NUM_THREADS": str(args.threads)} if args.threads else {}
+    def env(self) -> dict[str, str]:
+        threads = self.args.threads
+        return {"OPENBLAS_NUM_THREADS": str(threads)} if threads else {}
 
-    def tunings(self, args: NumpyArgs, cores: int) -> Sequence[NumpyArgs]:
-        if args.threads:
-            return [args]
-        return [args.model_copy(update={"threads": count}) for count in sorted({1, cores})]
+    def tunings(self, cores: int) -> Sequence[NumpyArgs]:
+        if self.args.threads:
+            return [self.args]
+        return [self.args.model_copy(update={"threads": count}) for count in sorted({1, cores})]

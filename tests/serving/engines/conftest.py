@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import MACHINE_CACHE
 from tests.tasks.optimizers.rows import write_rows
-from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.optimizers.onnx import Onnx, OnnxArgs
 
 pytest.register_assert_rewrite("tests.serving.engines.shimmed")
 
@@ -20,10 +20,10 @@ def onnx_tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     workspace = Workspace(
         Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE)
     )
-    optimizer, out = plugins.load("optimizer", "onnx"), tmp_path_factory.mktemp("built")
+    optimizer, out = Onnx(), tmp_path_factory.mktemp("built")
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
     data = workspace.store.add(write_rows(tmp_path_factory.mktemp("data") / "rows", 4), "jsonl")
-    optimizer.optimize(model, data, optimizer.Args(precision="fp32"), out, workspace)
+    optimizer.optimize(model, data, OnnxArgs(precision="fp32"), out, workspace)
     return out
 
 

@@ -6,29 +6,58 @@ import pytest
 
 from tests.stand_ins.engine import StandInArgs, StandInEngine
 from weighbridge.core import plugins
-from weighbridge.core.errors import Unavailable
-from weighbridge.serving.engines.base import lock_of
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.serving.engines.base import Engine, engine_class
 
 
 def test_the_environment_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         StandInEngine, "locks", {"cpu": Path("slow.lock"), "cuda": Path("fast.lock")}
     )
-    monkeypatch.setattr(StandInEngine, "device", lambda self, args: "cuda")
-    assert lock_of(StandInEngine(), StandInArgs()) == Path("fast.lock")
+    monkeypatch.setattr(StandInEngine, "device", lambda self: "cuda")
+    assert StandInEngine(StandInArgs()).lock() == Path("fast.lock")
 
 
 def test_a_device_the_engine_has_no_environment_for_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(StandInEngine, "device", lambda self, args: "tpu")
+    monkeypatch.setattr(StandInEngine, "device", lambda self: "tpu")
     with pytest.raises(
         Unavailable, match="choosing the environment of stand_in: it has none for tpu; known: cpu"
     ):
-        lock_of(StandInEngine(), StandInArgs())
+        StandInEngine(StandInArgs()).lock()
 
 
 @pytest.mark.parametrize("name", plugins.BUILT_IN["engine"])
 def test_every_lock_of_an_engine_lies_in_the_tree(name: str) -> None:
-    locks = plugins.load("engine", name).locks
+    locks = engine_class(name).locks
     assert all(lock.is_file() for lock in locks.values()), locks
+
+
+def test_what_is_registered_and_no_engine_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(plugins.BUILT_IN["engine"], "wrong", f"{__name__}:Path")  # type: ignore[index]
+    with pytest.raises(BadInput, match=r"loading engine 'wrong': .*Path.* is no class derived"):
+        engine_class("wrong")
+
+
+def test_an_engine_that_writes_only_its_command_has_the_defaults() -> None:
+    class Plain(Engine[StandInArgs]):
+        name = "plain"
+
+        def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+            return ["plain"]
+
+    engine = Plain(StandInArgs())
+    engine.check()
+    assert (engine.device(), engine.env(), engine.reason("log")) == ("cpu", {}, None)
+    assert engine.tunings(8) == [engine.args]
+    assert (engine.health, engine.packages) == ("/health", ())
+    for ask in (
+        lambda: engine.tokenize("http://127.0.0.1:1", "x"),
+        lambda: engine.chat_tokens("http://127.0.0.1:1", []),
+        lambda: engine.token_logprobs("http://127.0.0.1:1", [1], [2]),
+    ):
+        with pytest.raises(NotImplementedError, match="plain"):
+            ask()

@@ -12,7 +12,6 @@ import pytest
 
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.shimmed import TEXTS
-from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -20,6 +19,7 @@ from weighbridge.serving import llama_cpp_native
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
 from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "validation", "test"):
         (rows / f"{split}.jsonl").write_text(row + "\n")
     out = tmp_path_factory.mktemp("gguf")
-    optimizer = plugins.load("optimizer", "gguf")
+    optimizer = Gguf()
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
     data = workspace.store.add(rows, "jsonl")
-    optimizer.optimize(model, data, optimizer.Args(quantization="F16"), out, workspace)
+    optimizer.optimize(model, data, GgufArgs(quantization="F16"), out, workspace)
     return out
 
 
@@ -64,7 +64,7 @@ def header(path: Path, *entries: tuple[str, int, bytes]) -> Path:
 
 def words(folder: Path, args: LlamaCppArgs) -> list[str]:
     header(folder / "model.gguf", ("llama.context_length", 4, struct.pack("<I", 32768)))
-    return LlamaCpp().command(folder, args, "127.0.0.1", 8080, Path("python"))
+    return LlamaCpp(args).command(folder, "127.0.0.1", 8080, Path("python"))
 
 
 def value(command: list[str], option: str) -> str:
@@ -124,11 +124,9 @@ def test_a_native_server_that_is_not_there_is_said_unless_any_will_do(
 
 
 def test_only_open_options_are_tuned() -> None:
-    engine = LlamaCpp()
-    assert engine.tunings(LlamaCppArgs(threads=3, parallel=2), 8) == [
-        LlamaCppArgs(threads=3, parallel=2)
-    ]
-    tried = {(args.threads, args.parallel) for args in engine.tunings(LlamaCppArgs(), 2)}
+    given = LlamaCppArgs(threads=3, parallel=2)
+    assert LlamaCpp(given).tunings(8) == [given]
+    tried = {(args.threads, args.parallel) for args in LlamaCpp(LlamaCppArgs()).tunings(2)}
     assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
 
 
@@ -183,7 +181,7 @@ def test_its_tokens_are_the_tokenizers(
     text: str, running: Running, transformer: tuple[Any, Any]
 ) -> None:
     ids = transformer[1](text, add_special_tokens=False)["input_ids"]
-    assert LlamaCpp().tokenize(running.url, text) == ids
+    assert LlamaCpp(LlamaCppArgs()).tokenize(running.url, text) == ids
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -204,7 +202,7 @@ def test_log_probabilities_are_those_of_transformers(
     expected = [
         float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)
     ]
-    found = LlamaCpp().token_logprobs(running.url, prompt, completion)
+    found = LlamaCpp(LlamaCppArgs()).token_logprobs(running.url, prompt, completion)
     differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
     assert sum(differences) / len(differences) < 0.01
     assert max(differences) < 0.05

@@ -19,7 +19,14 @@ from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines import on_path
-from weighbridge.serving.engines.on_path import OnPath, Sglang, TensorrtLlm, Tgi, tgi_limits
+from weighbridge.serving.engines.on_path import (
+    OnPath,
+    OnPathArgs,
+    Sglang,
+    TensorrtLlm,
+    Tgi,
+    tgi_limits,
+)
 from weighbridge.serving.openai_client import Client, RequestRefused
 
 
@@ -38,9 +45,15 @@ def on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bin"
 
 
-def words(plugin: OnPath, **options: Any) -> list[str]:
-    args = plugin.Args(kind=plugin.name, **options)
-    return plugin.command(Path("/models/one"), args, "127.0.0.1", 8000, Path("python"))
+def engine_of(plugin: type[OnPath], **options: Any) -> OnPath:
+    args = plugin.Args.model_validate({"kind": plugin.name, **options})
+    assert isinstance(args, OnPathArgs)
+    return plugin(args)
+
+
+def words(plugin: type[OnPath], **options: Any) -> list[str]:
+    engine = engine_of(plugin, **options)
+    return engine.command(Path("/models/one"), "127.0.0.1", 8000, Path("python"))
 
 
 # The commands
@@ -48,7 +61,7 @@ def words(plugin: OnPath, **options: Any) -> list[str]:
 
 def test_tgis_command_is_its_launchers(on_the_path: Path) -> None:
     command = words(
-        Tgi(), num_shard=2, max_total_tokens=1024, cuda_memory_fraction=0.8, dtype="bfloat16"
+        Tgi, num_shard=2, max_total_tokens=1024, cuda_memory_fraction=0.8, dtype="bfloat16"
     )
     assert command[0] == str(on_the_path / "text-generation-launcher")
     given = tgi.parse(command[1:])
@@ -71,19 +84,19 @@ def test_tgis_options_are_all_its_launchers_own() -> None:
 
 
 def test_sglangs_command_serves_a_folder(on_the_path: Path) -> None:
-    command = words(Sglang(), tp_size=2, mem_fraction_static=0.7, disable_radix_cache=True)
+    command = words(Sglang, tp_size=2, mem_fraction_static=0.7, disable_radix_cache=True)
     assert command[:4] == [str(on_the_path / "sglang"), "serve", "--model-path", "/models/one"]
     text = " ".join(command)
     assert "--tp-size 2 --mem-fraction-static 0.7" in text
     assert "--served-model-name model" in text
     assert "--disable-radix-cache" in command
-    assert "--disable-radix-cache" not in words(Sglang())
+    assert "--disable-radix-cache" not in words(Sglang)
     assert "False" not in text
     assert "None" not in text
 
 
 def test_tensorrt_llm_writes_its_flags_with_underscores(on_the_path: Path) -> None:
-    command = words(TensorrtLlm(), max_batch_size=8, kv_cache_free_gpu_memory_fraction=0.5)
+    command = words(TensorrtLlm, max_batch_size=8, kv_cache_free_gpu_memory_fraction=0.5)
     assert command[:3] == [str(on_the_path / "trtllm-serve"), "serve", "/models/one"]
     assert " ".join(command[3:]) == (
         "--host 127.0.0.1 --port 8000 --max_batch_size 8 --kv_cache_free_gpu_memory_fraction 0.5"
@@ -106,23 +119,23 @@ def test_a_program_that_is_missing_is_told_with_how_to_get_it(
 
 def test_a_program_elsewhere_can_be_named(tmp_path: Path) -> None:
     program(tmp_path / "own", "launcher")
-    assert words(Tgi(), program=str(tmp_path / "own" / "launcher"))[0] == str(
+    assert words(Tgi, program=str(tmp_path / "own" / "launcher"))[0] == str(
         tmp_path / "own" / "launcher"
     )
 
 
 def test_an_unknown_option_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValidationError, match="no option 'tensor_size'"):
-        Sglang().Args(kind="sglang", tensor_size=2)
+        engine_of(Sglang, tensor_size=2)
     with pytest.raises(ValidationError, match="did you mean 'max_input_tokens'"):
-        Tgi().Args(kind="tgi", max_input_token=2)
+        engine_of(Tgi, max_input_token=2)
 
 
 def test_what_an_api_cannot_tell_is_said() -> None:
     with pytest.raises(NotImplementedError, match="tgi tells no log-probabilities"):
-        Tgi().token_logprobs("http://127.0.0.1:1", [1], [2])
+        engine_of(Tgi).token_logprobs("http://127.0.0.1:1", [1], [2])
     with pytest.raises(NotImplementedError, match="tensorrt_llm has no route"):
-        TensorrtLlm().tokenize("http://127.0.0.1:1", "x")
+        engine_of(TensorrtLlm).tokenize("http://127.0.0.1:1", "x")
 
 
 # TGI's contract, over a server that speaks its documented API
@@ -139,9 +152,8 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     monkeypatch.setattr(Tgi, "locks", {"cuda": engine.StandInEngine.locks["cpu"]})
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    args = Tgi().Args(
-        kind="tgi", max_input_tokens=20, max_total_tokens=40, max_concurrent_requests=3
-    )
+    limits = {"max_input_tokens": 20, "max_total_tokens": 40, "max_concurrent_requests": 3}
+    args = engine_of(Tgi, **limits).args
     with serve(tmp_path / "model", args, MACHINE_CACHE, tmp_path / "log") as started:
         yield started
 
@@ -158,7 +170,7 @@ def test_tgi_answers_tells_its_limits_and_its_tokens(running: Running) -> None:
     assert tgi_limits(running.url) == on_path.PathLimits(
         input_tokens=20, total_tokens=40, requests=3
     )
-    assert Tgi().tokenize(running.url, "a token each") == [101, 105, 104]
+    assert engine_of(Tgi).tokenize(running.url, "a token each") == [101, 105, 104]
     with pytest.raises(
         RequestRefused, match=r"HTTP 422: Input validation error: `inputs` must have less than 20"
     ):
@@ -180,7 +192,7 @@ def test_tgi_that_does_not_start_is_told_in_its_own_words(
             Unavailable,
             match=r"starting tgi: it ended with status 1 before it was ready.*\nError: Shard",
         ),
-        serve(tmp_path, Tgi().Args(kind="tgi"), MACHINE_CACHE, tmp_path / "log"),
+        serve(tmp_path, engine_of(Tgi).args, MACHINE_CACHE, tmp_path / "log"),
     ):
         pass
 
@@ -245,7 +257,7 @@ def url() -> Iterator[str]:
 
 
 def test_sglang_tells_log_probabilities_and_tokens(url: str) -> None:
-    assert Sglang().token_logprobs(url, [1, 2, 3], [4, 5]) == [-4.0, -5.0]
-    assert Sglang().tokenize(url, "one three") == [3, 5]
+    assert engine_of(Sglang).token_logprobs(url, [1, 2, 3], [4, 5]) == [-4.0, -5.0]
+    assert engine_of(Sglang).tokenize(url, "one three") == [3, 5]
     with pytest.raises(Unavailable, match="told of 2 tokens, not of the 3"):
-        Sglang().token_logprobs(url, [1, 2], [13])
+        engine_of(Sglang).token_logprobs(url, [1, 2], [13])

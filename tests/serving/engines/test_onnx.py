@@ -30,7 +30,7 @@ def test_options_are_onnx_runtimes_own() -> None:
     args = OnnxArgs(
         intra_op_num_threads=3, max_batch_size=5, context_length=300, allow_spinning=True
     )
-    command = Onnx().command(Path("/models/one"), args, "127.0.0.1", 8080, Path("python"))
+    command = Onnx(args).command(Path("/models/one"), "127.0.0.1", 8080, Path("python"))
     assert command[:2] == ["python", "-I"]
     text = " ".join(command)
     for words in (
@@ -41,16 +41,16 @@ def test_options_are_onnx_runtimes_own() -> None:
     ):
         assert words in text
     assert "--allow-spinning" in command
-    assert "--allow-spinning" not in Onnx().command(
-        Path("m"), OnnxArgs(), "127.0.0.1", 1, Path("python")
+    assert "--allow-spinning" not in Onnx(OnnxArgs()).command(
+        Path("m"), "127.0.0.1", 1, Path("python")
     )
 
 
 def test_only_open_options_are_tuned() -> None:
     given = OnnxArgs(intra_op_num_threads=3, max_batch_size=2)
-    assert Onnx().tunings(given, 8) == [given]
+    assert Onnx(given).tunings(8) == [given]
     tried = {
-        (args.intra_op_num_threads, args.max_batch_size) for args in Onnx().tunings(OnnxArgs(), 2)
+        (args.intra_op_num_threads, args.max_batch_size) for args in Onnx(OnnxArgs()).tunings(2)
     }
     assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
 
@@ -59,7 +59,7 @@ def test_only_open_options_are_tuned() -> None:
 
 
 class TestOnnx(Shimmed):
-    engine = Onnx()
+    engine = Onnx(OnnxArgs())
 
 
 @pytest.mark.slow

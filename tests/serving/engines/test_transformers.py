@@ -26,8 +26,8 @@ def drawn(times: int = 300, **options: float) -> set[int]:
 
 def test_options_are_those_of_from_pretrained() -> None:
     args = TransformersArgs(dtype="bfloat16", attn_implementation="eager", threads=3)
-    command = Transformers().command(
-        Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python")
+    command = Transformers(args).command(
+        Path("/models/one"), "127.0.0.1", 8000, Path("/env/bin/python")
     )
     assert command[:2] == ["/env/bin/python", "-I"]
     text = " ".join(command)
@@ -42,10 +42,10 @@ def test_options_are_those_of_from_pretrained() -> None:
 
 
 def test_only_open_threads_of_the_processor_are_tuned() -> None:
-    engine = Transformers()
-    assert [args.threads for args in engine.tunings(TransformersArgs(), 4)] == [2, 4]
+    tunings = Transformers(TransformersArgs()).tunings(4)
+    assert [args.threads for args in tunings] == [2, 4]
     for args in (TransformersArgs(threads=3), TransformersArgs(device="cuda")):
-        assert engine.tunings(args, 4) == [args]
+        assert Transformers(args).tunings(4) == [args]
 
 
 @pytest.mark.parametrize(

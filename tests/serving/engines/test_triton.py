@@ -89,7 +89,7 @@ def test_the_vllm_backend_gets_its_repository_and_tritons_own_frontend_its_words
     (tmp_path / "main.py").touch()
     args = TritonVllmArgs(frontend=tmp_path / "main.py", max_model_len=512, enforce_eager=True)
     python = ensure(TritonVllm.locks["cuda"], MACHINE_CACHE).python
-    command = TritonVllm().command(Path("/models/one"), args, "127.0.0.1", 8000, python)
+    command = TritonVllm(args).command(Path("/models/one"), "127.0.0.1", 8000, python)
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "words").read_text().split() == [
         str(tmp_path / "main.py"),
@@ -122,14 +122,14 @@ def test_a_frontend_that_is_not_there_is_told_with_the_container_that_has_it() -
         Unavailable,
         match=r"starting triton_vllm: there is no /opt/tritonserver/.*tritonserver:<rel",
     ):
-        TritonVllm().command(Path("m"), TritonVllmArgs(), "127.0.0.1", 1, Path(sys.executable))
+        TritonVllm(TritonVllmArgs()).command(Path("m"), "127.0.0.1", 1, Path(sys.executable))
 
 
 # The server
 
 
 class TestTriton(Shimmed):
-    engine = Triton()
+    engine = Triton(TritonArgs())
 
 
 @pytest.mark.slow

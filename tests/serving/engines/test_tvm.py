@@ -35,7 +35,7 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_options_are_tvms_own() -> None:
     args = TvmArgs(num_threads=3, max_batch_size=5, max_total_seq_len=300, prefill_chunk_size=64)
-    command = Tvm().command(Path("/models/one"), args, "127.0.0.1", 8080, Path("python"))
+    command = Tvm(args).command(Path("/models/one"), "127.0.0.1", 8080, Path("python"))
     assert command[:2] == ["python", "-I"]
     text = " ".join(command)
     for words in (
@@ -45,19 +45,19 @@ def test_options_are_tvms_own() -> None:
         "--chunk-size 64",
     ):
         assert words in text
-    assert Tvm().env(args) == {"TVM_NUM_THREADS": "3"}
-    assert Tvm().env(TvmArgs()) == {"TVM_NUM_THREADS": "1"}
+    assert Tvm(args).env() == {"TVM_NUM_THREADS": "3"}
+    assert Tvm(TvmArgs()).env() == {"TVM_NUM_THREADS": "1"}
 
 
 def test_only_open_options_are_tuned() -> None:
     given = TvmArgs(num_threads=3, max_batch_size=2)
-    assert Tvm().tunings(given, 8) == [given]
-    tried = {(args.num_threads, args.max_batch_size) for args in Tvm().tunings(TvmArgs(), 2)}
+    assert Tvm(given).tunings(8) == [given]
+    tried = {(args.num_threads, args.max_batch_size) for args in Tvm(TvmArgs()).tunings(2)}
     assert tried == {(1, 4), (1, 8), (2, 4), (2, 8)}
 
 
 class TestTvm(Shimmed):
-    engine = Tvm()
+    engine = Tvm(TvmArgs())
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from tests.adapters import greedy, reference
 from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
-from weighbridge.core import plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
@@ -27,9 +26,9 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines import devices
 from weighbridge.serving.engines import vllm as engine
-from weighbridge.serving.engines.base import check_engine, lock_of
 from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, post
+from weighbridge.tasks.optimizers.adapter import Adapter, AdapterArgs
 
 TEXTS = [
     "Hello, my kettle is broken.",
@@ -93,7 +92,7 @@ def url() -> Iterator[str]:
 
 
 def words(args: VllmArgs) -> list[str]:
-    return Vllm().command(Path("/models/one"), args, "127.0.0.1", 8000, Path("/env/bin/python"))
+    return Vllm(args).command(Path("/models/one"), "127.0.0.1", 8000, Path("/env/bin/python"))
 
 
 def own(args: VllmArgs) -> list[str]:
@@ -174,12 +173,12 @@ def test_a_guessing_model_that_is_not_named_is_refused() -> None:
 def test_on_a_processor_the_rest_is_told_by_environment_variables() -> None:
     args = VllmArgs(device="cpu", cpu_kvcache_space=3, cpu_omp_threads_bind="0-1")
     assert "cpu" not in " ".join(words(args))
-    told = Vllm().env(args)
+    told = Vllm(args).env()
     assert (told["VLLM_CPU_KVCACHE_SPACE"], told["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "0-1")
 
 
 def test_a_processor_s_memory_is_not_all_taken() -> None:
-    assert Vllm().env(VllmArgs(device="cpu"))["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert Vllm(VllmArgs(device="cpu")).env()["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
 def test_adapters_need_lora_and_names_of_their_own() -> None:
@@ -197,7 +196,7 @@ def test_an_adapter_in_the_models_folder_goes_by_the_models_name_and_one_of_its_
     (adapter / "adapter_config.json").write_text(
         json.dumps({"r": 8, "rank_pattern": {"q_proj": 20}})
     )
-    command = Vllm().command(tmp_path, VllmArgs(device="cpu"), "127.0.0.1", 8000, Path("python"))
+    command = Vllm(VllmArgs(device="cpu")).command(tmp_path, "127.0.0.1", 8000, Path("python"))
     at = command.index("--lora-modules")
     assert command[at + 1 : at + 3] == [f"model={adapter}", f"model-0123456789ab={adapter}"]
     assert "--enable-lora" in command
@@ -212,10 +211,10 @@ def test_the_device_is_the_gpu_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, tmp_path, 0)
-    assert lock_of(Vllm(), VllmArgs()).name == "vllm_cpu.lock"
+    assert Vllm(VllmArgs()).lock().name == "vllm_cpu.lock"
     gpus(monkeypatch, tmp_path, 1)
-    assert lock_of(Vllm(), VllmArgs()).name == "vllm.lock"
-    assert lock_of(Vllm(), VllmArgs(device="cpu")).name == "vllm_cpu.lock"
+    assert Vllm(VllmArgs()).lock().name == "vllm.lock"
+    assert Vllm(VllmArgs(device="cpu")).lock().name == "vllm_cpu.lock"
 
 
 @pytest.mark.parametrize(
@@ -235,15 +234,15 @@ def test_what_is_weighed_on_a_device_ships_for_that_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, tmp_path, 0)
-    (tuned,) = Vllm().tunings(VllmArgs(), 4)
+    (tuned,) = Vllm(VllmArgs()).tunings(4)
     gpus(monkeypatch, tmp_path, 1)
-    assert Vllm().device(tuned) == "cpu"
+    assert Vllm(tuned).device() == "cpu"
 
 
 def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, tmp_path, 0)
     with pytest.raises(Unavailable, match="there is no NVIDIA device here") as caught:
-        check_engine(Vllm(), VllmArgs(device="cuda"))
+        Vllm(VllmArgs(device="cuda")).check()
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
 
@@ -253,7 +252,7 @@ def test_more_gpus_than_there_are_is_refused(
 ) -> None:
     gpus(monkeypatch, tmp_path, 3)
     with pytest.raises(Unavailable, match="spread over 4 GPUs and there are 3"):
-        check_engine(Vllm(), VllmArgs(tensor_parallel_size=2, pipeline_parallel_size=2))
+        Vllm(VllmArgs(tensor_parallel_size=2, pipeline_parallel_size=2)).check()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +270,7 @@ def test_an_option_of_the_other_device_is_refused(
         VllmArgs.model_validate({"device": device, option: value})
     gpus(monkeypatch, tmp_path, int(device == "cuda"))
     with pytest.raises(BadInput, match=f"`{option}` means nothing on {device}"):
-        check_engine(Vllm(), VllmArgs.model_validate({option: value}))
+        Vllm(VllmArgs.model_validate({option: value})).check()
 
 
 def test_fp8_is_refused_where_the_device_has_none(
@@ -290,14 +289,14 @@ def test_fp8_is_refused_where_the_device_has_none(
         with pytest.raises(
             Unavailable, match=r"FP8 needs a GPU of compute capability 7\.5, and this one has 7\.0"
         ):
-            check_engine(Vllm(), args, model)
+            Vllm(args).check(model)
         gpus(monkeypatch, tmp_path, 1)
-        check_engine(Vllm(), args, model)
-    check_engine(Vllm(), VllmArgs(device="cpu"), tmp_path)
+        Vllm(args).check(model)
+    Vllm(VllmArgs(device="cpu")).check(tmp_path)
     with pytest.raises(
         Unavailable, match="its CPU build cannot make weights FP8 while it loads them"
     ):
-        check_engine(Vllm(), VllmArgs(device="cpu", quantization="fp8"))
+        Vllm(VllmArgs(device="cpu", quantization="fp8")).check()
 
 
 def test_a_failed_start_is_told_by_its_root_cause() -> None:
@@ -307,24 +306,24 @@ def test_a_failed_start_is_told_by_its_root_cause() -> None:
         "(APIServer pid=1) ERROR 11-26 23:08:56 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: dead\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    assert Vllm().reason(log) == "RuntimeError: no such kernel: [x]"
-    assert Vllm().reason("vllm: error: unrecognized arguments") == ""
+    assert Vllm(VllmArgs()).reason(log) == "RuntimeError: no such kernel: [x]"
+    assert Vllm(VllmArgs()).reason("vllm: error: unrecognized arguments") is None
 
 
 # What it says of texts
 
 
 def test_log_probabilities_are_those_of_the_completion(url: str) -> None:
-    assert Vllm().token_logprobs(url, [1, 2, 3], [4, 5]) == [-4.0, -5.0]
+    assert Vllm(VllmArgs()).token_logprobs(url, [1, 2, 3], [4, 5]) == [-4.0, -5.0]
 
 
 def test_missing_log_probabilities_are_an_error(url: str) -> None:
     with pytest.raises(Unavailable, match="it gave 2 for 3 tokens"):
-        Vllm().token_logprobs(url, [1, 2], [13])
+        Vllm(VllmArgs()).token_logprobs(url, [1, 2], [13])
 
 
 def test_texts_are_cut_without_special_tokens_added(url: str) -> None:
-    assert Vllm().tokenize(url, "one three") == [3, 5]
+    assert Vllm(VllmArgs()).tokenize(url, "one three") == [3, 5]
 
 
 # The engine itself, on the processor
@@ -368,7 +367,7 @@ def test_vllms_own_parser_takes_every_option() -> None:
         text=True,
         check=False,
         timeout=300,
-        env=Vllm().env(VllmArgs(device="cpu")),
+        env=Vllm(VllmArgs(device="cpu")).env(),
     )
     assert done.returncode == 0, done.stderr
     parsed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -405,10 +404,9 @@ def unmerged(
     base = workspace.store.add(tiny_model, "safetensors", adopt=False)
     adapter = workspace.store.add(adapters["first"], "peft", adopt=False)
     merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
-    optimizer, out = plugins.load("optimizer", "adapter"), tmp_path_factory.mktemp("unmerged")
+    optimizer, out = Adapter(), tmp_path_factory.mktemp("unmerged")
     assert (
-        optimizer.optimize(merged, base, optimizer.Args(), out, workspace)["adapter"]
-        == adapter.digest
+        optimizer.optimize(merged, base, AdapterArgs(), out, workspace)["adapter"] == adapter.digest
     )
     return workspace.store.add(out, optimizer.format)
 
@@ -457,7 +455,7 @@ def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_mod
     _, tokenizer = reference(tiny_model)
     for text in TEXTS:
         assert (
-            Vllm().tokenize(running.url, text)
+            Vllm(VllmArgs()).tokenize(running.url, text)
             == tokenizer(text, add_special_tokens=False)["input_ids"]
         )
 
@@ -477,7 +475,8 @@ def test_its_log_probabilities_are_those_of_transformers(
     # Several at once, while others are answered: an adapter once took the engine down.
     with ThreadPoolExecutor(4) as threads:
         asked = [
-            threads.submit(Vllm().token_logprobs, running.url, ids[:3], ids[3:]) for _ in range(4)
+            threads.submit(Vllm(VllmArgs()).token_logprobs, running.url, ids[:3], ids[3:])
+            for _ in range(4)
         ]
         answered = [threads.submit(Client(running.url).ask, CHAT, max_tokens=16) for _ in range(4)]
         assert [one.result() for one in asked] == [wanted] * 4

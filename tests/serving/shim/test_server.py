@@ -21,12 +21,14 @@ from tests.serving.shim.made import Bytes
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
-from weighbridge.serving.engines.shim_engine import ShimEngine
+from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready, post
 from weighbridge.serving.shim.server import Shim
 
 ROOT = Path(__file__).resolve().parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
+ENGINE = Transformers(TransformersArgs())
+"""Any engine behind the shim: all of them ask it alike."""
 
 
 @contextmanager
@@ -121,13 +123,13 @@ def test_log_probabilities_come_with_every_token() -> None:
             ("b", -0.5),
             ("", -0.5),
         ]
-        assert ShimEngine().token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
+        assert ENGINE.token_logprobs(url, [1], [2, 3]) == [-2.0, -3.0]
 
 
 def test_plugins_read_tokens_of_texts_and_chats() -> None:
     with served(Bytes()) as url:
-        assert ShimEngine().tokenize(url, "é") == [195, 169]
-        assert ShimEngine().chat_tokens(url, HELLO) == list(b"hello")
+        assert ENGINE.tokenize(url, "é") == [195, 169]
+        assert ENGINE.chat_tokens(url, HELLO) == list(b"hello")
 
 
 @pytest.mark.parametrize(

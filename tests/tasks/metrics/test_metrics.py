@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.metrics.base import Score, load_metric
+from weighbridge.tasks.metrics.nll import NllArgs
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
 
 def score(kind: str, predictions: list[Any], references: list[str], **options: Any) -> Score:
-    metric = plugins.load("metric", kind)
+    metric = load_metric(kind)
     result: Score = metric.score(
         metric.Args.model_validate({"kind": kind, **options}), predictions, references
     )
@@ -129,7 +129,7 @@ def test_perplexity_is_the_exponential_of_nll() -> None:
         "nll", [[math.log(0.25)] * 3, [math.log(0.25)]], ["a b c", "d"], report="perplexity"
     )
     assert result.value == pytest.approx(4.0)
-    assert plugins.load("metric", "nll").Args(report="perplexity").label() == "perplexity"
+    assert NllArgs(report="perplexity").label() == "perplexity"
 
 
 @pytest.mark.parametrize("name", ["exact_match", "json_fields", "rouge_l", "bleu", "nll"])
@@ -184,6 +184,4 @@ def test_a_metric_that_is_nowhere_is_said_in_one_line() -> None:
 @pytest.mark.parametrize("kind", ["exact_match", "json_fields", "rouge_l", "bleu", "nll", "hub"])
 def test_unknown_options_are_refused(kind: str) -> None:
     with pytest.raises(ValidationError):
-        plugins.load("metric", kind).Args.model_validate(
-            {"kind": kind, "name": "x", "no_such_option": 1}
-        )
+        load_metric(kind).Args.model_validate({"kind": kind, "name": "x", "no_such_option": 1})

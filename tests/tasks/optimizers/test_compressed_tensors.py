@@ -17,6 +17,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import run
 from weighbridge.core.safetensors_header import read_header
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.vllm import Vllm
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.optimizers import compressed_tensors as module
@@ -196,7 +197,7 @@ def test_what_this_machine_cannot_run_is_told_unasked(
     def refuse(*unused: object) -> None:
         raise Unavailable("starting vllm", "the GPU is too old", "buy one")
 
-    monkeypatch.setattr(module, "check_engine", refuse)
+    monkeypatch.setattr(Vllm, "check", refuse)
     assert module._ask(out, data, args(), workspace) == {"engine": "not asked: the GPU is too old"}
 
 

@@ -189,7 +189,7 @@ def test_sixteen_bits_say_what_transformers_says(
     with serve(
         variants["onnx-fp16"].artifact.path, EngineArgs(), MACHINE_CACHE, tmp_path / "log"
     ) as running:
-        found = Engine().token_logprobs(running.url, ids[:1], ids[1:])
+        found = Engine(EngineArgs()).token_logprobs(running.url, ids[:1], ids[1:])
     assert found == pytest.approx(wanted, abs=0.05)
 
 
