@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         ),
         "pause": ("weighbridge.cli.rollouts:pause", "Hold the rollout at a target."),
         "resume": ("weighbridge.cli.rollouts:resume", "Let it go on."),
-        "abort": ("weighbridge.cli.rollouts:abort", "Take it back."),
+        "abort": ("weighbridge.cli.rollouts:abort", "Roll it back."),
         "ask": ("weighbridge.cli.ask:ask", "Stream one answer from a live endpoint."),
         "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
         "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),

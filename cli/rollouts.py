@@ -69,8 +69,9 @@ def resume(target: str) -> None:
 @click.command()
 @click.argument("target")
 def abort(target: str) -> None:
-    """Take the rollout at TARGET back: what served before goes on serving. The alias stays where it
-    is.
+    """Roll back the rollout at TARGET: what served before goes on serving.
+
+    The alias stays where it is.
     """
     _command(target, "abort")
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         4290, ge=0, le=65535, description="Of the gateway's metrics; 0: any that is free."
     )
     reconcile_seconds: float = Field(
-        15.0, gt=0, description="How often the deployer compares wish and fact."
+        15.0, gt=0, description="How often the deployer compares desired and actual state."
     )
     history_kept: int = Field(
         3, ge=1, description="Versions before the one that serves that are kept whole."

@@ -55,7 +55,7 @@ class Announcement(BaseModel):
 
 
 def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Announcement:
-    """A version was taken back by itself."""
+    """A version was rolled back without anybody asking for it."""
     return Announcement(
         event=ROLLED_BACK,
         model=model,

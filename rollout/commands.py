@@ -25,7 +25,7 @@ class OperatorCommands(BaseModel):
     now: str = ""
     """Id of the rollout that skips the steps it has left; empty for none."""
     abort: str = ""
-    """Id of the rollout that is taken back; empty for none."""
+    """Id of the rollout that is rolled back; empty for none."""
 
 
 def read(folder: Path) -> OperatorCommands:

@@ -31,7 +31,7 @@ def command(target: str, command: commands.Command, workspace: Workspace) -> str
         return f"{target} is not paused"
     if rollout is None:
         return f"nothing is being rolled out to {target}"
-    consequence = "goes on at once" if command == "now" else "is taken back"
+    consequence = "goes on at once" if command == "now" else "is rolled back"
     return f"the rollout of version {rollout.next.release.version} to {target} {consequence}"
 
 

@@ -88,7 +88,7 @@ def test_a_fault_at_any_effect_leaves_nothing_half(
 
 
 @scenarios
-def test_a_second_crash_while_the_first_is_settled_leaves_nothing_half(
+def test_a_second_crash_while_the_first_is_resolved_leaves_nothing_half(
     shop: Machine, prepare: Callable[[Machine], str]
 ) -> None:
     serves = prepare(shop)

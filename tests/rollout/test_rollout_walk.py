@@ -118,7 +118,7 @@ class Walk(RuleBasedStateMachine):
         self._strike(fault, lambda: recover(self.shop.workspace))
 
     @rule(fault=FAULTS)
-    def settle(self, fault: Fault | None) -> None:
+    def stop_drained(self, fault: Fault | None) -> None:
         if self._known():
             self._strike(fault, lambda: operations.stop_drained("shop", self.shop.workspace))
 
