@@ -169,7 +169,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_version_is_taken_back_and_the_old_one_goes_on(shop: Live, how: str) -> None:
+def test_a_bad_version_is_rolled_back_and_the_old_one_goes_on(shop: Live, how: str) -> None:
     bad, old = BAD[how], shop.good
     number, asked = shop.add(**bad.faults), time.time()
     shop.claim(**bad.policy)

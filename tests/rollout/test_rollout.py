@@ -58,7 +58,7 @@ def test_a_new_version_takes_over_by_steps_and_the_old_one_is_stopped(shop: Mach
     ],
     ids=["never starts", "never ready", "garbage", "errors", "slow", "dies", "eats memory"],
 )
-def test_a_bad_version_is_taken_back(shop: Machine, bad: Version, verdict: str) -> None:
+def test_a_bad_version_is_rolled_back(shop: Machine, bad: Version, verdict: str) -> None:
     shop.policy |= {"min_requests": 300, "start_deadline": 0.2, "step_deadline": 20}
     shop.world.versions["2"] = bad
     shop.registry.peak_memory["2"] = 100 << 20

@@ -69,7 +69,7 @@ def rollout(
 
 
 @pytest.mark.parametrize(
-    ("told", "faults"),
+    ("is_share_known", "faults"),
     [
         (True, {}),
         (True, {"errors": (0.05, 0.05)}),
