@@ -31,7 +31,7 @@ PART_OF_TORCH = re.compile(r"^(torch|triton|cuda-[a-z-]+|nvidia-(?!ml-py|pytrito
 
 
 def compile_lock(arguments: list[str], *, find_links: bool = False) -> list[str]:
-    """The resolver's output as one entry (requirement, hashes, provenance) per item."""
+    """Return the resolver's output, one entry (requirement and its hashes) per item."""
     environment = {k: v for k, v in os.environ.items() if find_links or k != "UV_FIND_LINKS"}
     command = [
         "uv",
@@ -54,25 +54,28 @@ def compile_lock(arguments: list[str], *, find_links: bool = False) -> list[str]
 
 
 def write(lock: Path, entries: list[str], *header: str) -> None:
+    """Write a lock: lines that core/environments.py reads, then the entries."""
     lock.write_text("\n".join([*header, *entries]) + "\n")
     print(f"{lock.relative_to(ROOT)}: {len(entries)} packages")
 
 
 def lock_environment(requirements: list[str], lock: Path) -> None:
+    """Resolve requirements into a lock, and leave out what belongs to PyTorch."""
     overrides = lock.with_suffix(".overrides")
-    told = ["--overrides", str(overrides)] if overrides.exists() else []
+    overriding = ["--overrides", str(overrides)] if overrides.exists() else []
     with tempfile.NamedTemporaryFile("w", suffix=".in") as constraint:
         # What is resolved against another PyTorch than the one it gets does not load.
         print(TORCH, file=constraint, flush=True)
         entries = compile_lock(
-            ["--universal", "--constraints", constraint.name, *told, *requirements]
+            ["--universal", "--constraints", constraint.name, *overriding, *requirements]
         )
     entries = [entry for entry in entries if not LEFT_OUT.search(entry)]
     own = [entry for entry in entries if not PART_OF_TORCH.match(entry)]
-    write(lock, own, *[NEEDS_TORCH] * (len(own) < len(entries)), *[AS_IT_IS] * bool(told))
+    write(lock, own, *[NEEDS_TORCH] * (len(own) < len(entries)), *[AS_IT_IS] * bool(overriding))
 
 
 def lock_torch() -> None:
+    """Resolve PyTorch itself: the build of the package index, and the CPU build."""
     spec = CORE / "torch.in"
     spec.write_text(TORCH + "\n")
     universal = compile_lock(["--universal", str(spec)])
@@ -84,6 +87,7 @@ def lock_torch() -> None:
 
 
 def main(names: list[str]) -> None:
+    """Resolve the environments of these names, or all."""
     wanted = set(names)
     if not wanted or "torch" in wanted:
         lock_torch()

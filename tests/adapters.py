@@ -8,7 +8,7 @@ from typing import Any
 
 
 def make(model: Path, folder: Path, seed: int = 0) -> Path:
-    """Write a PEFT adapter of the model into `folder`, which is not there yet."""
+    """Write a PEFT adapter of the model into the new folder `folder`, and return that."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -16,8 +16,8 @@ def make(model: Path, folder: Path, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     with quiet():
-        wanted = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        adapted = get_peft_model(load_model(model, to="cpu"), wanted)
+        config = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        adapted = get_peft_model(load_model(model, to="cpu"), config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -26,7 +26,7 @@ def make(model: Path, folder: Path, seed: int = 0) -> Path:
 
 
 def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
-    """The model in transformers, with an adapter if one is given, and its tokenizer."""
+    """Return the model in transformers, with an adapter if one is given, and its tokenizer."""
     from peft import PeftModel
 
     from weighbridge.tasks.encoding import load_tokenizer
@@ -41,7 +41,7 @@ def reference(model: Path, adapter: Path | None = None) -> tuple[Any, Any]:
 def greedy(
     model: Path, chat: Sequence[Mapping[str, str]], adapter: Path | None = None, tokens: int = 8
 ) -> str:
-    """What transformers answers to the chat."""
+    """Return what transformers answers to the chat, with the most likely token each time."""
     import torch
 
     weights, tokenizer = reference(model, adapter)
@@ -49,5 +49,5 @@ def greedy(
         [tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, return_dict=False)]
     )
     with torch.no_grad():
-        made = weights.generate(ids, max_new_tokens=tokens, do_sample=False)[0][ids.shape[1] :]
-    return str(tokenizer.decode(made, skip_special_tokens=True))
+        answer = weights.generate(ids, max_new_tokens=tokens, do_sample=False)[0][ids.shape[1] :]
+    return str(tokenizer.decode(answer, skip_special_tokens=True))

@@ -64,7 +64,7 @@ class Installation:
         return self.folder / "taken-for-ours"
 
     def variables(self, **more: str) -> dict[str, str]:
-        """The environment of a user of this machine who has never seen a checkout."""
+        """Return the environment of a user of this machine who has never seen a checkout."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -82,7 +82,7 @@ class Installation:
         return kept | ports | homes | more
 
     def run(self, *command: str | Path, **variables: str) -> str:
-        """Run a command in an empty folder; what it printed."""
+        """Run a command in an empty folder and return what it printed."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
         done = subprocess.run(
@@ -103,7 +103,7 @@ class Installation:
         return self.run(uv, "pip", words[0], "--offline", "--python", self.python, *words[1:])
 
     def project_files(self) -> dict[str, bytes]:
-        """What is installed of the project."""
+        """Return what is installed of the project."""
         return {
             path.relative_to(self.site).as_posix(): path.read_bytes()
             for name in NAMES
@@ -112,42 +112,42 @@ class Installation:
 
 
 def install(wheel: Path, folder: Path) -> Installation:
-    """Install the wheel and the project into a new environment.
+    """Install the wheel and the project into a new environment, and return it.
 
     Third-party libraries are those of the running environment: its folder is searched last, and
     its `.pth` files, so also our editable install, count for nothing there.
     """
-    made = Installation(folder)
-    venv.create(made.python.parents[1], symlinks=True)
+    installation = Installation(folder)
+    venv.create(installation.python.parents[1], symlinks=True)
     libraries = sysconfig.get_path("purelib")
-    (made.site / "libraries.pth").write_text(f"{libraries}\n")
-    made.python.with_name("uv").symlink_to(Path(sys.executable).with_name("uv"))
-    _write_project(made)
-    made.pip("install", "--no-deps", "--no-build-isolation", folder / "project")
-    made.pip("install", "--no-deps", wheel)
+    (installation.site / "libraries.pth").write_text(f"{libraries}\n")
+    installation.python.with_name("uv").symlink_to(Path(sys.executable).with_name("uv"))
+    _write_project(installation)
+    installation.pip("install", "--no-deps", "--no-build-isolation", folder / "project")
+    installation.pip("install", "--no-deps", wheel)
     shutil.rmtree(folder / "project")
-    return made
+    return installation
 
 
-def _write_project(made: Installation) -> None:
-    project = made.folder / "project"
+def _write_project(installation: Installation) -> None:
+    project = installation.folder / "project"
     for name in NAMES:
         (project / name).mkdir(parents=True)
-        source = PACKAGE.format(theirs=THEIRS, mark=str(made.mark))
+        source = PACKAGE.format(theirs=THEIRS, mark=str(installation.mark))
         (project / name / "__init__.py").write_text(source)
     (project / "flows" / "release.py").write_text(RELEASE)
     (project / "core" / "errors.py").write_text("MINE = True\n")
     (project / "pyproject.toml").write_text(DESCRIPTION.format(names=list(NAMES)))
 
 
-def demo(made: Installation, model: Path, data: Path, port: int) -> dict[str, Any]:
-    """The demo's recipe as the wheel has it, over a model and data that take seconds."""
+def demo(installation: Installation, model: Path, data: Path, port: int) -> dict[str, Any]:
+    """Return the demo's recipe as the wheel has it, over a model and data that take seconds."""
     import yaml
 
     recipe: dict[str, Any] = yaml.safe_load(
-        (made.site / "weighbridge" / "configs" / "demo.yaml").read_text()
+        (installation.site / "weighbridge" / "configs" / "demo.yaml").read_text()
     )
-    inputs = made.folder / "demo"
+    inputs = installation.folder / "demo"
     inputs.mkdir()
     (inputs / "base").symlink_to(model)
     (inputs / "data").symlink_to(data)

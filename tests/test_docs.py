@@ -1,4 +1,4 @@
-"""Documents: what a command writes is what was recorded, and what people write names what there is."""
+"""What a command writes into documents is what was recorded, and people name what there is."""
 
 import json
 import re
@@ -27,8 +27,8 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0
 
 def entries() -> list[MatrixEntry]:
     return [
-        MatrixEntry.model_validate(found)
-        for found in json.loads((DOCS / "engines.json").read_text())
+        MatrixEntry.model_validate(entry)
+        for entry in json.loads((DOCS / "engines.json").read_text())
     ]
 
 
@@ -46,7 +46,9 @@ def test_every_engine_and_device_has_a_column() -> None:
 def test_what_is_published_names_no_folder_of_a_machine() -> None:
     text = (DOCS / "engines.json").read_text()
     assert not [
-        place for place in ("/tmp/", "/home/", "/var/", "/opt/", f"{Path.home()}/") if place in text
+        folder
+        for folder in ("/tmp/", "/home/", "/var/", "/opt/", f"{Path.home()}/")
+        if folder in text
     ]
 
 

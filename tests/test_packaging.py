@@ -136,12 +136,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The wheel in a fresh environment, beside a project whose packages are named like ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
-        made = install(wheel, tmp_path_factory.mktemp("installed"))
+        installation = install(wheel, tmp_path_factory.mktemp("installed"))
         try:
-            yield made
+            yield installation
         finally:
-            if (made.site / "weighbridge").exists():
-                made.weighbridge("down")
+            if (installation.site / "weighbridge").exists():
+                installation.weighbridge("down")
 
 
 @pytest.mark.slow
@@ -150,7 +150,10 @@ def test_beside_a_project_with_packages_of_our_names_everything_is_ours_and_thei
 ) -> None:
     ours = installed.run(installed.python, "-c", "import weighbridge; print(weighbridge.__file__)")
     assert Path(ours.strip()) == installed.site / "weighbridge" / "__init__.py"
-    program = "from flows.release import nightly; import core.errors; print(nightly.name, core.errors.MINE)"
+    program = (
+        "from flows.release import nightly; import core.errors\n"
+        "print(nightly.name, core.errors.MINE)"
+    )
     assert installed.run(installed.python, "-c", program, SHOP="1").split() == ["nightly", "True"]
     assert "recipe.yaml" in installed.weighbridge("init")
     assert "download" in installed.weighbridge("schema")
