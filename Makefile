@@ -12,7 +12,6 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 # PyTorch's CPU build where the machine offers one, else the build of the package index.
 TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS))),cpu.)lock
-CODE := cli services deployer flows configs rollout conformance compat tasks registry serving core src examples benchmarks locks tests
 
 .PHONY: help
 help: ## List the targets
@@ -60,8 +59,8 @@ test: system $(READY) lint ## Lint, types, layers, every test
 
 .PHONY: lint
 lint: $(READY) ## Style, types and layer contracts
-	@$(BIN)/ruff check $(CODE)
-	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
