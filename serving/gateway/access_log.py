@@ -1,4 +1,4 @@
-"""What the gateway answered: its log, followed from now on."""
+"""What the gateway answered: its access log, followed from now on."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ BACKUPS = 3
 
 
 class AccessLog:
-    """The requests to one target that end from now on. Not for more than one thread."""
+    """The requests to one target that end from now on. For one thread."""
 
     def __init__(self, log: Path, target: str) -> None:
         self._log = log
@@ -26,65 +26,68 @@ class AccessLog:
             self._inode, self._offset = state.st_ino, state.st_size
 
     def read(self) -> list[FinishedRequest]:
-        """New since the last read, in the order in which they ended; a rotation in between loses
-        none.
+        """Return what ended since the last read, in that order; a rotation in between loses
+        nothing.
         """
-        *lines, self._rest = (self._rest + b"".join(self._pieces())).split(b"\n")
-        found = (_seen(line, self._target) for line in lines if line.startswith(b"{"))
-        return [seen for seen in found if seen]
+        *lines, self._rest = (self._rest + b"".join(self._added())).split(b"\n")
+        requests = (_parse(line, self._target) for line in lines if line.startswith(b"{"))
+        return [request for request in requests if request]
 
-    def _pieces(self) -> Iterator[bytes]:
-        """What was added to the file last read, and all of those that came after it.
+    def _added(self) -> Iterator[bytes]:
+        """Yield what was added to the file last read, and all of those that came after it.
 
         Each is found by its inode, wherever a rotation in this very moment has moved it.
         """
         while True:
-            chain = self._chain()
-            place = next((at for at, (_, inode) in enumerate(chain) if inode == self._inode), None)
-            if place is None:
-                if not chain:
+            files = self._files()
+            index = next((n for n, (_, inode) in enumerate(files) if inode == self._inode), None)
+            if index is None:
+                if not files:
                     return
-                self._inode, self._offset = chain[-1][1], 0
+                # The file last read has been rotated away: begin with the oldest there is.
+                self._inode, self._offset = files[-1][1], 0
                 continue
-            with contextlib.suppress(FileNotFoundError), chain[place][0].open("rb") as stream:
+            with contextlib.suppress(FileNotFoundError), files[index][0].open("rb") as stream:
                 state = os.fstat(stream.fileno())
                 if state.st_ino != self._inode:
                     continue
                 stream.seek(self._offset if state.st_size >= self._offset else 0)
                 yield stream.read()
                 self._offset = stream.tell()
-                if place == 0:
+                if index == 0:
                     return
-                self._inode, self._offset = chain[place - 1][1], 0
+                self._inode, self._offset = files[index - 1][1], 0
 
-    def _chain(self) -> list[tuple[Path, int]]:
-        """The log and those before it, newest first."""
-        found = []
-        for path in (
-            self._log,
-            *(self._log.with_name(f"{self._log.name}.{n}") for n in range(1, BACKUPS + 1)),
-        ):
+    def _files(self) -> list[tuple[Path, int]]:
+        """Return the log and those before it with their inodes, newest first."""
+        backups = [self._log.with_name(f"{self._log.name}.{n}") for n in range(1, BACKUPS + 1)]
+        files = []
+        for path in (self._log, *backups):
             with contextlib.suppress(FileNotFoundError):
-                found.append((path, path.stat().st_ino))
-        return found
+                files.append((path, path.stat().st_ino))
+        return files
 
 
-def _seen(line: bytes, target: str) -> FinishedRequest | None:
+def _parse(line: bytes, target: str) -> FinishedRequest | None:
+    """Return what a line says of a request to this target; None of any other line."""
     try:
-        said: dict[str, Any] = json.loads(line)
+        entry: dict[str, Any] = json.loads(line)
     except ValueError:
         return None
-    if said.get("target") != target:
+    if entry.get("target") != target:
         return None
-    who, phase = said["cut"][0], said["cut"][1]
+    # haproxy's termination state: who ended the session early (`-` nobody, C and c the client), and
+    # in which phase (D data, L last data).
+    who, phase = entry["cut"][0], entry["cut"][1]
     return FinishedRequest(
-        server="" if said["server"] == "<NOSRV>" else said["server"],
-        status=said["status"],
-        seconds=max(said["ms"], 0) / 1000,
-        stream=said["type"].startswith("text/event-stream"),
+        server="" if entry["server"] == "<NOSRV>" else entry["server"],
+        status=entry["status"],
+        seconds=max(entry["ms"], 0) / 1000,
+        stream=entry["type"].startswith("text/event-stream"),
         truncated=who not in "-Cc" and phase in "DL",
         aborted=who in "Cc",
-        pinned=bool(said["pinned"]),
-        moved=str(said.get("retries", "")).startswith("+"),
-        at=said["ended"] / 1000,
+        pinned=bool(entry["pinned"]),
+        # A plus before the count: another version was tried in the end.
+        moved=str(entry.get("retries", "")).startswith("+"),
+        at=entry["ended"] / 1000,
     )

@@ -1,5 +1,6 @@
-"""haproxy's configuration as text, from what each target is asked to be; nothing here touches
-haproxy.
+"""haproxy's configuration as text, from the desired state of each target.
+
+Nothing here touches haproxy.
 """
 
 import hashlib
@@ -7,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from weighbridge.core.errors import BadInput
 from weighbridge.serving.gateway.models import Front, Route
@@ -14,31 +16,39 @@ from weighbridge.serving.gateway.models import Front, Route
 CHECK = "check inter 1s fastinter 250ms downinter 500ms fall 3 rise 1"
 """Of a server. A dead engine refuses at once; a busy one has `timeout check` to answer."""
 HARD_STOP = "1h"
-"""A worker that was replaced ends then at the latest, and whatever it still answers with it."""
+"""After this a worker that was replaced ends, and whatever it still answers with it."""
 RETRY_AFTER = 5
+"""Seconds that a client is told to wait."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = {"weighbridge-metrics", "weighbridge"}
+"""Names of sections of our own."""
 
 _LOG = (
-    '{"target":"%f","server":"%s","status":%ST,"first_byte_ms":%Tr,"ms":%Ta,"ended":%[date(0,ms)],"cut":"%ts",'
-    '"type":"%[var(txn.type),json(utf8s)]","pinned":%[var(txn.pinned)],"id":"%[var(txn.id),bytes(0,128),json(utf8s)]",'
+    '{"target":"%f","server":"%s","status":%ST,"first_byte_ms":%Tr,"ms":%Ta,'
+    '"ended":%[date(0,ms)],"cut":"%ts","type":"%[var(txn.type),json(utf8s)]",'
+    '"pinned":%[var(txn.pinned)],"id":"%[var(txn.id),bytes(0,128),json(utf8s)]",'
     '"method":"%[var(txn.method),json(utf8s)]","path":"%[var(txn.path),bytes(0,256),json(utf8s)]",'
     '"bytes":%B,"queue_ms":%Tw,"retries":"%rc"}'
 )
+"""A line of the access log, with haproxy's names for the values; AccessLog reads it."""
 
 
 def error(message: str, kind: str, code: str = "null") -> str:
-    """A body in the shape of OpenAI's errors."""
+    """Return a body in the form of OpenAI's errors."""
     quoted = code if code == "null" else f'"{code}"'
     return f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":{quoted}}}}}'
 
 
 _BUSY = error("Every place is taken: try again later.", "server_error", "overloaded")
-_NOBODY = error("No version answers right now: try again later.", "server_error", "unavailable")
-_BROKEN = error("The version that was asked broke off.", "server_error", "bad_gateway")
-_LATE = error("The version that was asked did not answer in time.", "server_error", "timeout")
-_SLOW = error("The request did not come in time.", "invalid_request_error", "timeout")
-_BAD = error("This is not an HTTP request.", "invalid_request_error", "bad_request")
+_UNAVAILABLE = error(
+    "No version answers right now: try again later.", "server_error", "unavailable"
+)
+_BAD_GATEWAY = error("The version that was asked broke off.", "server_error", "bad_gateway")
+_GATEWAY_TIMEOUT = error(
+    "The version that was asked did not answer in time.", "server_error", "timeout"
+)
+_REQUEST_TIMEOUT = error("The request did not come in time.", "invalid_request_error", "timeout")
+_BAD_REQUEST = error("This is not an HTTP request.", "invalid_request_error", "bad_request")
 _NO_KEY = error(
     "A valid API key is needed: Authorization: Bearer KEY.",
     "invalid_request_error",
@@ -52,43 +62,57 @@ _NO_PIN = error(
 
 
 @dataclass(frozen=True)
-class Place:
-    """What every configuration of one gateway has in common."""
+class GlobalSettings:
+    """What does not depend on the targets."""
 
     metrics_port: int
     peers: Path
     """Socket at which a worker hands its successor the table of conversations."""
     connections: int
+    """Most at a time, clients' and engines' together."""
     threads: int
 
 
-def render(fronts: Sequence[Front], place: Place) -> str:
-    """The whole file. Paths of maps and keys are relative to its folder.
+class MapFile(NamedTuple):
+    """A haproxy map: a file beside the configuration that can be changed at run time."""
+
+    file: str
+    entries: dict[str, str]
+
+
+def render(fronts: Sequence[Front], settings: GlobalSettings) -> str:
+    """Return the whole file. Paths of maps and keys in it are relative to its folder.
 
     Raises:
         BadInput: names haproxy cannot have, or two targets at one address.
     """
     _check(fronts)
-    parts = [_defaults(place), _metrics(place)]
+    parts = [_defaults(settings), _metrics(settings)]
     parts += [_frontend(front) + _backend(front) for front in fronts]
     text = "\n".join(parts)
-    return _global(place, digest(text, fronts)) + text
+    return _global(settings, digest(text, fronts)) + text
 
 
 def digest(text: str, fronts: Sequence[Front]) -> str:
-    """Changes exactly when a change needs a reload: not by servers, which are told at run time."""
-    state = hashlib.sha256()
+    """Return what changes exactly when a reload is needed: not with the servers, which are changed
+    at run time.
+    """
+    hashed = hashlib.sha256()
     for line in text.splitlines():
         if not line.startswith("  server "):
-            state.update(line.encode() + b"\n")
+            hashed.update(line.encode() + b"\n")
     for front in fronts:
         for name in (front.args.api_keys, front.args.tls):
-            state.update(contents(front, name) if name else b"-")
-    return state.hexdigest()[:16]
+            hashed.update(contents(front, name) if name else b"-")
+    return hashed.hexdigest()[:16]
 
 
 def contents(front: Front, name: str) -> bytes:
-    """A file that a target's arguments name."""
+    """Return the content of a file that a target's arguments name.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
     try:
         return Path(name).expanduser().read_bytes()
     except OSError as exc:
@@ -98,33 +122,30 @@ def contents(front: Front, name: str) -> bytes:
 
 
 def keys(front: Front, own: str) -> str:
-    """Digests of every key that opens a target, ours among them.
+    """Return a file of the digests of every key that opens a target, `own` among them.
 
     Raises:
-        BadInput: the file holds something else than digests, a key itself perhaps.
+        BadInput: the user's file holds something else than digests, perhaps a key itself.
     """
     lines = contents(front, front.args.api_keys).decode(errors="replace").split("\n")
-    found = [line.strip().lower() for line in lines if line.strip() and not line.startswith("#")]
-    for number, line in enumerate(found, 1):
-        if not re.fullmatch(r"[0-9a-f]{64}", line):
+    digests = [line.strip().lower() for line in lines if line.strip() and not line.startswith("#")]
+    for number, key_digest in enumerate(digests, 1):
+        if not re.fullmatch(r"[0-9a-f]{64}", key_digest):
             wrong = f"entry {number} of {front.args.api_keys} is not the sha256 of a key in hex"
             remedy = "printf %s KEY | sha256sum"
             raise BadInput(f"configuring the gateway of {front.target}", wrong, remedy)
-    return "".join(f"{line}\n" for line in [*found, own])
+    return "".join(f"{line}\n" for line in [*digests, own])
 
 
-def maps(front: Front) -> dict[str, dict[str, str]]:
-    """Files beside the configuration: which versions may be pinned, and where each says that it is
-    well.
-    """
-    return {
-        f"{front.target}.pins": {route.name: "1" for route in front.routes if not route.draining},
-        f"{front.target}.health": {route.name: route.health for route in front.routes},
-    }
+def maps(front: Front) -> tuple[MapFile, MapFile]:
+    """Return at which path each version says that it is well, and which versions may be pinned."""
+    health = {route.name: route.health for route in front.routes}
+    pins = {route.name: "1" for route in front.routes if not route.draining}
+    return MapFile(f"{front.target}.health", health), MapFile(f"{front.target}.pins", pins)
 
 
 def address(host: str, port: int) -> str:
-    """As haproxy writes it."""
+    """Return an address as haproxy writes it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -153,23 +174,30 @@ def _check(fronts: Sequence[Front]) -> None:
             )
 
 
-def _global(place: Place, name: str) -> str:
+def _global(settings: GlobalSettings, name: str) -> str:
     return f"""\
 # Written by Weighbridge: changes made here are lost.
 global
   description {name}
   localpeer local
   log stdout len 8192 format raw local0
-  maxconn {place.connections}
-  nbthread {place.threads}
+  maxconn {settings.connections}
+  nbthread {settings.threads}
   hard-stop-after {HARD_STOP}
   ssl-default-bind-options ssl-min-ver TLSv1.2
 
 """
 
 
-def _defaults(place: Place) -> str:
-    errors = {400: _BAD, 408: _SLOW, 500: _BROKEN, 502: _BROKEN, 503: _NOBODY, 504: _LATE}
+def _defaults(settings: GlobalSettings) -> str:
+    errors = {
+        400: _BAD_REQUEST,
+        408: _REQUEST_TIMEOUT,
+        500: _BAD_GATEWAY,
+        502: _BAD_GATEWAY,
+        503: _UNAVAILABLE,
+        504: _GATEWAY_TIMEOUT,
+    }
     pages = "".join(
         f"  http-error status {status} content-type application/json string '{body}'"
         f"{f' hdr Retry-After {RETRY_AFTER}' if status == 503 else ''}\n"
@@ -180,7 +208,7 @@ def _defaults(place: Place) -> str:
     # reload serves one more request.
     return f"""\
 peers weighbridge
-  bind unix@{_quoted(place.peers)} mode 600
+  bind unix@{_quoted(settings.peers)} mode 600
   server local
 
 defaults
@@ -204,10 +232,10 @@ defaults
 {pages}"""
 
 
-def _metrics(place: Place) -> str:
+def _metrics(settings: GlobalSettings) -> str:
     return f"""\
 frontend weighbridge-metrics
-  bind 127.0.0.1:{place.metrics_port}
+  bind 127.0.0.1:{settings.metrics_port}
   no log
   http-request use-service prometheus-exporter if {{ path /metrics }}
   http-request return status 404 content-type text/plain string /metrics
@@ -229,7 +257,8 @@ def _frontend(front: Front) -> str:
         "  http-request set-var(txn.method) method",
         "  http-request set-var(txn.path) path",
         "  http-request set-var(txn.pinned) bool(false)",
-        "  http-request set-header X-Request-ID %[uuid()] unless { req.hdr(X-Request-ID) -m len gt 0 }",
+        "  http-request set-header X-Request-ID %[uuid()]"
+        " unless { req.hdr(X-Request-ID) -m len gt 0 }",
         "  http-request set-var(txn.id) req.fhdr(X-Request-ID)",
         "  http-after-response set-header X-Request-ID %[var(txn.id)] if { var(txn.id) -m found }",
         "  http-request set-var(txn.pin) req.fhdr(X-Weighbridge-Version)",
@@ -237,19 +266,21 @@ def _frontend(front: Front) -> str:
     ]
     if args.api_keys:
         known = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
-        refusal = f"return status 401 content-type application/json string '{_NO_KEY}' hdr WWW-Authenticate Bearer"
         lines += [
-            f"  http-request {refusal} unless {known}",
+            f"  http-request {_refusal(401, _NO_KEY, 'WWW-Authenticate Bearer')} unless {known}",
             "  http-request del-header Authorization",
         ]
-    refusal = f"return status 404 content-type application/json string '{_NO_PIN}'"
-    lines.append(
-        f"  http-request {refusal} if {pinned} !{{ var(txn.pin),map({front.target}.pins) -m found }}"
-    )
+    served = f"{{ var(txn.pin),map({front.target}.pins) -m found }}"
+    lines.append(f"  http-request {_refusal(404, _NO_PIN)} if {pinned} !{served}")
     if args.queue:
-        refusal = f"return status 503 content-type application/json string '{_BUSY}' hdr Retry-After {RETRY_AFTER}"
+        refusal = _refusal(503, _BUSY, f"Retry-After {RETRY_AFTER}")
         lines.append(f"  http-request {refusal} if {{ queue({front.target}) ge {args.queue} }}")
     return "\n".join([*lines, f"  default_backend {front.target}\n"])
+
+
+def _refusal(status: int, body: str, header: str | None = None) -> str:
+    header = f" hdr {header}" if header else ""
+    return f"return status {status} content-type application/json string '{body}'{header}"
 
 
 def _backend(front: Front) -> str:
@@ -283,8 +314,9 @@ def _server(route: Route, front: Front) -> str:
 
 
 def options(route: Route, front: Front) -> str:
-    """Of a server, in the file and at run time alike."""
-    return f"{address(route.host, route.port)} weight {route.weight} maxconn {front.args.in_flight} {CHECK}"
+    """Return a server's options, in the file and at run time alike."""
+    limits = f"weight {route.weight} maxconn {front.args.in_flight}"
+    return f"{address(route.host, route.port)} {limits} {CHECK}"
 
 
 def _quoted(path: Path) -> str:

@@ -1,16 +1,21 @@
-"""haproxy's runtime socket: one command, one answer, to the master or through it to any of its
-workers.
+"""haproxy: where its program is, what it complains of, and its runtime socket.
 
-A reload leaves the worker before running until its last request has ended, so there may be several.
+The socket takes one command and gives one answer, of the master or through it of any of its
+workers. A reload leaves the worker before running until its last request has ended, so there may be several.
 """
 
 import csv
+import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from weighbridge.core.errors import Unavailable
+
+INSTALL = "install haproxy 2.6 or newer: apt-get install haproxy"
 TIMEOUT = 10.0
 _WORKER = re.compile(r"^(\d+)\s+worker\b", re.MULTILINE)
 _SYNC = re.compile(r"\bflags=0x([0-9a-f]+) resync_timeout")
@@ -19,8 +24,8 @@ _SYNCED = 0b11
 _MASTER = re.compile(r"^\d+\s+master\s+(\d+) \[failed: (\d+)\]", re.MULTILINE)
 
 
-class Gone(Exception):
-    """haproxy, or the worker that was asked for, does not answer (any more)."""
+class NotAnswering(Exception):
+    """haproxy, or the worker that was asked, does not answer (any more)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,27 @@ class Server:
         return self.status.startswith(("UP", "DRAIN", "no check"))
 
 
+def executable() -> str:
+    """Return haproxy's path.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    # Distributions put it where the PATH of a user who is not root does not look.
+    folders = [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    path = shutil.which("haproxy", path=os.pathsep.join(folders))
+    if path is None:
+        raise Unavailable("starting the gateway", "haproxy is not installed", INSTALL)
+    return path
+
+
+def alerts(output: str) -> str:
+    """Return what haproxy complains of, in one line."""
+    lines = output.strip().splitlines()
+    complaints = [line for line in lines if "[ALERT]" in line] or lines
+    return " ".join(" ".join(complaints[-4:]).split())[-600:] or "nothing"
+
+
 class Master:
     """A haproxy in master-worker mode."""
 
@@ -63,7 +89,7 @@ class Master:
         self._path = path
 
     def ask(self, command: str) -> str:
-        """The answer to one command. Raises Gone where nobody listens."""
+        """Return the answer to one command. Raises NotAnswering where nobody listens."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(TIMEOUT)
@@ -72,67 +98,69 @@ class Master:
                 connection.shutdown(socket.SHUT_WR)
                 return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         except OSError as exc:
-            raise Gone(f"haproxy does not answer at {self._path}: {exc}") from exc
+            raise NotAnswering(f"haproxy does not answer at {self._path}: {exc}") from exc
 
     def workers(self) -> list[int]:
-        """Process ids, the one that takes new connections first."""
+        """Return the workers' process ids, that of the one that takes new connections first."""
         return [int(pid) for pid in _WORKER.findall(self.ask("show proc"))]
 
-    def reloads(self) -> "Reloads":
-        """How often the configuration was read again, and how often in a row without success."""
-        found = _MASTER.search(self.ask("show proc"))
-        if not found:
-            raise Gone("haproxy's master says nothing of itself")
-        return Reloads(int(found[1]), int(found[2]))
+    def reloads(self) -> Reloads:
+        """Return how often the configuration was read again, and how often in a row in vain."""
+        counts = _MASTER.search(self.ask("show proc"))
+        if not counts:
+            raise NotAnswering("haproxy's master says nothing of itself")
+        return Reloads(int(counts[1]), int(counts[2]))
 
     def reload(self) -> None:
         """Begin to read the configuration again; a file that does not work leaves all as it is."""
         self.ask("reload")
 
-    def tell(self, worker: int, command: str) -> str:
-        """One worker's answer. Raises Gone where it has ended."""
+    def ask_worker(self, worker: int, command: str) -> str:
+        """Return one worker's answer. Raises NotAnswering where it has ended."""
         answer = self.ask(f"@!{worker} {command}")
         if answer.startswith("Can't find the target"):
-            raise Gone(f"haproxy's worker {worker} has ended")
+            raise NotAnswering(f"haproxy's worker {worker} has ended")
         return answer.strip()
 
-    def hands_over(self, worker: int) -> bool:
-        """Whether a successor would be given its table of conversations, where there are any.
+    def can_hand_over(self, worker: int) -> bool:
+        """Whether a successor would get the worker's table of conversations, where there are any.
 
-        A worker gives it away once it has its predecessor's, or has waited five seconds for one in
-        vain.
+        A worker gives its table away once it has its predecessor's, or has waited five seconds for
+        that in vain.
         """
-        if not re.search(r"\bused:[1-9]", self.tell(worker, "show table")):
+        if not re.search(r"\bused:[1-9]", self.ask_worker(worker, "show table")):
             return True
-        flags = _SYNC.search(self.tell(worker, "show peers"))
+        flags = _SYNC.search(self.ask_worker(worker, "show peers"))
         return flags is None or int(flags[1], 16) & _SYNCED == _SYNCED
 
-    def description(self, worker: int) -> str:
-        """What the configuration that the worker runs calls itself."""
-        found = re.search(r"^description: (.*)$", self.tell(worker, "show info"), re.MULTILINE)
-        return found[1].strip() if found else ""
+    def description(self, worker: int) -> str | None:
+        """Return what the configuration that the worker runs calls itself, None where it has no
+        name.
+        """
+        info = self.ask_worker(worker, "show info")
+        line = re.search(r"^description: (.*)$", info, re.MULTILINE)
+        return line[1].strip() if line else None
 
-    def servers(self, worker: int, target: str = "") -> list[Server]:
-        """Every server a worker knows, or those of one target."""
-        return [
-            server
-            for server in _servers(self.tell(worker, "show stat -1 4 -1"))
-            if target in ("", server.target)
-        ]
+    def servers(self, worker: int, target: str | None = None) -> list[Server]:
+        """Return every server a worker knows, or those of one target."""
+        # -1 4 -1: of any proxy, servers alone, any server.
+        servers = _servers(self.ask_worker(worker, "show stat -1 4 -1"))
+        return [server for server in servers if target in (None, server.target)]
 
     def targets(self, worker: int) -> set[str]:
-        """Every backend a worker knows, those without a server among them."""
+        """Return every backend a worker knows, those without a server among them."""
+        # -1 2 -1: of any proxy, backends alone.
         rows = csv.DictReader(
-            self.tell(worker, "show stat -1 2 -1").removeprefix("# ").splitlines()
+            self.ask_worker(worker, "show stat -1 2 -1").removeprefix("# ").splitlines()
         )
         return {row["pxname"] for row in rows}
 
     def mapping(self, worker: int, file: str) -> dict[str, str]:
-        """The entries of a map, as the worker has them."""
-        words = [line.split(" ", 2) for line in self.tell(worker, f"show map {file}").splitlines()]
-        return {
-            found[1]: found[2] for found in words if len(found) == 3 and found[0].startswith("0x")
-        }
+        """Return the entries of a map, as the worker has them."""
+        # Each line: its address, the key, the value.
+        lines = self.ask_worker(worker, f"show map {file}").splitlines()
+        parts = [line.split(" ", 2) for line in lines if line.startswith("0x")]
+        return {entry[1]: entry[2] for entry in parts if len(entry) == 3}
 
 
 def _servers(table: str) -> Iterator[Server]:

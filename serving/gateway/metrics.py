@@ -16,12 +16,20 @@ _NAMES = {
 }
 
 
-def figures(port: int, target: str, server: str) -> dict[str, float]:
-    """`responses_2xx` … `responses_5xx` since the gateway started, averages over the last 1,024
-    requests, in flight.
+def figures(port: int | None, target: str, server: str) -> dict[str, float]:
+    """Return `responses_2xx` … `responses_5xx` since the gateway started, averages over the last
+    1,024 requests, and requests in flight.
 
-    Empty where the gateway does not answer, or does not know the version.
+    Args:
+        port: of the gateway's metrics; None where it was never asked for.
+        target: its name.
+        server: the version.
+
+    Returns:
+        Nothing where the gateway does not answer, or does not know the version.
     """
+    if port is None:
+        return {}
     try:
         text = (
             httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
@@ -30,18 +38,20 @@ def figures(port: int, target: str, server: str) -> dict[str, float]:
         )
     except httpx.HTTPError:
         return {}
-    found = {}
-    for name, proxy, who, code, value in _LINE.findall(text):
-        if (proxy, who) == (target, server) and name in _NAMES:
-            found[f"{_NAMES[name]}_{code}" if code else _NAMES[name]] = float(value)
-    return found
+    counted = {}
+    for name, proxy, proxy_server, code, value in _LINE.findall(text):
+        if (proxy, proxy_server) == (target, server) and name in _NAMES:
+            counted[f"{_NAMES[name]}_{code}" if code else _NAMES[name]] = float(value)
+    return counted
 
 
 def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """Figures between two looks; counters that fell began anew with the gateway."""
+    """Return the figures between two looks; counters that fell began anew with the gateway."""
     counters = {key: value for key, value in now.items() if key.startswith("responses_")}
-    anew = any(value < before.get(key, 0) for key, value in counters.items())
-    grown = {key: value - (0 if anew else before.get(key, 0)) for key, value in counters.items()}
+    restarted = any(value < before.get(key, 0) for key, value in counters.items())
+    grown = {
+        key: value - (0 if restarted else before.get(key, 0)) for key, value in counters.items()
+    }
     requests = sum(grown.values())
     shares = {"errors": grown.get("responses_5xx", 0) / requests} if requests else {}
     rest = {key: value for key, value in now.items() if key not in counters}

@@ -52,8 +52,8 @@ class Front(BaseModel):
     routes: tuple[Route, ...] = ()
 
 
-class ServerFact(BaseModel):
-    """A version as the running gateway sees it."""
+class ServerState(BaseModel):
+    """The actual state of a version, as the running gateway sees it."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,59 +1,64 @@
-"""What to tell a running haproxy, so that its servers become those of a front; nothing here touches
-haproxy.
+"""The commands that bring a running haproxy's servers to the desired state of a target.
+
+Nothing here touches haproxy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.haproxy import Server
 from weighbridge.serving.gateway.models import Front, Route
 
+DELETE = "del server "
+"""How the one command begins that haproxy refuses while the server still answers somebody."""
 
-def orders(
-    front: Front, there: Mapping[str, Server], files: Mapping[str, Mapping[str, str]]
+
+def runtime_commands(
+    front: Front, servers: Mapping[str, Server], maps: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """What turns a worker that has these servers and maps into the wish; at no point is there less
-    than either has.
+    """Return the commands that turn the actual state of one worker into the desired one.
+
+    Their order keeps traffic whole at every point in between: a version gets its health path before
+    it is started, may be pinned once it is there, loses weight when the others have gained it, and
+    is put out of service last.
+
+    Args:
+        front: the desired state.
+        servers: the worker's servers of this target, by name.
+        maps: the worker's maps of this target, by file.
     """
-    wanted = config.maps(front)
-    begin = [
-        order for route in front.routes for order in _begin(front, route, there.get(route.name))
-    ]
-    # A version may be pinned once it is there, and is no more before it goes; its health path is
-    # known all along.
-    enter = [
-        f"{'set' if key in files[name] else 'add'} map {name} {key} {value}"
-        for name, entries in wanted.items()
-        for key, value in entries.items()
-        if files[name].get(key) != value
-    ]
-    early = [order for order in enter if f" map {front.target}.health " in order]
-    leave = [
-        f"del map {name} {key}"
-        for name, entries in wanted.items()
-        for key in files[name]
-        if key not in entries
-    ]
-    going = {route.name for route in front.routes if route.draining} | _absent(front, there)
-    rest = [
-        f"set server {front.target}/{name} state maint"
-        for name, server in there.items()
-        if name in going and not server.in_maintenance
-    ]
-    gone = [f"del server {front.target}/{name}" for name in sorted(_absent(front, there))]
-    less = [_weigh(front, route) for route in front.routes if _loses(route, there.get(route.name))]
+    removed = sorted(set(servers) - {route.name for route in front.routes})
+    health, pins = config.maps(front)
     return [
-        *early,
-        *begin,
-        *(order for order in enter if order not in early),
-        *leave,
-        *less,
-        *rest,
-        *gone,
+        *_set_entries(health.file, health.entries, maps[health.file]),
+        *chain.from_iterable(
+            _add_or_update(front, route, servers.get(route.name)) for route in front.routes
+        ),
+        *_set_entries(pins.file, pins.entries, maps[pins.file]),
+        *(
+            f"del map {file} {key}"
+            for file, entries in (health, pins)
+            for key in maps[file]
+            if key not in entries
+        ),
+        *(
+            _set_weight(front, route)
+            for route in front.routes
+            if _loses_weight(route, servers.get(route.name))
+        ),
+        *_put_in_maintenance(front, servers, removed),
+        *(f"{DELETE}{front.target}/{name}" for name in removed),
     ]
 
 
-def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
+def _set_entries(file: str, desired: Mapping[str, str], actual: Mapping[str, str]) -> Iterator[str]:
+    for key, value in desired.items():
+        if actual.get(key) != value:
+            yield f"{'set' if key in actual else 'add'} map {file} {key} {value}"
+
+
+def _add_or_update(front: Front, route: Route, server: Server | None) -> Iterator[str]:
     name = f"{front.target}/{route.name}"
     if server is None:
         yield f"add server {name} {config.options(route, front)}"
@@ -63,22 +68,26 @@ def _begin(front: Front, route: Route, server: Server | None) -> Iterator[str]:
             yield f"set server {name} addr {route.host} port {route.port}"
         if server.limit != front.args.in_flight:
             yield f"set maxconn server {name} {front.args.in_flight}"
-        if server.weight != route.weight and not _loses(route, server):
-            yield _weigh(front, route)
+        if server.weight != route.weight and not _loses_weight(route, server):
+            yield _set_weight(front, route)
+    # A server is added in maintenance.
     if not route.draining and (server is None or server.in_maintenance):
         yield f"set server {name} state ready"
 
 
-def _loses(route: Route, server: Server | None) -> bool:
-    """Whether it gets less of the traffic than it has: it does so when the others have more
-    already.
-    """
+def _put_in_maintenance(
+    front: Front, servers: Mapping[str, Server], removed: Sequence[str]
+) -> Iterator[str]:
+    """Take new requests from what drains or is removed; requests under way go on."""
+    out = {*removed, *(route.name for route in front.routes if route.draining)}
+    for name, server in servers.items():
+        if name in out and not server.in_maintenance:
+            yield f"set server {front.target}/{name} state maint"
+
+
+def _loses_weight(route: Route, server: Server | None) -> bool:
     return server is not None and not server.in_maintenance and route.weight < server.weight
 
 
-def _weigh(front: Front, route: Route) -> str:
+def _set_weight(front: Front, route: Route) -> str:
     return f"set server {front.target}/{route.name} weight {route.weight}"
-
-
-def _absent(front: Front, there: Mapping[str, Server]) -> set[str]:
-    return set(there) - {route.name for route in front.routes}

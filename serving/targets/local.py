@@ -223,7 +223,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         if not self._gateway.running() or front not in self._gateway.fronts():
             return False
         try:
-            servers = self._gateway.facts(self.name)
+            servers = self._gateway.servers(self.name)
         except Unavailable:
             return False
         actual = {(one.name, one.port, one.weight, one.draining) for one in servers}

@@ -255,7 +255,7 @@ class Live:
         while True:
             state, facts, programs = (
                 self.state,
-                Gateway(self.home).facts(MODEL),
+                Gateway(self.home).servers(MODEL),
                 self.host.names(),
             )
             if state == self.state:  # else something was stopped while we looked

@@ -8,7 +8,7 @@ import httpx
 
 from tests.serving.gateway.upstreams import Upstream
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.haproxy import Gone, Master
+from weighbridge.serving.gateway.haproxy import NotAnswering
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.supervisor import Supervisor
 
@@ -31,12 +31,12 @@ def front(
     )
 
 
-def draining(wish: Front, name: str) -> Front:
+def draining(desired: Front, name: str) -> Front:
     routes = [
         r.model_copy(update={"draining": True, "weight": 0}) if r.name == name else r
-        for r in wish.routes
+        for r in desired.routes
     ]
-    return wish.model_copy(update={"routes": tuple(routes)})
+    return desired.model_copy(update={"routes": tuple(routes)})
 
 
 def ask(port: int, path: str = ASK, **headers: str) -> httpx.Response:
@@ -50,21 +50,21 @@ def shares(port: int, count: int = 60, **headers: str) -> Counter[str]:
 
 
 def workers(gateway: Gateway) -> list[int]:
-    return Master(gateway._socket).workers()
+    return gateway._master.workers()
 
 
 def has_another_worker(gateway: Gateway, pid: int) -> bool:
     """Whether one runs that is not this; the master that lost it ends as well, and may do so while
     it is asked.
     """
-    with contextlib.suppress(Gone):
+    with contextlib.suppress(NotAnswering):
         found = workers(gateway)
         return bool(found) and pid not in found
     return False
 
 
 def master_of(gateway: Gateway) -> int:
-    state = Supervisor(gateway._home).state("gateway")
+    state = Supervisor(gateway.folder.parents[1]).state("gateway")
     assert state
     return state.pid
 

@@ -28,9 +28,9 @@ from tests.serving.gateway.upstreams import Load, Upstream
 from tests.waiting import until
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
-from weighbridge.serving.gateway import gateway as module
+from weighbridge.serving.gateway import ports
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.haproxy import Gone, Master
+from weighbridge.serving.gateway.haproxy import Master, NotAnswering
 from weighbridge.serving.gateway.models import Route
 from weighbridge.serving.supervisor import Supervisor
 
@@ -63,12 +63,12 @@ def test_every_change_of_versions_under_load_loses_nothing(
     with Load(f"http://127.0.0.1:{port}") as load:
         for there, coming in ((old, new), (new, old), (old, new)):
             for weights in ((100, 0), (90, 10), (50, 50), (0, 100)):
-                gateway.apply(wish := front(port, there, coming, weights=weights))
+                gateway.apply(desired := front(port, there, coming, weights=weights))
                 time.sleep(0.3)
-            gateway.apply(draining(wish, there.name))
+            gateway.apply(draining(desired, there.name))
             until(lambda there=there: gateway.sessions("demo", there.name) == 0)  # type: ignore[misc]
             gateway.apply(front(port, coming))
-            assert [fact.name for fact in gateway.facts("demo")] == [coming.name]
+            assert [server.name for server in gateway.servers("demo")] == [coming.name]
     assert load.wrong == []
     assert min(load.answered["7"], load.answered["8"]) > 50
     assert workers(gateway) == before
@@ -104,7 +104,7 @@ def test_requests_begun_before_a_reload_count_and_keep_their_version(
     gateway.apply(front(port, two[0], queue=9))
     assert len(workers(gateway)) == 2
     assert gateway.sessions("demo", "7") == 1
-    assert sum(fact.sessions for fact in gateway.facts("demo")) == 1
+    assert sum(server.sessions for server in gateway.servers("demo")) == 1
     gateway.apply(front(port, two[1], queue=9))
     client.join()
     assert answers[0].text.endswith("[DONE]\n\n")
@@ -139,7 +139,7 @@ def test_killed_it_comes_back_as_it_was_last_told(
     until(lambda: has_another_worker(gateway, pid))
     assert shares(port, 10) == {"8": 10}
     assert ask(port, **{"X-Weighbridge-Version": "7"}).json() == {"by": "7"}
-    assert {(f.name, f.weight, f.draining) for f in gateway.facts("demo")} == {
+    assert {(f.name, f.weight, f.draining) for f in gateway.servers("demo")} == {
         ("7", 0, False),
         ("8", 100, False),
     }
@@ -152,7 +152,7 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
     gateway.apply(front(port, two[0]))
     told: list[str] = []
 
-    def cut_off(self: Master, worker: int, command: str, real: object = Master.tell) -> str:
+    def cut_off(self: Master, worker: int, command: str, real: object = Master.ask_worker) -> str:
         answer = real(self, worker, command)  # type: ignore[operator]
         if command.startswith(("add", "set", "enable", "del")):
             told.append(command)
@@ -160,7 +160,7 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
                 raise KeyboardInterrupt
         return str(answer)
 
-    monkeypatch.setattr(Master, "tell", cut_off)
+    monkeypatch.setattr(Master, "ask_worker", cut_off)
     for stop in range(1, 10):
         told.clear()
         there, coming = two if stop % 2 else two[::-1]
@@ -169,7 +169,7 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
         except KeyboardInterrupt:
             stop = 0
             gateway.ensure()
-        assert [fact.name for fact in gateway.facts("demo") if not fact.draining] == [
+        assert [server.name for server in gateway.servers("demo") if not server.draining] == [
             coming.name
         ], told
         assert shares(port, 4) == {coming.name: 4}, there.name
@@ -195,7 +195,7 @@ def test_a_port_taken_at_the_last_moment_leaves_all_as_it_was(
 ) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
-    monkeypatch.setattr(module, "port_is_free", lambda host, port: True)
+    monkeypatch.setattr(ports, "port_is_free", lambda host, port: True)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="refuses"):
         gateway.apply(front(taken.getsockname()[1], two[1], target="other"))
     assert gateway.fronts() == [front(port, two[0])]
@@ -223,7 +223,7 @@ def test_a_version_that_listens_elsewhere_now_is_followed(
     moved = Route(name="7", port=two[1].port)
     gateway.apply(front(port).model_copy(update={"routes": (moved,)}))
     assert shares(port, 5) == {"8": 5}
-    assert [fact.port for fact in gateway.facts("demo")] == [two[1].port]
+    assert [server.port for server in gateway.servers("demo")] == [two[1].port]
 
 
 def test_doing_the_same_again_changes_nothing(gateway: Gateway, two: list[Upstream]) -> None:
@@ -264,7 +264,7 @@ def test_two_targets_changed_at_once_both_become_what_was_asked(
     ports = [free_port(), free_port()]
     changes = [
         threading.Thread(
-            target=Gateway(gateway._home).apply,
+            target=Gateway(gateway.folder.parents[1]).apply,
             args=(front(port, upstream, target=f"t{upstream.name}"),),
         )
         for port, upstream in zip(ports, two, strict=True)
@@ -288,7 +288,7 @@ def test_without_haproxy_it_says_how_to_get_it(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "weighbridge.serving.gateway.gateway.shutil.which", lambda *args, **kwargs: None
+        "weighbridge.serving.gateway.haproxy.shutil.which", lambda *args, **kwargs: None
     )
     with pytest.raises(Unavailable, match="apt-get install haproxy"):
         gateway.ensure()
@@ -298,8 +298,8 @@ def test_facts_of_a_gateway_that_does_not_run_are_not_made_up(gateway: Gateway) 
     assert not gateway.running()
     assert gateway.fronts() == []
     with pytest.raises(Unavailable, match="asking the gateway"):
-        gateway.facts("demo")
-    with pytest.raises(Gone):
+        gateway.servers("demo")
+    with pytest.raises(NotAnswering):
         Master(gateway.folder / "nowhere").workers()
 
 
@@ -311,10 +311,14 @@ def test_random_changes_under_load_end_as_asked_with_nothing_lost(
     with Load(f"http://127.0.0.1:{port}", short=4, streams=2) as load:
         for _ in range(25):
             weights = dice.choice([(100, 0), (0, 100), (50, 50), (1, 99)])
-            wish = front(port, *two, weights=weights, queue=dice.choice([256, 256, 256, 255]))
+            desired = front(port, *two, weights=weights, queue=dice.choice([256, 256, 256, 255]))
             if dice.random() < 0.4:
-                wish = draining(wish, "7" if weights[1] else "8")
-            gateway.apply(wish)
-            facts = {fact.name: (fact.weight, fact.draining) for fact in gateway.facts("demo")}
-            assert facts == {route.name: (route.weight, route.draining) for route in wish.routes}
+                desired = draining(desired, "7" if weights[1] else "8")
+            gateway.apply(desired)
+            servers = {
+                server.name: (server.weight, server.draining) for server in gateway.servers("demo")
+            }
+            assert servers == {
+                route.name: (route.weight, route.draining) for route in desired.routes
+            }
     assert load.wrong == []

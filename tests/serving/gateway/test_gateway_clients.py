@@ -25,7 +25,6 @@ from tests.waiting import until
 from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import free_port
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.haproxy import Master
 
 
 def test_traffic_follows_the_weights(gateway: Gateway, two: list[Upstream]) -> None:
@@ -71,7 +70,7 @@ def test_a_conversation_stays_on_its_version_over_weights_and_reloads(
     until(
         lambda: (
             "key=conversation-1 "
-            in Master(gateway._socket).tell(workers(gateway)[0], "show table demo")
+            in gateway._master.ask_worker(workers(gateway)[0], "show table demo")
         )
     )
     assert shares(port, 5, **session) == {"7": 5}
@@ -82,13 +81,13 @@ def test_a_conversation_stays_on_its_version_over_weights_and_reloads(
 def test_a_version_that_is_not_well_gets_nothing(gateway: Gateway, two: list[Upstream]) -> None:
     port = free_port()
     two[1].health = "/well"
-    wish = front(port, *two)
-    routes = (wish.routes[0], wish.routes[1].model_copy(update={"health": "/well"}))
-    gateway.apply(wish.model_copy(update={"routes": routes}))
+    desired = front(port, *two)
+    routes = (desired.routes[0], desired.routes[1].model_copy(update={"health": "/well"}))
+    gateway.apply(desired.model_copy(update={"routes": routes}))
     time.sleep(1.5)
-    assert [fact.up for fact in gateway.facts("demo")] == [True, True]
+    assert [server.up for server in gateway.servers("demo")] == [True, True]
     two[0].healthy = False
-    until(lambda: not next(fact for fact in gateway.facts("demo") if fact.name == "7").up)
+    until(lambda: not next(server for server in gateway.servers("demo") if server.name == "7").up)
     assert shares(port, 20) == {"8": 20}
 
 

@@ -20,7 +20,7 @@ def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> No
             gateway.ensure()
             routes = tuple(Route(name=one.name, port=one.port) for one in made)
             gateway.apply(Front(target="demo", port=port, routes=routes))
-            until(lambda: all(fact.up for fact in gateway.facts("demo")))
+            until(lambda: all(server.up for server in gateway.servers("demo")))
             before = figures(gateway.metrics_port, "demo", "7")
             with httpx.Client(trust_env=False, headers={"X-Weighbridge-Version": "7"}) as client:
                 statuses = [

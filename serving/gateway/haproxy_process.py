@@ -1,0 +1,139 @@
+"""haproxy as a program of our supervisord: started, reloaded, and brought to the desired state."""
+
+import time
+from pathlib import Path
+
+from weighbridge.core.errors import Unavailable
+from weighbridge.serving.gateway import config
+from weighbridge.serving.gateway.files import CONFIGURATION, DesiredState
+from weighbridge.serving.gateway.haproxy import Master, NotAnswering, alerts, executable
+from weighbridge.serving.gateway.runtime_commands import DELETE, runtime_commands
+from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.unix_sockets import make_socket_folder
+
+PROGRAM = "gateway"
+TIMEOUT = 30.0
+"""Seconds until a running haproxy is what it was asked to be."""
+
+
+class ConfigurationRejected(Unavailable):
+    """haproxy read the new configuration and went on with the one before."""
+
+
+class HaproxyProcess:
+    """The haproxy of one gateway; whoever changes it holds the gateway's lock."""
+
+    def __init__(self, supervisor: Supervisor, folder: Path, socket: Path) -> None:
+        self.master = Master(socket)
+        self._supervisor = supervisor
+        self._folder = folder
+        self._socket = socket
+
+    @property
+    def log(self) -> Path:
+        """JSON lines, one per request, among haproxy's own messages."""
+        return self._supervisor.logs / f"{PROGRAM}.log"
+
+    def reconcile(self, desired: DesiredState, text: str) -> None:
+        """Return when the processes are what the files say, and desired.
+
+        Args:
+            desired: what they shall be.
+            text: the configuration that is on the disk.
+
+        Raises:
+            ConfigurationRejected: haproxy does not take the configuration.
+            Unavailable: it does not start, or is not as desired in time.
+        """
+        description = _description(text)
+        deadline = time.monotonic() + TIMEOUT
+        reloads_before: int | None = None
+        problem: str | None = None
+        while True:
+            try:
+                worker, *_ = self.master.workers()
+                if self.master.description(worker) == description:
+                    problem = self._update(worker, desired)
+                    if problem is None:
+                        return
+                elif reloads_before is None:
+                    # Else the conversations that clients have with a version would be forgotten.
+                    if self.master.can_hand_over(worker):
+                        reloads_before = self.master.reloads().done
+                        self.master.reload()
+                else:
+                    self._check_reload(reloads_before)
+            except (NotAnswering, ValueError):  # no process, or a master without a worker
+                self._start()
+            if time.monotonic() > deadline:
+                wrong = problem or alerts(self._log_tail())
+                raise Unavailable(
+                    "changing the gateway",
+                    f"it is not what was asked for after {TIMEOUT:.0f} s: {wrong}",
+                    f"its log: {self.log}",
+                )
+            time.sleep(0.02)
+
+    def _check_reload(self, reloads_before: int) -> None:
+        reloads = self.master.reloads()
+        if reloads.done > reloads_before and reloads.failed:
+            wrong = f"haproxy refuses: {alerts(self._log_tail())}"
+            raise ConfigurationRejected("changing the gateway", wrong, str(self.log))
+
+    def stop(self) -> None:
+        """End haproxy, whatever it has under way."""
+        self._supervisor.remove(PROGRAM)
+
+    def _start(self) -> None:
+        """Have supervisord start haproxy; return before it is up."""
+        state = self._supervisor.state(PROGRAM)
+        if state and state.up:
+            return
+        self._supervisor.ensure()
+        make_socket_folder(self._socket, self._folder)
+        command = [
+            executable(),
+            "-W",
+            "-db",
+            "-S",
+            f"{self._socket},mode,600,level,admin",
+            "-f",
+            str(self._folder / CONFIGURATION),
+        ]
+        self._supervisor.add(Program(PROGRAM, command, self.log, self._folder))
+
+    def _update(self, worker: int, desired: DesiredState) -> str | None:
+        """Bring a worker's servers to the desired state; return what it answers where that failed,
+        None where it did not.
+        """
+        answers = [
+            f"{command}: {self.master.ask_worker(worker, command)}"
+            for command in self._commands(worker, desired)
+        ]
+        if not answers:
+            return None
+        # A version that still answers somebody cannot be deleted: the next change does that.
+        left = [
+            command for command in self._commands(worker, desired) if not command.startswith(DELETE)
+        ]
+        return "; ".join(answers) if left else None
+
+    def _commands(self, worker: int, desired: DesiredState) -> list[str]:
+        """Return what a worker still has to be told."""
+        known = self.master.targets(worker)
+        servers = self.master.servers(worker)
+        commands: list[str] = []
+        for front in desired.fronts:
+            if front.target in known:
+                own = {server.name: server for server in servers if server.target == front.target}
+                maps = {file: self.master.mapping(worker, file) for file, _ in config.maps(front)}
+                commands += runtime_commands(front, own, maps)
+        return commands
+
+    def _log_tail(self) -> str:
+        return self.log.read_text(errors="replace")[-8000:] if self.log.exists() else ""
+
+
+def _description(text: str) -> str:
+    return next(line.split()[1] for line in text.splitlines() if line.startswith("  description "))
