@@ -3,13 +3,16 @@ of their own.
 
 ::
 
-    protocol.py  what a library must offer: `Generator`
-    orders.py    a request's body, checked, as an `Order`
-    text.py      token ids to text, piece by piece: whole characters, nothing of a stop sequence
-    server.py    the routes, on aiohttp; runs inside the engine's environment
-    client.py    what an engine's plugin asks such a server; runs outside
+    protocol.py      what a library must offer: `Generator`
+    requests.py      a request's body, checked, as a `CompletionRequest`
+    sampler.py       logits to a token, in numpy
+    batching.py      many answers at a time over any decoder, in numpy
+    detokenizer.py   token ids to text: whole characters, nothing of a stop sequence
+    hf_tokenizer.py  a Hugging Face tokenizer and its chat template, without transformers
+    responses.py     answers in OpenAI's form
+    server.py        the routes, on aiohttp; runs inside the engine's environment
 
-Nothing here needs more than the standard library and aiohttp. A server script runs isolated, by
+What a file needs beyond the standard library and aiohttp its own docstring says. A server script runs isolated, by
 path, so it says where the packages are, and puts that last: what lies beside it must not shadow a
 library ::
 

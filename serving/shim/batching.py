@@ -1,6 +1,6 @@
-"""Continuous batching over any decoder that keeps the state of several answers.
+"""Continuous batching over any decoder that keeps the state of several answers. Needs numpy.
 
-One thread runs the decoder: a piece of the newest prompt, then one more token of every answer, and
+One thread runs the decoder: a chunk of the newest prompt, then one more token of every answer, and
 so on. An answer joins and leaves between two steps.
 """
 
@@ -27,7 +27,7 @@ class Decoder(Protocol):
         """Make room for another answer; the one that joined before has been read, or has left."""
 
     def leave(self, key: int) -> None:
-        """Forget an answer."""
+        """Forget the state of an answer."""
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
         """Read on in the prompt of the answer that joined last; float32 logits of shape (tokens,
@@ -46,18 +46,19 @@ class _Answer:
 
     tokens: list[int]
     """The prompt; where log-probabilities are asked for, the completion as well."""
-    drawer: Sampler | None = None
+    sampler: Sampler | None = None
     """None: log-probabilities are asked for, nothing is generated."""
-    left: int = 0
-    """Tokens that may still be generated."""
+    tokens_left: int = 0
+    """How many may still be generated."""
     scored_from: int = 0
-    done: int = 0
-    """Tokens of `tokens` that have been read."""
-    last: int = 0
+    read: int = 0
+    """How many of `tokens` have been read."""
+    last_token: int = 0
     """The token generated last, which the decoder has not seen yet."""
     logprobs: list[float] = field(default_factory=list)
-    out: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
-    gone: bool = False
+    output: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
+    abandoned: bool = False
+    """Whether nobody wants the rest."""
 
 
 class Batcher:
@@ -74,22 +75,22 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True, name="batch").start()
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        """Tokens as they come; closing it frees the slot."""
+        """Yield tokens as they come; closing it frees the slot."""
         answer = _Answer(list(prompt), Sampler(sampling), sampling.max_tokens)
         self._arrivals.put(answer)
         try:
-            while (item := answer.out.get()) is not None:
+            while (item := answer.output.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
-            answer.gone = True
+            answer.abandoned = True
 
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Natural-log probability of every completion token."""
+        """Return the natural-log probability of every completion token."""
         answer = _Answer([*prompt, *completion], scored_from=len(prompt))
         self._arrivals.put(answer)
-        if isinstance(failure := answer.out.get(), Exception):
+        if isinstance(failure := answer.output.get(), Exception):
             raise failure
         return answer.logprobs
 
@@ -97,8 +98,9 @@ class Batcher:
         try:
             while True:
                 self._turn()
-        # without this thread nothing is ever answered: whoever supervises the process has to know
         finally:
+            # Without this thread nothing is ever answered: whoever supervises the process has to
+            # know.
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _turn(self) -> None:
@@ -108,24 +110,23 @@ class Batcher:
                 self._read(*self._reading)
             if self._answers:
                 self._step()
-        except (
-            Exception
-        ) as exc:  # whatever the library raises ends these answers, and not the server
+        except Exception as exc:
+            # Whatever the library raises ends these answers, and not the server.
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        ended = {**self._answers, **dict([self._reading] if self._reading else [])}
+        failed = {**self._answers, **dict([self._reading] if self._reading else [])}
         self._answers, self._reading = {}, None
-        for key, answer in ended.items():
-            answer.out.put(exc)
+        for key, answer in failed.items():
+            answer.output.put(exc)
             self._decoder.leave(key)
 
     def _admit(self) -> None:
-        """Drop who has left, take in who has come; wait where there is nothing to do."""
-        for key in [key for key, answer in self._answers.items() if answer.gone]:
+        """Drop abandoned answers and take in new ones; wait where there is nothing to do."""
+        for key in [key for key, answer in self._answers.items() if answer.abandoned]:
             self._decoder.leave(key)
             del self._answers[key]
-        if self._reading and self._reading[1].gone:
+        if self._reading and self._reading[1].abandoned:
             self._decoder.leave(self._reading[0])
             self._reading = None
         while self._reading is None and len(self._answers) < self._slots:
@@ -133,54 +134,54 @@ class Batcher:
                 answer = self._arrivals.get(block=not self._answers)
             except queue.Empty:
                 return
-            if not answer.gone:
+            if not answer.abandoned:
                 self._keys += 1
                 self._decoder.join(self._keys)
                 self._reading = (self._keys, answer)
 
     def _read(self, key: int, answer: _Answer) -> None:
-        """Read the next piece of the newest prompt."""
-        piece = answer.tokens[answer.done : answer.done + self._chunk]
-        logits = self._decoder.read(key, piece)
-        if answer.drawer is None:
+        """Read the next chunk of the newest prompt."""
+        chunk = answer.tokens[answer.read : answer.read + self._chunk]
+        logits = self._decoder.read(key, chunk)
+        if answer.sampler is None:
             _score(answer, logits)
-        answer.done += len(piece)
-        if answer.done < len(answer.tokens):
+        answer.read += len(chunk)
+        if answer.read < len(answer.tokens):
             return
         self._reading = None
-        if answer.drawer is None:
-            answer.out.put(None)
+        if answer.sampler is None:
+            answer.output.put(None)
             self._decoder.leave(key)
         else:
             self._answers[key] = answer
-            self._tell(key, answer, logits[-1])
+            self._generate(key, answer, logits[-1])
 
     def _step(self) -> None:
-        """One more token of every answer."""
+        """Generate one more token of every answer."""
         answers = list(self._answers.items())
         logits = self._decoder.step(
-            [key for key, _ in answers], [answer.last for _, answer in answers]
+            [key for key, _ in answers], [answer.last_token for _, answer in answers]
         )
-        for (key, answer), own in zip(answers, logits, strict=True):
-            self._tell(key, answer, own)
+        for (key, answer), row in zip(answers, logits, strict=True):
+            self._generate(key, answer, row)
 
-    def _tell(self, key: int, answer: _Answer, logits: Any) -> None:
-        """Draw a token and hand it out; the last one ends the answer."""
-        assert answer.drawer is not None
-        token = answer.drawer.draw(logits)
-        answer.last, answer.left = token.id, answer.left - 1
-        answer.out.put(token)
-        if answer.left <= 0 or token.id in self._ends:
-            answer.out.put(None)
+    def _generate(self, key: int, answer: _Answer, logits: Any) -> None:
+        """Draw a token and give it out; the last one ends the answer."""
+        assert answer.sampler is not None
+        token = answer.sampler.draw(logits)
+        answer.last_token, answer.tokens_left = token.id, answer.tokens_left - 1
+        answer.output.put(token)
+        if answer.tokens_left <= 0 or token.id in self._ends:
+            answer.output.put(None)
             del self._answers[key]
             self._decoder.leave(key)
 
 
 def _score(answer: _Answer, logits: Any) -> None:
-    """Keep what the logits of a piece say of the tokens after each."""
-    first = max(answer.done, answer.scored_from - 1)
-    followed = answer.tokens[first + 1 : answer.done + len(logits) + 1]
+    """Keep what the logits of a chunk say of the tokens after each."""
+    first = max(answer.read, answer.scored_from - 1)
+    followed = answer.tokens[first + 1 : answer.read + len(logits) + 1]
     if followed:
-        start = first - answer.done
-        known = log_softmax(logits[start : start + len(followed)].astype(np.float64))
-        answer.logprobs += [float(known[place, token]) for place, token in enumerate(followed)]
+        start = first - answer.read
+        logprobs = log_softmax(logits[start : start + len(followed)].astype(np.float64))
+        answer.logprobs += [float(logprobs[row, token]) for row, token in enumerate(followed)]

@@ -1,4 +1,4 @@
-"""Token ids to text, piece by piece: only whole characters, and nothing that may belong to a stop
+"""Token ids to text, delta by delta: only whole characters, and nothing that may belong to a stop
 sequence.
 """
 
@@ -16,16 +16,16 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some text, and the tokens it came from."""
+class Delta:
+    """Text that is added to an answer, and the tokens it came from."""
 
     text: str
     tokens: tuple[Token, ...]
-    finish: Literal["", "stop", "length"] = ""
-    """Why the answer ends here; empty where it goes on."""
+    finish: Literal["stop", "length"] | None = None
+    """Why the answer ends here; None where it goes on."""
 
 
-class TextStream:
+class Detokenizer:
     """Text of a growing list of tokens.
 
     Each step decodes a few tokens again together with the new one: how a token reads depends on
@@ -36,31 +36,31 @@ class TextStream:
         self._detokenize = detokenize
         self._tokens: list[int] = []
         self._start = 0
-        """Where decoding starts: at the token before those that have not been told."""
-        self._told = 0
+        """Where decoding starts: at the token before those whose text is still to be given out."""
+        self._done = 0
         """Tokens whose text has been given out."""
 
     def push(self, token: int) -> str:
-        """Text that this token adds; empty while a character is not whole."""
+        """Return the text that this token adds; empty while a character is not whole."""
         self._tokens.append(token)
-        new = self._new()
-        if new.endswith(UNFINISHED):
+        text = self._new_text()
+        if text.endswith(UNFINISHED):
             return ""
-        self._start, self._told = self._told, len(self._tokens)
-        return new
+        self._start, self._done = self._done, len(self._tokens)
+        return text
 
-    def rest(self) -> str:
-        """What was held back for bytes that never came."""
-        new = self._new()
-        self._told = len(self._tokens)
-        return new
+    def flush(self) -> str:
+        """Return what was held back for bytes that never came."""
+        text = self._new_text()
+        self._done = len(self._tokens)
+        return text
 
-    def _new(self) -> str:
-        before = self._detokenize(self._tokens[self._start : self._told])
+    def _new_text(self) -> str:
+        before = self._detokenize(self._tokens[self._start : self._done])
         return self._detokenize(self._tokens[self._start :])[len(before) :]
 
 
-class Stops:
+class StopSequences:
     """Lets text through until a stop sequence comes, which is not part of the answer."""
 
     def __init__(self, sequences: Sequence[str]) -> None:
@@ -68,23 +68,23 @@ class Stops:
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """What can be given out now, and whether a stop sequence has come."""
+        """Return what can be given out now, and whether a stop sequence has come."""
         text = self._held + text
-        places = [place for sequence in self._sequences if (place := text.find(sequence)) >= 0]
-        if places:
+        ends = [end for sequence in self._sequences if (end := text.find(sequence)) >= 0]
+        if ends:
             self._held = ""
-            return text[: min(places)], True
-        kept = self._begun(text)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept], False
+            return text[: min(ends)], True
+        end = len(text) - self._begun(text)
+        self._held = text[end:]
+        return text[:end], False
 
-    def rest(self) -> str:
-        """What was held back for a stop sequence that never came whole."""
+    def flush(self) -> str:
+        """Return what was held back for a stop sequence that never came whole."""
         held, self._held = self._held, ""
         return held
 
     def _begun(self, text: str) -> int:
-        """Letters at the end that may be the beginning of a stop sequence."""
+        """Return how many letters at the end may be the beginning of a stop sequence."""
         lengths = (
             length
             for sequence in self._sequences
@@ -94,34 +94,35 @@ class Stops:
         return max(lengths, default=0)
 
 
-def pieces(
-    generator: Generator, order: CompletionRequest
-) -> collections.abc.Generator[Piece, None, None]:
-    """The answer to an order; the last piece says why it is the last."""
-    text, stops = TextStream(generator.detokenize), Stops(order.stops)
+def deltas(
+    generator: Generator, request: CompletionRequest
+) -> collections.abc.Generator[Delta, None, None]:
+    """Yield the answer to a request; the last delta says why it is the last."""
+    detokenizer, stops = Detokenizer(generator.detokenize), StopSequences(request.stops)
     waiting: list[Token] = []
+    """Tokens whose text is not given out yet."""
     count = 0
-    with closing(generator.generate(order.prompt, order.sampling)) as tokens:
+    with closing(generator.generate(request.prompt, request.sampling)) as tokens:
         for token in tokens:
             count += 1
             waiting.append(token)
             if token.id in generator.ends:
                 break
-            said, stopped = stops.push(text.push(token.id))
+            text, stopped = stops.push(detokenizer.push(token.id))
             if stopped:
-                yield Piece(said, tuple(waiting), "stop")
+                yield Delta(text, tuple(waiting), "stop")
                 return
-            if count >= order.sampling.max_tokens:
-                said, stopped = _last(said, stops, text)
-                yield Piece(said, tuple(waiting), "stop" if stopped else "length")
+            if count >= request.sampling.max_tokens:
+                rest, stopped = _flush(stops, detokenizer)
+                yield Delta(text + rest, tuple(waiting), "stop" if stopped else "length")
                 return
-            if said:
-                yield Piece(said, tuple(waiting))
+            if text:
+                yield Delta(text, tuple(waiting))
                 waiting.clear()
-    yield Piece(_last("", stops, text)[0], tuple(waiting), "stop")
+    yield Delta(_flush(stops, detokenizer)[0], tuple(waiting), "stop")
 
 
-def _last(said: str, stops: Stops, text: TextStream) -> tuple[str, bool]:
-    """All that is left to say, and whether it ends at a stop sequence."""
-    more, stopped = stops.push(text.rest())
-    return said + more + ("" if stopped else stops.rest()), stopped
+def _flush(stops: StopSequences, detokenizer: Detokenizer) -> tuple[str, bool]:
+    """Return all text that was held back, and whether it ends at a stop sequence."""
+    text, stopped = stops.push(detokenizer.flush())
+    return text + ("" if stopped else stops.flush()), stopped

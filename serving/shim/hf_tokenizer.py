@@ -36,19 +36,19 @@ class HfTokenizer:
         self.ends = _ends(folder)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front
-        of a plain prompt.
+        """Return the token ids of a text, special tokens in it parsed; `special`: with what belongs
+        in front of a plain prompt.
         """
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
         return ids
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of token ids without special tokens."""
+        """Return the text of token ids without special tokens."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins.
+        """Return the token ids of a chat, up to where the answer begins.
 
         Raises:
             ValueError: there is no template, or it refuses the messages.
@@ -67,7 +67,7 @@ class HfTokenizer:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up: templates are written for that."""
+    """Return Jinja as transformers sets it up: templates are written for that."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
@@ -84,31 +84,34 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str:
-    """The chat template, which lies in a file of its own or in the configuration; empty where there
-    is none.
+def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the chat template, from a file of its own or the configuration; None where there is
+    none.
     """
     if (own := folder / "chat_template.jinja").exists():
         return own.read_text(encoding="utf-8")
-    told = config.get("chat_template") or ""
-    if isinstance(told, list):
-        return str({entry["name"]: entry["template"] for entry in told}.get("default", ""))
-    return str(told)
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        # Several by name: for tools, for retrieval.
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return None if template is None else str(template)
 
 
 def _ends(folder: Path) -> frozenset[int]:
-    """Tokens that end an answer, as `generate` of transformers knows them."""
+    """Return the tokens that end an answer, as `generate` of transformers knows them."""
     for name in ("generation_config.json", "config.json"):
-        told = _read(folder / name).get("eos_token_id")
-        if told is not None:
-            return frozenset(told if isinstance(told, list) else [told])
+        ends = _read(folder / name).get("eos_token_id")
+        if ends is not None:
+            return frozenset(ends if isinstance(ends, list) else [ends])
     return frozenset()
 
 
 def _content(token: Any) -> str:
+    """Return a special token's text, which is written plainly or as an object with options."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    """Return the object in a file; an empty one where there is no such file."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return values

@@ -53,27 +53,34 @@ class Generator(Protocol):
     """Tokens that end an answer."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, special tokens in it parsed; `special`: with what belongs in front
-        of a plain prompt.
+        """Return the token ids of a text.
+
+        Args:
+            text: special tokens in it are parsed.
+            special: whether to add what belongs in front of a plain prompt.
         """
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of token ids without special tokens; bytes of a character that is not whole become
-        U+FFFD.
+        """Return the text of token ids without special tokens; bytes of a character that is not
+        whole become U+FFFD.
         """
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a chat, up to where the answer begins. Raises ValueError where the template
-        refuses it.
+        """Return the token ids of a chat, up to where the answer begins.
+
+        Raises:
+            ValueError: the template refuses the messages.
         """
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        """Tokens as they come, with the one that ends the answer, at most `max_tokens`.
+        """Yield tokens as they come, with the one that ends the answer, at most `max_tokens`.
 
         It may be closed at any token, which must free what it holds.
         """
 
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Natural-log probability of every completion token. Raises NotImplementedError where it
-        cannot tell.
+        """Return the natural-log probability of every completion token.
+
+        Raises:
+            NotImplementedError: the library cannot tell.
         """

@@ -1,5 +1,5 @@
-"""A request's body, checked: what cannot be done is refused in words, nothing asked for is left out
-in silence.
+"""A request's body, checked: what cannot be done is refused in words, and nothing that was asked
+for is left out in silence.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ COMPLETION_TOKENS: Final = 16
 """Most tokens of a plain completion when nobody says how many: OpenAI's own default."""
 MOST_STOPS: Final = 16
 MOST_LOGPROBS: Final = 20
+"""OpenAI's own bound."""
 NOT_OFFERED: Final[Mapping[str, tuple[Any, ...]]] = {
     "n": (None, 1),
     "best_of": (None, 1),
@@ -37,8 +38,8 @@ for nothing.
 class InvalidRequest(Exception):
     """The request cannot be answered; `status` is HTTP's."""
 
-    def __init__(self, words: str, status: int = 400) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
         self.status = status
 
 
@@ -56,7 +57,7 @@ class CompletionRequest:
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
-    """The object in a request's body."""
+    """Return the object in a request's body."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as exc:
@@ -66,8 +67,14 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> CompletionRequest:
-    """Check everything before anything is generated."""
+def read_completion_request(
+    body: Mapping[str, Any], *, chat: bool, generator: Generator
+) -> CompletionRequest:
+    """Return what a request asks for; everything is checked before anything is generated.
+
+    Raises:
+        InvalidRequest: this model or this server cannot do what it asks.
+    """
     for name, harmless in NOT_OFFERED.items():
         if body.get(name) not in harmless:
             raise InvalidRequest(f"`{name}` is not offered by this server")
@@ -76,8 +83,10 @@ def read_order(body: Mapping[str, Any], *, chat: bool, generator: Generator) -> 
         raise InvalidRequest("the prompt is empty")
     room = generator.context - len(prompt)
     if room < 1:
-        wrong = f"the prompt has {len(prompt)} tokens, and the model's context holds {generator.context}"
-        raise InvalidRequest(f"{wrong}, the answer included")
+        raise InvalidRequest(
+            f"the prompt has {len(prompt)} tokens, and the model's context holds "
+            f"{generator.context}, the answer included"
+        )
     stream = _flag(body, "stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
@@ -116,7 +125,7 @@ def _message(message: Any) -> dict[str, str]:
 
 
 def read_text(text: str) -> str:
-    """The text, if it is one: JSON can spell halves of characters that no tokenizer takes."""
+    """Return the text; refuse halves of characters, which JSON can spell and no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as exc:
@@ -134,13 +143,10 @@ def _plain(body: Mapping[str, Any], generator: Generator) -> list[int]:
 
 
 def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
-    """A list of token ids."""
+    """Return a list of token ids, be it given as the only one of a list of prompts."""
     tokens = body.get(name)
-    tokens = (
-        tokens[0]
-        if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list)
-        else tokens
-    )
+    if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list):
+        tokens = tokens[0]
     if not isinstance(tokens, list) or not all(
         type(token) is int and token >= 0 for token in tokens
     ):
@@ -149,11 +155,12 @@ def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
 
 
 def _sampling(body: Mapping[str, Any], chat: bool, room: int) -> Sampling:
-    usual = room if chat else COMPLETION_TOKENS
-    wanted = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1) or usual
+    default = room if chat else COMPLETION_TOKENS
+    # `max_tokens` is the older name of the same.
+    most = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1) or default
     temperature, top_p = _number(body, "temperature", 0, 100), _number(body, "top_p", 0, 1)
     return Sampling(
-        max_tokens=min(wanted, room),
+        max_tokens=min(most, room),
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
         top_k=max(0, _whole(body, "top_k", -1) or 0),

@@ -1,4 +1,4 @@
-"""Replies in OpenAI's form: whole, or as the events of a stream."""
+"""Answers in OpenAI's form: whole, or as the events of a stream."""
 
 from __future__ import annotations
 
@@ -7,78 +7,82 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weighbridge.serving.shim.detokenizer import Piece
+from weighbridge.serving.shim.detokenizer import Delta
 from weighbridge.serving.shim.protocol import Generator, Token
 from weighbridge.serving.shim.requests import CompletionRequest
 
 
 @dataclass
-class CompletionReply:
+class CompletionResponse:
     """One answer as it grows."""
 
-    order: CompletionRequest
+    request: CompletionRequest
     generator: Generator
     model: str
     id: str
     created: int
     text: str = ""
-    finish: str = ""
+    finish: str | None = None
     tokens: list[Token] = field(default_factory=list)
 
     @property
     def completion_tokens(self) -> int:
         return len(self.tokens)
 
-    def add(self, piece: Piece) -> None:
-        self.text += piece.text
-        self.tokens += piece.tokens
-        self.finish = piece.finish
+    def add(self, delta: Delta) -> None:
+        """Add a delta to the whole answer."""
+        self.text += delta.text
+        self.tokens += delta.tokens
+        self.finish = delta.finish
 
     def whole(self) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        said = (
+        """Return the body of an answer that is not streamed."""
+        content = (
             {"message": {"role": "assistant", "content": self.text}}
-            if self.order.chat
+            if self.request.chat
             else {"text": self.text}
         )
         choice = {
             "index": 0,
-            **said,
+            **content,
             "logprobs": self._logprobs(self.tokens),
             "finish_reason": self.finish,
         }
-        return {**self._head(""), "choices": [choice], "usage": self._usage()}
+        return {**self._head(), "choices": [choice], "usage": self._usage()}
 
     def opening(self) -> Iterator[bytes]:
-        """What comes before any text."""
-        if self.order.chat:
-            yield self._event(self._choice({"role": "assistant", "content": ""}, None, ""))
+        """Yield what comes before any text."""
+        if self.request.chat:
+            yield self._event(self._choice({"role": "assistant", "content": ""}, None))
 
-    def events(self, piece: Piece) -> Iterator[bytes]:
-        """What a piece adds to the stream; after the last one also how many tokens it took, if
-        asked.
+    def events(self, delta: Delta) -> Iterator[bytes]:
+        """Yield what a delta adds to the stream; after the last one also how many tokens the answer
+        took, if that was asked.
         """
-        self.add(piece)
-        if piece.text or (self.order.sampling.logprobs is not None and piece.tokens):
-            yield self._event(
-                self._choice({"content": piece.text}, self._logprobs(piece.tokens), "")
-            )
-        if piece.finish:
-            yield self._event(self._choice({}, None, piece.finish))
-            if self.order.usage:
-                yield _event({**self._head(".chunk"), "choices": [], "usage": self._usage()})
+        self.add(delta)
+        if delta.text or (self.request.sampling.logprobs is not None and delta.tokens):
+            logprobs = self._logprobs(delta.tokens)
+            yield self._event(self._choice({"content": delta.text}, logprobs))
+        if delta.finish:
+            yield self._event(self._choice({}, None, delta.finish))
+            if self.request.usage:
+                yield _event({**self._head(chunk=True), "choices": [], "usage": self._usage()})
 
-    def _choice(self, delta: dict[str, str], logprobs: Any, finish: str) -> dict[str, Any]:
-        said = {"delta": delta} if self.order.chat else {"text": delta.get("content", "")}
-        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": finish or None}
+    def _choice(
+        self, delta: dict[str, str], logprobs: Any, finish: str | None = None
+    ) -> dict[str, Any]:
+        content = {"delta": delta} if self.request.chat else {"text": delta.get("content", "")}
+        return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish}
 
     def _event(self, choice: dict[str, Any]) -> bytes:
-        usage = {"usage": None} if self.order.usage else {}
-        return _event({**self._head(".chunk"), "choices": [choice], **usage})
+        # As OpenAI does: null in every event but the one that tells.
+        usage = {"usage": None} if self.request.usage else {}
+        return _event({**self._head(chunk=True), "choices": [choice], **usage})
 
-    def _head(self, suffix: str) -> dict[str, Any]:
-        kind = f"chat.completion{suffix}" if self.order.chat else "text_completion"
-        prefix = "chatcmpl" if self.order.chat else "cmpl"
+    def _head(self, *, chunk: bool = False) -> dict[str, Any]:
+        chat = "chat.completion.chunk" if chunk else "chat.completion"
+        kind = chat if self.request.chat else "text_completion"
+        prefix = "chatcmpl" if self.request.chat else "cmpl"
         return {
             "id": f"{prefix}-{self.id}",
             "object": kind,
@@ -87,7 +91,7 @@ class CompletionReply:
         }
 
     def _usage(self) -> dict[str, int]:
-        prompt, completion = len(self.order.prompt), self.completion_tokens
+        prompt, completion = len(self.request.prompt), self.completion_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -95,28 +99,28 @@ class CompletionReply:
         }
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if self.order.sampling.logprobs is None:
+        if self.request.sampling.logprobs is None:
             return None
-        if self.order.chat:
+        if self.request.chat:
             return {
                 "content": [self._entry(token.id, token.logprob, token.top) for token in tokens]
             }
         return {
-            "tokens": [self._word(token.id) for token in tokens],
+            "tokens": [self._text(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [
-                {self._word(other): value for other, value in token.top} for token in tokens
+                {self._text(other): value for other, value in token.top} for token in tokens
             ],
         }
 
     def _entry(
         self, token: int, logprob: float | None, top: Sequence[tuple[int, float]] = ()
     ) -> dict[str, Any]:
-        word = self._word(token)
-        entry = {"token": word, "logprob": logprob, "bytes": list(word.encode())}
+        text = self._text(token)
+        entry = {"token": text, "logprob": logprob, "bytes": list(text.encode())}
         return {**entry, "top_logprobs": [self._entry(other, value) for other, value in top]}
 
-    def _word(self, token: int) -> str:
+    def _text(self, token: int) -> str:
         return self.generator.detokenize([token])
 
 

@@ -1,4 +1,4 @@
-"""The routes of OpenAI's API over a `Generator`. Runs inside an engine's environment, on aiohttp."""
+"""The routes of OpenAI's API over a `Generator`, on aiohttp, inside an engine's environment."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from weighbridge.serving.shim.detokenizer import Piece, pieces
+from weighbridge.serving.shim.detokenizer import Delta, deltas
 from weighbridge.serving.shim.protocol import Generator
 from weighbridge.serving.shim.requests import (
     CompletionRequest,
     InvalidRequest,
+    read_completion_request,
     read_json,
-    read_order,
     read_text,
     read_tokens,
 )
-from weighbridge.serving.shim.responses import CompletionReply
+from weighbridge.serving.shim.responses import CompletionResponse
 
 LARGEST_BODY: Final = 64 << 20
+"""Bytes: a long chat exceeds aiohttp's own limit of 1 MiB."""
 DRAIN_SECONDS: Final = 8.0
 """How long answers under way may take after SIGTERM: less than it takes until SIGKILL follows."""
 
-log = logging.getLogger("weighbridge.shim")
+logger = logging.getLogger("weighbridge.shim")
 
 
 @dataclass
 class ServerCounters:
     """What /metrics tells."""
 
-    counters: dict[str, int] = field(
+    totals: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("requests", "failures", "prompt_tokens", "completion_tokens"), 0
         )
@@ -51,9 +52,9 @@ class ServerCounters:
     running: int = 0
 
     def prometheus(self) -> str:
-        """In Prometheus' text format."""
+        """Return the counters in Prometheus' text format."""
         lines = []
-        for name, value in self.counters.items():
+        for name, value in self.totals.items():
             lines += [
                 f"# TYPE weighbridge_shim_{name}_total counter",
                 f"weighbridge_shim_{name}_total {value}",
@@ -66,17 +67,17 @@ class ServerCounters:
         return "\n".join(lines) + "\n"
 
 
-class Shim:
+class ShimServer:
     """One model behind the API."""
 
     def __init__(self, generator: Generator, name: str) -> None:
         self.generator = generator
         self.name = name
-        self.figures = ServerCounters()
+        self.counters = ServerCounters()
         self._pool = ThreadPoolExecutor(generator.slots, thread_name_prefix="generate")
 
     def app(self) -> web.Application:
-        """All routes."""
+        """Return the application with all routes."""
         app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_errors_as_json])
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
@@ -92,7 +93,7 @@ class Shim:
         return web.json_response({"status": "ok"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.figures.prometheus())
+        return web.Response(text=self.counters.prometheus())
 
     async def _models(self, request: web.Request) -> web.Response:
         model = {
@@ -104,13 +105,17 @@ class Shim:
         return web.json_response({"object": "list", "data": [model]})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        """Ids of `prompt`, with nothing added unless `add_special_tokens`; or of the chat in
-        `messages`.
+        """Return the ids of `prompt`, with nothing added unless `add_special_tokens`; or of the
+        chat in `messages`.
         """
         body = read_json(await request.read())
         if "messages" in body:
             return web.json_response(
-                {"tokens": read_order(body, chat=True, generator=self.generator).prompt}
+                {
+                    "tokens": read_completion_request(
+                        body, chat=True, generator=self.generator
+                    ).prompt
+                }
             )
         text = body.get("prompt")
         if not isinstance(text, str):
@@ -121,21 +126,22 @@ class Shim:
         return web.json_response({"tokens": tokens})
 
     async def _logprobs(self, request: web.Request) -> web.Response:
-        """Log-probabilities of the token ids in `completion` after those in `prompt`."""
+        """Return the log-probabilities of the token ids in `completion` after those in `prompt`."""
         body = read_json(await request.read())
         prompt, completion = read_tokens(body, "prompt"), read_tokens(body, "completion")
         if not prompt or len(prompt) + len(completion) > self.generator.context:
+            most = self.generator.context
             raise InvalidRequest(
-                f"prompt and completion must have from 1 to {self.generator.context} tokens together"
+                f"prompt and completion must have from 1 to {most} tokens together"
             )
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(
+            logprobs = await loop.run_in_executor(
                 self._pool, self.generator.logprobs, prompt, completion
             )
         except NotImplementedError as exc:
             raise InvalidRequest("this model cannot tell log-probabilities", 501) from exc
-        return web.json_response({"logprobs": found})
+        return web.json_response({"logprobs": logprobs})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=True)
@@ -143,62 +149,61 @@ class Shim:
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=False)
 
-    async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        self.figures.counters["requests"] += 1
-        order = read_order(read_json(await request.read()), chat=chat, generator=self.generator)
-        reply = CompletionReply(
-            order, self.generator, self.name, uuid.uuid4().hex, int(time.time())
+    async def _answer(self, http: web.Request, *, chat: bool) -> web.StreamResponse:
+        self.counters.totals["requests"] += 1
+        body = read_json(await http.read())
+        request = read_completion_request(body, chat=chat, generator=self.generator)
+        answer = CompletionResponse(
+            request, self.generator, self.name, uuid.uuid4().hex, int(time.time())
         )
-        self.figures.counters["prompt_tokens"] += len(order.prompt)
+        self.counters.totals["prompt_tokens"] += len(request.prompt)
         try:
-            if order.stream:
-                return await self._stream(request, order, reply)
-            async with aclosing(self._pieces(order)) as made:
-                async for piece in made:
-                    reply.add(piece)
-            return web.json_response(reply.whole())
+            if request.stream:
+                return await self._stream(http, answer)
+            async with aclosing(self._deltas(request)) as generated:
+                async for delta in generated:
+                    answer.add(delta)
+            return web.json_response(answer.whole())
         finally:
-            self.figures.counters["completion_tokens"] += reply.completion_tokens
+            self.counters.totals["completion_tokens"] += answer.completion_tokens
 
-    async def _stream(
-        self, request: web.Request, order: CompletionRequest, reply: CompletionReply
-    ) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, answer: CompletionResponse) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
-        await response.prepare(request)
+        await response.prepare(http)
         try:
-            for event in reply.opening():
+            for event in answer.opening():
                 await response.write(event)
-            async with aclosing(self._pieces(order)) as made:
-                async for piece in made:
-                    for event in reply.events(piece):
+            async with aclosing(self._deltas(answer.request)) as generated:
+                async for delta in generated:
+                    for event in answer.events(delta):
                         await response.write(event)
             await response.write(b"data: [DONE]\n\n")
         except ConnectionError:
-            log.info("a client left in the middle of an answer")
+            logger.info("a client left in the middle of an answer")
             return response
         except Exception as exc:  # the status is sent: within the stream is the only place to tell
-            log.exception("an answer failed")
-            self.figures.counters["failures"] += 1
+            logger.exception("an answer failed")
+            self.counters.totals["failures"] += 1
             await response.write(f"data: {json.dumps(error(str(exc), 500))}\n\n".encode())
         await response.write_eof()
         return response
 
-    async def _pieces(self, order: CompletionRequest) -> AsyncGenerator[Piece, None]:
-        """The answer, made by a thread of the pool; whoever stops listening ends it at its next
-        token.
+    async def _deltas(self, request: CompletionRequest) -> AsyncGenerator[Delta, None]:
+        """Yield the answer, made by a thread of the pool; whoever stops listening ends it at its
+        next token.
         """
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        gone = threading.Event()
+        queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        abandoned = threading.Event()
 
-        def tell(item: Piece | Exception) -> None:
+        def put(item: Delta | Exception) -> None:
             with suppress(RuntimeError):  # the loop has closed: nobody listens
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
-        self.figures.waiting += 1
-        future = self._pool.submit(self._work, order, tell, gone, loop)
+        self.counters.waiting += 1
+        future = self._pool.submit(self._generate, request, put, abandoned, loop)
         try:
             while True:
                 item = await queue.get()
@@ -208,34 +213,37 @@ class Shim:
                 if item.finish:
                     return
         finally:
-            gone.set()
+            abandoned.set()
+            # Cancelled before its turn came: the thread that would have counted it never ran.
             if future.cancel():
-                self.figures.waiting -= 1
+                self.counters.waiting -= 1
 
-    def _work(
+    def _generate(
         self,
-        order: CompletionRequest,
-        tell: Callable[[Piece | Exception], None],
-        gone: threading.Event,
+        request: CompletionRequest,
+        put: Callable[[Delta | Exception], None],
+        abandoned: threading.Event,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        """Make an answer, in a thread of the pool."""
+        # Counted in the loop's thread, which alone changes the counters.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._count, -1, 1)
         try:
-            with closing(pieces(self.generator, order)) as made:
-                for piece in made:
-                    if gone.is_set():
+            with closing(deltas(self.generator, request)) as generated:
+                for delta in generated:
+                    if abandoned.is_set():
                         return
-                    tell(piece)
+                    put(delta)
         except Exception as exc:  # whatever the library raises is the client's to know
-            tell(exc)
+            put(exc)
         finally:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._count, 0, -1)
 
     def _count(self, waiting: int, running: int) -> None:
-        self.figures.waiting += waiting
-        self.figures.running += running
+        self.counters.waiting += waiting
+        self.counters.running += running
 
     async def _close(self, app: web.Application) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -245,7 +253,7 @@ class Shim:
 async def _errors_as_json(
     request: web.Request, handler: Callable[[web.Request], Any]
 ) -> web.StreamResponse:
-    """Whatever goes wrong is told in OpenAI's form, and ends no more than its own request."""
+    """Tell whatever goes wrong in OpenAI's form; it ends no more than its own request."""
     try:
         response: web.StreamResponse = await handler(request)
         return response
@@ -254,18 +262,18 @@ async def _errors_as_json(
     except web.HTTPException as exc:
         return web.json_response(error(exc.reason, exc.status), status=exc.status)
     except Exception as exc:
-        log.exception("a request failed")
+        logger.exception("a request failed")
         return web.json_response(error(f"{type(exc).__name__}: {exc}", 500), status=500)
 
 
-def error(words: str, status: int) -> dict[str, Any]:
-    """The body that tells of an error in OpenAI's form."""
+def error(message: str, status: int) -> dict[str, Any]:
+    """Return the body that tells of an error in OpenAI's form."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": words, "type": kind, "param": None, "code": status}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that every script that serves has."""
+    """Add the options that every script that serves has."""
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--alias", default="model")
@@ -278,12 +286,14 @@ def serve(
     `drain` seconds.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    shim = Shim(load(), name)
+    shim = ShimServer(load(), name)
     asyncio.run(listen(shim.app(), host, port, drain))
 
 
 async def listen(app: web.Application, host: str, port: int, drain: float) -> None:
-    """Until SIGTERM or SIGINT; then take nothing new, and give what is under way `drain` seconds."""
+    """Serve until SIGTERM or SIGINT; then take nothing new, and give what is under way `drain`
+    seconds.
+    """
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end.set)
@@ -291,7 +301,7 @@ async def listen(app: web.Application, host: str, port: int, drain: float) -> No
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=1024).start()
-    log.info("listening on http://%s:%d", host, port)
+    logger.info("listening on http://%s:%d", host, port)
     await end.wait()
-    log.info("ending: nothing new is taken, and what is under way finished")
+    logger.info("ending: nothing new is taken, and what is under way finished")
     await runner.cleanup()

@@ -7,33 +7,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.shim.made import END, Bytes
-from weighbridge.serving.shim.detokenizer import UNFINISHED, Piece, Stops, TextStream, pieces
+from weighbridge.serving.shim.detokenizer import (
+    UNFINISHED,
+    Delta,
+    Detokenizer,
+    StopSequences,
+    deltas,
+)
 from weighbridge.serving.shim.protocol import Sampling
 from weighbridge.serving.shim.requests import CompletionRequest
 
 TEXT = "naïve café 🙂 – 日本\n"
 
 
-def answer(text: str, *, max_tokens: int = 1000, stops: Sequence[str] = ()) -> list[Piece]:
-    order = CompletionRequest(
+def answer(text: str, *, max_tokens: int = 1000, stops: Sequence[str] = ()) -> list[Delta]:
+    request = CompletionRequest(
         True, (1,), Sampling(max_tokens), tuple(stops), stream=True, usage=True
     )
-    return list(pieces(Bytes(text), order))
+    return list(deltas(Bytes(text), request))
 
 
-def said(found: Sequence[Piece]) -> str:
-    return "".join(piece.text for piece in found)
+def text_of(answered: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in answered)
 
 
 def test_a_character_comes_when_its_last_byte_has() -> None:
-    stream = TextStream(Bytes().detokenize)
+    stream = Detokenizer(Bytes().detokenize)
     assert [stream.push(byte) for byte in "é🙂a".encode()] == ["", "é", "", "", "", "🙂", "a"]
 
 
 def test_bytes_that_never_become_a_character_are_told_at_the_end() -> None:
-    found = answer("ab🙂", max_tokens=4)
-    assert all(UNFINISHED not in piece.text for piece in found[:-1])
-    assert (said(found), found[-1].finish) == (f"ab{UNFINISHED}", "length")
+    answered = answer("ab🙂", max_tokens=4)
+    assert all(UNFINISHED not in delta.text for delta in answered[:-1])
+    assert (text_of(answered), answered[-1].finish) == (f"ab{UNFINISHED}", "length")
 
 
 @settings(deadline=None)
@@ -41,20 +47,20 @@ def test_bytes_that_never_become_a_character_are_told_at_the_end() -> None:
 def test_what_is_streamed_is_the_text_before_the_first_stop_sequence(
     text: str, stops: list[str]
 ) -> None:
-    found = answer(text, stops=stops)
-    places = [text.find(stop) for stop in stops if stop in text]
-    assert said(found) == (text[: min(places)] if places else text)
-    assert found[-1].finish == "stop"
-    assert not any(piece.finish for piece in found[:-1])
+    answered = answer(text, stops=stops)
+    ends = [text.find(stop) for stop in stops if stop in text]
+    assert text_of(answered) == (text[: min(ends)] if ends else text)
+    assert answered[-1].finish == "stop"
+    assert not any(delta.finish for delta in answered[:-1])
 
 
 @settings(deadline=None)
 @given(st.text(min_size=1), st.integers(1, 40))
 def test_never_more_tokens_than_asked_for(text: str, most: int) -> None:
-    found = answer(text, max_tokens=most)
-    tokens = [token.id for piece in found for token in piece.tokens]
+    answered = answer(text, max_tokens=most)
+    tokens = [token.id for delta in answered for token in delta.tokens]
     assert tokens == [*text.encode(), END][:most]
-    assert found[-1].finish == ("stop" if len(text.encode()) < most else "length")
+    assert answered[-1].finish == ("stop" if len(text.encode()) < most else "length")
 
 
 @settings(deadline=None)
@@ -62,7 +68,7 @@ def test_never_more_tokens_than_asked_for(text: str, most: int) -> None:
 def test_a_begun_stop_sequence_is_held_back_and_given_out_when_it_does_not_come(
     parts: list[str],
 ) -> None:
-    stops = Stops(["aab"])
+    stops = StopSequences(["aab"])
     out = ""
     for part in parts:
         more, stopped = stops.push(part)
@@ -71,10 +77,13 @@ def test_a_begun_stop_sequence_is_held_back_and_given_out_when_it_does_not_come(
         if stopped:
             break
     else:
-        assert out + stops.rest() == "".join(parts)
+        assert out + stops.flush() == "".join(parts)
 
 
 @pytest.mark.parametrize("text", [TEXT, "", "\x00"])
 def test_every_token_is_told_of_with_some_piece(text: str) -> None:
-    found = answer(text)
-    assert [token.id for piece in found for token in piece.tokens] == [*(text.encode() or [1]), END]
+    answered = answer(text)
+    assert [token.id for delta in answered for token in delta.tokens] == [
+        *(text.encode() or [1]),
+        END,
+    ]

@@ -14,10 +14,10 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.3, 0.2], np.float32))
 
 def drawn(count: int = 2000, **options: Any) -> dict[int, float]:
     """Part of each token among many."""
-    drawer = Sampler(Sampling(count, seed=1, **options))
+    sampler = Sampler(Sampling(count, seed=1, **options))
     return {
         token: n / count
-        for token, n in Counter(drawer.draw(LOGITS).id for _ in range(count)).items()
+        for token, n in Counter(sampler.draw(LOGITS).id for _ in range(count)).items()
     }
 
 
@@ -48,8 +48,8 @@ def test_top_p_leaves_the_likeliest_that_reach_it(top_p: float, left: set[int]) 
 
 def test_equal_seeds_give_equal_answers_and_others_do_not() -> None:
     def answer(seed: int | None) -> list[int]:
-        drawer = Sampler(Sampling(50, temperature=1.0, seed=seed))
-        return [drawer.draw(LOGITS).id for _ in range(50)]
+        sampler = Sampler(Sampling(50, temperature=1.0, seed=seed))
+        return [sampler.draw(LOGITS).id for _ in range(50)]
 
     assert answer(7) == answer(7)
     assert answer(7) != answer(8)

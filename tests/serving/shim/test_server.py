@@ -23,7 +23,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready, post
-from weighbridge.serving.shim.server import Shim
+from weighbridge.serving.shim.server import ShimServer
 
 ROOT = Path(__file__).resolve().parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -39,7 +39,7 @@ def served(generator: Bytes) -> Iterator[str]:
 
     async def main() -> None:
         runner = web.AppRunner(
-            Shim(generator, "made").app(), handler_cancellation=True, shutdown_timeout=1
+            ShimServer(generator, "made").app(), handler_cancellation=True, shutdown_timeout=1
         )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
