@@ -1,4 +1,4 @@
-"""One candidate on the scale: tuned, loaded, asked, scored."""
+"""The benchmark of one candidate: its engine tuned, loaded, asked, and its answers scored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Try:
 
 
 def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
-    """Those whose speed cannot be told from the highest, fastest first; all, if none worked."""
+    """Return those whose speed cannot be told from the highest, fastest first."""
     fastest = sorted(tries, key=lambda tried: tried.tokens_per_second, reverse=True)
     return [
         tried
@@ -80,7 +80,7 @@ def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
 
 @dataclass
 class CandidateBenchmark:
-    """One candidate's measuring, step by step."""
+    """The benchmark of one candidate, step by step."""
 
     candidate: Candidate
     data: Artifact
@@ -135,8 +135,9 @@ class CandidateBenchmark:
 
     @contextmanager
     def _serve(self, args: EngineArgs) -> Iterator[Running]:
-        """The engine under these options; whatever fails within because it died is told with its
-        log.
+        """Serve under these options.
+
+        Whatever fails within the block because the engine died is raised with the end of its log.
         """
         name = self.candidate.label.replace("/", "-")
         output = self.workspace.settings.home / "logs" / "weigh" / f"{name}.log"
@@ -155,8 +156,9 @@ class CandidateBenchmark:
                 ) from exc
 
     def _payloads(self) -> list[Payload]:
-        """Every prompt once, validation first: an engine that has seen one before would not have to
-        read it.
+        """Return every prompt once, validation first.
+
+        An engine would not have to read a prompt that it has seen before.
         """
         rows = self._rows("validation") + read_rows(self.data, "train")
         return [{**_body(row), "max_tokens": self.args.max_tokens} for row in rows]
@@ -165,8 +167,11 @@ class CandidateBenchmark:
         return read_rows(self.data, split)[: self.metrics.limit]
 
     def tune(self, payloads: Sequence[Payload]) -> EngineArgs:
-        """The options, among those worth trying on this machine, that give the most tokens over all
-        concurrencies.
+        """Return the options that give the most tokens over all concurrencies, among those worth
+        trying here.
+
+        All are tried briefly; those whose speeds cannot be told apart are tried again for longer;
+        among those still alike, the shortest time to the first token wins.
 
         All are tried briefly, those that this cannot tell apart again for longer; what is still
         alike is told apart by the time to the first token.
@@ -196,7 +201,7 @@ class CandidateBenchmark:
         return winner.args
 
     def _note(self, tried: _Try) -> dict[str, int | float | str]:
-        """What was tried, as the options that the recipe left open, and what came of it."""
+        """Return what was tried, as the options that the recipe left open, and its figures."""
         note: dict[str, int | float | str] = {
             name: value if isinstance(value, int | float) else str(value)
             for name, value in tried.args.model_dump().items()
@@ -219,7 +224,7 @@ class CandidateBenchmark:
         return tries
 
     def _try(self, args: EngineArgs, payloads: Sequence[Payload], seconds: float) -> _Try:
-        """One setting, at the lowest and at the highest concurrency."""
+        """Measure one setting, at the lowest and at the highest concurrency."""
         levels = sorted({min(self.args.concurrency), self.streams})
         try:
             with self._serve(args) as running:
@@ -232,7 +237,7 @@ class CandidateBenchmark:
         return _Try(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
-        """Speed at every concurrency."""
+        """Measure the speed at every concurrency."""
         args = self.args
         figures = self._run_levels(
             running, payloads, args.concurrency, args.requests, args.seconds, args.max_seconds
@@ -253,7 +258,7 @@ class CandidateBenchmark:
         seconds: float,
         max_seconds: float,
     ) -> list[LoadFigures]:
-        """Each level with prompts of its own, as far as there are enough."""
+        """Run every level, each with prompts of its own as far as there are enough."""
         # Recipes import this module, and the generator an event loop.
         from weighbridge.serving.load import run_load
 
@@ -282,8 +287,8 @@ class CandidateBenchmark:
         return figures
 
     def answers(self, running: Running, split: Split) -> _Answers:
-        """Greedy answers to a split's prompts and, where a metric asks, what the engine thinks of
-        the references.
+        """Return greedy answers to a split's prompts and, where a metric asks, the references'
+        log-probabilities.
         """
         rows = self._rows(split)
         client = Client(running.url, self.args.request_timeout)
@@ -340,7 +345,7 @@ class CandidateBenchmark:
     def _keep(
         self, answers: Mapping[Split, _Answers], scores: Mapping[Split, Mapping[str, Score]]
     ) -> Artifact:
-        """Every example with its answer and scores, as one artifact."""
+        """Store every example with its answer and scores, as one artifact."""
         with self.workspace.store.scratch() as scratch:
             for split, found in answers.items():
                 lines = (
@@ -367,7 +372,7 @@ def _died(running: Running) -> bool:
 
 
 def tokenizer_of(artifact: Artifact) -> Path:
-    """Folder with the Hugging Face tokenizer of a servable artifact."""
+    """Return the folder with the Hugging Face tokenizer of a servable artifact."""
     beside = artifact.path / "tokenizer"
     return beside if beside.is_dir() else artifact.path
 

@@ -76,7 +76,7 @@ class Mapped(BaseModel):
     @field_validator("prompt", "completion", "system")
     @classmethod
     def _is_template(cls, template: str) -> str:
-        """Reading the fields fails where a brace is left open."""
+        """Refuse a template with an open brace: reading its fields fails then."""
         list(_fields(template))
         return template
 
@@ -124,7 +124,7 @@ class DataArgs(BaseModel):
 
 
 def read_rows(data: Artifact, split: Split) -> list[Row]:
-    """The rows of one split of a canonical data artifact."""
+    """Return the rows of one split of a canonical data artifact."""
     with (data.path / f"{split}.jsonl").open(encoding="utf-8") as stream:
         return [Row.model_validate_json(line) for line in stream]
 
@@ -250,7 +250,7 @@ def _as_it_is(columns: Columns) -> dict[str, Any]:
 
 
 def _from_messages(columns: Columns) -> dict[str, Any]:
-    """The last turn is the completion, all before it are the prompt."""
+    """Take the last turn as the completion and all before it as the prompt."""
     messages = _messages(columns["messages"])
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise ValueError("messages must be at least two, and the last one the assistant's")
@@ -266,7 +266,7 @@ MAKERS: Final[Mapping[str, Callable[[Columns], dict[str, Any]]]] = {
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
-    """Columnar files fill absent keys with None; those say nothing."""
+    """Return messages without keys whose value is None: columnar files fill absent keys with it."""
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         raise ValueError("messages must be a list of objects with role and content")
     return [{key: item for key, item in message.items() if item is not None} for message in value]
@@ -313,7 +313,7 @@ def _first_problem(exc: ValidationError) -> str:
 
 
 def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a data file, with words that say where it stands.
+    """Yield each row of a data file, with words that say where it stands.
 
     Raises:
         BadInput: the file is not what its ending says, or a row is not an object.

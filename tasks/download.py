@@ -97,8 +97,9 @@ def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
 
 
 def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
-    """The stage's inputs, for the stage cache: contents, where they come from, and how rows are
-    made of them.
+    """Return the stage's inputs, for the stage cache.
+
+    They are the contents, where they come from, and how rows are made of them.
     """
     rows = args.data.model_dump(exclude={"source"})
     return {"model": _identity(pinned.model), "data": _identity(pinned.data), "rows": rows}
@@ -119,7 +120,7 @@ def download(pinned: Pinned, args: DownloadArgs, workspace: Workspace) -> Downlo
 
 
 def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
-    """Bytes that `download` would still have to move, and the disk space it takes."""
+    """Return how many bytes `download` would still have to move, and the disk space it takes."""
     listings = ((pinned.model, args.model), (pinned.data, args.data.source))
     return sum(
         Gathering(listing, location, store).missing_bytes() for listing, location in listings
@@ -138,7 +139,9 @@ def _bring_model(gathering: Gathering) -> Artifact:
 
 
 def _bring_data(gathering: Gathering, args: DataArgs) -> Artifact:
-    """The files as they came stay in the store as blobs: another mapping of columns needs no second
+    """Fetch the data and make the canonical rows.
+
+    The files as they came stay in the store as blobs: another mapping of columns needs no second
     download.
     """
     paths = _paths(gathering.run("downloading the data"), gathering.store)
@@ -198,8 +201,9 @@ def _unique(files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile]:
-    """The files of one split, in the order of their names; a location that is one file is its own
-    train split.
+    """Return the files of one split, in the order of their names.
+
+    A location that is one file is its own train split.
     """
     pattern = args.pattern(split)
     found = [
@@ -251,7 +255,7 @@ def _digested(source: Digesting, location: SourceArgs, files: list[RemoteFile]) 
 
 
 def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
-    """The source's listing; one that cannot change any more comes from the last time."""
+    """Return the source's listing; one that cannot change any more is taken from the last time."""
     record = _record(kept, location)
     last = _recall(record)
     if last and last.immutable:

@@ -29,7 +29,7 @@ class Encoded:
 
 
 def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder; code that may lie beside it is never run.
+    """Return the tokenizer in a model's folder; code that may lie beside it is never run.
 
     Raises:
         BadInput: there is none, or it cannot be read.
@@ -49,7 +49,9 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Encoded]:
-    """Token ids of every row.
+    """Return the token ids of every row.
+
+    The prompt's are exactly those that it has at inference, when no completion follows it.
 
     The prompt's are exactly those that it has at inference, when no completion follows it.
 
@@ -82,7 +84,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
-    """Prompt and completion as the model reads them."""
+    """Return prompt and completion as the model reads them."""
     if isinstance(row.prompt, str) or isinstance(row.completion, str):
         return str(row.prompt), str(row.completion)
     prompt = _rendered(tokenizer, row.prompt, add_generation_prompt=True)
@@ -129,7 +131,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool)
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, completion: list[int], row: Row) -> list[int]:
-    """Nothing after the last end token; plain text gets one."""
+    """Cut what follows the last end token; plain text gets one."""
     end = tokenizer.eos_token_id
     if end in completion:
         return completion[: len(completion) - completion[::-1].index(end)]

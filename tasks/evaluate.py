@@ -160,7 +160,7 @@ def _answer_all(
     test: Sequence[Row],
     args: EvaluateArgs,
 ) -> tuple[Answered, Answered, Answered]:
-    """The base on validation, the fine-tuned model on validation and on test."""
+    """Return the base's answers on validation, the fine-tuned model's on validation and test."""
     passes = 2 if needs_logprobs(args.metrics) else 1
     total = passes * (2 * len(validation) + len(test))
     done = 0
@@ -179,7 +179,7 @@ def _answer_all(
 def _answer(
     model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any
 ) -> list[Answered]:
-    """One model on several splits; it is loaded once."""
+    """Return one model's answers on several splits; it is loaded once."""
     from weighbridge.tasks import generation, hf_models
 
     tokenizer = load_tokenizer(model)
@@ -212,7 +212,7 @@ def _answer(
 
 
 def _write(path: Path, rows: Sequence[Row], models: dict[str, Answered]) -> None:
-    """One JSON object a row: `prompt`, `reference`, and by model `answer` and `scores`."""
+    """Write one JSON object a row: `prompt`, `reference`, and by model `answer` and `scores`."""
     with path.open("w", encoding="utf-8") as stream:
         for index, row in enumerate(rows):
             entry: dict[str, Any] = row.model_dump(include={"prompt"}) | {

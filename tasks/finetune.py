@@ -58,7 +58,7 @@ class Finetuned(BaseModel):
 
 
 def ignore(step: int, figures: dict[str, float]) -> None:
-    """Listener for those who want no live curve."""
+    """Do nothing: a listener for those who want no live curve."""
 
 
 def finetune(
@@ -105,7 +105,7 @@ def finetune(
 
 
 def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[list[Encoded], int]:
-    """The rows to train on, and how many were dropped."""
+    """Return the rows to train on, and how many were dropped."""
     rows = read_rows(data, "train")
     if not rows:
         raise BadInput("fine-tuning", "the data hold no training rows", "give at least one row")
@@ -135,7 +135,7 @@ def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[
 
 
 def _longest_allowed(base: Artifact, args: FinetuneArgs) -> tuple[int, str]:
-    """Most tokens of a row, and what sets that bound."""
+    """Return the most tokens that a row may have, and what sets that bound."""
     try:
         config = json.loads((base.path / "config.json").read_text())
     except (OSError, ValueError) as exc:
@@ -163,8 +163,8 @@ def _check_disk(base: Artifact, workspace: Workspace) -> None:
 def _claim(
     workspace: Workspace, base: Artifact, data: Artifact, args: FinetuneArgs, *, first: bool
 ) -> Iterator[Path]:
-    """The folder of this very run, checkpoints of an interrupted one included; gone once the run
-    has ended well.
+    """Give the folder of this very run, with checkpoints of an interrupted one; removed once it
+    ended well.
 
     Only one process at a time works on a run. Bad input leaves nothing either: it would fail again.
     """
@@ -187,7 +187,9 @@ def _claim(
 def _store(
     run: TrainingResult, base: Artifact, data: Artifact, workspace: Workspace
 ) -> list[dict[str, object]]:
-    """Adapter and merged weights into the store, as JSON that travels between ranks."""
+    """Put adapter and merged weights into the store; return them as JSON that travels between
+    ranks.
+    """
     from weighbridge.tasks import merging
 
     origin = {"made_by": "finetune", "base": base.digest, "data": data.digest}

@@ -19,7 +19,7 @@ Advance = Callable[[int], None]
 
 
 def _silent(rows: int) -> None:
-    """For callers who show no progress."""
+    """Do nothing: for callers who show no progress."""
 
 
 @torch.inference_mode()
@@ -32,7 +32,7 @@ def answers(
     batch_size: int,
     advance: Advance = _silent,
 ) -> list[str]:
-    """The greedy answer to each prompt, in their order, without special tokens.
+    """Return the greedy answer to each prompt, in their order, without special tokens.
 
     Prompts of like length share a batch, so that little is padded.
     """
@@ -66,8 +66,9 @@ def answers(
 def logprobs(
     model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: Advance = _silent
 ) -> list[list[float]]:
-    """Natural-log probability of every completion token, by one forward pass over prompt and
-    completion.
+    """Return the natural-log probability of every completion token.
+
+    It takes one forward pass over prompt and completion.
     """
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
@@ -103,7 +104,7 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
 def _batches(
     order: list[int], rows: Sequence[Encoded], size: int, vocabulary: int
 ) -> Iterator[list[int]]:
-    """At most `size` rows each, and no more than fit into `LOGITS_AT_ONCE`."""
+    """Yield at most `size` rows each, and no more than fit into `LOGITS_AT_ONCE`."""
     batch: list[int] = []
     longest = 0
     for index in order:
@@ -129,7 +130,7 @@ def _left_padded(
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer, as the model's configuration and its tokenizer say."""
+    """Return every token that ends an answer, by the model's configuration and its tokenizer."""
     told = getattr(model.generation_config, "eos_token_id", None)
     ends = told if isinstance(told, list) else [told]
     return list(dict.fromkeys(end for end in (*ends, tokenizer.eos_token_id) if end is not None))

@@ -19,8 +19,9 @@ LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
 
 
 def write_adapter(trained: Path, out: Path, base: str) -> None:
-    """The adapter without what a trainer leaves beside it: two files, the same bytes wherever it
-    was trained.
+    """Write the adapter without what a trainer leaves beside it.
+
+    These are two files, with the same bytes wherever it was trained.
     """
     out.mkdir()
     shutil.copyfile(trained / "adapter_model.safetensors", out / "adapter_model.safetensors")
@@ -33,8 +34,8 @@ def write_adapter(trained: Path, out: Path, base: str) -> None:
 
 
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
-    """The base's folder with other weights: tokenizer, template and configuration stay as they are,
-    byte for byte.
+    """Write the base's folder with merged weights; all its other files stay as they are, byte for
+    byte.
 
     Each layer is merged in float32 and put back into the base's own number type.
 

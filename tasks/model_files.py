@@ -42,7 +42,7 @@ PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 
 
 def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
-    """The files of a model that are needed to run and to pass it on.
+    """Return the files of a model that are needed to run it and to pass it on.
 
     Raises:
         BadInput: there is no configuration or there are no safetensors weights.
@@ -66,7 +66,9 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
-    """The usual names if they are there, for some repositories hold the same weights twice."""
+    """Return the weight files of the usual names where there are any: some repositories hold them
+    twice.
+    """
     top = [file for file in files if _matches(file.path, "*.safetensors")]
     found = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
     if found:
@@ -105,7 +107,7 @@ def inspect(file: RemoteFile, path: Path) -> None:
 
 
 def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
-    """Every tensor of the index must be in its shard.
+    """Refuse an index of which a tensor is not in its shard.
 
     Raises:
         BadInput: a shard, or a tensor in it, is missing.
@@ -131,7 +133,7 @@ def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
 
 
 def read_object(name: str, path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises BadInput if it holds anything else."""
+    """Return a JSON object from a file. Raises BadInput if it holds anything else."""
     try:
         value = json.loads(path.read_bytes())
     except ValueError as exc:

@@ -112,7 +112,7 @@ def _variant(
 
 
 def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
-    """What else decides what comes out: version and environment of every variant's optimizer."""
+    """Return version and environment of every variant's optimizer: they decide the result, too."""
     return [
         {"version": load_optimizer(one.kind).version, "environment": _environment(one)}
         for one in args.variants
@@ -124,6 +124,6 @@ def _inputs(merged: Artifact, data: Artifact, args: OptimizerArgs) -> dict[str, 
 
 
 def _environment(args: OptimizerArgs) -> str:
-    """Digest of the lock of the optimizer's environment; empty where it has none."""
+    """Return the digest of the lock of the optimizer's environment; empty where it has none."""
     lock = load_optimizer(args.kind).lock
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock else ""

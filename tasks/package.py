@@ -55,7 +55,7 @@ class Packaged(BaseModel):
     pushed: str = Field("", description="Where the exported Bento was sent to.")
 
     def release(self, name: str, version: str) -> Release:
-        """What a target is asked to serve."""
+        """Return what a target is asked to serve."""
         return Release(name=name, version=version, bento=self.tag, digest=self.digest)
 
 
@@ -105,7 +105,7 @@ def package(
 
 
 def lineage_of(folder: Path) -> dict[str, str]:
-    """What a Bento in `folder` says about where it comes from."""
+    """Return what a Bento in `folder` says about where it comes from."""
     found: dict[str, str] = json.loads((folder / "src" / "lineage.json").read_text())
     return found
 

@@ -90,7 +90,7 @@ def push(artifact: Artifact, to: S3Args, store: Store) -> Pushed:
 
 
 def _present(files: list[File], to: S3Args) -> set[str]:
-    """Paths that the bucket already holds with the same bytes."""
+    """Return the paths that the bucket already holds with the same bytes."""
 
     def is_there(file: File) -> bool:
         stored = s3.head(to, to.folder + file.path)

@@ -1,4 +1,7 @@
-"""The report: what the scale said of every candidate, who won, and why not the others.
+"""The report of a weighing: what was measured of every candidate, who won, and why not the others.
+
+It comes as Markdown for Prefect and MLflow, as a page that needs nothing else, as a chart, and as
+rows for a terminal.
 
 Markdown for Prefect and MLflow, a page that needs nothing else, a chart, and rows for a terminal.
 """
@@ -89,7 +92,7 @@ def weighing_report(
     facts: Mapping[str, str] | None = None,
     currency: str = "USD",
 ) -> WeighingReport:
-    """Everything a reader of the weighing wants to know.
+    """Return everything that a reader of the weighing wants to know.
 
     `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the
     measurements.
@@ -134,7 +137,7 @@ def _headline(decision: Decision) -> str:
 def _rows(
     measurements: Sequence[Measurement], decision: Decision, currency: str
 ) -> list[dict[str, str]]:
-    """One row per candidate, all with the same columns."""
+    """Return one row per candidate, all with the same columns."""
     metrics = list(dict.fromkeys(key for one in measurements for key in one.scores)) or [
         decision.metric
     ]
@@ -199,7 +202,7 @@ def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
 
 
 def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
-    """What all candidates were measured on, said once."""
+    """Return what all candidates were measured on, to be said once."""
     known = [one.machine for one in measurements if one.machine]
     if not known:
         return {}
@@ -211,7 +214,7 @@ def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
 
 
 def _interval_apart(text: str) -> tuple[str, str]:
-    """A score's value, and its interval without the brackets."""
+    """Return a score's value, and its interval without the brackets."""
     value, _, interval = text.partition(" (")
     return value, interval.rstrip(")")
 

@@ -28,14 +28,12 @@ _INK = "#334155"
 
 
 def title_of(label: str) -> str:
-    """A metric's label as people read it."""
+    """Return a metric's label as people read it."""
     return "NLL" if label == "nll" else label.replace("_", " ")
 
 
 def draw(measurements: Sequence[Measurement], decision: Decision, headline: str) -> bytes:
-    """PNG. Up and to the right is better, whatever the metric; hollow marks are candidates outside
-    the limits.
-    """
+    """Return a PNG: up and to the right is better; hollow marks are outside the limits."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,7 +71,7 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
 
 
 def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[str]:
-    """The metric that decided, and NLL beside it where it was measured: it shows damage earlier."""
+    """Return the metric that decided, and NLL where it was measured: it shows damage earlier."""
     nll = (
         "nll"
         if decision.metric != "nll" and any("nll" in one.scores for one in measurements)

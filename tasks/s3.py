@@ -70,7 +70,7 @@ class S3Location(SourceArgs):
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`. Raises BadInput."""
+    """Return bucket and prefix of `s3://bucket/prefix`. Raises BadInput."""
     match = URI.fullmatch(uri)
     if not match:
         raise BadInput(f"reading '{uri}'", "it is not s3://bucket/prefix")
@@ -78,7 +78,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def connect(place: S3Location) -> "S3Client":
-    """A client, shared by all threads, as long as place and environment stay as they are.
+    """Return a client, shared by all threads as long as place and environment stay as they are.
 
     Raises:
         BadInput: the profile or the endpoint cannot be right.
@@ -112,7 +112,7 @@ def _client(
 
 
 def list_objects(place: S3Location) -> list[RemoteFile]:
-    """Every object below the prefix.
+    """Return every object below the prefix.
 
     Raises:
         BadInput: there is no such bucket, or nothing is there.
@@ -141,7 +141,7 @@ def list_objects(place: S3Location) -> list[RemoteFile]:
 
 
 def head(place: S3Location, key: str) -> RemoteFile | None:
-    """What is stored under a key, with the digest it carries; None if there is nothing."""
+    """Return what is stored under a key, with the digest it carries; None if there is nothing."""
     from botocore.exceptions import ClientError
 
     with translated(f"looking at s3://{place.bucket}/{key}"):
@@ -157,7 +157,7 @@ def head(place: S3Location, key: str) -> RemoteFile | None:
 
 
 def reader(place: S3Location, key: str, version: str) -> ReadRange:
-    """Reads ranges of one object; of another version of it not a byte."""
+    """Return what reads ranges of one object, and not a byte of another version of it."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
@@ -220,7 +220,7 @@ def upload(
 
 
 def get(place: S3Location, key: str) -> bytes | None:
-    """A small object's content; None if there is nothing."""
+    """Return a small object's content; None if there is nothing."""
     from botocore.exceptions import ClientError
 
     with translated(f"reading s3://{place.bucket}/{key}"):
@@ -242,7 +242,7 @@ def put(place: S3Location, key: str, content: bytes) -> None:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Errors of boto3 as ours."""
+    """Raise errors of boto3 as ours."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -1,6 +1,4 @@
-"""Answers to scores: the one place that runs the metrics, for the evaluation and for the weighing
-alike.
-"""
+"""Score answers: the one place that runs metrics, for evaluation and weighing alike."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ def score_all(
     references: list[str],
     logprobs: list[list[float]] | None,
 ) -> dict[str, Score]:
-    """Every metric over the same rows, by label.
+    """Return every metric's score over the same rows, by label.
 
     `logprobs` holds, per row, the natural-log probability of every token of the encoded completion
     (see `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that
@@ -40,7 +38,7 @@ def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:
 
 
 def worse_by(before: Score, after: Score) -> float:
-    """By how much `after` is worse than `before`, in the metric's own unit; negative where it is
+    """Return by how much `after` is worse than `before`, in the metric's unit; negative: it is
     better.
     """
     difference = before.value - after.value

@@ -160,7 +160,7 @@ def select(
     champion: Measurement | None,
     args: SelectArgs,
 ) -> Decision:
-    """The winner among the measured candidates, and why not each of the others.
+    """Return the winner among the measured candidates, and why not each of the others.
 
     `reference` are the scores of the unquantized fine-tune. `champion` is how the serving candidate
     was measured (on the same data, if the comparison is to be fair); it is not released anew,
@@ -233,8 +233,9 @@ def is_same(one: Measurement, other: Measurement) -> bool:
 
 
 def loss(reference: Score, score: Score) -> Loss:
-    """By how much `score` is worse, row by row where both have the same rows: their noise is
-    shared, and cancels.
+    """Return by how much `score` is worse, with its interval.
+
+    Where both have the same rows it is taken row by row: their noise is shared, and cancels.
     """
     sign = 1.0 if reference.greater_is_better else -1.0
     value = sign * (reference.value - score.value)
@@ -249,7 +250,7 @@ def loss(reference: Score, score: Score) -> Loss:
 
 
 def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
-    """The load figures at a concurrency; None means the highest that was measured."""
+    """Return the load figures at a concurrency; None means the highest that was measured."""
     wanted = concurrency or _highest([measurement])
     return next((load for load in measurement.load if load.concurrency == wanted), None)
 

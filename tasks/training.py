@@ -83,13 +83,13 @@ def train(
 
 
 def losses(state: TrainerState) -> list[dict[str, float]]:
-    """The figures of every step, once each."""
+    """Return the figures of every step, once each."""
     steps = {entry["step"]: _figures(entry) for entry in state.log_history if "loss" in entry}
     return [{"step": float(step), **figures} for step, figures in sorted(steps.items())]
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
+    """Return the newest checkpoint that was written to its end."""
     found = sorted(
         folder.glob("checkpoint-*"),
         key=lambda path: int(path.name.rpartition("-")[2]),
@@ -99,7 +99,7 @@ def last_whole(folder: Path) -> Path | None:
 
 
 def _finished(checkpoint: Path) -> TrainerState | None:
-    """The state of a run whose last step this checkpoint is."""
+    """Return the state of a run whose last step this checkpoint is."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     return state if state.global_step >= state.max_steps else None
 
@@ -225,7 +225,7 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
 
 
 def _dataset(rows: list[Encoded], args: FinetuneArgs) -> Dataset:
-    """Token ids and labels; the trainer adds nothing to them."""
+    """Return token ids and labels; the trainer adds nothing to them."""
     from datasets import Dataset
 
     ids = [row.prompt + row.completion for row in rows]
@@ -279,7 +279,7 @@ def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
 
 
 def _steps(trainer: SFTTrainer) -> int:
-    """Optimizer steps of the whole run."""
+    """Return how many optimizer steps the whole run has."""
     settings = trainer.args
     if settings.max_steps > 0:
         return int(settings.max_steps)
@@ -329,7 +329,7 @@ def _files(checkpoint: Path) -> list[Path]:
 
 
 def _discard_others(folder: Path, checkpoint: Path | None) -> None:
-    """Half-written checkpoints would count among those that are kept."""
+    """Remove half-written checkpoints: they would count among those that are kept."""
     for path in folder.glob("checkpoint-*"):
         if not _is_whole(path):
             logger.warning(

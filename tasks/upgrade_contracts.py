@@ -31,8 +31,9 @@ NOT_OFFLINE = frozenset({"hub"})
 
 
 def a_model_is_fine_tuned() -> None:
-    """Two steps of LoRA on a tiny model, merged: SFTTrainer, PEFT, Dataset and saved weights work
-    together.
+    """Train two steps of LoRA on a tiny model and merge them.
+
+    SFTTrainer, PEFT, Dataset and saved weights work together.
     """
     from weighbridge.tasks.finetune import finetune
     from weighbridge.tasks.finetune_args import FinetuneArgs
@@ -52,7 +53,7 @@ def a_model_is_fine_tuned() -> None:
 
 
 def answers_are_scored() -> None:
-    """The tuned model's answers and log-probabilities, scored by every metric that needs no hub."""
+    """Score the tuned model's answers and log-probabilities with every metric that needs no hub."""
     from weighbridge.tasks import hf_models
     from weighbridge.tasks.encoding import encode, load_tokenizer
     from weighbridge.tasks.generation import answers
@@ -87,13 +88,13 @@ def a_bucket_is_asked() -> None:
 
 
 def an_optimizer_makes(name: str) -> None:
-    """The optimizer makes and proves its smallest variant of a tiny model."""
+    """Make and prove the optimizer's smallest variant of a tiny model."""
     workspace = Workspace()
     _make(load_optimizer(name), _base(workspace), workspace, workspace.settings.home / "out")
 
 
 def a_model_for_an_engine(name: str) -> None:
-    """A tiny model in a format that the engine takes, kept for the trials of it."""
+    """Make a tiny model in a format that the engine takes, kept for the trials of it."""
     workspace, engine = Workspace(), engine_class(name)
     target = Path(os.environ["WEIGHBRIDGE_COMPAT_MODELS"]) / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def _data(workspace: Workspace) -> Artifact:
 
 @contextmanager
 def _bucket(content: bytes) -> Iterator[str]:
-    """An S3 bucket with one object, as far as listing and ranges go."""
+    """Serve an S3 bucket with one object, as far as listing and ranges go."""
     listing = (
         '<?xml version="1.0"?>'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'

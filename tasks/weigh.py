@@ -1,4 +1,4 @@
-"""weigh: every candidate on its own engine, over HTTP -> quality, speed under load, memory, cost.
+"""Stage weigh: every candidate on its own engine, over HTTP -> quality, speed, memory, cost.
 
 Candidates are measured one after another, never side by side: they would measure each other.
 """
@@ -30,7 +30,7 @@ DUMMY_PORT: Final = 1
 
 
 class Weighed(BaseModel):
-    """What the scale says of every candidate."""
+    """The measurements of every candidate."""
 
     measurements: list[Measurement]
 
@@ -47,7 +47,7 @@ def check(args: WeighArgs) -> None:
 
 
 def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> list[Candidate]:
-    """Every variant with every engine that takes its format.
+    """Return every variant with every engine that takes its format.
 
     Raises:
         BadInput: no engine takes any of them.
@@ -71,7 +71,7 @@ def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> li
 
 
 def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
-    """The kind, and where one kind comes several times, the options that were given, or else a
+    """Return each engine's kind; where one kind comes several times, with its options or else a
     number.
     """
     kinds = [args.kind for args in engines]
@@ -122,9 +122,7 @@ def inputs_of(
     args: WeighArgs,
     workspace: Workspace,
 ) -> dict[str, Any]:
-    """Everything a candidate's measurement depends on, this machine and the engine's build
-    included.
-    """
+    """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
     how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
     return {
@@ -139,8 +137,8 @@ def inputs_of(
 
 
 def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str:
-    """The locked environment and, where the engine's program lies outside of it, that program's
-    size and time.
+    """Return the locked environment and, where the engine's program lies outside of it, its size
+    and time.
     """
     environment, _ = environments.locate(engine.lock(), workspace.settings.cache)
     model = candidate.variant.artifact.path
@@ -206,7 +204,10 @@ def _failed(candidate: Candidate, why: str) -> Measurement:
 
 
 def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
-    """The price is no part of what is kept: it changes without anything being measured again."""
+    """Add the cost.
+
+    The price is no part of what is kept: it changes without anything being measured again.
+    """
     best = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
     if args.price_per_hour is None or best <= 0:
         return measurement

@@ -17,7 +17,7 @@ class MetricArgs(BaseModel):
     kind: str
 
     def label(self) -> str:
-        """Name under which the score is kept: `exact_match`."""
+        """Return the name under which the score is kept: `exact_match`."""
         return self.kind
 
 
@@ -37,7 +37,9 @@ class Score(BaseModel):
     greater_is_better: bool = True
 
     def __str__(self) -> str:
-        """For people: `0.984 (0.953–0.995)`; small figures keep two digits that say something."""
+        """Return `0.984 (0.953–0.995)`, for people; small figures keep two digits that say
+        something.
+        """
         if not math.isfinite(self.value):
             return "not a number"
         form = ".3f" if max(abs(self.value), abs(self.low), abs(self.high)) >= 0.01 else "#.2g"

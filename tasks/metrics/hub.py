@@ -49,8 +49,9 @@ class HubMetric:
     uses: ClassVar[str] = "text"
 
     def score(self, args: HubMetricArgs, predictions: list[str], references: list[str]) -> Score:
-        """The figure over all rows; without `each`, its interval is not known and both ends equal
-        the value.
+        """Return the figure over all rows.
+
+        Without `each`, its interval is not known, and both ends equal the value.
         """
         module = _load(args)
         whole = _figure(module, args, predictions, references)

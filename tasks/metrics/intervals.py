@@ -11,7 +11,7 @@ SEED = 20240229
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:
-    """Wilson's score interval of a proportion.
+    """Return Wilson's score interval of a proportion.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22
     (1927), 209-212. Unlike the normal interval it stays within [0, 1] and is not empty at 0 of n
@@ -28,7 +28,7 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
 
 
 def bootstrap(values: list[float], weights: list[float] | None = None) -> tuple[float, float]:
-    """Percentile bootstrap interval of the (weighted) mean, over rows, with a fixed seed.
+    """Return the percentile bootstrap interval of the (weighted) mean over rows, with a fixed seed.
 
     B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """

@@ -37,7 +37,7 @@ class Adapter:
     def check(
         self, model: Path, args: AdapterArgs, workspace: Workspace, *, dry: bool = False
     ) -> None:
-        """Nothing that can be known before the fine-tune speaks against it."""
+        """Refuse nothing: all that can be wrong shows only after the fine-tune."""
 
     def optimize(
         self, model: Artifact, data: Artifact, args: AdapterArgs, out: Path, workspace: Workspace

@@ -20,7 +20,7 @@ class OptimizerArgs(BaseModel):
     kind: str
 
     def label(self) -> str:
-        """Short name of the variant this makes, unique within a recipe: `gguf-Q8_0`."""
+        """Return the short name of the variant this makes, unique within a recipe: `gguf-Q8_0`."""
         return self.kind
 
 

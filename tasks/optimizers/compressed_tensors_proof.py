@@ -41,7 +41,7 @@ class Scheme:
     """Whether what goes into a layer is quantized too."""
 
     def stored(self, layer: QuantizedLinear) -> dict[str, tuple[str, list[int]]]:
-        """Tensors that must be there for a layer: suffix, number type, shape."""
+        """Return the tensors that must be there for a layer: suffix, number type, shape."""
         scales = math.ceil(layer.width / self.group) if self.group else 1
         if self.bits == 4:
             weights = ("weight_packed", "I32", [layer.rows, math.ceil(layer.width / 8)])
@@ -55,7 +55,7 @@ class Scheme:
 
 
 def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[QuantizedLinear]:
-    """Every linear layer of the model in a folder that is not ignored; its weights are not read.
+    """Return every linear layer of a model that is not ignored; its weights are not read.
 
     Raises: BadInput: its configuration is of no model that transformers knows, or weights of other
         kinds would be left out.
@@ -111,9 +111,7 @@ def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doin
 
 
 def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> None:
-    """Raises BadInput where a layer's width cannot be cut into the scheme's groups, naming the
-    layers.
-    """
+    """Raise BadInput, naming the layers, where a width cannot be cut into the scheme's groups."""
     step = math.lcm(scheme.group or 1, 8 if scheme.bits == 4 else 1)
     uneven = [f"{layer.name} ({layer.width})" for layer in layers if layer.width % step]
     if uneven:
@@ -127,7 +125,7 @@ def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) 
 
 
 def check_unquantized(model: Path, doing: str) -> None:
-    """Raises BadInput for a model whose weights are quantized already."""
+    """Raise BadInput for a model whose weights are quantized already."""
     told = read_object("config.json", model / "config.json").get("quantization_config")
     if told:
         how = told.get("quant_method", "somehow") if isinstance(told, dict) else "somehow"
@@ -139,7 +137,7 @@ def check_unquantized(model: Path, doing: str) -> None:
 def measure(
     made: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str
 ) -> dict[str, str]:
-    """Bits per weight of the quantized layers, read from the stored tensors.
+    """Return bits per weight of the quantized layers, read from the stored tensors.
 
     Raises:
         BadInput: a layer is not quantized, or otherwise than asked; it names the layers.
@@ -173,7 +171,7 @@ def _problems(
 
 
 def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
-    """What config.json says must be what was asked: engines go by it."""
+    """Raise BadInput where config.json says otherwise than was asked: engines go by it."""
     told = read_object("config.json", made / "config.json").get("quantization_config") or {}
     groups = list((told.get("config_groups") or {}).values())
     weights = groups[0].get("weights") or {} if len(groups) == 1 else {}

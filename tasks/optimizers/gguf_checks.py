@@ -14,13 +14,13 @@ from weighbridge.tasks.optimizers.gguf_quantizations import Quantization
 
 
 def base_type(model: Path) -> str:
-    """The narrowest GGUF type that holds the weights without loss."""
+    """Return the narrowest GGUF type that holds the weights without loss."""
     kinds = {kind for _, kind, shape in tensors(model) if len(shape) > 1}
     return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(kinds), "F32")
 
 
 def known_architectures(sources: Path) -> list[str]:
-    """Every architecture that llama.cpp's converter names, read from its sources without running
+    """Return every architecture that llama.cpp's converter names, from its sources, without running
     them.
     """
     tree = ast.parse((sources / "conversion" / "__init__.py").read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def known_architectures(sources: Path) -> list[str]:
 
 
 def check_architecture(model: Path, cache: Path, doing: str) -> None:
-    """Raises BadInput for an architecture that the converter does not know, naming the nearest."""
+    """Raise BadInput for an architecture that the converter does not know, naming the nearest."""
     named = read_object("config.json", model / "config.json").get("architectures") or []
     if not named:
         raise BadInput(
@@ -54,9 +54,7 @@ def check_architecture(model: Path, cache: Path, doing: str) -> None:
 
 
 def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
-    """Raises BadInput where a matrix is too narrow or uneven for the quantization's blocks, listing
-    tensors.
-    """
+    """Raise BadInput, listing tensors, where a matrix does not fit the quantization's blocks."""
     uneven = [
         f"{name} ({shape[-1]})"
         for name, _, shape in tensors(model)
@@ -77,9 +75,7 @@ def check_widths(model: Path, quantization: Quantization, doing: str) -> None:
 
 
 def check_tools(names: list[str], cache: Path, doing: str) -> None:
-    """Raises Unavailable, with the command that helps, where one of llama.cpp's programs is
-    missing.
-    """
+    """Raise Unavailable, with the command that helps, where a program of llama.cpp is missing."""
     missing = [name for name in names if llama_cpp_native.tool(name, cache) is None]
     if missing:
         wrong = (
@@ -90,9 +86,7 @@ def check_tools(names: list[str], cache: Path, doing: str) -> None:
 
 
 def check_room(model: Path, quantization: Quantization, store: Store, doing: str) -> None:
-    """Raises Unavailable when neither the lossless intermediate nor the result would fit onto the
-    store's disk.
-    """
+    """Raise Unavailable where intermediate and result together do not fit onto the store's disk."""
     whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     widest = 32 if base_type(model) == "F32" else 16
     needed = int(whole * (1 + quantization.bits / widest))

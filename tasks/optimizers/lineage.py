@@ -8,7 +8,7 @@ from weighbridge.core.workspace import Workspace
 def base_and_adapter(
     merged: Artifact, workspace: Workspace, doing: str
 ) -> tuple[Artifact, Artifact]:
-    """The base model and the adapter that a fine-tune merged.
+    """Return the base model and the adapter that a fine-tune merged.
 
     Raises:
         BadInput: the weights were not made so.

@@ -87,7 +87,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _kinds(path: Path) -> set[str]:
-    """Floating-point types in a safetensors file."""
+    """Return the floating-point types in a safetensors file."""
     return {str(tensor["dtype"]) for tensor in read_header(path).values()} & FLOATS
 
 
@@ -99,7 +99,7 @@ def _tensor_bytes(path: Path) -> int:
 
 
 def _cast(source: Path, to: Path, dtype: str) -> None:
-    """Raises BadInput where a weight is too large for the type."""
+    """Write the tensors in another type. Raises BadInput where a weight is too large for it."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file

@@ -48,10 +48,10 @@ class Source(Protocol):
     Args: ClassVar[type[SourceArgs]]
 
     def parse(self, uri: str) -> SourceArgs:
-        """Arguments out of `<kind>://…`. Raises BadInput when it is malformed."""
+        """Return the arguments that `<kind>://…` stands for. Raises BadInput when it is malformed."""
 
     def list_files(self, args: Any) -> Listing:
-        """Every file, with the revision resolved to what cannot move any more.
+        """Return every file, with the revision resolved to what cannot move any more.
 
         Raises:
             BadInput: the repository, bucket, folder or revision does not exist.
@@ -79,7 +79,7 @@ class Digesting(Protocol):
     """What a source may offer besides: digests that its listing is too quick to hold."""
 
     def digest(self, args: Any, file: RemoteFile) -> RemoteFile:
-        """The file with its sha256, where one can be had without moving the bytes."""
+        """Return the file with its sha256, where one can be had without moving the bytes."""
 
 
 @cache

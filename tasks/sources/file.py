@@ -55,7 +55,9 @@ class FileSource:
         return Listing(files=files, origin={"uri": f"file://{path}"})
 
     def digest(self, args: FileArgs, file: RemoteFile) -> RemoteFile:
-        """By content, so that the same bytes made again count as the same."""
+        """Return the file named by its content, so that the same bytes made again count as the
+        same.
+        """
         path = self._path(args, file)
         try:
             return file.model_copy(
@@ -97,7 +99,7 @@ def _unreadable(path: Path, exc: OSError) -> BadInput:
 
 
 def _below(folder: Path) -> Iterator[RemoteFile]:
-    """Every file below a folder; hidden folders hold caches and repositories, never a model."""
+    """Yield every file below a folder, but in hidden ones, which hold caches and repositories."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (
@@ -124,7 +126,8 @@ def _version(status: os.stat_result) -> str:
 
 @lru_cache(maxsize=4096)
 def _sha256(path: Path, version: str, size: int) -> str:
-    """Hashed once per process: the same file is asked for when planning, when listing and when
-    running.
+    """Return a file's digest, computed once per process.
+
+    Planning, listing and running all ask for it.
     """
     return sha256_of(path)

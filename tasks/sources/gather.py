@@ -62,13 +62,13 @@ class Gathering:
                 )
 
     def missing_bytes(self) -> int:
-        """What is still to be moved, and so how much disk it takes."""
+        """Return what is still to be moved, and so how much disk it takes."""
         return sum(
             file.size - self._there(file) for file in self.listing.files if self.known(file) is None
         )
 
     def known(self, file: RemoteFile) -> File | None:
-        """The file, if an earlier run has brought it into the store."""
+        """Return the file, if an earlier run has brought it into the store."""
         sha256 = file.sha256
         note = self._folder(file) / "sha256"
         if not sha256 and _content_name(file) and note.exists():
@@ -78,7 +78,7 @@ class Gathering:
         return None
 
     def run(self, what: str) -> list[File]:
-        """Every file as a blob of the store, in the listing's order.
+        """Bring every file into the store; return them as blobs, in the listing's order.
 
         Raises:
             BadInput: a file's bytes are not those that were published.
@@ -121,8 +121,9 @@ class Gathering:
         return stored.model_copy(update={"path": file.path})
 
     def _fetch_verified(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> str:
-        """The sha256 of the fetched bytes. Bytes kept from an earlier run may be bad: then it
-        starts anew, once.
+        """Fetch a file and return its sha256.
+
+        Bytes kept from an earlier run may be bad: then it starts anew, once.
         """
         if not _content_name(file):
             _clear(to)
@@ -171,7 +172,10 @@ class Gathering:
         return self._folder(file).with_suffix(".lock")
 
     def _there(self, file: RemoteFile) -> int:
-        """Bytes on disk from an earlier run; a file that was filled in parts has holes."""
+        """Return the bytes on disk from an earlier run.
+
+        A file that was filled in parts has holes.
+        """
         path = self._folder(file) / "bytes"
         return min(path.stat().st_blocks * 512, file.size) if path.exists() else 0
 
@@ -193,13 +197,13 @@ class _Moved:
         self._advance(count)
 
     def settle(self, size: int) -> None:
-        """Correct what was told to `size`."""
+        """Correct what was reported to `size`."""
         self(size - self._told)
 
 
 @contextmanager
 def _meter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Adds up what many threads have moved, and tells it as progress."""
+    """Give a function that adds up what many threads have moved, and tells it as progress."""
     lock = threading.Lock()
     done = 0
     with track(what, total, "B") as update:
@@ -257,7 +261,7 @@ def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str:
 
 
 def git_sha1_of(path: Path) -> str:
-    """The id under which git knows a file's content."""
+    """Return the id under which git knows a file's content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):

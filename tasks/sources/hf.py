@@ -174,7 +174,7 @@ def _bytes_before(response: "httpx.Response", start: int, doing: str) -> int:
 
 @contextmanager
 def _translated(args: HubArgs) -> Iterator[None]:
-    """Errors of huggingface_hub as ours."""
+    """Raise errors of huggingface_hub as ours."""
     from huggingface_hub import errors, get_session
 
     uri, endpoint = args.uri(args.revision), _endpoint()

@@ -31,7 +31,9 @@ class S3Source:
         return Listing(files=s3.list_objects(args), origin={"uri": args.uri})
 
     def digest(self, args: S3Args, file: RemoteFile) -> RemoteFile:
-        """From the object's metadata; without any, the ETag alone says which bytes are meant."""
+        """Return the file with the digest in its metadata; without any, the ETag says which bytes
+        are meant.
+        """
         found = s3.head(args, args.folder + file.path)
         if not found or found.version != file.version:
             return file

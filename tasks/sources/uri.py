@@ -15,7 +15,7 @@ from weighbridge.tasks.sources.base import SourceArgs, load_source
 
 
 def parse(uri: str) -> SourceArgs:
-    """The arguments that a URI stands for; without a scheme it is a path.
+    """Return the arguments that a URI stands for; without a scheme it is a path.
 
     Raises:
         BadInput: nobody knows the scheme, or the rest of the URI is malformed.

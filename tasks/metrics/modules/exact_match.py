@@ -41,7 +41,7 @@ def normalized(
     ignore_numbers: bool = False,
     regexes_to_ignore: tuple[str, ...] = (),
 ) -> str:
-    """`text` without what does not count."""
+    """Return `text` without what does not count."""
     for pattern in regexes_to_ignore:
         text = re.sub(pattern, "", text)
     dropped = (string.punctuation if ignore_punctuation else "") + (

@@ -32,8 +32,9 @@ class JsonFields(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
 
 
 def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> float:
-    """Right fields among those of both texts; a field is a leaf, named by its path:
-    `customer.name`, `items.0`.
+    """Return the share of right fields among those of both texts.
+
+    A field is a leaf, named by its path: `customer.name`, `items.0`.
 
     With `fields`, only these and what lies below them count.
     """
@@ -47,7 +48,7 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
 
 
 def parse(text: str) -> Any:
-    """The JSON value, or `UNPARSABLE`."""
+    """Return the JSON value, or `UNPARSABLE`."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -55,7 +56,7 @@ def parse(text: str) -> Any:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every scalar and every empty container, with the path to it."""
+    """Yield every scalar and every empty container, with the path to it."""
     if isinstance(value, dict) and value:
         pairs = list(value.items())
     elif isinstance(value, list) and value:
@@ -68,7 +69,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """JSON equality: `1` is `1.0`, but neither is `true`."""
+    """Whether two values are equal as JSON: `1` is `1.0`, but neither is `true`."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     return bool(one == other)

@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 
 def modifier(order: dict[str, Any]) -> Any:
-    """What llm-compressor is to do."""
+    """Return what llm-compressor is to do."""
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -42,7 +42,7 @@ def modifier(order: dict[str, Any]) -> Any:
 
 
 def load(folder: str) -> Any:
-    """The model in a number type that engines serve."""
+    """Return the model in a number type that engines serve."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +53,7 @@ def load(folder: str) -> Any:
 
 
 def calibration(order: dict[str, Any]) -> dict[str, Any]:
-    """Options that bring the rows, where the algorithm looks at any."""
+    """Return options that bring the rows, where the algorithm looks at any."""
     from datasets import Dataset
 
     if not order["calibration"]:

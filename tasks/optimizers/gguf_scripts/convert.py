@@ -28,7 +28,7 @@ class Refusal(Exception):
 
 
 def name_of(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's name for the pre-tokenizer of a tokenizer.json.
+    """Return llama.cpp's name for the pre-tokenizer of a tokenizer.json.
 
     Raises:
         Refusal: llama.cpp has no pre-tokenizer with this pattern.

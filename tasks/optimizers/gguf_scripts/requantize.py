@@ -53,7 +53,7 @@ class Refusal(Exception):
 
 
 def plan(header: Header, wanted: str) -> list[str]:
-    """The type in which each tensor is to be written."""
+    """Return the type in which each tensor is to be written."""
     names = {tensor.name for tensor in header.tensors}
     output = "output.weight" if "output.weight" in names else "token_embd.weight"
     wide = all(tensor.type == "F32" for tensor in header.tensors)
@@ -77,7 +77,7 @@ def _type_for(tensor: Tensor, wanted: str, output: str, wide: bool) -> str:
 
 
 def converted(source: Path, tensor: Tensor, kind: str) -> Any:
-    """The bytes of a tensor in another type, as a numpy array."""
+    """Return the bytes of a tensor in another type, as a numpy array."""
     import numpy as np
     from gguf import GGMLQuantizationType, quants
 
@@ -98,7 +98,7 @@ def converted(source: Path, tensor: Tensor, kind: str) -> Any:
 def write_header(
     out: BinaryIO, source: Path, header: Header, file_type: int, kinds: list[str]
 ) -> list[int]:
-    """Metadata as it was, and the new list of tensors; returns the size of each in bytes."""
+    """Write the metadata as it was and the new list of tensors; return each one's size in bytes."""
     with source.open("rb") as stream:
         head = bytearray(stream.read(header.tensors_start))
     struct.pack_into("<I", head, header.values["general.file_type"].start + 4, file_type)

@@ -18,7 +18,7 @@ PLAIN = ("MatMul", "Gemm")
 
 
 def describe(graph: Any) -> dict[str, Any]:
-    """What the weights of a graph are, as an optimizer has to know them to keep its word."""
+    """Return what the weights of a graph are, for the optimizer to compare with what was asked."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TABLES)}
     bits: dict[str, int] = {}
