@@ -6,7 +6,6 @@ if vLLM loads it and answers, where this machine can run the scheme.
 
 import json
 import logging
-import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -15,12 +14,8 @@ from pydantic import Field, model_validator
 
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
-from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.processes import Finished, run
-from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.serving.engines.vllm import why_no_fp8
 from weighbridge.tasks.data import read_rows
@@ -29,20 +24,20 @@ from weighbridge.tasks.model_files import read_object
 from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 from weighbridge.tasks.optimizers.compressed_tensors_proof import Scheme
-from weighbridge.tasks.optimizers.gguf_proof import answers, sample
+from weighbridge.tasks.optimizers.proof import have_it_answer, release, sample, served
+from weighbridge.tasks.optimizers.scripts import OFFLINE, Program, script
 
 SCRIPT: Final = Path(__file__).parent / "compressed_tensors_scripts" / "quantize.py"
-REFUSED: Final = 65
-"""Exit status by which our script says that its report is a reason, for a person."""
 BESIDE: Final = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
 GROUP: Final = 128
 """Weights under one scale where nobody says how many: what every kernel takes."""
-QUIET: Final = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "PYTHONWARNINGS": "ignore",
-    "LLM_COMPRESSOR_LOG_FILE_DISABLED": "1",
-}
+ENVIRONMENT: Final = {**OFFLINE, "LLM_COMPRESSOR_LOG_FILE_DISABLED": "1"}
+LLM_COMPRESSOR: Final = Program(
+    "llm-compressor",
+    "cannot quantize this model",
+    "leave this variant out",
+    "raise `calibration_rows`, or choose `algorithm: rtn`",
+)
 
 logger = logging.getLogger("weighbridge.compressed_tensors")
 
@@ -53,12 +48,14 @@ class CompressedTensorsArgs(OptimizerArgs):
     kind: Literal["compressed_tensors"] = "compressed_tensors"
     scheme: Literal["W8A8", "W4A16", "FP8_DYNAMIC"] = Field(
         "W8A8",
-        description="W8A8: int8 weights and activations. W4A16: int4 weights in groups. FP8_DYNAMIC: 8-bit floats, "
+        description="W8A8: int8 weights and activations. W4A16: int4 weights in groups. "
+        "FP8_DYNAMIC: 8-bit floats, "
         "fast on GPUs of Ada, Hopper or later.",
     )
     algorithm: Literal["rtn", "gptq"] = Field(
         "rtn",
-        description="rtn: each weight is rounded. gptq: errors are made up for, on training rows; takes longer.",
+        description="rtn: each weight is rounded. gptq: errors are made up for, on training rows; "
+        "takes longer.",
     )
     group_size: int = Field(GROUP, ge=8, description="Weights under one scale; W4A16 alone.")
     calibration_rows: int = Field(
@@ -69,7 +66,8 @@ class CompressedTensorsArgs(OptimizerArgs):
     )
     ignore: list[str] = Field(
         ["lm_head"],
-        description="Layers left as they are: names, or expressions after `re:`, as llm-compressor's.",
+        description="Layers left as they are: names, or expressions after `re:`, as "
+        "llm-compressor's.",
     )
 
     @model_validator(mode="after")
@@ -154,7 +152,7 @@ def _quantize(
     """Run llm-compressor in its own environment; the result lies in `scratch / "made"`."""
     doing, report, order = f"making {args.label()}", scratch / "report", scratch / "order.json"
     rows = _calibration(model, data, args, scratch) if args.algorithm == "gptq" else None
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "model": str(model),
         "out": str(scratch / "made"),
         "report": str(report),
@@ -164,16 +162,10 @@ def _quantize(
         "ignore": args.ignore,
         "group_size": args.group_size if args.scheme == "W4A16" else 0,
     }
-    order.write_text(json.dumps(told))
+    order.write_text(json.dumps(options))
     assert CompressedTensors.lock is not None
-    python = ensure(CompressedTensors.lock, workspace.settings.cache).python
-    with track(doing, None):
-        # -P: the folder of our script is no place to import from.
-        _require(
-            run("llm-compressor", [python, "-P", SCRIPT, order], env=QUIET, cwd=scratch),
-            report,
-            doing,
-        )
+    command = [*script(SCRIPT, CompressedTensors.lock, workspace.settings.cache), order]
+    LLM_COMPRESSOR.run(command, doing, report=report, env=ENVIRONMENT, cwd=scratch)
     facts: dict[str, str] = json.loads(report.read_text())
     return {**facts, "calibration_rows": str(len(rows.read_text().splitlines()))} if rows else facts
 
@@ -185,31 +177,6 @@ def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scrat
     ids = ([*row.prompt, *row.completion][: args.max_seq_length] for row in rows)
     path.write_text("".join(f"{json.dumps(tokens)}\n" for tokens in ids))
     return path
-
-
-def _require(done: Finished, report: Path, doing: str) -> None:
-    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the
-    machine's.
-    """
-    if done.status == 0:
-        return
-    if done.status == REFUSED:
-        raise BadInput(
-            doing, report.read_text(), "raise `calibration_rows`, or choose `algorithm: rtn`"
-        )
-    if done.status < 0:
-        wrong = f"it was ended by signal {-done.status}"
-        raise Unavailable(
-            doing, wrong, "if memory ran out, close other programs or use a larger machine"
-        )
-    if re.search(r"No space left on device|Disk quota exceeded", done.output):
-        raise Unavailable(doing, "the disk is full", "make room, then run again")
-    errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", done.output, re.MULTILINE)
-    logger.info("%s", done.output)
-    wrong = " ".join((errors[-1] if errors else done.tail()).split())[:400]
-    raise BadInput(
-        doing, f"llm-compressor cannot quantize this model: {wrong}", "leave this variant out"
-    )
 
 
 def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
@@ -227,8 +194,8 @@ def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
     config = read_object("config.json", model / "config.json")
     config.pop("torch_dtype", None)
-    told = read_object("config.json", made / "config.json").get("quantization_config")
-    config |= {"dtype": dtype, "quantization_config": told}
+    quantization = read_object("config.json", made / "config.json").get("quantization_config")
+    config |= {"dtype": dtype, "quantization_config": quantization}
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -239,15 +206,9 @@ def _ask(
     not asked.
     """
     engine, doing = _engine(), f"proving {args.label()}"
-    log = out.with_name(f"{out.name}.engine.log")
     if why := _not_here(engine, out):
         logger.info("%s: not asked, %s", doing, why)
         return {"engine": f"not asked: {why}"}
-    try:
-        with serve(out, engine.args, workspace.settings.cache, log) as running:
-            answer = answers(running.url, sample(data, 1))
-            logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
-    finally:
-        log.unlink(missing_ok=True)
-    found = re.search(r"^(vllm[a-z-]*)==([\w.]+)", engine.lock().read_text(), re.MULTILINE)
-    return {"engine": f"{engine.name} ({found[1]} {found[2]})" if found else engine.name}
+    with served(out, engine, workspace.settings.cache) as running:
+        have_it_answer(running, sample(data, 1), doing)
+    return {"engine": release(engine, "vllm[a-z-]*")}

@@ -6,7 +6,7 @@ the tokens that the model was trained on.
 """
 
 import json
-import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,26 +17,23 @@ from pydantic import Field, model_validator
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import ensure, locate
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.errors import BadInput
 from weighbridge.core.plugins import suggestion
-from weighbridge.core.processes import Finished, run
-from weighbridge.core.progress import track
 from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
-from weighbridge.tasks.optimizers import gguf_proof as proof
+from weighbridge.tasks.optimizers import proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
+from weighbridge.tasks.optimizers.scripts import OFFLINE, Program, script
 
 SCRIPT: Final = Path(__file__).parent / "onnx_scripts" / "build.py"
 FLOATS: Final = frozenset({"F32", "F16", "BF16"})
 INSTEAD: Final = "serve it with `kind: none` on vLLM instead"
+BUILDER: Final = Program("onnxruntime-genai's builder", "cannot handle this model", INSTEAD)
 WHOLE: Final = {"fp32": "FLOAT", "fp16": "FLOAT16"}
 """Precisions that are number types, as ONNX names those."""
 BITS: Final = {"int4": 4, "int8": 8}
-
-logger = logging.getLogger("weighbridge.onnx")
 
 
 class OnnxArgs(OptimizerArgs):
@@ -51,7 +48,8 @@ class OnnxArgs(OptimizerArgs):
     )
     accuracy_level: Literal[1, 2, 3, 4] = Field(
         4,
-        description="In int4 and int8, what products are computed in: 4 int8, 3 bf16, 2 fp16, 1 fp32.",
+        description="In int4 and int8, what products are computed in: 4 int8, 3 bf16, 2 fp16, 1 "
+        "fp32.",
     )
     algo_config: Literal["default", "rtn", "k_quant"] = Field(
         "default", description="How int4 and int8 are rounded."
@@ -114,7 +112,7 @@ class Onnx:
         if not (model / "tokenizer.json").exists():
             wrong = "there is no tokenizer.json, and the engine reads no other form of tokenizer"
             raise BadInput(doing, wrong, "save the tokenizer with a current transformers first")
-        needed = int(sum(_count(shape) for _, _, shape in tensors(model)) * args.bits / 8)
+        needed = int(sum(math.prod(shape) for _, _, shape in tensors(model)) * args.bits / 8)
         require_room(needed, "the result", workspace.store.root, doing)
         if not dry or locate(_lock(), workspace.settings.cache)[1]:
             _check_architecture(model, workspace.settings.cache, doing)
@@ -152,12 +150,9 @@ def _check_weights(model: Path, doing: str) -> None:
 
 
 def _check_architecture(model: Path, cache: Path, doing: str) -> None:
-    """Raises BadInput for a model that the builder does not know, or that is more than a language
-    model.
-    """
-    named = (read_object("config.json", model / "config.json").get("architectures") or ["(none)"])[
-        0
-    ]
+    """Raise BadInput for a model that the builder does not know or that is no language model."""
+    config = read_object("config.json", model / "config.json")
+    named = (config.get("architectures") or ["(none)"])[0]
     known = known_architectures(cache)
     if named not in known:
         wrong = f"{_builder()}'s builder makes no language model of the architecture {named}"
@@ -165,65 +160,33 @@ def _check_architecture(model: Path, cache: Path, doing: str) -> None:
 
 
 def known_architectures(cache: Path) -> list[str]:
-    """Every language model that the builder names, read from its source without running it."""
+    """Return every language model that the builder names, from its source, without running it."""
     environment = ensure(_lock(), cache)
     (source,) = environment.path.glob(
         "lib/python*/site-packages/onnxruntime_genai/models/builder.py"
     )
-    found = set(
-        re.findall(
-            r'config\.architectures\[0\] == "(\w+ForCausalLM)"', source.read_text(encoding="utf-8")
-        )
-    )
-    if not found:
+    pattern = r'config\.architectures\[0\] == "(\w+ForCausalLM)"'
+    known = set(re.findall(pattern, source.read_text(encoding="utf-8")))
+    if not known:
         raise AssertionError("the builder lists no architectures where it used to")
-    return sorted(found)
+    return sorted(known)
 
 
 def _build(model: Artifact, args: OnnxArgs, out: Path, workspace: Workspace) -> dict[str, Any]:
-    """Run the builder; returns what its graph is made of."""
-    doing, python = f"making {args.label()}", ensure(_lock(), workspace.settings.cache).python
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    with workspace.store.scratch() as scratch, track(doing, None):
+    """Run the builder; return what its graph is made of."""
+    with workspace.store.scratch() as scratch:
         # The same name wherever the store lies: the graph may tell it.
         (scratch / "model").symlink_to(model.path)
-        # -P: the folder of our script is no place to import from.
-        words: list[str | Path] = [
-            python,
-            "-P",
-            SCRIPT,
-            "model",
-            out,
-            args.precision,
-            args.provider,
-        ]
-        words += [scratch / "cache", scratch / "report", *args.options()]
-        done = run("onnxruntime-genai's builder", words, env=offline, cwd=scratch)
-        _require(done, doing)
+        command = script(SCRIPT, _lock(), workspace.settings.cache)
+        command += ["model", out, args.precision, args.provider]
+        command += [scratch / "cache", scratch / "report", *args.options()]
+        BUILDER.run(command, f"making {args.label()}", env=OFFLINE, cwd=scratch)
         report: dict[str, Any] = json.loads((scratch / "report").read_text())
     return report
 
 
-def _require(done: Finished, doing: str) -> None:
-    """Translate a failed program. Raises BadInput for the model's own faults, Unavailable for the
-    machine's.
-    """
-    if done.status == 0:
-        return
-    if done.status < 0:
-        wrong = f"it was ended by signal {-done.status}"
-        raise Unavailable(
-            doing, wrong, "if memory ran out, close other programs or use a larger machine"
-        )
-    if re.search(r"No space left on device|Disk quota exceeded", done.output):
-        raise Unavailable(doing, "the disk is full", "make room, then run again")
-    errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", done.output, re.MULTILINE)
-    wrong = " ".join((errors[-1] if errors else done.tail()).split())[:400]
-    raise BadInput(doing, f"onnxruntime-genai's builder cannot handle this model: {wrong}", INSTEAD)
-
-
 def _check_claims(report: dict[str, Any], args: OnnxArgs) -> None:
-    """Raises BadInput where the graph is not what was asked for."""
+    """Raise BadInput where the graph is not what was asked for."""
     doing, plain = f"making {args.label()}", report["plain"]
     if args.precision in WHOLE:
         others = sorted(set(report["types"]) - {WHOLE[args.precision]})
@@ -249,46 +212,18 @@ def _check_claims(report: dict[str, Any], args: OnnxArgs) -> None:
 def _prove(
     model: Artifact, data: Artifact, args: OnnxArgs, out: Path, workspace: Workspace
 ) -> dict[str, str]:
-    """Load it on its engine, let it answer, and compare how it cuts texts; raises BadInput or
-    Unavailable.
-    """
+    """Serve it, have it answer, and compare how it cuts texts. Raises BadInput or Unavailable."""
     plugin = engine_class("onnx")
     engine = plugin(plugin.Args(kind="onnx"))
-    rows, doing, log = (
-        proof.sample(data),
-        f"proving {args.label()}",
-        out.with_name(f"{out.name}.engine.log"),
-    )
-    try:
-        with serve(out, engine.args, workspace.settings.cache, log) as running:
-            proved = proof.compare(engine, running.url, model.path, rows, doing)
-            answer = proof.answers(running.url, rows)
-    finally:
-        log.unlink(missing_ok=True)
-    logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
-    version = _pinned(engine.lock(), "onnxruntime")
-    return {
-        "rows_checked": str(proved.rows),
-        "tokens_checked": str(proved.tokens),
-        "engine": f"{engine.name} ({version})",
-    }
+    rows, doing = proof.sample(data), f"proving {args.label()}"
+    with proof.served(out, engine, workspace.settings.cache) as running:
+        tokenization = proof.compare(engine, running.url, model.path, rows, doing)
+        proof.have_it_answer(running, rows, doing)
+    return {**tokenization.facts(), "engine": proof.release(engine, "onnxruntime")}
 
 
 def _builder() -> str:
-    return _pinned(_lock(), "onnxruntime-genai")
-
-
-def _pinned(lock: Path, package: str) -> str:
-    """A package and the version that a lock pins."""
-    found = re.search(rf"^{package}==([\w.]+)", lock.read_text(), re.MULTILINE)
-    return f"{package} {found[1]}" if found else package
-
-
-def _count(shape: list[int]) -> int:
-    product = 1
-    for n in shape:
-        product *= n
-    return product
+    return proof.pinned(_lock(), "onnxruntime-genai") or "onnxruntime-genai"
 
 
 def _lock() -> Path:

@@ -48,7 +48,7 @@ class Source(Protocol):
     Args: ClassVar[type[SourceArgs]]
 
     def parse(self, uri: str) -> SourceArgs:
-        """Return the arguments that `<kind>://…` stands for. Raises BadInput when it is malformed."""
+        """Return the arguments that `<kind>://…` stands for. Raises BadInput if it is malformed."""
 
     def list_files(self, args: Any) -> Listing:
         """Return every file, with the revision resolved to what cannot move any more.

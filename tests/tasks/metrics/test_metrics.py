@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.metrics.base import Score, load_metric
-from weighbridge.tasks.metrics.nll import NllArgs
+from weighbridge.tasks.metrics.shipped import NllArgs
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 

@@ -93,7 +93,7 @@ def distances(model: Artifact, data: Artifact, folder: Path, *made: Path) -> lis
     texts.write_text("".join(f"{json.dumps([*row.prompt, *row.completion])}\n" for row in rows))
     python = ensure(CompressedTensors.lock or Path(), MACHINE_CACHE).python
     done = run(
-        "comparing", [python, "-I", "-c", COMPARE, texts, model.path, *made], env=module.QUIET
+        "comparing", [python, "-I", "-c", COMPARE, texts, model.path, *made], env=module.ENVIRONMENT
     )
     assert done.status == 0, done.output
     found: list[float] = json.loads(done.output.rpartition("distances ")[2])

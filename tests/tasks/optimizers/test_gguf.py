@@ -24,7 +24,8 @@ from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.optimizers import gguf_checks
-from weighbridge.tasks.optimizers.gguf import SCRIPTS, Gguf, GgufArgs
+from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
+from weighbridge.tasks.optimizers.gguf_conversion import SCRIPTS
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 from weighbridge.tasks.optimizers.gguf_scripts.convert import Refusal, name_of
 

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from tests.conftest import MACHINE_CACHE
 from tests.tasks.optimizers.rows import write_rows
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.processes import Finished
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
@@ -139,20 +138,6 @@ def test_other_bits_than_asked_for_are_a_failure() -> None:
     with pytest.raises(BadInput, match="left matrices in FLOAT"):
         onnx._check_claims(
             report(quantized={}, types={"FLOAT": 1, "FLOAT16": 9}), OnnxArgs(precision="fp16")
-        )
-
-
-def test_a_builder_that_fails_is_told_in_one_line() -> None:
-    output = "Traceback …\n  File x\nNotImplementedError: The  Moon model is\n"
-    with pytest.raises(
-        BadInput, match="cannot handle this model: NotImplementedError: The Moon model is"
-    ):
-        onnx._require(Finished(1, output), "making onnx-int4")
-    with pytest.raises(Unavailable, match="ended by signal 9"):
-        onnx._require(Finished(-9, ""), "making onnx-int4")
-    with pytest.raises(Unavailable, match="the disk is full"):
-        onnx._require(
-            Finished(1, "OSError: [Errno 28] No space left on device"), "making onnx-int4"
         )
 
 

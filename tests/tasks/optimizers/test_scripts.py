@@ -1,0 +1,54 @@
+"""Programs that make variants: what their failures say to a person."""
+
+from pathlib import Path
+
+import pytest
+
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.processes import Finished
+from weighbridge.tasks.optimizers.onnx import BUILDER
+from weighbridge.tasks.optimizers.scripts import REFUSED, Program
+
+PROGRAM = Program("the tool", "cannot convert this model", "leave it out", "give more rows")
+
+
+def test_a_builder_that_fails_is_told_in_one_line() -> None:
+    output = "Traceback …\n  File x\nNotImplementedError: The  Moon model is\n"
+    with pytest.raises(
+        BadInput, match="cannot handle this model: NotImplementedError: The Moon model is"
+    ):
+        BUILDER.require_success(Finished(1, output), "making onnx-int4")
+    with pytest.raises(Unavailable, match="ended by signal 9"):
+        BUILDER.require_success(Finished(-9, ""), "making onnx-int4")
+    with pytest.raises(Unavailable, match="the disk is full"):
+        BUILDER.require_success(
+            Finished(1, "OSError: [Errno 28] No space left on device"), "making onnx-int4"
+        )
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("error: cannot open x\nValueError: no such type\ndone\n", "ValueError: no such type"),
+        ("main: error: cannot open x\nbye\n", "main: error: cannot open x"),
+        ("one\ntwo\nthree\nfour\n", "two three four"),
+    ],
+)
+def test_the_reason_is_an_exception_or_an_error_or_the_end_of_what_it_printed(
+    output: str, reason: str
+) -> None:
+    with pytest.raises(BadInput) as raised:
+        PROGRAM.require_success(Finished(1, output), "making it")
+    assert str(raised.value) == (
+        f"making it: the tool cannot convert this model: {reason}; leave it out"
+    )
+
+
+def test_what_a_script_of_ours_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.write_text("the rows are too short")
+    with pytest.raises(BadInput) as raised:
+        PROGRAM.require_success(Finished(REFUSED, ""), "making it", report)
+    assert str(raised.value) == "making it: the rows are too short; give more rows"
+    with pytest.raises(BadInput, match="cannot convert this model"):
+        PROGRAM.require_success(Finished(REFUSED, "it ended"), "making it")
