@@ -110,7 +110,7 @@ def _metadata(shape: Shape) -> dict[str, Any]:
 
 
 def _byte_words() -> list[str]:
-    """Return the 256 bytes as byte-level BPE writes them: printable ones stay, others are moved up."""
+    """Return the 256 bytes as byte-level BPE writes them: printable ones stay, others move up."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     moved = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(moved)) for byte in range(256)]

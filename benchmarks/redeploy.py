@@ -288,7 +288,7 @@ def gateway(installed: Installation, figures: Figures) -> None:
 def _short_answers(
     urls: Mapping[str, str], streams: int, side: str
 ) -> tuple[float, float, float, int]:
-    """Return requests per second, median and 99th percentile of their milliseconds, and failures."""
+    """Return requests per second, their median and 99th percentile in ms, and failures."""
     with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
         time.sleep(GATEWAY_SECONDS)
     taken = sorted(1000 * (one.ended - one.began) for one in crowd.requests if not one.problem)

@@ -321,7 +321,8 @@ def _description(contents: Contents) -> str:
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in sorted(_labels(contents).items()))
     return (
         f"# {contents.bento_name}\n\nAn OpenAI-compatible endpoint. "
-        f"`bentoml serve {contents.tag}`, then ask `/v1/chat/completions`.\n\n| | |\n| --- | --- |\n{rows}\n"
+        f"`bentoml serve {contents.tag}`, then ask `/v1/chat/completions`.\n\n"
+        f"| | |\n| --- | --- |\n{rows}\n"
     )
 
 

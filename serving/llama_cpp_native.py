@@ -49,8 +49,8 @@ _NOT_NEEDED = frozenset({"docs", "media", "models", "benches", "tests"})
 
 
 def _without_amx() -> list[str]:
-    """Compiled by GCC 12, llama-server's AMX kernels end in a segmentation fault on every quantized
-    model.
+    """Return options that leave out AMX: compiled by GCC 12, llama-server's AMX kernels end in a
+    segmentation fault on every quantized model.
     """
     if platform.machine() != "x86_64":
         return []
@@ -82,7 +82,7 @@ def is_fetched(cache: Path) -> bool:
 
 
 def source(cache: Path) -> Path:
-    """llama.cpp's source tree, fetched if it is not there; whole or not at all.
+    """Return llama.cpp's source tree, fetched if it is not there; whole or not at all.
 
     Raises:
         Unavailable: the package index does not answer, or has other bytes under this version.
@@ -104,19 +104,19 @@ def source(cache: Path) -> Path:
 
 
 def tool(name: str, cache: Path) -> Path | None:
-    """One of llama.cpp's programs: as it came with this Bento, as built by `build`, as found on the
-    PATH, or None.
+    """Return one of llama.cpp's programs: as it came with this Bento, as built by `build`, as it is
+    on the PATH, or None.
     """
-    for place in (TRAVELLING / name, _programs(cache) / name):
-        if place.exists():
-            return place
-    found = shutil.which(name)
-    return Path(found) if found else None
+    for program in (TRAVELLING / name, _programs(cache) / name):
+        if program.exists():
+            return program
+    on_path = shutil.which(name)
+    return Path(on_path) if on_path else None
 
 
 def tool_version(program: Path) -> str:
-    """What a program of llama.cpp is: our pinned one by release and commit, another one by its
-    path.
+    """Return what a program of llama.cpp is: our pinned one by release and commit, another one by
+    its path.
     """
     if program.parent.name.startswith(f"{VERSION}-"):
         return f"{PACKAGE} {VERSION} (llama.cpp {COMMIT}), native"
@@ -128,8 +128,8 @@ def build(cache: Path) -> Path:
 
     About ten minutes of one core. An interrupted build goes on where it was.
 
-    Raises: Unavailable: no C++ compiler, or the build fails; the message ends with the compiler's
-        words.
+    Raises:
+        Unavailable: no C++ compiler, or the build fails; the message ends with the compiler's own.
     """
     programs = _programs(cache)
     if programs.exists():
@@ -151,15 +151,16 @@ def _programs(cache: Path) -> Path:
 
 @remember
 def _machine() -> str:
-    """Architecture and a digest of the processor's abilities and our options: a build runs on its
-    own kind alone.
+    """Return the architecture and a digest of the processor's features and our options: a build
+    runs on its own kind of processor alone.
     """
-    abilities = platform.processor()
-    with_flags = Path("/proc/cpuinfo")
-    if with_flags.exists():
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", with_flags.read_text(), re.MULTILINE)
-        abilities = " ".join(sorted(found[1].split())) if found else abilities
-    identity = " ".join([abilities, *_CMAKE_OPTIONS])
+    features = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        # `flags` on x86, `Features` on ARM.
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        features = " ".join(sorted(flags[1].split())) if flags else features
+    identity = " ".join([features, *_CMAKE_OPTIONS])
     return f"{platform.machine()}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
@@ -169,11 +170,11 @@ def _fetch(folder: Path, doing: str) -> None:
         started = time.monotonic()
         _download(_locate(doing), archive, doing)
         with archive.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != SHA256:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != SHA256:
             raise Unavailable(
                 doing,
-                f"the file has sha256 {found}, not {SHA256}",
+                f"the file has sha256 {digest}, not {SHA256}",
                 "check the package index in use",
             )
         tree = Path(scratch) / "tree"
@@ -183,12 +184,12 @@ def _fetch(folder: Path, doing: str) -> None:
 
 
 def _locate(doing: str) -> dict[str, Any]:
-    """Ask uv where the user's package index keeps the archive; it resolves without downloading or
-    building it.
+    """Return where the user's package index keeps the archive: uv resolves it without downloading
+    or building it.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        wanted, found = Path(scratch) / "wanted.in", Path(scratch) / "pylock.toml"
-        wanted.write_text(f"{PACKAGE}=={VERSION}\n")
+        requirement, lock = Path(scratch) / "llama_cpp.in", Path(scratch) / "pylock.toml"
+        requirement.write_text(f"{PACKAGE}=={VERSION}\n")
         options = [
             "--no-deps",
             "--no-binary",
@@ -198,8 +199,8 @@ def _locate(doing: str) -> dict[str, Any]:
             "--python",
             sys.executable,
         ]
-        run_uv(doing, "pip", "compile", *options, "--output-file", str(found), str(wanted))
-        sdist: dict[str, Any] = tomllib.loads(found.read_text())["packages"][0]["sdist"]
+        run_uv(doing, "pip", "compile", *options, "--output-file", str(lock), str(requirement))
+        sdist: dict[str, Any] = tomllib.loads(lock.read_text())["packages"][0]["sdist"]
         if path := sdist.get("path"):
             sdist["url"] = (Path(scratch) / path).resolve().as_uri()
     return sdist
@@ -222,11 +223,11 @@ def _download(sdist: dict[str, Any], to: Path, doing: str) -> None:
                 follow_redirects=True,
                 timeout=60,
                 verify=_trust(),
-            ) as answer,
+            ) as response,
             to.open("wb") as stream,
         ):
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes(1 << 20):
+            response.raise_for_status()
+            for chunk in response.iter_bytes(1 << 20):
                 stream.write(chunk)
                 update(stream.tell())
     except httpx.HTTPError as exc:
@@ -236,7 +237,9 @@ def _download(sdist: dict[str, Any], to: Path, doing: str) -> None:
 
 
 def _trust() -> Any:
-    """The machine's own certificate authorities where it names them, as uv and pip would use."""
+    """Return the machine's own certificate authorities where it names some, as uv and pip use
+    them.
+    """
     import ssl
 
     file = {**os.environ, **uv_variables()}.get("SSL_CERT_FILE")
@@ -244,37 +247,41 @@ def _trust() -> Any:
 
 
 def _credentials(url: str) -> Any:
-    """User and password of the index the file comes from: out of its URL in uv's settings, else
-    ~/.netrc.
+    """Return user and password of the index the file comes from: out of its URL in uv's settings,
+    else from ~/.netrc.
     """
     import httpx
 
     settings = {**os.environ, **uv_variables()}
-    words = " ".join(
+    indexes = " ".join(
         settings.get(name, "")
         for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
     )
-    for word in words.split():
-        index = urlsplit(word.partition("=")[2] if re.match(r"[\w-]+=", word) else word)
+    for entry in indexes.split():
+        # An index may be written as NAME=URL.
+        index = urlsplit(entry.partition("=")[2] if re.match(r"[\w-]+=", entry) else entry)
         if index.username and index.hostname == urlsplit(url).hostname:
             return httpx.BasicAuth(unquote(index.username), unquote(index.password or ""))
     return httpx.NetRCAuth() if (Path.home() / ".netrc").exists() else None
 
 
 def _unpack(archive: Path, to: Path) -> None:
-    """Unpack `vendor/llama.cpp` without the folders that neither the converter nor the build reads."""
+    """Unpack `vendor/llama.cpp` without the folders that neither converter nor build reads."""
     with tarfile.open(archive) as tar:
         for member in tar:
             parts = PurePosixPath(member.name).parts[1:]
             inside = parts[2:]
             if parts[:2] != ("vendor", "llama.cpp") or not inside or not member.isfile():
                 continue
+            # An archive may name files outside of itself.
             if ".." in inside or inside[0] in _NOT_NEEDED or inside[0].startswith("."):
                 continue
             target = to.joinpath(*inside)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as stream:
-                shutil.copyfileobj(tar.extractfile(member) or [], stream)  # type: ignore[arg-type]  # a file, as asked above
+                content = tar.extractfile(member)
+                assert content is not None, "a file, as asked above"
+                shutil.copyfileobj(content, stream)
 
 
 def _compiler(doing: str) -> str:
@@ -282,7 +289,10 @@ def _compiler(doing: str) -> str:
     for name in (named, "c++", "g++", "clang++"):
         if name and shutil.which(name):
             return name
-    remedy = "install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`), then run it again"
+    remedy = (
+        "install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`), "
+        "then run it again"
+    )
     raise Unavailable(doing, "there is no C++ compiler on the PATH", remedy)
 
 
@@ -313,9 +323,9 @@ def _compile(tree: Path, programs: Path, compiler: str, cache: Path, doing: str)
 
 
 def _build_program(name: str, cache: Path) -> Path:
-    """cmake or ninja: the machine's own, else out of a small locked environment."""
-    found = shutil.which(name)
-    return Path(found) if found else ensure(LOCK, cache).bin(name)
+    """Return cmake or ninja: the machine's own, else out of a small locked environment."""
+    on_path = shutil.which(name)
+    return Path(on_path) if on_path else ensure(LOCK, cache).bin(name)
 
 
 @contextmanager
@@ -323,17 +333,17 @@ def _ninja_progress(doing: str) -> Iterator[Any]:
     with track(doing, 1, "step") as update:
 
         def on_line(line: str) -> None:
-            if found := re.match(r"\[(\d+)/(\d+)\]", line):
-                update(int(found[1]) / int(found[2]))
+            if steps := re.match(r"\[(\d+)/(\d+)\]", line):
+                update(int(steps[1]) / int(steps[2]))
 
         yield on_line
 
 
-def _require(done: Finished, doing: str) -> None:
-    if done.status == 0:
+def _require(finished: Finished, doing: str) -> None:
+    """Raise what the compiler says where a step of the build failed."""
+    if finished.status == 0:
         return
-    failed = [
-        line for line in done.output.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)
-    ]
-    words = " ".join(" ".join(failed[:3]).split()) or done.tail()
-    raise Unavailable(doing, words[:500], "mend that, then run it again: it goes on where it was")
+    lines = finished.output.splitlines()
+    errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
+    message = " ".join(" ".join(errors[:3]).split()) or finished.tail()
+    raise Unavailable(doing, message[:500], "mend that, then run it again: it goes on where it was")

@@ -1,6 +1,4 @@
-"""A small client of OpenAI's HTTP API: readiness, quality, probes and `weighbridge ask` speak
-through it.
-"""
+"""A small client of OpenAI's HTTP API, for readiness, quality, probes and `weighbridge ask`."""
 
 from __future__ import annotations
 
@@ -40,8 +38,8 @@ class Answer:
 class RequestRefused(Unavailable):
     """The server answered, with an error of its own."""
 
-    def __init__(self, url: str, status: int, words: str) -> None:
-        super().__init__(f"asking {url}", f"HTTP {status}: {words}")
+    def __init__(self, url: str, status: int, message: str) -> None:
+        super().__init__(f"asking {url}", f"HTTP {status}: {message}")
         self.status = status
 
 
@@ -63,22 +61,24 @@ class Client:
         return next(iter(self.models()), "model")
 
     def models(self) -> list[str]:
-        """Names the server goes by; an adapter that stands for the model comes before its base."""
+        """Return the names the server goes by; an adapter that stands for the model comes before
+        its base.
+        """
         served = get(f"{self.url}/v1/models", self.timeout, self.headers)["data"]
         served.sort(key=lambda model: model.get("parent") != f"{model['id']}{BASE_SUFFIX}")
         return [str(model["id"]) for model in served]
 
     def ask(self, prompt: Prompt, **options: Any) -> Answer:
-        """One answer, greedy unless `options` (of OpenAI's API) say otherwise.
+        """Return one answer, greedy unless `options` (of OpenAI's API) say otherwise.
 
         Raises:
             RequestRefused: the server said no.
             Unavailable: it is not there, broke off, or sent something else than an answer.
         """
         path, body = request(prompt, model=self.model, **options)
-        reply = post(f"{self.url}{path}", body, self.timeout, self.headers)
+        response = post(f"{self.url}{path}", body, self.timeout, self.headers)
         try:
-            choice, usage = reply["choices"][0], reply.get("usage") or {}
+            choice, usage = response["choices"][0], response.get("usage") or {}
             text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
             return Answer(
                 text or "",
@@ -88,11 +88,11 @@ class Client:
             )
         except (KeyError, IndexError, TypeError) as exc:
             raise Unavailable(
-                f"asking {self.url}{path}", f"there is no answer in its reply: {reply}"
+                f"asking {self.url}{path}", f"there is no answer in its reply: {response}"
             ) from exc
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
-        """The answer, piece by piece as it comes.
+        """Yield the answer, delta by delta as it comes.
 
         Raises:
             Unavailable: as for `ask`, and when the stream ends before the answer does.
@@ -102,13 +102,13 @@ class Client:
             if "error" in event:
                 raise Unavailable(f"asking {self.url}{path}", f"it broke off: {event['error']}")
             for choice in event.get("choices", []):
-                piece = (
+                text = (
                     choice.get("text")
                     if isinstance(prompt, str)
                     else choice["delta"].get("content")
                 )
-                if piece:
-                    yield piece
+                if text:
+                    yield text
 
     def _events(self, url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         import httpx
@@ -119,7 +119,7 @@ class Client:
             ) as response:
                 if response.status_code != OK:
                     response.read()
-                    raise RequestRefused(url, response.status_code, _words(response))
+                    raise RequestRefused(url, response.status_code, _error_message(response))
                 reader = EventReader()
                 yield from map(json.loads, read_events(response.iter_bytes(), reader))
                 if reader.done:
@@ -132,7 +132,7 @@ class Client:
 
 
 def request(prompt: Prompt, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Path and body of a request in OpenAI's API for a chat or for plain text."""
+    """Return path and body of a request for a chat or for plain text."""
     body = {"model": "model", "temperature": 0, **options}
     if isinstance(prompt, str):
         return "/v1/completions", {**body, "prompt": prompt}
@@ -156,7 +156,7 @@ def is_ready(url: str, timeout: float = 60.0, headers: Mapping[str, str] | None 
 
 
 def get(url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None) -> Any:
-    """JSON from a server. Raises as `post`."""
+    """Return JSON from a server. Raises as `post`."""
     return _ask("GET", url, None, timeout, headers)
 
 
@@ -166,7 +166,7 @@ def post(
     timeout: float = 120.0,
     headers: Mapping[str, str] | None = None,
 ) -> Any:
-    """JSON for JSON.
+    """Return the JSON that a server answers to JSON.
 
     Raises:
         RequestRefused: the server said no.
@@ -189,7 +189,7 @@ def _ask(
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {url}", _reason(exc)) from exc
     if response.status_code != OK:
-        raise RequestRefused(url, response.status_code, _words(response))
+        raise RequestRefused(url, response.status_code, _error_message(response))
     try:
         return response.json()
     except ValueError as exc:
@@ -198,10 +198,10 @@ def _ask(
 
 @cache
 def _http() -> httpx.Client:
-    """One connection per request: servers that promise to keep one open and close it break pooled
-    ones.
+    """Return a client that makes one connection per request: servers that promise to keep one open
+    and close it break pooled ones.
     """
-    import httpx  # here: recipes import engines, and engines this
+    import httpx  # recipes import engines, and engines this module
 
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
 
@@ -210,11 +210,11 @@ def _reason(exc: httpx.HTTPError) -> str:
     return str(exc) or type(exc).__name__
 
 
-def _words(response: httpx.Response) -> str:
-    """What the server says is wrong, in whichever of the usual forms."""
+def _error_message(response: httpx.Response) -> str:
+    """Return what the server says is wrong, in whichever of the usual forms."""
     try:
-        reply = response.json()
-        error = reply.get("error", reply) if isinstance(reply, dict) else reply
+        body = response.json()
+        error = body.get("error", body) if isinstance(body, dict) else body
         return str(error.get("message", error) if isinstance(error, dict) else error)[:400]
     except ValueError:
         return " ".join(response.text.split())[:400]

@@ -60,7 +60,7 @@ class Gateway:
 
     @property
     def key(self) -> str:
-        """An API key that opens every target: ours, for probes. Only its owner can read the file."""
+        """An API key that opens every target: ours, for probes. Only its owner can read it."""
         return self._files.key
 
     def running(self) -> bool:

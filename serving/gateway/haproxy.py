@@ -1,7 +1,8 @@
 """haproxy: where its program is, what it complains of, and its runtime socket.
 
 The socket takes one command and gives one answer, of the master or through it of any of its
-workers. A reload leaves the worker before running until its last request has ended, so there may be several.
+workers. A reload leaves the worker before running until its last request has ended, so there may be
+several.
 """
 
 import csv

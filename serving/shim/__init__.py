@@ -12,9 +12,9 @@ of their own.
     responses.py     answers in OpenAI's form
     server.py        the routes, on aiohttp; runs inside the engine's environment
 
-What a file needs beyond the standard library and aiohttp its own docstring says. A server script runs isolated, by
-path, so it says where the packages are, and puts that last: what lies beside it must not shadow a
-library ::
+A file's own docstring says what it needs beyond the standard library and aiohttp. A server script
+runs isolated, by path, so it says where the packages are, and puts that last: what lies beside it
+must not shadow a library ::
 
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]

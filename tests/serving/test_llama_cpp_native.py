@@ -39,7 +39,8 @@ def make_sdist(folder: Path) -> Path:
         "PKG-INFO": f"Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: {native.VERSION}\n",
         "llama_cpp/llama.py": "",
         "vendor/llama.cpp/CMakeLists.txt": "cmake_minimum_required(VERSION 3.14)\n"
-        f"project(tiny CXX)\nset(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)\n{targets}",
+        "project(tiny CXX)\n"
+        f"set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)\n{targets}",
         "vendor/llama.cpp/main.cpp": PROGRAM,
         "vendor/llama.cpp/convert_hf_to_gguf.py": "",
         "vendor/llama.cpp/models/vocab.gguf": "large",

@@ -1,4 +1,4 @@
-"""The gateway, with a real haproxy: which version answers whom, who must wait, and who is let in."""
+"""The gateway, with a real haproxy: which version answers whom, who waits, and who is let in."""
 
 import hashlib
 import subprocess

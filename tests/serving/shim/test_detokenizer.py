@@ -1,4 +1,4 @@
-"""Text comes in whole characters, ends before a stop sequence, and is the same however it is cut."""
+"""Text comes in whole characters, ends before a stop sequence, and is the same however cut."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The shim over HTTP: OpenAI's own client understands it, and nothing that a client does breaks it."""
+"""The shim over HTTP: OpenAI's own client understands it, and nothing a client does breaks it."""
 
 import asyncio
 import json
