@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.plugins import PluginArgs
-from weighbridge.core.stage_cache import Forecast
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimizers.base import OptimizerArgs, load_optimizer
@@ -71,21 +70,6 @@ def optimize(
     return Optimized(
         variants=[_variant(merged, data, variant, workspace) for variant in args.variants]
     )
-
-
-def forecast(
-    merged: Artifact, data: Artifact, args: OptimizeArgs, workspace: Workspace
-) -> dict[str, Forecast[Variant]]:
-    """What `optimize` would do, by label, without doing it."""
-    return {
-        variant.label(): workspace.stages.forecast(
-            "optimize.variant",
-            load_optimizer(variant.kind).version,
-            Variant,
-            _inputs(merged, data, variant),
-        )
-        for variant in args.variants
-    }
 
 
 def _variant(

@@ -10,6 +10,7 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gguf_header import read_metadata
+from weighbridge.core.machine import limited_cores
 from weighbridge.core.settings import Settings
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
@@ -175,12 +176,14 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
         if args.kv_unified is not None
         else (args.ctx_size is not None and args.parallel is None)
     )
+    # llama.cpp counts the cores that a container's quota leaves unused.
+    threads = args.threads or limited_cores()
     given: dict[str, object] = {
         "alias": args.alias,
         "ctx-size": context,
         "parallel": slots,
-        "threads": args.threads,
-        "threads-batch": args.threads_batch or args.threads,
+        "threads": threads,
+        "threads-batch": args.threads_batch or threads,
         "batch-size": args.batch_size,
         "ubatch-size": args.ubatch_size,
         "n-gpu-layers": args.n_gpu_layers,

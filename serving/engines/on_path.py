@@ -18,7 +18,7 @@ from pydantic import Field, create_model, model_validator
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
-from weighbridge.serving.openai_client import Client, get, post
+from weighbridge.serving.openai_client import Client, post
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -197,27 +197,6 @@ def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) ->
             doing, f"it told of {len(seen)} tokens, not of the {len(tokens)} it was given"
         )
     return [float(entry[0]) for entry in seen[len(prompt) :]]
-
-
-@dataclass(frozen=True)
-class PathLimits:
-    """What a running server takes."""
-
-    input_tokens: int
-    total_tokens: int
-    requests: int
-
-
-def tgi_limits(url: str) -> PathLimits:
-    """What TGI at this address settled on, which depends on the GPU's memory where nothing was
-    given.
-    """
-    told = get(f"{url}/info")
-    return PathLimits(
-        int(told["max_input_tokens"]),
-        int(told["max_total_tokens"]),
-        int(told["max_concurrent_requests"]),
-    )
 
 
 ROWS: Final = (

@@ -23,6 +23,7 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
+from weighbridge.core.machine import limited_cores
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
 from weighbridge.serving.shim.server import add_options, serve
 
@@ -158,10 +159,11 @@ def main() -> None:
     for name in ("--threads", "--slots", "--max-length"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()
-    if options.threads:
+    # torch counts the cores that a container's quota leaves unused.
+    if threads := options.threads or limited_cores():
         import torch
 
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(threads)
     serve(functools.partial(Loaded, options), options.host, options.port, options.alias)
 
 

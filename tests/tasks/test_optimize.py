@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks.optimize import OptimizeArgs, Optimized, check, forecast, optimize
+from weighbridge.tasks.optimize import OptimizeArgs, Optimized, check, optimize
 
 
 @pytest.fixture
@@ -72,17 +72,6 @@ def test_a_variant_whose_bytes_are_gone_is_made_again(
         optimize(model, data, args("bfloat16"), workspace).variants[0].artifact.digest
         == first.artifact.digest
     )
-
-
-def test_the_forecast_says_what_would_be_made(
-    model: Artifact, data: Artifact, workspace: Workspace
-) -> None:
-    optimize(model, data, args("auto"), workspace)
-    told = forecast(model, data, args("auto", "bfloat16"), workspace)
-    assert {label: cast.value is not None for label, cast in told.items()} == {
-        "safetensors": True,
-        "safetensors-bfloat16": False,
-    }
 
 
 def test_two_variants_of_one_name_are_refused() -> None:

@@ -19,15 +19,8 @@ from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines import on_path
-from weighbridge.serving.engines.on_path import (
-    OnPath,
-    OnPathArgs,
-    Sglang,
-    TensorrtLlm,
-    Tgi,
-    tgi_limits,
-)
-from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.serving.engines.on_path import OnPath, OnPathArgs, Sglang, TensorrtLlm, Tgi
+from weighbridge.serving.openai_client import Client, RequestRefused, get
 
 
 def program(folder: Path, name: str, script: str = "") -> None:
@@ -167,9 +160,9 @@ def test_tgi_answers_tells_its_limits_and_its_tokens(running: Running) -> None:
         "length",
     )
     assert "".join(client.stream(chat, max_tokens=3)) == answer.text
-    assert tgi_limits(running.url) == on_path.PathLimits(
-        input_tokens=20, total_tokens=40, requests=3
-    )
+    limits = get(f"{running.url}/info")
+    assert (limits["max_input_tokens"], limits["max_total_tokens"]) == (20, 40)
+    assert limits["max_concurrent_requests"] == 3
     assert engine_of(Tgi).tokenize(running.url, "a token each") == [101, 105, 104]
     with pytest.raises(
         RequestRefused, match=r"HTTP 422: Input validation error: `inputs` must have less than 20"
