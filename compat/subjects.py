@@ -33,6 +33,7 @@ LAYERS: Final = (
     "deployer",
     "services",
     "cli",
+    "plugins",
 )
 TRAVELS: Final = (
     "serving/bento_candidate.py",

@@ -65,7 +65,8 @@ def named_modules(text: str) -> Iterator[str]:
     """Dotted names that begin like a module of ours: `weighbridge.rollout.outbox.Outbox`."""
     packages = {path.name for path in (ROOT / "src/weighbridge").iterdir()}
     for name in re.findall(r"\bweighbridge\.\w+(?:\.\w+)*", text):
-        if name.split(".")[1] in packages:
+        # The entry-point group is named like a module and is none.
+        if name.split(".")[1] in packages and name != plugins.GROUP:
             yield name
 
 

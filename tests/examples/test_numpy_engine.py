@@ -35,7 +35,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 def weighbridge(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    paths = {**os.environ, "PYTHONPATH": f"{site}:{ROOT}"}
+    paths = {**os.environ, "PYTHONPATH": f"{site}:{ROOT}/src:{ROOT}"}
     command = [sys.executable, "-m", "weighbridge.cli.main", *words]
     return subprocess.run(command, env=paths, cwd=site, capture_output=True, text=True, check=False)
 

@@ -8,14 +8,9 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from weighbridge import serving
-from weighbridge.core.artifact import Format
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
-from weighbridge.serving.engines.shim_engine import ShimEngine
+from weighbridge.plugins import PACKAGE, Capabilities, EngineArgs, Format, ShimEngine
 
 HERE: Final = Path(__file__).parent
-WEIGHBRIDGE: Final = Path(serving.__file__).parent.parent
-"""Where the server finds `weighbridge.serving.shim`: its environment does not hold Weighbridge."""
 
 
 class NumpyArgs(EngineArgs):
@@ -37,7 +32,8 @@ class Numpy(ShimEngine[NumpyArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
-        program = [str(python), "-I", str(HERE / "server.py"), "--weighbridge", str(WEIGHBRIDGE)]
+        # The server's environment does not hold Weighbridge: it is told where its packages lie.
+        program = [str(python), "-I", str(HERE / "server.py"), "--weighbridge", str(PACKAGE)]
         address = ["--host", host, "--port", str(port)]
         return [*program, "--model", str(model), *address, "--slots", str(self.args.slots)]
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from weighbridge.serving.shim.protocol import Sampling, TokenStream
+    from weighbridge.plugins.shim import Sampling, TokenStream
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Cache = list[tuple[Array, Array]]
@@ -137,7 +137,7 @@ class Loaded:
         return self.tokenize(text, special=False)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        from weighbridge.serving.shim.protocol import Token
+        from weighbridge.plugins.shim import Token
 
         chance = np.random.default_rng(None if sampling.seed is None else sampling.seed % 2**63)
         cache: Cache = []
@@ -197,7 +197,7 @@ def main() -> None:
     known, _ = parser.parse_known_args()
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [known.weighbridge]
-    from weighbridge.serving.shim.server import add_options, serve
+    from weighbridge.plugins.shim import add_options, serve
 
     add_options(parser)
     options = parser.parse_args()

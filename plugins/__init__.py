@@ -1,0 +1,120 @@
+"""Weighbridge's public interface for plugins of other packages::
+
+    from weighbridge.plugins import Capabilities, Engine, EngineArgs, Format
+
+A plugin is a class derived from `Engine` or `Target`, or one that offers what `Source`, `Optimizer`
+or `Metric` say. A package names it in the entry-point group `weighbridge.plugins.v1`::
+
+    [project.entry-points."weighbridge.plugins.v1"]
+    "engine.my_engine" = "my_package.engine:MyEngine"
+
+What is public, and how it may change (semantic versioning, by Weighbridge's own version):
+
+- Public are the names in `__all__` of this module and of `weighbridge.plugins.shim`: their
+  parameters, attributes, fields and documented errors. Every other module of Weighbridge may change
+  in any release.
+- A minor release adds: names, and methods and fields that have defaults. A plugin that worked goes
+  on working.
+- Only a major release takes away or changes what is here. The entry-point group then gets a new
+  number, so that a plugin made for the old interface is not loaded by the new one.
+- Until version 1.0 a minor release may do what a major one may do afterwards; CHANGELOG.md says so.
+
+Every name is imported when it is first asked for: a Bento holds this module and what an engine
+needs, and neither targets nor stages.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from weighbridge.core.artifact import Artifact, File, Format
+    from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
+    from weighbridge.core.package import PACKAGE
+    from weighbridge.core.workspace import Workspace
+    from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs, guarded
+    from weighbridge.serving.engines.shim_engine import ShimEngine
+    from weighbridge.serving.gateway.models import FinishedRequest
+    from weighbridge.serving.targets.base import (
+        Liveness,
+        Release,
+        Revision,
+        Serving,
+        Share,
+        Target,
+        TargetArgs,
+        Traffic,
+    )
+    from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
+    from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
+    from weighbridge.tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
+
+__all__ = [
+    "PACKAGE",
+    "Artifact",
+    "BadInput",
+    "Capabilities",
+    "Digesting",
+    "Engine",
+    "EngineArgs",
+    "File",
+    "FinishedRequest",
+    "Format",
+    "GateFailed",
+    "Listing",
+    "Liveness",
+    "Metric",
+    "MetricArgs",
+    "Optimizer",
+    "OptimizerArgs",
+    "Release",
+    "RemoteFile",
+    "Revision",
+    "Score",
+    "Serving",
+    "Share",
+    "ShimEngine",
+    "Source",
+    "SourceArgs",
+    "Target",
+    "TargetArgs",
+    "Traffic",
+    "Unavailable",
+    "WeighbridgeError",
+    "Workspace",
+    "guarded",
+]
+
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "core.artifact": ("Artifact", "File", "Format"),
+    "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
+    "core.package": ("PACKAGE",),
+    "core.workspace": ("Workspace",),
+    "serving.engines.base": ("Capabilities", "Engine", "EngineArgs", "guarded"),
+    "serving.engines.shim_engine": ("ShimEngine",),
+    "serving.gateway.models": ("FinishedRequest",),
+    "serving.targets.base": (
+        "Liveness",
+        "Release",
+        "Revision",
+        "Serving",
+        "Share",
+        "Target",
+        "TargetArgs",
+        "Traffic",
+    ),
+    "tasks.metrics.base": ("Metric", "MetricArgs", "Score"),
+    "tasks.optimizers.base": ("Optimizer", "OptimizerArgs"),
+    "tasks.sources.base": ("Digesting", "Listing", "RemoteFile", "Source", "SourceArgs"),
+}
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'weighbridge.plugins' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"weighbridge.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
