@@ -12,7 +12,7 @@ from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimize import OptimizeArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.package import PackageArgs
-from weighbridge.tasks.select import SelectArgs
+from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.weigh_args import WeighArgs
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"

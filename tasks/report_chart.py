@@ -5,9 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.tasks.judgement import figures_at
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
-from weighbridge.tasks.select import Decision, figures_at
+from weighbridge.tasks.select import Decision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ import pytest
 
 from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.tasks.report import WeighingReport, weighing_report
-from weighbridge.tasks.select import SelectArgs, select
+from weighbridge.tasks.select import select
+from weighbridge.tasks.select_args import SelectArgs
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,312 @@
+"""The judgement of a candidate: what is wrong with it, how good it is, whether it beats another."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.select_args import Goal, SelectArgs
+
+_ROUNDING = 1e-9
+"""0.99 - 0.97 is a little more than 0.02."""
+_Z = 1.96
+"""Standard errors to either side of a 95 % confidence interval."""
+_NO_COST = "its cost is not known: set weigh.price_per_hour"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """By how much a score is worse than another, with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class _Objective:
+    best: str
+    """As an adjective: `fastest`."""
+    worse: str
+    greater_is_better: bool
+    shown: Callable[[float], str]
+
+
+_OBJECTIVES: Mapping[Goal, _Objective] = {
+    "throughput": _Objective("fastest", "slower", True, lambda value: f"{value:,.0f} tokens/s"),
+    "cost": _Objective(
+        "cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"
+    ),
+    "latency": _Objective(
+        "quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"
+    ),
+    "quality": _Objective(
+        "best in quality", "worse in quality", True, lambda value: f"{value:.4g}"
+    ),
+    "memory": _Objective("smallest in memory", "larger in memory", False, human_size),
+    "size": _Objective("smallest", "larger", False, human_size),
+}
+
+
+def loss(reference: Score, score: Score) -> Loss:
+    """Return by how much `score` is worse, with its interval.
+
+    Where both have the same rows it is taken row by row: their noise is shared, and cancels.
+    """
+    sign = 1.0 if reference.greater_is_better else -1.0
+    value = sign * (reference.value - score.value)
+    ours, theirs = score.per_example, reference.per_example
+    if len(ours) == len(theirs) and len(ours) > 1:
+        differences = [sign * (before - after) for before, after in zip(theirs, ours, strict=True)]
+        if all(math.isfinite(difference) for difference in differences):
+            spread = _Z * statistics.stdev(differences) / math.sqrt(len(differences))
+            return Loss(value, value - spread, value + spread)
+    spread = math.hypot((reference.high - reference.low) / 2, (score.high - score.low) / 2)
+    return Loss(value, value - spread, value + spread)
+
+
+def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
+    """Return the load figures at a concurrency; None means the highest that was measured."""
+    wanted = concurrency or highest_concurrency([measurement])
+    return next((load for load in measurement.load if load.concurrency == wanted), None)
+
+
+def highest_concurrency(measurements: Sequence[Measurement]) -> int | None:
+    """Return the highest concurrency at which any of them was measured."""
+    return max((load.concurrency for one in measurements for load in one.load), default=None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said against a candidate."""
+
+    refused: str | None = None
+    """Which limits it breaks."""
+    doubt: str | None = None
+    """Which limits it may break: there are too few rows to be sure."""
+
+
+class Judge:
+    """Applies one set of limits and one objective."""
+
+    def __init__(self, reference: Mapping[str, Score], args: SelectArgs) -> None:
+        self.reference = reference
+        self.args = args
+        self.goal = _OBJECTIVES[args.objective]
+
+    def verdict(self, one: Measurement) -> Verdict:
+        """Return everything that is wrong with a candidate, and what is in doubt."""
+        if one.failure:
+            return Verdict(f"could not be measured: {' '.join(one.failure.split())}")
+        quality = [self._floor(one), *self._losses(one)]
+        wrong = [
+            *(item.refused for item in quality),
+            *self._speed(one),
+            *self._footprint(one),
+            self._unknown(one),
+        ]
+        refused, doubt = (_joined(part) for part in (wrong, (item.doubt for item in quality)))
+        return Verdict(refused, doubt)
+
+    def _floor(self, one: Measurement) -> Verdict:
+        label, floor = self.args.metric, self.args.floor
+        score = one.scores.get(label)
+        if score is None:
+            known = ", ".join(one.scores) or "none"
+            return Verdict(f"its {label} was not measured (measured: {known})")
+        if not math.isfinite(score.value):
+            return Verdict(f"its {label} is not a number")
+        if floor is not None and (
+            score.value < floor if score.greater_is_better else score.value > floor
+        ):
+            side = "below" if score.greater_is_better else "above"
+            return Verdict(f"{label} {score.value:.4g} is {side} the limit {floor:.4g}")
+        return Verdict()
+
+    def _losses(self, one: Measurement) -> list[Verdict]:
+        nll = (
+            [self._loss(one, "nll", self.args.max_nll_increase)]
+            if self.args.metric != "nll"
+            else []
+        )
+        return [self._loss(one, self.args.metric, self.args.max_loss), *nll]
+
+    def _loss(self, one: Measurement, label: str, limit: float | None) -> Verdict:
+        before, after = self.reference.get(label), one.scores.get(label)
+        if limit is None or before is None or after is None:
+            return Verdict()
+        if not (math.isfinite(before.value) and math.isfinite(after.value)):
+            # Of the metric itself, `_floor` says it.
+            return Verdict(None if label == self.args.metric else f"its {label} is not a number")
+        lost = loss(before, after)
+        words = (
+            f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's "
+            f"{before.value:.4g}"
+        )
+        if lost.value > limit + _ROUNDING:
+            return Verdict(f"{words} (allowed: {limit:.3g})")
+        if lost.high > limit + _ROUNDING:
+            reference = f"the unquantized fine-tune's (allowed: {limit:.3g})"
+            doubt = f"{label} may be up to {lost.high:.3g} worse than {reference}"
+            refused = (
+                f"{doubt}: too few rows to be sure" if self.args.on_doubt == "refuse" else None
+            )
+            return Verdict(refused, doubt)
+        return Verdict()
+
+    def _speed(self, one: Measurement) -> list[str]:
+        args, load = self.args, figures_at(one, self.args.concurrency)
+        if load is None:
+            wanted = f"at concurrency {args.concurrency} " if args.concurrency else ""
+            return [f"its speed {wanted}was not measured"]
+        at, wrong = f"at concurrency {load.concurrency}", []
+        if (share := load.errors / max(load.requests, 1)) > args.max_errors:
+            wrong.append(
+                f"{load.errors} of {load.requests} requests failed {at} (allowed: "
+                f"{args.max_errors:.0%})"
+            )
+        elif not math.isfinite(share):
+            wrong.append(f"its errors {at} are not a number")
+        if args.max_ttft_p95 is not None and not load.ttft_p95 <= args.max_ttft_p95:
+            limit = human_seconds(args.max_ttft_p95)
+            wrong.append(f"p95 TTFT {human_seconds(load.ttft_p95)} {at} is above the limit {limit}")
+        if (
+            args.min_tokens_per_second is not None
+            and not load.tokens_per_second >= args.min_tokens_per_second
+        ):
+            limit = f"{args.min_tokens_per_second:,.0f}"
+            wrong.append(f"{load.tokens_per_second:,.0f} tokens/s {at} is below the limit {limit}")
+        return wrong
+
+    def _footprint(self, one: Measurement) -> list[str]:
+        args, size, cost = (
+            self.args,
+            one.candidate.variant.artifact.size,
+            one.cost_per_million_tokens,
+        )
+        wrong = []
+        if args.max_memory is not None and one.peak_memory > args.max_memory:
+            wrong.append(
+                f"{human_size(one.peak_memory)} of memory is above the limit "
+                f"{human_size(args.max_memory)}"
+            )
+        if args.max_size is not None and size > args.max_size:
+            wrong.append(
+                f"its size {human_size(size)} is above the limit {human_size(args.max_size)}"
+            )
+        if args.max_cost is not None and cost is not None and not cost <= args.max_cost:
+            wrong.append(f"{cost:,.4g} per million tokens is above the limit {args.max_cost:,.4g}")
+        if args.max_cost is not None and cost is None:
+            wrong.append(_NO_COST)
+        return wrong
+
+    def _unknown(self, one: Measurement) -> str | None:
+        """Return that the objective's figure is not known: nothing can win on it then.
+
+        None where it is known, or where another limit says so already.
+        """
+        goal = self.args.objective
+        said = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
+        unweighed = (
+            goal in ("throughput", "latency") and figures_at(one, self.args.concurrency) is None
+        )
+        if said or unweighed or self.objective(one) is not None:
+            return None
+        return _NO_COST if goal == "cost" else f"its {goal} is not known"
+
+    def objective(self, one: Measurement) -> float | None:
+        """Return the figure that decides; None where it is not known."""
+        load, score = figures_at(one, self.args.concurrency), one.scores.get(self.args.metric)
+        known: Mapping[Goal, float | None] = {
+            "throughput": load.tokens_per_second if load else None,
+            "latency": load.ttft_p95 if load else None,
+            "cost": one.cost_per_million_tokens,
+            "quality": score.value if score else None,
+            "memory": one.peak_memory or None,
+            "size": one.candidate.variant.artifact.size,
+        }
+        value = known[self.args.objective]
+        return (
+            float(value) if not one.failure and value is not None and math.isfinite(value) else None
+        )
+
+    def shown(self, one: Measurement) -> str:
+        """Return the figure that decides, for a person."""
+        value = self.objective(one)
+        return "unknown" if value is None else self.goal.shown(value)
+
+    def rank(self, one: Measurement) -> tuple[float, float, int, str]:
+        """Return a key that sorts the best first: by objective, then quality, size and name."""
+        value, score = self.objective(one), one.scores[self.args.metric]
+        first = -(value or 0.0) if self._more_is_better(one) else (value or 0.0)
+        second = -score.value if score.greater_is_better else score.value
+        return first, second, one.candidate.variant.artifact.size, one.candidate.label
+
+    def _more_is_better(self, one: Measurement) -> bool:
+        if self.args.objective == "quality":
+            return one.scores[self.args.metric].greater_is_better
+        return self.goal.greater_is_better
+
+    def praise(self, one: Measurement, ranked: Sequence[Measurement]) -> str:
+        """Return what makes the first of those within the limits the best."""
+        load = figures_at(one, self.args.concurrency)
+        at = (
+            f" at concurrency {load.concurrency}"
+            if load and self.args.objective in ("throughput", "latency")
+            else ""
+        )
+        figure = f"{self.shown(one)}{at}"
+        if len(ranked) == 1:
+            return f"{one.candidate.label} is the only candidate within the limits ({figure})"
+        return (
+            f"{one.candidate.label} is the {self.goal.best} ({figure}) of {len(ranked)} "
+            "candidates within the limits"
+        )
+
+    def beats(self, one: Measurement, holder: Measurement) -> str | None:
+        """Return in what a candidate is better than the champion by enough; None if it is not."""
+        label = self.args.metric
+        mine, yours = one.scores.get(label), holder.scores.get(label)
+        lost = loss(yours, mine) if mine and yours else None
+        if mine and yours and lost and lost.high < 0:
+            return f"its {label} is {mine.value:.4g} against {yours.value:.4g}, beyond doubt better"
+        if lost and self.args.max_loss is not None and lost.value > self.args.max_loss + _ROUNDING:
+            return None
+        gain = self._gain(one, holder)
+        if gain is not None and gain > 0 and gain >= self.args.min_improvement:
+            return f"{self.shown(one)} against {self.shown(holder)}"
+        return None
+
+    def _gain(self, one: Measurement, holder: Measurement) -> float | None:
+        mine, yours = self.objective(one), self.objective(holder)
+        if mine is None or yours is None:
+            return None
+        gain = mine - yours if self._more_is_better(one) else yours - mine
+        return gain if self.args.objective == "quality" else gain / abs(yours) if yours else 0.0
+
+    def why_not(
+        self, one: Measurement, winner: Measurement | None, champion: Measurement | None
+    ) -> str:
+        """Return why a candidate within the limits does not win."""
+        best = winner or champion
+        if best is None:
+            return "not the winner"
+        against = f"{self.shown(one)} against {self.shown(best)}"
+        if self.rank(one)[0] > self.rank(best)[0]:
+            return f"{self.goal.worse}: {against}"
+        if self.rank(one)[0] == self.rank(best)[0]:
+            return f"no better: {against}"
+        wanted = (
+            f"{self.args.min_improvement:.3g}"
+            if self.args.objective == "quality"
+            else f"{self.args.min_improvement:.0%}"
+        )
+        return f"not better than the champion by {wanted} without losing quality: {against}"
+
+
+def _joined(parts: Iterable[str | None]) -> str | None:
+    return "; ".join(part for part in parts if part is not None) or None
