@@ -1,4 +1,4 @@
-"""Where the platform's own services listen: chosen by `weighbridge up`, found by everybody else."""
+"""Where the platform's own services listen: chosen by `weighbridge up`, read by everybody else."""
 
 import contextlib
 from pathlib import Path
@@ -27,19 +27,19 @@ class Addresses(BaseModel):
         return f"{self.url('prefect')}/api"
 
     def url(self, name: str) -> str:
-        """Base URL of `prefect`, `mlflow` or `deployer`."""
+        """Return the base URL of `prefect`, `mlflow` or `deployer`."""
         return f"http://{HOST}:{getattr(self, name)}"
 
 
 def read(home: Path) -> Addresses | None:
-    """What was chosen last; None where the platform has never been up."""
+    """Return what was chosen last; None where the platform has never been up."""
     with contextlib.suppress(FileNotFoundError, ValidationError):
         return Addresses.model_validate_json(_file(home).read_bytes())
     return None
 
 
 def choose(settings: Settings) -> Addresses:
-    """The ports of the settings, and remembered or free ones where those leave it open."""
+    """Return the ports of the settings; where those leave it open, remembered or free ones."""
     before = read(settings.home)
     asked = {
         "prefect": settings.prefect_port,
@@ -68,15 +68,15 @@ def _file(home: Path) -> Path:
     return home / "run" / "platform.json"
 
 
-def wake(home: Path, target: str, trigger: str) -> bool:
+def wake_deployer(home: Path, target: str, trigger: str) -> bool:
     """Have the deployer look at a target (empty: all) now; False where none answers."""
     ports = read(home)
     if ports is None:
         return False
-    told = {"target": target, "trigger": trigger}
+    call = {"target": target, "trigger": trigger}
     try:
         return httpx.post(
-            f"{ports.url('deployer')}/wake", json=told, timeout=5, trust_env=False
+            f"{ports.url('deployer')}/wake", json=call, timeout=5, trust_env=False
         ).is_success
     except httpx.HTTPError:
         return False

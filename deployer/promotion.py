@@ -13,7 +13,7 @@ from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
-from weighbridge.registry.ledger import RolloutRecord, fold
+from weighbridge.registry.ledger import RolloutRecord, record_of
 from weighbridge.rollout import operations, reconcile, target_status
 from weighbridge.rollout.commands import Command
 from weighbridge.rollout.managed_target import ManagedTarget
@@ -43,7 +43,7 @@ class Promotion:
     def wake(self, workspace: Workspace) -> bool:
         """Wake the deployer for every target; return whether one runs."""
         return all(
-            service_addresses.wake(workspace.settings.home, binding.target, self.trigger)
+            service_addresses.wake_deployer(workspace.settings.home, binding.target, self.trigger)
             for binding in self.bindings
         )
 
@@ -132,7 +132,7 @@ def give_command(target: str, command: Command, workspace: Workspace) -> str:
     """Give the rollout at a target a command, and return a sentence on what that comes to."""
     consequence = operations.command(target, command, workspace)
     if command == "resume":
-        service_addresses.wake(workspace.settings.home, target, "resume")
+        service_addresses.wake_deployer(workspace.settings.home, target, "resume")
     return consequence
 
 
@@ -148,7 +148,7 @@ def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord
         entries = operations.find_target(target, workspace).outbox.unmirrored()
     for rollout in {entry.rollout for entry in entries}:
         mirrored = rollouts[rollout].events if rollout in rollouts else ()
-        rollouts[rollout] = fold(
+        rollouts[rollout] = record_of(
             [*mirrored, *(entry for entry in entries if entry.rollout == rollout)]
         )
     if not rollouts and not any(binding.target == target for binding in registry.bindings()):

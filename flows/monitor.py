@@ -97,7 +97,9 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     check = MonitorCheck(version=version.version, verdict=judgement.verdict, at=time.time())
     log.checks = [*log.checks, check][-CHECKS_KEPT:]
     _write_log(managed, log)
-    registry.note(version, binding.target, {**figures, **_as_number(judgement)}, int(check.at))
+    registry.log_monitoring(
+        version, binding.target, {**figures, **_as_number(judgement)}, int(check.at)
+    )
     detail = f"version {version.version}: {judgement.verdict}: {judgement.why}"
     logger.info("%s: %s", binding.target, detail)
     if checks.has_fallen(log.checks, version.version):

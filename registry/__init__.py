@@ -3,7 +3,7 @@
 Importing this costs nothing; MLflow itself is loaded by `Registry.connect`.
 """
 
-from weighbridge.registry.api import Registry, Shown
+from weighbridge.registry.api import Registry, VersionDetails
 from weighbridge.registry.bindings import Binding
 from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.ledger_entries import LedgerEntry
@@ -20,6 +20,6 @@ __all__ = [
     "Registry",
     "Role",
     "RolloutRecord",
-    "Shown",
     "Version",
+    "VersionDetails",
 ]

@@ -9,7 +9,15 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
-from weighbridge.registry import bindings, ledger, measurements, runs, versions, webhooks
+from weighbridge.registry import (
+    bindings,
+    ledger,
+    measurements,
+    registration,
+    runs,
+    versions,
+    webhooks,
+)
 from weighbridge.registry import connection as connections
 from weighbridge.registry.bindings import Binding
 from weighbridge.registry.connection import Connection
@@ -24,22 +32,21 @@ MONITORING = "weighbridge.monitoring"
 
 
 @dataclass(frozen=True)
-class Shown:
+class VersionDetails:
     """One version with all that is known about it."""
 
     version: Version
     lineage: list[Version]
     """Base first, the version itself last."""
-    made_of_it: list[Version]
+    children: list[Version]
+    """Versions that were made of it."""
     measurements: dict[str, str]
     """Candidate label to the measurement's JSON."""
 
 
 @dataclass(frozen=True)
 class Registry:
-    """MLflow, seen through what Weighbridge needs of it. Every change can be made again without
-    effect.
-    """
+    """What Weighbridge needs of MLflow. Every change can be made again without effect."""
 
     connection: Connection
     _webhooks: webhooks.Known = field(default_factory=dict)
@@ -59,8 +66,9 @@ class Registry:
     def release(
         self, recipe: str, inputs: Any, *, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> MlflowRun:
-        """The run of one release: the one begun with the same inputs, else a new one. Marks killed
-        runs first.
+        """Begin the run of one release, or go on with the one that has the same inputs.
+
+        Runs whose process was killed are marked so first.
         """
         experiment = connections.checked_name(recipe)
         runs.mark_killed(self.connection, experiment)
@@ -79,8 +87,8 @@ class Registry:
         name: str = "",
         params: Mapping[str, Any] | None = None,
     ) -> MlflowRun:
-        """The run of one stage below its release: the one with the same inputs, whoever began it,
-        else a new one.
+        """Begin the run of one stage below its release, or go on with the one that has the same
+        inputs, whoever began that.
         """
         run = runs.begin(
             self.connection, release.experiment, stage, inputs, name=name or stage, parent=release
@@ -103,18 +111,25 @@ class Registry:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Version:
-        """The version of this artifact in this role with this parent, registered if it is not yet.
+        """Register an artifact as a version in this role with this parent, if it is not yet.
 
-        `label` is what people call it (a variant's label), `tags` come on version and logged model
-        (recipe, recipe_digest, optimizer, …), `params` are the settings it was made with.
+        Args:
+            name: Of the registered model.
+            role: What it is.
+            artifact: Its files.
+            run: What made it.
+            parent: The version it was made of; None for a base model.
+            label: What people call it, such as a variant's label.
+            tags: Of version and logged model: recipe, recipe_digest, optimizer, …
+            params: The settings it was made with.
         """
-        proposal = versions.Proposal(
+        spec = registration.VersionSpec(
             name, role, artifact, parent, label or role, tags or {}, params or {}
         )
-        return versions.register(self.connection, run, proposal)
+        return registration.register(self.connection, run, spec)
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
-        """Tags on a version: `bento`, `bento_digest`, …"""
+        """Set tags on a version: `bento`, `bento_digest`, …"""
         versions.tag(self.connection, version, tags)
 
     def champion(self, name: str) -> Version | None:
@@ -124,22 +139,27 @@ class Registry:
         return versions.by_alias(self.connection, name, CHALLENGER)
 
     def set_challenger(self, version: Version, candidate: str) -> None:
-        """The winner of a weighing; `candidate` is the label of the engine and variant that won."""
+        """Let `challenger` name the winner of a weighing.
+
+        Args:
+            version: The winner.
+            candidate: The label of the engine and variant that won.
+        """
         versions.tag(self.connection, version, {CANDIDATE: candidate})
         versions.set_alias(self.connection, version, CHALLENGER)
 
     def promote(self, version: Version) -> None:
         """Let `champion` name this version, if it does not yet."""
-        now = self.champion(version.name)
-        if now is None or now.version != version.version:
+        champion = self.champion(version.name)
+        if champion is None or champion.version != version.version:
             versions.set_alias(self.connection, version, CHAMPION)
 
     def restore_champion(self, tried: Version, before: Version | None) -> None:
         """Let `champion` name `before` again (nobody, where it is None), unless it was moved on
         from `tried`.
         """
-        now = self.champion(tried.name)
-        if now is None or now.version != tried.version:
+        champion = self.champion(tried.name)
+        if champion is None or champion.version != tried.version:
             return
         if before is None:
             versions.delete_alias(self.connection, tried.name, CHAMPION)
@@ -147,7 +167,7 @@ class Registry:
             versions.set_alias(self.connection, before, CHAMPION)
 
     def names(self) -> list[str]:
-        """Every registered model."""
+        """Return the name of every registered model."""
         with self.connection.doing("listing models in MLflow"):
             return sorted(
                 model.name
@@ -155,44 +175,51 @@ class Registry:
             )
 
     def versions(self, name: str) -> list[Version]:
-        """Every version of a model, newest first. Raises BadInput when there is no such model."""
-        return versions.listed(self.connection, name)
+        """Return every version of a model, newest first.
+
+        Raises:
+            BadInput: there is no such model.
+        """
+        return versions.all_versions(self.connection, name)
 
     def version(self, name: str, which: str = CHAMPION) -> Version:
-        """A version by its number or alias.
+        """Return a version by its number or alias.
 
         Raises:
             BadInput: there is no such model, version or alias.
         """
         if which.isdigit():
             return versions.get(self.connection, name, which)
-        found = versions.by_alias(self.connection, name, which)
-        if found is None:
+        version = versions.by_alias(self.connection, name, which)
+        if version is None:
             raise BadInput(
                 f"looking for '{name}@{which}'",
                 "MLflow has no such model or alias",
                 "see: weighbridge models",
             )
-        return found
+        return version
 
-    def show(self, name: str, which: str = CHAMPION) -> Shown:
-        """A version, where it comes from, what was made of it and what the scale said. Raises
-        BadInput.
+    def show(self, name: str, which: str = CHAMPION) -> VersionDetails:
+        """Return a version with its lineage, what was made of it, and its measurements.
+
+        Raises:
+            BadInput: there is no such model, version or alias.
         """
         version = self.version(name, which)
-        all_versions = {item.version: item for item in self.versions(name)}
-        version = all_versions.get(version.version, version)
-        chain = [
-            all_versions.get(item.version, item)
-            for item in versions.lineage(self.connection, version)
+        # Those of a listing have their aliases, which one that was asked for alone has not.
+        by_number = {listed.version: listed for listed in self.versions(name)}
+        version = by_number.get(version.version, version)
+        lineage = [
+            by_number.get(ancestor.version, ancestor)
+            for ancestor in versions.lineage(self.connection, version)
         ]
-        children = [item for item in all_versions.values() if item.parent == version.version]
-        found = {
-            label: self.measurement_of(version, label) for label in measurements.labels(version)
+        children = [child for child in by_number.values() if child.parent == version.version]
+        documents = {
+            label: document
+            for label in measurements.labels(version)
+            if (document := self.measurement_of(version, label))
         }
-        return Shown(
-            version, chain, children, {label: text for label, text in found.items() if text}
-        )
+        return VersionDetails(version, lineage, children, documents)
 
     # Measurements
 
@@ -207,8 +234,10 @@ class Registry:
         params: Mapping[str, str] | None = None,
         files: Mapping[str, Path] | None = None,
     ) -> str:
-        """Put a candidate's measurement on its logged model and in the run; returns the logged
-        model's id.
+        """Put a candidate's measurement on its logged model and in the run.
+
+        Returns:
+            The logged model's id.
         """
         return measurements.record(
             self.connection,
@@ -222,13 +251,14 @@ class Registry:
         )
 
     def measurement_of(self, version: Version, label: str = "") -> str | None:
-        """The JSON of a version's measurement: of the label, else of the candidate that won with
-        it.
+        """Return the JSON of a version's measurement, or None where there is none.
+
+        It is that of the label, else of the candidate that won with it.
         """
         return measurements.read(self.connection, version, label)
 
     def fetch(self, version: Version, store: Store) -> Artifact:
-        """A version's artifact, back in the store, its digest proved.
+        """Bring a version's artifact back into the store, and prove its digest.
 
         Raises:
             Unavailable: MLflow does not hold its files, or holds others.
@@ -245,25 +275,35 @@ class Registry:
         return self.champion(model)
 
     def bind(self, binding: Binding) -> None:
-        """Let a target serve the champion of this model, and of no other. Raises BadInput."""
-        bindings.put(self.connection, binding)
+        """Let a target serve the champion of this model, and of no other.
+
+        Raises:
+            BadInput: the deploy arguments are too long.
+        """
+        bindings.bind(self.connection, binding)
 
     def bindings(self) -> list[Binding]:
-        """Every target and the model it serves."""
-        return bindings.listed(self.connection)
+        """Return every target and the model it serves."""
+        return bindings.all_bindings(self.connection)
 
     def ensure_webhook(self, url: str, secret: str) -> None:
-        """MLflow tells `url` of every alias that moves, signed with `secret`; made, or repaired, if
-        need be.
+        """Have MLflow tell `url` of every alias that moves, signed with `secret`.
 
         Raises:
             Unavailable: MLflow is no server.
         """
         webhooks.ensure(self.connection, url, secret, self._webhooks)
 
-    def note(self, version: Version, target: str, figures: Mapping[str, float], step: int) -> None:
-        """Figures of a version while it serves at a target, on its logged model; `step` is their
-        time in seconds.
+    def log_monitoring(
+        self, version: Version, target: str, figures: Mapping[str, float], step: int
+    ) -> None:
+        """Log figures of a version while it serves at a target, on its logged model.
+
+        Args:
+            version: What serves.
+            target: Where.
+            figures: What was seen.
+            step: When: Unix time, in seconds.
         """
         name = f"{target}: {version.name} {version.version}"
         inputs = {"target": target, "name": version.name, "version": version.version}
@@ -274,11 +314,12 @@ class Registry:
     # Ledger
 
     def mirror(self, entries: Sequence[LedgerEntry]) -> None:
-        """Bring a rollout's lines, which are kept on its machine, into MLflow. The same ones again
-        change nothing.
+        """Write a rollout's lines, which are kept on its machine, into MLflow.
+
+        The same ones again change nothing.
         """
         ledger.mirror(self.connection, entries)
 
     def history(self, target: str, limit: int = 50) -> list[RolloutRecord]:
-        """The rollouts of a target, newest first."""
+        """Return the rollouts of a target, newest first."""
         return ledger.history(self.connection, target, limit)

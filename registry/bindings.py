@@ -1,4 +1,4 @@
-"""Which targets a registered model serves at: kept on the model itself, as tags."""
+"""Bindings of models to targets: kept in MLflow on the registered model, as tags."""
 
 import json
 import time
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 _TAG = "weighbridge.target."
 _LONGEST_TAG = 5000
+"""Characters that MLflow takes as a tag of a registered model."""
 
 
 class Binding(BaseModel):
-    """A target and the model whose champion it serves."""
+    """A target, and the model whose champion it serves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,8 +28,12 @@ class Binding(BaseModel):
     deploy: dict[str, Any] = Field(description="The recipe's `deploy` arguments, as JSON.")
 
 
-def put(connection: Connection, binding: Binding) -> None:
-    """Let a target serve the champion of this model, and of no other."""
+def bind(connection: Connection, binding: Binding) -> None:
+    """Let a target serve the champion of this model, and of no other.
+
+    Raises:
+        BadInput: the deploy arguments are too long.
+    """
     doing = f"noting target '{checked_name(binding.target)}' on model '{binding.model}' in MLflow"
     with connection.doing(doing), connection.alone(f"place-{binding.target}"):
         claims = dict(_claims(connection, binding.target))
@@ -37,7 +42,7 @@ def put(connection: Connection, binding: Binding) -> None:
             and _newest(claims) == binding.model
             and claims[binding.model]["deploy"] == binding.deploy
         ):
-            _drop(connection, binding.target, claims.keys() - {binding.model})
+            _delete_claims(connection, binding.target, claims.keys() - {binding.model})
             return
         text = json.dumps({"deploy": binding.deploy, "since": time.time()})
         if len(text) > _LONGEST_TAG:
@@ -49,12 +54,14 @@ def put(connection: Connection, binding: Binding) -> None:
         connection.client.set_registered_model_tag(
             checked_name(binding.model), _TAG + binding.target, text
         )
-        _drop(connection, binding.target, claims.keys() - {binding.model})
+        _delete_claims(connection, binding.target, claims.keys() - {binding.model})
 
 
-def listed(connection: Connection) -> list[Binding]:
-    """Every target, by name. Of two models that claim one, the later claim holds: it was killed
-    before it was done.
+def all_bindings(connection: Connection) -> list[Binding]:
+    """Return the binding of every target, by name.
+
+    Of two models that claim a target the later claim holds: its process was killed before it could
+    delete the other.
     """
     with connection.doing("reading the targets in MLflow"):
         models = list(_models(connection))
@@ -78,7 +85,9 @@ def _claims(connection: Connection, target: str) -> Iterator[tuple[str, dict[str
             yield model.name, json.loads(text)
 
 
-def _drop(connection: Connection, target: str, models: "set[str] | dict[str, Any]") -> None:
+def _delete_claims(
+    connection: Connection, target: str, models: "set[str] | dict[str, Any]"
+) -> None:
     for model in models:
         connection.client.delete_registered_model_tag(model, _TAG + target)
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 EXPERIMENT = "weighbridge.deployments"
 _LINE = "event."
 _LONGEST_TAG = 5000
+"""Characters that MLflow takes as a tag of a run."""
 _TAGS_AT_ONCE = 90
+"""MLflow takes 100 in one call."""
 _STATUS = {
     "failed": "FAILED",
     "kept": "FAILED",
@@ -33,7 +35,7 @@ _STATUS = {
 
 
 class RolloutRecord(BaseModel):
-    """What is known of one rollout: its lines, and what they come to."""
+    """What is known of one rollout: its lines, and the sum of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,8 +66,8 @@ class RolloutRecord(BaseModel):
         return None if self.ended is None else self.ended - self.began
 
 
-def fold(entries: Iterable[LedgerEntry]) -> RolloutRecord:
-    """What the lines of one rollout come to; lines may be missing, doubled and in any order."""
+def record_of(entries: Iterable[LedgerEntry]) -> RolloutRecord:
+    """Return the record of one rollout, of its lines: some may be missing, doubled, in any order."""
     lines = sorted({entry.n: entry for entry in entries}.values(), key=lambda entry: entry.n)
     facts: dict[str, Any] = {"id": lines[0].rollout, "began": lines[0].at, "events": tuple(lines)}
     for line in lines:
@@ -99,9 +101,7 @@ def _strings(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mirror(connection: Connection, entries: Iterable[LedgerEntry]) -> None:
-    """Bring lines into MLflow that are not there yet; the run of a rollout ends with its line
-    `end`.
-    """
+    """Write the lines into MLflow that are not there yet; a rollout's run ends with its line `end`."""
     rollouts: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         rollouts.setdefault(entry.rollout, []).append(entry)
@@ -115,13 +115,13 @@ def mirror(connection: Connection, entries: Iterable[LedgerEntry]) -> None:
 
 
 def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEntry]) -> None:
-    rollout = fold(lines)
+    rollout = record_of(lines)
     run = _find(connection, experiment_id, rollout.id) or _create(
         connection, experiment_id, rollout
     )
     known = _lines(run)
     missing = _missing(known, lines)
-    rollout = fold([*known, *missing])
+    rollout = record_of([*known, *missing])
     if missing:
         _write(connection, run.info.run_id, rollout, missing)
     if rollout.ended is not None and run.info.status == "RUNNING":
@@ -130,36 +130,37 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEn
 
 
 def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    """Lines that are not known. What happened later under a number that is taken gets the next free
-    one.
+    """Return the lines that are not known, each under a number that is free.
 
-    The machine's file may begin anew in the middle of a rollout: what drains is stopped after the
-    end.
+    The machine's file may begin anew in the middle of a rollout, and number its lines from 0 again:
+    what drains is stopped after the end.
     """
-    told, taken, found = {(line.at, line.event) for line in known}, {line.n for line in known}, []
+    written, numbers = {(line.at, line.event) for line in known}, {line.n for line in known}
+    missing = []
     for line in sorted(lines, key=lambda line: (line.at, line.n)):
-        if (line.at, line.event) in told:
+        if (line.at, line.event) in written:
             continue
-        free = line if line.n not in taken else line.model_copy(update={"n": max(taken) + 1})
-        told.add((line.at, line.event))
-        taken.add(free.n)
-        found.append(free)
-    return found
+        if line.n in numbers:
+            line = line.model_copy(update={"n": max(numbers) + 1})
+        written.add((line.at, line.event))
+        numbers.add(line.n)
+        missing.append(line)
+    return missing
 
 
 def _find(connection: Connection, experiment_id: str, rollout: str) -> "MlflowRun | None":
-    found = connection.client.search_runs(
+    runs = connection.client.search_runs(
         [experiment_id],
         f"tags.rollout = '{rollout}'",
         max_results=1,
         order_by=["attributes.start_time ASC"],
     )
-    return found[0] if found else None
+    return runs[0] if runs else None
 
 
 def _create(connection: Connection, experiment_id: str, rollout: RolloutRecord) -> "MlflowRun":
-    """The tag that it is found by is there from its first moment: an answer that is lost does no
-    harm.
+    """Create the rollout's run. The tag that it is found by is there from its first moment, so that
+    an answer that is lost does no harm.
     """
     tags = {"rollout": rollout.id, SOURCE: "weighbridge"}
     return connection.client.create_run(
@@ -174,20 +175,20 @@ def _name(rollout: RolloutRecord) -> str:
 def _write(
     connection: Connection, run_id: str, rollout: RolloutRecord, lines: Sequence[LedgerEntry]
 ) -> None:
-    """The summary first, since a line that is there is taken as sign that all before it was
-    written.
-    """
+    """Write the summary, then the lines: one that is there says that all before it was written."""
     from mlflow.entities import RunTag
 
     summary = [RunTag(key, value) for key, value in _summary(rollout).items()]
     connection.client.log_batch(run_id, metrics=list(_metrics(rollout)), tags=summary)
     for start in range(0, len(lines), _TAGS_AT_ONCE):
-        some = [RunTag(_key(line), _packed(line)) for line in lines[start : start + _TAGS_AT_ONCE]]
-        connection.client.log_batch(run_id, tags=some)
+        batch = [
+            RunTag(_key(line), _as_json(line)) for line in lines[start : start + _TAGS_AT_ONCE]
+        ]
+        connection.client.log_batch(run_id, tags=batch)
 
 
 def _summary(rollout: RolloutRecord) -> dict[str, str]:
-    """What people search and sort by, and the page's description."""
+    """Return the tags that people search and sort by, and the page's description."""
     tags = {
         "target": rollout.target,
         "model": rollout.name,
@@ -204,7 +205,7 @@ def _summary(rollout: RolloutRecord) -> dict[str, str]:
 
 
 def _metrics(rollout: RolloutRecord) -> "Iterator[Any]":
-    """Figures of the end, at its own time: the same ones again are no second point."""
+    """Return the figures of the end, at its own time: written again, they are no second point."""
     from mlflow.entities import Metric
 
     if rollout.ended is None:
@@ -222,7 +223,10 @@ def _metrics(rollout: RolloutRecord) -> "Iterator[Any]":
 
 def _described(rollout: RolloutRecord) -> str:
     before = f" (was {rollout.previous})" if rollout.previous else ""
-    head = f"**{rollout.name} {rollout.version}**{before} on target `{rollout.target}`, asked for by {rollout.trigger}"
+    head = (
+        f"**{rollout.name} {rollout.version}**{before} on target `{rollout.target}`, "
+        f"asked for by {rollout.trigger}"
+    )
     rows = [
         f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |"
         for line in rollout.events[-40:]
@@ -242,8 +246,8 @@ def _key(line: LedgerEntry) -> str:
     return f"{_LINE}{line.n:03d}"
 
 
-def _packed(line: LedgerEntry) -> str:
-    """As JSON that MLflow holds: long words are shortened until it fits."""
+def _as_json(line: LedgerEntry) -> str:
+    """Return a line as JSON that fits a tag: long values are shortened until it does."""
     for longest in (_LONGEST_TAG, 1000, 200, 40, 0):
         fields = _shortened(line.fields, longest) if longest else {}
         text = json.dumps({"at": line.at, "event": line.event, "fields": fields}, default=str)
@@ -256,31 +260,31 @@ def _shortened(value: Any, longest: int) -> Any:
     if isinstance(value, str):
         return value if len(value) <= longest else f"{value[:longest]}…"
     if isinstance(value, Mapping):
-        return {key: _shortened(one, longest) for key, one in value.items()}
+        return {key: _shortened(item, longest) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shortened(one, longest) for one in value[:longest]]
+        return [_shortened(item, longest) for item in value[:longest]]
     return value
 
 
 def history(connection: Connection, target: str, limit: int = 50) -> list[RolloutRecord]:
-    """The rollouts of a target, newest first."""
-    wanted = checked_name(target)
+    """Return the rollouts of a target, newest first."""
+    name = checked_name(target)
     experiment_id = connection.known_experiment(EXPERIMENT)
     if experiment_id is None:
         return []
     with connection.doing(f"reading the ledger of '{target}'"):
-        found = connection.client.search_runs(
+        runs = connection.client.search_runs(
             [experiment_id],
-            f"tags.target = '{wanted}'",
+            f"tags.target = '{name}'",
             max_results=limit,
             order_by=["attributes.start_time DESC"],
         )
-        folded = [fold(lines) for run in found if (lines := _lines(run))]
-    return sorted(folded, key=lambda rollout: -rollout.began)
+        records = [record_of(lines) for run in runs if (lines := _lines(run))]
+    return sorted(records, key=lambda rollout: -rollout.began)
 
 
 def _lines(run: "MlflowRun") -> list[LedgerEntry]:
-    """The lines that a run holds."""
+    """Return the lines that a run holds."""
     tags = run.data.tags
     return [
         LedgerEntry(rollout=tags["rollout"], n=int(key.removeprefix(_LINE)), **json.loads(value))

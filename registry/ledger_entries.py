@@ -1,4 +1,4 @@
-"""Value types of the ledger: what is written down of a rollout, in the order in which it happened."""
+"""The lines of the ledger: what happened in a rollout, in that order."""
 
 from typing import Any
 
@@ -14,10 +14,11 @@ class LedgerEntry(BaseModel):
     n: int = Field(description="Number of the line within its rollout, from 0.")
     at: float = Field(description="Unix time.")
     event: str = Field(
-        description="`begin`, `start`, `probe`, `shift`, `commit`, `drain`, `stop`, `back`, …, `end`."
+        description="`begin`, `start`, `probe`, `shift`, `commit`, `drain`, `stop`, `back`, …, "
+        "`end`."
     )
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="begin: target, model, version, previous, trigger, digests. end: outcome, verdict, detail, "
-        "evidence, requests, failed, cut. Others: whatever the event is about.",
+        description="begin: target, model, version, previous, trigger, digests. end: outcome, "
+        "verdict, detail, evidence, requests, failed, cut. Others: whatever the event is about.",
     )

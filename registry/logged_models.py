@@ -39,8 +39,9 @@ def ensure(
     tags: Mapping[str, str],
     params: Mapping[str, str],
 ) -> "LoggedModel":
-    """The logged model with this identity: whole and ready, finished if an earlier process left it
-    half done.
+    """Return the logged model with this identity, whole and ready.
+
+    It is made where there is none, and finished where an earlier process left it half done.
     """
     model = find(connection, run.experiment_id, identity)
     if model is None:
@@ -54,24 +55,28 @@ def ensure(
         )
     if str(model.status) != "READY":
         if artifact is not None:
-            place(connection, model, artifact)
+            upload(connection, model, artifact)
         model = connection.client.finalize_logged_model(model.model_id, "READY")
     return model
 
 
 def find(connection: Connection, experiment_id: str, identity: str) -> "LoggedModel | None":
-    """The oldest logged model with this identity; a ready one before one that is not."""
-    found = connection.client.search_logged_models(
+    """Return the oldest logged model with this identity; a ready one before one that is not."""
+    models = connection.client.search_logged_models(
         [experiment_id], f"tags.`{IDENTITY}` = '{identity}'"
     )
-    by_age = sorted(
-        found, key=lambda model: (str(model.status) != "READY", model.creation_timestamp)
+    return min(
+        models,
+        key=lambda model: (str(model.status) != "READY", model.creation_timestamp),
+        default=None,
     )
-    return by_age[0] if by_age else None
 
 
 def note_registered(connection: Connection, model: "LoggedModel", name: str, version: str) -> None:
-    """Tell the logged model which version it became: MLflow does so on a server, not on a database."""
+    """Note on the logged model which version it became.
+
+    MLflow itself does so on a server, but not where it is opened as a database.
+    """
     entry = {"name": name, "version": str(version)}
     known = json.loads(model.tags.get(_REGISTERED) or "[]")
     if entry not in [{"name": item["name"], "version": str(item["version"])} for item in known]:
@@ -80,9 +85,10 @@ def note_registered(connection: Connection, model: "LoggedModel", name: str, ver
         )
 
 
-def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> None:
-    """Put an artifact's files where MLflow keeps those of a logged model: links on one file system,
-    else copies.
+def upload(connection: Connection, model: "LoggedModel", artifact: Artifact) -> None:
+    """Put an artifact's files where MLflow keeps those of a logged model.
+
+    On one file system they are links, else copies.
     """
     files = sorted(path for path in artifact.path.rglob("*") if path.is_file())
     if (folder := local_folder(model.artifact_location)) is not None:
@@ -92,9 +98,9 @@ def place(connection: Connection, model: "LoggedModel", artifact: Artifact) -> N
     done = 0
     with track(f"uploading {model.name} to MLflow", artifact.size, "B") as update:
         for path in files:
-            inside = path.relative_to(artifact.path).parent.as_posix()
+            folder_inside = path.relative_to(artifact.path).parent.as_posix()
             connection.client.log_model_artifact(
-                model.model_id, str(path), None if inside == "." else inside
+                model.model_id, str(path), None if folder_inside == "." else folder_inside
             )
             update(done := done + path.stat().st_size)
 
@@ -112,7 +118,7 @@ def attach(connection: Connection, model_id: str, files: Mapping[str, Path | str
 
 
 def read(connection: Connection, model_id: str, name: str) -> str:
-    """A text from our own folder of a logged model.
+    """Return a text from our own folder of a logged model.
 
     Raises:
         Unavailable: it is not there, or cannot be fetched.
@@ -122,7 +128,13 @@ def read(connection: Connection, model_id: str, name: str) -> str:
 
 
 def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Path:
-    """Download a logged model's files, or one of them; returns where it or they are."""
+    """Download a logged model's files, or one of them; return where they are.
+
+    Where MLflow keeps them on this machine, they are not copied.
+
+    Raises:
+        Unavailable: it does not hold them.
+    """
     from mlflow.artifacts import download_artifacts
 
     location = connection.client.get_logged_model(model_id).artifact_location
@@ -137,7 +149,7 @@ def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Pa
 
 
 def own_files(folder: Path) -> Iterator[Path]:
-    """The artifact's files in a logged model's folder: all but what we say about it."""
+    """Return the artifact's files in a logged model's folder: all but those of our own folder."""
     return (
         path
         for path in sorted(folder.rglob("*"))
@@ -146,7 +158,7 @@ def own_files(folder: Path) -> Iterator[Path]:
 
 
 def local_folder(location: str) -> Path | None:
-    """The folder an artifact location names on this machine; None for a bucket or a server."""
+    """Return the folder that a location names on this machine; None for a bucket or a server."""
     parsed = urlparse(location)
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))

@@ -35,21 +35,20 @@ def record(
     params: Mapping[str, str],
     files: Mapping[str, Path],
 ) -> str:
-    """Put a measurement on the candidate's logged model; returns its id. The same document again
-    changes nothing.
+    """Put a measurement on the candidate's logged model; return its id.
+
+    The same document again changes nothing.
     """
     digest = hashlib.sha256(document.encode()).hexdigest()
     with connection.doing(f"recording the measurement of '{label}' in MLflow"):
         model_id = _candidate(connection, run, version, label, params)
-        seen = connection.client.get_logged_model(model_id).tags.get(_DIGEST)
-        if seen != digest:
+        recorded = connection.client.get_logged_model(model_id).tags.get(_DIGEST)
+        if recorded != digest:
             logged_models.attach(connection, model_id, {DOCUMENT: document, **files})
-            connection.client.set_logged_model_tags(
-                model_id, {_DIGEST: digest, **_printable(params)}
-            )
+            connection.client.set_logged_model_tags(model_id, {_DIGEST: digest, **_as_tags(params)})
         run.log_models(used=[model_id])
-        for some in figures:
-            run.log_metrics(some.values, some.dataset, model_id)
+        for measured in figures:
+            run.log_metrics(measured.values, measured.dataset, model_id)
         versions.tag(connection, version, {f"{MEASURED}{label}": model_id})
     return model_id
 
@@ -57,8 +56,9 @@ def record(
 def _candidate(
     connection: Connection, run: MlflowRun, version: Version, label: str, params: Mapping[str, str]
 ) -> str:
-    """The variant's own logged model for the first engine that is weighed on it, one of their own
-    for the others.
+    """Return the id of the candidate's logged model.
+
+    The first engine that a variant is weighed on has the variant's own, every other one of its own.
     """
     with connection.alone(f"candidate-{version.model_id}"):
         own = connection.client.get_logged_model(version.model_id)
@@ -85,13 +85,13 @@ def _candidate(
         return str(model.model_id)
 
 
-def _printable(params: Mapping[str, str]) -> dict[str, str]:
-    """Parameters of a logged model cannot change, those of a candidate can: tags."""
+def _as_tags(params: Mapping[str, str]) -> dict[str, str]:
+    """Return a candidate's parameters as tags: those of a logged model cannot change, these can."""
     return {key: value for key, value in params.items() if value}
 
 
 def labels(version: Version) -> dict[str, str]:
-    """Candidates this version was weighed as: label to logged model."""
+    """Return the candidates this version was weighed as: label to logged model."""
     return {
         key.removeprefix(MEASURED): value
         for key, value in version.tags.items()
@@ -100,12 +100,13 @@ def labels(version: Version) -> dict[str, str]:
 
 
 def read(connection: Connection, version: Version, label: str = "") -> str | None:
-    """The measurement's document: of the label, else of the candidate that was chosen, else of the
-    only one.
+    """Return the measurement's document, or None where there is none.
+
+    It is that of the label, else of the candidate that won, else of the only one.
     """
     known = labels(version)
-    wanted = label or version.tags.get(CANDIDATE, "") or next(iter(known), "")
-    if wanted not in known:
+    candidate = label or version.tags.get(CANDIDATE, "") or next(iter(known), "")
+    if candidate not in known:
         return None
-    with connection.doing(f"reading the measurement of '{wanted}' from MLflow"):
-        return logged_models.read(connection, known[wanted], DOCUMENT)
+    with connection.doing(f"reading the measurement of '{candidate}' from MLflow"):
+        return logged_models.read(connection, known[candidate], DOCUMENT)

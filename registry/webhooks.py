@@ -1,6 +1,4 @@
-"""Our webhook in MLflow: there, pointing at the deployer, signed with its secret, whatever was done
-to it.
-"""
+"""Our webhook in MLflow: made, and repaired, so that it calls the deployer with its secret."""
 
 import hashlib
 import logging
@@ -26,7 +24,7 @@ Known = MutableMapping[str, tuple[int, str]]
 
 
 def ensure(connection: Connection, url: str, secret: str, known: Known) -> None:
-    """One webhook of our name is there, active, with this address and secret.
+    """Have one webhook of our name be there, active, with this address and secret.
 
     MLflow does not tell a secret, so one that this process did not set itself, or that was changed
     since, is set again.
@@ -43,17 +41,18 @@ def ensure(connection: Connection, url: str, secret: str, known: Known) -> None:
         )
     with connection.doing(doing), connection.alone("webhook"):
         hooks = sorted(_ours(connection), key=lambda hook: hook.creation_timestamp)
+        # Two deployers that started at once on two machines may both have made one.
         for double in hooks[1:]:
             connection.client.delete_webhook(double.webhook_id)
         wanted = hashlib.sha256(f"{url} {secret}".encode()).hexdigest()
         if hooks and known.get(hooks[0].webhook_id) == (hooks[0].last_updated_timestamp, wanted):
             return
-        made = (
+        webhook = (
             _repair(connection, hooks[0], url, secret)
             if hooks
             else _create(connection, url, secret)
         )
-        known[made.webhook_id] = (made.last_updated_timestamp, wanted)
+        known[webhook.webhook_id] = (webhook.last_updated_timestamp, wanted)
 
 
 def _create(connection: Connection, url: str, secret: str) -> "Webhook":

@@ -89,7 +89,7 @@ class Platform:
         for program in programs:
             self._host.add(program)
         self._await([program.name for program in programs])
-        service_addresses.wake(
+        service_addresses.wake_deployer(
             self._home, "", "start"
         )  # MLflow answers now: the webhook can be made
         deployments.register(ports.prefect_api, self._environment(ports), self._home)

@@ -21,7 +21,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.deployer import promotion
 from weighbridge.deployer.deployer import Deployer
 from weighbridge.registry import Binding
-from weighbridge.registry.ledger import RolloutRecord, fold
+from weighbridge.registry.ledger import RolloutRecord, record_of
 from weighbridge.rollout import commands, target_status
 
 
@@ -43,7 +43,9 @@ class Models(FakeRegistry):
 
     def history(self, target: str, limit: int) -> list[RolloutRecord]:
         ids = dict.fromkeys(entry.rollout for entry in self.ledger)
-        return [fold(entry for entry in self.ledger if entry.rollout == rollout) for rollout in ids]
+        return [
+            record_of(entry for entry in self.ledger if entry.rollout == rollout) for rollout in ids
+        ]
 
 
 @pytest.fixture

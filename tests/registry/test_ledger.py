@@ -7,7 +7,7 @@ import random
 import pytest
 
 from weighbridge.registry import LedgerEntry, Registry
-from weighbridge.registry.ledger import EXPERIMENT, fold
+from weighbridge.registry.ledger import EXPERIMENT, record_of
 
 BEGIN = {
     "target": "local",
@@ -47,7 +47,7 @@ def test_a_rollout_is_read_back_as_it_was_told(registry: Registry) -> None:
     assert registry.history("local") == []
     registry.mirror(lines())
     (rollout,) = registry.history("local")
-    assert rollout == fold(lines())
+    assert rollout == record_of(lines())
     assert (rollout.name, rollout.version, rollout.previous, rollout.trigger) == (
         "demo",
         "5",
@@ -68,7 +68,7 @@ def test_lines_come_one_by_one_doubled_and_in_any_order_and_are_there_once(
     random.Random(0).shuffle(told)
     for line in told:
         registry.mirror([line])
-    assert registry.history("local") == [fold(lines())]
+    assert registry.history("local") == [record_of(lines())]
     assert runs(registry) == [("local: demo 5", "FINISHED")]
     (run,) = registry.connection.client.search_runs([registry.connection.experiment(EXPERIMENT)])
     history = registry.connection.client.get_metric_history(run.info.run_id, "latency_ratio")
@@ -152,7 +152,7 @@ def test_done_but_told_otherwise_the_next_time_completes_it(
             registry.mirror(lines())
         except Lost:
             continue
-    assert registry.history("local") == [fold(lines())]
+    assert registry.history("local") == [record_of(lines())]
     assert [status for _, status in runs(registry)] == ["FINISHED"]
 
 
@@ -170,7 +170,7 @@ def test_a_killed_write_of_the_lines_is_completed(
         with pytest.raises(Killed):
             registry.mirror(lines())
     registry.mirror(lines())
-    assert registry.history("local") == [fold(lines())]
+    assert registry.history("local") == [record_of(lines())]
     assert len(runs(registry)) == 1
 
 

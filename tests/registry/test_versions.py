@@ -86,7 +86,7 @@ def test_every_version_says_what_it_is_and_what_it_was_made_from(
         "3",
         "4",
     ]
-    assert [one.label for one in registry.show("demo", "3").made_of_it] == ["gguf-Q8_0"]
+    assert [one.label for one in registry.show("demo", "3").children] == ["gguf-Q8_0"]
 
 
 def test_registering_again_gives_the_same_version(
