@@ -21,11 +21,13 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".weighbridge",
-        description="State of this installation: artifact store, MLflow and Prefect databases, deployments.",
+        description="State of this installation: artifact store, MLflow and Prefect databases, "
+        "deployments.",
     )
     cache: Path = Field(
         default_factory=_default_cache,
-        description="What can be made again and is shared by installations: environments, pinned sources.",
+        description="What can be made again and is shared by installations: environments, pinned "
+        "sources.",
     )
     tracking_uri: str = Field("", description="MLflow tracking server; empty: the database below.")
     artifact_root: str = Field(
@@ -33,8 +35,8 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="postgresql://USER:PASSWORD@HOST/DATABASE for MLflow and Prefect, each in a schema of its own; "
-        "empty: SQLite files under home.",
+        description="postgresql://USER:PASSWORD@HOST/DATABASE for MLflow and Prefect, each in a "
+        "schema of its own; empty: SQLite files under home.",
     )
     prefect_port: int = Field(
         4200, ge=0, le=65535, description="Of Prefect's server; 0: any that is free."
@@ -60,8 +62,7 @@ class Settings(BaseSettings):
         "Where one is gone, or with false: by public names alone, a few seconds slower.",
     )
     webhook_secret: SecretStr = Field(
-        SecretStr(""),
-        description="Signs what MLflow tells the deployer; `weighbridge up` makes it and hands it on.",
+        SecretStr(""), description="Signs what MLflow tells the deployer; made by `weighbridge up`."
     )
 
     @field_validator("home", "cache")

@@ -1,4 +1,4 @@
-"""One target and the thread that reconciles it: one thing at a time, and the newest request next."""
+"""One target and the thread that reconciles it, one request after the other."""
 
 import logging
 import threading

@@ -31,7 +31,7 @@ def _always(_: Any) -> bool:
 
 @dataclass(frozen=True)
 class CachedStage(Generic[R]):
-    """One stage with its inputs bound."""
+    """One stage with its inputs."""
 
     name: str
     version: int
@@ -39,6 +39,7 @@ class CachedStage(Generic[R]):
     inputs: Mapping[str, Any]
     compute: Callable[[], R]
     keep: Callable[[R], bool] = _always
+    """Whether a result may be reused by a later run."""
 
     def run(self, workspace: Workspace) -> StageOutcome[R]:
         return workspace.stages.run(
@@ -119,13 +120,13 @@ def optimize_step(
 def weigh_step(
     downloaded: Downloaded, optimized: Optimized, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Weighed]:
-    everyone = weigh.candidates(optimized.variants, recipe.weigh.engines)
+    candidates = weigh.candidates(optimized.variants, recipe.weigh.engines)
     inputs = {
         "candidates": [
-            weigh.inputs_of(one, downloaded.data, recipe.evaluate, recipe.weigh, workspace)
-            for one in everyone
+            weigh.inputs_of(candidate, downloaded.data, recipe.evaluate, recipe.weigh, workspace)
+            for candidate in candidates
         ],
-        "labels": [one.label for one in everyone],
+        "labels": [candidate.label for candidate in candidates],
         "args": recipe.weigh,
     }
     return CachedStage(
@@ -136,6 +137,7 @@ def weigh_step(
         lambda: weigh.weigh(
             optimized.variants, downloaded.data, recipe.evaluate, recipe.weigh, workspace
         ),
+        # A candidate that failed, by a full memory perhaps, is tried again by the next run.
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
     )
 
@@ -159,7 +161,10 @@ def select_step(
 
 
 def winner_of(decision: Decision, weighed: Weighed) -> Candidate | None:
-    """The candidate to release; None where the champion stays or nobody is within the limits."""
+    """Return the candidate to release.
+
+    None where the champion stays, or where no candidate is within the limits.
+    """
     labels = {
         measurement.candidate.label: measurement.candidate for measurement in weighed.measurements
     }
@@ -169,7 +174,7 @@ def winner_of(decision: Decision, weighed: Weighed) -> Candidate | None:
 def package_step(
     winner: Candidate, lineage: dict[str, str], recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Packaged]:
-    """The Bento is named by its content alone: which version it is in MLflow, MLflow says."""
+    # The Bento is named by its content alone: which version it is in MLflow, MLflow says.
     inputs = {"candidate": winner, "name": recipe.name, "lineage": lineage, "args": recipe.package}
     return CachedStage(
         "package",
@@ -181,7 +186,7 @@ def package_step(
 
 
 def lineage_of(downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe) -> dict[str, str]:
-    """Where a Bento comes from: digests from base model to merged weights."""
+    """Return where a Bento comes from: digests from base model to merged weights."""
     return {
         "recipe": recipe.name,
         "base": downloaded.model.digest,

@@ -26,10 +26,12 @@ def compat(
     """
     from prefect.states import Completed
 
-    found = check(
+    report = check(
         subjects(environments), Options(only=only, minutes=minutes), Workspace().settings.cache
     )
-    publish_report("compat", found.markdown(), found.rows(), "What the newest releases would break")
-    if found.breaks:
-        raise GateFailed("checking the newest releases", found.headline())
-    return Completed(message=found.headline())
+    publish_report(
+        "compat", report.markdown(), report.rows(), "What the newest releases would break"
+    )
+    if report.breaks:
+        raise GateFailed("checking the newest releases", report.headline())
+    return Completed(message=report.headline())

@@ -1,4 +1,4 @@
-"""The deployments in Prefect: what `prefect.yaml` says, registered when it or the flows changed."""
+"""The deployments in Prefect, as `prefect.yaml` describes them."""
 
 import hashlib
 import logging
@@ -22,16 +22,23 @@ logger = logging.getLogger("weighbridge.platform")
 
 
 def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
-    """Have Prefect know every deployment of `prefect.yaml`; False where it knew them already.
+    """Register every deployment of `prefect.yaml` in Prefect, where it or a flow has changed.
 
-    Schedules that were changed in Prefect's UI stay as they are until `prefect.yaml` or a flow
-    changes.
+    Schedules that were changed in Prefect's UI stay as they are until then.
+
+    Args:
+        api: Address of Prefect's API.
+        environment: Prefect's settings, as environment variables.
+        home: Of the installation.
+
+    Returns:
+        False where Prefect knew them already.
 
     Raises:
         Unavailable: Prefect refuses.
     """
-    mark, digest = home / "run" / "deployments", _digest()
-    if mark.exists() and mark.read_text() == digest and _known(api) >= set(NAMES):
+    registered, digest = home / "run" / "deployments", _digest()
+    if registered.exists() and registered.read_text() == digest and _known(api) >= set(NAMES):
         return False
     logger.info("registering the deployments of prefect.yaml")
     command = [
@@ -44,34 +51,35 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
         str(DESCRIPTION),
         "--all",
     ]
-    # Not where the description lies: a worker changes to this folder, where no name may shadow a
-    # library.
-    done = processes.run("prefect deploy", command, env={**os.environ, **environment}, cwd=home)
-    if done.status != 0 or not _known(api) >= set(NAMES):
-        raise Unavailable("registering the deployments", done.tail(12), f"see {DESCRIPTION}")
-    replace_text(mark, digest)
+    # Prefect notes the working directory, and a worker changes to it before it runs a flow. Where
+    # the description lies, `tasks` or `core` would stand for a library of that name.
+    deploy = processes.run("prefect deploy", command, env={**os.environ, **environment}, cwd=home)
+    if deploy.status != 0 or not _known(api) >= set(NAMES):
+        raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
+    replace_text(registered, digest)
     return True
 
 
 def _known(api: str) -> set[str]:
+    """Return the names of the deployments that Prefect has."""
     try:
-        found = httpx.post(
+        response = httpx.post(
             f"{api}/deployments/filter", json={}, timeout=30, trust_env=False
         ).raise_for_status()
     except httpx.HTTPError as exc:
         raise Unavailable(
             "asking Prefect for its deployments", str(exc), "see: weighbridge status"
         ) from exc
-    return {deployment["name"] for deployment in found.json()}
+    return {deployment["name"] for deployment in response.json()}
 
 
 def _digest() -> str:
-    """Of everything that a run form is made of."""
-    state = hashlib.sha256()
+    """Return a digest of everything that a run form is made of."""
+    digest = hashlib.sha256()
     folders = ("flows", "configs", "rollout", "tasks", "serving", "core")
     for path in (
         DESCRIPTION,
         *sorted(file for name in folders for file in (PACKAGE / name).rglob("*.py")),
     ):
-        state.update(path.read_bytes())
-    return state.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

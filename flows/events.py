@@ -1,5 +1,6 @@
-"""What Prefect is told so that people can hang automations on it. Nobody waits for it, nothing
-fails with it.
+"""Events for Prefect, on which people build automations.
+
+Nobody waits until Prefect has taken one, and nothing fails where it does not.
 """
 
 import logging
@@ -17,6 +18,7 @@ logger = logging.getLogger("weighbridge.announce")
 ROLLED_BACK = "weighbridge.rolled-back"
 _LONGEST_QUEUE = 1000
 _NAMESPACE = uuid.UUID("5f0a0c4e-3c55-4e0b-9f0e-7d7ad7c1d5a1")
+"""Any will do, as long as it stays: an event's id follows from it and from the event's key."""
 
 
 class Announcement(BaseModel):
@@ -31,7 +33,7 @@ class Announcement(BaseModel):
     key: str = Field("", description="Two with the same key are the same event.")
 
     def body(self) -> dict[str, Any]:
-        """As Prefect's API takes it."""
+        """Return it as Prefect's API takes it."""
         from prefect.events import Event, RelatedResource, Resource
 
         labels = {
@@ -55,7 +57,7 @@ class Announcement(BaseModel):
 
 
 def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Announcement:
-    """A version was rolled back without anybody asking for it."""
+    """Return the event of a version that was rolled back without anybody asking."""
     return Announcement(
         event=ROLLED_BACK,
         model=model,
@@ -69,7 +71,7 @@ def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Ann
 
 
 def announce(announcement: Announcement) -> bool:
-    """Tell Prefect now; False where it does not take it."""
+    """Send an event to Prefect now; False where Prefect does not take it."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
     from prefect.settings import get_current_settings
@@ -86,10 +88,10 @@ def announce(announcement: Announcement) -> bool:
 
 
 class Announcer:
-    """Tells Prefect on a thread of its own; what it cannot keep up with is dropped."""
+    """Sends events on a thread of its own, and drops what Prefect is too slow for."""
 
-    def __init__(self, tell: Callable[[Announcement], object] = announce) -> None:
-        self._tell = tell
+    def __init__(self, send: Callable[[Announcement], object] = announce) -> None:
+        self._send = send
         self._waiting: queue.Queue[Announcement] = queue.Queue(_LONGEST_QUEUE)
         threading.Thread(target=self._run, name="announcer", daemon=True).start()
 
@@ -101,4 +103,4 @@ class Announcer:
 
     def _run(self) -> None:
         while True:
-            self._tell(self._waiting.get())
+            self._send(self._waiting.get())

@@ -79,7 +79,7 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
 
 
 class _Forecaster:
-    """Goes through the stages as the release flow does, asking instead of running."""
+    """Goes through the stages as the release flow does, and looks instead of running."""
 
     def __init__(self, recipe: Recipe, workspace: Workspace) -> None:
         self.recipe = recipe
@@ -88,31 +88,40 @@ class _Forecaster:
         """Result of the stage that was forecast last."""
 
     def stages(self) -> Iterator[PlannedStage]:
-        """One line per stage whose inputs are known. Raises _Blocked after the first that has to
-        run.
+        """Return one line per stage whose inputs are known.
+
+        Raises:
+            _Blocked: after the first stage that has to run.
         """
         recipe, workspace = self.recipe, self.workspace
         pinned = pin(recipe.download, workspace)
         yield from self._forecast(
             cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
         )
-        got = self.last
-        optimize.check(got.model.path, recipe.optimize, workspace, dry=True)
+        downloaded = self.last
+        optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         yield from self._forecast(
-            cached_stages.finetune_step(got, recipe, workspace),
-            _memory("training", got.model.size, 3),
+            cached_stages.finetune_step(downloaded, recipe, workspace),
+            # Weights, gradients and the optimizer's state.
+            _memory("training", downloaded.model.size, 3),
         )
-        tuned = self.last
-        yield from self._forecast(cached_stages.evaluate_step(got, tuned, recipe, workspace))
+        finetuned = self.last
+        yield from self._forecast(
+            cached_stages.evaluate_step(downloaded, finetuned, recipe, workspace)
+        )
         evaluated = self.last
-        yield from self._forecast(cached_stages.optimize_step(got, tuned, recipe, workspace))
-        yield from self._forecast(cached_stages.weigh_step(got, self.last, recipe, workspace))
+        yield from self._forecast(
+            cached_stages.optimize_step(downloaded, finetuned, recipe, workspace)
+        )
+        yield from self._forecast(
+            cached_stages.weigh_step(downloaded, self.last, recipe, workspace)
+        )
         weighed = self.last
         yield from self._forecast(cached_stages.select_step(weighed, evaluated, None, recipe))
         winner = cached_stages.winner_of(self.last, weighed)
         if winner is None:
             return
-        lineage = cached_stages.lineage_of(got, tuned, recipe)
+        lineage = cached_stages.lineage_of(downloaded, finetuned, recipe)
         yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
         yield PlannedStage(
             stage="deploy", action="run", why="does nothing where the winner serves already"
@@ -137,11 +146,14 @@ def _download_needs(pinned: Pinned, forecaster: _Forecaster) -> Iterator[str]:
 
 
 def _memory(what: str, weights: int, times: float) -> Iterator[str]:
-    yield f"about {weights * times / 1e9:,.1f} GB of memory for {what}, {weights / 1e9:,.1f} GB of disk for the result"
+    yield (
+        f"about {weights * times / 1e9:,.1f} GB of memory for {what}, "
+        f"{weights / 1e9:,.1f} GB of disk for the result"
+    )
 
 
 def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
-    """Environments a stage works in, and whether they are there."""
+    """Return the environments a stage works in, and whether they are there."""
     locks: dict[str, Path] = {}
     if stage == "optimize":
         plugins = [load_optimizer(variant.kind) for variant in recipe.optimize.variants]

@@ -1,4 +1,4 @@
-"""The thin coat: a plain call becomes a task run in Prefect, a finished weighing becomes artifacts."""
+"""What makes Prefect's runs of plain functions: the task wrapper, the flow decorator, artifacts."""
 
 import base64
 import contextlib
@@ -34,12 +34,18 @@ _TERMINAL_ONLY = {"send_to_api": False}  # the page shows the state itself
 def run_stage(
     name: str, call: Callable[[], StageOutcome[R]], description: str = ""
 ) -> StageOutcome[R]:
-    """Run `call` as a task run of the current flow, and give back what it gives.
+    """Run `call` as a task run of the current flow.
 
-    Its state says whether it ran (Completed, and how long it took) or was Reused, and why; its page
-    shows the log lines of `weighbridge.*` and the progress of long work. An error ends the task run
-    as Failed with the error's own line, and is raised here as it is.
+    The state of the task run says whether the stage ran (Completed, and how long it took) or was
+    Reused, and why. Its page shows the log lines of `weighbridge.*` and the progress of long work.
+
+    Returns:
+        What `call` returned.
+
+    Raises:
+        WeighbridgeError: what `call` raised; the task run is Failed with that one line.
     """
+    # By a list: what a task returns would be kept by Prefect as its result.
     outcomes: list[StageOutcome[R]] = []
 
     @task(
@@ -62,13 +68,13 @@ def run_stage(
 
 
 def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Like `prefect.flow`, for flows of ours: an error we know ends it as Failed with that one
-    line, no traceback.
+    """Decorate a function as `prefect.flow` does, so that a known error ends the flow as Failed.
 
-    Whoever calls the flow gets the error itself.
+    Prefect shows the error's one line without a traceback; whoever calls the flow gets the error
+    itself.
     """
 
-    def coat(function: Callable[P, R]) -> Flow[P, R]:
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:
             try:
@@ -76,23 +82,28 @@ def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
             except WeighbridgeError as exc:
                 return Failed(message=str(exc), data=exc)
 
-        coated: Flow[P, R] = flow(persist_result=False, **options)(body)
-        return coated
+        decorated: Flow[P, R] = flow(persist_result=False, **options)(body)
+        return decorated
 
-    return coat
+    return decorate
 
 
 def publish_weighing(
     markdown: str, rows: Sequence[Mapping[str, str]], chart: bytes, name: str = "report"
 ) -> None:
-    """Keep a report with the current flow run: the whole as Markdown, the table, and the chart
-    (PNG).
+    """Keep a weighing's report with the current flow run, as three artifacts.
+
+    Args:
+        markdown: The report.
+        rows: Its figures, as a table.
+        chart: A PNG.
+        name: Of the artifacts, which Prefect keeps the history of.
     """
     # An image artifact is a URL that the reader's browser loads, and nobody serves our files.
     image = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
-    whole = f"{markdown.rstrip()}\n\n![Every candidate]({image})\n"
+    page = f"{markdown.rstrip()}\n\n![Every candidate]({image})\n"
     create_markdown_artifact(
-        whole, key=_key(name), description="Every candidate, the winner and why"
+        page, key=_key(name), description="Every candidate, the winner and why"
     )
     create_table_artifact(
         [dict(row) for row in rows], key=_key(f"{name}-table"), description="The report's figures"
@@ -117,7 +128,7 @@ def _finished(name: str, outcome: StageOutcome[Any]) -> State[Any]:
 
 
 def _key(name: str) -> str:
-    """Prefect's artifact keys are lowercase letters, digits and dashes."""
+    """Return the name as Prefect takes it: lowercase letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -125,27 +136,29 @@ class _ProgressArtifacts:
     """Steps of long work as progress bars on the task run's page; short work leaves none."""
 
     FIRST_AFTER = 2.0
+    """Seconds: nobody opens the page of what is over sooner."""
     EVERY = 3.0
+    """Seconds between two updates: each is a request."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._seen: dict[str, float] = {}
+        self._due: dict[str, float] = {}
         self._bars: dict[str, Any] = {}
 
     def __call__(self, step: Step) -> None:
         if not step.total:
             return
         now = time.monotonic()
-        due = self._seen.setdefault(step.what, now + self.FIRST_AFTER)
+        due = self._due.setdefault(step.what, now + self.FIRST_AFTER)
         finished = step.done >= step.total and step.what in self._bars
         if now < due and not finished:
             return
-        self._seen[step.what] = now + self.EVERY
+        self._due[step.what] = now + self.EVERY
         self._show(step.what, min(100.0, 100 * step.done / step.total))
 
     def _show(self, what: str, percent: float) -> None:
         context = TaskRunContext.get()
-        if context is None:  # told from a thread that Prefect knows nothing of
+        if context is None:  # on a thread that Prefect knows nothing of
             return
         with contextlib.suppress(httpx.HTTPError):  # no work fails for its progress bar
             self._send(what, percent, context.task_run)

@@ -1,6 +1,4 @@
-"""Prefect's settings, as environment variables: for a run on its own, for the platform, for an API
-of the user's.
-"""
+"""Prefect's settings, as environment variables: for a run, for the platform, for the user's API."""
 
 import os
 import tomllib
@@ -13,7 +11,10 @@ _LOGGING = Path(__file__).with_name("prefect_logging.yaml")
 
 
 def users_api() -> str | None:
-    """The API the user told Prefect about: in the environment, or in Prefect's active profile."""
+    """Return the API that the user told Prefect about, or None.
+
+    It stands in the environment, or in Prefect's active profile.
+    """
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
@@ -27,6 +28,7 @@ def users_api() -> str | None:
 
 
 def for_every_api() -> dict[str, str]:
+    """Return the settings of whoever runs flows, whatever API it reports to."""
     return {
         "PREFECT_LOGGING_SETTINGS_PATH": str(_LOGGING),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -35,7 +37,7 @@ def for_every_api() -> dict[str, str]:
 
 
 def for_platform(settings: Settings, url: str) -> dict[str, str]:
-    """Prefect's settings for the platform's server and for everybody who reports to it; no secrets."""
+    """Return the settings of the platform's server and of whoever reports to it; no secrets."""
     database = {"PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_SEARCH_PATH": POSTGRESQL_SCHEMA}
     if not postgresql(settings):
         database = {"PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(settings.home / "prefect")}
@@ -51,8 +53,9 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
 
 
 def postgresql(settings: Settings) -> str:
-    """The database's URL as Prefect wants it; empty where the installation uses SQLite. It may hold
-    a password.
+    """Return the database's URL as Prefect wants it; it may hold a password.
+
+    Empty where the installation uses SQLite.
     """
     # libpq's name for it, which MLflow's driver takes, is not asyncpg's.
     return settings.postgresql("asyncpg").replace("sslmode=", "ssl=")
@@ -82,7 +85,7 @@ def _for_every_server(home: Path, url: str) -> dict[str, str]:
 
 
 def for_own_server(home: Path, url: str, migrate: bool) -> dict[str, str]:
-    """Prefect's settings: everything off that a server without visitors does not need."""
+    """Return the settings of a run's own server: what only visitors need is off."""
     off = (
         "PREFECT_SERVER_UI_ENABLED",
         "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED",

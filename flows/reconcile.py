@@ -14,8 +14,9 @@ logger = logging.getLogger("weighbridge.reconcile")
 
 @release_flow(name="reconcile", flow_run_name="reconcile")
 def reconcile(trigger: str = "reconcile") -> Any:
-    """Let every target serve the version that `champion` names. One that fails does not stop the
-    others.
+    """Let every target serve the version that `champion` names.
+
+    One that fails does not stop the others.
     """
     from prefect.states import Completed
 
@@ -38,7 +39,7 @@ def reconcile(trigger: str = "reconcile") -> Any:
 def _one(
     binding: Binding, registry: Registry, workspace: Workspace, trigger: str
 ) -> tuple[bool, str]:
-    """Whether it went well, and what became of it."""
+    """Reconcile one target; return whether it went well, and what became of it."""
     try:
         result = work.reconcile(binding, registry, workspace, trigger)
     except WeighbridgeError as exc:

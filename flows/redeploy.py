@@ -33,7 +33,7 @@ def redeploy(
 
 
 def binding_of(target: str, registry: Registry) -> Binding:
-    """A target by its name.
+    """Return the binding of a target.
 
     Raises:
         BadInput: no model is served there.
@@ -48,7 +48,7 @@ def binding_of(target: str, registry: Registry) -> Binding:
 
 
 def state_of(result: Result) -> "State[Any]":
-    """How a flow run ends: what was tried and did not work is Failed, in the result's own words."""
+    """Return how a flow run ends: as Failed where something was tried and did not work."""
     from prefect.states import Completed, Failed
 
     if result.action == "failed":

@@ -30,7 +30,7 @@ class Released:
 
 @release_flow(name="release", flow_run_name="release {recipe.name}")
 def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
-    """From base model to served endpoint. Finished stages are reused; nothing is registered twice."""
+    """Take a base model to an endpoint. Finished stages are reused, nothing is registered twice."""
     run = ReleaseRun.begin(recipe)
     with run.records.mlflow_run:
         run.preflight()

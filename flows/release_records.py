@@ -1,5 +1,5 @@
-"""What MLflow keeps of a release: written after each stage, and written once however often it is
-told.
+"""What MLflow keeps of a release. It is written after each stage, and only once: a second release
+with the same inputs changes nothing.
 """
 
 from collections.abc import Mapping
@@ -34,14 +34,16 @@ class ReleaseRecords:
     def stage(
         self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None
     ) -> MlflowRun:
+        """Begin the run of a stage, or go on with the one that has the same inputs."""
         return self.registry.stage(self.mlflow_run, name, inputs, params=params)
 
     def base(self, downloaded: Downloaded) -> Version:
+        """Register the base model, and note the data among the release's inputs."""
         self.mlflow_run.log_dataset(_dataset(downloaded.data, "train", context="training"))
         return self._register("base", downloaded.model, None)
 
     def finetuned(self, finetuned: Finetuned, base: Version, run: MlflowRun) -> Version:
-        """Registers adapter and merged weights; returns the version of the merged ones."""
+        """Register adapter and merged weights; return the version of the merged ones."""
         run.log_history(finetuned.losses)
         adapter = self._register("adapter", finetuned.adapter, base, run=run, facts=finetuned.facts)
         merged = self._register("merged", finetuned.merged, adapter, run=run, facts=finetuned.facts)
@@ -56,8 +58,8 @@ class ReleaseRecords:
         merged: Version,
         run: MlflowRun,
     ) -> None:
-        """Metrics of base and fine-tuned model, each on its own logged model; predictions as a
-        file.
+        """Log the metrics of base and fine-tuned model, each on its own logged model, and keep the
+        predictions as files.
         """
         validation, test = (
             _dataset(downloaded.data, "validation"),
@@ -71,7 +73,7 @@ class ReleaseRecords:
             run.attach(file, "predictions")
 
     def variants(self, variants: list[Variant], merged: Version) -> dict[str, Version]:
-        """A version per variant, by label."""
+        """Register a version per variant; return them by label."""
         return {
             variant.label: self._register(
                 "variant",
@@ -87,7 +89,7 @@ class ReleaseRecords:
     def measured(
         self, measurement: Measurement, version: Version, downloaded: Downloaded, run: MlflowRun
     ) -> None:
-        """A candidate's figures on its logged model."""
+        """Log a candidate's figures on its logged model; nothing of one that failed."""
         if measurement.failure:
             return
         figures = [
@@ -111,7 +113,7 @@ class ReleaseRecords:
         )
 
     def report(self, report: WeighingReport, workspace: Workspace) -> None:
-        """The report with the release's run: as its description, as a page, as a chart."""
+        """Keep the report with the release's run: as its description, as a page, as a chart."""
         self.mlflow_run.describe(report.markdown)
         with workspace.store.scratch() as scratch:
             for file in report.save(scratch):
@@ -151,7 +153,7 @@ def _values(scores: Mapping[str, Score], prefix: str = "") -> dict[str, float]:
 
 
 def _speed(measurement: Measurement) -> dict[str, float]:
-    """Figures that no data set decides. Seconds, bytes, tokens per second."""
+    """Return the figures that no data set decides: seconds, bytes, tokens per second."""
     figures: dict[str, float] = {
         "load_seconds": measurement.load_seconds,
         "peak_memory_bytes": measurement.peak_memory,

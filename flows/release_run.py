@@ -1,4 +1,4 @@
-"""One release under way: each stage runs as a Prefect task, is cached, and is recorded in MLflow."""
+"""One release under way: each stage is a Prefect task, is cached, and is recorded in MLflow."""
 
 import logging
 import time

@@ -1,5 +1,6 @@
-"""The run form in Prefect's UI: fields in the order of the models they come from, choices by the
-names of a recipe.
+"""The form for a run in Prefect's UI, made from the recipe's JSON schema.
+
+Fields stand in the order of the models they come from; choices have the names of a recipe.
 """
 
 from collections.abc import Iterator
@@ -13,15 +14,13 @@ from pydantic_core import CoreSchema
 
 @dataclass(frozen=True)
 class RunForm:
-    """Annotation of a flow's parameter: its JSON schema, down to the last model, reads well as a
-    form.
-    """
+    """Annotation of a flow's parameter that makes its JSON schema a good form."""
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        made = handler(schema)
-        for model in _models(made, handler, set()):
+        document = handler(schema)
+        for model in _models(document, handler, set()):
             # PostgreSQL gives the keys of what it stores back by length, Prefect's UI shows them by
             # position.
             for position, field in enumerate(model["properties"].values()):
@@ -30,11 +29,11 @@ class RunForm:
             # the recipe.
             kind = model["properties"].get("kind", {}).get("const")
             model["title"] = kind or str(model.get("title", "")).removesuffix("Args")
-        return made
+        return document
 
 
 def _models(node: Any, handler: GetJsonSchemaHandler, seen: set[str]) -> Iterator[dict[str, Any]]:
-    """Every object with properties, however deep, once."""
+    """Return every object with properties, however deep, once."""
     if isinstance(node, list):
         for item in node:
             yield from _models(item, handler, seen)

@@ -46,9 +46,9 @@ def a_flow_runs() -> None:
             f"a failed gate is told as: {state.message}"
         )
         with get_client(sync_client=True) as client:
-            found = client.request("POST", "/flow_runs/filter", json={}).json()
+            flow_runs = client.request("POST", "/flow_runs/filter", json={}).json()
             artifacts = client.request("POST", "/artifacts/filter", json={}).json()
-        recorded = {run["name"]: run["state_type"] for run in found}
+        recorded = {run["name"]: run["state_type"] for run in flow_runs}
         assert recorded == {"good": "COMPLETED", "bad": "FAILED"}, (
             f"the runs are recorded as {recorded}"
         )
@@ -56,7 +56,7 @@ def a_flow_runs() -> None:
 
 
 def the_names_inside_prefect_are_there() -> None:
-    """Prefect still has what `prefect_internals` takes from inside it; where not, a start is slow."""
+    """Prefect still has what `prefect_internals` takes from inside it, else a start is slow."""
     settings = Settings()
     (settings.home / "prefect").mkdir(parents=True)
     with (
@@ -82,8 +82,10 @@ def a_schedule_is_planned() -> None:
 
 
 async def _plan() -> list[int]:
-    """What Prefect's server does with a new deployment and with a changed one; how many runs that
-    plans.
+    """Do what Prefect's server does with a new deployment and with a changed one.
+
+    Returns:
+        How many runs each plans.
     """
     from prefect.server import models
     from prefect.server.database import provide_database_interface
@@ -98,8 +100,8 @@ async def _plan() -> list[int]:
     deployments: Any = models.deployments
     counts = []
     async with provide_database_interface().session_context(begin_transaction=True) as session:
-        made = await flows.create_flow(session=session, flow=Flow(name="contract"))
-        wanted = Deployment(name="contract", flow_id=made.id, schedules=[schedule.model_dump()])
+        flow = await flows.create_flow(session=session, flow=Flow(name="contract"))
+        wanted = Deployment(name="contract", flow_id=flow.id, schedules=[schedule.model_dump()])
         deployment = await deployments.create_deployment(session=session, deployment=wanted)
         assert deployment is not None
         for tag in ("new", "changed"):

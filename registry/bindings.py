@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TAG = "weighbridge.target."
 _LONGEST_TAG = 5000
-"""Characters that MLflow takes as a tag of a registered model."""
+"""Characters that servers of MLflow have always taken as a tag; newer ones take more."""
 
 
 class Binding(BaseModel):

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def checked_name(name: str) -> str:
-    """A name that MLflow, BentoML and a shell take alike.
+    """Return the name, which MLflow, BentoML and a shell take alike.
 
     Raises:
         BadInput: it has other characters than letters, digits, dot, dash and underscore.
@@ -53,28 +53,29 @@ class Connection:
     _experiments: dict[str, str] = field(default_factory=dict)
 
     def experiment(self, name: str) -> str:
-        """Id of an experiment, created when it is new."""
+        """Return the id of an experiment, created when it is new."""
         if name not in self._experiments:
             with self.doing(f"opening experiment '{name}' in MLflow"):
                 self._experiments[name] = self._find(name) or self._create(name)
         return self._experiments[name]
 
     def known_experiment(self, name: str) -> str | None:
-        """Id of an experiment that exists."""
+        """Return the id of an experiment; None where it does not exist."""
         with self.doing(f"opening experiment '{name}' in MLflow"):
             return self._find(name)
 
     def _find(self, name: str) -> str | None:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
             return None
-        if found.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted":
             raise BadInput(
                 f"opening experiment '{name}' in MLflow",
                 "it was deleted there",
-                f"restore it (mlflow experiments restore -x {found.experiment_id}) or choose another name",
+                f"restore it (mlflow experiments restore -x {experiment.experiment_id}) "
+                "or choose another name",
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _create(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -87,21 +88,23 @@ class Connection:
                 )
             )
         except MlflowException as exc:
-            found = self._find(name) if exc.error_code == "RESOURCE_ALREADY_EXISTS" else None
-            if found is None:
+            # Another process was faster.
+            existing = self._find(name) if exc.error_code == "RESOURCE_ALREADY_EXISTS" else None
+            if existing is None:
                 raise
-            return found
+            return existing
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Translate whatever MLflow raises inside into one line."""
+        """Raise whatever MLflow raises inside as Unavailable, in one line."""
         with translated(what, f"look at MLflow at {without_secrets(self.uri)}"):
             yield
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Keep the other processes of this installation out of the same change; not to be nested."""
+        """Keep other processes of this installation out of the same change; not to be nested."""
         self.locks.mkdir(parents=True, exist_ok=True)
+        # Sixteen lock files, and not one for each version that was ever registered.
         bucket = hashlib.sha256(what.encode()).hexdigest()[0]
         with FileLock(self.locks / f"registry-{bucket}.lock"):
             yield
@@ -131,6 +134,7 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
         client_class = load_mlflow(fast=settings.fast_start)
         prepare_database(settings)
         client = client_class(tracking_uri=uri, registry_uri=uri)
+        # MLflow opens a store when it is first asked: an error comes here, and not in a stage.
         client.get_experiment_by_name("Default")
         client.search_registered_models(max_results=1)
     return client

@@ -102,7 +102,7 @@ def _make_tables_fast(uri: str, cache: Path) -> None:
 
 
 def _check(database: Path) -> None:
-    """Raise Unavailable for a file that is no database: MLflow would try for a minute to open it."""
+    """Raise Unavailable where a file is no database: MLflow would try for a minute to open it."""
     with database.open("rb") as stream:
         start = stream.read(len(_SQLITE_MAGIC))
     if start not in (b"", _SQLITE_MAGIC):

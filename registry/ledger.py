@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "weighbridge.deployments"
 _LINE = "event."
 _LONGEST_TAG = 5000
-"""Characters that MLflow takes as a tag of a run."""
+"""Characters that servers of MLflow have always taken as a tag; newer ones take more."""
 _TAGS_AT_ONCE = 90
 """MLflow takes 100 in one call."""
 _STATUS = {
@@ -67,7 +67,7 @@ class RolloutRecord(BaseModel):
 
 
 def record_of(entries: Iterable[LedgerEntry]) -> RolloutRecord:
-    """Return the record of one rollout, of its lines: some may be missing, doubled, in any order."""
+    """Return the record of one rollout from its lines: missing, doubled, and in any order."""
     lines = sorted({entry.n: entry for entry in entries}.values(), key=lambda entry: entry.n)
     facts: dict[str, Any] = {"id": lines[0].rollout, "began": lines[0].at, "events": tuple(lines)}
     for line in lines:
@@ -101,7 +101,7 @@ def _strings(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mirror(connection: Connection, entries: Iterable[LedgerEntry]) -> None:
-    """Write the lines into MLflow that are not there yet; a rollout's run ends with its line `end`."""
+    """Write into MLflow the lines that it lacks; a rollout's run ends with its line `end`."""
     rollouts: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         rollouts.setdefault(entry.rollout, []).append(entry)

@@ -1,5 +1,6 @@
-"""Runs: one per release, one below it per stage; found again by what went into them, so that none
-is made twice.
+"""Runs: one per release, one below it per stage.
+
+Each is found again by what went into it, so that none is made twice.
 """
 
 import hashlib
@@ -35,7 +36,10 @@ PARENT, NAME, NOTE, SOURCE = (
 _FLUSH_AFTER = 1.0
 """Seconds that live metrics may wait for each other: every write to SQLite waits for the disk."""
 _LONGEST_PARAMETER = 6000
-_BATCH = 500
+"""Characters that MLflow takes as the value of a parameter."""
+_PARAMETERS_AT_ONCE = 100
+_METRICS_AT_ONCE = 500
+"""MLflow takes 100 parameters and 1000 metrics in one call."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ class Dataset:
 
 
 def key_of(stage: str, inputs: Any) -> str:
-    """What identifies a run: the stage and everything that went into it."""
+    """Return what identifies a run: a digest of the stage and everything that went into it."""
     text = json.dumps([stage, canonical(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def owner() -> str:
-    """This process, told apart from a later one with the same number."""
+    """Return what tells this process apart from a later one with the same number."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
 
 
@@ -70,6 +74,7 @@ def is_gone(owner_tag: str) -> bool:
         host, pid, started = owner_tag.split()
         if host != socket.gethostname():
             return False
+        # Another process may have the number now; `owner` is exact to a tenth of a second.
         return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
     except psutil.NoSuchProcess:
         return True
@@ -79,7 +84,7 @@ def is_gone(owner_tag: str) -> bool:
 
 @dataclass
 class MlflowRun:
-    """One run. Usable as a context manager: leaving it ends the run as finished, failed or killed."""
+    """One run. As a context manager it ends the run: as finished, failed or killed."""
 
     connection: Connection
     experiment: str
@@ -88,7 +93,7 @@ class MlflowRun:
     name: str
     stage: str
     done: bool
-    """It was finished before: nothing needs to be told again."""
+    """It was finished before: nothing needs to be written again."""
     continued: bool = False
     """It was begun by an earlier process."""
     _pending: list["Metric"] = field(default_factory=list)
@@ -107,26 +112,28 @@ class MlflowRun:
             self.finish("FAILED" if isinstance(exc, Exception) else "KILLED")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters; nested ones are flattened to `outer.inner`. Telling the same again changes
-        nothing.
+        """Log parameters; nested ones are flattened to `outer.inner`.
+
+        The same ones again change nothing.
         """
         from mlflow.entities import Param
 
         flat = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(params).items()]
-        with self._telling("parameters"):
-            for some in _batches(flat):
-                self.connection.client.log_batch(self.run_id, params=some)
+        with self._writing("parameters"):
+            for batch in _batches(flat, _PARAMETERS_AT_ONCE):
+                self.connection.client.log_batch(self.run_id, params=batch)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Live metrics of one step, gathered for up to a second; a step that is there already is
-        left alone.
+        """Log live metrics of one step, gathered for up to a second.
+
+        A step that is there already is left alone.
         """
         self._add(step, metrics)
         if time.monotonic() - self._flushed > _FLUSH_AFTER:
             self.flush()
 
     def log_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """The whole curve: rows of numbers with a `step`. Only what is missing is written."""
+        """Log the whole curve, rows of numbers with a `step`; only what is missing is written."""
         for row in rows:
             self._add(int(row["step"]), {key: value for key, value in row.items() if key != "step"})
         self.flush()
@@ -138,7 +145,7 @@ class MlflowRun:
         model_id: str | None = None,
         step: int = 0,
     ) -> None:
-        """Final figures, on a data set and for a logged model if given. Written once per run."""
+        """Log final figures, once per run: on a data set and for a logged model if given."""
         self._add(step, metrics, dataset, model_id)
         self.flush()
 
@@ -152,7 +159,7 @@ class MlflowRun:
             json.dumps({"digest": dataset.digest}),
         )
         entity = MlflowDataset(dataset.name, dataset.short, "uri", source, profile=profile)
-        with self._telling("data"):
+        with self._writing("data"):
             tag = InputTag("mlflow.data.context", dataset.context)
             self.connection.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
 
@@ -160,7 +167,7 @@ class MlflowRun:
         """Link logged models to the run, as its outputs or its inputs."""
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
-        with self._telling("models"):
+        with self._writing("models"):
             known = self.connection.client.get_run(self.run_id)
             outputs_known = (
                 {item.model_id for item in known.outputs.model_outputs} if known.outputs else set()
@@ -182,34 +189,34 @@ class MlflowRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        with self._telling("tags"):
+        with self._writing("tags"):
             self.connection.client.log_batch(
                 self.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
             )
 
     def describe(self, markdown: str) -> None:
-        """The run's description in the UI."""
+        """Set the run's description in the UI."""
         self.set_tags({NOTE: markdown})
 
     def attach(self, file: Path, folder: str = "") -> None:
         """Keep a file with the run."""
-        with self._telling(file.name):
+        with self._writing(file.name):
             self.connection.client.log_artifact(self.run_id, str(file), folder or None)
 
     def flush(self) -> None:
         """Write the live metrics that still wait."""
         pending, self._pending = self._pending, []
         self._flushed = time.monotonic()
-        with self._telling("metrics"):
-            for some in _batches(pending):
-                self.connection.client.log_batch(self.run_id, metrics=some)
+        with self._writing("metrics"):
+            for batch in _batches(pending, _METRICS_AT_ONCE):
+                self.connection.client.log_batch(self.run_id, metrics=batch)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run. One that was finished before is left alone, unless it fails now."""
         self.flush()
         if self.done and status == "FINISHED":
             return
-        with self._telling("its end"):
+        with self._writing("its end"):
             self.connection.client.set_terminated(self.run_id, status)
         self.done = status == "FINISHED"
 
@@ -226,13 +233,14 @@ class MlflowRun:
         about = (dataset.name, dataset.short) if dataset else (None, None)
         for key, value in metrics.items():
             known = self._steps(key, model_id, dataset)
+            # NaN, which equals nothing, would make MLflow refuse the whole batch.
             if isinstance(value, int | float) and value == value and step not in known:
                 known.add(step)
                 self._pending.append(Metric(key, float(value), now, step, model_id, *about))
 
     def _steps(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
-        """Steps at which this metric is there already, told by us or by the process that began the
-        run.
+        """Return the steps at which this metric is there already, written by this process or by the
+        one that began the run.
         """
         series = (key, model_id or "", dataset.short if dataset else "")
         if series not in self._known:
@@ -242,7 +250,7 @@ class MlflowRun:
         return self._known[series]
 
     def _steps_in_mlflow(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
-        with self._telling(key):
+        with self._writing(key):
             if model_id is None:
                 return {
                     point.step
@@ -254,13 +262,13 @@ class MlflowRun:
         return {point.step for point in same if (point.dataset_digest or None) == digest}
 
     @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        with self.connection.doing(f"telling MLflow {what} of run '{self.name}'"):
+    def _writing(self, what: str) -> Iterator[None]:
+        with self.connection.doing(f"writing {what} of run '{self.name}' into MLflow"):
             yield
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as `outer.inner`; None and empty ones are left out."""
+    """Return nested parameters as `outer.inner`; None and empty ones are left out."""
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):
@@ -270,9 +278,9 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _batches(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def begin(
@@ -285,13 +293,14 @@ def begin(
     parent: MlflowRun | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> MlflowRun:
-    """The run of a stage with these inputs: the one that is there, whatever became of it, else a
-    new one.
+    """Begin the run of a stage with these inputs, or go on with the one that is there.
+
+    It is gone on with whatever became of it: finished, failed or killed.
     """
     experiment_id, key = connection.experiment(experiment), key_of(stage, inputs)
     with connection.doing(f"opening run '{name}' in MLflow"), connection.alone(f"run-{key}"):
-        found = _find(connection, experiment_id, key)
-        if found is None:
+        recorded = _find(connection, experiment_id, key)
+        if recorded is None:
             own = {
                 STAGE: stage,
                 KEY: key,
@@ -300,13 +309,13 @@ def begin(
                 NAME: name,
                 **(tags or {}),
             }
-            made = connection.client.create_run(
+            created = connection.client.create_run(
                 experiment_id, run_name=name, tags={**own, **_parent(parent)}
             )
             return MlflowRun(
-                connection, experiment, experiment_id, made.info.run_id, name, stage, done=False
+                connection, experiment, experiment_id, created.info.run_id, name, stage, done=False
             )
-        run_id, done = found.info.run_id, found.info.status == "FINISHED"
+        run_id, done = recorded.info.run_id, recorded.info.status == "FINISHED"
         if not done:
             connection.client.set_tag(run_id, OWNER, owner())
             connection.client.update_run(run_id, status="RUNNING")
@@ -320,19 +329,19 @@ def _parent(parent: MlflowRun | None) -> dict[str, str]:
 
 
 def _find(connection: Connection, experiment_id: str, key: str) -> "Recorded | None":
-    """Finished runs first, then the one that got furthest: the newest."""
-    found = connection.client.search_runs(
+    """Return a finished run, else the one that got furthest: the newest."""
+    runs = connection.client.search_runs(
         [experiment_id],
         f"tags.`{KEY}` = '{key}'",
         max_results=20,
         order_by=["attributes.start_time ASC"],
     )
-    finished = [run for run in found if run.info.status == "FINISHED"]
-    return next(iter([*finished, *reversed(found)]), None)
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    return next(iter([*finished, *reversed(runs)]), None)
 
 
 def mark_killed(connection: Connection, experiment: str) -> list[str]:
-    """End every run that says RUNNING though its process is gone; returns their ids."""
+    """End every run that says RUNNING though its process is gone; return their ids."""
     experiment_id = connection.experiment(experiment)
     killed = []
     with connection.doing("looking for killed runs in MLflow"):

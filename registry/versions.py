@@ -19,7 +19,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 MEASURED, FACTS = "weighbridge.measured.", "weighbridge.facts"
 CANDIDATE = "candidate"
 MAX_TAG = 5000
-"""Characters that MLflow takes as a tag of a version."""
+"""Characters that servers of MLflow have always taken as a tag; newer ones take more."""
 _LONGEST_LINEAGE = 20
 """A chain has four members; a parent that somebody tagged by hand must not make it endless."""
 

@@ -1,4 +1,4 @@
-"""The deployer as a process of its own: how it starts, ends and comes back, beside a real MLflow."""
+"""The deployer as a process: how it starts, ends and comes back, beside a real MLflow."""
 
 import os
 import signal

@@ -211,7 +211,7 @@ class Live:
         return found()[0]
 
     def failed(self, number: str, since: float, seconds: float = 90) -> RolloutRecord:
-        """Wait until this version was tried, after `since` (Unix time), and failed; how it went."""
+        """Wait until this version failed after `since` (Unix time); return its record."""
         until(
             lambda: (
                 (failed := self.state.last_failure) is not None
@@ -243,9 +243,9 @@ class Live:
     def well(self, seconds: float = 90) -> None:
         """Wait until every service answers."""
         until(
-            lambda: all(part.answers for part in self.platform.components()),
+            lambda: all(part.answers for part in self.platform.services()),
             seconds,
-            lambda: f"every service should answer: {self.platform.components()}",
+            lambda: f"every service should answer: {self.platform.services()}",
         )
 
     def check_invariants(self) -> None:

@@ -1,4 +1,4 @@
-"""The API a run reports to: there for the run, gone with it, and its records readable afterwards."""
+"""The API a run reports to is there for the run and gone with it; its records stay readable."""
 
 import os
 import signal

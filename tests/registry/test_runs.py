@@ -86,7 +86,9 @@ def test_a_killed_process_leaves_a_run_that_is_marked_and_then_continued(
     registry: Registry, workspace: Workspace
 ) -> None:
     code = (
-        "import os, signal; from weighbridge.registry import Registry; from weighbridge.core.settings import Settings\n"
+        "import os, signal\n"
+        "from weighbridge.core.settings import Settings\n"
+        "from weighbridge.registry import Registry\n"
         "registry = Registry.connect(Settings())\n"
         "registry.release('demo', 1, params={}, tags={})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -119,7 +119,7 @@ def test_files_are_copied_where_links_cannot_be(
 
 
 @pytest.mark.parametrize(
-    "point", ["place", "finalize_logged_model", "create_registered_model", "create_model_version"]
+    "point", ["upload", "finalize_logged_model", "create_registered_model", "create_model_version"]
 )
 def test_killed_anywhere_and_tried_again_nothing_is_there_twice(
     registry: Registry, run: MlflowRun, make: Make, monkeypatch: pytest.MonkeyPatch, point: str
@@ -132,8 +132,8 @@ def test_killed_anywhere_and_tried_again_nothing_is_there_twice(
 
     artifact = make("base")
     with monkeypatch.context() as patched:
-        if point == "place":
-            patched.setattr(logged_models, "place", die)
+        if point == "upload":
+            patched.setattr(logged_models, "upload", die)
         else:
             patched.setattr(type(registry.connection.client), point, die)
         with pytest.raises(Killed):
