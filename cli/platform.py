@@ -11,7 +11,7 @@ from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from weighbridge.rollout.target_status import TargetStatus
-    from weighbridge.services.platform import Component
+    from weighbridge.services.service_status import ServiceStatus
 
 
 @click.command()
@@ -23,17 +23,18 @@ def up(as_json: bool) -> None:
 
     They are kept alive until `weighbridge down`, and listen for this machine alone.
     """
-    from weighbridge.cli import screen
+    from weighbridge.cli import terminal
     from weighbridge.services.platform import Platform
 
-    with screen.live(screen.stderr if as_json else screen.console):
-        components = Platform(Settings()).up()
+    with terminal.live_progress(terminal.stderr if as_json else terminal.console):
+        services = Platform(Settings()).up()
     if as_json:
-        click.echo(json.dumps([part.model_dump(mode="json") for part in components], indent=2))
+        documents = [service.model_dump(mode="json") for service in services]
+        click.echo(json.dumps(documents, indent=2))
         return
-    _print_components(components)
+    _print_services(services)
     hint = "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status"
-    screen.console.print(hint, soft_wrap=True)
+    terminal.console.print(hint, soft_wrap=True)
 
 
 @click.command()
@@ -42,7 +43,7 @@ def down() -> None:
 
     What served serves again after `weighbridge up`.
     """
-    from weighbridge.cli.screen import console
+    from weighbridge.cli.terminal import console
     from weighbridge.services.platform import Platform
 
     with console.status("stopping"):
@@ -53,86 +54,83 @@ def down() -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
-    """Say how each service is, and for every target what should serve, what does, and since when."""
+    """Say how each service is, and for every target what is to serve, what does, since when."""
     from weighbridge.rollout import target_status
     from weighbridge.services.platform import Platform
 
     workspace = Workspace()
-    components = Platform(workspace.settings).components()
-    statuses = target_status.status(workspace)
+    services = Platform(workspace.settings).services()
+    targets = target_status.status(workspace)
     if as_json:
-        services = [part.model_dump(mode="json") for part in components]
-        click.echo(
-            json.dumps(
-                {
-                    "services": services,
-                    "targets": [status.model_dump(mode="json") for status in statuses],
-                },
-                indent=2,
-            )
-        )
+        document = {
+            "services": [service.model_dump(mode="json") for service in services],
+            "targets": [target.model_dump(mode="json") for target in targets],
+        }
+        click.echo(json.dumps(document, indent=2))
         return
-    if any(part.state != "STOPPED" for part in components):
-        _print_components(components)
+    if any(service.state != "STOPPED" for service in services):
+        _print_services(services)
     else:
         click.echo("the platform is down; bring it up with: weighbridge up")
     click.echo()
-    if statuses:
-        _print_targets(statuses)
+    if targets:
+        _print_targets(targets)
     else:
         click.echo("nothing serves; start with: weighbridge run RECIPE")
 
 
-def _print_components(components: "list[Component]") -> None:
-    from weighbridge.cli.screen import table
+def _print_services(services: "list[ServiceStatus]") -> None:
+    from weighbridge.cli.terminal import table
 
     rows = [
         [
-            part.name,
-            "[green]answers[/green]" if part.answers else f"[red]{part.state.lower()}[/red]",
-            _ago(part.since),
-            part.address or "—",
+            service.name,
+            "[green]answers[/green]" if service.answers else f"[red]{service.state.lower()}[/red]",
+            _ago(service.since),
+            service.address or "—",
         ]
-        for part in components
+        for service in services
     ]
     table(["service", "health", "up for", "address"], rows)
 
 
-def _print_targets(statuses: "list[TargetStatus]") -> None:
+def _print_targets(targets: "list[TargetStatus]") -> None:
     from rich.markup import escape
 
-    from weighbridge.cli.screen import console, table
+    from weighbridge.cli.terminal import console, table
 
     rows = [
         [
-            status.target,
-            "[green]answers[/green]" if status.healthy else "[red]down[/red]",
-            status.desired_version or "—",
-            f"{status.serving.name} {status.serving.version}" if status.serving else "—",
-            _ago(status.since),
-            status.address,
+            target.target,
+            "[green]answers[/green]" if target.healthy else "[red]down[/red]",
+            target.desired_version or "—",
+            f"{target.serving.name} {target.serving.version}" if target.serving else "—",
+            _ago(target.since),
+            target.address,
         ]
-        for status in statuses
+        for target in targets
     ]
     table(["target", "health", "desired", "actual", "for", "address"], rows)
-    for status in statuses:
-        for line in _remarks(status):
-            console.print(f"{escape(status.target)}: {escape(line)}", soft_wrap=True)
+    for target in targets:
+        for line in _remarks(target):
+            console.print(f"{escape(target.target)}: {escape(line)}", soft_wrap=True)
 
 
-def _remarks(status: "TargetStatus") -> list[str]:
-    """What else there is to say about a target."""
+def _remarks(target: "TargetStatus") -> list[str]:
+    """Return what else there is to say about a target."""
     lines = []
-    if status.phase:
-        share = f"{status.share} % of new requests"
-        lines.append(f"version {status.trying} is being rolled out: {status.phase}, {share}")
-    if status.paused:
-        lines.append(f"paused; go on with: weighbridge resume {status.target}")
-    return [*lines, *([status.detail] if status.detail else [])]
+    if target.phase:
+        lines.append(
+            f"version {target.trying} is being rolled out: {target.phase}, "
+            f"{target.share} % of new requests"
+        )
+    if target.paused:
+        lines.append(f"paused; go on with: weighbridge resume {target.target}")
+    return [*lines, *([target.detail] if target.detail else [])]
 
 
 def _ago(since: float) -> str:
-    """How long ago, in the two largest units."""
+    """Return how long ago that was, in the two largest units."""
     if not since:
         return "—"
     seconds = max(0, int(time.time() - since))

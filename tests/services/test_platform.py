@@ -86,7 +86,7 @@ def deployment(home: Path, name: str) -> dict[str, Any]:
 
 
 def test_every_service_answers_for_this_machine_alone(home: Path) -> None:
-    components = Platform(settings(home)).components()
+    components = Platform(settings(home)).services()
     assert [part.name for part in components] == SERVICES
     assert all(part.answers and part.state == "RUNNING" and part.since for part in components)
     ours = set(marked(f"{home}:"))
@@ -173,7 +173,8 @@ def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
 
 def test_a_run_started_here_reports_to_the_platform(home: Path) -> None:
     code = (
-        "from weighbridge.core.settings import Settings; from weighbridge.flows.prefect_server import prefect_api\n"
+        "from weighbridge.core.settings import Settings\n"
+        "from weighbridge.flows.prefect_server import prefect_api\n"
         "with prefect_api(Settings()) as api:\n"
         "    import prefect\n"
         "    prefect.flow(lambda: None, name='mine', flow_run_name='seen by all')()\n"
@@ -202,7 +203,7 @@ def test_whatever_is_killed_is_back_by_itself(home: Path) -> None:
 
     def back() -> bool:
         now = processes(home)
-        parts = Platform(settings(home)).components()
+        parts = Platform(settings(home)).services()
         return all(part.answers and now[part.name] != before[part.name] for part in parts)
 
     until(back, 90)
@@ -218,7 +219,7 @@ def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> No
     ports = service_addresses.read(home)
     assert set(platform.down()) == {*SERVICES, "shop@7"}
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    assert not [part for part in platform.components() if part.state != "STOPPED"]
+    assert not [part for part in platform.services() if part.state != "STOPPED"]
     assert platform.down() == []
     platform.up()
     assert service_addresses.read(home) == ports
@@ -240,7 +241,7 @@ def test_a_port_of_somebody_else_is_refused_before_anything_starts(tmp_path: Pat
 
 def test_an_mlflow_server_of_the_users_is_left_to_them(tmp_path: Path) -> None:
     theirs = settings(tmp_path, tracking_uri="http://mlflow.example")
-    assert [part.name for part in Platform(theirs).components()] == [
+    assert [part.name for part in Platform(theirs).services()] == [
         "gateway",
         "prefect",
         "deployer",
