@@ -1,4 +1,4 @@
-"""Commands to whatever serves: ask."""
+"""The command that talks to what serves: ask."""
 
 import click
 

@@ -58,35 +58,35 @@ def compat(
     tree are run: what we import and call. Nothing of yours changes. Ends with 3 when something
     would break, with 4 when the package index cannot be reached.
     """
-    from weighbridge.cli.screen import live, stderr
+    from weighbridge.cli.terminal import live_progress, stderr
     from weighbridge.compat.check import Options, check
     from weighbridge.compat.subjects import subjects
     from weighbridge.core.errors import GateFailed
     from weighbridge.core.settings import Settings
 
     options = Options(only, with_torch, timeout, minutes, run=not resolve)
-    with live(stderr):
-        found = check(subjects(environments), options, Settings().cache)
+    with live_progress(stderr):
+        report = check(subjects(environments), options, Settings().cache)
     if markdown:
-        markdown.write_text(found.markdown(), encoding="utf-8")
+        markdown.write_text(report.markdown(), encoding="utf-8")
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(report.model_dump_json(indent=2))
     else:
-        _print(found)
-    if found.breaks:
-        raise GateFailed("checking the newest releases", found.headline())
+        _print(report)
+    if report.breaks:
+        raise GateFailed("checking the newest releases", report.headline())
 
 
-def _print(found: "CompatReport") -> None:
+def _print(report: "CompatReport") -> None:
     from rich.markup import escape
 
-    from weighbridge.cli.screen import console, table
+    from weighbridge.cli.terminal import console, table
 
-    if rows := found.rows():
+    if rows := report.rows():
         cells = [[_cell(key, escape(text)) for key, text in row.items()] for row in rows]
         table(list(rows[0]), cells)
     console.print(
-        f"{found.at}, Python {found.python}. {found.pytorch}", style="dim", soft_wrap=True
+        f"{report.at}, Python {report.python}. {report.pytorch}", style="dim", soft_wrap=True
     )
 
 

@@ -31,7 +31,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        from weighbridge.cli.screen import table
+        from weighbridge.cli.terminal import table
 
         marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
         table(
@@ -55,7 +55,10 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     for name in plugins.names("engine"):
         for device, lock in plugins.load("engine", name).locks.items():
             environment, whole = environments.locate(lock, settings.cache)
-            install = f"a run builds what it needs; now: weighbridge engines install {name} --device {device}"
+            install = (
+                "a run builds what it needs; now: "
+                f"weighbridge engines install {name} --device {device}"
+            )
             state = str(environment.path) if whole else "environment not built yet"
             yield Finding(f"engine {name}, {device}", state, True, "" if whole else install)
     for tool, remedy in (
@@ -63,8 +66,9 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         ("cmake", "for K-quants: apt-get install cmake"),
         ("g++", "for K-quants: apt-get install g++"),
     ):
-        found = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-        yield Finding(tool, found or "not on the PATH", bool(found), "" if found else remedy)
+        # haproxy lies where only the superuser looks by default.
+        program = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        yield Finding(tool, program or "not on the PATH", bool(program), "" if program else remedy)
     gpu = shutil.which("nvidia-smi")
     yield Finding(
         "GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone"

@@ -31,7 +31,7 @@ def engines(context: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    from weighbridge.cli.screen import table
+    from weighbridge.cli.terminal import table
     from weighbridge.core.formatting import human_size
 
     rows = [
@@ -90,13 +90,13 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
     """Build the locked environments of the engines NAME…, several at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from weighbridge.cli.screen import console, live, stderr
+    from weighbridge.cli.terminal import console, live_progress, stderr
     from weighbridge.core import environments
 
     settings = Settings()
     locks = {name: _lock(name, device) for name in names}
     builds = {name: _native_build(name) for name in names} if native else {}
-    with live(stderr if as_json else console), ThreadPoolExecutor(len(locks)) as pool:
+    with live_progress(stderr if as_json else console), ThreadPoolExecutor(len(locks)) as pool:
         jobs = {
             name: pool.submit(environments.ensure, lock, settings.cache)
             for name, lock in locks.items()
@@ -206,7 +206,7 @@ def _option(words: str) -> tuple[str, str]:
 def _check(
     name: str, options: dict[str, str], only: Sequence[str], workspace: Any, as_json: bool
 ) -> ConformanceReport:
-    from weighbridge.cli.screen import console, live, stderr
+    from weighbridge.cli.terminal import console, live_progress, stderr
     from weighbridge.conformance.runner import check as run
 
     screen = stderr if as_json else console
@@ -217,7 +217,7 @@ def _check(
         screen.print(f": {outcome.why}", style="dim", markup=False, soft_wrap=True)
 
     screen.print(f"[bold]{name}[/bold]")
-    with live(screen):
+    with live_progress(screen):
         report = run(name, workspace, options=options, tell=tell, only=only)
     words = ", ".join(filter(None, [report.summary(), report.version(), f"{report.seconds:.0f} s"]))
     screen.print(f"[bold]{name}[/bold], {report.device}: {words}")
@@ -225,7 +225,7 @@ def _check(
 
 
 def _write_docs(folder: Path, settings: Settings) -> None:
-    from weighbridge.cli.screen import stderr
+    from weighbridge.cli.terminal import stderr
     from weighbridge.conformance.matrix import MatrixEntry
     from weighbridge.conformance.runner import document, recorded
     from weighbridge.core.files import replace_text
@@ -260,7 +260,7 @@ def prune(as_json: bool) -> None:
     """Remove environments that no lock of today names and nothing that serves runs in."""
     from dataclasses import asdict
 
-    from weighbridge.cli.screen import console
+    from weighbridge.cli.terminal import console
     from weighbridge.core.formatting import human_size
     from weighbridge.core.pruning import prune_environments
 

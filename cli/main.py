@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """From the table, so that `--help` imports no subcommand."""
+        """List the commands from the table, so that `--help` imports no subcommand."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
 
@@ -109,13 +109,17 @@ def cli(verbose: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of the console script: errors become one line and DESIGN's exit codes."""
-    words = sys.argv[1:] if argv is None else argv
-    verbose = "--verbose" in words
+    """Run a command; an error becomes one line on stderr and an exit code.
+
+    0: well; 1: unexpected; 2: bad input; 3: a gate failed; 4: a component is missing or down; 130:
+    interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    verbose = "--verbose" in arguments
     try:
         # --verbose may stand anywhere on the line.
         cli.main(
-            ["--verbose"] * verbose + [word for word in words if word != "--verbose"],
+            ["--verbose"] * verbose + [word for word in arguments if word != "--verbose"],
             standalone_mode=False,
         )
     except click.exceptions.Abort:
@@ -140,8 +144,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _exit_where_the_disk_is_full(exc: BaseException) -> None:
-    """A full disk shows as whatever failed to be written first, be it in a database or a server of
-    ours.
+    """End the program with one line where the disk is full.
+
+    A full disk shows as whatever failed to be written first, in a database or a server of ours.
     """
     from weighbridge.core.disk import free_bytes
     from weighbridge.core.errors import Unavailable

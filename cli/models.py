@@ -15,20 +15,20 @@ from weighbridge.tasks.metrics.base import Score
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, as_json: bool) -> None:
     """List the registered models, or the versions of NAME."""
-    from weighbridge.cli.screen import table
+    from weighbridge.cli.terminal import table
     from weighbridge.core.formatting import human_size
     from weighbridge.registry import Registry
 
     registry = Registry.connect(Settings())
-    found = [
+    versions = [
         version
         for model in ([name] if name else registry.names())
         for version in registry.versions(model)
     ]
     if as_json:
-        click.echo(json.dumps([_plain(version) for version in found], indent=2))
+        click.echo(json.dumps([_plain(version) for version in versions], indent=2))
         return
-    if not found:
+    if not versions:
         click.echo("no model is registered; make one with: weighbridge run RECIPE")
         return
     rows = [
@@ -41,7 +41,7 @@ def models(name: str | None, as_json: bool) -> None:
             " ".join(version.aliases),
             time.strftime("%m-%d %H:%M", time.localtime(version.created)),
         ]
-        for version in found
+        for version in versions
     ]
     table(
         ["model", "version", "what", "made of", "size", "alias", "registered"], rows, right=["size"]
@@ -52,40 +52,43 @@ def models(name: str | None, as_json: bool) -> None:
 @click.argument("which", metavar="NAME[@ALIAS|VERSION]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(which: str, as_json: bool) -> None:
-    """Show one version: where it comes from, what was made of it, what the scale said.
+    """Show one version: where it comes from, its tags, its measurements.
 
     Without an alias or a version, the champion.
     """
     from weighbridge.registry import Registry
 
-    name, _, wanted = which.partition("@")
-    found = Registry.connect(Settings()).show(name, wanted or "champion")
+    name, _, alias_or_version = which.partition("@")
+    details = Registry.connect(Settings()).show(name, alias_or_version or "champion")
     if as_json:
-        measured = {label: json.loads(text) for label, text in found.measurements.items()}
-        lineage = [_plain(version) for version in found.lineage]
-        click.echo(
-            json.dumps(
-                {**_plain(found.version), "lineage": lineage, "measurements": measured}, indent=2
-            )
-        )
+        document = {
+            **_plain(details.version),
+            "lineage": [_plain(version) for version in details.lineage],
+            "measurements": {
+                label: json.loads(text) for label, text in details.measurements.items()
+            },
+        }
+        click.echo(json.dumps(document, indent=2))
         return
-    from weighbridge.cli.screen import console, table
+    from weighbridge.cli.terminal import console, table
 
-    version = found.version
+    version = details.version
     console.print(
-        f"[bold]{version.name} {version.version}[/bold]  {version.label}  {', '.join(version.aliases)}"
+        f"[bold]{version.name} {version.version}[/bold]  {version.label}  "
+        f"{', '.join(version.aliases)}"
     )
     table(
         ["lineage", "version", "digest"],
-        [[item.label, item.version, item.short] for item in found.lineage],
+        [[ancestor.label, ancestor.version, ancestor.short] for ancestor in details.lineage],
     )
-    shown = sorted(
+    # What Weighbridge and MLflow note for themselves tells people nothing.
+    tags = sorted(
         (key, value)
         for key, value in version.tags.items()
         if not key.startswith(("weighbridge.", "mlflow."))
     )
-    table(["tag", "value"], [[key, value] for key, value in shown])
-    for label, text in found.measurements.items():
+    table(["tag", "value"], [[key, value] for key, value in tags])
+    for label, text in details.measurements.items():
         table([f"measured as {label}", ""], _figures(json.loads(text)), right=[""])
 
 

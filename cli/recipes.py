@@ -44,10 +44,12 @@ def plan(recipe: Path, as_json: bool) -> None:
     from weighbridge.configs.load import load
     from weighbridge.flows.plan import plan as make_plan
 
-    made = make_plan(load(recipe))
+    forecast = make_plan(load(recipe))
     if as_json:
-        click.echo(json.dumps([entry.model_dump(mode="json") for entry in made.stages], indent=2))
+        click.echo(
+            json.dumps([stage.model_dump(mode="json") for stage in forecast.stages], indent=2)
+        )
         return
-    from weighbridge.cli.screen import print_plan
+    from weighbridge.cli.terminal import print_plan
 
-    print_plan(made)
+    print_plan(forecast)

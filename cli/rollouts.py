@@ -34,7 +34,7 @@ def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
     """
     from weighbridge.deployer.promotion import promote as move
 
-    _wait(move(name, version, Workspace()), no_wait=no_wait, now=now)
+    _follow(move(name, version, Workspace()), no_wait=no_wait, now=now)
 
 
 @click.command()
@@ -49,7 +49,7 @@ def rollback(target: str, no_wait: bool) -> None:
     """
     from weighbridge.deployer.promotion import rollback as move
 
-    _wait(move(target, Workspace()), no_wait=no_wait, now=False)
+    _follow(move(target, Workspace()), no_wait=no_wait, now=False)
 
 
 @click.command()
@@ -95,7 +95,7 @@ def history(target: str, limit: int, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    from weighbridge.cli.screen import console, table
+    from weighbridge.cli.terminal import console, table
 
     right = ["took", "requests", "failed"]
     columns = ["when", "version", "before", "asked by", "outcome", "took", "requests", "failed"]
@@ -135,17 +135,17 @@ def _command(target: str, command: "Command") -> None:
     click.echo(give_command(target, command, Workspace()))
 
 
-def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
-    """Say what was moved, and follow it until it serves."""
-    from weighbridge.cli.screen import console
+def _follow(promotion: "Promotion", *, no_wait: bool, now: bool) -> None:
+    """Say what was promoted, and follow it until it serves."""
+    from weighbridge.cli.terminal import console
 
-    version = moved.version
+    version = promotion.version
     click.echo(f"champion of {version.name} is version {version.version}")
-    if not moved.bindings:
+    if not promotion.bindings:
         click.echo(f"no target serves {version.name}; start one with: weighbridge run RECIPE")
         return
     if no_wait:
-        if not moved.wake(Workspace()):
+        if not promotion.wake(Workspace()):
             click.echo("no deployer runs: it serves after `weighbridge up`, or without --no-wait")
         return
     with console.status("") as spinner:
@@ -157,8 +157,7 @@ def _wait(moved: "Promotion", *, no_wait: bool, now: bool) -> None:
                 click.echo(f"  {text}")
                 last[0] = text
 
-        moved.follow(Workspace(), now=now, on_progress=show)
-    seconds = time.time() - moved.at
-    click.echo(
-        f"version {version.version} serves at {', '.join(p.target for p in moved.bindings)} after {seconds:.1f} s"
-    )
+        promotion.follow(Workspace(), now=now, on_progress=show)
+    seconds = time.time() - promotion.at
+    targets = ", ".join(binding.target for binding in promotion.bindings)
+    click.echo(f"version {version.version} serves at {targets} after {seconds:.1f} s")

@@ -1,4 +1,4 @@
-"""The command that does it all: run."""
+"""The command that runs a recipe: run."""
 
 import json
 import shlex
@@ -21,14 +21,17 @@ def run(recipe: Path, as_json: bool) -> None:
 
     Finished stages are reused, also those of a run that was killed. Nothing needs to be running.
     """
-    from weighbridge.cli import screen
+    from weighbridge.cli import terminal
     from weighbridge.configs.load import load
     from weighbridge.core.settings import Settings
     from weighbridge.flows.prefect_server import prefect_api
 
     loaded = load(recipe)
     settings = Settings()
-    with screen.live(screen.stderr if as_json else screen.console), prefect_api(settings):
+    with (
+        terminal.live_progress(terminal.stderr if as_json else terminal.console),
+        prefect_api(settings),
+    ):
         from weighbridge.flows.release import release
 
         released = release(loaded)
@@ -51,7 +54,7 @@ def _plain(released: "Released") -> dict[str, Any]:
 
 
 def _show(released: "Released") -> None:
-    from weighbridge.cli.screen import console, print_report
+    from weighbridge.cli.terminal import console, print_report
     from weighbridge.serving.openai_client import Client, request
 
     console.print()

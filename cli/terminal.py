@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 GAP = 2
-"""Between two columns."""
+"""Characters between two columns."""
 
 
 def table(
@@ -32,19 +32,19 @@ def table(
     title: str = "",
     right: Sequence[str] = (),
 ) -> None:
-    """Print rows under headings; columns named in `right` are figures."""
-    shown = Table(
+    """Print rows under headings; columns named in `right` are figures, and set to the right."""
+    grid = Table(
         title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for column in columns:
-        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
+        grid.add_row(*row)
+    console.print(grid)
 
 
 class LiveSteps:
-    """Show bars for what `weighbridge.core.progress` tells; plain lines where there is no terminal."""
+    """Shows progress as bars, and as plain lines where there is no terminal."""
 
     def __init__(self, progress: Progress, screen: Console) -> None:
         self._progress = progress
@@ -65,7 +65,7 @@ class LiveSteps:
             del self._tasks[step.what]
 
     def _plain(self, step: Step) -> None:
-        """At most a line every ten seconds, for logs."""
+        """Print at most a line every ten seconds, for logs."""
         now = time.monotonic()
         if now - self._last_line.setdefault(step.what, now) >= 10:
             self._last_line[step.what] = now
@@ -81,7 +81,7 @@ def _amount(step: Step) -> str:
 
 
 @contextmanager
-def live(screen: Console = console) -> Iterator[None]:
+def live_progress(screen: Console = console) -> Iterator[None]:
     """Show progress, and what our own code logs, while the block runs."""
     columns = (
         SpinnerColumn(),
@@ -104,8 +104,9 @@ def live(screen: Console = console) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Stages stand out, what happens within them is indented; errors are left to whoever ends the
-    program.
+    """Prints log lines: those of a stage stand out, what happens within one is indented.
+
+    Errors are left out, since `main` prints the one that ends the program.
     """
 
     def __init__(self, screen: Console) -> None:
@@ -127,7 +128,7 @@ class _Lines(logging.Handler):
 
 
 def print_plan(plan: "Plan") -> None:
-    """The plan as a table, and the room there is."""
+    """Print the plan as a table, and the room on the disk."""
     colours = {"reuse": "green", "run": "yellow", "wait": "dim"}
     rows = [
         [
@@ -143,7 +144,7 @@ def print_plan(plan: "Plan") -> None:
 
 
 def print_report(report: "WeighingReport") -> None:
-    """The report as tables: base against fine-tuned, every candidate, and why not the others."""
+    """Print the report: base against fine-tuned, every candidate, and why not the others."""
     if report.before_after:
         columns = list(report.before_after[0])
         table(columns, [list(row.values()) for row in report.before_after])
@@ -158,8 +159,8 @@ def print_report(report: "WeighingReport") -> None:
         ]
         for row in report.rows
     ]
-    for shown in _that_fit(headings, candidates):
-        labels, *figures = zip(headings, *shown, strict=True)
+    for group in _that_fit_beside(headings, candidates):
+        labels, *figures = zip(headings, *group, strict=True)
         table(labels, figures, right=labels[1:])
         console.print()
     console.print(
@@ -172,10 +173,10 @@ def print_report(report: "WeighingReport") -> None:
             )
 
 
-def _that_fit(
+def _that_fit_beside(
     headings: Sequence[str], columns: Sequence[Sequence[str]]
 ) -> Iterator[list[Sequence[str]]]:
-    """The columns in groups: as many as fit beside the headings, one at least."""
+    """Return the columns in groups: as many as fit beside the headings, one at least."""
     room = console.width - _width(headings)
     group: list[Sequence[str]] = []
     for column in columns:

@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def weighbridge(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from weighbridge.cli.main import main; main()"
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "from weighbridge.cli.main import main; main()"
+    )
     return subprocess.run(
         [sys.executable, "-c", program, str(ROOT), *words],
         cwd=cwd,

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from weighbridge.cli import screen
+from weighbridge.cli import terminal
 from weighbridge.tasks.report import WeighingReport
 
 
@@ -22,8 +22,8 @@ def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
         for number in range(candidates)
     ]
     out = io.StringIO()
-    monkeypatch.setattr(screen, "console", Console(file=out, width=width))
-    screen.print_report(
+    monkeypatch.setattr(terminal, "console", Console(file=out, width=width))
+    terminal.print_report(
         WeighingReport("reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b"")
     )
     return out.getvalue()
