@@ -23,7 +23,7 @@ from weighbridge.services.programs import (
 )
 from weighbridge.services.service_status import ServiceStatus, gateway_status, service_status
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.reaper import sweep
+from weighbridge.serving.reaper import kill_marked
 from weighbridge.serving.supervisor import Supervisor
 
 START_TIMEOUT = 300.0
@@ -69,7 +69,7 @@ class Platform:
         """
         running = [state.name for state in self._supervisor.states() if state.pid]
         self._supervisor.shutdown(forget=SERVICES)
-        sweep(mark_of("", self._settings))
+        kill_marked(mark_of("", self._settings))
         return running
 
     def services(self) -> list[ServiceStatus]:

@@ -52,7 +52,7 @@ def service_programs(settings: Settings, ports: Addresses, logs: Path) -> list[P
             secrets=secrets_file,
             mark=mark_of(name, settings),
             # Runs that a killed worker had begun go on by themselves.
-            sweep=name != "worker",
+            kill_leftovers=name != "worker",
             retries=1000,
         )
         for name in service_names(settings)
