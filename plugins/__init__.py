@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
     from weighbridge.core.package import PACKAGE
     from weighbridge.core.workspace import Workspace
-    from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs, guarded
+    from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+    from weighbridge.serving.engines.command_line import flags, guarded, variations
     from weighbridge.serving.engines.shim_engine import ShimEngine
     from weighbridge.serving.gateway.models import FinishedRequest
     from weighbridge.serving.targets.base import (
@@ -82,7 +83,9 @@ __all__ = [
     "Unavailable",
     "WeighbridgeError",
     "Workspace",
+    "flags",
     "guarded",
+    "variations",
 ]
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -90,7 +93,8 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
     "core.package": ("PACKAGE",),
     "core.workspace": ("Workspace",),
-    "serving.engines.base": ("Capabilities", "Engine", "EngineArgs", "guarded"),
+    "serving.engines.base": ("Capabilities", "Engine", "EngineArgs"),
+    "serving.engines.command_line": ("flags", "guarded", "variations"),
     "serving.engines.shim_engine": ("ShimEngine",),
     "serving.gateway.models": ("FinishedRequest",),
     "serving.targets.base": (

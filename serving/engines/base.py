@@ -13,7 +13,12 @@ from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
 
-REAPER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
+AUTO_SLOTS: Final = 4
+"""Answers decoded together where nobody says how many."""
+AUTO_CONTEXT: Final = 4096
+"""Most tokens of context per answer where nobody says how many: a model that was trained for a long
+context would take all memory.
+"""
 
 Feature = Literal["streaming", "lora", "embeddings", "metrics"]
 
@@ -243,10 +248,3 @@ def engine_for(args: EngineArgs) -> Engine:
         BadInput: There is none of their `kind`.
     """
     return engine_class(args.kind)(args)
-
-
-def guarded(command: Sequence[str], python: Path) -> list[str]:
-    """Return the same command for a server of several processes: all of them end with its first
-    one, however that ends.
-    """
-    return [str(python), "-I", str(REAPER), "--reap-group", "--", *command]

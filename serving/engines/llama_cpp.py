@@ -12,16 +12,17 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gguf_header import read_metadata
 from weighbridge.core.machine import limited_cores
 from weighbridge.core.settings import Settings
-from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.base import (
+    AUTO_CONTEXT,
+    AUTO_SLOTS,
+    Capabilities,
+    Engine,
+    EngineArgs,
+)
+from weighbridge.serving.engines.command_line import flags, variations
 from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
-AUTO_SLOTS: Final = 4
-"""Slots llama-server takes when nobody says how many."""
-AUTO_CONTEXT: Final = 4096
-"""Most tokens of context per slot when nobody says how many: a long-context model would eat all
-memory.
-"""
 FORCED_AT_ONCE: Final = 256
 """Tokens per request."""
 SPINS: Final = 3000
@@ -119,12 +120,8 @@ class LlamaCpp(Engine[LlamaCppArgs]):
 
     def tunings(self, cores: int) -> Sequence[LlamaCppArgs]:
         """Return every number of threads worth trying with every number of slots worth trying."""
-        args = self.args
-        threads = [args.threads] if args.threads else sorted({max(1, cores // 2), cores})
-        slots = [args.parallel] if args.parallel else [4, 8]
-        return [
-            args.model_copy(update={"threads": t, "parallel": s}) for t in threads for s in slots
-        ]
+        threads = sorted({max(1, cores // 2), cores})
+        return variations(self.args, threads=threads, parallel=(4, 8))
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
@@ -178,7 +175,7 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     )
     # llama.cpp counts the cores that a container's quota leaves unused.
     threads = args.threads or limited_cores()
-    given: dict[str, object] = {
+    options: dict[str, object] = {
         "alias": args.alias,
         "ctx-size": context,
         "parallel": slots,
@@ -192,14 +189,8 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
         "cache-type-v": args.cache_type_v,
         "cache-ram": args.cache_ram,
     }
-    words = [
-        word
-        for name, value in given.items()
-        if value is not None
-        for word in (f"--{name}", str(value))
-    ]
     return [
-        *words,
+        *flags(options),
         "--kv-unified" if shared else "--no-kv-unified",
         "--jinja",
         "--metrics",

@@ -18,6 +18,7 @@ from pydantic import Field, create_model, model_validator
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.command_line import flags
 from weighbridge.serving.openai_client import Client, post
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
@@ -100,7 +101,7 @@ class OnPath(Engine[OnPathArgs]):
         return [
             self._program(),
             *words,
-            *_flags(self.args.model_dump(include=set(row.options)), dashed=row.dashed),
+            *flags(self.args.model_dump(include=set(row.options)), dashed=row.dashed),
         ]
 
     def _program(self) -> str:
@@ -128,18 +129,6 @@ class OnPath(Engine[OnPathArgs]):
         if self.row.cut is None:
             return super().tokenize(url, text)
         return self.row.cut(url, text)
-
-
-def _flags(options: Mapping[str, Any], *, dashed: bool) -> list[str]:
-    """Options that were given, as words; a switch has no value."""
-    words: list[str] = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-') if dashed else name}"
-        if value is True:
-            words.append(flag)
-        elif value is not None and value is not False:
-            words += [flag, str(value)]
-    return words
 
 
 def _engine(row: EngineRow) -> type[OnPath]:

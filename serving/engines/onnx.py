@@ -4,18 +4,14 @@ a server of ours.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilities, EngineArgs
+from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
-
-SERVER: Final = Path(__file__).with_name("onnx_server.py")
-AUTO_SLOTS: Final = 4
-AUTO_CONTEXT: Final = 4096
-"""Most tokens of context when nobody says how many: a long-context model would eat all memory."""
 
 
 class DecoderArgs(EngineArgs):
@@ -46,36 +42,21 @@ class DecoderArgs(EngineArgs):
     )
     alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
 
-    def words(self, model: Path, host: str, port: int) -> list[str]:
-        """The command line of a server of ours over the model."""
-        given: dict[str, object] = {
-            "model": model,
-            "host": host,
-            "port": port,
+    def options(self) -> dict[str, object]:
+        """Return the options of a server of ours over the model."""
+        return {
             "alias": self.alias,
-            "context-length": self.context_length or AUTO_CONTEXT,
-            "max-batch-size": self.max_batch_size or AUTO_SLOTS,
-            "chunk-size": self.chunk_size,
-            "intra-op-num-threads": self.intra_op_num_threads,
+            "context_length": self.context_length or AUTO_CONTEXT,
+            "max_batch_size": self.max_batch_size or AUTO_SLOTS,
+            "chunk_size": self.chunk_size,
+            "intra_op_num_threads": self.intra_op_num_threads,
+            "allow_spinning": self.allow_spinning,
         }
-        words = [
-            word
-            for name, value in given.items()
-            if value is not None
-            for word in (f"--{name}", str(value))
-        ]
-        return [*words, *(["--allow-spinning"] if self.allow_spinning else [])]
 
     def tunings(self, cores: int) -> list[Self]:
-        """Every number of threads worth trying with every number of slots worth trying."""
-        given = self.intra_op_num_threads
-        threads = [given] if given else sorted({1, max(1, cores // 2), cores})
-        slots = [self.max_batch_size] if self.max_batch_size else [4, 8]
-        return [
-            self.model_copy(update={"intra_op_num_threads": t, "max_batch_size": s})
-            for t in threads
-            for s in slots
-        ]
+        """Return every number of threads worth trying with every number of slots worth trying."""
+        threads = sorted({1, max(1, cores // 2), cores})
+        return variations(self, intra_op_num_threads=threads, max_batch_size=(4, 8))
 
 
 class OnnxArgs(DecoderArgs):
@@ -92,11 +73,12 @@ class Onnx(ShimEngine[OnnxArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
+    server: ClassVar[Path] = Path(__file__).with_name("onnx_server.py")
 
-    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
-        """Return the command line of our server in the locked environment."""
-        return [str(python), "-I", str(SERVER), *self.args.words(model, host, port)]
+    def options(self) -> Mapping[str, object]:
+        """Return the options of our server."""
+        return self.args.options()
 
     def tunings(self, cores: int) -> Sequence[OnnxArgs]:
         """Return every choice of threads and slots, where they are left open."""

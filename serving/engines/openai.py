@@ -18,6 +18,7 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.command_line import flags
 from weighbridge.serving.openai_client import Client, RequestRefused
 
 LAUNCHER: Final = Path(__file__).with_name("openai_server.py")
@@ -84,17 +85,11 @@ class OpenAI(Engine[OpenAIArgs]):
         environment.
         """
         args = self.args
-        words = [
-            str(python),
-            "-I",
-            str(LAUNCHER),
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--url",
-            args.url,
-        ]
-        for option, value in (("--api-key-env", args.api_key_env), ("--model", args.model)):
-            words += [option, value] if value else []
-        return words
+        options = {
+            "host": host,
+            "port": port,
+            "url": args.url,
+            "api_key_env": args.api_key_env,
+            "model": args.model,
+        }
+        return [str(python), "-I", str(LAUNCHER), *flags(options)]

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
 
-LAUNCHER: Final = Path(__file__).with_name("transformers_server.py")
 LOCK: Final = Path(__file__).with_suffix(".lock")
 
 
@@ -49,30 +49,15 @@ class Transformers(ShimEngine[TransformersArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cpu", "cuda"}), metrics=True
     )
+    server: ClassVar[Path] = Path(__file__).with_name("transformers_server.py")
 
     def device(self) -> str:
         """Return the device that was given: the reference runs on the processor, GPU or not."""
         return self.args.device
 
-    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
-        """Return the command line of the server script beside this file.
-
-        Isolated (`-I`), because this file is named like the library.
-        """
-        words = [
-            str(python),
-            "-I",
-            str(LAUNCHER),
-            "--model",
-            str(model),
-            "--host",
-            host,
-            "--port",
-            str(port),
-        ]
-        for name, value in self.args.model_dump(exclude={"kind", "start_timeout"}).items():
-            words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
-        return words
+    def options(self) -> Mapping[str, object]:
+        """Return the options of our server, which are called like ours."""
+        return self.args.model_dump(exclude=set(EngineArgs.model_fields))
 
     def env(self) -> dict[str, str]:
         """Return variables by which nothing is looked up elsewhere, and threads that wait for each
@@ -86,10 +71,6 @@ class Transformers(ShimEngine[TransformersArgs]):
 
     def tunings(self, cores: int) -> Sequence[TransformersArgs]:
         """Return numbers of threads to try; on another device they don't matter."""
-        args = self.args
-        if args.threads or args.device != "cpu":
-            return [args]
-        return [
-            args.model_copy(update={"threads": count})
-            for count in sorted({max(1, cores // 2), cores})
-        ]
+        if self.args.device != "cpu":
+            return [self.args]
+        return variations(self.args, threads=sorted({max(1, cores // 2), cores}))

@@ -6,7 +6,7 @@ tritonserver comes in the wheel of pytriton, with the python backend alone.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,8 +14,6 @@ from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
 from weighbridge.serving.engines.onnx import DecoderArgs
 from weighbridge.serving.engines.shim_engine import ShimEngine
-
-SERVER: Final = Path(__file__).with_name("triton_server.py")
 
 
 class TritonArgs(DecoderArgs):
@@ -37,13 +35,13 @@ class Triton(ShimEngine[TritonArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")
-    capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
+    server: ClassVar[Path] = Path(__file__).with_name("triton_server.py")
 
-    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
-        """Return the command line of our launcher of tritonserver in the locked environment."""
-        args = self.args
-        delay = ["--max-queue-delay-microseconds", str(args.max_queue_delay_microseconds)]
-        return [str(python), "-I", str(SERVER), *args.words(model, host, port), *delay]
+    def options(self) -> Mapping[str, object]:
+        """Return the options of our launcher of tritonserver."""
+        delay = self.args.max_queue_delay_microseconds
+        return {**self.args.options(), "max_queue_delay_microseconds": delay}
 
     def tunings(self, cores: int) -> Sequence[TritonArgs]:
         """Return every choice of threads and slots, where they are left open."""

@@ -4,18 +4,14 @@ server of ours.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
-from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilities, EngineArgs
+from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
-
-SERVER: Final = Path(__file__).with_name("tvm_server.py")
-AUTO_SLOTS: Final = 4
-AUTO_CONTEXT: Final = 4096
-"""Most tokens of context when nobody says how many: a long-context model would eat all memory."""
 
 
 class TvmArgs(EngineArgs):
@@ -51,25 +47,18 @@ class Tvm(ShimEngine[TvmArgs]):
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("apache-tvm",)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        devices=frozenset({"cpu"}),
-        metrics=True,
-        extras={"models": "LlamaForCausalLM without scaled positions"},
+        metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
     )
+    server: ClassVar[Path] = Path(__file__).with_name("tvm_server.py")
 
-    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
-        """Return the command line of our server in the locked environment."""
-        args = self.args
-        given = {
-            "model": model,
-            "host": host,
-            "port": port,
-            "alias": args.alias,
-            "context-length": args.max_total_seq_len or AUTO_CONTEXT,
-            "max-batch-size": args.max_batch_size or AUTO_SLOTS,
-            "chunk-size": args.prefill_chunk_size,
+    def options(self) -> Mapping[str, object]:
+        """Return the options of our server."""
+        return {
+            "alias": self.args.alias,
+            "context_length": self.args.max_total_seq_len or AUTO_CONTEXT,
+            "max_batch_size": self.args.max_batch_size or AUTO_SLOTS,
+            "chunk_size": self.args.prefill_chunk_size,
         }
-        words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        return [str(python), "-I", str(SERVER), *words]
 
     def env(self) -> dict[str, str]:
         """Return the number of threads: one where nobody says.
@@ -80,11 +69,4 @@ class Tvm(ShimEngine[TvmArgs]):
 
     def tunings(self, cores: int) -> Sequence[TvmArgs]:
         """Return every choice of threads and slots, where they are left open."""
-        args = self.args
-        threads = [args.num_threads] if args.num_threads else sorted({1, cores})
-        slots = [args.max_batch_size] if args.max_batch_size else [4, 8]
-        return [
-            args.model_copy(update={"num_threads": t, "max_batch_size": s})
-            for t in threads
-            for s in slots
-        ]
+        return variations(self.args, num_threads=sorted({1, cores}), max_batch_size=(4, 8))

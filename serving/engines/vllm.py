@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs, guarded
+from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.command_line import guarded
 from weighbridge.serving.engines.devices import compute_capability, nvidia_devices
 from weighbridge.serving.openai_client import BASE_SUFFIX, Client, get, post
 

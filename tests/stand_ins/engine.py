@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from tests.stand_ins import openai
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.command_line import variations
 
 PATH = "tests.stand_ins.engine:StandInEngine"
 
@@ -64,9 +65,7 @@ class StandInEngine(Engine[StandInArgs]):
         return [*program, f"--port={port}", f"--answers={answers}", *options(self.args)]
 
     def tunings(self, cores: int) -> Sequence[StandInArgs]:
-        if self.args.threads:
-            return [self.args]
-        return [self.args.model_copy(update={"threads": threads}) for threads in (1, 2, 8)]
+        return variations(self.args, threads=(1, 2, 8))
 
     def tokenize(self, url: str, text: str) -> list[int]:
         return [len(word) for word in text.split()]

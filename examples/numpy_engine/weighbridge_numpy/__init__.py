@@ -8,7 +8,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from weighbridge.plugins import PACKAGE, Capabilities, EngineArgs, Format, ShimEngine
+from weighbridge.plugins import PACKAGE, Capabilities, EngineArgs, Format, ShimEngine, variations
 
 HERE: Final = Path(__file__).parent
 
@@ -30,18 +30,15 @@ class Numpy(ShimEngine[NumpyArgs]):
     locks: ClassVar[Mapping[str, Path]] = {"cpu": HERE / "numpy_engine.lock"}
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
+    server: ClassVar[Path] = HERE / "server.py"
 
-    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+    def options(self) -> Mapping[str, object]:
         # The server's environment does not hold Weighbridge: it is told where its packages lie.
-        program = [str(python), "-I", str(HERE / "server.py"), "--weighbridge", str(PACKAGE)]
-        address = ["--host", host, "--port", str(port)]
-        return [*program, "--model", str(model), *address, "--slots", str(self.args.slots)]
+        return {"weighbridge": PACKAGE, "slots": self.args.slots}
 
     def env(self) -> dict[str, str]:
         threads = self.args.threads
         return {"OPENBLAS_NUM_THREADS": str(threads)} if threads else {}
 
     def tunings(self, cores: int) -> Sequence[NumpyArgs]:
-        if self.args.threads:
-            return [self.args]
-        return [self.args.model_copy(update={"threads": count}) for count in sorted({1, cores})]
+        return variations(self.args, threads=sorted({1, cores}))
