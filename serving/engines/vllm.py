@@ -4,18 +4,20 @@ processor.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.serving.engines import vllm_client
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import guarded
-from weighbridge.serving.engines.devices import compute_capability, nvidia_devices
-from weighbridge.serving.openai_client import BASE_SUFFIX, Client, get, post
+from weighbridge.serving.engines.devices import nvidia_devices
+from weighbridge.serving.engines.vllm_requirements import holds_fp8, require_gpus, why_no_fp8
+from weighbridge.serving.openai_client import BASE_SUFFIX
 
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """It serves a folder: nothing is to be looked up, and nothing told."""
@@ -25,13 +27,9 @@ all memory.
 """
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the highest rank of adapters."""
-FP8_SINCE: Final = (7, 5)
-"""Compute capability from which vLLM takes FP8 weights: it calculates in FP8 from 8.9, and in 16
-bits below.
-"""
 ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
 """What one of its processes says before the others say that it has ended."""
-OURS: Final = frozenset(
+NOT_FLAGS: Final = frozenset(
     {
         "kind",
         "start_timeout",
@@ -152,7 +150,7 @@ class VllmArgs(EngineArgs):
 
     @model_validator(mode="after")
     def _fits_its_device(self) -> "VllmArgs":
-        if self.device != "auto" and (wrong := _senseless(self, self.device)):
+        if self.device != "auto" and (wrong := _wrong_for_device(self, self.device)):
             raise ValueError(wrong)
         if (self.lora_modules or self.allow_runtime_lora_updating) and not self.enable_lora:
             raise ValueError("adapters need `enable_lora: true`")
@@ -192,10 +190,10 @@ class Vllm(Engine[VllmArgs]):
             BadInput: Options that mean nothing on the device.
         """
         args, device, doing = self.args, self.device(), "starting vllm"
-        if wrong := _senseless(args, device):
+        if wrong := _wrong_for_device(args, device):
             raise BadInput(doing, wrong)
         if device == "cuda":
-            _require_gpus(args, doing)
+            require_gpus(args.tensor_parallel_size * args.pipeline_parallel_size, doing)
         if device == "cpu" and args.quantization == "fp8":
             remedy = (
                 "give it FP8 weights (`kind: compressed_tensors`, `scheme: FP8_DYNAMIC`), or a GPU"
@@ -203,7 +201,8 @@ class Vllm(Engine[VllmArgs]):
             raise Unavailable(
                 doing, "its CPU build cannot make weights FP8 while it loads them", remedy
             )
-        if _asks_for_fp8(args, model) and (why := why_no_fp8(device)):
+        needs_fp8 = args.quantization == "fp8" or (model is not None and holds_fp8(model))
+        if needs_fp8 and (why := why_no_fp8(device)):
             raise Unavailable(doing, why, "use a newer GPU, or int8 weights")
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
@@ -224,17 +223,8 @@ class Vllm(Engine[VllmArgs]):
                 "--model",
                 str(model),
             ]
-        return guarded(
-            [
-                *program,
-                "--host",
-                host,
-                "--port",
-                str(port),
-                *_options(_with_adapter(self.args, model)),
-            ],
-            python,
-        )
+        address = ["--host", host, "--port", str(port)]
+        return guarded([*program, *address, *_options(_with_adapter(self.args, model))], python)
 
     def env(self) -> dict[str, str]:
         """Return variables by which it looks nothing up and reports nothing, and the options that
@@ -265,85 +255,21 @@ class Vllm(Engine[VllmArgs]):
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:
-        """Read the completion as part of a prompt, with the log-probability of each of its tokens.
-
-        Under an adapter each token is forced by itself: vLLM 0.32's engine dies where it reads
-        log-probabilities of a prompt for one request while it answers another.
-
-        Raises:
-            Unavailable: The server does not answer, or leaves tokens out.
-        """
-        tokens, name = [*prompt, *completion], _served(url)
-        if _is_adapter(url, name):
-            return [
-                _forced(url, name, tokens[:place], tokens[place])
-                for place in range(len(prompt), len(tokens))
-            ]
-        body = {
-            "model": name,
-            "prompt": tokens,
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 1,
-        }
-        seen = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
-        if len(seen) != len(tokens):
-            raise Unavailable(
-                "asking vllm for log-probabilities", f"it gave {len(seen)} for {len(tokens)} tokens"
-            )
-        places = range(len(prompt), len(tokens))
-        return [float(seen[place][str(tokens[place])]["logprob"]) for place in places]
+        """Return the natural-log probability of every completion token."""
+        return vllm_client.token_logprobs(url, prompt, completion)
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids of a text: special tokens parsed, none added."""
-        body = {"model": _served(url), "prompt": text, "add_special_tokens": False}
-        return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
+        return vllm_client.tokenize(url, text)
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a chat, up to where the answer begins."""
-        asked = [dict(message) for message in messages]
-        body = {
-            "model": _served(url),
-            "messages": asked,
-            "add_special_tokens": False,
-            "add_generation_prompt": True,
-        }
-        return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
-
-
-def _served(url: str) -> str:
-    """The name that requests must give: vLLM refuses any other."""
-    return Client(url).models()[0]
-
-
-def _is_adapter(url: str, name: str) -> bool:
-    models = get(f"{url}/v1/models")["data"]
-    return any(model["id"] == name and model.get("parent") for model in models)
-
-
-def _forced(url: str, name: str, before: Sequence[int], token: int) -> float:
-    """Log-probability of one token, made certain by a bias that its log-probability does not show."""
-    body = {
-        "model": name,
-        "prompt": list(before),
-        "max_tokens": 1,
-        "temperature": 0,
-        "logprobs": 0,
-        "logit_bias": {str(token): 100},
-        "return_token_ids": True,
-    }
-    choice = post(f"{url}/v1/completions", body)["choices"][0]
-    if choice.get("token_ids") != [token]:
-        raise Unavailable(
-            "asking vllm for log-probabilities",
-            f"it gave {choice.get('token_ids')} for token {token}",
-        )
-    return float(choice["logprobs"]["token_logprobs"][0])
+        return vllm_client.chat_tokens(url, messages)
 
 
 def _options(args: VllmArgs) -> list[str]:
     words: list[str] = []
-    for name, value in args.model_dump(exclude=set(OURS)).items():
+    for name, value in args.model_dump(exclude=set(NOT_FLAGS)).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -363,11 +289,11 @@ def _options(args: VllmArgs) -> list[str]:
 
 
 def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
-    """The adapter in a model's folder goes by the model's name, and by one that no other adapter
-    ever has.
+    """Return the arguments with the adapter that lies in the model's folder, if one does.
 
-    vLLM keeps what prompts have in common by the adapter's name, and takes one for another of the
-    same (vllm#42125).
+    It goes by the model's name, and by one that no other adapter ever has: vLLM keeps what prompts
+    have in common by the adapter's name, and takes one adapter for another of the same name
+    (vllm#42125).
     """
     folder = next(iter(sorted(model.glob("adapters/*"))), None)
     if folder is None:
@@ -387,66 +313,16 @@ def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
 
 
 def _rank(adapter: Path) -> int:
-    """The highest rank in a PEFT adapter."""
+    """Return the highest rank in a PEFT adapter."""
     config = json.loads((adapter / "adapter_config.json").read_text())
     return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
-def _senseless(args: VllmArgs, device: str) -> str:
-    """What is wrong with options of another device; empty where there are none."""
+def _wrong_for_device(args: VllmArgs, device: str) -> str | None:
+    """Return what is wrong with options of another device; None where none was given."""
     other, names = ("cpu", CPU_ONLY) if device == "cuda" else ("cuda", CUDA_ONLY)
     given = [f"`{name}`" for name in names if getattr(args, name) is not None]
-    return (
-        f"{' and '.join(given)} means nothing on {device}; leave it out, or set `device: {other}`"
-        if given
-        else ""
-    )
-
-
-def _require_gpus(args: VllmArgs, doing: str) -> None:
-    there, wanted = nvidia_devices(), args.tensor_parallel_size * args.pipeline_parallel_size
-    if not there:
-        raise Unavailable(
-            doing,
-            "there is no NVIDIA device here",
-            "run it where there is one, or set `device: cpu`",
-        )
-    if wanted > there:
-        remedy = "lower tensor_parallel_size or pipeline_parallel_size"
-        raise Unavailable(
-            doing, f"it is to be spread over {wanted} GPUs and there are {there}", remedy
-        )
-
-
-def why_no_fp8(device: str) -> str:
-    """What keeps vLLM from running FP8 weights on this machine's device; empty if nothing does."""
-    capability = compute_capability() if device == "cuda" else None
-    if capability is None or capability >= FP8_SINCE:
-        return ""
-    has, needs = (".".join(map(str, pair)) for pair in (capability, FP8_SINCE))
-    return f"FP8 needs a GPU of compute capability {needs}, and this one has {has}"
-
-
-def _asks_for_fp8(args: VllmArgs, model: Path | None) -> bool:
-    return args.quantization == "fp8" or any(
-        _is_fp8(weights) for weights in _quantized_groups(model)
-    )
-
-
-def _is_fp8(weights: Mapping[str, Any]) -> bool:
-    return weights.get("quant_method") == "fp8" or (
-        weights.get("type"),
-        weights.get("num_bits"),
-    ) == ("float", 8)
-
-
-def _quantized_groups(model: Path | None) -> Iterator[Mapping[str, Any]]:
-    """How a model's configuration says that its weights are stored."""
-    try:
-        config = json.loads((model / "config.json").read_text()) if model else {}
-    except (OSError, ValueError):
-        return  # the engine itself has more to say about it
-    quantization = config.get("quantization_config") or {}
-    yield quantization
-    for group in (quantization.get("config_groups") or {}).values():
-        yield group.get("weights") or {}
+    if not given:
+        return None
+    remedy = f"leave it out, or set `device: {other}`"
+    return f"{' and '.join(given)} means nothing on {device}; {remedy}"

@@ -17,7 +17,7 @@ from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, engine_class
-from weighbridge.serving.engines.vllm import why_no_fp8
+from weighbridge.serving.engines.vllm_requirements import why_no_fp8
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.model_files import read_object

@@ -24,8 +24,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
-from weighbridge.serving.engines import devices
-from weighbridge.serving.engines import vllm as engine
+from weighbridge.serving.engines import devices, vllm_requirements
 from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, post
 from weighbridge.tasks.optimizers.adapter import Adapter, AdapterArgs
@@ -110,7 +109,7 @@ def gpus(
     (folder / "nvidiactl").touch()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "DEVICES", folder)
-    monkeypatch.setattr(engine, "compute_capability", lambda: capability)
+    monkeypatch.setattr(vllm_requirements, "compute_capability", lambda: capability)
 
 
 # The command
