@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def alternate(sides: Sequence[str], turn: Callable[[str], T], rounds: int) -> dict[str, list[T]]:
-    """`rounds` turns of every side, in an order that is reversed each round, so that no side always
-    comes first.
+    """Return `rounds` turns of every side, taken in an order that is reversed each round, so that no
+    side always comes first.
 
     Standard error says whose turn it is: a benchmark takes minutes.
     """
@@ -45,16 +45,16 @@ class Figures:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """A figure, or the turns whose median is the figure."""
+        """Add a figure, or the turns whose median is the figure."""
         turns = [value] if isinstance(value, int | float) else list(value)
         self.values[key] = statistics.median(turns)
         self.spreads[key] = (min(turns), max(turns))
-        goal = {"at_least": at_least, "at_most": at_most}
-        if wanted := {kind: bound for kind, bound in goal.items() if bound is not None}:
-            self.goals[key] = wanted
+        bounds = {"at_least": at_least, "at_most": at_most}
+        if goal := {kind: bound for kind, bound in bounds.items() if bound is not None}:
+            self.goals[key] = goal
 
     def add_many(self, key: str, turns: Mapping[str, Sequence[float]]) -> None:
-        """One figure per side, as `<key>_<side>`."""
+        """Add one figure per side, as `<key>_<side>`."""
         self._turns[key] = {side: list(values) for side, values in turns.items()}
         for side, values in turns.items():
             self.add(f"{key}_{side}", values)
@@ -68,18 +68,19 @@ class Figures:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """Median over the rounds of one side's turn divided by the other's, of figures added by
-        `add_many`.
+        """Add the median over the rounds of one side's turn divided by the other's, of figures
+        added by `add_many`.
         """
         turns = self._turns[key]
+        # Round by round: both sides of one meet the same machine, which other rounds may not.
         ratios = [
-            mine / other if other else 0.0
-            for mine, other in zip(turns[side], turns[to], strict=True)
+            value / other if other else 0.0
+            for value, other in zip(turns[side], turns[to], strict=True)
         ]
         self.add(f"{key}_{side}_to_{to}", ratios, at_least=at_least, at_most=at_most)
 
     def misses(self) -> list[str]:
-        """Figures that do not reach their goal."""
+        """Return the figures that do not reach their goal."""
         return [
             key
             for key, goal in self.goals.items()
@@ -89,7 +90,7 @@ class Figures:
 
 
 def report(figures: Figures) -> None:
-    """The table, what is missed, and the last line that programs read."""
+    """Print the table, what is missed, and a last line that programs read."""
     width = max(len(key) for key in figures.values)
     print(f"{'figure':{width}}  {'median':>10}  {'lowest':>10}  {'highest':>10}  goal")
     missed = figures.misses()

@@ -12,14 +12,14 @@ COMMAND = str(Path(sys.executable).parent / "weighbridge")
 
 
 def cpu_seconds(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
-    """User and system time of a command and of every process it waited for.
+    """Return user and system time of a command and of every process it waited for.
 
     Raises:
         RuntimeError: it failed; the message holds what it wrote.
     """
-    words = [str(word) for word in command]
+    arguments = [str(argument) for argument in command]
     with subprocess.Popen(
-        words,
+        arguments,
         cwd=ROOT,
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
@@ -31,13 +31,15 @@ def cpu_seconds(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{output[-4000:]}")
+        raise RuntimeError(
+            f"{' '.join(arguments)} ended with {process.returncode}:\n{output[-4000:]}"
+        )
     return usage.ru_utime + usage.ru_stime
 
 
 def bytecode_note() -> None:
-    """Say so when every start compiles what it imports: pip leaves bytecode behind, uv and some
-    images don't.
+    """Print a note where every start compiles what it imports: pip leaves bytecode behind, uv and
+    some images don't.
     """
     import pydantic
 

@@ -1,11 +1,12 @@
 """Every engine that runs here, on the same model and requests: speed, memory, start, in one run.
 
 An engine takes part when it is registered, its environment is installed and an optimizer makes a
-format that it takes; who is left out is told, and why. Its sides take turns:
+format that it takes; who is left out is named, and why. Its sides take turns:
 
-    bare        its own server, started by hand with nothing but model and address launched    the
-    same engine through `weighbridge.serving.engine_process`, our options at their defaults measured
-    with what the scale found best on this machine
+    bare        its own server, started by hand with nothing but model and address
+    launched    the same engine through `weighbridge.serving.engine_process`, options at their
+                defaults
+    measured    with the options that the benchmark of a candidate finds best on this machine
 
 Beside them stand the figures of `transformers`, the reference, where that engine takes part.
 
@@ -135,7 +136,7 @@ class Side:
 def entrants(
     names: Sequence[str], plan: Plan, install: bool, workspace: Workspace
 ) -> Iterator[Entrant]:
-    """Every engine that can take part; the others are named on standard error."""
+    """Yield every engine that can take part; the others are named on standard error."""
     downloaded = demo_model(workspace)
     for name in names or plugins.names("engine"):
         engine = engine_class(name)
@@ -152,8 +153,8 @@ def entrants(
 
 
 def _require(engine: type[Engine], install: bool, workspace: Workspace) -> None:
-    """Raises LookupError where its environment is not installed, WeighbridgeError where it has none
-    for here.
+    """Raise LookupError where an engine's environment is not installed, WeighbridgeError where it
+    has none for this machine.
     """
     lock, cache = engine(engine.Args(kind=engine.name)).lock(), workspace.settings.cache
     if install:
@@ -167,19 +168,21 @@ def _require(engine: type[Engine], install: bool, workspace: Workspace) -> None:
 def _measured(
     engine: type[Engine], variant: Variant, data: Artifact, plan: Plan, workspace: Workspace
 ) -> EngineArgs:
-    """The options that the scale finds best, as a weighing would."""
+    """Return the options that the benchmark of a candidate finds best, as in a weighing."""
     args = engine.Args(kind=engine.name)
-    how = WeighArgs(engines=[args], concurrency=list(plan.concurrencies), max_tokens=plan.tokens)
+    weigh_args = WeighArgs(
+        engines=[args], concurrency=list(plan.concurrencies), max_tokens=plan.tokens
+    )
     candidate = Candidate(label=f"{engine.name}/{variant.label}", variant=variant, engine=args)
-    scale = CandidateBenchmark(
+    benchmark = CandidateBenchmark(
         candidate,
         data,
         EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]}),
-        how,
+        weigh_args,
         "",
         workspace,
     )
-    return scale.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])
+    return benchmark.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])
 
 
 def _payload(prompt: object, tokens: int) -> dict[str, object]:
@@ -189,11 +192,11 @@ def _payload(prompt: object, tokens: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def bare(entrant: Entrant, workspace: Workspace) -> Iterator[Side]:
-    """The engine's own server, with nothing but model and address."""
-    how, engine = BARE[entrant.name], entrant.engine(entrant.engine.Args(kind=entrant.name))
+    """Start the engine's own server, with nothing but model and address."""
+    server, engine = BARE[entrant.name], entrant.engine(entrant.engine.Args(kind=entrant.name))
     python, port = (ensure(engine.lock(), workspace.settings.cache).python, free_port())
-    command = how.command(entrant.variant.artifact.path, engine_process.HOST, str(port), python)
-    env = engine.env() if how.needs_env else {}
+    command = server.command(entrant.variant.artifact.path, engine_process.HOST, str(port), python)
+    env = engine.env() if server.needs_env else {}
     log, url = (
         workspace.settings.home / "logs" / f"{entrant.name}-bare.log",
         f"http://{engine_process.HOST}:{port}",
@@ -220,7 +223,7 @@ def ours(entrant: Entrant, args: EngineArgs, side: str, workspace: Workspace) ->
 
 @contextlib.contextmanager
 def sides(entrant: Entrant, workspace: Workspace) -> Iterator[dict[str, Side]]:
-    """Every side of one engine, all up at once and all idle but the one whose turn it is."""
+    """Give every side of one engine, all up at once and all idle but the one whose turn it is."""
     defaults = entrant.engine.Args(kind=entrant.name)
     with contextlib.ExitStack() as stack:
         up = {}
@@ -232,7 +235,7 @@ def sides(entrant: Entrant, workspace: Workspace) -> Iterator[dict[str, Side]]:
 
 
 def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures) -> None:
-    """Every concurrency, `plan.rounds` turns of each side."""
+    """Measure every concurrency, `plan.rounds` turns of each side."""
     print(
         f"{entrant.name}: {entrant.variant.label}, measured: {entrant.measured!r}",
         file=sys.stderr,
@@ -265,7 +268,7 @@ def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures
 
 
 def _payloads(url: str, plan: Plan) -> Payloads:
-    """Answers of full length, where the server knows how to be told so."""
+    """Return requests for answers of full length, where the server has an option for that."""
     payloads = Payloads(LONG, plan.tokens)
     (probe,) = payloads.take(1)
     options = {
@@ -297,20 +300,20 @@ def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> Non
 
 
 def against_reference(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
-    """Tokens per second over the reference's, medians of the same run; nothing where the reference
-    took no part.
+    """Add tokens per second over the reference's, medians of the same run; nothing where the
+    reference took no part.
     """
     for concurrency in concurrencies if REFERENCE in names else ():
         reference = figures.values[f"{REFERENCE}_c{concurrency}_tokens_per_second_measured"]
         for name in names:
-            mine = figures.values[f"{name}_c{concurrency}_tokens_per_second_measured"]
+            own = figures.values[f"{name}_c{concurrency}_tokens_per_second_measured"]
             if name != REFERENCE:
-                figures.add(f"{name}_c{concurrency}_to_{REFERENCE}", mine / reference)
+                figures.add(f"{name}_c{concurrency}_to_{REFERENCE}", own / reference)
 
 
 def beats(figures: Figures, names: Sequence[str], concurrencies: Sequence[int]) -> None:
-    """Measured options against the defaults, geometric mean over the concurrencies, by which they
-    are chosen.
+    """Add measured options against the defaults: the geometric mean over the concurrencies, by
+    which they are chosen.
     """
     for name in names:
         side = "bare" if name in BARE else "launched"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
+from benchmarks.loads import demo_model
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -38,20 +39,13 @@ class Subject:
 
 
 def subject(workspace: Workspace, prompts: int) -> Subject:
-    """The demo's base model, and its GGUF of the same precision through the optimizer."""
-    from examples.support_tickets import ensure
-    from weighbridge.tasks.download import DownloadArgs, download, pin
-
-    made = ensure(workspace.settings.cache)
-    args = DownloadArgs.model_validate(
-        {"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}}
-    )
-    got = download(pin(args, workspace), args, workspace)
+    """Return the demo's base model, and its GGUF of the same precision through the optimizer."""
+    downloaded = demo_model(workspace)
     plugin = Gguf()
     out = workspace.settings.home / "gguf"
     out.mkdir(parents=True)
-    plugin.optimize(got.model, got.data, GgufArgs(quantization="F16"), out, workspace)
-    return Subject(got.model, out, read_rows(got.data, "train")[:prompts])
+    plugin.optimize(downloaded.model, downloaded.data, GgufArgs(quantization="F16"), out, workspace)
+    return Subject(downloaded.model, out, read_rows(downloaded.data, "train")[:prompts])
 
 
 def through_engine(about: Subject, url: str, streams: int) -> list[str]:
@@ -65,7 +59,7 @@ def through_engine(about: Subject, url: str, streams: int) -> list[str]:
 
 
 def through_transformers(about: Subject) -> Callable[[int], list[str]]:
-    """The model, loaded once; the function takes the batch size."""
+    """Load the model once and return a function that takes the batch size."""
     from weighbridge.tasks import generation, hf_models
     from weighbridge.tasks.encoding import encode, load_tokenizer
 
@@ -86,7 +80,7 @@ def through_transformers(about: Subject) -> Callable[[int], list[str]]:
 def measure(
     about: Subject, workspace: Workspace, rounds: int, streams: int, figures: Figures
 ) -> None:
-    """Every side in turn, and how many of the answers are the same."""
+    """Measure every side in turn, and how many of the answers are the same."""
     args = LlamaCppArgs(threads=1, parallel=streams)
     log = workspace.settings.home / "logs" / "engine.log"
     transformer = through_transformers(about)

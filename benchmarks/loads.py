@@ -21,11 +21,11 @@ class Payloads:
     cache.
     """
 
-    def __init__(self, words: str, tokens: int, options: Mapping[str, Any] | None = None) -> None:
-        """`options` stand beside those of OpenAI's API: by default that an answer has all its
-        tokens.
+    def __init__(self, prompt: str, tokens: int, options: Mapping[str, Any] | None = None) -> None:
+        """Take the prompt, the tokens of an answer, and further options of a request: by default
+        that an answer has all its tokens.
         """
-        self._words = words
+        self._prompt = prompt
         self._options = {
             "max_tokens": tokens,
             "temperature": 0,
@@ -34,9 +34,10 @@ class Payloads:
         self._numbers = itertools.count(100_000)
 
     def take(self, count: int) -> list[dict[str, object]]:
+        """Return the next `count` requests."""
         return [
             {
-                "messages": [{"role": "user", "content": f"{number} {self._words}"}],
+                "messages": [{"role": "user", "content": f"{number} {self._prompt}"}],
                 "stream_options": {"include_usage": True},
                 **self._options,
             }
@@ -47,17 +48,17 @@ class Payloads:
 def by_side(
     turns: Mapping[str, Sequence[LoadFigures]], figure: Callable[[LoadFigures], float]
 ) -> dict[str, list[float]]:
-    """One figure of every turn of every side."""
+    """Return one figure of every turn of every side."""
     return {side: [figure(load) for load in loads] for side, loads in turns.items()}
 
 
 def demo_model(workspace: Workspace) -> "Downloaded":
-    """The demo's base model and data, brought in as the demo itself does."""
+    """Download the demo's base model and data as the demo itself does."""
     from examples.support_tickets import ensure
     from weighbridge.tasks.download import DownloadArgs, download, pin
 
-    made = ensure(workspace.settings.cache)
+    demo = ensure(workspace.settings.cache)
     args = DownloadArgs.model_validate(
-        {"model": f"file://{made}/base", "data": {"source": f"file://{made}/data"}}
+        {"model": f"file://{demo}/base", "data": {"source": f"file://{demo}/data"}}
     )
     return download(pin(args, workspace), args, workspace)

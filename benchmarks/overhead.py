@@ -4,12 +4,11 @@ Three comparisons, in each of which the sides take turns:
 
 - stages that do nothing, 8 of them and 108, through the stage cache: as tasks of a flow with an API
   of its own, and in a plain loop; once as new work, once with nothing to do. The difference is the
-  coat, its server, and their imports.
+  task wrapper, its server, and their imports.
 - two such stages, as a flow here and as one that starts Prefect's ephemeral server; ZenML's figure
-    is the goal.
+  is the goal.
 - a release with nothing to do, of a recipe that ran before: the command `weighbridge run`; the same
-  release with its coats taken off, which leaves stages, MLflow and the report; and the stages
-  alone.
+  release without task wrappers, which leaves stages, MLflow and the report; and the stages alone.
 
 Usage: python -m benchmarks.overhead [--rounds N] [--quick]
 
@@ -36,7 +35,9 @@ from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.workspace import Workspace
 
 ON_TOP = 5.0
+"""CPU seconds that Prefect may add to a release."""
 PER_TASK = 0.02
+"""CPU seconds that it may add to each further task."""
 ZENML = 5.1
 """CPU seconds of ZenML 0.98 for two steps that do nothing, measured once on two cores."""
 FEW, MANY = 8, 108
@@ -49,7 +50,7 @@ class Nothing(BaseModel):
 
 
 def stage(number: int, run: int) -> StageOutcome[Nothing]:
-    """A stage that only the cache works for; `run` makes it new work."""
+    """Run a stage that only the cache works for; another `run` makes it new work."""
     inputs = {"number": number, "run": run}
     return Workspace().stages.run(
         f"stage-{number}", 1, Nothing, inputs, lambda: Nothing(number=number)
@@ -61,7 +62,7 @@ def plain(count: int, run: int) -> None:
         stage(number, run)
 
 
-def coated(count: int, run: int) -> None:
+def in_flow(count: int, run: int) -> None:
     from weighbridge.flows.prefect_server import prefect_api
 
     with prefect_api(Settings()):
@@ -76,7 +77,7 @@ def coated(count: int, run: int) -> None:
 
 
 def ephemeral(count: int) -> None:
-    """The same flow in plain Prefect, which starts a server in a process of its own."""
+    """Run the same flow in plain Prefect, which starts a server in a process of its own."""
     from prefect import flow, task
 
     @flow
@@ -87,8 +88,10 @@ def ephemeral(count: int) -> None:
     overhead()
 
 
-def without_coats(recipe: str) -> None:
-    """The release as a plain script: the same code, and in the place of the coats the bare call."""
+def without_prefect(recipe: str) -> None:
+    """Run the release as a plain script: the same code, and the bare call in the place of each task
+    wrapper.
+    """
     bare: Any = types.ModuleType("weighbridge.flows.prefect_adapter")
     bare.run_stage = lambda name, call, description="": call()
     bare.release_flow = lambda **options: lambda function: function
@@ -101,49 +104,55 @@ def without_coats(recipe: str) -> None:
 
 
 def stages_alone(recipe: str) -> None:
-    """Every stage up to the packaged winner, without MLflow."""
+    """Run every stage up to the packaged winner, without MLflow."""
     from weighbridge.configs.load import load
     from weighbridge.flows import cached_stages
     from weighbridge.tasks.download import pin
 
     loaded, workspace = load(Path(recipe)), Workspace()
-    got = (
+    downloaded = (
         cached_stages.download_step(pin(loaded.download, workspace), loaded, workspace)
         .run(workspace)
         .value
     )
     tuned = (
-        cached_stages.finetune_step(got, loaded, workspace, lambda step, losses: None)
+        cached_stages.finetune_step(downloaded, loaded, workspace, lambda step, losses: None)
         .run(workspace)
         .value
     )
-    evaluated = cached_stages.evaluate_step(got, tuned, loaded, workspace).run(workspace).value
-    made = cached_stages.optimize_step(got, tuned, loaded, workspace).run(workspace).value
-    weighed = cached_stages.weigh_step(got, made, loaded, workspace).run(workspace).value
+    evaluated = (
+        cached_stages.evaluate_step(downloaded, tuned, loaded, workspace).run(workspace).value
+    )
+    optimized = (
+        cached_stages.optimize_step(downloaded, tuned, loaded, workspace).run(workspace).value
+    )
+    weighed = (
+        cached_stages.weigh_step(downloaded, optimized, loaded, workspace).run(workspace).value
+    )
     decision = cached_stages.select_step(weighed, evaluated, None, loaded).run(workspace).value
     winner = cached_stages.winner_of(decision, weighed)
     assert winner is not None
     cached_stages.package_step(
-        winner, cached_stages.lineage_of(got, tuned, loaded), loaded, workspace
+        winner, cached_stages.lineage_of(downloaded, tuned, loaded), loaded, workspace
     ).run(workspace)
 
 
 SIDES: dict[str, Callable[..., None]] = {
     "plain": lambda count, run: plain(int(count), int(run)),
-    "flow": lambda count, run: coated(int(count), int(run)),
+    "flow": lambda count, run: in_flow(int(count), int(run)),
     "ephemeral": lambda count: ephemeral(int(count)),
-    "uncoated": without_coats,
+    "without_prefect": without_prefect,
     "stages": stages_alone,
 }
 
 
-def this(*words: object) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.overhead", "--side", *map(str, words)]
+def this_script(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.overhead", "--side", *map(str, arguments)]
 
 
-def compare_coats(figures: Figures, rounds: int) -> None:
-    """Flow against loop; the homes stay for all turns, so that only the very first makes Prefect's
-    tables.
+def compare_loops(figures: Figures, rounds: int) -> None:
+    """Compare flow and loop; the homes stay for all turns, so that only the very first makes
+    Prefect's tables.
     """
     with tempfile.TemporaryDirectory() as folder:
         homes = {side: {"WEIGHBRIDGE_HOME": f"{folder}/{side}"} for side in ("plain", "flow")}
@@ -152,7 +161,7 @@ def compare_coats(figures: Figures, rounds: int) -> None:
         def turn(name: str) -> float:
             side, count, new = name.split()
             turn_of[side] += new == "new"
-            return cpu_seconds(this(side, count, turn_of[side]), homes[side])
+            return cpu_seconds(this_script(side, count, turn_of[side]), homes[side])
 
         turn(f"flow {FEW} new")
         names = [
@@ -190,7 +199,7 @@ def compare_servers(figures: Figures, rounds: int) -> None:
             "DO_NOT_TRACK": "1",
         }
         env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
-        sides = {"flow": this("flow", 2, 0), "ephemeral": this("ephemeral", 2)}
+        sides = {"flow": this_script("flow", 2, 0), "ephemeral": this_script("ephemeral", 2)}
         for command in sides.values():
             cpu_seconds(command, env)
         cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
@@ -211,18 +220,18 @@ def compare_releases(figures: Figures, rounds: int) -> None:
         recipe = small_recipe(Path(folder), "overhead", deploy={"promote": "never"})
         sides = {
             "run": [COMMAND, "run", str(recipe)],
-            "uncoated": this("uncoated", recipe),
-            "stages": this("stages", recipe),
+            "without_prefect": this_script("without_prefect", recipe),
+            "stages": this_script("stages", recipe),
         }
         cpu_seconds(sides["run"], env)
         cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
-    for side in ("stages", "uncoated", "run"):
+    for side in ("stages", "without_prefect", "run"):
         figures.add(f"release_{side}_nothing_to_do_cpu_s", cpu[side])
     journal = [
         with_mlflow - alone
-        for with_mlflow, alone in zip(cpu["uncoated"], cpu["stages"], strict=True)
+        for with_mlflow, alone in zip(cpu["without_prefect"], cpu["stages"], strict=True)
     ]
-    on_top = [run - bare for run, bare in zip(cpu["run"], cpu["uncoated"], strict=True)]
+    on_top = [run - bare for run, bare in zip(cpu["run"], cpu["without_prefect"], strict=True)]
     figures.add("mlflow_and_report_nothing_to_do_cpu_s", journal)
     figures.add(
         "run_and_mlflow_and_report_nothing_to_do_cpu_s",
@@ -247,7 +256,7 @@ def main() -> None:
     bytecode_note()
     figures = Figures("overhead")
     rounds = options.rounds or (1 if options.quick else 5)
-    compare_coats(figures, rounds)
+    compare_loops(figures, rounds)
     compare_servers(figures, rounds)
     if not options.quick:
         compare_releases(figures, rounds)

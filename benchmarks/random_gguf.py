@@ -29,7 +29,7 @@ class Shape:
     layers: int = 2
     feed_forward: int = 128
     heads: int = 4
-    words: int = 512
+    vocabulary: int = 512
     context: int = 2048
 
     @property
@@ -39,7 +39,7 @@ class Shape:
 
 SMALL: Final = Shape()
 B_300M: Final = Shape(
-    hidden=1024, layers=22, feed_forward=2816, heads=16, words=16384, context=2048
+    hidden=1024, layers=22, feed_forward=2816, heads=16, vocabulary=16384, context=2048
 )
 
 
@@ -67,7 +67,7 @@ def write(path: Path, shape: Shape = SMALL, seed: int = 0) -> Path:
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], int]]:
     hidden, wide = shape.hidden, shape.feed_forward
-    yield "token_embd.weight", (hidden, shape.words), Q8_0
+    yield "token_embd.weight", (hidden, shape.vocabulary), Q8_0
     yield "output_norm.weight", (hidden,), F32
     for layer in range(shape.layers):
         block = f"blk.{layer}"
@@ -81,8 +81,8 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 
 def _metadata(shape: Shape) -> dict[str, Any]:
-    words = [*_byte_words(), "<|im_start|>", "<|im_end|>"]
-    words += [f"word{index}" for index in range(shape.words - len(words))]
+    tokens = [*_byte_tokens(), "<|im_start|>", "<|im_end|>"]
+    tokens += [f"word{index}" for index in range(shape.vocabulary - len(tokens))]
     return {
         "general.architecture": "llama",
         "general.name": "random",
@@ -94,12 +94,14 @@ def _metadata(shape: Shape) -> dict[str, Any]:
         "llama.attention.head_count": shape.heads,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
         "llama.rope.dimension_count": shape.hidden // shape.heads,
-        "llama.vocab_size": shape.words,
+        "llama.vocab_size": shape.vocabulary,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [
-            3 if 256 <= index < 258 else 1 for index in range(len(words))
+            # 3 marks control tokens, 1 normal ones.
+            3 if 256 <= index < 258 else 1
+            for index in range(len(tokens))
         ],
         "tokenizer.ggml.merges": ["a b"],
         "tokenizer.ggml.bos_token_id": 256,
@@ -109,7 +111,7 @@ def _metadata(shape: Shape) -> dict[str, Any]:
     }
 
 
-def _byte_words() -> list[str]:
+def _byte_tokens() -> list[str]:
     """Return the 256 bytes as byte-level BPE writes them: printable ones stay, others move up."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     moved = iter(range(256, 512))
@@ -122,7 +124,7 @@ def _text(text: str) -> bytes:
 
 
 def _typed(value: Any) -> bytes:
-    """A value after its type, as GGUF numbers types."""
+    """Return a value after its type, as GGUF numbers types."""
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):

@@ -9,8 +9,8 @@ from benchmarks.cpu import ROOT
 
 
 def small_recipe(folder: Path, name: str, *, variants: int = 1, **changes: dict[str, Any]) -> Path:
-    """The demo's recipe with as little work as goes through every stage; `changes` are fields of
-    its sections.
+    """Write the demo's recipe with as little work as goes through every stage; `changes` are fields
+    of its sections.
     """
     recipe = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     recipe["name"] = name

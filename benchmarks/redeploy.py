@@ -102,7 +102,7 @@ class Installation:
         return managed.load_state() if managed else TargetState()
 
     def release(self) -> None:
-        """Two versions through the release flow; the better one serves."""
+        """Release two versions through the release flow; the better one serves."""
         from examples.support_tickets import ensure
 
         os.environ["WEIGHBRIDGE_DEMO"] = str(ensure(self.workspace.settings.cache))
@@ -118,19 +118,19 @@ class Installation:
         subprocess.run([COMMAND, "run", str(recipe)], cwd=ROOT, check=True, stdout=sys.stderr)
 
     def versions(self) -> list[str]:
-        """The one that does not serve first."""
+        """Return both versions, the one that does not serve first."""
         registry = Registry.connect(self.workspace.settings)
-        found = [
+        variants = [
             version.version for version in registry.versions(NAME) if version.role == "variant"
         ]
-        return sorted(found, key=lambda number: number == self.serving())
+        return sorted(variants, key=lambda version: version == self.serving())
 
     def serving(self) -> str:
         record = self.record
         return record.current.release.version if record.current and not record.rollout else ""
 
     def move_alias(self, version: str) -> None:
-        """As MLflow's UI does."""
+        """Move the alias as MLflow's UI does."""
         ports = service_addresses.read(self.workspace.settings.home)
         assert ports is not None
         body = {"name": NAME, "alias": "champion", "version": version}
@@ -138,21 +138,21 @@ class Installation:
         httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
 
     def await_serving(self, version: str) -> None:
-        """Until it has all the traffic and nothing drains."""
+        """Wait until a version has all the traffic and nothing drains."""
         wait(
             lambda: self.serving() == version and operations.stop_drained(NAME, self.workspace),
             f"version {version} to serve",
         )
 
     def last(self) -> RolloutRecord:
-        """The newest rollout, as MLflow has it."""
+        """Return the newest rollout, as MLflow has it."""
         registry = Registry.connect(self.workspace.settings)
         wait(lambda: registry.history(NAME, 1)[0].ended, "the ledger to tell how it ended")
         return registry.history(NAME, 1)[0]
 
 
 def wait(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
-    """Raises TimeoutError."""
+    """Wait until something is true. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
@@ -162,7 +162,7 @@ def wait(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
 
 @contextlib.contextmanager
 def installation() -> Iterator[Installation]:
-    """Up, with one version serving and both packaged."""
+    """Give an installation that is up, with one version serving and both packaged."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
         installed = Installation(Path(folder))
         try:
@@ -177,14 +177,14 @@ def installation() -> Iterator[Installation]:
 
 
 def promotions(installed: Installation, count: int, figures: Figures) -> None:
-    """Back and forth under the crowd."""
-    there, back = installed.versions()
+    """Move the alias back and forth under the crowd."""
+    pair = installed.versions()
     waits: list[float] = []
     rollouts: list[RolloutRecord] = []
     with Crowd(installed.url, HABITS) as crowd:
         time.sleep(BEFORE)
         for number in range(count):
-            version = (there, back)[number % 2]
+            version = pair[number % 2]
             print(f"promotion {number + 1} of {count}", file=sys.stderr, flush=True)
             began = time.monotonic()
             installed.move_alias(version)
@@ -212,19 +212,19 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
 def add_crowd(
     figures: Figures, key: str, requests: Sequence[Request], *, at_most: float | None = None
 ) -> None:
-    """Requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 %
-    confidence.
+    """Add requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 %
+    confidence (the rule of three).
     """
-    failed = sum(bool(one.problem) for one in requests)
+    failed = sum(bool(request.problem) for request in requests)
     figures.add(f"{key}_requests", len(requests))
-    figures.add(f"{key}_streams", sum(one.kind == "stream" for one in requests))
+    figures.add(f"{key}_streams", sum(request.kind == "stream" for request in requests))
     figures.add(f"{key}_requests_failed", failed, at_most=at_most)
     if not failed:
         figures.add(f"{key}_failure_rate_95_percent_bound", 3 / max(len(requests), 1))
 
 
 def restart(installed: Installation, rounds: int, figures: Figures) -> None:
-    """`bentoml serve` of the same Bento, restarted as one does without anything else."""
+    """Measure `bentoml serve` of the same Bento, restarted as one does without anything else."""
     registry = Registry.connect(installed.workspace.settings)
     digest = registry.version(NAME, installed.serving()).tags[BENTO_DIGEST]
     store = installed.workspace.store
@@ -257,7 +257,7 @@ def restart(installed: Installation, rounds: int, figures: Figures) -> None:
             process.stop()
             process = start()
             time.sleep(AFTER)
-        answers = sorted(one.first for one in crowd.requests if not one.problem)
+        answers = sorted(request.first for request in crowd.requests if not request.problem)
         outages.append(max(later - earlier for earlier, later in itertools.pairwise(answers)))
         requests += crowd.requests
     process.stop()
@@ -266,7 +266,7 @@ def restart(installed: Installation, rounds: int, figures: Figures) -> None:
 
 
 def gateway(installed: Installation, figures: Figures) -> None:
-    """The same engine, asked directly and through haproxy."""
+    """Measure the same engine, asked directly and through haproxy."""
     current = installed.record.current
     assert current is not None
     front = Front(target="cost", port=free_port(), routes=(Route(name="1", port=current.port),))
@@ -277,10 +277,10 @@ def gateway(installed: Installation, figures: Figures) -> None:
         for number, title in enumerate(("requests_per_second", "p50_ms", "p99_ms")):
             key = f"c{streams}_{title}"
             figures.add_many(
-                key, {side: [one[number] for one in found] for side, found in turns.items()}
+                key, {side: [row[number] for row in rows] for side, rows in turns.items()}
             )
             figures.ratio(key, "gateway", "direct")
-        failed = sum(one[-1] for found in turns.values() for one in found)
+        failed = sum(row[-1] for rows in turns.values() for row in rows)
         figures.add(f"c{streams}_requests_failed", failed, at_most=0)
     Gateway(installed.workspace.settings.home).remove("cost")
 
@@ -291,11 +291,12 @@ def _short_answers(
     """Return requests per second, their median and 99th percentile in ms, and failures."""
     with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
         time.sleep(GATEWAY_SECONDS)
-    taken = sorted(1000 * (one.ended - one.began) for one in crowd.requests if not one.problem)
+    answered = [request for request in crowd.requests if not request.problem]
+    milliseconds = sorted(1000 * (request.ended - request.began) for request in answered)
     return (
-        len(taken) / GATEWAY_SECONDS,
-        percentile(taken, 0.5),
-        percentile(taken, 0.99),
+        len(answered) / GATEWAY_SECONDS,
+        percentile(milliseconds, 0.5),
+        percentile(milliseconds, 0.99),
         len(crowd.problems),
     )
 

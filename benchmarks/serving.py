@@ -43,15 +43,15 @@ class Model:
     """Per stream and turn."""
     tokens: int = 64
     """Per answer."""
-    words: str = LONG
-    """Prompt, after a number of its own."""
+    prompt: str = LONG
+    """After a number of its own."""
     threads: int = 1
     rounds: int = 5
 
 
 @contextlib.contextmanager
 def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict[str, str]]:
-    """URL of every side, all up at once and all idle but the one whose turn it is."""
+    """Give the URL of every side, all up at once and all idle but the one whose turn it is."""
     logs = workspace.settings.home / "logs"
     contents = bento.Contents(model.name, "", model.name, args, model.gguf, {})
     built = bento.build(contents, workspace.settings.cache)
@@ -68,13 +68,13 @@ def sides(model: Model, args: EngineArgs, workspace: Workspace) -> Iterator[dict
 
 
 def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
-    """Every concurrency, `model.rounds` turns of each side."""
+    """Measure every concurrency, `model.rounds` turns of each side."""
     # Without a store of past prompts: it would cost the side more whose engine has seen more of
     # them.
     slots = max(CONCURRENCIES)
     options = {"threads": model.threads, "parallel": slots, "ctx_size": 512 * slots, "cache_ram": 0}
     args: EngineArgs = LlamaCppArgs.model_validate(options)
-    payloads = Payloads(model.words, model.tokens)
+    payloads = Payloads(model.prompt, model.tokens)
     with sides(model, args, workspace) as urls:
         for url in urls.values():
             run_load(url, payloads.take(4), 1)
@@ -125,7 +125,7 @@ def models(given: list[Path], small: bool, workspace: Workspace) -> Iterator[Mod
 
 
 def demo(workspace: Workspace) -> list[Path]:
-    """The demo's base model as Q8_0, through the stages that the demo itself uses."""
+    """Make the demo's base model as Q8_0, through the stages that the demo itself uses."""
     downloaded = demo_model(workspace)
     plugin = Gguf()
     out = workspace.settings.home / "demo"

@@ -36,7 +36,7 @@ GOALS: Final = {"small_ratio": {"at_least": 0.5}, "large_ratio": {"at_least": 0.
 
 
 def fill(swift: Swift) -> None:
-    """Random bytes, without digests: verification has only what it computes itself."""
+    """Upload random bytes, without digests: verification has only what it computes itself."""
     client = swift.client()
     client.create_bucket(Bucket=BUCKET)
     for shape, (count, size) in SHAPES.items():
@@ -72,18 +72,18 @@ def seconds(work: Callable[[Path], None]) -> float:
 
 
 def measure(program: Path, rounds: int) -> dict[str, float]:
-    """MB/s of both sides by shape, and the ratio of their medians."""
+    """Return MB/s of both sides by shape, and the ratio of their medians."""
     figures: dict[str, float] = {}
     for shape, (count, size) in SHAPES.items():
         sides: dict[str, list[float]] = {"ours": [], "s5cmd": []}
         for _ in range(rounds):
             sides["ours"].append(seconds(partial(ours, shape)))
             sides["s5cmd"].append(seconds(partial(s5cmd, program, shape)))
-        for side, taken in sides.items():
-            rate = count * size / 1e6 / statistics.median(taken)
+        for side, times in sides.items():
+            rate = count * size / 1e6 / statistics.median(times)
             print(
-                f"{shape:6} {side:6} {rate:7.1f} MB/s   median {statistics.median(taken):.2f} s"
-                f" (from {min(taken):.2f} to {max(taken):.2f})"
+                f"{shape:6} {side:6} {rate:7.1f} MB/s   median {statistics.median(times):.2f} s"
+                f" (from {min(times):.2f} to {max(times):.2f})"
             )
             figures[f"{shape}_{side}_mb_per_s"] = round(rate, 1)
         figures[f"{shape}_ratio"] = round(

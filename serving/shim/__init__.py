@@ -13,8 +13,8 @@ of their own.
     server.py        the routes, on aiohttp; runs inside the engine's environment
 
 A file's own docstring says what it needs beyond the standard library and aiohttp. A server script
-runs isolated, by path, so it says where the packages are, and puts that last: what lies beside it
-must not shadow a library ::
+runs isolated, by path, so it says where the packages are. It names that one package and adds no
+folder to the module path: what lies in it would shadow libraries of the same name ::
 
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
