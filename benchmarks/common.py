@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def alternate(sides: Sequence[str], turn: Callable[[str], T], rounds: int) -> dict[str, list[T]]:
-    """Return `rounds` turns of every side, taken in an order that is reversed each round, so that no
-    side always comes first.
+    """Return `rounds` turns of every side, taken in an order that is reversed each round, so that
+    no side always comes first.
 
     Standard error says whose turn it is: a benchmark takes minutes.
     """

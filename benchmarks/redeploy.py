@@ -212,8 +212,8 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
 def add_crowd(
     figures: Figures, key: str, requests: Sequence[Request], *, at_most: float | None = None
 ) -> None:
-    """Add requests, failures, and what may be said of their share: 0 of n allows up to 3/n with 95 %
-    confidence (the rule of three).
+    """Add requests, failures, and what may be said of their share: 0 of n allows up to 3/n with
+    95 % confidence (the rule of three).
     """
     failed = sum(bool(request.problem) for request in requests)
     figures.add(f"{key}_requests", len(requests))

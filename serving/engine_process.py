@@ -78,7 +78,7 @@ def _start(
 
 
 def _wait(process: Process, port: int, timeout: float) -> float:
-    """Whoever answers on the port must be the process itself."""
+    """Return the seconds until the process itself answers: another one may have taken the port."""
     return process.wait_until(
         lambda: listens(process.pid, port) and is_ready(f"http://{HOST}:{port}"), timeout, poll=0.05
     )

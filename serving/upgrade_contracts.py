@@ -1,7 +1,7 @@
 """What serving needs of its libraries and engines, done once: `weighbridge compat` runs these
 against newer releases.
 
-Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
+A contract's name says what must hold. Each needs `WEIGHBRIDGE_HOME` to be a folder of its own.
 """
 
 import os
@@ -23,7 +23,7 @@ PATIENCE = 60.0
 
 
 def a_program_is_supervised() -> None:
-    """supervisord starts, takes a program while it runs, and ends with it."""
+    """Start supervisord, give it a program while it runs, and end both."""
     home = Settings().home
     supervisor = Supervisor(home)
     supervisor.ensure()
@@ -41,8 +41,8 @@ def a_program_is_supervised() -> None:
 
 
 def an_engine_answers(name: str) -> None:
-    """The engine takes our command line, loads a model and answers: at once, streamed, token by
-    token.
+    """Start an engine with our command line and have it answer: at once, streamed, and with
+    log-probabilities.
     """
     plugin = engine_class(name)
     engine = plugin(plugin.Args(kind=name))
@@ -60,13 +60,11 @@ def an_engine_answers(name: str) -> None:
         )
         tokens = engine.tokenize(running.url, "Order 12 is late.")
         assert tokens, "a text has no tokens"
-        _logprobs_are_told(engine, running.url, tokens)
+        _check_logprobs(engine, running.url, tokens)
 
 
 def a_bento_answers(name: str) -> None:
-    """BentoML builds a Bento of the engine and serves it: clients are answered at both of its
-    ports.
-    """
+    """Have BentoML build a Bento of the engine and serve it: it answers at both of its ports."""
     engine = engine_class(name)
     settings = Settings()
     store = Store(settings.home / "store")
@@ -84,10 +82,10 @@ def a_bento_answers(name: str) -> None:
             assert answer.completion_tokens > 0, f"the answer is {answer}"
 
 
-def _logprobs_are_told(engine: Engine, url: str, tokens: list[int]) -> None:
+def _check_logprobs(engine: Engine, url: str, tokens: list[int]) -> None:
     try:
-        told = engine.token_logprobs(url, tokens[:-2], tokens[-2:])
+        logprobs = engine.token_logprobs(url, tokens[:-2], tokens[-2:])
     except NotImplementedError:
         return  # its API cannot tell, and the engine says so
-    assert len(told) == 2, f"{len(told)} log-probabilities of 2 tokens"
-    assert max(told) <= 0, f"the log-probabilities are {told}"
+    assert len(logprobs) == 2, f"{len(logprobs)} log-probabilities of 2 tokens"
+    assert max(logprobs) <= 0, f"the log-probabilities are {logprobs}"

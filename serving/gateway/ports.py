@@ -37,9 +37,11 @@ def check_port(front: Front, workers: Iterable[int]) -> None:
     """
     if port_is_free(front.host, front.port) or front.port in _ports_of(workers):
         return
+    owner = _owner_of(front.port)
+    taken = f"it is taken by {owner}" if owner else "it is taken"
     raise BadInput(
         f"listening at port {front.port} of {front.host} for {front.target}",
-        f"it is taken{_by_whom(front.port)}, or not ours to listen at",
+        f"{taken}, or not ours to listen at",
         "stop that, or choose another `port`",
     )
 
@@ -53,11 +55,11 @@ def _ports_of(processes: Iterable[int]) -> set[int]:
     return ports
 
 
-def _by_whom(port: int) -> str:
-    """Return ` by NAME (process ID)`; nothing where the kernel does not let us know."""
+def _owner_of(port: int) -> str | None:
+    """Return who listens at a port; None where the kernel does not let us know."""
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN
             if listens and connection.laddr[1:2] == (port,) and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
-    return ""
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return None
