@@ -28,6 +28,7 @@ def cpu_seconds(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
+        # wait4 alone tells what one child used; getrusage counts all of them.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:

@@ -246,6 +246,7 @@ def measure(entrant: Entrant, plan: Plan, workspace: Workspace, figures: Figures
             name: watched.enter_context(PeakMemory(side.process.pid)) for name, side in up.items()
         }
         payloads = _payloads(next(iter(up.values())).url, plan)
+        # The first requests allocate, and compile, what later ones use.
         for side in up.values():
             run_load(side.url, payloads.take(4), 1, timeout=600)
         for concurrency in plan.concurrencies:

@@ -96,6 +96,7 @@ def without_prefect(recipe: str) -> None:
     bare.run_stage = lambda name, call, description="": call()
     bare.release_flow = lambda **options: lambda function: function
     bare.publish_weighing = lambda *args, **kwargs: None
+    # Before the flow is imported, which takes these names from it.
     sys.modules["weighbridge.flows.prefect_adapter"] = bare
     from weighbridge.configs.load import load
     from weighbridge.flows.release import release
@@ -163,6 +164,7 @@ def compare_loops(figures: Figures, rounds: int) -> None:
             turn_of[side] += new == "new"
             return cpu_seconds(this_script(side, count, turn_of[side]), homes[side])
 
+        # Makes Prefect's tables, which no turn shall count.
         turn(f"flow {FEW} new")
         names = [
             f"{side} {count} {kind}"
@@ -198,8 +200,10 @@ def compare_servers(figures: Figures, rounds: int) -> None:
             "PREFECT_HOME": f"{folder}/prefect",
             "DO_NOT_TRACK": "1",
         }
+        # Its 20 s are short on a busy machine.
         env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
         sides = {"flow": this_script("flow", 2, 0), "ephemeral": this_script("ephemeral", 2)}
+        # The first start of each makes tables.
         for command in sides.values():
             cpu_seconds(command, env)
         cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
@@ -223,6 +227,7 @@ def compare_releases(figures: Figures, rounds: int) -> None:
             "without_prefect": this_script("without_prefect", recipe),
             "stages": this_script("stages", recipe),
         }
+        # Does the work; the turns then find nothing to do.
         cpu_seconds(sides["run"], env)
         cpu = alternate(list(sides), lambda side: cpu_seconds(sides[side], env), rounds)
     for side in ("stages", "without_prefect", "run"):

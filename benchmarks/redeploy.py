@@ -84,6 +84,7 @@ class Installation:
             "DO_NOT_TRACK": "1",
             **{f"WEIGHBRIDGE_{name}": "0" for name in ports},
         }
+        # Else flows would run against the server of whoever starts the benchmark.
         os.environ.pop("PREFECT_API_URL", None)
         self.workspace = Workspace(Settings())
         self.platform = Platform(self.workspace.settings)
@@ -183,6 +184,7 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
     rollouts: list[RolloutRecord] = []
     with Crowd(installed.url, HABITS) as crowd:
         time.sleep(BEFORE)
+        # It begins with the version that does not serve, so that every move is a change.
         for number in range(count):
             version = pair[number % 2]
             print(f"promotion {number + 1} of {count}", file=sys.stderr, flush=True)

@@ -76,6 +76,7 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
     args: EngineArgs = LlamaCppArgs.model_validate(options)
     payloads = Payloads(model.prompt, model.tokens)
     with sides(model, args, workspace) as urls:
+        # The first requests allocate what later ones use.
         for url in urls.values():
             run_load(url, payloads.take(4), 1)
         for concurrency in CONCURRENCIES:

@@ -45,6 +45,7 @@ def run_load(
         Unavailable: nobody answers at `url`.
     """
     _check(url, payloads, concurrency, remote=remote)
+    # With fewer there would be no span in which all streams are busy.
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
     run = LoadRun(url, payloads, concurrency, enough, seconds, timeout, Client(url, timeout).model)
     run.go(max_seconds)

@@ -84,15 +84,18 @@ class Supervisor:
             Unavailable: supervisord refuses it.
         """
         replace_text(self._programs / f"{program.name}.ini", program.ini())
+        # Added, changed, removed.
         _, changed, _ = self._call("reloadConfig")[0]
         if program.name in changed:
             self._drop(program.name)
         try:
+            # A program of its own is a group of the same name.
             self._call("addProcessGroup", program.name)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != _ALREADY_ADDED:
                 raise self._refused(f"adding {program.name}", fault) from fault
         try:
+            # One that was added starts by itself; one that was there may have been given up.
             self._call("startProcess", program.name, False)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != _ALREADY_STARTED:

@@ -203,7 +203,9 @@ def _defaults(settings: GlobalSettings) -> str:
         f"{f' hdr Retry-After {RETRY_AFTER}' if status == 503 else ''}\n"
         for status, body in errors.items()
     )
-    # http-server-close: a connection to an engine serves one request, so that none is ever sent
+    # redispatch: what cannot connect to one version is tried on another; what was sent to one is
+    # never sent again. Timeouts of a day: an answer may take hours, and engines and clients have
+    # limits of their own. http-server-close: a connection to an engine serves one request, so that none is ever sent
     # down one that the engine is closing. idle-close-on-response: a connection that idles through a
     # reload serves one more request.
     return f"""\
@@ -250,6 +252,7 @@ def _frontend(front: Front) -> str:
         else ""
     )
     v6 = " v6only" if front.host == "::1" else ""
+    # Whatever the log tells of a request is kept in variables: it is gone when the answer ends.
     lines = [
         f"frontend {front.target}",
         f"  bind {address(front.host, front.port)}{v6}{tls}",
@@ -266,6 +269,7 @@ def _frontend(front: Front) -> str:
     ]
     if args.api_keys:
         known = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
+        # The engine must not see, nor log, a client's key.
         lines += [
             f"  http-request {_refusal(401, _NO_KEY, 'WWW-Authenticate Bearer')} unless {known}",
             "  http-request del-header Authorization",

@@ -106,6 +106,7 @@ class Batcher:
     def _turn(self) -> None:
         try:
             self._admit()
+            # A chunk, not the whole prompt: the answers under way go on between two chunks.
             if self._reading:
                 self._read(*self._reading)
             if self._answers:
@@ -171,6 +172,7 @@ class Batcher:
         token = answer.sampler.draw(logits)
         answer.last_token, answer.tokens_left = token.id, answer.tokens_left - 1
         answer.output.put(token)
+        # The token that ends the answer is given out as well: the reader knows it by its id.
         if answer.tokens_left <= 0 or token.id in self._ends:
             answer.output.put(None)
             del self._answers[key]

@@ -27,6 +27,7 @@ class HfTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # A file saved after training carries the padding and the truncation of that.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         config = _read(folder / "tokenizer_config.json")
@@ -78,6 +79,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
+    # What templates call; transformers' own `tojson` escapes no HTML, and Jinja's does.
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -115,6 +115,7 @@ def _message(message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest("every message needs a `role` and a `content`")
     content = message.get("content")
+    # Clients may send the text in parts; images and sounds are parts, too, and are refused.
     if isinstance(content, list) and all(
         isinstance(part, Mapping) and part.get("type") == "text" for part in content
     ):
@@ -135,6 +136,7 @@ def read_text(text: str) -> str:
 
 def _plain(body: Mapping[str, Any], generator: Generator) -> list[int]:
     prompt = body.get("prompt")
+    # The API allows several prompts; this server one, be it in a list.
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):
@@ -163,6 +165,7 @@ def _sampling(body: Mapping[str, Any], chat: bool, room: int) -> Sampling:
         max_tokens=min(most, room),
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
+        # -1 means all tokens to vLLM, as 0 does here.
         top_k=max(0, _whole(body, "top_k", -1) or 0),
         seed=_whole(body, "seed", -(2**63), 2**63 - 1),
         logprobs=_logprobs(body, chat),

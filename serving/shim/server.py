@@ -74,6 +74,7 @@ class ShimServer:
         self.generator = generator
         self.name = name
         self.counters = ServerCounters()
+        # A thread per answer that the model can make at a time: other requests wait in its queue.
         self._pool = ThreadPoolExecutor(generator.slots, thread_name_prefix="generate")
 
     def app(self) -> web.Application:
@@ -300,6 +301,8 @@ async def listen(app: web.Application, host: str, port: int, drain: float) -> No
     # A client that hangs up cancels its handler, streamed or not.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain, access_log=None)
     await runner.setup()
+    # A backlog above the usual 128: clients arrive in bursts, and one that finds it full waits for
+    # seconds.
     await web.TCPSite(runner, host, port, backlog=1024).start()
     logger.info("listening on http://%s:%d", host, port)
     await end.wait()
