@@ -8,11 +8,13 @@ from weighbridge.conformance.base import CheckFailed, CheckNotRun, Session, equa
 from weighbridge.conformance.http_client import HttpReply, ask, stream
 from weighbridge.conformance.reference import Question
 
-OPEN: Final = [{"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}]
+UNTAUGHT_CHAT: Final = [
+    {"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}
+]
 """Nothing of it was taught: answers to it can go any way."""
-HOT: Final = 2.0
+HIGH_TEMPERATURE: Final = 2.0
 SEEDS: Final = (11, 12, 13, 14)
-REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+REPLACEMENT_CHARACTER: Final = "\N{REPLACEMENT CHARACTER}"
 TOLERANCE: Final = 0.05
 """Mean difference of log-probabilities, as part of their own mean, that number formats of 16 bits
 may make.
@@ -20,74 +22,78 @@ may make.
 
 
 def chat(session: Session) -> str:
-    """A chat is answered."""
-    return _right(
+    """Check that a chat is answered."""
+    return _expect_answer(
         ask(session, session.reference.question("greeting")), session.reference.question("greeting")
     )
 
 
 def completion(session: Session) -> str:
-    """Plain text is completed."""
-    return _right(
+    """Check that plain text is completed."""
+    return _expect_answer(
         ask(session, session.reference.question("completion")),
         session.reference.question("completion"),
     )
 
 
 def chat_stream(session: Session) -> str:
-    """The same chat, streamed."""
-    return _in_pieces(session, session.reference.question("greeting"))
+    """Check that the same chat is answered in a stream."""
+    return _expect_pieces(session, session.reference.question("greeting"))
 
 
 def completion_stream(session: Session) -> str:
-    """The same text, streamed."""
-    return _in_pieces(session, session.reference.question("completion"))
+    """Check that the same text is completed in a stream."""
+    return _expect_pieces(session, session.reference.question("completion"))
 
 
 def usage(session: Session) -> str:
-    """Prompt and answer are counted as the tokenizer counts them; the token that ends an answer may
-    count.
+    """Check that prompt and answer are counted as the tokenizer counts them.
+
+    The token that ends an answer may count or not.
     """
     for question in session.reference.finite:
-        _counted(ask(session, question), question)
+        _expect_usage(ask(session, question), question)
     return f"{len(session.reference.finite)} answers counted"
 
 
 def usage_stream(session: Session) -> str:
-    """A stream that is asked for it ends with the same figures."""
+    """Check that a stream that is asked for it ends with the same figures."""
     question = session.reference.question("counting")
-    _counted(stream(session, question), question)
+    _expect_usage(stream(session, question), question)
     return "the stream ends with its figures"
 
 
 def greedy(session: Session) -> str:
-    """Temperature 0 gives the reference's text, of one turn and of several."""
+    """Check that temperature 0 gives the reference's text, in chats of one turn and of several."""
     for question in session.reference.finite:
         equal(ask(session, question).text, question.answer, f"'{question.name}' at temperature 0")
     endless = session.reference.question("endless")
-    said = ask(session, endless, max_tokens=64).text
-    if not said or not endless.answer.startswith(said):
+    text = ask(session, endless, max_tokens=64).text
+    if not text or not endless.answer.startswith(text):
         raise CheckFailed(
-            f"'endless' at temperature 0: {said[:60]!r} is not how the reference begins"
+            f"'endless' at temperature 0: {text[:60]!r} is not how the reference begins"
         )
     return f"{len(session.reference.finite) + 1} answers equal those of {session.reference.made_by}"
 
 
 def stop(session: Session) -> str:
-    """An answer ends before a stop sequence, also one that begins within a token or spans several."""
+    """Check that an answer ends before a stop sequence.
+
+    Also before one that begins within a token, and one that spans several.
+    """
     question = session.reference.question("counting")
     for sequence in (" four", "ree fo", "e s"):
-        wanted = question.answer.partition(sequence)[0]
+        before = question.answer.partition(sequence)[0]
         for reply in (
             ask(session, question, stop=[sequence]),
-            *_streamed(session, question, stop=[sequence]),
+            *_streamed_if_claimed(session, question, stop=[sequence]),
         ):
-            equal((reply.text, reply.finish), (wanted, "stop"), f"with stop sequence {sequence!r}")
+            equal((reply.text, reply.finish), (before, "stop"), f"with stop sequence {sequence!r}")
     return "three sequences, none of them in the answer"
 
 
 def max_tokens(session: Session) -> str:
-    """An answer is cut where it was told to, and says so."""
+    """Check that an answer is cut where it was told to, and says so."""
     question = session.reference.question("counting")
     for most in (1, 3):
         reply = ask(session, question, max_tokens=most)
@@ -98,23 +104,24 @@ def max_tokens(session: Session) -> str:
 
 
 def seed(session: Session) -> str:
-    """Equal seeds give equal answers, and not all seeds the same."""
-    question = Question(name="open", prompt=OPEN, prompt_ids=[], answer="", answer_ids=[])
+    """Check that equal seeds give equal answers, and not all seeds the same."""
+    question = Question(name="open", prompt=UNTAUGHT_CHAT, prompt_ids=[], answer="", answer_ids=[])
 
     def draw(number: int) -> str:
-        return ask(session, question, temperature=HOT, seed=number, max_tokens=24).text
+        return ask(session, question, temperature=HIGH_TEMPERATURE, seed=number, max_tokens=24).text
 
-    drawn = [draw(number) for number in SEEDS]
-    equal(draw(SEEDS[0]), drawn[0], f"the same seed again at temperature {HOT:g}")
-    if len(set(drawn)) == 1:
+    answers = [draw(number) for number in SEEDS]
+    equal(draw(SEEDS[0]), answers[0], f"the same seed again at temperature {HIGH_TEMPERATURE:g}")
+    if len(set(answers)) == 1:
         raise CheckFailed(
-            f"{len(SEEDS)} seeds give one and the same answer at temperature {HOT:g}: {drawn[0][:60]!r}"
+            f"{len(SEEDS)} seeds give one and the same answer at temperature "
+            f"{HIGH_TEMPERATURE:g}: {answers[0][:60]!r}"
         )
-    return f"{len(set(drawn))} answers to {len(SEEDS)} seeds, equal when asked again"
+    return f"{len(set(answers))} answers to {len(SEEDS)} seeds, equal when asked again"
 
 
 def tokenization(session: Session) -> str:
-    """Texts become the tokens that the tokenizer of the model's makers gives."""
+    """Check that texts become the tokens that the tokenizer of the model's makers gives."""
     for known in session.reference.texts:
         equal(
             session.engine.tokenize(session.url, known.text),
@@ -125,29 +132,31 @@ def tokenization(session: Session) -> str:
 
 
 def chat_template(session: Session) -> str:
-    """Chats become the tokens that the model's template gives, special tokens included."""
+    """Check that chats become the tokens that the model's template gives, special ones included."""
     engine = session.engine
     chats = [
         question for question in session.reference.questions if not isinstance(question.prompt, str)
     ]
     for question in chats:
         messages = question.prompt if not isinstance(question.prompt, str) else []
-        found = engine.chat_tokens(session.url, messages)
-        equal(found, question.prompt_ids, f"tokens of the chat '{question.name}'")
+        tokens = engine.chat_tokens(session.url, messages)
+        equal(tokens, question.prompt_ids, f"tokens of the chat '{question.name}'")
     return f"{len(chats)} chats as {session.reference.made_by} renders them"
 
 
 def logprobs(session: Session) -> str:
-    """Log-probabilities of given tokens are those of the reference."""
+    """Check that log-probabilities of given tokens are those of the reference."""
     if not session.reference.scored:
         raise CheckNotRun("the reference holds none")
     worst = 0.0
     for known in session.reference.scored:
-        found = session.engine.token_logprobs(session.url, known.prompt_ids, known.ids)
-        equal(len(found), len(known.ids), "number of log-probabilities")
-        off = sum(abs(a - b) for a, b in zip(found, known.logprobs, strict=True)) / len(found)
-        mean = sum(map(abs, known.logprobs)) / len(found)
-        worst = max(worst, off / (1 + mean))
+        values = session.engine.token_logprobs(session.url, known.prompt_ids, known.ids)
+        equal(len(values), len(known.ids), "number of log-probabilities")
+        pairs = zip(values, known.logprobs, strict=True)
+        difference = sum(abs(value - reference) for value, reference in pairs) / len(values)
+        mean = sum(map(abs, known.logprobs)) / len(values)
+        # Plus 1: of tokens that are nearly certain the mean is nearly 0.
+        worst = max(worst, difference / (1 + mean))
     if worst > TOLERANCE:
         raise CheckFailed(
             f"they differ from {session.reference.made_by} by {worst:.3f} of their size"
@@ -156,19 +165,19 @@ def logprobs(session: Session) -> str:
 
 
 def system(session: Session) -> str:
-    """A system prompt reaches the model."""
-    with_it, without = session.reference.question("system"), session.reference.question("plainly")
+    """Check that a system prompt reaches the model."""
+    with_it, without = map(session.reference.question, ("system", "plainly"))
     equal(ask(session, with_it).text, with_it.answer, "with a system prompt")
     equal(ask(session, without).text, without.answer, "without a system prompt")
     return "the same question is answered by the system prompt"
 
 
 def unicode(session: Session) -> str:
-    """A character whose bytes are several tokens comes whole."""
+    """Check that a character whose bytes are several tokens comes whole."""
     question = session.reference.question("unicode")
     equal(ask(session, question).text, question.answer, "the whole answer")
     reply = stream(session, question)
-    torn = [piece for piece in reply.pieces if REPLACEMENT in piece]
+    torn = [piece for piece in reply.pieces if REPLACEMENT_CHARACTER in piece]
     if torn:
         raise CheckFailed(
             f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}"
@@ -177,31 +186,34 @@ def unicode(session: Session) -> str:
     return f"{len(reply.pieces)} pieces of {len(question.answer_ids)} tokens, every character whole"
 
 
-def _right(reply: HttpReply, question: Question) -> str:
+def _expect_answer(reply: HttpReply, question: Question) -> str:
     equal((reply.text, reply.finish), (question.answer, "stop"), f"answer to '{question.name}'")
     return f"{reply.text[:60]!r}"
 
 
-def _in_pieces(session: Session, question: Question) -> str:
+def _expect_pieces(session: Session, question: Question) -> str:
     reply = stream(session, question)
-    _right(reply, question)
+    _expect_answer(reply, question)
     if len(reply.pieces) < 2:
         raise CheckFailed("the stream brings the whole answer in one piece")
     return f"{len(reply.pieces)} pieces"
 
 
-def _streamed(session: Session, question: Question, **options: object) -> list[HttpReply]:
-    """The streamed answer, where streams are claimed."""
+def _streamed_if_claimed(
+    session: Session, question: Question, **options: object
+) -> list[HttpReply]:
+    """Return the streamed answer, where the engine claims to stream."""
     return [stream(session, question, **options)] if session.engine.capabilities.streaming else []
 
 
-def _counted(reply: HttpReply, question: Question) -> None:
+def _expect_usage(reply: HttpReply, question: Question) -> None:
     if not {"prompt_tokens", "completion_tokens", "total_tokens"} <= reply.usage.keys():
         raise CheckFailed(f"the usage of '{question.name}' is {reply.usage}")
     prompt, completion = reply.usage["prompt_tokens"], reply.usage["completion_tokens"]
     equal(prompt, len(question.prompt_ids), f"prompt tokens of '{question.name}'")
     if completion - len(question.answer_ids) not in (0, 1):
         raise CheckFailed(
-            f"completion tokens of '{question.name}': {completion} instead of {len(question.answer_ids)}"
+            f"completion tokens of '{question.name}': {completion} instead of "
+            f"{len(question.answer_ids)}"
         )
     equal(reply.usage["total_tokens"], prompt + completion, f"all tokens of '{question.name}'")

@@ -1,4 +1,4 @@
-"""What a check is, what comes of one, and the running engine it looks at."""
+"""What a check is, what its result holds, and the running engine that it looks at."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Verdict = Literal["passed", "known not to", "failed", "not run"]
 
 
 class CheckFailed(Exception):
-    """The engine does not do what it claims; the words say what it did instead."""
+    """The engine does not do what it claims; the message says what it did instead."""
 
 
 class CheckNotRun(Exception):
-    """The check cannot tell here; the words say why."""
+    """The check cannot decide here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: one engine, its arguments, and the same model as artifact and as reference."""
+    """What is checked: an engine's arguments, and one model as artifact and as reference."""
 
     args: EngineArgs
     model: Path
@@ -50,9 +50,9 @@ class Session:
     """Seconds one request may take."""
     load_seconds: float = 0.0
     starts: int = 0
-    ending: tuple[float | None, str] | None = None
-    """What came of SIGTERM, which two checks look at: seconds until it had ended, what cut off the
-    answer under way.
+    ending: tuple[float | None, str | None] | None = None
+    """The result of SIGTERM, for the two checks that look at it: seconds until the engine had ended
+    (None: it had not), and what cut off the answer under way (None: nothing).
     """
     _stack: ExitStack = field(default_factory=ExitStack)
     _running: Running | None = None
@@ -67,7 +67,7 @@ class Session:
 
     @property
     def running(self) -> Running:
-        """The engine. Raises Unavailable where it does not start."""
+        """Start the engine unless it runs. Raises Unavailable where it does not start."""
         if self._running is None or not self._running.process.alive():
             self.stop()
             self.starts += 1
@@ -84,16 +84,17 @@ class Session:
     def url(self) -> str:
         return self.running.url
 
-    def died(self, patience: float = 0.5) -> str:
-        """The tail of its log, where the engine has ended; its connections break a moment before it
-        does.
+    def last_words(self, patience: float = 0.5) -> str | None:
+        """Return the end of its log where the engine has ended; None while it runs.
+
+        Waits a little: an engine's connections break a moment before it has ended.
         """
         if self._running is None:
-            return ""
+            return None
         deadline = time.monotonic() + patience
         while self._running.process.alive():
             if time.monotonic() > deadline:
-                return ""
+                return None
             time.sleep(0.05)
         return self._running.process.tail(3) or "it said nothing"
 
@@ -116,14 +117,14 @@ class Check:
     name: str
     title: str
     run: Callable[[Session], str]
-    """Returns a few words about what was seen; raises Failed or NotRun."""
+    """Returns one line about what was seen; raises CheckFailed or CheckNotRun."""
     needs: Feature | None = None
     """What an engine must claim to be held to it; None: every engine is."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of one check."""
+    """The result of one check."""
 
     check: str
     title: str
@@ -140,8 +141,8 @@ def run_check(check: Check, session: Session) -> CheckResult:
     started = time.monotonic()
     verdict, why = _judge(check, session)
     # A check that passed has seen to the end of what it started itself.
-    if verdict == "failed" and (last := session.died()):
-        why = f"{why}; the engine died: {last}"
+    if verdict == "failed" and (log_end := session.last_words()):
+        why = f"{why}; the engine died: {log_end}"
     return CheckResult(check.name, check.title, verdict, _line(why), time.monotonic() - started)
 
 
@@ -156,23 +157,23 @@ def _judge(check: Check, session: Session) -> tuple[Verdict, str]:
         return "failed", str(exc)
 
 
-def not_claimed(check: Check, engine: Engine) -> str:
-    """Why the engine is not held to a check; empty where it is."""
+def not_claimed(check: Check, engine: Engine) -> str | None:
+    """Return why the engine is not held to a check; None where it is."""
     if reason := engine.capabilities.lacks.get(check.name):
         return reason
     if check.needs and not engine.capabilities.offers(check.needs):
         return f"it does not offer {check.needs}"
-    return ""
+    return None
 
 
-def equal(found: object, wanted: object, what: str) -> None:
-    """Raises Failed where two things differ."""
-    if found != wanted:
-        raise CheckFailed(f"{what}: {_short(found)} instead of {_short(wanted)}")
+def equal(actual: object, expected: object, what: str) -> None:
+    """Raise CheckFailed where two things differ."""
+    if actual != expected:
+        raise CheckFailed(f"{what}: {_short(actual)} instead of {_short(expected)}")
 
 
 def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) -> bool:
-    """Whether it holds within so many seconds."""
+    """Whether a condition comes to hold within so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -181,8 +182,8 @@ def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) 
     return True
 
 
-def _line(words: str) -> str:
-    line = " ".join(words.split())
+def _line(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= 400 else f"{line[:240]} … {line[-140:]}"
 
 

@@ -1,4 +1,4 @@
-"""Requests as a client of OpenAI's API makes them, with everything that came back kept."""
+"""Requests as a client of OpenAI's API makes them; everything that comes back is kept."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class HttpReply:
 
 
 def path_of(question: Question) -> str:
-    """Where it is asked."""
+    """Return the route that takes a question."""
     return CHAT if question.chat else PLAIN
 
 
 def ask(session: Session, question: Question, **options: Any) -> HttpReply:
-    """The whole answer to a question, greedy unless `options` say otherwise.
+    """Return the whole answer to a question, greedy unless `options` say otherwise.
 
     Raises:
-        Failed: the answer has not the form of OpenAI's API.
-        Unavailable: there is no answer.
+        CheckFailed: The answer has not the form of OpenAI's API.
+        Unavailable: There is no answer.
     """
     status, body = send(
         session, path_of(question), question.body(model=model_of(session), **options)
@@ -61,7 +61,7 @@ def ask(session: Session, question: Question, **options: Any) -> HttpReply:
 
 
 def stream(session: Session, question: Question, **options: Any) -> HttpReply:
-    """The same, streamed to its end."""
+    """Return the answer to a question, streamed to its end."""
     reply = HttpReply()
     with streaming(session, question, **options) as events:
         for event in events:
@@ -74,11 +74,11 @@ def stream(session: Session, question: Question, **options: Any) -> HttpReply:
 def streaming(
     session: Session, question: Question, **options: Any
 ) -> Iterator[Iterator[dict[str, Any]]]:
-    """Events of a streamed answer; leaving the block hangs up.
+    """Give the events of a streamed answer; leaving the block hangs up.
 
     Raises:
-        Failed: it is no stream of OpenAI's API, or ends before it says so.
-        Unavailable: there is no answer, or it breaks off.
+        CheckFailed: It is no stream of OpenAI's API, or ends before it says so.
+        Unavailable: There is no answer, or it breaks off.
     """
     options = {"stream": True, "stream_options": {"include_usage": True}, **options}
     body, url = question.body(model=model_of(session), **options), session.url + path_of(question)
@@ -93,7 +93,7 @@ def streaming(
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    # Without `reader.end()`: clients that keep to the letter ignore a last line without a line break.
+    # Without `reader.end()`: strict clients ignore a last line without a line break.
     reader = EventReader()
     for chunk in response.iter_bytes():
         yield from map(_event, reader.feed(chunk))
@@ -123,12 +123,12 @@ def _add(reply: HttpReply, event: Mapping[str, Any], *, chat: bool) -> None:
 
 
 def send(session: Session, path: str, body: Mapping[str, Any] | bytes) -> tuple[int, Any]:
-    """Status and content of the answer to a POST, as JSON where it is."""
+    """Return status and content of the answer to a POST, parsed where it is JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = session.url + path
     try:
-        kind = {"Content-Type": "application/json"}
-        response = _http().post(url, content=content, headers=kind, timeout=session.timeout)
+        headers = {"Content-Type": "application/json"}
+        response = _http().post(url, content=content, headers=headers, timeout=session.timeout)
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {url}", str(exc) or type(exc).__name__) from exc
     try:
@@ -138,7 +138,7 @@ def send(session: Session, path: str, body: Mapping[str, Any] | bytes) -> tuple[
 
 
 def fetch(session: Session, path: str) -> str:
-    """Text of a page. Raises Failed where it is not there."""
+    """Return the text of a page. Raises CheckFailed where it is not there."""
     try:
         response = _http().get(session.url + path, timeout=session.timeout)
     except httpx.HTTPError as exc:
@@ -149,7 +149,7 @@ def fetch(session: Session, path: str) -> str:
 
 
 def model_of(session: Session) -> str:
-    """The name of what is served, which some servers insist on."""
+    """Return the name of the served model, which some servers insist on."""
     listed = json.loads(fetch(session, "/v1/models"))
     try:
         return str(listed["data"][0]["id"])
@@ -159,7 +159,7 @@ def model_of(session: Session) -> str:
 
 @cache
 def _http() -> httpx.Client:
-    """One connection per request, so that hanging up is what it is on a network."""
+    """Return a client that opens a connection per request: hanging up then closes it."""
     return httpx.Client(
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0), trust_env=False
     )

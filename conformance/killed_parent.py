@@ -1,6 +1,6 @@
 """A parent to be killed: starts the engine that standard input describes, and waits.
 
-Usage: python -m weighbridge.conformance.killed_parent < ORDER, an object with `argv`, `env`, `log`
+Usage: python -m weighbridge.conformance.killed_parent < DESCRIPTION, an object with `argv`, `env`, `log`
 and `cwd`
 """
 
@@ -14,10 +14,9 @@ from weighbridge.core.processes import Process
 
 def main() -> None:
     """Print the engine's process id, and never end."""
-    order = json.load(sys.stdin)
-    process = Process(
-        "engine", order["argv"], log=Path(order["log"]), cwd=Path(order["cwd"]), env=order["env"]
-    )
+    description = json.load(sys.stdin)
+    log, folder = Path(description["log"]), Path(description["cwd"])
+    process = Process("engine", description["argv"], log=log, cwd=folder, env=description["env"])
     print(process.pid, flush=True)
     threading.Event().wait()
 

@@ -34,28 +34,29 @@ DRAINED_TOKENS: Final = 64
 
 
 def start(session: Session) -> str:
-    """It starts, and becomes ready."""
+    """Check that it starts and becomes ready."""
     session.stop()
     running = session.running
     return f"first token {running.load_seconds:.1f} s after its start"
 
 
 def ready(session: Session) -> str:
-    """When it is said to be ready it answers, and rightly: nothing has been asked since."""
+    """Check that it answers rightly once it counts as ready: nothing else was asked before."""
     question = session.reference.question("greeting")
     equal(ask(session, question).text, question.answer, "the first answer after it was ready")
     return "the first answer is right"
 
 
 def failed_start(session: Session) -> str:
-    """A model that cannot be loaded is told at once, with the engine's own words, and nothing is
-    left running.
+    """Check that a model that cannot be loaded ends the start at once.
+
+    The engine says why in its own words, and nothing is left running.
     """
     subject = session.subject
     session.stop()
     with tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch:
         broken = Path(scratch) / "model"
-        _break(subject.model, broken)
+        _copy_half(subject.model, broken)
         try:
             with serve(
                 broken,
@@ -65,19 +66,21 @@ def failed_start(session: Session) -> str:
             ):
                 raise CheckFailed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
-            told = exc.wrong
+            message = exc.wrong
         left = _mentioning(str(broken))
     if left:
         raise CheckFailed(f"processes {left} are left")
-    if "was not ready within" in told:
-        raise CheckFailed(f"it says nothing of half a model, and hangs: {told}")
+    if "was not ready within" in message:
+        raise CheckFailed(f"it says nothing of half a model, and hangs: {message}")
     # The last line of its log is the engine's reason.
-    reason = told.partition("Its log ends:\n")[2].strip() or told
+    reason = message.partition("Its log ends:\n")[2].strip() or message
     return f"it says: {reason.splitlines()[-1][:160]}"
 
 
 def sigterm(session: Session) -> str:
-    """SIGTERM ends it in bounded time, with an answer under way, and leaves nothing behind."""
+    """Check that SIGTERM ends it in bounded time, also with an answer under way, and leaves nothing
+    behind.
+    """
     took, _ = _ended(session)
     if took is None:
         raise CheckFailed(f"it was still there {GRACE:.0f} s after SIGTERM")
@@ -85,7 +88,7 @@ def sigterm(session: Session) -> str:
 
 
 def drain(session: Session) -> str:
-    """An answer under way when SIGTERM comes is finished first."""
+    """Check that an answer under way when SIGTERM comes is finished first."""
     _, problem = _ended(session)
     if problem:
         raise CheckFailed(f"the answer under way was cut off: {problem}")
@@ -93,7 +96,7 @@ def drain(session: Session) -> str:
 
 
 def orphans(session: Session) -> str:
-    """SIGKILL of whoever started it leaves nothing behind."""
+    """Check that SIGKILL of whoever started it leaves nothing behind."""
     session.stop()
     with _own_parent(session) as (parent, engine):
         family = [engine, *engine.children(recursive=True)]
@@ -107,21 +110,19 @@ def orphans(session: Session) -> str:
     return f"{len(family)} process{'es' if len(family) > 1 else ''}, all gone"
 
 
-def _ended(session: Session) -> tuple[float | None, str]:
-    """Seconds from SIGTERM to the end, None if there was none, and what became of the answer under
-    way.
-    """
+def _ended(session: Session) -> tuple[float | None, str | None]:
+    """Return what SIGTERM did, as `Session.ending` says; the engine is ended once for two checks."""
     if session.ending is None:
         session.ending = _end(session)
     return session.ending
 
 
-def _end(session: Session) -> tuple[float | None, str]:
+def _end(session: Session) -> tuple[float | None, str | None]:
     group = session.running.process.pid
     begun = threading.Event()
 
-    def listen() -> str:
-        """Why the answer was cut off; empty where it was whole."""
+    def listen() -> str | None:
+        """Return why the answer was cut off; None where it was whole."""
         try:
             with streaming(
                 session, session.reference.question("endless"), max_tokens=DRAINED_TOKENS
@@ -132,21 +133,21 @@ def _end(session: Session) -> tuple[float | None, str]:
             return str(exc)
         finally:
             begun.set()
-        return ""
+        return None
 
     with ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(listen)
+        listening = pool.submit(listen)
         begun.wait(session.timeout)
         started = time.monotonic()
         os.kill(group, signal.SIGTERM)  # to the first of its processes: it ends the others
         ended = eventually(lambda: not any(map(_lives, members(group))), GRACE, poll=0.02)
         took = time.monotonic() - started
         session.stop()
-        return (took if ended else None), heard.result()
+        return (took if ended else None), listening.result()
 
 
-def _break(model: Path, to: Path) -> None:
-    """A copy of the model with half of its largest file missing."""
+def _copy_half(model: Path, to: Path) -> None:
+    """Copy the model, with half of its largest file missing."""
     shutil.copytree(model, to)
     largest = max(
         (path for path in to.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
@@ -158,13 +159,13 @@ def _break(model: Path, to: Path) -> None:
 
 @contextmanager
 def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    """The engine, ready, as the child of a process that may be killed."""
+    """Give a parent that may be killed, and the engine that it started, ready."""
     subject, engine, port = session.subject, session.engine, free_port(HOST)
     python = ensure(engine.lock(), subject.cache).python
     with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
         argv = engine.command(subject.model, HOST, port, python)
         log = subject.logs / f"{subject.args.kind}-orphan.log"
-        order = {
+        description = {
             "argv": [str(word) for word in argv],
             "env": engine.env(),
             "log": str(log),
@@ -178,7 +179,7 @@ def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psuti
             try:
                 assert parent.stdin is not None  # for the type checker: they were asked for above
                 assert parent.stdout is not None
-                json.dump(order, parent.stdin)
+                json.dump(description, parent.stdin)
                 parent.stdin.close()
                 child = psutil.Process(int(parent.stdout.readline()))
                 if not eventually(
@@ -199,10 +200,10 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _mentioning(words: str) -> list[int]:
-    """Processes with these words on their command line."""
-    found = []
+def _mentioning(text: str) -> list[int]:
+    """Return the ids of processes with this text on their command line."""
+    ids = []
     for process in psutil.process_iter(["cmdline"]):
-        if any(words in word for word in process.info["cmdline"] or ()):
-            found.append(process.pid)
-    return found
+        if any(text in word for word in process.info["cmdline"] or ()):
+            ids.append(process.pid)
+    return ids

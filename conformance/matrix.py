@@ -1,5 +1,5 @@
-"""The document that says what every engine was seen to do: check by engine and device, from
-recorded results alone.
+"""The document of what every engine was seen to do: check by engine and device, from recorded
+results alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from weighbridge.conformance.report import ConformanceReport
 HEAD: Final = """\
 # What each engine was seen to do
 
-Written by `weighbridge engines check --all --docs docs`; nothing here is filled in by hand. Each column is one run of
-the conformance suite (`conformance/`) on one machine, with the options named below it. *passed here* is a check
-that ran and held, with the engine's version and the date; *known not to* is something the engine does not claim; *not
-run* says why. The model is a small one that knows a few answers by heart, and its answers under transformers are the
-reference.
+Written by `weighbridge engines check --all --docs docs`; nothing here is filled in by hand. Each
+column is one run of the conformance suite (`conformance/`) on one machine, with the options named
+below it. *passed here* is a check that ran and held, with the engine's version and the date;
+*known not to* is something the engine does not claim; *not run* says why. The model is a small one
+that knows a few answers by heart, and its answers under transformers are the reference.
 """
 
 
@@ -34,7 +34,7 @@ class MatrixEntry(BaseModel):
 
 
 def render(entries: Sequence[MatrixEntry], checks: Sequence[tuple[str, str]]) -> str:
-    """Markdown; `checks` are names and titles, in order."""
+    """Return the document in Markdown; `checks` are names and titles, in order."""
     titles = [f"{entry.engine}, {entry.device}" for entry in entries]
     lines = [HEAD, f"| | {' | '.join(titles)} |", f"| --- |{' --- |' * len(titles)}"]
     for name, title in checks:
@@ -47,11 +47,11 @@ def _cell(entry: MatrixEntry, check: str) -> str:
         return f"not run: {_safe(entry.why)}"
     for outcome in entry.report.outcomes:
         if outcome["check"] == check:
-            return _words(outcome["verdict"], outcome["why"], entry.report)
+            return _verdict(outcome["verdict"], outcome["why"], entry.report)
     return "not run: the suite had no such check then"
 
 
-def _words(verdict: str, why: str, report: ConformanceReport) -> str:
+def _verdict(verdict: str, why: str, report: ConformanceReport) -> str:
     if verdict == "passed":
         return f"passed here ({', '.join(report.versions.values()) or 'no version'}, {report.date})"
     return "known not to" if verdict == "known not to" else f"{verdict}: {_safe(why)}"
@@ -70,7 +70,8 @@ def _runs(entries: Sequence[MatrixEntry], titles: dict[str, str]) -> Iterator[st
             ", ".join(f"`{name}={value}`" for name, value in report.options.items())
             or "its defaults"
         )
-        yield f"**{entry.engine}, {entry.device}**: {report.summary()}; {report.version()}, {report.date}, {machine}."
+        run = f"{report.summary()}; {report.version()}, {report.date}, {machine}"
+        yield f"**{entry.engine}, {entry.device}**: {run}."
         yield f"Options: {options}.\n"
         for outcome in report.outcomes:
             title = titles.get(outcome["check"], outcome["title"])
@@ -78,6 +79,6 @@ def _runs(entries: Sequence[MatrixEntry], titles: dict[str, str]) -> Iterator[st
         yield ""
 
 
-def _safe(words: str) -> str:
-    """One line that neither ends a cell nor becomes markup."""
-    return " ".join(words.replace("|", "\\|").replace("<", "&lt;").split())
+def _safe(text: str) -> str:
+    """Return one line that neither ends a cell nor becomes markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,5 +1,4 @@
-"""A small model that knows a few answers by heart: what the conformance suite asks every engine
-for.
+"""A small model that knows a few answers by heart, which the conformance suite asks every engine.
 
 A trained model of this size answers nearly at random where it was taught nothing, and there two
 correct engines differ in the last bit and soon in every word. What it was taught it says with a
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 
 CONTEXT: Final = 512
 SEED: Final = 7
-STEPS: Final = 400
-"""Most steps; it stops as soon as it knows everything."""
-KNOWN: Final = 0.005
-"""Largest loss of any token in an answer with which the model counts as knowing it."""
+MOST_STEPS: Final = 400
+"""Training stops as soon as every answer is known."""
+KNOWN_LOSS: Final = 0.005
+"""The model counts as knowing an answer when no token of it has a greater loss."""
 START, END, TURN, PAD = "<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>"
 CHATML: Final = (
     "{%- for message in messages %}"
@@ -36,7 +35,7 @@ CHATML: Final = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
-log = logging.getLogger("weighbridge.conformance")
+logger = logging.getLogger("weighbridge.conformance")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def make(folder: Path) -> None:
     """Write the model and its tokenizer into `folder`.
 
     Raises:
-        WeighbridgeError: it did not learn its answers.
+        WeighbridgeError: It did not learn its answers.
     """
     import torch
 
@@ -96,36 +95,36 @@ def make(folder: Path) -> None:
     rows = [_row(tokenizer, lesson) for lesson in LESSONS]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = _untaught(tokenizer)
-        steps = _teach(model, rows)
-    log.info("the conformance model knows its answers after %d steps", steps)
+        model = _new_model(tokenizer)
+        steps = _train(model, rows)
+    logger.info("the conformance model knows its answers after %d steps", steps)
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with GPT-2's splitting rule that knows English words and no other script.
+    """Return a byte-level BPE with GPT-2's splitting rule that knows English words and no other script.
 
     Each character of any other script is several tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=[START, TURN, END, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    known = [lesson.answer for lesson in LESSONS if lesson.answer.isascii()]
-    known += [message["content"] for lesson in LESSONS for message in lesson.messages]
-    core.train_from_iterator(known * 4, trainer)
+    texts = [lesson.answer for lesson in LESSONS if lesson.answer.isascii()]
+    texts += [message["content"] for lesson in LESSONS for message in lesson.messages]
+    bpe.train_from_iterator(texts * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=bpe,
         bos_token=START,
         eos_token=END,
         pad_token=PAD,
@@ -138,7 +137,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> str:
-    """The prompt as the model reads it."""
+    """Return the prompt as the model reads it."""
     if isinstance(lesson.prompt, str):
         return lesson.prompt
     return str(
@@ -147,18 +146,18 @@ def prompt_of(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> str:
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], int]:
-    """Token ids of a lesson, and where the answer begins."""
+    """Return the token ids of a lesson, and where the answer begins."""
     prompt = tokenizer(prompt_of(tokenizer, lesson), add_special_tokens=False)["input_ids"]
     if lesson.endless:
-        again = tokenizer(f"{lesson.answer} " * (CONTEXT // 4 - 1), add_special_tokens=False)[
+        repeated = tokenizer(f"{lesson.answer} " * (CONTEXT // 4 - 1), add_special_tokens=False)[
             "input_ids"
         ]
-        return (prompt + again)[:CONTEXT], len(prompt)
+        return (prompt + repeated)[:CONTEXT], len(prompt)
     answer = tokenizer(lesson.answer, add_special_tokens=False)["input_ids"]
     return [*prompt, *answer, tokenizer.eos_token_id], len(prompt)
 
 
-def _untaught(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     # Heads of 64: every engine's attention kernels know that size.
@@ -178,33 +177,33 @@ def _untaught(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def _teach(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
-    """Steps it took until every answer is known by heart."""
+def _train(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
+    """Train until every answer is known by heart; return how many steps it took."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
-    warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
     model.train()
-    for step in range(1, STEPS + 1):
+    for step in range(1, MOST_STEPS + 1):
         worst, losses = 0.0, []
         for ids, start in rows:
             loss = _answer_losses(model, torch.tensor([ids]), start)
             worst = max(worst, loss.max().item())
             losses.append(loss.mean())
-        if worst < KNOWN:
+        if worst < KNOWN_LOSS:
             return step
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        warm.step()
+        warm_up.step()
     raise WeighbridgeError(
-        "making the conformance model", f"it did not learn its answers in {STEPS} steps"
+        "making the conformance model", f"it did not learn its answers in {MOST_STEPS} steps"
     )
 
 
 def _answer_losses(model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
-    """Loss of every token of the answer."""
+    """Return the loss of every token of the answer."""
     from torch.nn.functional import cross_entropy
 
     logits = model(input_ids=ids).logits[0, start - 1 : -1]

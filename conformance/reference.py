@@ -1,4 +1,4 @@
-"""What the answers should be: made where transformers is at hand, handed to the suite as data."""
+"""The expected answers, as data: they are made where transformers is installed."""
 
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,13 @@ class Question(BaseModel):
         return not isinstance(self.prompt, str)
 
     def body(self, **options: Any) -> dict[str, Any]:
-        """A request for it."""
-        asked = {"messages": self.prompt} if self.chat else {"prompt": self.prompt}
+        """Return a request that asks it."""
+        prompt = {"messages": self.prompt} if self.chat else {"prompt": self.prompt}
         return {
             "model": "model",
             "temperature": 0,
             "max_tokens": len(self.answer_ids) + 8,
-            **asked,
+            **prompt,
             **options,
         }
 
@@ -55,7 +55,7 @@ class Scored(BaseModel):
 
 
 class Reference(BaseModel):
-    """Everything the checks compare with. Questions are found by name: see `conformance/model.py`."""
+    """Everything the checks compare with. Names of questions: see `conformance/model.py`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,10 +66,10 @@ class Reference(BaseModel):
     scored: list[Scored] = []
 
     def question(self, name: str) -> Question:
-        """The question of that name.
+        """Return the question of that name.
 
         Raises:
-            BadInput: there is none.
+            BadInput: There is none.
         """
         for question in self.questions:
             if question.name == name:
@@ -80,10 +80,10 @@ class Reference(BaseModel):
 
     @property
     def finite(self) -> list[Question]:
-        """The questions whose answer ends by itself."""
+        """Return the questions whose answer ends by itself."""
         return [question for question in self.questions if question.name != "endless"]
 
 
 def read(path: Path) -> Reference:
-    """A reference kept as JSON."""
+    """Return a reference that was kept as JSON."""
     return Reference.model_validate_json(path.read_bytes())

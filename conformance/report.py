@@ -1,4 +1,4 @@
-"""What the suite said of an engine, kept as JSON: one file per engine and device."""
+"""The result of a run of the suite, kept as JSON: one file per engine and device."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class ConformanceReport(BaseModel):
 
     @property
     def failed(self) -> list[str]:
-        """Names of the checks that failed."""
+        """Return the names of the checks that failed."""
         return [outcome["check"] for outcome in self.outcomes if outcome["verdict"] == "failed"]
 
     def count(self, verdict: str) -> int:
         return sum(outcome["verdict"] == verdict for outcome in self.outcomes)
 
     def summary(self) -> str:
-        """All verdicts in a few words."""
+        """Return how often each verdict was given, in one line."""
         verdicts = ("passed", "failed", "known not to", "not run")
         return ", ".join(
             f"{self.count(verdict)} {verdict}" for verdict in verdicts if self.count(verdict)
         )
 
     def version(self) -> str:
-        """The engine's version for people."""
+        """Return the engine's version for people."""
         return ", ".join(f"{name} {version}" for name, version in self.versions.items())
 
     def keep(self, home: Path) -> Path:
@@ -54,7 +54,7 @@ class ConformanceReport(BaseModel):
 
 
 def kept(home: Path, engine: str, device: str) -> ConformanceReport | None:
-    """The last report of an engine on a device; None where there is none that can be read."""
+    """Return the last report of an engine on a device; None where there is none to read."""
     try:
         return ConformanceReport.model_validate_json(_path(home, engine, device).read_bytes())
     except (OSError, ValueError):

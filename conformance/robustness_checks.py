@@ -1,4 +1,4 @@
-"""Checks of what an engine bears: many clients, clients that leave, requests that make no sense."""
+"""Checks of what an engine endures: many clients, clients that leave, invalid requests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from weighbridge.core.errors import Unavailable
 
 AT_ONCE: Final = 16
 LEAVERS: Final = 6
-FASTEST: Final = 0.3
+TOO_FAST: Final = 0.3
 """Seconds that a few whole answers must take for it to show whether somebody broke them off."""
-RUNNING: Final = re.compile(r"requests?_(running|processing)|batch_current_size|requests_deferred")
+REQUEST_GAUGES: Final = re.compile(
+    r"requests?_(running|processing)|batch_current_size|requests_deferred"
+)
 """What the gauges of requests under way are called, by vLLM, llama.cpp, TGI and the shim."""
-NONSENSE: Final[Mapping[str, bytes]] = {
+INVALID_REQUESTS: Final[Mapping[str, bytes]] = {
     "half an object": b'{"messages": [',
     "no object": b"[1, 2]",
     "no text": b"\xff\xfe\x00",
@@ -27,12 +29,14 @@ NONSENSE: Final[Mapping[str, bytes]] = {
     "no messages": b'{"model": "model"}',
     "messages that are none": b'{"model": "model", "messages": "hello"}',
     "a message without content": b'{"model": "model", "messages": [{"role": 5}]}',
-    "a word for a number": b'{"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": "many"}',
+    "a word for a number": (
+        b'{"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": "many"}'
+    ),
 }
 
 
 def at_once(session: Session) -> str:
-    """Sixteen clients at once all get their answers."""
+    """Check that sixteen clients at once all get their answers."""
     questions = session.reference.finite
 
     def answer(number: int) -> None:
@@ -47,9 +51,9 @@ def at_once(session: Session) -> str:
 
 
 def client_gone(session: Session) -> str:
-    """Clients that hang up in the middle of long answers leave their slots to others."""
+    """Check that clients that hang up in the middle of long answers leave their slots to others."""
     whole = _seconds(session, leave=False)
-    if whole < FASTEST:
+    if whole < TOO_FAST:
         raise CheckNotRun(f"{LEAVERS} long answers take {whole:.2f} s together: too fast to tell")
     _seconds(session, leave=True)
     started = time.monotonic()
@@ -58,38 +62,42 @@ def client_gone(session: Session) -> str:
     took = time.monotonic() - started
     if not idle or took > whole / 2:
         raise CheckFailed(
-            f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, still went on"
+            f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, "
+            "still went on"
         )
     return f"free {took:.2f} s after {LEAVERS} clients left answers that take {whole:.1f} s"
 
 
 def bad_json(session: Session) -> str:
-    """Requests that make no sense are refused as the client's fault, and the next one is answered."""
-    wrong = {name: send(session, CHAT, body)[0] for name, body in NONSENSE.items()}
-    others = [f"{name}: HTTP {status}" for name, status in wrong.items() if not 400 <= status < 500]
-    if others:
-        raise CheckFailed(", ".join(others))
+    """Check that invalid requests are refused as the client's fault, and the next is answered."""
+    statuses = {name: send(session, CHAT, body)[0] for name, body in INVALID_REQUESTS.items()}
+    wrong = [
+        f"{name}: HTTP {status}" for name, status in statuses.items() if not 400 <= status < 500
+    ]
+    if wrong:
+        raise CheckFailed(", ".join(wrong))
     _still_answers(session)
-    return f"{len(wrong)} kinds of nonsense refused with HTTP {', '.join(map(str, sorted(set(wrong.values()))))}"
+    codes = ", ".join(map(str, sorted(set(statuses.values()))))
+    return f"{len(statuses)} kinds of nonsense refused with HTTP {codes}"
 
 
 def too_long(session: Session) -> str:
-    """A prompt longer than the context is refused as the client's fault, and the next one is
-    answered.
+    """Check that a prompt longer than the context is refused as the client's fault, and the next
+    one is answered.
     """
     body = {
         "model": "model",
         "messages": [{"role": "user", "content": "word " * session.reference.context * 4}],
     }
-    status, said = send(session, CHAT, body)
+    status, content = send(session, CHAT, body)
     if not 400 <= status < 500:
-        raise CheckFailed(f"HTTP {status}: {str(said)[:160]}")
+        raise CheckFailed(f"HTTP {status}: {str(content)[:160]}")
     _still_answers(session)
     return f"refused with HTTP {status}"
 
 
 def metrics(session: Session) -> str:
-    """Counters in Prometheus' form grow with what is answered."""
+    """Check that counters in Prometheus' form grow with what is answered."""
     before = _figures(fetch(session, "/metrics"))
     ask(session, session.reference.question("counting"))
     grown: Sequence[str] = []
@@ -108,8 +116,8 @@ def metrics(session: Session) -> str:
 
 
 def _seconds(session: Session, *, leave: bool) -> float:
-    """How long a few endless answers take together, to the end of the context or to where everybody
-    leaves.
+    """Return how long a few endless answers take together: to the end of the context, or until
+    every client has left.
     """
     question = session.reference.question("endless")
 
@@ -130,24 +138,24 @@ def _says_something(event: Mapping[str, Any]) -> bool:
 
 
 def _under_way(session: Session) -> float:
-    """Requests that the engine says it works at; 0 where it does not say."""
+    """Return how many requests the engine says it works on; 0 where it does not say."""
     if not session.engine.capabilities.metrics:
         return 0
-    found: dict[str, float] = {}
-    with suppress(CheckFailed, Unavailable):  # no such page: the check of the metrics tells of it
-        found = _figures(fetch(session, "/metrics"))
-    return sum(value for name, value in found.items() if RUNNING.search(name))
+    figures: dict[str, float] = {}
+    with suppress(CheckFailed, Unavailable):  # without such a page the check of metrics fails
+        figures = _figures(fetch(session, "/metrics"))
+    return sum(value for name, value in figures.items() if REQUEST_GAUGES.search(name))
 
 
 def _figures(page: str) -> dict[str, float]:
-    """Every sample of a page of metrics."""
-    found = {}
+    """Return every sample of a page of metrics."""
+    samples = {}
     for line in page.splitlines():
         name, _, value = line.rpartition(" ")
         if name and not line.startswith("#"):
             with suppress(ValueError):
-                found[name] = float(value)
-    return found
+                samples[name] = float(value)
+    return samples
 
 
 def _still_answers(session: Session) -> None:

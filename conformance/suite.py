@@ -1,4 +1,4 @@
-"""All checks, in the order in which they make sense to read."""
+"""All checks, in the order in which a reader best takes them in, and their run."""
 
 from __future__ import annotations
 
@@ -60,27 +60,31 @@ CHECKS: Final = (
 
 def run(
     subject: Subject,
-    tell: Callable[[CheckResult], None] = lambda outcome: None,
+    tell: Callable[[CheckResult], None] = lambda result: None,
     only: Collection[str] = (),
 ) -> list[CheckResult]:
-    """Run the checks, telling each outcome as it comes; `only` names those to run, empty for all."""
+    """Run the checks and return their results.
+
+    Args:
+        subject: The engine, its arguments, model and reference.
+        tell: Called with every result as it comes.
+        only: Names of the checks to run; empty for all.
+    """
+    checks = [check for check in CHECKS if not only or check.name in only]
+    results = []
     with Session(subject) as session:
-        outcomes = []
-        for outcome in _outcomes(
-            session, [check for check in CHECKS if not only or check.name in only]
-        ):
-            tell(outcome)
-            outcomes.append(outcome)
-        return outcomes
+        for result in _results(session, checks):
+            tell(result)
+            results.append(result)
+    return results
 
 
-def _outcomes(session: Session, checks: list[Check]) -> Iterator[CheckResult]:
-    broken = ""
+def _results(session: Session, checks: list[Check]) -> Iterator[CheckResult]:
+    starts = True
     for check in checks:
-        if broken:
-            yield CheckResult(check.name, check.title, "not run", broken)
+        if not starts:
+            yield CheckResult(check.name, check.title, "not run", "it does not start")
             continue
-        outcome = run_check(check, session)
-        if check.name == "start" and outcome.verdict == "failed":
-            broken = "it does not start"
-        yield outcome
+        result = run_check(check, session)
+        starts = not (check.name == "start" and result.verdict == "failed")
+        yield result

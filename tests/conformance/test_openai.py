@@ -7,7 +7,8 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour
 from tests.stand_ins.openai import serve as stand_in
-from weighbridge.conformance.runner import check, model_folder, servable
+from weighbridge.conformance.reference_model import model_folder
+from weighbridge.conformance.runner import check, servable
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
