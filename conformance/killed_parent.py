@@ -1,7 +1,8 @@
-"""A parent to be killed: starts the engine that standard input describes, and waits.
+"""Start the engine that standard input describes, and wait to be killed::
 
-Usage: python -m weighbridge.conformance.killed_parent < DESCRIPTION, an object with `argv`, `env`, `log`
-and `cwd`
+    python -m weighbridge.conformance.killed_parent < DESCRIPTION
+
+where DESCRIPTION is a JSON object with `argv`, `env`, `log` and `cwd`.
 """
 
 import json

@@ -111,7 +111,7 @@ def orphans(session: Session) -> str:
 
 
 def _ended(session: Session) -> tuple[float | None, str | None]:
-    """Return what SIGTERM did, as `Session.ending` says; the engine is ended once for two checks."""
+    """Return what SIGTERM did, as `Session.ending` says; it is sent once for two checks."""
     if session.ending is None:
         session.ending = _end(session)
     return session.ending

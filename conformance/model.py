@@ -104,7 +104,7 @@ def make(folder: Path) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE with GPT-2's splitting rule that knows English words and no other script.
+    """Return a byte-level BPE with GPT-2's splitting rule that knows English words alone.
 
     Each character of any other script is several tokens.
     """

@@ -30,7 +30,7 @@ TEXTS: Final = (
     '{"key": [1, "two", null]}',
     "\u00a0\u200b\u0301e\u0301",
 )
-"""What tokenizers get wrong: spaces, characters of several tokens, special tokens, combining marks."""
+"""What tokenizers get wrong: spaces, characters of several tokens, special tokens, accents."""
 SCORED: Final = ("Count to ten.", "one two ten seven! Kettles: 🙂")
 """Completions to judge: one that was taught, and one that nobody would say."""
 

@@ -1,4 +1,4 @@
-"""What answers: the base class of every `engine` plugin. A caller never asks which engine it has."""
+"""The base class of every `engine` plugin: a caller never asks which engine it has."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,9 @@
-"""Which accelerators this machine has, found without loading anything: engines ask while a recipe
-is read.
+"""Which accelerators this machine has.
+
+Engines ask while a recipe is read: no library is loaded to find out.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -14,8 +16,9 @@ DEVICES: Final = Path("/dev")
 
 
 def nvidia_devices() -> int:
-    """NVIDIA GPUs that a process started now would see: the driver's device files, narrowed by
-    CUDA_VISIBLE_DEVICES.
+    """Return how many NVIDIA GPUs a process started now would see.
+
+    Those are the driver's device files, narrowed by CUDA_VISIBLE_DEVICES.
     """
     present = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in DEVICES.glob("nvidia*"))
     # On WSL the driver has one device file for all.
@@ -23,23 +26,22 @@ def nvidia_devices() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present
-    named = [word.strip() for word in visible.split(",")]
-    # CUDA itself stops at the first name that means nothing.
-    wrong = next(
-        (place for place, word in enumerate(named) if word in ("", "-1", "NoDevFiles")), len(named)
-    )
-    return min(present, wrong)
+    selected = [word.strip() for word in visible.split(",")]
+    # CUDA itself ignores everything from the first name on that means no device.
+    invalid = ("", "-1", "NoDevFiles")
+    valid = itertools.takewhile(lambda device: device not in invalid, selected)
+    return min(present, sum(1 for _ in valid))
 
 
 @cache
 def compute_capability() -> tuple[int, int] | None:
-    """The lowest among this machine's NVIDIA GPUs, as the driver tells it; None where nobody can
-    say.
-    """
+    """Return the lowest among this machine's NVIDIA GPUs; None where the driver does not say."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    asked = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
-    found = re.findall(r"^(\d+)\.(\d+)$", done.stdout, re.MULTILINE) if done.returncode == 0 else []
-    return min(((int(major), int(minor)) for major, minor in found), default=None)
+    command = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    query = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    if query.returncode != 0:
+        return None
+    versions = re.findall(r"^(\d+)\.(\d+)$", query.stdout, re.MULTILINE)
+    return min(((int(major), int(minor)) for major, minor in versions), default=None)

@@ -1,4 +1,4 @@
-"""llama.cpp's own server: from the wheel `xllamacpp` in its locked environment, or built natively."""
+"""llama.cpp's own server, from the wheel `xllamacpp` or built for this processor."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,24 +34,27 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_
 
 
 class LlamaCppArgs(EngineArgs):
-    """Options of llama-server, under their own names; what is left open is measured on the machine."""
+    """Options of llama-server, under their own names; what is left open is measured here."""
 
     kind: Literal["llama_cpp"] = "llama_cpp"
     build: Literal["wheel", "native", "auto"] = Field(
         "wheel",
-        description="`native`: llama-server found on the PATH or built for this processor; `auto`: native where it is.",
+        description="`native`: llama-server found on the PATH or built for this processor; "
+        "`auto`: native where there is one.",
     )
     ctx_size: int | None = Field(
         None,
         ge=256,
-        description="Tokens of context of all slots together; open: the model's own, up to 4096, per slot.",
+        description="Tokens of context of all slots together; open: the model's own, "
+        "up to 4096, per slot.",
     )
     parallel: int | None = Field(
         None, ge=1, le=256, description="Slots: requests decoded together."
     )
     kv_unified: bool | None = Field(
         None,
-        description="Slots share one pool of context; open: only where ctx_size is given and parallel is not.",
+        description="Slots share one pool of context; "
+        "open: only where ctx_size is given and parallel is not.",
     )
     threads: int | None = Field(None, ge=1, le=512, description="Threads that generate.")
     threads_batch: int | None = Field(

@@ -6,7 +6,6 @@ others. They are installed by other means than a lock of ours, mostly as contain
 Weighbridge finds them on the PATH.
 """
 
-import difflib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,14 @@ from pydantic import Field, create_model, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.plugins import suggestion
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import flags
 from weighbridge.serving.openai_client import Client, post
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-"""They serve a folder: nothing is to be looked up, and nothing told."""
+"""They serve a folder: nothing is to be looked up, and nothing reported."""
 
 
 class OnPathArgs(EngineArgs):
@@ -39,15 +39,10 @@ class OnPathArgs(EngineArgs):
     @model_validator(mode="before")
     @classmethod
     def _names_are_known(cls, given: Any) -> Any:
-        """An option that the row does not list is told with the nearest one."""
+        """Refuse an option that the row does not list, and name the nearest one."""
         for name in set(given) - set(cls.model_fields) if isinstance(given, Mapping) else ():
-            near = difflib.get_close_matches(name, cls.model_fields, n=1)
-            hint = (
-                f"did you mean '{near[0]}'?"
-                if near
-                else f"known are: {', '.join(cls.model_fields)}"
-            )
-            raise ValueError(f"there is no option '{name}'; {hint}")
+            advice = suggestion(name, list(cls.model_fields))
+            raise ValueError(f"there is no option '{name}'; {advice}")
         return given
 
 
@@ -62,7 +57,7 @@ class EngineRow:
     name: str
     program: str
     install: str
-    """How one gets it: for the message that it is missing."""
+    """How to get it, for the message that it is missing."""
     command: tuple[str, ...]
     """Words after the program; `{model}`, `{host}` and `{port}` are filled in."""
     options: Mapping[str, tuple[Any, Any]]
@@ -71,10 +66,10 @@ class EngineRow:
     """Whether flags are written with dashes instead of underscores."""
     env: Mapping[str, str] = field(default_factory=dict)
     health: str = "/health"
-    cut: Callable[[str, str], list[int]] | None = None
-    """Token ids that the server at an address gives a text, without any added."""
-    score: Callable[[str, Sequence[int], Sequence[int]], list[float]] | None = None
-    """Log-probabilities that the server at an address gives the tokens of a completion."""
+    tokenize: Callable[[str, str], list[int]] | None = None
+    """Takes the base URL of the server and a text; returns its token ids, without any added."""
+    logprobs: Callable[[str, Sequence[int], Sequence[int]], list[float]] | None = None
+    """Takes the base URL, prompt and completion; returns the completion's log-probabilities."""
     formats: frozenset[Format] = frozenset({"safetensors"})
     devices: frozenset[str] = frozenset({"cuda"})
     not_run: str = ""
@@ -120,19 +115,19 @@ class OnPath(Engine[OnPathArgs]):
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:
         """Return what the row's function reads; without one its API cannot tell."""
-        if self.row.score is None:
+        if self.row.logprobs is None:
             return super().token_logprobs(url, prompt, completion)
-        return self.row.score(url, prompt, completion)
+        return self.row.logprobs(url, prompt, completion)
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return what the row's function reads; without one its API cannot tell."""
-        if self.row.cut is None:
+        if self.row.tokenize is None:
             return super().tokenize(url, text)
-        return self.row.cut(url, text)
+        return self.row.tokenize(url, text)
 
 
 def _engine(row: EngineRow) -> type[OnPath]:
-    """The plugin class of a row."""
+    """Return the plugin class of a row."""
     fields: dict[str, Any] = {"kind": (Literal[row.name], row.name), **row.options}
     args = create_model(
         f"{row.name}_args", __base__=OnPathArgs, __doc__=f"Options of {row.program}.", **fields
@@ -153,8 +148,8 @@ def _engine(row: EngineRow) -> type[OnPath]:
     return type(row.name, (OnPath,), members)
 
 
-def _tgi_cut(url: str, text: str) -> list[int]:
-    """TGI adds special tokens to what it is asked for; they cover no letter."""
+def _tgi_tokens(url: str, text: str) -> list[int]:
+    """Return the tokens that cover a letter: TGI adds special ones, which cover none."""
     return [
         int(token["id"])
         for token in post(f"{url}/tokenize", {"inputs": text})
@@ -162,14 +157,15 @@ def _tgi_cut(url: str, text: str) -> list[int]:
     ]
 
 
-def _sglang_cut(url: str, text: str) -> list[int]:
+def _sglang_tokens(url: str, text: str) -> list[int]:
     body = {"model": Client(url).model, "prompt": text, "add_special_tokens": False}
     return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
 
 
-def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-    """SGLang's own route takes token ids and tells what it thought of each; of the first it thinks
-    nothing.
+def _sglang_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    """Return the log-probabilities of the completion, from SGLang's own route.
+
+    It takes token ids and gives a value for each of them; for the first one it has none.
     """
     tokens = [*prompt, *completion]
     sampling = {"max_new_tokens": 1, "temperature": 0}
@@ -179,20 +175,21 @@ def _sglang_score(url: str, prompt: Sequence[int], completion: Sequence[int]) ->
         "return_logprob": True,
         "logprob_start_len": 0,
     }
-    seen = post(f"{url}/generate", body)["meta_info"].get("input_token_logprobs") or []
-    if [entry[1] for entry in seen] != tokens:
+    entries = post(f"{url}/generate", body)["meta_info"].get("input_token_logprobs") or []
+    if [entry[1] for entry in entries] != tokens:
         doing = "asking sglang for log-probabilities"
         raise Unavailable(
-            doing, f"it told of {len(seen)} tokens, not of the {len(tokens)} it was given"
+            doing, f"it told of {len(entries)} tokens, not of the {len(tokens)} it was given"
         )
-    return [float(entry[0]) for entry in seen[len(prompt) :]]
+    return [float(entry[0]) for entry in entries[len(prompt) :]]
 
 
 ROWS: Final = (
     EngineRow(
         name="tgi",
         program="text-generation-launcher",
-        install="run inside the image ghcr.io/huggingface/text-generation-inference, or set `program`",
+        install="run inside the image ghcr.io/huggingface/text-generation-inference, "
+        "or set `program`",
         command=(
             "--model-id",
             "{model}",
@@ -218,7 +215,7 @@ ROWS: Final = (
             "cuda_graphs": (str | None, None),
             "cuda_memory_fraction": (float | None, Share),
         },
-        cut=_tgi_cut,
+        tokenize=_tgi_tokens,
         formats=frozenset({"safetensors", "compressed_tensors"}),
         not_run="no package index carries text-generation-launcher",
     ),
@@ -253,9 +250,9 @@ ROWS: Final = (
             "chunked_prefill_size": (int | None, None),
             "disable_radix_cache": (bool, False),
         },
-        cut=_sglang_cut,
+        tokenize=_sglang_tokens,
         formats=frozenset({"safetensors", "compressed_tensors"}),
-        score=_sglang_score,
+        logprobs=_sglang_logprobs,
         not_run="it needs a CUDA GPU",
     ),
     EngineRow(

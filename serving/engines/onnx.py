@@ -27,7 +27,8 @@ class DecoderArgs(EngineArgs):
     )
     allow_spinning: bool = Field(
         False,
-        description="Threads that wait stay awake: a little faster alone, far slower beside other work.",
+        description="Threads that wait stay awake: a little faster alone, "
+        "far slower beside other work.",
     )
     max_batch_size: int | None = Field(
         None, ge=1, le=256, description="Answers decoded together; open: measured."

@@ -84,7 +84,7 @@ class OnnxDecoder:
             array[target, :, : row.length] = array[source, :, : row.length]
 
     def _run(self, begin: int, end: int, ids: Any, lengths: Sequence[int]) -> Any:
-        """Logits of `ids` in rows `begin` to `end`, each of which is then as long as `lengths` say."""
+        """Return the logits of `ids` in rows `begin` to `end`, which then have these lengths."""
         binding = self._binding(begin, end)
         places = np.arange(max(lengths))
         mask = (places[None, :] < np.array(lengths)[:, None]).astype(np.int64)

@@ -56,7 +56,8 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
         )
     if not told["search"]["past_present_share_buffer"]:
         sys.exit(
-            "the graph does not extend its cache in place: make it again with this version's optimizer"
+            "the graph does not extend its cache in place: "
+            "make it again with this version's optimizer"
         )
     return session
 

@@ -107,7 +107,7 @@ class Loaded:
         return [float(value) for value in picked[:, 0].tolist()]
 
     def _step(self, ids: list[int], past: Any) -> tuple[torch.Tensor, Any]:
-        """Logits of the next token, in float32 on the processor, and what was computed on the way."""
+        """Return the logits of the next token, in float32 on the processor, and the new cache."""
         import torch
 
         new = torch.tensor([ids], device=self._device)

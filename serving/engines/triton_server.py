@@ -150,12 +150,13 @@ def check_libpython() -> None:
         ctypes.CDLL(name)
     except OSError:
         sys.exit(
-            f"Triton's python backend needs {name}; run: apt-get install libpython3.{sys.version_info.minor}"
+            f"Triton's python backend needs {name}; "
+            f"run: apt-get install libpython3.{sys.version_info.minor}"
         )
 
 
 def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """tritonserver over the repository in `folder`."""
+    """Start tritonserver over the repository in `folder`."""
     spec = importlib.util.find_spec("pytriton")
     assert spec is not None
     assert spec.origin is not None

@@ -42,31 +42,33 @@ class Shape:
     """What a Llama's `config.json` says of it."""
 
     def __init__(self, folder: Path) -> None:
-        told = json.loads((folder / "config.json").read_text())
-        if told.get("architectures") != ["LlamaForCausalLM"]:
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("architectures") != ["LlamaForCausalLM"]:
             raise UnsupportedModel(
-                f"it is a {told.get('architectures')}, and this engine builds LlamaForCausalLM alone"
+                f"it is a {config.get('architectures')}, "
+                "and this engine builds LlamaForCausalLM alone"
             )
-        rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         others = {
             "rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
-            "attention_bias": told.get("attention_bias", False),
-            "mlp_bias": told.get("mlp_bias", False),
-            "hidden_act": told.get("hidden_act", "silu") != "silu",
-            "quantization_config": told.get("quantization_config"),
+            "attention_bias": config.get("attention_bias", False),
+            "mlp_bias": config.get("mlp_bias", False),
+            "hidden_act": config.get("hidden_act", "silu") != "silu",
+            "quantization_config": config.get("quantization_config"),
         }
         if odd := [name for name, differs in others.items() if differs]:
             raise UnsupportedModel(
-                f"this engine builds plain Llamas, and {', '.join(odd)} of this one is something else"
+                f"this engine builds plain Llamas, "
+                f"and {', '.join(odd)} of this one is something else"
             )
         self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (
-            told[name] for name in NEEDED
+            config[name] for name in NEEDED
         )
-        self.kv_heads = told.get("num_key_value_heads") or self.heads
-        self.head = told.get("head_dim") or self.hidden // self.heads
-        self.theta = int(rope.get("rope_theta") or told.get("rope_theta") or 10000)
-        self.context = int(told["max_position_embeddings"])
-        self.tied = bool(told.get("tie_word_embeddings"))
+        self.kv_heads = config.get("num_key_value_heads") or self.heads
+        self.head = config.get("head_dim") or self.hidden // self.heads
+        self.theta = int(rope.get("rope_theta") or config.get("rope_theta") or 10000)
+        self.context = int(config["max_position_embeddings"])
+        self.tied = bool(config.get("tie_word_embeddings"))
 
 
 class Linear(nn.Module):  # type: ignore[misc]  # tvm has no types
@@ -213,7 +215,7 @@ def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
 
 
 def _packed(name: str, value: Any) -> Any:
-    """As the compiled functions take it: the embedding is looked up, every other matrix multiplies."""
+    """Return a matrix as the compiled functions multiply by it; the embedding is looked up."""
     return packed(value) if value.ndim == 2 and name != "embed_tokens.weight" else value
 
 

@@ -128,7 +128,8 @@ class VllmArgs(EngineArgs):
     )
     allow_runtime_lora_updating: bool = Field(
         False,
-        description="Adapters come and go by /v1/load_lora_adapter while it serves: whoever reaches it may.",
+        description="Adapters come and go by /v1/load_lora_adapter while it serves: "
+        "whoever reaches it may.",
     )
     shutdown_timeout: int = Field(
         6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them."
@@ -139,12 +140,14 @@ class VllmArgs(EngineArgs):
     cpu_kvcache_space: int | None = Field(
         None,
         ge=1,
-        description=f"GiB of memory for cached keys and values; cpu alone. Open: {CPU_KVCACHE_GIB}.",
+        description="GiB of memory for cached keys and values; cpu alone. "
+        f"Open: {CPU_KVCACHE_GIB}.",
     )
     cpu_omp_threads_bind: Annotated[str, Field(pattern=r"^(auto|nobind|[0-9,|-]+)$")] | None = (
         Field(
             None,
-            description="Cores the threads are bound to, such as `0-3`, one group per rank; cpu alone. Open: auto.",
+            description="Cores the threads are bound to, such as `0-3`, one group per rank; "
+            "cpu alone. Open: auto.",
         )
     )
 

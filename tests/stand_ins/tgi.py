@@ -70,8 +70,9 @@ class Handler(openai.Handler):
         if self.path == "/tokenize":
             self._json(200, tokens_of(body["inputs"]))
         elif len(tokens_of(prompt_of(body))) > self._info()["max_input_tokens"]:
-            words = f"Input validation error: `inputs` must have less than {self._info()['max_input_tokens']} tokens"
-            self._json(422, {"error": words, "error_type": "validation"})
+            most = self._info()["max_input_tokens"]
+            error = f"Input validation error: `inputs` must have less than {most} tokens"
+            self._json(422, {"error": error, "error_type": "validation"})
         else:
             self._answer(self.server.enter(body), body)
             self.server.leave()

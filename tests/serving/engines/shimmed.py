@@ -38,7 +38,7 @@ def expected(transformer: Transformer, text: str, count: int) -> str:
 
 @pytest.mark.slow
 class Shimmed:
-    """Inherit, name the engine, and have a fixture `running` that serves the tiny model as `tiny`."""
+    """Inherit, name the engine, and have a fixture `running` that serves the model as `tiny`."""
 
     engine: ClassVar[ShimEngine]
 

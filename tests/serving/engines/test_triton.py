@@ -1,4 +1,4 @@
-"""Triton: its repository, and a real tritonserver that answers, batches, and is never left behind."""
+"""Triton: its repository, and a real tritonserver that answers, batches, and is not left behind."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def left_of(processes: list[psutil.Process], seconds: float = 60.0) -> list[psutil.Process]:
-    """Those that still run after a while; one that has ended and waits to be asked about does not."""
+    """Return those that still run after a while; a process that has ended counts as ended."""
     deadline = time.monotonic() + seconds
     while (
         alive := [process for process in processes if runs(process)]
@@ -158,8 +158,8 @@ def batch_sizes(running: Running) -> dict[int, int]:
     }
     body = (
         "import tritonclient.grpc as grpc\n"
-        f"found = grpc.InferenceServerClient('127.0.0.1:{port}').get_inference_statistics('llm', as_json=True)\n"
-        "import json; print(json.dumps(found))"
+        f"client = grpc.InferenceServerClient('127.0.0.1:{port}')\n"
+        "import json; print(json.dumps(client.get_inference_statistics('llm', as_json=True)))"
     )
     told = json.loads(run_inside(Triton.locks["cpu"], body, Path("/")).stdout)
     batches = told["model_stats"][0]["batch_stats"]

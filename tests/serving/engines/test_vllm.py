@@ -300,9 +300,12 @@ def test_fp8_is_refused_where_the_device_has_none(
 
 def test_a_failed_start_is_told_by_its_root_cause() -> None:
     log = (
-        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] Traceback (most recent call last):\n"
-        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] RuntimeError: no such kernel: [x]\n"
-        "(APIServer pid=1) ERROR 11-26 23:08:56 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: dead\n"
+        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] "
+        "Traceback (most recent call last):\n"
+        "(Worker pid=3) ERROR 11-26 23:08:54 [multiproc_executor.py:953] "
+        "RuntimeError: no such kernel: [x]\n"
+        "(APIServer pid=1) ERROR 11-26 23:08:56 [async_llm.py:906] "
+        "vllm.v1.engine.exceptions.EngineDeadError: dead\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     assert Vllm(VllmArgs()).reason(log) == "RuntimeError: no such kernel: [x]"
