@@ -27,9 +27,9 @@ def engines(context: click.Context, as_json: bool) -> None:
     """List engines: devices, formats, environment and its size, and what the last check said."""
     if context.invoked_subcommand:
         return
-    found = _listed(Settings())
+    listed = _listed(Settings())
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(listed, indent=2))
         return
     from weighbridge.cli.terminal import table
     from weighbridge.core.formatting import human_size
@@ -43,7 +43,7 @@ def engines(context: click.Context, as_json: bool) -> None:
             human_size(row["bytes"]) if row["bytes"] else "",
             row["checked"] or "not checked",
         ]
-        for row in found
+        for row in listed
     ]
     table(
         ["engine", "device", "formats", "environment", "size", "last check"], rows, right=["size"]
@@ -56,13 +56,13 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
     from weighbridge.core.pruning import size_on_disk
     from weighbridge.serving.engines.base import engine_class
 
-    found = []
+    listed = []
     for name in plugins.names("engine"):
         engine = engine_class(name)
         for device, lock in engine.locks.items():
             environment, whole = environments.locate(lock, settings.cache)
             report = kept(settings.home, name, device)
-            found.append(
+            listed.append(
                 {
                     "engine": name,
                     "device": device,
@@ -76,7 +76,7 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
                     "report": report.model_dump() if report else None,
                 }
             )
-    return found
+    return listed
 
 
 @engines.command()
@@ -101,18 +101,18 @@ def install(names: Sequence[str], device: str | None, native: bool, as_json: boo
             name: pool.submit(environments.ensure, lock, settings.cache)
             for name, lock in locks.items()
         }
-        # Every job is waited for before the first error is told: one that fails must not break off
-        # the others.
-        places = {name: str(job.result().path) for name, job in jobs.items()}
+        # Every job is waited for before the first error is raised: one that fails must not break
+        # off the others.
+        paths = {name: str(job.result().path) for name, job in jobs.items()}
         tools = {name: str(build(settings.cache)) for name, build in builds.items()}
     if as_json:
-        found = [
+        installed = [
             {"engine": name, "path": path, "native": tools.get(name)}
-            for name, path in places.items()
+            for name, path in paths.items()
         ]
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(installed, indent=2))
         return
-    for name, path in places.items():
+    for name, path in paths.items():
         console.print(f"{name}: environment at {path}", soft_wrap=True)
         if name in tools:
             console.print(f"{name}: native tools at {tools[name]}", soft_wrap=True)
@@ -187,7 +187,7 @@ def check(
     if not wanted and not docs:
         raise click.UsageError("name an engine, or give --all")
     for name in wanted:
-        engine_class(name)  # a misspelt name is told before any time is spent
+        engine_class(name)  # a misspelt name is refused before any time is spent
     reports = [_check(name, given, only, workspace, as_json) for name in wanted]
     if as_json:
         click.echo(json.dumps([report.model_dump() for report in reports], indent=2))
@@ -196,10 +196,10 @@ def check(
     _fail(reports, named=bool(names))
 
 
-def _option(words: str) -> tuple[str, str]:
-    name, given, value = words.partition("=")
+def _option(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
     if not given:
-        raise click.UsageError(f"--set {words}: give OPTION=VALUE")
+        raise click.UsageError(f"--set {text}: give OPTION=VALUE")
     return name, value
 
 
@@ -219,8 +219,10 @@ def _check(
     screen.print(f"[bold]{name}[/bold]")
     with live_progress(screen):
         report = run(name, workspace, options=options, tell=tell, only=only)
-    words = ", ".join(filter(None, [report.summary(), report.version(), f"{report.seconds:.0f} s"]))
-    screen.print(f"[bold]{name}[/bold], {report.device}: {words}")
+    summary = ", ".join(
+        filter(None, [report.summary(), report.version(), f"{report.seconds:.0f} s"])
+    )
+    screen.print(f"[bold]{name}[/bold], {report.device}: {summary}")
     return report
 
 
@@ -232,9 +234,9 @@ def _write_docs(folder: Path, settings: Settings) -> None:
 
     results = folder / "engines.json"
     published = json.loads(results.read_text()) if results.exists() else []
-    entries = recorded(settings, [MatrixEntry.model_validate(one) for one in published])
-    found = [entry.model_dump(mode="json") for entry in entries]
-    replace_text(results, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    entries = recorded(settings, [MatrixEntry.model_validate(entry) for entry in published])
+    documents = [entry.model_dump(mode="json") for entry in entries]
+    replace_text(results, json.dumps(documents, indent=1, ensure_ascii=False) + "\n")
     replace_text(folder / "engines.md", document(entries))
     stderr.print(f"written: {results}, {folder / 'engines.md'}", soft_wrap=True)
 
@@ -244,8 +246,8 @@ def _fail(reports: Sequence[ConformanceReport], *, named: bool) -> None:
 
     failed = {report.engine: report.failed for report in reports if report.failed}
     if failed:
-        words = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in failed.items())
-        raise GateFailed("checking engines", f"failed are {words}")
+        checks_of = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in failed.items())
+        raise GateFailed("checking engines", f"failed are {checks_of}")
     for report in reports if named else ():
         if report.count("not run") == len(report.outcomes):
             raise Unavailable(
@@ -264,16 +266,18 @@ def prune(as_json: bool) -> None:
     from weighbridge.core.formatting import human_size
     from weighbridge.core.pruning import prune_environments
 
-    found = prune_environments(Settings())
-    freed = sum(item.bytes for item in found if not item.kept)
+    environments = prune_environments(Settings())
+    freed = sum(item.bytes for item in environments if not item.kept)
     if as_json:
         click.echo(
-            json.dumps({"freed": freed, "environments": [asdict(item) for item in found]}, indent=2)
+            json.dumps(
+                {"freed": freed, "environments": [asdict(item) for item in environments]}, indent=2
+            )
         )
         return
-    for item in found:
+    for item in environments:
         state = f"kept: {item.kept}" if item.kept else "removed"
         console.print(
             f"{item.name}, {human_size(item.bytes)}: {state}", soft_wrap=True, markup=False
         )
-    console.print(f"{human_size(freed)} freed" if found else "every environment is needed")
+    console.print(f"{human_size(freed)} freed" if environments else "every environment is needed")

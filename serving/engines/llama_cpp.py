@@ -24,9 +24,11 @@ from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
 FORCED_AT_ONCE: Final = 256
-"""Tokens per request."""
+"""Most tokens that one request forces."""
 SPINS: Final = 3000
+"""Turns that a thread waits actively for another: see `LlamaCpp.env` for what was measured."""
 CERTAIN: Final = 1e9
+"""A bias with which a token is drawn whatever else is likely."""
 LIKELIEST: Final = (256, 8192, 10**7)
 """How many of the likeliest tokens to ask for: few first, in the end all."""
 
@@ -202,7 +204,7 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
 
 
 def _adapter(model: Path) -> list[str]:
-    """An adapter that is applied to every request."""
+    """Return the option of an adapter that is applied to every request."""
     adapter = model / "adapter.gguf"
     return ["--lora", str(adapter)] if adapter.exists() else []
 
@@ -213,8 +215,9 @@ def _tokenize(url: str, text: str) -> list[int]:
 
 
 def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
-    """Log-probabilities of these tokens; of the first ones only, where one among them ends the
-    generation.
+    """Return the log-probabilities of these tokens.
+
+    Of the first ones only, where one among them ends the generation.
     """
     rules = " ".join(f"<[{token}]>" for token in tokens)
     try:
@@ -226,17 +229,18 @@ def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
         # of it.
         half = len(tokens) // 2
         return _force(url, before, tokens[:half]) if half else []
-    found: list[float] = []
-    for entry, wanted in zip(answer, tokens, strict=False):
-        if entry["id"] != wanted:
+    logprobs: list[float] = []
+    for entry, token in zip(answer, tokens, strict=False):
+        if entry["id"] != token:
             break
-        found.append(float(entry["logprob"]))
-    return found
+        logprobs.append(float(entry["logprob"]))
+    return logprobs
 
 
 def _force_one(url: str, before: list[int], token: int) -> float:
-    """Log-probability of one token of any kind, made certain by a bias that its probability does
-    not show.
+    """Return the log-probability of one token of any kind.
+
+    A bias makes the token certain, and its log-probability does not show that.
     """
     answer = _complete(url, before, 1, {"logit_bias": [[token, CERTAIN]]})
     if answer and answer[0]["id"] == token:
@@ -245,14 +249,14 @@ def _force_one(url: str, before: list[int], token: int) -> float:
 
 
 def _look_up(url: str, before: list[int], token: int) -> float:
-    """Log-probability of a token that the server keeps to itself: one that ends within a character.
+    """Return the log-probability of a token that ends within a character.
 
-    Another one is forced in its place, and what was wanted is found among the likeliest of that
-    place.
+    The server does not show such a token by itself. So another one is forced in its place, and the
+    wanted one is looked up among the likeliest of that place.
     """
-    plain = _tokenize(url, "a")[-1]
+    other = _tokenize(url, "a")[-1]
     for count in LIKELIEST:
-        answer = _complete(url, before, 1, {"logit_bias": [[plain, CERTAIN]], "n_probs": count})
+        answer = _complete(url, before, 1, {"logit_bias": [[other, CERTAIN]], "n_probs": count})
         for entry in answer[0]["top_logprobs"] if answer else []:
             if entry["id"] == token:
                 return float(entry["logprob"])
@@ -279,10 +283,10 @@ def _complete(
 
 
 def trained_context(weights: Path) -> int:
-    """Tokens of context a GGUF file's model was made for.
+    """Return the tokens of context that a GGUF file's model was made for.
 
     Raises:
-        BadInput: it is no GGUF file, or does not say.
+        BadInput: It is no GGUF file, or does not say.
     """
     try:
         metadata = read_metadata(weights)

@@ -92,7 +92,7 @@ def parameters(args: argparse.Namespace) -> Any:
 
 
 def under_way(host: str, port: int) -> int:
-    """Requests that are answered or wait for their turn."""
+    """Return how many requests are being answered or wait for their turn."""
     address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
         host, f"[{host}]" if ":" in host else host
     )

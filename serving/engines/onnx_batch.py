@@ -42,41 +42,39 @@ class OnnxDecoder:
         self._rows: list[_Row] = []
 
     def join(self, key: int) -> None:
-        """The next row is its."""
+        """Give the next row to this answer."""
         self._rows.append(_Row(key))
 
     def leave(self, key: int) -> None:
-        """Close the gap. The rows after it move up by the fewest moves that leave the newest one
-        last.
-        """
-        place, last = self._place(key), len(self._rows) - 1
-        if place < last - 1:
-            self._move(last - 1, place)
-            place = last - 1
-        if place < last:
-            self._move(last, place)
+        """Free the row, and close the gap by the fewest moves that leave the newest row last."""
+        position, last = self._position_of(key), len(self._rows) - 1
+        if position < last - 1:
+            self._move(last - 1, position)
+            position = last - 1
+        if position < last:
+            self._move(last, position)
         self._rows.pop()
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
-        """Logits after each of the tokens."""
-        place = self._place(key)
-        row = self._rows[place]
+        """Return the logits after each of the tokens."""
+        position = self._position_of(key)
+        row = self._rows[position]
         row.length += len(tokens)
-        return self._run(place, place + 1, np.array([tokens]), [row.length])[0]
+        return self._run(position, position + 1, np.array([tokens]), [row.length])[0]
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
-        """Logits after one more token of each: the rows in use but the one that is being read."""
-        given = dict(zip(keys, tokens, strict=True))
-        rows = self._rows[: len(given)]
+        """Return the logits after one more token of each: of all rows but one that is being read."""
+        next_tokens = dict(zip(keys, tokens, strict=True))
+        rows = self._rows[: len(next_tokens)]
         for row in rows:
             row.length += 1
-        ids = np.array([[given[row.key]] for row in rows])
+        ids = np.array([[next_tokens[row.key]] for row in rows])
         logits = self._run(0, len(rows), ids, [row.length for row in rows])[:, -1]
-        places = {row.key: place for place, row in enumerate(rows)}
-        return logits[[places[key] for key in keys]]
+        positions = {row.key: position for position, row in enumerate(rows)}
+        return logits[[positions[key] for key in keys]]
 
-    def _place(self, key: int) -> int:
-        return next(place for place, row in enumerate(self._rows) if row.key == key)
+    def _position_of(self, key: int) -> int:
+        return next(position for position, row in enumerate(self._rows) if row.key == key)
 
     def _move(self, source: int, target: int) -> None:
         row = self._rows[target] = self._rows[source]

@@ -27,18 +27,18 @@ class OnnxModel(HfTokenizer):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args.model / "tokenizer")
-        told = json.loads((args.model / "genai_config.json").read_text())
-        self.context = min(args.context_length, told["model"]["context_length"])
+        config = json.loads((args.model / "genai_config.json").read_text())
+        self.context = min(args.context_length, config["model"]["context_length"])
         self.slots = args.max_batch_size
-        head_size = told["model"]["decoder"]["head_size"]
+        head_size = config["model"]["decoder"]["head_size"]
         decoder = OnnxDecoder(
-            _session(args, told), slots=self.slots, context=self.context, head_size=head_size
+            _session(args, config), slots=self.slots, context=self.context, head_size=head_size
         )
         batcher = Batcher(decoder, slots=self.slots, chunk=args.chunk_size, ends=self.ends)
         self.generate, self.logprobs = batcher.generate, batcher.logprobs
 
 
-def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
+def _session(args: argparse.Namespace, config: dict[str, Any]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -46,7 +46,7 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", str(int(args.allow_spinning))
     )
-    weights = args.model / told["model"]["decoder"]["filename"]
+    weights = args.model / config["model"]["decoder"]["filename"]
     session = onnxruntime.InferenceSession(
         str(weights), options, providers=["CPUExecutionProvider"]
     )
@@ -54,7 +54,7 @@ def _session(args: argparse.Namespace, told: dict[str, Any]) -> Any:
         sys.exit(
             f"the graph wants {', '.join(unknown)}, which only onnxruntime-genai itself can give"
         )
-    if not told["search"]["past_present_share_buffer"]:
+    if not config["search"]["past_present_share_buffer"]:
         sys.exit(
             "the graph does not extend its cache in place: "
             "make it again with this version's optimizer"

@@ -88,7 +88,7 @@ class Loaded:
         for _ in range(sampling.max_tokens):
             logits, past = self._step(ids, past)
             token = draw(logits, sampling, drawer)
-            yield _told(token, logits, sampling.logprobs)
+            yield _with_logprobs(token, logits, sampling.logprobs)
             if token in self.ends:
                 return
             ids = [token]
@@ -135,7 +135,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> i
     return int(tokens[torch.multinomial(chances, 1, generator=drawer)])
 
 
-def _told(token: int, logits: torch.Tensor, count: int | None) -> Token:
+def _with_logprobs(token: int, logits: torch.Tensor, count: int | None) -> Token:
     if count is None:
         return Token(token)
     logprobs = logits.log_softmax(-1)
@@ -144,9 +144,9 @@ def _told(token: int, logits: torch.Tensor, count: int | None) -> Token:
     return Token(token, float(logprobs[token]), likeliest)
 
 
-def _ends(*told: int | list[int] | None) -> list[int]:
-    """Every token that ends an answer, as the model's configuration and its tokenizer say."""
-    listed = [end if isinstance(end, list) else [end] for end in told]
+def _ends(*configured: int | list[int] | None) -> list[int]:
+    """Return every token that ends an answer, as the model's configuration and its tokenizer say."""
+    listed = [end if isinstance(end, list) else [end] for end in configured]
     return [end for ends in listed for end in ends if end is not None]
 
 

@@ -1,7 +1,7 @@
 """The model on Triton's python backend: ONNX Runtime, batched continuously, a token per response.
 
 Triton loads this file into a process of its own, with a Python of its own: `root` in the model's
-parameters says where our packages are, `options` what the engine was told.
+parameters says where our packages are, `options` the options that the engine was given.
 """
 
 import json
@@ -28,15 +28,17 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model named in the parameters."""
         _end_with_parent()
-        told = {
+        parameters = {
             name: value["string_value"]
             for name, value in json.loads(args["model_config"])["parameters"].items()
         }
         sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
-        package.__path__ = [told["root"]]
+        package.__path__ = [parameters["root"]]
         from weighbridge.serving.engines.onnx_server import OnnxModel, options
 
-        self._model = OnnxModel(options(Path(told["model"]), json.loads(told["options"])))
+        self._model = OnnxModel(
+            options(Path(parameters["model"]), json.loads(parameters["options"]))
+        )
         self._stopped: dict[str, threading.Event] = {}
 
     def execute(self, requests: list[Any]) -> None:
@@ -58,8 +60,8 @@ class TritonPythonModel:
         try:
             prompt = pb.get_input_tensor_by_name(request, "prompt").as_numpy().ravel().tolist()
             if "completion" in order:
-                found = self._model.logprobs(prompt, order["completion"])
-                sender.send(_response(0, found, []))
+                values = self._model.logprobs(prompt, order["completion"])
+                sender.send(_response(0, values, []))
             else:
                 self._stream(sender, prompt, order)
         except Exception as exc:  # whatever it is, it must reach who asked

@@ -47,7 +47,7 @@ OPTIONS: Final = (
     "intra_op_num_threads",
     "allow_spinning",
 )
-"""What the model behind Triton is told, as the engine `onnx` is."""
+"""Options that the model behind Triton is given, as the engine `onnx` is."""
 
 
 class TritonModel(HfTokenizer):
@@ -55,14 +55,14 @@ class TritonModel(HfTokenizer):
 
     def __init__(self, args: argparse.Namespace, address: str) -> None:
         super().__init__(args.model / "tokenizer")
-        told = json.loads((args.model / "genai_config.json").read_text())
-        self.context = min(args.context_length, told["model"]["context_length"])
+        config = json.loads((args.model / "genai_config.json").read_text())
+        self.context = min(args.context_length, config["model"]["context_length"])
         self.slots = args.max_batch_size
         self._address = address
         self._own = threading.local()
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
-        """Tokens as they come; closing it ends the request.
+        """Yield tokens as they come; closing the generator ends the request.
 
         By a request that says so: a stream that is cancelled can crash tritonserver (its issues
         7368 and 8034).
@@ -87,8 +87,8 @@ class TritonModel(HfTokenizer):
         """Natural-log probability of every completion token."""
         answers = self._ask(prompt, {"completion": list(completion)})
         try:
-            found: list[float] = answers.get().as_numpy("logprobs").ravel().tolist()
-            return found
+            values: list[float] = answers.get().as_numpy("logprobs").ravel().tolist()
+            return values
         finally:
             self._client().stop_stream()
 
@@ -199,8 +199,9 @@ def _backends(folder: Path, home: Path) -> Path:
 
 
 def _beginning() -> None:
-    """It ends with this process; a SIGTERM to the group is for this process alone, which lets
-    answers end first.
+    """Prepare tritonserver's process: it ends with this one, and ignores SIGTERM.
+
+    A SIGTERM to the whole group is for this process, which lets answers end first.
     """
     die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -244,13 +245,16 @@ def main() -> None:
     parser.add_argument("--allow-spinning", action="store_true")
     args = parser.parse_args()
     check_libpython()
-    told = {"root": str(PACKAGE), "model": str(args.model)}
-    told["options"] = json.dumps({name: getattr(args, name) for name in OPTIONS})
+    parameters = {"root": str(PACKAGE), "model": str(args.model)}
+    parameters["options"] = json.dumps({name: getattr(args, name) for name in OPTIONS})
     # Once the model is loaded nothing reads the folder any more: gone at once, no end of this
     # process can leave it.
     with tempfile.TemporaryDirectory(prefix="weighbridge-triton-") as folder:
         python_backend(
-            Path(folder) / "models", Path(__file__).with_name("triton_model.py"), told, vars(args)
+            Path(folder) / "models",
+            Path(__file__).with_name("triton_model.py"),
+            parameters,
+            vars(args),
         )
         server, port = launch(Path(folder))
     stopping = threading.Event()
@@ -263,7 +267,7 @@ def main() -> None:
 
 
 def _end_with(server: subprocess.Popen[bytes], stopping: threading.Event) -> None:
-    """Without it there is nothing to serve."""
+    """End this process when tritonserver has ended: there is nothing to serve then."""
     server.wait()
     if not stopping.is_set():
         sys.stderr.write(f"tritonserver ended with status {server.returncode}\n")
@@ -271,7 +275,7 @@ def _end_with(server: subprocess.Popen[bytes], stopping: threading.Event) -> Non
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """SIGINT: SIGTERM does not reach it."""
+    """Stop it by SIGINT: SIGTERM is blocked in it."""
     server.send_signal(signal.SIGINT)
     try:
         server.wait(GRACE)

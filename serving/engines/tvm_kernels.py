@@ -30,7 +30,10 @@ def packed(weight: Any) -> Any:
 
 
 def dense(width: int, columns: int) -> Any:
-    """Rows of `width` numbers times a packed weight give rows of `columns` numbers; all float32."""
+    """Return the product of rows of `width` numbers with a packed weight: rows of `columns` numbers.
+
+    All of them are float32.
+    """
     groups = -(-columns // LANES)
 
     @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]  # tvm has no types

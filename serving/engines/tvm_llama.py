@@ -61,7 +61,7 @@ class Shape:
                 f"this engine builds plain Llamas, "
                 f"and {', '.join(odd)} of this one is something else"
             )
-        self.hidden, self.inner, self.layers, self.heads, self.words, self.eps = (
+        self.hidden, self.inner, self.layers, self.heads, self.vocabulary, self.eps = (
             config[name] for name in NEEDED
         )
         self.kv_heads = config.get("num_key_value_heads") or self.heads
@@ -95,10 +95,10 @@ class Attention(nn.Module):  # type: ignore[misc]  # tvm has no types
         qkv = op.reshape(
             self.qkv_proj(x), (*ids, self.shape.heads + 2 * self.shape.kv_heads, self.shape.head)
         )
-        found = cache.attention_with_fused_qkv(
+        attended = cache.attention_with_fused_qkv(
             self.layer, qkv, self.shape.heads, sm_scale=self.shape.head**-0.5
         )
-        return self.o_proj(op.reshape(found, (x.shape[0], self.shape.heads * self.shape.head)))
+        return self.o_proj(op.reshape(attended, (x.shape[0], self.shape.heads * self.shape.head)))
 
 
 class Mlp(nn.Module):  # type: ignore[misc]  # tvm has no types
@@ -131,10 +131,10 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.embed_tokens = nn.Embedding(shape.words, shape.hidden)
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.hidden)
         self.layers = nn.ModuleList([Layer(shape, layer) for layer in range(shape.layers)])
         self.norm = nn.RMSNorm(shape.hidden, -1, shape.eps, bias=False)
-        self.lm_head = Linear(shape.hidden, shape.words)
+        self.lm_head = Linear(shape.hidden, shape.vocabulary)
 
     def read(self, ids: Any, cache: PagedKVCache) -> Any:
         """Logits, one row per token: of a piece of a prompt, or, as `decode`, of the next token of
@@ -194,7 +194,10 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
 
 
 def processor() -> Any:
-    """All that this machine's processor can do; a product and a sum may be one instruction."""
+    """Return the compiler's target: all that this machine's processor can do.
+
+    A product and a sum may become one instruction.
+    """
     cpu = tvm.target.codegen.llvm_get_system_cpu()
     return tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math-contract": True})
 
@@ -210,8 +213,8 @@ def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
     """The parameters out of safetensors as float32: those that are multiplied together joined, and
     packed.
     """
-    found = dict(_tensors(folder))
-    return [tvm.runtime.tensor(_packed(name, _parameter(found, shape, name))) for name in names]
+    tensors = dict(_tensors(folder))
+    return [tvm.runtime.tensor(_packed(name, _parameter(tensors, shape, name))) for name in names]
 
 
 def _packed(name: str, value: Any) -> Any:
@@ -219,18 +222,18 @@ def _packed(name: str, value: Any) -> Any:
     return packed(value) if value.ndim == 2 and name != "embed_tokens.weight" else value
 
 
-def _parameter(found: dict[str, Any], shape: Shape, name: str) -> Any:
+def _parameter(tensors: dict[str, Any], shape: Shape, name: str) -> Any:
     joined = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
     for whole, parts in joined.items():
         if whole in name:
-            return np.concatenate([found[f"model.{name.replace(whole, part)}"] for part in parts])
+            return np.concatenate([tensors[f"model.{name.replace(whole, part)}"] for part in parts])
     if name == "lm_head.weight":
-        return found["model.embed_tokens.weight" if shape.tied else name]
-    return found[f"model.{name}"]
+        return tensors["model.embed_tokens.weight" if shape.tied else name]
+    return tensors[f"model.{name}"]
 
 
 def _tensors(folder: Path) -> Any:
-    """Name and float32 content of every tensor; numpy itself has no bfloat16."""
+    """Yield name and float32 content of every tensor; numpy itself has no bfloat16."""
     for path in sorted(folder.glob("*.safetensors")):
         raw = memoryview(path.read_bytes())[data_start(path) :]
         for name, tensor in read_header(path).items():

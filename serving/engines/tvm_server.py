@@ -51,15 +51,15 @@ class TvmDecoder:
         self._call("add_sequence", key)
 
     def leave(self, key: int) -> None:
-        """Its pages are free."""
+        """Free its pages."""
         self._call("remove_sequence", key)
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
-        """Logits after each of the tokens."""
+        """Return the logits after each of the tokens."""
         return self._run("read", [key], [list(tokens)])
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
-        """Logits after one more token of each."""
+        """Return the logits after one more token of each."""
         return self._run("decode", keys, [[token] for token in tokens])
 
     def _run(self, name: str, keys: Sequence[int], ids: list[list[int]]) -> Any:

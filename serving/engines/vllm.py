@@ -20,7 +20,7 @@ from weighbridge.serving.engines.vllm_requirements import holds_fp8, require_gpu
 from weighbridge.serving.openai_client import BASE_SUFFIX
 
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-"""It serves a folder: nothing is to be looked up, and nothing told."""
+"""It serves a folder: nothing is to be looked up, and nothing reported."""
 CPU_KVCACHE_GIB: Final = 1
 """What the CPU build takes for its cache when nobody says how much; by itself it would take nearly
 all memory.
