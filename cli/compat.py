@@ -60,13 +60,13 @@ def compat(
     """
     from weighbridge.cli.terminal import live_progress, stderr
     from weighbridge.compat.check import Options, check
-    from weighbridge.compat.subjects import subjects
+    from weighbridge.compat.locked_environments import locked_environments
     from weighbridge.core.errors import GateFailed
     from weighbridge.core.settings import Settings
 
     options = Options(only, with_torch, timeout, minutes, run=not resolve)
     with live_progress(stderr):
-        report = check(subjects(environments), options, Settings().cache)
+        report = check(locked_environments(environments), options, Settings().cache)
     if markdown:
         markdown.write_text(report.markdown(), encoding="utf-8")
     if as_json:

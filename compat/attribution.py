@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Trial = Callable[[Sequence[str]], Mapping[str, str]]
-"""Updates these packages alone, with what they need; tells the error of every contract that breaks
-then.
-"""
+"""Updates only these packages and what they need; returns the errors of what breaks then."""
 
 
 @dataclass(frozen=True)
-class Blame:
+class BrokenContract:
     """A contract that breaks, and the packages whose update does it."""
 
     contract: str
@@ -20,7 +18,7 @@ class Blame:
 
 def attribute(
     broken: Mapping[str, str], direct: Sequence[str], every: Sequence[str], trial: Trial
-) -> list[Blame]:
+) -> list[BrokenContract]:
     """Return which packages break each broken contract.
 
     Each of the `direct` dependencies is updated alone; two that break the same contract are both
@@ -32,20 +30,22 @@ def attribute(
     what none of them breaks alone, `every` package, indirect ones too, is searched for the smallest
     set that does it.
     """
-    found: list[Blame] = []
+    blamed: list[BrokenContract] = []
     for name in direct:
         errors = trial([name])
-        found += [
-            Blame(contract, (name,), errors[contract]) for contract in broken if contract in errors
+        blamed += [
+            BrokenContract(contract, (name,), errors[contract])
+            for contract in broken
+            if contract in errors
         ]
-    explained = {blame.contract for blame in found}
+    explained = {blame.contract for blame in blamed}
     for contract in broken:
         if contract not in explained:
-            found.append(_fewest(contract, broken[contract], every, trial))
-    return found
+            blamed.append(_fewest(contract, broken[contract], every, trial))
+    return blamed
 
 
-def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Blame:
+def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> BrokenContract:
     """Return the smallest set of updates that breaks a contract, found by delta debugging: no
     package can be left out of it.
     """
@@ -58,7 +58,7 @@ def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Bl
         return errors[key] is not None
 
     if not breaks(every):
-        return Blame(contract, (), error)
+        return BrokenContract(contract, (), error)
     suspects, parts = list(every), 2
     while len(suspects) >= 2:
         size = -(-len(suspects) // parts)
@@ -72,4 +72,4 @@ def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Bl
             parts = min(2 * parts, len(suspects))
         else:
             break
-    return Blame(contract, tuple(suspects), errors[tuple(suspects)] or error)
+    return BrokenContract(contract, tuple(suspects), errors[tuple(suspects)] or error)

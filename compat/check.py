@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from weighbridge.compat.attribution import Blame, attribute
-from weighbridge.compat.report import Change, Checked, CompatReport, Finding, Result
+from weighbridge.compat.attribution import BrokenContract, attribute
+from weighbridge.compat.locked_environments import Contract, LockedEnvironment
+from weighbridge.compat.report import Change, CheckedEnvironment, CompatReport, Finding, Result
 from weighbridge.compat.resolution import TORCH, Resolver, Versions, pins
-from weighbridge.compat.subjects import Contract, Subject
-from weighbridge.compat.throwaway import run_contract, throw_away, view_of, workshop
+from weighbridge.compat.throwaway import cache_without, folder_of_a_check, run_contract, throw_away
 from weighbridge.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
 from weighbridge.core.environments import Unresolvable, torch_lock
 from weighbridge.core.errors import BadInput, Unavailable
@@ -41,37 +41,37 @@ class Options:
     """Off: resolve alone, install nothing."""
 
 
-def check(subjects: Sequence[Subject], options: Options, cache: Path) -> CompatReport:
+def check(environments: Sequence[LockedEnvironment], options: Options, cache: Path) -> CompatReport:
     """Check every subject against the newest releases of what it needs.
 
     Raises:
         BadInput: `options.only` names a package that nothing here asks for.
         Unavailable: the package index cannot be reached, or the disk is too full.
     """
-    _require_known(subjects, options.only)
+    _require_known(environments, options.only)
     clock, done = Clock(60 * options.minutes), []
     with (
-        workshop(cache) as shop,
-        track("checking the newest releases", len(subjects), "environments") as update,
+        folder_of_a_check(cache) as folder,
+        track("checking the newest releases", len(environments), "environments") as update,
     ):
-        for number, subject in enumerate(subjects):
+        for number, environment in enumerate(environments):
             update(number)
-            if not options.only or set(options.only) & set(subject.direct):
-                done.append(_One(subject, options, clock, shop, cache).check())
+            if not options.only or set(options.only) & set(environment.direct):
+                done.append(_EnvironmentCheck(environment, options, clock, folder, cache).check())
     kept = pins(torch_lock().read_text())[TORCH]
     return CompatReport(
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
-        pytorch="PyTorch was lifted, too."
+        pytorch="PyTorch was updated, too."
         if options.with_torch
         else f"PyTorch is kept as locked ({kept}).",
         environments=done,
     )
 
 
-def _require_known(subjects: Sequence[Subject], only: Sequence[str]) -> None:
-    known = sorted({name for subject in subjects for name in subject.direct})
+def _require_known(environments: Sequence[LockedEnvironment], only: Sequence[str]) -> None:
+    known = sorted({name for environment in environments for name in environment.direct})
     for name in only:
         if name not in known:
             raise BadInput(
@@ -79,21 +79,26 @@ def _require_known(subjects: Sequence[Subject], only: Sequence[str]) -> None:
             )
 
 
-class _One:
-    """The check of one subject."""
+class _EnvironmentCheck:
+    """The check of one locked environment."""
 
     def __init__(
-        self, subject: Subject, options: Options, clock: Clock, shop: Path, cache: Path
+        self,
+        environment: LockedEnvironment,
+        options: Options,
+        clock: Clock,
+        folder: Path,
+        cache: Path,
     ) -> None:
-        self._subject, self._options, self._clock = subject, options, clock
-        self._shop, self._cache = shop, cache
-        self._resolver = Resolver(subject, options.with_torch)
+        self._environment, self._options, self._clock = environment, options, clock
+        self._folder, self._cache = folder, cache
+        self._resolver = Resolver(environment, options.with_torch)
         self._findings: list[Finding] = []
         self._results: list[Result] = []
 
-    def check(self) -> Checked:
+    def check(self) -> CheckedEnvironment:
         started = time.monotonic()
-        logger.info("%s: resolving", self._subject.name)
+        logger.info("%s: resolving", self._environment.name)
         try:
             together = self._resolver.together(self._options.only)
         except Unavailable as exc:
@@ -102,34 +107,37 @@ class _One:
             self._findings.append(
                 Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong)
             )
-            return self._done("nothing goes together", {}, started)
+            return self._result("nothing goes together", {}, started)
         held = self._held_back(together)
         self._findings += held
         if together == self._resolver.locked and not held:
-            return self._done("as locked", together, started)
+            return self._result("as locked", together, started)
         why_not = self._why_nothing_is_run()
         if why_not is not None:
             self._findings.append(Finding(kind="not run", packages={}, why=why_not))
-            return self._done(why_not, together, started)
-        if self._subject.unserved:
+            return self._result(why_not, together, started)
+        if self._environment.unserved:
             self._findings.append(
                 Finding(
-                    kind="not run", packages={}, contract="it serves", why=self._subject.unserved
+                    kind="not run",
+                    packages={},
+                    contract="it serves",
+                    why=self._environment.unserved,
                 )
             )
         self._try_out(together, [name for found in held for name in found.packages])
-        return self._done("checked", together, started)
+        return self._result("checked", together, started)
 
     def _why_nothing_is_run(self) -> str | None:
         if not self._options.run:
             return "resolved alone"
-        if not self._subject.contracts:
+        if not self._environment.contracts:
             return "it has no contracts: resolved alone"
-        return self._subject.left_out
+        return self._environment.left_out
 
-    def _done(self, state: str, together: Versions, started: float) -> Checked:
-        return Checked(
-            environment=self._subject.name,
+    def _result(self, state: str, together: Versions, started: float) -> CheckedEnvironment:
+        return CheckedEnvironment(
+            environment=self._environment.name,
             state=state,
             changes=self._changes(together),
             results=self._results,
@@ -138,7 +146,7 @@ class _One:
         )
 
     def _changes(self, together: Versions) -> list[Change]:
-        locked, direct = self._resolver.locked, self._subject.direct
+        locked, direct = self._resolver.locked, self._environment.direct
         return [
             Change(
                 package=name,
@@ -155,7 +163,7 @@ class _One:
 
     def _held_back(self, together: Versions) -> list[Finding]:
         """Return the direct dependencies whose newest release is not among what goes together."""
-        looked_at = self._options.only or self._subject.direct
+        looked_at = self._options.only or self._environment.direct
         held = []
         for name in looked_at:
             newest = self._resolver.newest.get(name)
@@ -169,15 +177,15 @@ class _One:
         """Install and run: everything at its newest, then each package that this held back, as far
         as it goes.
         """
-        with throw_away(self._subject, self._shop, self._cache) as place:
+        with throw_away(self._environment, self._folder, self._cache) as place:
             trials = Trials(place, self._clock, self._options.contract_seconds, self._preparation())
             errors = self._round(
-                trials, together, "everything at its newest", list(self._subject.contracts)
+                trials, together, "everything at its newest", list(self._environment.contracts)
             )
             stale = self._stale(trials, errors) if errors else {}
             broken = {name: error for name, error in errors.items() if name not in stale}
             if broken:
-                self._blame(trials, broken, together)
+                self._attribute(trials, broken, together)
             for name in held:
                 self._alone(trials, name, stale)
 
@@ -186,7 +194,8 @@ class _One:
         them.
         """
         stale = trials.run(
-            self._resolver.locked, [one for one in self._subject.contracts if one.name in errors]
+            self._resolver.locked,
+            [one for one in self._environment.contracts if one.name in errors],
         )
         for name, error in stale.items():
             self._findings.append(
@@ -208,16 +217,16 @@ class _One:
             self._findings.append(Finding(kind="not run", packages={}, why=why))
         return {result.contract: result.error for result in ran if not result.holds}
 
-    def _blame(self, trials: Trials, broken: Mapping[str, str], together: Versions) -> None:
+    def _attribute(self, trials: Trials, broken: Mapping[str, str], together: Versions) -> None:
         locked = self._resolver.locked
         moved = [name for name in together if together[name] != locked.get(name)]
-        direct = [name for name in self._subject.direct if name in moved]
-        contracts = [one for one in self._subject.contracts if one.name in broken]
+        direct = [name for name in self._environment.direct if name in moved]
+        contracts = [one for one in self._environment.contracts if one.name in broken]
 
         def trial(names: Sequence[str]) -> Mapping[str, str]:
             logger.info(
                 "%s: %s alone",
-                self._subject.name,
+                self._environment.name,
                 ", ".join(f"{name} {together[name]}" for name in names),
             )
             # It may need the others: then the set that is searched for has them, too.
@@ -230,7 +239,7 @@ class _One:
         for blame in attribute(broken, direct, moved, trial):
             self._findings.append(self._broken(blame, together))
 
-    def _broken(self, blame: Blame, versions: Versions) -> Finding:
+    def _broken(self, blame: BrokenContract, versions: Versions) -> Finding:
         locked = self._resolver.locked
         names = blame.packages or tuple(
             name for name in versions if versions[name] != locked.get(name)
@@ -256,30 +265,30 @@ class _One:
             versions = self._resolver.moved({name: newest})
         except Unresolvable:
             return  # the finding that it is held back says why
-        contracts = [one for one in self._subject.contracts if one.name not in stale]
+        contracts = [one for one in self._environment.contracts if one.name not in stale]
         for contract, error in self._round(
             trials, versions, f"{name} {newest} alone", contracts
         ).items():
-            self._findings.append(self._broken(Blame(contract, (name,), error), versions))
+            self._findings.append(self._broken(BrokenContract(contract, (name,), error), versions))
 
     def _preparation(self) -> Callable[[], str | None]:
         """Return what makes a model for the contracts, and says what went wrong; None: nothing."""
-        subject, shop = self._subject, self._shop
+        environment, folder = self._environment, self._folder
 
         def prepare() -> str | None:
-            if subject.serves is None or (shop / "models" / subject.serves).exists():
+            if environment.serves is None or (folder / "models" / environment.serves).exists():
                 return None
-            logger.info("%s: making a model for it, with the locked environments", subject.name)
+            logger.info("%s: making a model for it, with the locked environments", environment.name)
             view = (
-                shop / "locked"
-                if (shop / "locked").exists()
-                else view_of(self._cache, shop / "locked")
+                folder / "locked"
+                if (folder / "locked").exists()
+                else cache_without(self._cache, folder / "locked")
             )
-            contract = Contract("a model to serve", MAKE_MODEL, (subject.serves,))
+            contract = Contract("a model to serve", MAKE_MODEL, (environment.serves,))
             result = run_contract(
                 contract,
                 Path(sys.executable),
-                shop / "models",
+                folder / "models",
                 view,
                 self._options.contract_seconds,
             )

@@ -64,7 +64,7 @@ class Finding(BaseModel):
         )
 
 
-class Checked(BaseModel):
+class CheckedEnvironment(BaseModel):
     """One environment."""
 
     model_config = ConfigDict(frozen=True)
@@ -86,97 +86,103 @@ class CompatReport(BaseModel):
     python: str
     machine: str
     pytorch: str = Field(description="Whether PyTorch was kept as locked.")
-    environments: list[Checked]
+    environments: list[CheckedEnvironment]
 
     @property
     def breaks(self) -> list[tuple[str, Finding]]:
         """What would break, or cannot be told because it is broken already."""
         return [
-            (one.environment, found)
-            for one in self.environments
-            for found in one.findings
-            if found.kind in BAD
+            (checked.environment, finding)
+            for checked in self.environments
+            for finding in checked.findings
+            if finding.kind in BAD
         ]
 
     def headline(self) -> str:
         """Return in one line whether anything would break, and what."""
         if not self.breaks:
             return "nothing would break"
-        words = [
-            f"{group[0].named() or one.environment} {group[0].kind} {_quoted(group)} "
-            f"({one.environment})"
-            for one in self.environments
-            for group in _groups(one.findings)
+        clauses = [
+            f"{group[0].named() or checked.environment} {group[0].kind} {_quoted(group)} "
+            f"({checked.environment})"
+            for checked in self.environments
+            for group in _groups(checked.findings)
             if group[0].kind in BAD
         ]
-        return "; ".join(words)
+        return "; ".join(clauses)
 
     def rows(self) -> list[dict[str, str]]:
         """Return one row per direct dependency with a newer release, per finding, and per
         environment without either.
         """
-        return [row for one in self.environments for row in _rows(one)]
+        return [row for checked in self.environments for row in _rows(checked)]
 
     def markdown(self) -> str:
         """Return the text for an issue: what breaks at the top, everything else below."""
         lines = [f"# Newest releases: {self.headline()}", ""]
         lines += [f"{self.at}, Python {self.python}, {self.machine}. {self.pytorch}", ""]
-        for environment, found in self.breaks:
-            lines += _issue(environment, found)
+        for environment, finding in self.breaks:
+            lines += _issue(environment, finding)
         lines += ["## Every environment", "", *_table(self.rows()), ""]
-        for one in self.environments:
-            lines += _contracts(one)
+        for checked in self.environments:
+            lines += _contracts(checked)
         return "\n".join(lines).rstrip() + "\n"
 
 
-def _rows(one: Checked) -> list[dict[str, str]]:
-    found = [_findings_row(one.environment, group) for group in _groups(one.findings)]
-    named = {name for finding in one.findings for name in finding.packages}
-    rest = [change for change in one.changes if change.direct and change.package not in named]
-    found += [_change_row(one, change) for change in rest]
-    if not found:
-        return [_row(one.environment, "", "", "", one.state, "")]
+def _rows(checked: CheckedEnvironment) -> list[dict[str, str]]:
+    rows = [_findings_row(checked.environment, group) for group in _groups(checked.findings)]
+    named = {name for finding in checked.findings for name in finding.packages}
+    rest = [change for change in checked.changes if change.direct and change.package not in named]
+    rows += [_change_row(checked, change) for change in rest]
+    if not rows:
+        return [_row(checked.environment, "", "", "", checked.state, "")]
     indirect = [
-        change for change in one.changes if not change.direct and change.package not in named
+        change for change in checked.changes if not change.direct and change.package not in named
     ]
     if indirect:
         names = ", ".join(change.package for change in indirect)
-        found.append(_row(one.environment, f"{len(indirect)} indirect", "", "", _fine(one), names))
-    return found
+        rows.append(
+            _row(checked.environment, f"{len(indirect)} indirect", "", "", _fine(checked), names)
+        )
+    return rows
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Group findings of one kind about the same packages."""
     groups: dict[tuple[str, tuple[str, ...]], list[Finding]] = {}
-    for found in findings:
-        groups.setdefault((found.kind, tuple(found.packages)), []).append(found)
+    for finding in findings:
+        groups.setdefault((finding.kind, tuple(finding.packages)), []).append(finding)
     return list(groups.values())
 
 
 def _quoted(group: Sequence[Finding]) -> str:
-    return ", ".join(f"'{found.contract}'" for found in group)
+    return ", ".join(f"'{finding.contract}'" for finding in group)
 
 
 def _findings_row(environment: str, group: Sequence[Finding]) -> dict[str, str]:
     first = group[0]
     before, after = (
-        ", ".join(version[place] for version in first.packages.values()) for place in (0, 1)
+        ", ".join(version[index] for version in first.packages.values()) for index in (0, 1)
     )
     verdict = f"{first.kind} {_quoted(group)}" if first.kind in BAD else first.kind
-    why = "; ".join(dict.fromkeys(found.why for found in group))
+    why = "; ".join(dict.fromkeys(finding.why for finding in group))
     return _row(environment, ", ".join(first.packages), before, after, verdict, why)
 
 
-def _change_row(one: Checked, change: Change) -> dict[str, str]:
+def _change_row(checked: CheckedEnvironment, change: Change) -> dict[str, str]:
     note = f"kept out by our own {change.bounds}" if change.bounds else ""
-    return _row(one.environment, change.package, change.locked, change.newest, _fine(one), note)
+    return _row(
+        checked.environment, change.package, change.locked, change.newest, _fine(checked), note
+    )
 
 
-def _fine(one: Checked) -> str:
+def _fine(checked: CheckedEnvironment) -> str:
     """Return what to say of a package that no finding names: it means something only where
     contracts were run.
     """
-    ran = bool(one.results) and not any(found.kind == "not run" for found in one.findings)
+    ran = bool(checked.results) and not any(
+        finding.kind == "not run" for finding in checked.findings
+    )
     return "nothing breaks" if ran else "resolves; no contract run"
 
 
@@ -208,29 +214,30 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _issue(environment: str, found: Finding) -> list[str]:
+def _issue(environment: str, finding: Finding) -> list[str]:
     along = ", ".join(
         f"{name} {before or '(new)'} → {after or '(gone)'}"
-        for name, (before, after) in found.with_it.items()
+        for name, (before, after) in finding.with_it.items()
     )
+    packages = finding.named() or environment
     return [
-        f"## {found.named() or environment}: {found.kind} “{found.contract}” in {environment}",
+        f"## {packages}: {finding.kind} “{finding.contract}” in {environment}",
         "",
         "```",
-        found.why,
+        finding.why,
         "```",
         "",
         *([f"Moved along with it: {along}.", ""] if along else []),
     ]
 
 
-def _contracts(one: Checked) -> list[str]:
-    if not one.results:
+def _contracts(checked: CheckedEnvironment) -> list[str]:
+    if not checked.results:
         return []
     lines: list[str] = []
-    for versions in dict.fromkeys(result.versions for result in one.results):
-        ran = [result for result in one.results if result.versions == versions]
-        lines += [f"{one.environment}, {versions}:", "", *map(_result, ran), ""]
+    for versions in dict.fromkeys(result.versions for result in checked.results):
+        ran = [result for result in checked.results if result.versions == versions]
+        lines += [f"{checked.environment}, {versions}:", "", *map(_result, ran), ""]
     return lines
 
 

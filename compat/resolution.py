@@ -11,7 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from weighbridge.compat.subjects import Subject, bounds_of, lifted, name_of
+from weighbridge.compat.locked_environments import (
+    LockedEnvironment,
+    bounds_of,
+    name_of,
+    without_upper_bound,
+)
 from weighbridge.core.environments import Unresolvable, locks_of, run_uv, torch_lock
 
 TORCH: Final = "torch"
@@ -33,21 +38,21 @@ class Resolver:
     libraries.
     """
 
-    subject: Subject
+    environment: LockedEnvironment
     with_torch: bool = False
 
     @cached_property
     def locked(self) -> dict[str, str]:
         """Return the versions of the lock on this machine. Raises Unavailable without an index."""
-        return self._resolve(self.subject.requirements, ())
+        return self._resolve(self.environment.requirements, ())
 
     @cached_property
     def newest(self) -> dict[str, str]:
         """The newest release of every direct dependency, whatever the others say to it."""
         movable = [
-            one for one in self.subject.requirements if self.with_torch or name_of(one) != TORCH
+            one for one in self.environment.requirements if self.with_torch or name_of(one) != TORCH
         ]
-        return _compile([lifted(one) for one in movable], ["--no-deps"])
+        return _compile([without_upper_bound(one) for one in movable], ["--no-deps"])
 
     def together(self, only: Collection[str] = ()) -> dict[str, str]:
         """Return the newest versions that go together without our upper bounds: of all packages, or
@@ -90,23 +95,25 @@ class Resolver:
     @cached_property
     def within(self) -> dict[str, str]:
         """Every package as new as our own bounds let it be."""
-        return self._resolve(self.subject.requirements, None)
+        return self._resolve(self.environment.requirements, None)
 
     def bounds(self, name: str, version: str) -> str:
         """Return what we ask of a direct dependency's version, where that keeps it out."""
-        found = (
-            one
-            for one in self.subject.requirements
-            if name_of(one) == name and self.within.get(name) != version
+        matching = (
+            requirement
+            for requirement in self.environment.requirements
+            if name_of(requirement) == name and self.within.get(name) != version
         )
-        return bounds_of(next(found, ""))
+        return bounds_of(next(matching, ""))
 
     def _lifted(self, only: Collection[str] = ()) -> list[str]:
         """Return the requirements without upper bounds: of all packages, or only of these."""
-        wanted = set(only or self.subject.direct) - ({TORCH} if not self.with_torch else set())
+        wanted = set(only or self.environment.direct) - ({TORCH} if not self.with_torch else set())
         return [
-            lifted(one, self.locked.get(name_of(one), "")) if name_of(one) in wanted else one
-            for one in self.subject.requirements
+            without_upper_bound(one, self.locked.get(name_of(one), ""))
+            if name_of(one) in wanted
+            else one
+            for one in self.environment.requirements
         ]
 
     def _resolve(
@@ -120,19 +127,19 @@ class Resolver:
             if upgrade is None
             else [w for name in upgrade for w in ("--upgrade-package", name)]
         )
-        if self.subject.overrides:
-            words += ["--overrides", str(self.subject.overrides)]
+        if self.environment.overrides:
+            words += ["--overrides", str(self.environment.overrides)]
         with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
             if pinned := self._pinned():
                 (constraints := Path(folder) / "constraints.txt").write_text(
                     "\n".join(pinned) + "\n"
                 )
                 words += ["--constraints", str(constraints)]
-            return _compile(requirements, words, preferences=self.subject.lock.read_text())
+            return _compile(requirements, words, preferences=self.environment.lock.read_text())
 
     def _pinned(self) -> list[str]:
         """Return the locked versions of PyTorch and of what it alone needs."""
-        if self.with_torch or torch_lock() not in locks_of(self.subject.lock):
+        if self.with_torch or torch_lock() not in locks_of(self.environment.lock):
             return []
         return [f"{name}=={version}" for name, version in pins(torch_lock().read_text()).items()]
 
@@ -145,7 +152,7 @@ def _compile(
         spec, out = Path(folder) / "requirements.in", Path(folder) / "requirements.txt"
         spec.write_text("\n".join(requirements) + "\n")
         out.write_text(preferences)
-        told = [
+        options = [
             "--python",
             sys.executable,
             "--no-header",
@@ -154,5 +161,5 @@ def _compile(
             str(out),
             *words,
         ]
-        run_uv("resolving the newest releases", "pip", "compile", str(spec), *told)
+        run_uv("resolving the newest releases", "pip", "compile", str(spec), *options)
         return pins(out.read_text())

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import weighbridge
+from weighbridge.compat.locked_environments import CONTROL, Contract, LockedEnvironment
 from weighbridge.compat.report import Result
-from weighbridge.compat.subjects import CONTROL, Contract, Subject
 from weighbridge.core.contract_runner import MARK
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
@@ -26,10 +26,10 @@ UNSEEN = ("PREFECT_", "MLFLOW_", "WEIGHBRIDGE_", "BENTOML_", "PYTHON")
 
 
 @dataclass(frozen=True)
-class ThrowAway:
+class ThrowAwayEnvironment:
     """One environment and the folders its contracts work in."""
 
-    subject: Subject
+    locked: LockedEnvironment
     folder: Path
     models: Path
     """What its engine serves, kept from trial to trial."""
@@ -43,7 +43,7 @@ class ThrowAway:
         Raises:
             Unavailable: one of them cannot be installed.
         """
-        doing = f"installing {len(versions)} packages for {self.subject.name}"
+        doing = f"installing {len(versions)} packages for {self.locked.name}"
         if not self.environment.python.exists():
             run_uv(doing, "venv", "--python", sys.executable, str(self.environment.path))
         pinned = self.folder / "versions.txt"
@@ -144,7 +144,7 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def workshop(cache: Path) -> Iterator[Path]:
+def folder_of_a_check(cache: Path) -> Iterator[Path]:
     """Give a folder for one whole check, on the disk of the cache so that files can be linked.
 
     What a killed check left is removed first.
@@ -168,21 +168,23 @@ def workshop(cache: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def throw_away(subject: Subject, shop: Path, cache: Path) -> Iterator[ThrowAway]:
+def throw_away(
+    locked: LockedEnvironment, check_folder: Path, cache: Path
+) -> Iterator[ThrowAwayEnvironment]:
     """Give an empty environment for a subject, removed when the block ends."""
-    folder = Path(tempfile.mkdtemp(dir=shop, prefix=f"{subject.name}-"))
+    folder = Path(tempfile.mkdtemp(dir=check_folder, prefix=f"{locked.name}-"))
     try:
-        view = view_of(cache, folder / "cache", subject.lock)
-        own = locate(subject.lock, view)[0]
+        view = cache_without(cache, folder / "cache", locked.lock)
+        own = locate(locked.lock, view)[0]
         environment = (
-            Environment(subject.name, folder / "environment") if subject.name == CONTROL else own
+            Environment(locked.name, folder / "environment") if locked.name == CONTROL else own
         )
-        yield ThrowAway(subject, folder, shop / "models", environment, view)
+        yield ThrowAwayEnvironment(locked, folder, check_folder / "models", environment, view)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def view_of(cache: Path, view: Path, without: Path | None = None) -> Path:
+def cache_without(cache: Path, view: Path, without: Path | None = None) -> Path:
     """Make a cache that holds what `cache` holds, by links, without the environment of one lock.
 
     What is written beside the links is written here alone.

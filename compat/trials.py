@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from weighbridge.compat.locked_environments import Contract
 from weighbridge.compat.report import Result
 from weighbridge.compat.resolution import Versions
-from weighbridge.compat.subjects import Contract
-from weighbridge.compat.throwaway import ThrowAway
+from weighbridge.compat.throwaway import ThrowAwayEnvironment
 from weighbridge.core.environments import Unresolvable
 from weighbridge.core.errors import Unavailable
 
@@ -43,7 +43,7 @@ def is_packages_fault(exc: Unavailable) -> bool:
 class Trials:
     """Runs contracts in an environment that is moved to the versions wanted."""
 
-    place: ThrowAway
+    throwaway: ThrowAwayEnvironment
     clock: Clock
     seconds: float
     """Most that one contract may take."""
@@ -61,13 +61,13 @@ class Trials:
         if self.clock.left() <= 0:
             return []
         try:
-            self.place.move(versions)
+            self.throwaway.move(versions)
         except Unavailable as exc:
             if not is_packages_fault(exc):
                 raise
             return [Result(contract=INSTALLS, holds=False, error=exc.wrong, seconds=0.0)]
         if (wrong := self.prepare()) is not None:
-            raise Unavailable(f"preparing the contracts of {self.place.subject.name}", wrong)
+            raise Unavailable(f"preparing the contracts of {self.throwaway.locked.name}", wrong)
         return [self._one(contract, versions) for contract in contracts if self.clock.left() > 0]
 
     def run(self, versions: Versions, contracts: Sequence[Contract]) -> dict[str, str]:
@@ -82,11 +82,11 @@ class Trials:
         key = (contract.name, frozenset(versions.items()))
         if key in self._known:
             return self._known[key]
-        result = self._known[key] = self.place.run(
+        result = self._known[key] = self.throwaway.run(
             contract, min(self.seconds, max(1.0, self.clock.left()))
         )
         said = "holds" if result.holds else result.error
         logger.info(
-            "%s: %s: %s (%.1f s)", self.place.subject.name, contract.name, said, result.seconds
+            "%s: %s: %s (%.1f s)", self.throwaway.locked.name, contract.name, said, result.seconds
         )
         return result

@@ -47,14 +47,14 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
         """Refuse variants that no engine takes now, not when everything is fine-tuned and made."""
-        made = {load_optimizer(variant.kind).format for variant in self.optimize.variants}
+        formats = {load_optimizer(variant.kind).format for variant in self.optimize.variants}
         taken = {
             name for engine in self.weigh.engines for name in engine_class(engine.kind).formats
         }
-        if not made & taken:
+        if not formats & taken:
             kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))
             raise ValueError(
-                f"none of the engines ({kinds}) serves {', '.join(sorted(made))}; add an engine "
+                f"none of the engines ({kinds}) serves {', '.join(sorted(formats))}; add an engine "
                 "or a variant"
             )
         return self

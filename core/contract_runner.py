@@ -83,7 +83,7 @@ _FORGIVEN = ("ImportError", "ModuleNotFoundError")
 
 
 def _files(places: tuple[str, ...]) -> list[Path]:
-    given = [PACKAGE / place for place in places]
+    given = [PACKAGE / name for name in places]
     elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
     files = [
         file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])

@@ -232,12 +232,12 @@ def _start(
 
 def members(group: int) -> list[psutil.Process]:
     """Return every process of a process group."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.Error):
             if os.getpgid(process.pid) == group:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 class PeakMemory:

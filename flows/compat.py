@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from weighbridge.compat.check import Options, check
-from weighbridge.compat.subjects import subjects
+from weighbridge.compat.locked_environments import locked_environments
 from weighbridge.core.errors import GateFailed
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.prefect_adapter import publish_report, release_flow
@@ -27,7 +27,9 @@ def compat(
     from prefect.states import Completed
 
     report = check(
-        subjects(environments), Options(only=only, minutes=minutes), Workspace().settings.cache
+        locked_environments(environments),
+        Options(only=only, minutes=minutes),
+        Workspace().settings.cache,
     )
     publish_report(
         "compat", report.markdown(), report.rows(), "What the newest releases would break"

@@ -118,7 +118,7 @@ class CandidateBenchmark:
                 for split in ("validation", "test"):
                     answers[split] = self.answers(running, split)
                     done(2 if split == "validation" else 3)
-            scores = {split: self.score(found) for split, found in answers.items()}
+            scores = {split: self.score(split_answers) for split, split_answers in answers.items()}
             done(4)
         return Measurement(
             candidate=self.candidate.model_copy(update={"engine": tuned}),
@@ -264,8 +264,8 @@ class CandidateBenchmark:
 
         figures = []
         share = len(payloads) // len(levels)
-        for place, level in enumerate(levels):
-            own = [*payloads[place * share :], *payloads[: place * share]]
+        for number, level in enumerate(levels):
+            own = [*payloads[number * share :], *payloads[: number * share]]
             enough = list(
                 itertools.islice(itertools.cycle(own), max(len(own), 8 * level, requests))
             )
@@ -347,10 +347,10 @@ class CandidateBenchmark:
     ) -> Artifact:
         """Store every example with its answer and scores, as one artifact."""
         with self.workspace.store.scratch() as scratch:
-            for split, found in answers.items():
+            for split, split_answers in answers.items():
                 lines = (
                     json.dumps(example, ensure_ascii=False) + "\n"
-                    for example in _examples(found, scores[split])
+                    for example in _examples(split_answers, scores[split])
                 )
                 (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
             return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
@@ -378,15 +378,15 @@ def tokenizer_of(artifact: Artifact) -> Path:
 
 
 def _examples(answers: _Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
-    for place, row in enumerate(answers.rows):
+    for number, row in enumerate(answers.rows):
         example = {
             "prompt": row.model_dump()["prompt"],
             "reference": row.reference,
-            "answer": answers.texts[place],
+            "answer": answers.texts[number],
         }
-        if answers.problems[place]:
-            example["problem"] = answers.problems[place]
+        if answers.problems[number]:
+            example["problem"] = answers.problems[number]
         example["scores"] = {
-            name: score.per_example[place] for name, score in scores.items() if score.per_example
+            name: score.per_example[number] for name, score in scores.items() if score.per_example
         }
         yield example

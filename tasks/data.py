@@ -306,10 +306,10 @@ def _text(value: Any) -> str:
 
 def _first_problem(exc: ValidationError) -> str:
     problem = exc.errors()[0]
-    place = ".".join(
+    column = ".".join(
         str(part) for part in problem["loc"] if not str(part).startswith(("list[", "str"))
     )
-    return f"{place}: {problem['msg']}"
+    return f"{column}: {problem['msg']}"
 
 
 def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -206,11 +206,11 @@ def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile
     A location that is one file is its own train split.
     """
     pattern = args.pattern(split)
-    found = [
+    matching = [
         file for file in listing.files if file.path == pattern or fnmatchcase(file.path, pattern)
     ]
-    if found:
-        return sorted(found, key=lambda file: file.path)
+    if matching:
+        return sorted(matching, key=lambda file: file.path)
     single = listing.files if len(listing.files) == 1 and _is_data(listing.files[0]) else []
     if split == "train" and single and pattern == DataArgs.model_fields["train"].default:
         return single
@@ -243,15 +243,15 @@ def _digested(source: Digesting, location: SourceArgs, files: list[RemoteFile]) 
     def digest(file: RemoteFile) -> RemoteFile:
         return file if file.sha256 else source.digest(location, file)
 
-    total, found = sum(file.size for file in files), []
+    total, digested = sum(file.size for file in files), []
     with (
         track("looking up digests", total, "B") as update,
         ThreadPoolExecutor(DIGESTS_AT_ONCE) as pool,
     ):
         for file in pool.map(digest, files):
-            found.append(file)
-            update(sum(file.size for file in found))
-    return found
+            digested.append(file)
+            update(sum(file.size for file in digested))
+    return digested
 
 
 def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:

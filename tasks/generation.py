@@ -48,18 +48,18 @@ def answers(
     model.generation_config = options
     model.eval()
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         ids, mask = _left_padded([prompts[index] for index in batch], pad, model.device)
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[
+        generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[
             :, ids.shape[1] :
         ]
-        found.update(
-            zip(batch, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
+        texts.update(
+            zip(batch, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True)
         )
         advance(len(batch))
-    return [found[index] for index in range(len(prompts))]
+    return [texts[index] for index in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -72,12 +72,12 @@ def logprobs(
     """
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
-    found: dict[int, list[float]] = {}
+    by_row: dict[int, list[float]] = {}
     for batch in _batches(order, rows, batch_size, model.config.get_text_config().vocab_size):
         chosen = [rows[index] for index in batch]
-        found.update(zip(batch, _completion_logprobs(model, chosen), strict=True))
+        by_row.update(zip(batch, _completion_logprobs(model, chosen), strict=True))
         advance(len(batch))
-    return [found[index] for index in range(len(rows))]
+    return [by_row[index] for index in range(len(rows))]
 
 
 def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
@@ -131,6 +131,6 @@ def _left_padded(
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return every token that ends an answer, by the model's configuration and its tokenizer."""
-    told = getattr(model.generation_config, "eos_token_id", None)
-    ends = told if isinstance(told, list) else [told]
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(end for end in (*ends, tokenizer.eos_token_id) if end is not None))

@@ -77,7 +77,10 @@ def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures
 
 def highest_concurrency(measurements: Sequence[Measurement]) -> int | None:
     """Return the highest concurrency at which any of them was measured."""
-    return max((load.concurrency for one in measurements for load in one.load), default=None)
+    return max(
+        (load.concurrency for measurement in measurements for load in measurement.load),
+        default=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -98,25 +101,25 @@ class Judge:
         self.args = args
         self.goal = _OBJECTIVES[args.objective]
 
-    def verdict(self, one: Measurement) -> Verdict:
+    def verdict(self, measurement: Measurement) -> Verdict:
         """Return everything that is wrong with a candidate, and what is in doubt."""
-        if one.failure:
-            return Verdict(f"could not be measured: {' '.join(one.failure.split())}")
-        quality = [self._floor(one), *self._losses(one)]
+        if measurement.failure:
+            return Verdict(f"could not be measured: {' '.join(measurement.failure.split())}")
+        quality = [self._floor(measurement), *self._losses(measurement)]
         wrong = [
             *(item.refused for item in quality),
-            *self._speed(one),
-            *self._footprint(one),
-            self._unknown(one),
+            *self._speed(measurement),
+            *self._footprint(measurement),
+            self._unknown(measurement),
         ]
         refused, doubt = (_joined(part) for part in (wrong, (item.doubt for item in quality)))
         return Verdict(refused, doubt)
 
-    def _floor(self, one: Measurement) -> Verdict:
+    def _floor(self, measurement: Measurement) -> Verdict:
         label, floor = self.args.metric, self.args.floor
-        score = one.scores.get(label)
+        score = measurement.scores.get(label)
         if score is None:
-            known = ", ".join(one.scores) or "none"
+            known = ", ".join(measurement.scores) or "none"
             return Verdict(f"its {label} was not measured (measured: {known})")
         if not math.isfinite(score.value):
             return Verdict(f"its {label} is not a number")
@@ -127,16 +130,16 @@ class Judge:
             return Verdict(f"{label} {score.value:.4g} is {side} the limit {floor:.4g}")
         return Verdict()
 
-    def _losses(self, one: Measurement) -> list[Verdict]:
+    def _losses(self, measurement: Measurement) -> list[Verdict]:
         nll = (
-            [self._loss(one, "nll", self.args.max_nll_increase)]
+            [self._loss(measurement, "nll", self.args.max_nll_increase)]
             if self.args.metric != "nll"
             else []
         )
-        return [self._loss(one, self.args.metric, self.args.max_loss), *nll]
+        return [self._loss(measurement, self.args.metric, self.args.max_loss), *nll]
 
-    def _loss(self, one: Measurement, label: str, limit: float | None) -> Verdict:
-        before, after = self.reference.get(label), one.scores.get(label)
+    def _loss(self, measurement: Measurement, label: str, limit: float | None) -> Verdict:
+        before, after = self.reference.get(label), measurement.scores.get(label)
         if limit is None or before is None or after is None:
             return Verdict()
         if not (math.isfinite(before.value) and math.isfinite(after.value)):
@@ -158,8 +161,8 @@ class Judge:
             return Verdict(refused, doubt)
         return Verdict()
 
-    def _speed(self, one: Measurement) -> list[str]:
-        args, load = self.args, figures_at(one, self.args.concurrency)
+    def _speed(self, measurement: Measurement) -> list[str]:
+        args, load = self.args, figures_at(measurement, self.args.concurrency)
         if load is None:
             wanted = f"at concurrency {args.concurrency} " if args.concurrency else ""
             return [f"its speed {wanted}was not measured"]
@@ -182,16 +185,16 @@ class Judge:
             wrong.append(f"{load.tokens_per_second:,.0f} tokens/s {at} is below the limit {limit}")
         return wrong
 
-    def _footprint(self, one: Measurement) -> list[str]:
+    def _footprint(self, measurement: Measurement) -> list[str]:
         args, size, cost = (
             self.args,
-            one.candidate.variant.artifact.size,
-            one.cost_per_million_tokens,
+            measurement.candidate.variant.artifact.size,
+            measurement.cost_per_million_tokens,
         )
         wrong = []
-        if args.max_memory is not None and one.peak_memory > args.max_memory:
+        if args.max_memory is not None and measurement.peak_memory > args.max_memory:
             wrong.append(
-                f"{human_size(one.peak_memory)} of memory is above the limit "
+                f"{human_size(measurement.peak_memory)} of memory is above the limit "
                 f"{human_size(args.max_memory)}"
             )
         if args.max_size is not None and size > args.max_size:
@@ -204,7 +207,7 @@ class Judge:
             wrong.append(_NO_COST)
         return wrong
 
-    def _unknown(self, one: Measurement) -> str | None:
+    def _unknown(self, measurement: Measurement) -> str | None:
         """Return that the objective's figure is not known: nothing can win on it then.
 
         None where it is known, or where another limit says so already.
@@ -212,93 +215,106 @@ class Judge:
         goal = self.args.objective
         said = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
         unweighed = (
-            goal in ("throughput", "latency") and figures_at(one, self.args.concurrency) is None
+            goal in ("throughput", "latency")
+            and figures_at(measurement, self.args.concurrency) is None
         )
-        if said or unweighed or self.objective(one) is not None:
+        if said or unweighed or self.objective(measurement) is not None:
             return None
         return _NO_COST if goal == "cost" else f"its {goal} is not known"
 
-    def objective(self, one: Measurement) -> float | None:
+    def objective(self, measurement: Measurement) -> float | None:
         """Return the figure that decides; None where it is not known."""
-        load, score = figures_at(one, self.args.concurrency), one.scores.get(self.args.metric)
+        load, score = (
+            figures_at(measurement, self.args.concurrency),
+            measurement.scores.get(self.args.metric),
+        )
         known: Mapping[Goal, float | None] = {
             "throughput": load.tokens_per_second if load else None,
             "latency": load.ttft_p95 if load else None,
-            "cost": one.cost_per_million_tokens,
+            "cost": measurement.cost_per_million_tokens,
             "quality": score.value if score else None,
-            "memory": one.peak_memory or None,
-            "size": one.candidate.variant.artifact.size,
+            "memory": measurement.peak_memory or None,
+            "size": measurement.candidate.variant.artifact.size,
         }
         value = known[self.args.objective]
         return (
-            float(value) if not one.failure and value is not None and math.isfinite(value) else None
+            float(value)
+            if not measurement.failure and value is not None and math.isfinite(value)
+            else None
         )
 
-    def shown(self, one: Measurement) -> str:
+    def shown(self, measurement: Measurement) -> str:
         """Return the figure that decides, for a person."""
-        value = self.objective(one)
+        value = self.objective(measurement)
         return "unknown" if value is None else self.goal.shown(value)
 
-    def rank(self, one: Measurement) -> tuple[float, float, int, str]:
+    def rank(self, measurement: Measurement) -> tuple[float, float, int, str]:
         """Return a key that sorts the best first: by objective, then quality, size and name."""
-        value, score = self.objective(one), one.scores[self.args.metric]
-        first = -(value or 0.0) if self._more_is_better(one) else (value or 0.0)
+        value, score = self.objective(measurement), measurement.scores[self.args.metric]
+        first = -(value or 0.0) if self._more_is_better(measurement) else (value or 0.0)
         second = -score.value if score.greater_is_better else score.value
-        return first, second, one.candidate.variant.artifact.size, one.candidate.label
+        return (
+            first,
+            second,
+            measurement.candidate.variant.artifact.size,
+            measurement.candidate.label,
+        )
 
-    def _more_is_better(self, one: Measurement) -> bool:
+    def _more_is_better(self, measurement: Measurement) -> bool:
         if self.args.objective == "quality":
-            return one.scores[self.args.metric].greater_is_better
+            return measurement.scores[self.args.metric].greater_is_better
         return self.goal.greater_is_better
 
-    def praise(self, one: Measurement, ranked: Sequence[Measurement]) -> str:
+    def praise(self, measurement: Measurement, ranked: Sequence[Measurement]) -> str:
         """Return what makes the first of those within the limits the best."""
-        load = figures_at(one, self.args.concurrency)
+        load = figures_at(measurement, self.args.concurrency)
         at = (
             f" at concurrency {load.concurrency}"
             if load and self.args.objective in ("throughput", "latency")
             else ""
         )
-        figure = f"{self.shown(one)}{at}"
+        figure = f"{self.shown(measurement)}{at}"
         if len(ranked) == 1:
-            return f"{one.candidate.label} is the only candidate within the limits ({figure})"
+            return (
+                f"{measurement.candidate.label} is the only candidate within the limits ({figure})"
+            )
         return (
-            f"{one.candidate.label} is the {self.goal.best} ({figure}) of {len(ranked)} "
+            f"{measurement.candidate.label} is the {self.goal.best} ({figure}) of {len(ranked)} "
             "candidates within the limits"
         )
 
-    def beats(self, one: Measurement, holder: Measurement) -> str | None:
+    def beats(self, measurement: Measurement, holder: Measurement) -> str | None:
         """Return in what a candidate is better than the champion by enough; None if it is not."""
         label = self.args.metric
-        mine, yours = one.scores.get(label), holder.scores.get(label)
+        mine, yours = measurement.scores.get(label), holder.scores.get(label)
         lost = loss(yours, mine) if mine and yours else None
         if mine and yours and lost and lost.high < 0:
             return f"its {label} is {mine.value:.4g} against {yours.value:.4g}, beyond doubt better"
         if lost and self.args.max_loss is not None and lost.value > self.args.max_loss + _ROUNDING:
             return None
-        gain = self._gain(one, holder)
+        gain = self._gain(measurement, holder)
         if gain is not None and gain > 0 and gain >= self.args.min_improvement:
-            return f"{self.shown(one)} against {self.shown(holder)}"
+            return f"{self.shown(measurement)} against {self.shown(holder)}"
         return None
 
-    def _gain(self, one: Measurement, holder: Measurement) -> float | None:
-        mine, yours = self.objective(one), self.objective(holder)
+    def _gain(self, measurement: Measurement, holder: Measurement) -> float | None:
+        mine, yours = self.objective(measurement), self.objective(holder)
         if mine is None or yours is None:
             return None
-        gain = mine - yours if self._more_is_better(one) else yours - mine
+        gain = mine - yours if self._more_is_better(measurement) else yours - mine
         return gain if self.args.objective == "quality" else gain / abs(yours) if yours else 0.0
 
     def why_not(
-        self, one: Measurement, winner: Measurement | None, champion: Measurement | None
+        self, measurement: Measurement, winner: Measurement | None, champion: Measurement | None
     ) -> str:
         """Return why a candidate within the limits does not win."""
         best = winner or champion
         if best is None:
             return "not the winner"
-        against = f"{self.shown(one)} against {self.shown(best)}"
-        if self.rank(one)[0] > self.rank(best)[0]:
+        against = f"{self.shown(measurement)} against {self.shown(best)}"
+        if self.rank(measurement)[0] > self.rank(best)[0]:
             return f"{self.goal.worse}: {against}"
-        if self.rank(one)[0] == self.rank(best)[0]:
+        if self.rank(measurement)[0] == self.rank(best)[0]:
             return f"no better: {against}"
         wanted = (
             f"{self.args.min_improvement:.3g}"

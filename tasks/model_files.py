@@ -70,9 +70,9 @@ def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
     twice.
     """
     top = [file for file in files if _matches(file.path, "*.safetensors")]
-    found = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
-    if found:
-        return found
+    weights = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
+    if weights:
+        return weights
     pickles = [
         file.path for file in files if any(_matches(file.path, pattern) for pattern in PICKLES)
     ]

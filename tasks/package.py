@@ -106,8 +106,8 @@ def package(
 
 def lineage_of(folder: Path) -> dict[str, str]:
     """Return what a Bento in `folder` says about where it comes from."""
-    found: dict[str, str] = json.loads((folder / "src" / "lineage.json").read_text())
-    return found
+    lineage: dict[str, str] = json.loads((folder / "src" / "lineage.json").read_text())
+    return lineage
 
 
 def _prove(exported: Artifact, args: PackageArgs, workspace: Workspace) -> float:

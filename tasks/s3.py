@@ -77,19 +77,19 @@ def split(uri: str) -> tuple[str, str]:
     return match["bucket"], (match["prefix"] or "").strip("/")
 
 
-def connect(place: S3Location) -> "S3Client":
+def connect(location: S3Location) -> "S3Client":
     """Return a client, shared by all threads as long as place and environment stay as they are.
 
     Raises:
         BadInput: the profile or the endpoint cannot be right.
     """
     variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    with translated(f"connecting to {place.uri}"):
+    with translated(f"connecting to {location.uri}"):
         try:
-            return _client(place.endpoint_url, place.region, place.profile, variables)
+            return _client(location.endpoint_url, location.region, location.profile, variables)
         except ValueError as exc:
             raise BadInput(
-                f"connecting to {place.uri}", str(exc), "check endpoint_url and AWS_ENDPOINT_URL"
+                f"connecting to {location.uri}", str(exc), "check endpoint_url and AWS_ENDPOINT_URL"
             ) from exc
 
 
@@ -111,21 +111,21 @@ def _client(
     return client
 
 
-def list_objects(place: S3Location) -> list[RemoteFile]:
+def list_objects(location: S3Location) -> list[RemoteFile]:
     """Return every object below the prefix.
 
     Raises:
         BadInput: there is no such bucket, or nothing is there.
         Unavailable: the service does not answer.
     """
-    client = connect(place)
-    with translated(f"listing {place.uri}"):
+    client = connect(location)
+    with translated(f"listing {location.uri}"):
         pages = client.get_paginator("list_objects_v2").paginate(
-            Bucket=place.bucket, Prefix=place.folder
+            Bucket=location.bucket, Prefix=location.folder
         )
-        found = [
+        files = [
             RemoteFile(
-                path=entry["Key"].removeprefix(place.folder),
+                path=entry["Key"].removeprefix(location.folder),
                 size=entry["Size"],
                 version=entry["ETag"],
             )
@@ -133,20 +133,20 @@ def list_objects(place: S3Location) -> list[RemoteFile]:
             for entry in page.get("Contents", [])
             if not entry["Key"].endswith("/")
         ]
-    if not found:
+    if not files:
         raise BadInput(
-            f"listing {place.uri}", "there is nothing below it", "check bucket and prefix"
+            f"listing {location.uri}", "there is nothing below it", "check bucket and prefix"
         )
-    return found
+    return files
 
 
-def head(place: S3Location, key: str) -> RemoteFile | None:
+def head(location: S3Location, key: str) -> RemoteFile | None:
     """Return what is stored under a key, with the digest it carries; None if there is nothing."""
     from botocore.exceptions import ClientError
 
-    with translated(f"looking at s3://{place.bucket}/{key}"):
+    with translated(f"looking at s3://{location.bucket}/{key}"):
         try:
-            about = connect(place).head_object(Bucket=place.bucket, Key=key)
+            about = connect(location).head_object(Bucket=location.bucket, Key=key)
         except ClientError as exc:
             if _code(exc) in MISSING:
                 return None
@@ -156,13 +156,13 @@ def head(place: S3Location, key: str) -> RemoteFile | None:
     return RemoteFile(path=key, size=about["ContentLength"], sha256=digest, version=about["ETag"])
 
 
-def reader(place: S3Location, key: str, version: str) -> ReadRange:
+def reader(location: S3Location, key: str, version: str) -> ReadRange:
     """Return what reads ranges of one object, and not a byte of another version of it."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
-    client = connect(place)
-    doing = f"downloading s3://{place.bucket}/{key}"
+    client = connect(location)
+    doing = f"downloading s3://{location.bucket}/{key}"
 
     def read(start: int, end: int) -> Iterator[bytes]:
         wanted = f"bytes={start}-{end - 1}"
@@ -170,10 +170,10 @@ def reader(place: S3Location, key: str, version: str) -> ReadRange:
             try:
                 if version:
                     answer = client.get_object(
-                        Bucket=place.bucket, Key=key, Range=wanted, IfMatch=version
+                        Bucket=location.bucket, Key=key, Range=wanted, IfMatch=version
                     )
                 else:
-                    answer = client.get_object(Bucket=place.bucket, Key=key, Range=wanted)
+                    answer = client.get_object(Bucket=location.bucket, Key=key, Range=wanted)
                 with answer["Body"] as body:
                     while chunk := body.read(CHUNK):
                         yield chunk
@@ -192,7 +192,7 @@ def reader(place: S3Location, key: str, version: str) -> ReadRange:
 
 
 def upload(
-    place: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]
+    location: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]
 ) -> None:
     """Store a file under a key, in parts if it is large, with its digest as user metadata.
 
@@ -213,19 +213,19 @@ def upload(
         preferred_transfer_client="classic",
     )
     extra = {"Metadata": {SHA256: sha256}}
-    with translated(f"uploading {path.name} to s3://{place.bucket}/{key}"):
-        connect(place).upload_file(
-            str(path), place.bucket, key, ExtraArgs=extra, Callback=advance, Config=config
+    with translated(f"uploading {path.name} to s3://{location.bucket}/{key}"):
+        connect(location).upload_file(
+            str(path), location.bucket, key, ExtraArgs=extra, Callback=advance, Config=config
         )
 
 
-def get(place: S3Location, key: str) -> bytes | None:
+def get(location: S3Location, key: str) -> bytes | None:
     """Return a small object's content; None if there is nothing."""
     from botocore.exceptions import ClientError
 
-    with translated(f"reading s3://{place.bucket}/{key}"):
+    with translated(f"reading s3://{location.bucket}/{key}"):
         try:
-            with connect(place).get_object(Bucket=place.bucket, Key=key)["Body"] as body:
+            with connect(location).get_object(Bucket=location.bucket, Key=key)["Body"] as body:
                 content: bytes = body.read()
                 return content
         except ClientError as exc:
@@ -234,10 +234,10 @@ def get(place: S3Location, key: str) -> bytes | None:
             raise
 
 
-def put(place: S3Location, key: str, content: bytes) -> None:
+def put(location: S3Location, key: str, content: bytes) -> None:
     """Store a small object."""
-    with translated(f"writing s3://{place.bucket}/{key}"):
-        connect(place).put_object(Bucket=place.bucket, Key=key, Body=content)
+    with translated(f"writing s3://{location.bucket}/{key}"):
+        connect(location).put_object(Bucket=location.bucket, Key=key, Body=content)
 
 
 @contextmanager

@@ -60,9 +60,13 @@ def select(
     unless it is one of `measurements`, by label and artifact.
     """
     judge = Judge(reference, args)
-    judged = {one.candidate.label: judge.verdict(one) for one in measurements}
+    judged = {
+        measurement.candidate.label: judge.verdict(measurement) for measurement in measurements
+    }
     broken = {label: verdict.refused for label, verdict in judged.items() if verdict.refused}
-    within = [one for one in measurements if one.candidate.label not in broken]
+    within = [
+        measurement for measurement in measurements if measurement.candidate.label not in broken
+    ]
     notes = {
         label: verdict.doubt
         for label, verdict in judged.items()
@@ -70,18 +74,18 @@ def select(
     }
     ranked = sorted(within, key=judge.rank)
     values = {
-        one.candidate.label: value
-        for one in measurements
-        if (value := judge.objective(one)) is not None
+        measurement.candidate.label: value
+        for measurement in measurements
+        if (value := judge.objective(measurement)) is not None
     }
     winner, why = _winner(ranked, measurements, champion, judge)
     same = champion is not None and winner is not None and is_same(winner, champion)
     reasons = {
         **broken,
         **{
-            one.candidate.label: judge.why_not(one, winner, champion)
-            for one in ranked
-            if one != winner
+            measurement.candidate.label: judge.why_not(measurement, winner, champion)
+            for measurement in ranked
+            if measurement != winner
         },
     }
     return Decision(
@@ -117,9 +121,9 @@ def require_winner(decision: Decision) -> None:
         )
 
 
-def is_same(one: Measurement, other: Measurement) -> bool:
+def is_same(measurement: Measurement, other: Measurement) -> bool:
     """Whether two measurements are of one candidate, whatever options tuning found each time."""
-    mine, yours = one.candidate, other.candidate
+    mine, yours = measurement.candidate, other.candidate
     return (mine.variant.artifact.digest, mine.engine.kind) == (
         yours.variant.artifact.digest,
         yours.engine.kind,
@@ -136,16 +140,21 @@ def _winner(
         return None, "No candidate is within the limits" if measurements else "Nothing was measured"
     if champion is None:
         return ranked[0], judge.praise(ranked[0], ranked)
-    again = next((one for one in measurements if is_same(one, champion)), None)
+    again = next(
+        (measurement for measurement in measurements if is_same(measurement, champion)), None
+    )
     holder = again or champion
     if refused := judge.verdict(holder).refused:
         best = ranked[0]
         return best, f"{judge.praise(best, ranked)}; the champion is out of the limits: {refused}"
     if again is not None and ranked[0] == again:
         return again, f"{judge.praise(again, ranked)}; it is the champion already"
-    for one in ranked:
-        if one != again and (better := judge.beats(one, holder)):
-            return one, f"{one.candidate.label} takes the champion's place: {better}"
+    for measurement in ranked:
+        if measurement != again and (better := judge.beats(measurement, holder)):
+            return (
+                measurement,
+                f"{measurement.candidate.label} takes the champion's place: {better}",
+            )
     return (
         again,
         f"Nobody beats the champion ({holder.candidate.label}, {judge.shown(holder)}) by enough",

@@ -90,12 +90,12 @@ def losses(state: TrainerState) -> list[dict[str, float]]:
 
 def last_whole(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end."""
-    found = sorted(
+    checkpoints = sorted(
         folder.glob("checkpoint-*"),
         key=lambda path: int(path.name.rpartition("-")[2]),
         reverse=True,
     )
-    return next((path for path in found if _is_whole(path)), None)
+    return next((path for path in checkpoints if _is_whole(path)), None)
 
 
 def _finished(checkpoint: Path) -> TrainerState | None:

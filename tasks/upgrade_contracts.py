@@ -80,10 +80,10 @@ def a_bucket_is_asked() -> None:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": "us-east-1",
         }
-        place = s3.S3Location(bucket="bucket", endpoint_url=url)
-        listed = s3.list_objects(place)
-        body = b"".join(s3.reader(place, "object", "")(2, 5))
-    assert [found.path for found in listed] == ["object"], f"the bucket lists {listed}"
+        location = s3.S3Location(bucket="bucket", endpoint_url=url)
+        listed = s3.list_objects(location)
+        body = b"".join(s3.reader(location, "object", "")(2, 5))
+    assert [file.path for file in listed] == ["object"], f"the bucket lists {listed}"
     assert body == b"234", f"the range reads {body!r}"
 
 

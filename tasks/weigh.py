@@ -53,13 +53,13 @@ def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> li
         BadInput: no engine takes any of them.
     """
     names = _engine_labels(engines)
-    found = [
+    pairs = [
         Candidate(label=f"{name}/{variant.label}", variant=variant, engine=args)
         for variant in variants
         for name, args in zip(names, engines, strict=True)
         if variant.artifact.format in engine_class(args.kind).formats
     ]
-    if not found:
+    if not pairs:
         formats = ", ".join(sorted({variant.artifact.format for variant in variants})) or "nothing"
         kinds = ", ".join(sorted({args.kind for args in engines}))
         raise BadInput(
@@ -67,7 +67,7 @@ def candidates(variants: Sequence[Variant], engines: Sequence[EngineArgs]) -> li
             f"none of {kinds} serves {formats}",
             "add an engine or variant",
         )
-    return found
+    return pairs
 
 
 def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
@@ -82,8 +82,8 @@ def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
         label = f"{args.kind}({options})" if kinds.count(args.kind) > 1 and options else args.kind
         labels.append(label)
     return [
-        label if labels.index(label) == place else f"{label}#{labels[: place + 1].count(label)}"
-        for place, label in enumerate(labels)
+        label if labels.index(label) == number else f"{label}#{labels[: number + 1].count(label)}"
+        for number, label in enumerate(labels)
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.wheels import make_wheel
-from weighbridge.compat.subjects import Contract, Subject
+from weighbridge.compat.locked_environments import Contract, LockedEnvironment
 
 IMPORTS = "its imports"
 
@@ -39,14 +39,14 @@ class Index:
                 about.size = len(text)
                 archive.addfile(about, io.BytesIO(text.encode()))
 
-    def subject(
+    def environment(
         self, requirements: Sequence[str], locked: dict[str, str], uses: dict[str, str]
-    ) -> Subject:
+    ) -> LockedEnvironment:
         """`uses`: what a contract of this name imports."""
         lock = self.folder / "made_up.lock"
         lock.write_text("".join(self._lines[pin] for pin in locked.items()))
         contracts = tuple(self._contract(name, source) for name, source in uses.items())
-        return Subject("made_up", lock, tuple(requirements), contracts)
+        return LockedEnvironment("made_up", lock, tuple(requirements), contracts)
 
     def _contract(self, name: str, source: str) -> Contract:
         path = self.folder / f"{name.replace(' ', '_')}.py"

@@ -19,7 +19,7 @@ import yaml
 from tests.beside_a_project import NAMES, Installation, demo, install
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import write_data
-from weighbridge.compat.subjects import CONTROL, subjects
+from weighbridge.compat.locked_environments import CONTROL, locked_environments
 from weighbridge.core.processes import free_port
 from weighbridge.serving.reaper import marked
 
@@ -163,13 +163,13 @@ def test_beside_a_project_with_packages_of_our_names_everything_is_ours_and_thei
 @pytest.mark.slow
 def test_compat_finds_in_the_wheel_what_it_checks(installed: Installation) -> None:
     program = (
-        "from weighbridge.compat.subjects import subjects\n"
-        "print(*(f'{s.name}:{len(s.requirements)}:{s.lock.exists()}' for s in subjects()))"
+        "from weighbridge.compat.locked_environments import locked_environments\n"
+        "print(*(f'{s.name}:{len(s.requirements)}:{s.lock.exists()}' for s in locked_environments()))"
     )
     inputs = installed.run(installed.python, "-c", program).split()
     # An editable install's metadata is as old as the install: pyproject.toml says what is asked for.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    counts = [(subject.name, len(subject.requirements)) for subject in subjects()]
+    counts = [(subject.name, len(subject.requirements)) for subject in locked_environments()]
     assert counts[0][0] == CONTROL
     counts[0] = (CONTROL, len(project["dependencies"]))
     assert inputs == [f"{name}:{count}:True" for name, count in counts]

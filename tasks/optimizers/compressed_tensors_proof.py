@@ -126,9 +126,13 @@ def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) 
 
 def check_unquantized(model: Path, doing: str) -> None:
     """Raise BadInput for a model whose weights are quantized already."""
-    told = read_object("config.json", model / "config.json").get("quantization_config")
-    if told:
-        how = told.get("quant_method", "somehow") if isinstance(told, dict) else "somehow"
+    quantization = read_object("config.json", model / "config.json").get("quantization_config")
+    if quantization:
+        how = (
+            quantization.get("quant_method", "somehow")
+            if isinstance(quantization, dict)
+            else "somehow"
+        )
         raise BadInput(
             doing, f"the model is quantized already ({how})", "start from the unquantized weights"
         )
@@ -172,19 +176,19 @@ def _problems(
 
 def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
     """Raise BadInput where config.json says otherwise than was asked: engines go by it."""
-    told = read_object("config.json", made / "config.json").get("quantization_config") or {}
-    groups = list((told.get("config_groups") or {}).values())
+    quantization = read_object("config.json", made / "config.json").get("quantization_config") or {}
+    groups = list((quantization.get("config_groups") or {}).values())
     weights = groups[0].get("weights") or {} if len(groups) == 1 else {}
     expected = {"num_bits": scheme.bits, "type": scheme.kind, "group_size": scheme.group or None}
-    found = {name: weights.get(name) for name in expected}
+    stated = {name: weights.get(name) for name in expected}
     activations = bool(groups and groups[0].get("input_activations"))
-    if told.get("quant_method") != "compressed-tensors" or (found, activations) != (
+    if quantization.get("quant_method") != "compressed-tensors" or (stated, activations) != (
         expected,
         scheme.activations,
     ):
         raise BadInput(
             doing,
-            f"its config.json says {found or told}, and not {expected}",
+            f"its config.json says {stated or quantization}, and not {expected}",
             "report it to llm-compressor",
         )
 

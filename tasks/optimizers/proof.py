@@ -148,14 +148,16 @@ def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> N
             )
 
 
-def _differ(tokenizer: Any, text: str, ids: list[int], found: list[int], doing: str) -> None:
+def _differ(tokenizer: Any, text: str, ids: list[int], engine_ids: list[int], doing: str) -> None:
     at = next(
-        (n for n, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b),
-        min(len(ids), len(found)),
+        (n for n, (a, b) in enumerate(zip(ids, engine_ids, strict=False)) if a != b),
+        min(len(ids), len(engine_ids)),
     )
-    place = len(tokenizer.decode(ids[:at]))
-    excerpt = text[max(0, place - 20) : place + 40]
-    theirs, ours = (tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (found, ids))
+    start = len(tokenizer.decode(ids[:at]))
+    excerpt = text[max(0, start - 20) : start + 40]
+    theirs, ours = (
+        tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (engine_ids, ids)
+    )
     wrong = (
         f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads "
         f"{theirs}, not {ours}"

@@ -255,8 +255,8 @@ def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str:
         return f"expected {file.size} bytes, got {size}"
     if file.sha256 and sha256 != file.sha256:
         return f"expected sha256 {file.sha256}, got {sha256}"
-    if file.git_sha1 and not file.sha256 and (got := git_sha1_of(path)) != file.git_sha1:
-        return f"expected git blob {file.git_sha1}, got {got}"
+    if file.git_sha1 and not file.sha256 and (actual := git_sha1_of(path)) != file.git_sha1:
+        return f"expected git blob {file.git_sha1}, got {actual}"
     return ""
 
 

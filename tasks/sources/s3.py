@@ -34,10 +34,10 @@ class S3Source:
         """Return the file with the digest in its metadata; without any, the ETag says which bytes
         are meant.
         """
-        found = s3.head(args, args.folder + file.path)
-        if not found or found.version != file.version:
+        stored = s3.head(args, args.folder + file.path)
+        if not stored or stored.version != file.version:
             return file
-        return file.model_copy(update={"sha256": found.sha256})
+        return file.model_copy(update={"sha256": stored.sha256})
 
     def fetch(
         self,

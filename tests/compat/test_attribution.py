@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from weighbridge.compat.attribution import Blame, attribute
+from weighbridge.compat.attribution import BrokenContract, attribute
 
 MANY = [f"p{number}" for number in range(40)]
 
@@ -27,7 +27,7 @@ class World:
             if guilty is not None
         }
 
-    def blame(self, direct: Sequence[str], every: Sequence[str]) -> list[Blame]:
+    def blame(self, direct: Sequence[str], every: Sequence[str]) -> list[BrokenContract]:
         broken = dict.fromkeys(self.breakers, "with everything at its newest")
         return attribute(broken, direct, every, self.trial)
 
@@ -46,7 +46,7 @@ def test_two_packages_that_break_one_contract_are_both_named() -> None:
 def test_an_indirect_package_is_found_among_many_in_few_trials() -> None:
     world = World(flow=[{"p27"}])
     assert world.blame(["a", "b"], ["a", "b", *MANY]) == [
-        Blame("flow", ("p27",), "flow broken by ['p27']")
+        BrokenContract("flow", ("p27",), "flow broken by ['p27']")
     ]
     assert len(world.trials) < 20
 
@@ -60,7 +60,9 @@ def test_packages_that_break_only_together_are_named_together(pair: tuple[str, s
 
 def test_what_nobody_can_be_blamed_for_keeps_its_error() -> None:
     world = World(flow=[{"unknown"}])
-    assert world.blame(["a"], ["a", "b"]) == [Blame("flow", (), "with everything at its newest")]
+    assert world.blame(["a"], ["a", "b"]) == [
+        BrokenContract("flow", (), "with everything at its newest")
+    ]
 
 
 def test_nothing_is_tried_twice() -> None:

@@ -6,16 +6,16 @@ import pytest
 
 from tests.made_up_index import IMPORTS, Index
 from weighbridge.compat.check import Options, check
-from weighbridge.compat.report import Checked, CompatReport
-from weighbridge.compat.subjects import Subject
+from weighbridge.compat.locked_environments import LockedEnvironment
+from weighbridge.compat.report import CheckedEnvironment, CompatReport
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
 
 
 def run(
-    subject: Subject, cache: Path, options: Options | None = None
-) -> tuple[CompatReport, Checked]:
-    report = check([subject], options or Options(), cache)
+    environment: LockedEnvironment, cache: Path, options: Options | None = None
+) -> tuple[CompatReport, CheckedEnvironment]:
+    report = check([environment], options or Options(), cache)
     (one,) = report.environments
     return report, one
 
@@ -27,12 +27,12 @@ def test_the_package_whose_update_breaks_a_contract_is_named_and_others_are_not(
     index.add("alpha", "2.0")
     index.add("beta", "1.0")
     index.add("beta", "1.1")
-    subject = index.subject(
+    environment = index.environment(
         ["alpha<2", "beta"],
         {"alpha": "1.0", "beta": "1.0"},
         {IMPORTS: "from alpha import thing\nimport beta\n", "beta alone": "import beta\n"},
     )
-    report, one = run(subject, cache)
+    report, one = run(environment, cache)
     (found,) = one.findings
     assert (found.kind, found.packages, found.contract) == (
         "breaks",
@@ -59,10 +59,10 @@ def test_an_indirect_dependency_is_blamed_where_no_direct_one_breaks_it(
     index.add("alpha", "1.1", requires=["gamma"])
     index.add("gamma", "1.0", "def thing(): ...\n")
     index.add("gamma", "2.0")
-    subject = index.subject(
+    environment = index.environment(
         ["alpha"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from gamma import thing\n"}
     )
-    _, one = run(subject, cache)
+    _, one = run(environment, cache)
     assert [found.packages for found in one.findings] == [{"gamma": ("1.0", "2.0")}]
 
 
@@ -71,10 +71,10 @@ def test_what_must_move_along_is_told(index: Index, cache: Path) -> None:
     index.add("alpha", "2.0", requires=["gamma>=2"])
     index.add("gamma", "1.0")
     index.add("gamma", "2.0")
-    subject = index.subject(
+    environment = index.environment(
         ["alpha<2"], {"alpha": "1.0", "gamma": "1.0"}, {IMPORTS: "from alpha import thing\n"}
     )
-    report, one = run(subject, cache)
+    report, one = run(environment, cache)
     (found,) = one.findings
     assert found.with_it == {"gamma": ("1.0", "2.0")}
     assert "Moved along with it: gamma 1.0 → 2.0." in report.markdown()
@@ -89,7 +89,7 @@ def test_a_conflict_names_both_packages_and_their_bounds(index: Index, cache: Pa
     index.add("gamma", "2.0")
     locked = {"alpha": "1.0", "beta": "1.0"}
     report, one = run(
-        index.subject(["alpha", "beta"], locked, {IMPORTS: "import alpha, beta\n"}), cache
+        index.environment(["alpha", "beta"], locked, {IMPORTS: "import alpha, beta\n"}), cache
     )
     held = [found for found in one.findings if found.kind == "held back"]
     assert len(held) == 1
@@ -110,10 +110,10 @@ def test_an_update_that_goes_only_without_the_others_is_tried_alone(
     index.add("alpha", "2.0", requires=["beta<2"])
     index.add("beta", "1.0")
     index.add("beta", "2.0")
-    subject = index.subject(
+    environment = index.environment(
         ["beta", "alpha"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "from alpha import thing\n"}
     )
-    _, one = run(subject, cache)
+    _, one = run(environment, cache)
     assert [(found.kind, found.packages) for found in one.findings] == [
         ("held back", {"alpha": ("1.0", "2.0")}),
         ("breaks", {"alpha": ("1.0", "2.0")}),
@@ -124,7 +124,8 @@ def test_a_contract_that_breaks_as_locked_too_is_nobodys_fault(index: Index, cac
     index.add("alpha", "1.0")
     index.add("alpha", "2.0")
     report, one = run(
-        index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"}), cache
+        index.environment(["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"}),
+        cache,
     )
     assert [(found.kind, found.packages) for found in one.findings] == [("broken already", {})]
     assert report.breaks
@@ -145,7 +146,9 @@ def test_one_that_hangs_and_one_that_dies_hide_no_other(index: Index, cache: Pat
         "lacks": "from gamma import thing\n",
     }
     _, one = run(
-        index.subject(names, dict.fromkeys(names, "1.0"), uses), cache, Options(contract_seconds=8)
+        index.environment(names, dict.fromkeys(names, "1.0"), uses),
+        cache,
+        Options(contract_seconds=8),
     )
     blamed = {found.contract: (list(found.packages), found.why) for found in one.findings}
     assert blamed["dies"] == (["alpha"], "it ended without a result; its last words: out of luck")
@@ -158,23 +161,23 @@ def test_only_the_packages_asked_for_move(index: Index, cache: Path) -> None:
     for name in ("alpha", "beta"):
         index.add(name, "1.0")
         index.add(name, "2.0")
-    subject = index.subject(
+    environment = index.environment(
         ["alpha<2", "beta<2"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
     )
-    _, one = run(subject, cache, Options(only=("beta",)))
+    _, one = run(environment, cache, Options(only=("beta",)))
     assert {change.package: change.newest for change in one.changes} == {"beta": "2.0"}
     with pytest.raises(BadInput, match=r"checking 'bta'.*did you mean 'beta'"):
-        run(subject, cache, Options(only=("bta",)))
+        run(environment, cache, Options(only=("bta",)))
 
 
 def test_a_bound_is_named_where_it_is_what_keeps_the_newest_out(index: Index, cache: Path) -> None:
     for name in ("alpha", "beta"):
         index.add(name, "1.0")
         index.add(name, "2.0")
-    subject = index.subject(
+    environment = index.environment(
         ["alpha<2", "beta<3"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
     )
-    report, _ = run(subject, cache, Options(run=False))
+    report, _ = run(environment, cache, Options(run=False))
     assert {row["package"]: row["why"] for row in report.rows() if row["package"]} == {
         "alpha": "kept out by our own <2",
         "beta": "",
@@ -184,7 +187,7 @@ def test_a_bound_is_named_where_it_is_what_keeps_the_newest_out(index: Index, ca
 def test_where_nothing_is_newer_nothing_is_installed(index: Index, cache: Path) -> None:
     index.add("alpha", "1.0")
     report, one = run(
-        index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache
+        index.environment(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache
     )
     assert (one.state, one.results, report.headline()) == ("as locked", [], "nothing would break")
 
@@ -198,10 +201,10 @@ def test_an_update_that_cannot_be_built_is_one_that_breaks(
     index.add("beta", "1.0")
     index.add("beta", "1.1")
     index.add_broken_source("alpha", "2.0", metadata)
-    subject = index.subject(
+    environment = index.environment(
         ["alpha", "beta"], {"alpha": "1.0", "beta": "1.0"}, {IMPORTS: "import alpha\n"}
     )
-    _, one = run(subject, cache)
+    _, one = run(environment, cache)
     (found,) = one.findings
     assert (found.kind, found.contract) == ("breaks", contract)
     assert "alpha" in found.why
@@ -213,7 +216,7 @@ def test_it_leaves_nothing_behind_and_changes_no_environment(index: Index, cache
     index.add("alpha", "1.0")
     index.add("alpha", "2.0")
     (cache / "compat" / "left-by-a-killed-one").mkdir(parents=True)
-    run(index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache)
+    run(index.environment(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"}), cache)
     assert list((cache / "compat").iterdir()) == []
     assert [path.name for path in (cache / "environments").iterdir()] == ["another-0123"]
 
@@ -222,18 +225,18 @@ def test_an_index_that_does_not_answer_is_no_finding(
     index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add("alpha", "1.0")
-    subject = index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"})
+    environment = index.environment(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"})
     (index.wheels / "alpha-1.0-py3-none-any.whl").unlink()
     monkeypatch.delenv("UV_NO_INDEX")
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{free_port()}/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     with pytest.raises(Unavailable, match="resolving the newest releases"):
-        run(subject, cache)
+        run(environment, cache)
 
 
 def test_when_time_is_up_the_report_says_what_is_missing(index: Index, cache: Path) -> None:
     index.add("alpha", "1.0")
     index.add("alpha", "2.0")
-    subject = index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"})
-    _, one = run(subject, cache, Options(minutes=0))
+    environment = index.environment(["alpha"], {"alpha": "1.0"}, {IMPORTS: "import alpha\n"})
+    _, one = run(environment, cache, Options(minutes=0))
     assert [(found.kind, IMPORTS in found.why) for found in one.findings] == [("not run", True)]

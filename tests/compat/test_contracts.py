@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from weighbridge.compat.check import Options, check
+from weighbridge.compat.locked_environments import (
+    CONTROL,
+    bounds_of,
+    locked_environments,
+    name_of,
+    without_upper_bound,
+)
 from weighbridge.compat.resolution import Resolver, pins
-from weighbridge.compat.subjects import CONTROL, bounds_of, lifted, name_of, subjects
 from weighbridge.core import contract_runner
 from weighbridge.core.package import PACKAGE
 from weighbridge.core.plugins import names
@@ -62,27 +68,27 @@ def test_a_requirement_without_its_upper_bound_is_not_older_than_the_lock(
     requirement: str, name: str, bounds: str, free: str
 ) -> None:
     assert (name_of(requirement), bounds_of(requirement)) == (name, bounds)
-    assert lifted(requirement, "0.150+cpu") == free
+    assert without_upper_bound(requirement, "0.150+cpu") == free
 
 
 def test_every_locked_environment_is_checked_and_says_which_contracts_hold_in_it() -> None:
-    found = {subject.name: subject for subject in subjects()}
+    found = {environment.name: environment for environment in locked_environments()}
     for root in ("serving", "tasks"):
         assert {path.stem for path in (PACKAGE / root).rglob("*.in")} <= set(found)
-    for subject in found.values():
-        missing = set(subject.direct) - set(pins(subject.lock.read_text())) - {"torch"}
-        assert not missing, subject.name
-        for one in subject.contracts:
+    for environment in found.values():
+        missing = set(environment.direct) - set(pins(environment.lock.read_text())) - {"torch"}
+        assert not missing, environment.name
+        for one in environment.contracts:
             module, _, function = one.call.partition(":")
             source = (
                 PACKAGE / f"{module.removeprefix('weighbridge.').replace('.', '/')}.py"
             ).read_text()
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), one.call
-    assert {subject.serves for subject in found.values()} - {None} <= set(names("engine"))
+    assert {environment.serves for environment in found.values()} - {None} <= set(names("engine"))
 
 
 def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
-    (control,) = subjects([CONTROL])
+    (control,) = locked_environments([CONTROL])
     constrained, free = Resolver(control), Resolver(control, with_torch=True)
     assert "torch<2.14,>=2.13" in constrained._lifted()
     assert [
@@ -97,7 +103,7 @@ def test_pytorch_stays_as_it_is_locked_unless_asked_otherwise() -> None:
 )  # it installs gigabytes: a minute on an idle machine, fourteen on a very busy one
 def test_fastapi_and_sqlalchemy_that_break_prefect_are_caught_and_told_apart() -> None:
     """A real environment of the control plane, in which two bounds of pyproject.toml are lifted."""
-    (control,) = subjects([CONTROL])
+    (control,) = locked_environments([CONTROL])
     planned = tuple(
         one
         for one in control.contracts

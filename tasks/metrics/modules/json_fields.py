@@ -41,9 +41,9 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
     said, wanted = parse(prediction), parse(reference)
     if said is UNPARSABLE or wanted is UNPARSABLE:
         return 0.0
-    found, right = dict(leaves(said)), dict(leaves(wanted))
-    paths = [path for path in {**right, **found} if not fields or _is_below(path, fields)]
-    equal = [path in found and path in right and same(found[path], right[path]) for path in paths]
+    given, right = dict(leaves(said)), dict(leaves(wanted))
+    paths = [path for path in {**right, **given} if not fields or _is_below(path, fields)]
+    equal = [path in given and path in right and same(given[path], right[path]) for path in paths]
     return sum(equal) / len(equal) if equal else 1.0
 
 

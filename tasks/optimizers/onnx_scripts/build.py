@@ -25,10 +25,13 @@ def describe(graph: Any) -> dict[str, Any]:
     packed: dict[str, int] = {}
     """Weights that lie several to a byte, by the name of their tensor."""
     for node in graph.node:
-        told = {attribute.name: attribute.i for attribute in node.attribute}
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "MatMulNBits":
-            bits[node.input[1]] = told["bits"]
-            packed |= {node.input[1]: told["K"] * told["N"], **dict.fromkeys(node.input[2:], 0)}
+            bits[node.input[1]] = attributes["bits"]
+            packed |= {
+                node.input[1]: attributes["K"] * attributes["N"],
+                **dict.fromkeys(node.input[2:], 0),
+            }
     plain = sorted(
         {
             name

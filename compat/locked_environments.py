@@ -66,7 +66,7 @@ class Contract:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LockedEnvironment:
     """One environment."""
 
     name: str
@@ -100,7 +100,7 @@ def bounds_of(requirement: str) -> str:
     return (match[3] or "").strip() if match else ""
 
 
-def lifted(requirement: str, floor: str = "") -> str:
+def without_upper_bound(requirement: str, floor: str = "") -> str:
     """Return a requirement without its upper bound, and with `floor` as its lower one.
 
     Without a lower bound, a resolver may choose an older version to make others go together.
@@ -111,14 +111,14 @@ def lifted(requirement: str, floor: str = "") -> str:
     return f"{match[1]}{match[2] or ''}{at_least}{' ' + match[4] if match[4] else ''}"
 
 
-def subjects(names: Sequence[str] = ()) -> list[Subject]:
+def locked_environments(names: Sequence[str] = ()) -> list[LockedEnvironment]:
     """Return every environment of the tree and of installed plugins, or those of these names.
 
     Raises:
         BadInput: there is no such environment.
     """
-    found = list(_all())
-    known = [subject.name for subject in found]
+    everything = list(_all())
+    known = [environment.name for environment in everything]
     for name in names:
         if name not in known:
             raise BadInput(
@@ -126,10 +126,10 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
                 "there is none",
                 plugins.suggestion(name, known),
             )
-    return [subject for subject in found if not names or subject.name in names]
+    return [environment for environment in everything if not names or environment.name in names]
 
 
-def _all() -> Iterator[Subject]:
+def _all() -> Iterator[LockedEnvironment]:
     yield _control()
     # Resolved: a checkout's modules are found through the links of src/weighbridge.
     taken: set[Path] = set()
@@ -156,7 +156,7 @@ def _all() -> Iterator[Subject]:
                 yield from _from_file(spec.with_suffix(".lock"))
 
 
-def _control() -> Subject:
+def _control() -> LockedEnvironment:
     requirements = metadata.requires("weighbridge") or ()
     contracts = (
         Contract("its imports", "weighbridge.core.contract_runner:imports", tuple(_own_code())),
@@ -186,7 +186,9 @@ def _control() -> Subject:
             "a supervised program", "weighbridge.serving.upgrade_contracts:a_program_is_supervised"
         ),
     )
-    return Subject(CONTROL, PACKAGE / "locks" / "control.lock", tuple(requirements), contracts)
+    return LockedEnvironment(
+        CONTROL, PACKAGE / "locks" / "control.lock", tuple(requirements), contracts
+    )
 
 
 def _own_code() -> Iterator[str]:
@@ -199,7 +201,7 @@ def _own_code() -> Iterator[str]:
             yield path.relative_to(PACKAGE).as_posix()
 
 
-def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[Subject]:
+def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[LockedEnvironment]:
     engine = plugin(plugin.Args(kind=plugin.name))
     here = engine.device() == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
     left_out = None if here else f"{engine.name} on {device} cannot be run here"
@@ -255,7 +257,7 @@ def _from_file(
     serves: str | None = None,
     left_out: str | None = None,
     unserved: str | None = None,
-) -> Iterator[Subject]:
+) -> Iterator[LockedEnvironment]:
     """Yield the environment whose requirements lie beside its lock; none where a plugin's package
     leaves them out.
     """
@@ -263,7 +265,7 @@ def _from_file(
     if not spec.exists():
         return
     lines = (line.partition(" #")[0].strip() for line in spec.read_text().splitlines())
-    yield Subject(
+    yield LockedEnvironment(
         lock.stem,
         lock,
         tuple(line for line in lines if line and not line.startswith("#")),
