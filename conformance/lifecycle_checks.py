@@ -67,9 +67,9 @@ def failed_start(session: Session) -> str:
                 raise CheckFailed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
             message = exc.wrong
-        left = _mentioning(str(broken))
-    if left:
-        raise CheckFailed(f"processes {left} are left")
+        survivors = _mentioning(str(broken))
+    if survivors:
+        raise CheckFailed(f"processes {survivors} are left")
     if "was not ready within" in message:
         raise CheckFailed(f"it says nothing of half a model, and hangs: {message}")
     # The last line of its log is the engine's reason.
@@ -81,10 +81,10 @@ def sigterm(session: Session) -> str:
     """Check that SIGTERM ends it in bounded time, also with an answer under way, and leaves nothing
     behind.
     """
-    took, _ = _ended(session)
-    if took is None:
+    seconds, _ = _ended(session)
+    if seconds is None:
         raise CheckFailed(f"it was still there {GRACE:.0f} s after SIGTERM")
-    return f"ended {took:.1f} s after SIGTERM"
+    return f"ended {seconds:.1f} s after SIGTERM"
 
 
 def drain(session: Session) -> str:
@@ -103,10 +103,10 @@ def orphans(session: Session) -> str:
         parent.kill()
         parent.wait()
         if not eventually(lambda: not any(map(_lives, family)), GRACE):
-            left = [process for process in family if _lives(process)]
-            for process in left:
+            survivors = [process for process in family if _lives(process)]
+            for process in survivors:
                 process.kill()
-            raise CheckFailed(f"{len(left)} of {len(family)} processes outlive their parent")
+            raise CheckFailed(f"{len(survivors)} of {len(family)} processes outlive their parent")
     return f"{len(family)} process{'es' if len(family) > 1 else ''}, all gone"
 
 
@@ -141,9 +141,9 @@ def _end(session: Session) -> tuple[float | None, str | None]:
         started = time.monotonic()
         os.kill(group, signal.SIGTERM)  # to the first of its processes: it ends the others
         ended = eventually(lambda: not any(map(_lives, members(group))), GRACE, poll=0.02)
-        took = time.monotonic() - started
+        seconds = time.monotonic() - started
         session.stop()
-        return (took if ended else None), listening.result()
+        return (seconds if ended else None), listening.result()
 
 
 def _copy_half(model: Path, to: Path) -> None:

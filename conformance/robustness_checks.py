@@ -15,6 +15,7 @@ from weighbridge.core.errors import Unavailable
 
 AT_ONCE: Final = 16
 LEAVERS: Final = 6
+"""Clients that hang up at once."""
 TOO_FAST: Final = 0.3
 """Seconds that a few whole answers must take for it to show whether somebody broke them off."""
 REQUEST_GAUGES: Final = re.compile(
@@ -58,14 +59,15 @@ def client_gone(session: Session) -> str:
     _seconds(session, leave=True)
     started = time.monotonic()
     ask(session, session.reference.question("greeting"), max_tokens=1)
+    # Gauges may lag behind: they are asked until they agree, or as long as answers would take.
     idle = eventually(lambda: not _under_way(session), whole, poll=0.02)
-    took = time.monotonic() - started
-    if not idle or took > whole / 2:
+    seconds = time.monotonic() - started
+    if not idle or seconds > whole / 2:
         raise CheckFailed(
-            f"{LEAVERS} clients left, and {took:.1f} s later their answers, {whole:.1f} s long, "
+            f"{LEAVERS} clients left, and {seconds:.1f} s later their answers, {whole:.1f} s long, "
             "still went on"
         )
-    return f"free {took:.2f} s after {LEAVERS} clients left answers that take {whole:.1f} s"
+    return f"free {seconds:.2f} s after {LEAVERS} clients left answers that take {whole:.1f} s"
 
 
 def bad_json(session: Session) -> str:

@@ -47,7 +47,7 @@ def check(
 
     Raises:
         BadInput: there is no such engine, check or option.
-        Unavailable: the model or its reference cannot be made.
+        Unavailable: The model or its reference cannot be made.
     """
     plugin = engine_class(name)
     _refuse_unknown(only)

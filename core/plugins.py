@@ -69,7 +69,7 @@ def _third_party() -> dict[str, EntryPoint]:
 
 
 def names(point: Point) -> list[str]:
-    """Every name that `load` knows at this point, built-in ones first."""
+    """Return every name that `load` knows at this point, built-in ones first."""
     prefix = f"{point}."
     return [
         *BUILT_IN[point],
@@ -95,9 +95,9 @@ def load(point: Point, name: str) -> Any:
     raise BadInput(f"looking for {point} '{name}'", "there is none", suggestion(name, names(point)))
 
 
-def suggestion(word: str, known: list[str]) -> str:
-    """Advice after a name nobody knows."""
-    near = difflib.get_close_matches(word, known, n=1)
+def suggestion(name: str, known: list[str]) -> str:
+    """Return advice after an unknown name: the known one that is nearest, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}"
 
 

@@ -1,5 +1,5 @@
-"""Starts an engine in its locked environment and stops it: one artifact, one process group, one
-free port.
+"""Start an engine in its locked environment, and stop it: one artifact, one process group, one free
+port.
 """
 
 import logging
@@ -19,6 +19,7 @@ logger = logging.getLogger("weighbridge.runner")
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 3
+"""A port that was free may be taken before the engine listens there: then another is tried."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,15 @@ class Running:
 def serve(model: Path, args: EngineArgs, cache: Path, log: Path) -> Iterator[Running]:
     """Serve the artifact in the folder `model` until the block ends.
 
-    `cache` holds locked environments, `log` takes all that the engine prints.
+    Args:
+        model: Folder of the artifact.
+        args: Arguments of the engine that serves it.
+        cache: Folder that holds locked environments.
+        log: File that takes all that the engine prints.
 
     Raises:
-        Unavailable: the environment cannot be built, or the engine died or was not ready in time.
-        BadInput: the engine's options cannot work here.
+        Unavailable: The environment cannot be built, or the engine died or was not ready in time.
+        BadInput: The engine's options cannot work here.
     """
     engine = engine_for(args)
     engine.check(model)
