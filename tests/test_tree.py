@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from weighbridge.core.plugins import BUILT_IN, Point, load
+from weighbridge.tasks.metrics.base import Metric
+from weighbridge.tasks.optimizers.base import Optimizer
+from weighbridge.tasks.sources.base import Source
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS: dict[Point, str] = {
@@ -28,6 +31,17 @@ def test_every_plugin_in_the_table_loads_and_its_args_bear_its_name(
 ) -> None:
     plugin = load(point, name)
     assert plugin.Args.model_fields["kind"].default == name
+
+
+@pytest.mark.parametrize(
+    ("protocol", "point"), [(Source, "source"), (Optimizer, "optimizer"), (Metric, "metric")]
+)
+def test_every_plugin_has_all_that_its_protocol_names(protocol: type, point: Point) -> None:
+    methods = {name for name in vars(protocol) if not name.startswith("_")}
+    for name in BUILT_IN[point]:
+        plugin = load(point, name)
+        missing = {*protocol.__annotations__, *methods} - set(dir(plugin))
+        assert not missing, plugin
 
 
 TABLES = {"on_path", "shipped"}

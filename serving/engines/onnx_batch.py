@@ -63,7 +63,7 @@ class OnnxDecoder:
         return self._run(position, position + 1, np.array([tokens]), [row.length])[0]
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
-        """Return the logits after one more token of each: of all rows but one that is being read."""
+        """Return the logits after one more token of each: of all rows but the one being read."""
         next_tokens = dict(zip(keys, tokens, strict=True))
         rows = self._rows[: len(next_tokens)]
         for row in rows:

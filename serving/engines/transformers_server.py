@@ -145,7 +145,7 @@ def _with_logprobs(token: int, logits: torch.Tensor, count: int | None) -> Token
 
 
 def _ends(*configured: int | list[int] | None) -> list[int]:
-    """Return every token that ends an answer, as the model's configuration and its tokenizer say."""
+    """Return every token that ends an answer, as the model's configuration and tokenizer say."""
     listed = [end if isinstance(end, list) else [end] for end in configured]
     return [end for ends in listed for end in ends if end is not None]
 

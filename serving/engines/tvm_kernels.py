@@ -30,7 +30,7 @@ def packed(weight: Any) -> Any:
 
 
 def dense(width: int, columns: int) -> Any:
-    """Return the product of rows of `width` numbers with a packed weight: rows of `columns` numbers.
+    """Return the product of rows of `width` numbers with a packed weight: rows of `columns`.
 
     All of them are float32.
     """

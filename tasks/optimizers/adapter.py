@@ -10,6 +10,7 @@ The engine names what it serves by that digest too, so that no cache of it takes
 another.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -32,6 +33,7 @@ class Adapter:
     Args: ClassVar[type[OptimizerArgs]] = AdapterArgs
     version: ClassVar[int] = 1
     format: ClassVar[Format] = "peft"
+    faithful: ClassVar[Mapping[str, str] | None] = None
     lock: ClassVar[Path | None] = None
 
     def check(

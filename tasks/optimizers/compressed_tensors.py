@@ -7,6 +7,7 @@ if vLLM loads it and answers, where this machine can run the scheme.
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -98,6 +99,7 @@ class CompressedTensors:
     Args: ClassVar[type[OptimizerArgs]] = CompressedTensorsArgs
     version: ClassVar[int] = 2
     format: ClassVar[Format] = "compressed_tensors"
+    faithful: ClassVar[Mapping[str, str] | None] = None
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
 
     def check(
