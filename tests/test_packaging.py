@@ -164,7 +164,8 @@ def test_beside_a_project_with_packages_of_our_names_everything_is_ours_and_thei
 def test_compat_finds_in_the_wheel_what_it_checks(installed: Installation) -> None:
     program = (
         "from weighbridge.compat.locked_environments import locked_environments\n"
-        "print(*(f'{s.name}:{len(s.requirements)}:{s.lock.exists()}' for s in locked_environments()))"
+        "for item in locked_environments():\n"
+        "    print(f'{item.name}:{len(item.requirements)}:{item.lock.exists()}')"
     )
     inputs = installed.run(installed.python, "-c", program).split()
     # An editable install's metadata is as old as the install: pyproject.toml says what is asked for.

@@ -325,7 +325,10 @@ def test_a_failed_build_is_told_in_its_own_words_and_its_progress_is_logged(
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    program = "import sys, examples.support_tickets; print({'torch', 'transformers', 'pydantic'} & set(sys.modules))"
+    program = (
+        "import sys, examples.support_tickets\n"
+        "print({'torch', 'transformers', 'pydantic'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

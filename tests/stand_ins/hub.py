@@ -150,7 +150,10 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
         "oid": git_blob_id(content),
     }
     if path.endswith(LFS):
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{_sha256(content)}\nsize {len(content)}\n"
+        pointer = (
+            "version https://git-lfs.github.com/spec/v1\n"
+            f"oid sha256:{_sha256(content)}\nsize {len(content)}\n"
+        )
         entry["oid"] = git_blob_id(pointer.encode())
         entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": len(pointer)}
     return entry

@@ -36,8 +36,8 @@ ATTEMPTS: Final = 3
 """Swift cannot choose a free port itself: another program may take the one found before Swift does.
 """
 PIPELINE: Final = (
-    "catch_errors gatekeeper proxy-logging cache listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
-    " symlink proxy-server"
+    "catch_errors gatekeeper proxy-logging cache listing_formats bulk s3api tempauth copy slo dlo"
+    " versioned_writes symlink proxy-server"
 )
 PROXY: Final = """
 [app:proxy-server]
@@ -145,7 +145,10 @@ class Swift:
         (folder / "swift.conf").write_text(POLICY)
         _make_rings(environment, folder, {name: ports[name] for name in STORAGE})
         for name in STORAGE:
-            pipeline = f"[pipeline:main]\npipeline = {name}-server\n[app:{name}-server]\nuse = egg:swift#{name}\n"
+            pipeline = (
+                f"[pipeline:main]\npipeline = {name}-server\n"
+                f"[app:{name}-server]\nuse = egg:swift#{name}\n"
+            )
             (folder / f"{name}-server.conf").write_text(_defaults(folder, ports[name]) + pipeline)
         proxy = f"[pipeline:main]\npipeline = {PIPELINE}\n{PROXY}"
         (folder / "proxy-server.conf").write_text(_defaults(folder, ports["proxy"]) + proxy)
@@ -169,9 +172,9 @@ class Swift:
 def _defaults(folder: Path, port: int) -> str:
     """No worker processes: every server is one, and ends when it is told to."""
     return (
-        f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\nuser = {getpass.getuser()}\n"
-        f"swift_dir = {folder}\ndevices = {folder / 'devices'}\nmount_check = false\nlog_address = {folder}/no-syslog\n"
-        "fallocate_reserve = 0\n"
+        f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\n"
+        f"user = {getpass.getuser()}\nswift_dir = {folder}\ndevices = {folder / 'devices'}\n"
+        f"mount_check = false\nlog_address = {folder}/no-syslog\nfallocate_reserve = 0\n"
     )
 
 
