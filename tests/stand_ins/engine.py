@@ -41,7 +41,7 @@ class StandInArgs(EngineArgs):
 
 
 def options(args: StandInArgs) -> list[str]:
-    """The command line of `openai.py` that does as `args` say."""
+    """Return the options of `openai.py` that make it do as `args` say."""
     given = args.model_dump(exclude={*EngineArgs.model_fields, "threads"})
     given["first_delay"] += 0.005 * abs((args.threads or 2) - 2)
     names = {name: name.replace("_", "-") for name in given}

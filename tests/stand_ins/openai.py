@@ -123,7 +123,7 @@ class Behaviour:
         return whole if whole in self.answers and "no_system" not in self.flaws else said[-1]
 
     def answer(self, body: dict[str, Any]) -> tuple[list[str], str]:
-        """The answer to a request, token by token, and why it ends."""
+        """Return the answer to a request, token by token, and why it ends."""
         tokens, reason = self.says(self.hears(body)), "stop"
         if body.get("temperature") and "no_sampling" not in self.flaws:
             random.Random(None if "no_seed" in self.flaws else body.get("seed")).shuffle(tokens)
@@ -139,7 +139,7 @@ class Behaviour:
 
 
 def _first_letters(tokens: list[str], count: int) -> list[str]:
-    """So many letters of the text, in the same pieces."""
+    """Return so many letters of the text, in the same pieces."""
     kept = []
     for token in tokens:
         kept.append(token[:count])
@@ -174,7 +174,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def now(self) -> int:
-        """Requests under way."""
+        """Return how many requests are under way."""
         return len(self._now)
 
     def enter(self, body: dict[str, Any]) -> int:
@@ -283,7 +283,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _understood(self, raw: bytes) -> dict[str, Any] | None:
-        """The request, or None after it was refused."""
+        """Return the request, or None after it was refused."""
         flaws, context = self.server.behaviour.flaws, self.server.behaviour.context
         try:
             body: dict[str, Any] = json.loads(raw)

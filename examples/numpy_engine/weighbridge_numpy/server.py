@@ -49,7 +49,7 @@ class Llama:
         self._turns = base ** (-np.arange(0, width, 2, dtype=np.float32) / width)
 
     def __call__(self, ids: Sequence[int], cache: Cache) -> Array:
-        """Logits of every token; `cache` holds what came before, and grows."""
+        """Return the logits of every token; `cache` holds what came before, and grows."""
         layers = int(self.config["num_hidden_layers"])
         past = cache[0][0].shape[1] if cache else 0
         hidden: Array = self._weights["model.embed_tokens.weight"][list(ids)]
@@ -94,7 +94,7 @@ class Llama:
         return rows.reshape(len(rows), -1, len(self._turns) * 2).transpose(1, 0, 2)
 
     def _turn(self, rows: Array, places: Array) -> Array:
-        """Rotary position embedding, halves against halves."""
+        """Apply the rotary position embedding, halves against halves."""
         angles = places[:, None] * self._turns
         cos, sin = np.cos(angles), np.sin(angles)
         left, right = np.split(rows, 2, axis=-1)
@@ -166,8 +166,8 @@ class Loaded:
 
 
 def draw(logits: Array, sampling: Sampling, chance: np.random.Generator) -> int:
-    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and
-    top_p leave.
+    """Return the next token: the likeliest at temperature 0, else one drawn among those that top_k
+    and top_p leave.
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
@@ -179,14 +179,14 @@ def draw(logits: Array, sampling: Sampling, chance: np.random.Generator) -> int:
 
 
 def softmax(rows: Any) -> Any:
-    """Along the last axis."""
+    """Return the probabilities that logits stand for, along the last axis."""
     powers = np.exp(rows - rows.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-def refuse(words: str) -> None:
-    """What templates call where messages make no sense to them."""
-    raise TemplateError(words)
+def refuse(message: str) -> None:
+    """Refuse messages; templates call it where these make no sense to them."""
+    raise TemplateError(message)
 
 
 def main() -> None:
