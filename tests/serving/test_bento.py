@@ -85,7 +85,9 @@ def ended(processes: list[psutil.Process], within: float = 20) -> bool:
     )
 
 
-def test_carries_serving_and_core_and_nothing_else_of_ours(built: bento.Built) -> None:
+def test_carries_serving_core_and_the_public_interface_and_nothing_else_of_ours(
+    built: bento.Built,
+) -> None:
     packages = {path.name for path in (built.folder / "src").iterdir() if path.is_dir()}
     assert packages == {"weighbridge", "environment"}
     assert {path.name for path in (built.folder / "src" / "weighbridge").iterdir()} == {
