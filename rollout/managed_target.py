@@ -157,6 +157,7 @@ class ManagedTarget:
         old = rollout.previous
         # After a swap the old version was stopped already: nothing of it is left to drain.
         drains = () if old is None or rollout.swap else (self._draining(old, rollout.id),)
+        # The ledger before the state: after a crash in between this method is called once more.
         self._write_end(rollout, "serving", "pass", detail, figures)
         self.change_state(
             current=rollout.next.model_copy(update={"since": time.time()}),
@@ -246,6 +247,7 @@ class ManagedTarget:
         release = rollout.next.release
         logger.warning("%s: resolving an interrupted rollout of %s", self.name, release.bento)
         if rollout.committed:
+            # It gets all traffic in a moment, and after a reboot it does not run.
             self._keep_running(rollout.next)
             self.finish_rollout({}, "finished after an interruption")
         else:

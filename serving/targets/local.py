@@ -153,6 +153,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         folder = _bento_folder(release, self.home)
         environment = bento_process.environment_of(folder, Settings(home=self.home).cache)
         name = _free_name(release.version, taken)
+        # A port of its own: the revision that serves now goes on listening at its own.
         port = free_port()
         engine = engine_class(bento_process.candidate_of(folder).engine["kind"])
         return LocalRevision(
@@ -286,11 +287,13 @@ def _free_name(version: str, taken: Collection[str]) -> str:
 
 def _reachable(host: str) -> str:
     """Return an address that a client on this machine can use."""
+    # A wildcard is where to listen, not where to connect to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 def _is_success(url: str) -> bool:
+    # trust_env: no proxy of the user's may stand between us and our own machine.
     try:
         return bool(httpx.get(url, timeout=5, trust_env=False).is_success)
     except httpx.HTTPError:
@@ -306,6 +309,7 @@ def _tail(log: Path, start: int) -> str:
     if not log.exists():
         return "(nothing)"
     with log.open("rb") as stream:
+        # A log that is shorter than it was has been rotated: all of it is new.
         stream.seek(start if start <= log.stat().st_size else 0)
         return bento_process.last_words(stream.read().decode(errors="replace"))
 
