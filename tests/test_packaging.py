@@ -168,7 +168,7 @@ def test_compat_finds_in_the_wheel_what_it_checks(installed: Installation) -> No
         "    print(f'{item.name}:{len(item.requirements)}:{item.lock.exists()}')"
     )
     inputs = installed.run(installed.python, "-c", program).split()
-    # An editable install's metadata is as old as the install: pyproject.toml says what is asked for.
+    # The metadata of an editable install is as old as the install; pyproject.toml is not.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     counts = [(subject.name, len(subject.requirements)) for subject in locked_environments()]
     assert counts[0][0] == CONTROL
