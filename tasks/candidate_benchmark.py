@@ -51,31 +51,29 @@ class _Answers:
 
     rows: list[Row]
     texts: list[str]
-    problems: list[str]
-    """Why there is no answer, by row; empty where there is one."""
+    problems: list[str | None]
+    """Why there is no answer, by row; None where there is one."""
     logprobs: list[list[float]] | None
 
 
 @dataclass(frozen=True)
-class _Try:
-    """One setting of an engine, measured briefly."""
+class _Setting:
+    """One setting of an engine's options, measured briefly."""
 
     args: EngineArgs
     tokens_per_second: float = 0.0
     """Geometric mean over the concurrencies."""
     ttft_p95: float = 0.0
     """At the highest concurrency."""
-    problem: str = ""
+    problem: str | None = None
+    """Why it could not be measured."""
 
 
-def _near(tries: Sequence[_Try], noise: float) -> list[_Try]:
+def _near(settings: Sequence[_Setting], noise: float) -> list[_Setting]:
     """Return those whose speed cannot be told from the highest, fastest first."""
-    fastest = sorted(tries, key=lambda tried: tried.tokens_per_second, reverse=True)
-    return [
-        tried
-        for tried in fastest
-        if tried.tokens_per_second >= fastest[0].tokens_per_second * (1 - noise)
-    ]
+    fastest = sorted(settings, key=lambda setting: setting.tokens_per_second, reverse=True)
+    slowest = fastest[0].tokens_per_second * (1 - noise)
+    return [setting for setting in fastest if setting.tokens_per_second >= slowest]
 
 
 @dataclass
@@ -179,51 +177,54 @@ class CandidateBenchmark:
         options: Sequence[EngineArgs] = self.engine.tunings(machine.cores())
         if not self.args.tune or len(options) < 2:
             return options[0] if options else self.candidate.engine
-        tries = self._tries("tuning", options, payloads, TUNING_SECONDS)
-        finalists = _near(tries, NOISE)[:FINALISTS]
-        if len(finalists) > 1 and not finalists[0].problem:
-            finalists = self._tries(
-                "finally tuning", [one.args for one in finalists], payloads, FINAL_SECONDS
-            )
-            tries = [
-                next((one for one in finalists if one.args == tried.args), tried) for tried in tries
+        settings = self._measure_briefly("tuning", options, payloads, TUNING_SECONDS)
+        finalists = _near(settings, NOISE)[:FINALISTS]
+        if len(finalists) > 1 and finalists[0].problem is None:
+            options = [finalist.args for finalist in finalists]
+            finalists = self._measure_briefly("finally tuning", options, payloads, FINAL_SECONDS)
+            # The longer measurement stands for the brief one.
+            settings = [
+                next((final for final in finalists if final.args == setting.args), setting)
+                for setting in settings
             ]
-        winner = min(_near(finalists, FINAL_NOISE), key=lambda tried: tried.ttft_p95)
-        if winner.problem:
+        winner = min(_near(finalists, FINAL_NOISE), key=lambda setting: setting.ttft_p95)
+        if winner.problem is not None:
             raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
-        self.tuning += [self._note(tried) for tried in tries]
+        self.tuning += [self._note(setting) for setting in settings]
         logger.info(
             "%s: of %d settings the best is %s",
             self.candidate.label,
-            len(tries),
+            len(settings),
             self._note(winner),
         )
         return winner.args
 
-    def _note(self, tried: _Try) -> dict[str, int | float | str]:
+    def _note(self, setting: _Setting) -> dict[str, int | float | str]:
         """Return what was tried, as the options that the recipe left open, and its figures."""
         note: dict[str, int | float | str] = {
             name: value if isinstance(value, int | float) else str(value)
-            for name, value in tried.args.model_dump().items()
+            for name, value in setting.args.model_dump().items()
             if value != getattr(self.candidate.engine, name)
         }
         note |= {
-            "tokens_per_second": round(tried.tokens_per_second, 1),
-            "ttft_p95": round(tried.ttft_p95, 4),
+            "tokens_per_second": round(setting.tokens_per_second, 1),
+            "ttft_p95": round(setting.ttft_p95, 4),
         }
-        return note | ({"problem": tried.problem} if tried.problem else {})
+        return note | ({} if setting.problem is None else {"problem": setting.problem})
 
-    def _tries(
+    def _measure_briefly(
         self, doing: str, options: Sequence[EngineArgs], payloads: Sequence[Payload], seconds: float
-    ) -> list[_Try]:
-        tries = []
-        with track(f"{doing} {self.candidate.label}", len(options), "tries") as done:
+    ) -> list[_Setting]:
+        settings = []
+        with track(f"{doing} {self.candidate.label}", len(options), "settings") as done:
             for number, args in enumerate(options, start=1):
-                tries.append(self._try(args, payloads, seconds))
+                settings.append(self._measure_setting(args, payloads, seconds))
                 done(number)
-        return tries
+        return settings
 
-    def _try(self, args: EngineArgs, payloads: Sequence[Payload], seconds: float) -> _Try:
+    def _measure_setting(
+        self, args: EngineArgs, payloads: Sequence[Payload], seconds: float
+    ) -> _Setting:
         """Measure one setting, at the lowest and at the highest concurrency."""
         levels = sorted({min(self.args.concurrency), self.streams})
         try:
@@ -232,9 +233,9 @@ class CandidateBenchmark:
                     running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS
                 )
         except Unavailable as exc:
-            return _Try(args, problem=str(exc))
+            return _Setting(args, problem=str(exc))
         rates = [item.tokens_per_second for item in figures]
-        return _Try(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
+        return _Setting(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
         """Measure the speed at every concurrency."""
@@ -293,22 +294,22 @@ class CandidateBenchmark:
         rows = self._rows(split)
         client = Client(running.url, self.args.request_timeout)
 
-        def ask(row: Row) -> tuple[str, str]:
+        def ask(row: Row) -> tuple[str, str | None]:
             prompt = (
                 row.prompt
                 if isinstance(row.prompt, str)
                 else [message.model_dump() for message in row.prompt]
             )
             try:
-                return client.ask(prompt, max_tokens=self.metrics.max_new_tokens).text, ""
+                return client.ask(prompt, max_tokens=self.metrics.max_new_tokens).text, None
             except RequestRefused as exc:
                 return "", str(exc)
 
-        said = self._all(ask, rows)
+        replies = self._all(ask, rows)
         return _Answers(
             rows,
-            [text for text, _ in said],
-            [problem for _, problem in said],
+            [text for text, _ in replies],
+            [problem for _, problem in replies],
             self._logprobs(running, rows),
         )
 
@@ -384,8 +385,8 @@ def _examples(answers: _Answers, scores: Mapping[str, Score]) -> Iterator[dict[s
             "reference": row.reference,
             "answer": answers.texts[number],
         }
-        if answers.problems[number]:
-            example["problem"] = answers.problems[number]
+        if (problem := answers.problems[number]) is not None:
+            example["problem"] = problem
         example["scores"] = {
             name: score.per_example[number] for name, score in scores.items() if score.per_example
         }

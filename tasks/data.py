@@ -58,7 +58,7 @@ class Row(BaseModel):
         return "\n".join(message.content for message in self.completion)
 
 
-class Mapped(BaseModel):
+class ColumnMapping(BaseModel):
     """How columns become a row: templates in which `{column}` stands for the column's value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,7 +103,7 @@ class DataArgs(BaseModel):
         0.05, gt=0, lt=0.5, description="Part of train, where test is cut off."
     )
     seed: int = Field(0, ge=0, description="Of the choice which rows are cut off train.")
-    columns: Mapped | None = Field(
+    columns: ColumnMapping | None = Field(
         None, description="Templates over columns, where rows are in no form we know."
     )
 
@@ -145,9 +145,9 @@ def prepare(
     Raises:
         BadInput: a file is empty or unreadable, or a row has not the shape of the first one.
     """
-    shape = _Shape(args.columns)
+    reader = _RowReader(args.columns)
     splits = {
-        split: [row for name, path in files[split] for row in _rows(name, path, shape)]
+        split: [row for name, path in files[split] for row in _rows(name, path, reader)]
         for split in files
     }
     _cut_off(splits, args)
@@ -156,8 +156,8 @@ def prepare(
     return {split: len(splits[split]) for split in SPLITS}
 
 
-def _rows(name: str, path: Path, shape: _Shape) -> list[Row]:
-    rows = [shape.row(where, columns) for where, columns in read_columns(name, path)]
+def _rows(name: str, path: Path, reader: _RowReader) -> list[Row]:
+    rows = [reader.row(where, columns) for where, columns in read_columns(name, path)]
     if not rows:
         raise BadInput(
             f"reading {name}", "it holds no rows", "give a file with at least one example"
@@ -196,10 +196,10 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         ]
 
 
-class _Shape:
+class _RowReader:
     """Turns columns into rows, and holds every row to the form of the first."""
 
-    def __init__(self, mapped: Mapped | None) -> None:
+    def __init__(self, mapped: ColumnMapping | None) -> None:
         self._mapped = mapped
         self._form = ""
 
@@ -272,7 +272,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     return [{key: item for key, item in message.items() if item is not None} for message in value]
 
 
-def _from_columns(columns: Columns, mapped: Mapped) -> dict[str, Any]:
+def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:
     prompt, completion = _fill(mapped.prompt, columns), _fill(mapped.completion, columns)
     system = _fill(mapped.system, columns)
     if not mapped.chat:

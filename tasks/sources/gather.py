@@ -146,8 +146,10 @@ class Gathering:
             raise
         return sha256
 
-    def _fetch(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> tuple[str, str]:
-        """The sha256 of what came, and what is wrong with it."""
+    def _fetch(
+        self, file: RemoteFile, to: Path, advance: Callable[[int], None]
+    ) -> tuple[str, str | None]:
+        """Fetch once; return the sha256 of what came, and what is wrong with it."""
         moved = _Moved(advance, self._stop)
         source = load_source(self.args.kind)
         source.fetch(self.args, self.listing, file, to, moved)
@@ -163,7 +165,7 @@ class Gathering:
         return self.listing.origin.get("uri", self.args.kind)
 
     def _folder(self, file: RemoteFile) -> Path:
-        name = _content_name(file)
+        name = _content_name(file) or ""
         if not file.sha256:
             name = json.dumps([self.args.kind, self._uri, file.path, file.size, name])
         return self.store.root / "partial" / hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -238,9 +240,9 @@ def _stays_below(path: str) -> bool:
     )
 
 
-def _content_name(file: RemoteFile) -> str:
-    """What tells this content from any other; empty where nothing does."""
-    return file.sha256 or file.git_sha1 or file.version
+def _content_name(file: RemoteFile) -> str | None:
+    """Return what tells this content from any other; None where nothing does."""
+    return file.sha256 or file.git_sha1 or file.version or None
 
 
 def _clear(to: Path) -> None:
@@ -248,8 +250,8 @@ def _clear(to: Path) -> None:
         path.unlink()
 
 
-def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str:
-    """What is wrong with the bytes; empty if they are those that were published."""
+def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str | None:
+    """Return what is wrong with the bytes; None if they are those that were published."""
     size = path.stat().st_size
     if size != file.size:
         return f"expected {file.size} bytes, got {size}"
@@ -257,7 +259,7 @@ def _mismatch(file: RemoteFile, path: Path, sha256: str) -> str:
         return f"expected sha256 {file.sha256}, got {sha256}"
     if file.git_sha1 and not file.sha256 and (actual := git_sha1_of(path)) != file.git_sha1:
         return f"expected git blob {file.git_sha1}, got {actual}"
-    return ""
+    return None
 
 
 def git_sha1_of(path: Path) -> str:

@@ -20,7 +20,7 @@ from weighbridge.tasks.candidate_benchmark import (
     FINAL_SECONDS,
     TUNING_SECONDS,
     CandidateBenchmark,
-    _Try,
+    _Setting,
 )
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
@@ -157,13 +157,15 @@ def test_options_that_a_short_run_cannot_tell_apart_are_tried_for_longer(
 
     def run(
         scale: CandidateBenchmark, options: StandInArgs, payloads: object, seconds: float
-    ) -> _Try:
+    ) -> _Setting:
         threads = options.threads or 0
         tried.append((threads, seconds))
         speed = {1: 100, 2: 95, 8: 50}[threads] if seconds == TUNING_SECONDS else finally_[threads]
-        return _Try(options, speed, first_tokens.get(threads, 0.0), "" if speed else "it died")
+        return _Setting(
+            options, speed, first_tokens.get(threads, 0.0), None if speed else "it died"
+        )
 
-    monkeypatch.setattr(CandidateBenchmark, "_try", run)
+    monkeypatch.setattr(CandidateBenchmark, "_measure_setting", run)
     (measured,) = weigh(
         [variant()], data, METRICS, args(StandInArgs(), tune=True), workspace
     ).measurements
