@@ -11,7 +11,7 @@ import pytest
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process
-from weighbridge.serving.engines.base import guarded
+from weighbridge.serving.engines.command_line import guarded
 
 # A first process with two more in its group, one of which will not be told.
 SERVER = """
