@@ -203,11 +203,12 @@ def _defaults(settings: GlobalSettings) -> str:
         f"{f' hdr Retry-After {RETRY_AFTER}' if status == 503 else ''}\n"
         for status, body in errors.items()
     )
-    # redispatch: what cannot connect to one version is tried on another; what was sent to one is
-    # never sent again. Timeouts of a day: an answer may take hours, and engines and clients have
-    # limits of their own. http-server-close: a connection to an engine serves one request, so that none is ever sent
-    # down one that the engine is closing. idle-close-on-response: a connection that idles through a
-    # reload serves one more request.
+    # - redispatch: what cannot connect to one version is tried on another; what was sent to one is
+    #   never sent again.
+    # - timeouts of a day: an answer may take hours; engines and clients have limits of their own.
+    # - http-server-close: a connection to an engine serves one request, so that none is ever sent
+    #   down one that the engine is closing.
+    # - idle-close-on-response: a connection that idles through a reload serves one more request.
     return f"""\
 peers weighbridge
   bind unix@{_quoted(settings.peers)} mode 600

@@ -92,8 +92,8 @@ class HaproxyProcess:
             return
         self._supervisor.ensure()
         make_socket_folder(self._socket, self._folder)
-        # -W: a master with workers, which can be reloaded; -db: in the foreground, since supervisord
-        # watches it; -S: the socket that Master asks.
+        # -W: a master with workers, which can be reloaded. -db: in the foreground, so that
+        # supervisord watches it. -S: the socket that Master asks.
         command = [
             executable(),
             "-W",

@@ -41,9 +41,9 @@ def candidate(workspace: Workspace, *, parallel: int = 2, whole: bool = True) ->
 def contents(
     workspace: Workspace, *, parallel: int = 2, whole: bool = True, name: str = "Demo"
 ) -> bento.Contents:
-    made = candidate(workspace, parallel=parallel, whole=whole)
+    chosen = candidate(workspace, parallel=parallel, whole=whole)
     return bento.Contents(
-        name, "1", made.label, made.engine, made.variant.artifact, {"recipe": "test"}
+        name, "1", chosen.label, chosen.engine, chosen.variant.artifact, {"recipe": "test"}
     )
 
 
@@ -56,7 +56,7 @@ def release(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> R
 
 
 class StandIn(bento.Contents):
-    """A Bento of llama.cpp, in whose place it carries the stand-in server as its native
+    """A Bento of llama.cpp, which carries the stand-in server as its native
     `llama-server`.
 
     So it needs no plugin and no environment that other tests do not need, too.

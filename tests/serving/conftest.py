@@ -29,5 +29,5 @@ def gateway(home: Path) -> Gateway:
 
 @pytest.fixture
 def two() -> Iterator[list[Upstream]]:
-    with upstreams("7", "8") as made:
-        yield made
+    with upstreams("7", "8") as engines:
+        yield engines

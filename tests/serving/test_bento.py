@@ -139,17 +139,17 @@ def test_the_service_and_every_engine_are_imported_by_the_bentos_own_python(
     """
     names = [
         "weighbridge.serving.service",
-        *{place.partition(":")[0] for place in BUILT_IN["engine"].values()},
+        *{path.partition(":")[0] for path in BUILT_IN["engine"].values()},
     ]
     script = (
         "import importlib, sys; sys.path.insert(0, '.'); "
         "[importlib.import_module(name) for name in sys.argv[1:]]"
     )
     command = [str(environment.python), "-I", "-c", script, *names]
-    done = subprocess.run(
+    finished = subprocess.run(
         command, cwd=built.folder / "src", capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_it_is_built_where_no_uv_is_on_the_path(
@@ -184,10 +184,10 @@ def test_uv_adds_nothing_to_the_requirements_of_a_bento(built: bento.Built, tmp_
         str(tmp_path),
         "--dry-run",
     ]
-    done = subprocess.run(
+    finished = subprocess.run(
         [*command, "-r", "requirements.txt"], capture_output=True, text=True, env=dict(os.environ)
     )
-    assert re.findall(r"^ \+ (\w+)==", done.stderr, re.MULTILINE) == ["anyio"], done.stderr
+    assert re.findall(r"^ \+ (\w+)==", finished.stderr, re.MULTILINE) == ["anyio"], finished.stderr
 
 
 def test_built_again_it_is_reused(

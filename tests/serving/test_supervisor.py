@@ -25,9 +25,9 @@ SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    made = Supervisor(tmp_path / "home")
-    yield made
-    made.shutdown()
+    supervisor = Supervisor(tmp_path / "home")
+    yield supervisor
+    supervisor.shutdown()
 
 
 def program(supervisor: Supervisor, name: str = "sleep", command: list[str] = SLEEP) -> Program:
@@ -170,12 +170,12 @@ def test_secrets_reach_a_program_and_no_command_line(
         "import os, pathlib, time; "
         f"pathlib.Path({str(out)!r}).write_text(os.environ['WORD']); time.sleep(600)"
     )
-    made = dataclasses.replace(
+    secret = dataclasses.replace(
         program(supervisor, command=[sys.executable, "-c", code]), secrets=secrets
     )
-    supervisor.add(made)
+    supervisor.add(secret)
     until(lambda: out.exists() and out.read_text() == "s3cret '%' x")
-    assert "s3cret" not in made.ini()
+    assert "s3cret" not in secret.ini()
     assert "s3cret" not in " ".join(psutil.Process(pid_of(supervisor)).cmdline())
 
 

@@ -54,12 +54,12 @@ def workers(gateway: Gateway) -> list[int]:
 
 
 def has_another_worker(gateway: Gateway, pid: int) -> bool:
-    """Whether one runs that is not this; the master that lost it ends as well, and may do so while
-    it is asked.
+    """Whether a worker runs that is not this one; the master that lost it ends as well, and may do
+    so while it is asked.
     """
     with contextlib.suppress(NotAnswering):
-        found = workers(gateway)
-        return bool(found) and pid not in found
+        pids = workers(gateway)
+        return bool(pids) and pid not in pids
     return False
 
 

@@ -18,8 +18,8 @@ from weighbridge.serving.supervisor import Supervisor
 
 
 def line(number: int, target: str = "demo") -> str:
-    said = {"target": target, "server": "7", "status": 200, "ms": number, "ended": 5, "cut": "--"}
-    return json.dumps({**said, "type": "text/event-stream; charset=utf-8", "pinned": 1}) + "\n"
+    entry = {"target": target, "server": "7", "status": 200, "ms": number, "ended": 5, "cut": "--"}
+    return json.dumps({**entry, "type": "text/event-stream; charset=utf-8", "pinned": 1}) + "\n"
 
 
 def write(log: Path, *numbers: int, target: str = "demo") -> None:
@@ -34,8 +34,8 @@ def rotate(log: Path) -> None:
             old.replace(log.with_name(f"{log.name}.{number + 1}"))
 
 
-def numbers(seen: list[FinishedRequest]) -> list[int]:
-    return [round(one.seconds * 1000) for one in seen]
+def numbers(requests: list[FinishedRequest]) -> list[int]:
+    return [round(request.seconds * 1000) for request in requests]
 
 
 def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
@@ -47,9 +47,14 @@ def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
     write(log, 4)
     with log.open("a") as stream:
         stream.write("[NOTICE] (1) : haproxy's own words\n")
-    seen = traffic.read()
-    assert numbers(seen) == [2, 4]
-    assert (seen[0].server, seen[0].stream, seen[0].pinned, seen[0].at) == ("7", True, True, 0.005)
+    requests = traffic.read()
+    assert numbers(requests) == [2, 4]
+    assert (requests[0].server, requests[0].stream, requests[0].pinned, requests[0].at) == (
+        "7",
+        True,
+        True,
+        0.005,
+    )
     assert traffic.read() == []
 
 
@@ -111,12 +116,12 @@ def test_sees_what_the_gateway_answered_whole_cut_and_left(
 ) -> None:
     gateway, _, url = served
     traffic = AccessLog(gateway.log, "demo")
-    seen: list[FinishedRequest] = []
+    requests: list[FinishedRequest] = []
 
     def one_more() -> FinishedRequest:
-        count = len(seen) + 1
-        until(lambda: seen.extend(traffic.read()) or len(seen) >= count)
-        return seen[-1]
+        count = len(requests) + 1
+        until(lambda: requests.extend(traffic.read()) or len(requests) >= count)
+        return requests[-1]
 
     with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
         client.post("/v1/chat/completions", json={}, headers={"X-Weighbridge-Version": "7"})

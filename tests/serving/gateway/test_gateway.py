@@ -150,19 +150,19 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
 ) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
-    told: list[str] = []
+    commands: list[str] = []
 
     def cut_off(self: Master, worker: int, command: str, real: object = Master.ask_worker) -> str:
         answer = real(self, worker, command)  # type: ignore[operator]
         if command.startswith(("add", "set", "enable", "del")):
-            told.append(command)
-            if len(told) == stop:
+            commands.append(command)
+            if len(commands) == stop:
                 raise KeyboardInterrupt
         return str(answer)
 
     monkeypatch.setattr(Master, "ask_worker", cut_off)
     for stop in range(1, 10):
-        told.clear()
+        commands.clear()
         there, coming = two if stop % 2 else two[::-1]
         try:
             gateway.apply(front(port, coming))
@@ -171,7 +171,7 @@ def test_a_change_that_was_cut_off_is_finished_by_the_next(
             gateway.ensure()
         assert [server.name for server in gateway.servers("demo") if not server.draining] == [
             coming.name
-        ], told
+        ], commands
         assert shares(port, 4) == {coming.name: 4}, there.name
 
 

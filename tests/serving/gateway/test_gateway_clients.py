@@ -142,11 +142,11 @@ def test_keys_open_and_are_in_no_log_and_no_command(
     assert ask(port).status_code == 401
     assert ask(port, Authorization="Bearer open-sesame").status_code == 200
     assert ask(port, Authorization=f"Bearer {gateway.key}").status_code == 200
-    assert all("Authorization" not in seen for seen in two[0].seen)
+    assert all("Authorization" not in headers for headers in two[0].seen)
     until(lambda: len(entries(gateway)) == 4)
-    said = gateway.log.read_text() + " ".join(psutil.Process(master_of(gateway)).cmdline())
-    assert "open-sesame" not in said
-    assert gateway.key not in said
+    written = gateway.log.read_text() + " ".join(psutil.Process(master_of(gateway)).cmdline())
+    assert "open-sesame" not in written
+    assert gateway.key not in written
     keys.write_text(hashlib.sha256(b"changed").hexdigest())
     gateway.apply(front(port, two[0], api_keys=str(keys)))
     assert ask(port, Authorization="Bearer open-sesame").status_code == 401
@@ -164,8 +164,14 @@ def test_tls(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
     port, pem = free_port(), tmp_path / "my certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     command += " -addext subjectAltName=IP:127.0.0.1"
-    made = [*command.split(), "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt")]
-    subprocess.run(made, check=True, capture_output=True)
+    command_line = [
+        *command.split(),
+        "-keyout",
+        str(tmp_path / "key"),
+        "-out",
+        str(tmp_path / "crt"),
+    ]
+    subprocess.run(command_line, check=True, capture_output=True)
     pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())
     gateway.apply(front(port, two[0], tls=str(pem)))
     import ssl

@@ -16,9 +16,9 @@ from weighbridge.serving.supervisor import Supervisor
 def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> None:
     gateway, port = Gateway(tmp_path), free_port()
     try:
-        with upstreams("7", "8") as made:
+        with upstreams("7", "8") as engines:
             gateway.ensure()
-            routes = tuple(Route(name=one.name, port=one.port) for one in made)
+            routes = tuple(Route(name=engine.name, port=engine.port) for engine in engines)
             gateway.apply(Front(target="demo", port=port, routes=routes))
             until(lambda: all(server.up for server in gateway.servers("demo")))
             before = figures(gateway.metrics_port, "demo", "7")

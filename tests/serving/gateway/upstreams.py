@@ -114,9 +114,9 @@ class Load:
     async def _all(self) -> None:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
-            one = [self._until_end(self._one, session) for _ in range(self._short)]
+            short = [self._until_end(self._one, session) for _ in range(self._short)]
             await asyncio.gather(
-                *one, *(self._until_end(self._stream, session) for _ in range(self._streams))
+                *short, *(self._until_end(self._stream, session) for _ in range(self._streams))
             )
 
     async def _until_end(
@@ -147,9 +147,9 @@ class Load:
 @contextlib.contextmanager
 def upstreams(*names: str) -> Iterator[list[Upstream]]:
     """Several at once."""
-    made = [Upstream(name) for name in names]
+    engines = [Upstream(name) for name in names]
     try:
-        yield made
+        yield engines
     finally:
-        for upstream in made:
+        for upstream in engines:
             upstream.close()
