@@ -15,12 +15,12 @@ from weighbridge.rollout import operations
 
 @pytest.fixture
 def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with machine(workspace, monkeypatch) as made:
-        yield made
+    with machine(workspace, monkeypatch) as shop:
+        yield shop
 
 
-def weighbridge(*words: str) -> str:
-    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+def weighbridge(*arguments: str) -> str:
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -47,14 +47,14 @@ def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
 
 def test_services_that_do_not_run_are_stopped(workspace: Workspace) -> None:
     services = json.loads(weighbridge("status", "--json"))["services"]
-    assert [one["name"] for one in services] == [
+    assert [service["name"] for service in services] == [
         "gateway",
         "prefect",
         "mlflow",
         "deployer",
         "worker",
     ]
-    assert {one["state"] for one in services} == {"STOPPED"}
+    assert {service["state"] for service in services} == {"STOPPED"}
 
 
 def test_down_where_nothing_runs_says_so(workspace: Workspace) -> None:

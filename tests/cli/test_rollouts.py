@@ -88,9 +88,9 @@ def deployer(shop: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploye
     deployer.stop()
 
 
-def weighbridge(*words: str) -> str:
+def weighbridge(*arguments: str) -> str:
     """What a command prints; its error is raised."""
-    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -102,9 +102,9 @@ def settled(shop: Machine) -> str:
 
 
 def test_promote_without_a_deployer_rolls_out_in_this_process(shop: Machine) -> None:
-    said = weighbridge("promote", "demo", "1")
-    assert "champion of demo is version 1" in said
-    assert re.search(r"version 1 serves at shop after \d+\.\d s", said)
+    output = weighbridge("promote", "demo", "1")
+    assert "champion of demo is version 1" in output
+    assert re.search(r"version 1 serves at shop after \d+\.\d s", output)
     assert shop.serves() == "1"
     [end] = [entry for entry in shop.registry.ledger if entry.event == "begin"]
     assert end.fields["trigger"] == "promote"

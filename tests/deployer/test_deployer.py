@@ -32,7 +32,7 @@ class Mlflow:
     """Stands in for the registry."""
 
     def __init__(self, *bindings: Binding) -> None:
-        self.told = list(bindings)
+        self.known_bindings = list(bindings)
         self.down = ""
         self.webhooks: list[tuple[str, str]] = []
         self.no_webhooks = ""
@@ -43,7 +43,7 @@ class Mlflow:
 
     def bindings(self) -> list[Binding]:
         self._check(self.down)
-        return self.told
+        return self.known_bindings
 
     def ensure_webhook(self, url: str, secret: str) -> None:
         self._check(self.no_webhooks)
@@ -145,9 +145,9 @@ class Bench:
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
 
-    def wake(self, **words: str) -> None:
+    def wake(self, **call: str) -> None:
         assert (
-            httpx.post(f"{self.deployer.url}/wake", json=words, trust_env=False).status_code == 202
+            httpx.post(f"{self.deployer.url}/wake", json=call, trust_env=False).status_code == 202
         )
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ def test_a_burst_while_a_rollout_goes_on_is_one_more_look_afterwards(bench: Benc
     gate.set()
     assert soon(lambda: bench.work.done.count(("demo", "webhook")) == 1)
     time.sleep(0.3)
-    assert [one for one in bench.work.done if one[0] == "demo"] == [
+    assert [done for done in bench.work.done if done[0] == "demo"] == [
         ("demo", "start"),
         ("demo", "webhook"),
     ]
@@ -312,7 +312,7 @@ def test_a_worker_that_died_of_our_own_error_is_replaced(bench: Bench) -> None:
 def test_targets_come_and_go_and_move(bench: Bench) -> None:
     bench.start()
     assert soon(lambda: len(bench.work.done) == 2)
-    bench.mlflow.told = [Binding(target="demo", model="moved", deploy={})]
+    bench.mlflow.known_bindings = [Binding(target="demo", model="moved", deploy={})]
     bench.wake()
     assert soon(lambda: list(bench.get("/status")["targets"]) == ["demo"])
     assert bench.get("/status")["targets"]["demo"]["model"] == "moved"

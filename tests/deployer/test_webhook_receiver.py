@@ -39,10 +39,10 @@ class Desk:
     """A running receiver and what it passed on."""
 
     def __init__(self, path: Path, secret: str = SECRET) -> None:
-        self.told: list[Delivery] = []
+        self.deliveries: list[Delivery] = []
         self.woken: list[tuple[str, str]] = []
         callbacks = Callbacks(
-            self.told.append, lambda *call: self.woken.append(call), lambda: {"targets": {}}
+            self.deliveries.append, lambda *call: self.woken.append(call), lambda: {"targets": {}}
         )
         self.receiver = Receiver(application(callbacks, SecretStr(secret), SeenDeliveries(path)), 0)
         self.receiver.start()
@@ -80,10 +80,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def test_what_mlflow_signed_is_passed_on_under_prefects_name(desk: Desk) -> None:
     assert desk.deliver(id="one") == 200
-    assert desk.told == [
+    assert desk.deliveries == [
         Delivery(id="one", entity="model_version_alias", action="created", data=ALIAS["data"])
     ]
-    assert desk.told[0].event == "mlflow.model-version-alias.created"
+    assert desk.deliveries[0].event == "mlflow.model-version-alias.created"
 
 
 def test_forged_unsigned_old_and_early_deliveries_are_unauthorized(desk: Desk) -> None:
@@ -93,7 +93,7 @@ def test_forged_unsigned_old_and_early_deliveries_are_unauthorized(desk: Desk) -
     assert desk.deliver(timestamp="now") == 401
     assert desk.deliver(timestamp="9" * 400) == 401
     assert desk.client.post(PATH, json=ALIAS).status_code == 401
-    assert desk.told == []
+    assert desk.deliveries == []
     assert desk.deliver(age=290) == 200
 
 
@@ -127,13 +127,13 @@ def test_without_a_secret_nothing_is_believed(tmp_path: Path) -> None:
 def test_a_delivery_is_taken_once_even_after_a_restart(desk: Desk, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: desk.deliver(id="one"), range(10))) == {200}
-    assert len(desk.told) == 1
+    assert len(desk.deliveries) == 1
     later = Desk(tmp_path / "seen.json")
     try:
         assert later.deliver(id="one") == 200
-        assert later.told == []
+        assert later.deliveries == []
         assert later.deliver(id="two") == 200
-        assert len(later.told) == 1
+        assert len(later.deliveries) == 1
     finally:
         later.close()
 
@@ -145,7 +145,7 @@ def test_a_list_of_ids_that_is_damaged_or_cannot_be_written_stops_nothing(tmp_pa
         desk = Desk(path)
         try:
             assert [desk.deliver(id="one"), desk.deliver(id="one")] == [200, 200]
-            assert len(desk.told) == 1
+            assert len(desk.deliveries) == 1
         finally:
             desk.close()
 
@@ -171,7 +171,7 @@ def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n".encode()
         )
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
-    assert desk.told == []
+    assert desk.deliveries == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
 )
 def test_signed_nonsense_is_a_bad_request(desk: Desk, body: bytes) -> None:
     assert desk.deliver(body) == 400
-    assert desk.told == []
+    assert desk.deliveries == []
 
 
 def test_a_body_that_never_comes_is_not_waited_for(

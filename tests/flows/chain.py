@@ -37,7 +37,7 @@ def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
     """A recipe that goes through every stage in seconds: a random model learns next to nothing, and
     may.
     """
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "name": "chain",
         "download": {
             "model": model,
@@ -74,12 +74,12 @@ def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
         "deploy": {"target": {"kind": "local", "port": free_port()}},
     }
     for path, value in changes.items():
-        binding: Any = made
+        binding: Any = document
         *outer, last = path.split("__")
         for part in outer:
             binding = binding.setdefault(part, {})
         binding[last] = value
-    return made
+    return document
 
 
 def write(path: Path, content: Mapping[str, Any]) -> Path:
@@ -87,14 +87,14 @@ def write(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "weighbridge.cli.main", *map(str, words)]
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "weighbridge.cli.main", *map(str, arguments)]
 
 
-def weighbridge(*words: str | Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:
+def weighbridge(*arguments: str | Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:
     """The command, run to its end, with the test's own homes from the environment."""
     return subprocess.run(
-        command(*words),
+        command(*arguments),
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,

@@ -50,13 +50,13 @@ def events(name: str) -> list[dict[str, Any]]:
     from prefect.client.orchestration import get_client
 
     body: Any = {"filter": {"event": {"name": [name]}}}
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     deadline = time.monotonic() + 30
-    while not found and time.monotonic() < deadline:
+    while not events and time.monotonic() < deadline:
         with get_client(sync_client=True) as client:
-            found = client.request("POST", "/events/filter", json=body).json()["events"]
+            events = client.request("POST", "/events/filter", json=body).json()["events"]
         time.sleep(0.2)
-    return found
+    return events
 
 
 def test_prefect_keeps_the_events_with_what_they_are_about(tmp_path: Path) -> None:
@@ -65,7 +65,8 @@ def test_prefect_keeps_the_events_with_what_they_are_about(tmp_path: Path) -> No
         (event,) = events("mlflow.model-version-alias.created")
         assert event["resource"]["prefect.resource.id"] == "mlflow.model.demo"
         assert {
-            one["prefect.resource.id"]: one["prefect.resource.role"] for one in event["related"]
+            resource["prefect.resource.id"]: resource["prefect.resource.role"]
+            for resource in event["related"]
         } == {"mlflow.model-version.demo.7": "model-version", "mlflow.alias.champion": "alias"}
         assert event["payload"] == {"name": "demo", "alias": "champion", "version": "7"}
         assert announce(rolled_back("local", "demo", "8", "7", "it fell"))
@@ -98,20 +99,22 @@ def test_without_prefect_nothing_is_told_and_nothing_fails(monkeypatch: pytest.M
 
 
 def test_an_announcer_does_not_wait_and_drops_what_is_too_much() -> None:
-    told: list[Announcement] = []
+    sent: list[Announcement] = []
     gate = threading.Event()
 
-    def slow(one: Announcement) -> None:
+    def slow(announcement: Announcement) -> None:
         gate.wait(30)
-        told.append(one)
+        sent.append(announcement)
 
     announcer, began = Announcer(slow), time.monotonic()
     for number in range(1100):
         announcer(Announcement(event=str(number), model="demo"))
     assert time.monotonic() - began < 2
     gate.set()
-    until(lambda: len(told) >= 1000)
-    assert [one.event for one in told[:1000]] == [str(number) for number in range(1000)]
+    until(lambda: len(sent) >= 1000)
+    assert [announcement.event for announcement in sent[:1000]] == [
+        str(number) for number in range(1000)
+    ]
 
 
 def test_prefect_that_refuses_an_event_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:

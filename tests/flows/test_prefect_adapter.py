@@ -97,11 +97,13 @@ def read_back(result: Recorded) -> None:
         name: f"/{name}/filter" for name in ("flow_runs", "task_runs", "artifacts", "logs")
     }
     with get_client(sync_client=True) as client:
-        found = {name: client.request("POST", path, json={}).json() for name, path in paths.items()}
-    result.flow_runs = {run["name"]: run for run in found["flow_runs"]}
-    result.task_runs = {run["name"]: run for run in found["task_runs"]}
-    result.artifacts = {artifact["key"]: artifact for artifact in found["artifacts"]}
-    result.logs = found["logs"]
+        answers = {
+            name: client.request("POST", path, json={}).json() for name, path in paths.items()
+        }
+    result.flow_runs = {run["name"]: run for run in answers["flow_runs"]}
+    result.task_runs = {run["name"]: run for run in answers["task_runs"]}
+    result.artifacts = {artifact["key"]: artifact for artifact in answers["artifacts"]}
+    result.logs = answers["logs"]
 
 
 def test_the_caller_gets_what_the_stage_gave(recorded: Recorded) -> None:

@@ -140,7 +140,7 @@ def test_a_name_that_is_gone_from_prefect_is_said_and_a_flow_runs_all_the_same(
     owner, _, attribute = f"{module}.{name}".rpartition(".")
     monkeypatch.delattr(f"{owner}.{attribute}")
     with prefect_api(Settings()):
-        assert flow(lambda: 1, name="mine", flow_run_name="all the same")() == 1
+        assert flow(name="mine", flow_run_name="all the same")(lambda: 1)() == 1
         assert states("flow_runs") == {"all the same": "COMPLETED"}
     [warning] = [line for line in caplog.messages if "has changed inside" in line]
     assert attribute in warning

@@ -27,16 +27,16 @@ def schema() -> dict[str, Any]:
 
     from weighbridge.flows.release import release
 
-    made: dict[str, Any] = parameter_schema(release).model_dump()
-    return made
+    schema: dict[str, Any] = parameter_schema(release).model_dump()
+    return schema
 
 
 def test_every_field_has_its_place_however_the_database_sorts_its_keys(
     schema: dict[str, Any],
 ) -> None:
-    found = list(objects(schema["definitions"]))
-    assert len(found) > 10
-    for model in found:
+    models = list(objects(schema["definitions"]))
+    assert len(models) > 10
+    for model in models:
         assert [field["position"] for field in model["properties"].values()] == list(
             range(len(model["properties"]))
         )

@@ -53,8 +53,8 @@ def query(what: str, **body: Any) -> list[dict[str, Any]]:
 
     path: Any = f"/{what}/filter"
     with get_client(sync_client=True) as client:
-        found: list[dict[str, Any]] = client.request("POST", path, json=body).json()
-        return found
+        runs: list[dict[str, Any]] = client.request("POST", path, json=body).json()
+        return runs
 
 
 def work(result: Result = DEPLOYED, seconds: float = 0.0) -> Callable[[], Result]:
@@ -248,10 +248,10 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
         assert process.stdout.readline() == "working\n"
 
         def running() -> bool:
-            found = httpx.post(
+            runs = httpx.post(
                 f"{url}/flow_runs/filter", json={}, timeout=10, trust_env=False
             ).json()
-            return [run["state_type"] for run in found] == ["RUNNING"]
+            return [run["state_type"] for run in runs] == ["RUNNING"]
 
         assert soon(running, 30)
         os.killpg(os.getpgid(server.pid), signal.SIGKILL)
