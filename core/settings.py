@@ -81,24 +81,26 @@ class Settings(BaseSettings):
         return url
 
     def mlflow_uri(self) -> str:
+        """Return the address of MLflow: a server's, or that of a database."""
         if self.tracking_uri:
             return self.tracking_uri
-        return self.postgresql("psycopg2", "mlflow") or f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.postgresql_url("psycopg2", "mlflow") or f"sqlite:///{self.home / 'mlflow.db'}"
 
     def mlflow_artifacts(self) -> str:
+        """Return the folder, or the s3:// address, under which MLflow keeps files."""
         return self.artifact_root or str(self.home / "mlartifacts")
 
-    def postgresql(self, driver: str, schema: str = "") -> str:
-        """The database's URL for a driver of SQLAlchemy; empty where the installation uses SQLite.
+    def postgresql_url(self, driver: str, schema: str | None = None) -> str | None:
+        """Return the database's URL for a driver of SQLAlchemy; None where SQLite is used.
 
-        `schema` is where psycopg2 finds its tables; other drivers take it elsewhere.
+        Args:
+            driver: Such as `psycopg2`.
+            schema: Where psycopg2 finds its tables; other drivers do not take it in the URL.
         """
         _, separator, rest = self.database_url.get_secret_value().partition("://")
         if not separator:
-            return ""
-        option = (
-            f"{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}"
-            if schema
-            else ""
-        )
-        return f"postgresql+{driver}://{rest}{option}"
+            return None
+        url = f"postgresql+{driver}://{rest}"
+        if schema is None:
+            return url
+        return f"{url}{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}"

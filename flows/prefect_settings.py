@@ -39,7 +39,7 @@ def for_every_api() -> dict[str, str]:
 def for_platform(settings: Settings, url: str) -> dict[str, str]:
     """Return the settings of the platform's server and of whoever reports to it; no secrets."""
     database = {"PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_SEARCH_PATH": POSTGRESQL_SCHEMA}
-    if not postgresql(settings):
+    if postgresql_url(settings) is None:
         database = {"PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(settings.home / "prefect")}
     return {
         **for_every_api(),
@@ -52,13 +52,14 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
     }
 
 
-def postgresql(settings: Settings) -> str:
-    """Return the database's URL as Prefect wants it; it may hold a password.
+def postgresql_url(settings: Settings) -> str | None:
+    """Return the database's URL as Prefect wants it, or None where SQLite is used.
 
-    Empty where the installation uses SQLite.
+    It may hold a password.
     """
+    url = settings.postgresql_url("asyncpg")
     # libpq's name for it, which MLflow's driver takes, is not asyncpg's.
-    return settings.postgresql("asyncpg").replace("sslmode=", "ssl=")
+    return url.replace("sslmode=", "ssl=") if url else None
 
 
 def _sqlite(home: Path) -> str:

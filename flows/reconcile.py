@@ -23,20 +23,17 @@ def reconcile(trigger: str = "reconcile") -> Any:
     workspace = Workspace()
     registry = Registry.connect(workspace.settings)
     outcomes = {
-        binding.target: _one(binding, registry, workspace, trigger)
+        binding.target: _reconcile_one(binding, registry, workspace, trigger)
         for binding in registry.bindings()
     }
-    if failed := {target: words for target, (good, words) in outcomes.items() if not good}:
-        raise GateFailed(
-            "reconciling", "; ".join(f"{target}: {words}" for target, words in failed.items())
-        )
-    return Completed(
-        message="; ".join(f"{target}: {words}" for target, (_, words) in outcomes.items())
-        or "no targets"
-    )
+    failed = [f"{target}: {detail}" for target, (well, detail) in outcomes.items() if not well]
+    if failed:
+        raise GateFailed("reconciling", "; ".join(failed))
+    details = [f"{target}: {detail}" for target, (_, detail) in outcomes.items()]
+    return Completed(message="; ".join(details) or "no targets")
 
 
-def _one(
+def _reconcile_one(
     binding: Binding, registry: Registry, workspace: Workspace, trigger: str
 ) -> tuple[bool, str]:
     """Reconcile one target; return whether it went well, and what became of it."""

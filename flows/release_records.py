@@ -47,7 +47,7 @@ class ReleaseRecords:
         run.log_history(finetuned.losses)
         adapter = self._register("adapter", finetuned.adapter, base, run=run, facts=finetuned.facts)
         merged = self._register("merged", finetuned.merged, adapter, run=run, facts=finetuned.facts)
-        run.log_models(made=[adapter.model_id, merged.model_id])
+        run.log_models(outputs=[adapter.model_id, merged.model_id])
         return merged
 
     def evaluated(

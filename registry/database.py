@@ -46,14 +46,16 @@ def prepare_database(settings: Settings) -> None:
 
 
 def make_schema(settings: Settings, name: str) -> None:
-    """Have PostgreSQL keep a schema of this name in the installation's database.
+    """Have PostgreSQL keep a schema of this name in the installation's database, where it uses one.
 
     Raises:
         Unavailable: it does not answer, or refuses.
     """
     from sqlalchemy import create_engine, text
 
-    uri = settings.postgresql("psycopg2")
+    uri = settings.postgresql_url("psycopg2")
+    if uri is None:
+        return
     with translated(
         f"opening the database {without_secrets(uri)}", "check WEIGHBRIDGE_DATABASE_URL"
     ):

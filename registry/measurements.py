@@ -46,7 +46,7 @@ def record(
         if recorded != digest:
             logged_models.attach(connection, model_id, {DOCUMENT: document, **files})
             connection.client.set_logged_model_tags(model_id, {_DIGEST: digest, **_as_tags(params)})
-        run.log_models(used=[model_id])
+        run.log_models(inputs=[model_id])
         for measured in figures:
             run.log_metrics(measured.values, measured.dataset, model_id)
         versions.tag(connection, version, {f"{MEASURED}{label}": model_id})

@@ -163,28 +163,27 @@ class MlflowRun:
             tag = InputTag("mlflow.data.context", dataset.context)
             self.connection.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
 
-    def log_models(self, made: Iterable[str] = (), used: Iterable[str] = ()) -> None:
+    def log_models(self, outputs: Iterable[str] = (), inputs: Iterable[str] = ()) -> None:
         """Link logged models to the run, as its outputs or its inputs."""
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
         with self._writing("models"):
             known = self.connection.client.get_run(self.run_id)
-            outputs_known = (
-                {item.model_id for item in known.outputs.model_outputs} if known.outputs else set()
-            )
-            inputs_known = (
-                {item.model_id for item in known.inputs.model_inputs} if known.inputs else set()
-            )
-            outputs = [
-                LoggedModelOutput(model_id, 0) for model_id in made if model_id not in outputs_known
-            ]
-            inputs = [
-                LoggedModelInput(model_id) for model_id in used if model_id not in inputs_known
-            ]
-            if outputs:
-                self.connection.client.log_outputs(self.run_id, outputs)
-            if inputs:
-                self.connection.client.log_inputs(self.run_id, models=inputs)
+            linked_outputs = known.outputs.model_outputs if known.outputs else []
+            linked_inputs = known.inputs.model_inputs if known.inputs else []
+            # MLflow would list one that is linked again twice.
+            known_outputs = {model.model_id for model in linked_outputs}
+            known_inputs = {model.model_id for model in linked_inputs}
+            new_outputs = [model_id for model_id in outputs if model_id not in known_outputs]
+            new_inputs = [model_id for model_id in inputs if model_id not in known_inputs]
+            if new_outputs:
+                self.connection.client.log_outputs(
+                    self.run_id, [LoggedModelOutput(model_id, 0) for model_id in new_outputs]
+                )
+            if new_inputs:
+                self.connection.client.log_inputs(
+                    self.run_id, models=[LoggedModelInput(model_id) for model_id in new_inputs]
+                )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

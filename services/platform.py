@@ -99,7 +99,7 @@ class Platform:
         """Make the databases before the servers start: fast, where an empty one is copied."""
         if not self._settings.tracking_uri:
             prepare_database(self._settings)
-        if self._settings.postgresql("psycopg2"):
+        if self._settings.postgresql_url("psycopg2"):
             make_schema(self._settings, prefect_settings.POSTGRESQL_SCHEMA)
         elif self._settings.fast_start:
             prefect_database.prepare_database(self._settings)

@@ -114,7 +114,7 @@ def test_one_key_is_kept_for_each_model_and_data_set_and_told_once(registry: Reg
     data = Dataset("validation", "sha256:abc", "file:///data")
     for one in (run, stage(registry)):
         one.log_dataset(data)
-        one.log_models(made=models)
+        one.log_models(outputs=models)
         for value, model_id in enumerate(models):
             one.log_metrics({"exact_match": value}, data, model_id)
     for value, model_id in enumerate(models):
