@@ -1,11 +1,10 @@
-"""Send artifacts to a bucket, `s3://bucket/prefix`.
+"""Artifacts in a bucket: push one to `s3://bucket/prefix`, and get it back, verified.
 
 ::
 
     <prefix>/<path>                       one object per file, with its sha256 as user metadata
-    <prefix>/weighbridge.manifest.json    written last: what the artifact is made of
-
-Without the manifest, what lies there was not sent to the end.
+    <prefix>/weighbridge.manifest.json    written last: what the artifact is made of; without it, it
+        is not there
 """
 
 import json
@@ -17,12 +16,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from weighbridge.core.artifact import Artifact, File, Format
+from weighbridge.core.artifact import Artifact, File, Format, digest_of
+from weighbridge.core.errors import BadInput
 from weighbridge.core.progress import track
-from weighbridge.core.store import Store
+from weighbridge.core.store import Store, sha256_of
 from weighbridge.tasks import s3
+from weighbridge.tasks.sources.base import Listing, RemoteFile
+from weighbridge.tasks.sources.gather import Gathering, check_disk
 from weighbridge.tasks.sources.s3 import S3Args
 
 MANIFEST: Final = "weighbridge.manifest.json"
@@ -69,9 +71,73 @@ def push(artifact: Artifact, to: S3Args, store: Store) -> Pushed:
         origin=artifact.origin,
         files=store.files(artifact.digest),
     )
+    return _push(artifact.path, manifest, to)
+
+
+def push_folder(folder: Path, format: Format, to: S3Args) -> Pushed:
+    """Send a folder, such as an exported Bento, in the same way.
+
+    Raises:
+        BadInput: the folder is missing or empty; and as `push`.
+        Unavailable: as `push`.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        raise BadInput(
+            f"pushing {folder}", "there is no such folder, or it is empty", "check the path"
+        )
+    files = [
+        File(
+            path=path.relative_to(folder).as_posix(),
+            size=path.stat().st_size,
+            sha256=sha256_of(path),
+        )
+        for path in paths
+    ]
+    return _push(folder, Manifest(digest=digest_of(files), format=format, files=files), to)
+
+
+def pull(source: S3Args, store: Store) -> Artifact:
+    """Bring a pushed artifact into the store: verified, whole or not at all, going on where it was
+    killed.
+
+    Raises:
+        BadInput: no artifact was pushed there, or its files are not those of its manifest.
+        Unavailable: the service does not answer, or the disk is too small.
+    """
+    manifest = _manifest(source)
+    files = [RemoteFile(**file.model_dump()) for file in manifest.files]
+    gathering = Gathering(Listing(files=files, origin={"uri": source.uri}), source, store)
+    check_disk([gathering], store)
+    artifact = store.assemble(
+        gathering.run(f"pulling {source.uri}"), manifest.format, manifest.origin
+    )
+    gathering.forget()
+    return artifact
+
+
+def _manifest(source: S3Args) -> Manifest:
+    content = s3.get(source, source.folder + MANIFEST)
+    if content is None:
+        wrong = f"there is no {MANIFEST}: nothing was pushed there, or not to the end"
+        raise BadInput(
+            f"pulling {source.uri}", wrong, "push it (again), or check bucket and prefix"
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as exc:
+        raise BadInput(f"pulling {source.uri}", f"{MANIFEST} is damaged", "push it again") from exc
+    if manifest.digest != digest_of(manifest.files):
+        raise BadInput(
+            f"pulling {source.uri}", f"{MANIFEST} does not fit its own digest", "push it again"
+        )
+    return manifest
+
+
+def _push(folder: Path, manifest: Manifest, to: S3Args) -> Pushed:
     present = _present(manifest.files, to)
     missing = [file for file in manifest.files if file.path not in present]
-    _upload(artifact.path, missing, to)
+    _upload(folder, missing, to)
     body = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
     if s3.get(to, to.folder + MANIFEST) != body:
         s3.put(to, to.folder + MANIFEST, body)
@@ -93,8 +159,8 @@ def _present(files: list[File], to: S3Args) -> set[str]:
     """Return the paths that the bucket already holds with the same bytes."""
 
     def is_there(file: File) -> bool:
-        stored = s3.head(to, to.folder + file.path)
-        return stored is not None and (stored.size, stored.sha256) == (file.size, file.sha256)
+        found = s3.head(to, to.folder + file.path)
+        return found is not None and (found.size, found.sha256) == (file.size, file.sha256)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         return {

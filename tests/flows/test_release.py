@@ -19,7 +19,6 @@ import pytest
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
 from weighbridge.core.settings import Settings
-from weighbridge.core.store import Store
 from weighbridge.registry import Registry
 
 pytestmark = pytest.mark.slow
@@ -286,14 +285,12 @@ def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
 def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from weighbridge.tasks.push import push
+    from weighbridge.tasks.push import push_folder
     from weighbridge.tasks.sources.s3 import S3Source
 
-    store = Store(tmp_path / "store")
-    data = store.add(write_data(tmp_path / "data"), "jsonl", adopt=False)
-    base = store.add(tiny_model, "safetensors", adopt=False)
-    push(base, S3Source().parse(f"s3://{bucket}/base"), store)
-    push(data, S3Source().parse(f"s3://{bucket}/data"), store)
+    data = write_data(tmp_path / "data")
+    push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))
+    push_folder(data, "jsonl", S3Source().parse(f"s3://{bucket}/data"))
     monkeypatch.setenv("WEIGHBRIDGE_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
     there = recipe(
         f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos"

@@ -1,6 +1,5 @@
 """Against OpenStack Swift, a real S3 service: downloading, pushing, and what goes wrong."""
 
-import hashlib
 import json
 import os
 import signal
@@ -14,13 +13,13 @@ import pytest
 
 from tests.stand_ins.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 from tests.tasks.models import TAKEN, args, model, rows, write
-from weighbridge.core.artifact import File, Format, digest_of
+from weighbridge.core.artifact import File, digest_of
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.store import Store, sha256_of
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import s3
 from weighbridge.tasks.download import DownloadArgs, Downloaded, download, identity, pin
-from weighbridge.tasks.push import MANIFEST, Pushed, push
+from weighbridge.tasks.push import MANIFEST, pull, push, push_folder
 from weighbridge.tasks.sources import ranges
 from weighbridge.tasks.sources.s3 import S3Args, S3Source
 
@@ -209,13 +208,7 @@ def test_a_malformed_uri_is_refused(uri: str) -> None:
         S3Source().parse(uri)
 
 
-def push_folder(folder: Path, format: Format, to: S3Args) -> Pushed:
-    """Send a folder as an artifact of a store beside it."""
-    store = Store(folder.with_name("pushed-store"))
-    return push(store.add(folder, format, adopt=False), to, store)
-
-
-def test_what_is_pushed_is_there_whole_with_its_manifest(
+def test_what_is_pushed_comes_back_the_same(
     bucket: str, workspace: Workspace, tmp_path: Path
 ) -> None:
     write(
@@ -225,14 +218,15 @@ def test_what_is_pushed_is_there_whole_with_its_manifest(
     pushed = push(artifact, place(bucket), workspace.store)
     assert pushed.uploaded == ["a/b.txt", "empty", "model.safetensors"]
     assert pushed.uri == f"s3://{bucket}/pushed"
-    manifest = json.loads(s3.get(place(bucket), f"pushed/{MANIFEST}") or b"")
-    assert (manifest["digest"], manifest["format"], manifest["origin"]) == (
+    other = Store(tmp_path / "other")
+    back = pull(place(bucket), other)
+    assert (back.digest, back.format, back.origin) == (
         artifact.digest,
         "gguf",
         {"uri": "somewhere"},
     )
-    assert digest_of(map(File.model_validate, manifest["files"])) == artifact.digest
-    assert s3.get(place(bucket), "pushed/a/b.txt") == b"text"
+    assert (back.path / "a" / "b.txt").read_bytes() == b"text"
+    assert other.is_whole(back)
 
 
 def test_what_is_there_already_is_not_sent_again(bucket: str, tmp_path: Path) -> None:
@@ -252,8 +246,8 @@ def test_a_large_file_is_pushed_in_parts_and_carries_its_digest(
     about = swift_server.client().head_object(Bucket=bucket, Key="pushed/weights")
     assert about["Metadata"]["sha256"] == sha256_of(folder / "weights")
     assert about["ETag"].endswith('-3"')
-    content = s3.get(place(bucket), "pushed/weights") or b""
-    assert hashlib.sha256(content).hexdigest() == about["Metadata"]["sha256"]
+    back = pull(place(bucket), Store(tmp_path / "other"))
+    assert sha256_of(back.path / "weights") == about["Metadata"]["sha256"]
 
 
 def test_a_pushed_model_is_a_source_with_digests(
@@ -270,6 +264,51 @@ def test_a_bucket_that_does_not_exist_takes_no_push(bucket: str, tmp_path: Path)
         BadInput, match="uploading a to s3://no-such-bucket/pushed/a: there is no such bucket"
     ):
         push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place("no-such-bucket"))
+
+
+def test_a_folder_that_is_missing_or_empty_is_not_pushed(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no such folder, or it is empty"):
+        push_folder(tmp_path / "none", "bento", place(bucket))
+
+
+def test_what_was_not_pushed_to_the_end_is_not_pulled(
+    bucket: str, swift_server: Swift, tmp_path: Path
+) -> None:
+    push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place(bucket))
+    swift_server.client().delete_object(Bucket=bucket, Key=f"pushed/{MANIFEST}")
+    with pytest.raises(BadInput, match="nothing was pushed there, or not to the end"):
+        pull(place(bucket), Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"digest": "sha256:0", "format": "gguf", "files": []}']
+)
+def test_a_damaged_manifest_is_refused(bucket: str, tmp_path: Path, content: bytes) -> None:
+    s3.put(place(bucket), f"pushed/{MANIFEST}", content)
+    with pytest.raises(BadInput, match=MANIFEST):
+        pull(place(bucket), Store(tmp_path / "store"))
+
+
+def test_a_manifest_cannot_write_outside_the_store(bucket: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"a": b"1"})
+    push_folder(folder, "bento", place(bucket))
+    body = s3.get(place(bucket), f"pushed/{MANIFEST}")
+    assert body
+    manifest = json.loads(body)
+    manifest["files"][0]["path"] = "../../evil"
+    manifest["digest"] = digest_of([File.model_validate(manifest["files"][0])])
+    s3.put(place(bucket), f"pushed/{MANIFEST}", json.dumps(manifest).encode())
+    with pytest.raises(BadInput, match="leads out of the folder"):
+        pull(place(bucket), Store(tmp_path / "store"))
+
+
+def test_an_object_replaced_after_the_push_is_not_pulled(
+    bucket: str, swift_server: Swift, tmp_path: Path
+) -> None:
+    push_folder(write(tmp_path / "x", {"a": b"1"}), "bento", place(bucket))
+    swift_server.client().put_object(Bucket=bucket, Key="pushed/a", Body=b"2")
+    with pytest.raises(BadInput, match="verifying a of s3://"):
+        pull(place(bucket), Store(tmp_path / "store"))
 
 
 KILLED = """
