@@ -42,7 +42,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
 from weighbridge.registry.ledger import RolloutRecord
-from weighbridge.rollout import operations
+from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import BENTO_DIGEST
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.state import TargetState, known_targets
@@ -141,7 +141,9 @@ class Installation:
     def await_serving(self, version: str) -> None:
         """Wait until a version has all the traffic and nothing drains."""
         wait(
-            lambda: self.serving() == version and operations.stop_drained(NAME, self.workspace),
+            lambda: (
+                self.serving() == version and target_operations.stop_drained(NAME, self.workspace)
+            ),
             f"version {version} to serve",
         )
 

@@ -18,7 +18,7 @@ from weighbridge.core.workspace import Workspace
 )
 def ask(target: str, question: str, max_tokens: int) -> None:
     """Stream one answer from the live endpoint of TARGET."""
-    from weighbridge.rollout.operations import find_target
+    from weighbridge.rollout.target_operations import find_target
     from weighbridge.rollout.target_status import serving_at
     from weighbridge.serving.openai_client import Client
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 
 
 @click.command()

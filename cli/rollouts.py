@@ -13,7 +13,7 @@ from weighbridge.core.workspace import Workspace
 if TYPE_CHECKING:
     from weighbridge.deployer.promotion import Promotion
     from weighbridge.registry.ledger import RolloutRecord
-    from weighbridge.rollout.commands import Command
+    from weighbridge.rollout.operator_commands import Command
 
 _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: weighbridge status.")
 

@@ -16,7 +16,7 @@ from typing import Final
 from weighbridge.core import plugins
 from weighbridge.core.contract_runner import used
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 from weighbridge.serving.engines.base import Engine, engine_class
 
 CONTROL: Final = "control"
@@ -39,7 +39,7 @@ TRAVELS: Final = (
     "serving/bento_candidate.py",
     "serving/openai_client.py",
     "serving/service.py",
-    "serving/upstream.py",
+    "serving/passthrough.py",
     "core/environments.py",
 )
 """What an engine's environment imports of ours in a Bento, and what imports others' libraries in

@@ -14,7 +14,7 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, Feature, engine_for
 
-Verdict = Literal["passed", "known not to", "failed", "not run"]
+CheckVerdict = Literal["passed", "known not to", "failed", "not run"]
 
 
 class CheckFailed(Exception):
@@ -128,7 +128,7 @@ class CheckResult:
 
     check: str
     title: str
-    verdict: Verdict
+    verdict: CheckVerdict
     why: str
     """One line."""
     seconds: float = 0.0
@@ -146,7 +146,7 @@ def run_check(check: Check, session: Session) -> CheckResult:
     return CheckResult(check.name, check.title, verdict, _line(why), time.monotonic() - started)
 
 
-def _judge(check: Check, session: Session) -> tuple[Verdict, str]:
+def _judge(check: Check, session: Session) -> tuple[CheckVerdict, str]:
     try:
         return "passed", check.run(session)
     except CheckNotRun as exc:

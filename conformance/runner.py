@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from weighbridge.conformance import suite
-from weighbridge.conformance.base import CheckResult, Subject, Verdict
+from weighbridge.conformance.base import CheckResult, CheckVerdict, Subject
 from weighbridge.conformance.matrix import MatrixEntry, render
 from weighbridge.conformance.reference import read
 from weighbridge.conformance.reference_model import model_folder
@@ -91,7 +91,7 @@ def _outcomes(
         return f"{artifact.format}, {artifact.size / 1e6:.1f} MB"
 
     # Without an environment nothing can be said of the engine; without an artifact it has failed.
-    verdicts: tuple[Verdict, Verdict] = ("not run", "failed")
+    verdicts: tuple[CheckVerdict, CheckVerdict] = ("not run", "failed")
     for (name, title), step, verdict in zip(FIRST, (install, prepare), verdicts, strict=True):
         outcome = (
             _step(name, title, step, verdict)
@@ -114,9 +114,11 @@ def _outcomes(
     )
 
 
-def _step(name: str, title: str, step: Callable[[], str], verdict_if_not: Verdict) -> CheckResult:
+def _step(
+    name: str, title: str, step: Callable[[], str], verdict_if_not: CheckVerdict
+) -> CheckResult:
     started = time.monotonic()
-    verdict: Verdict = "passed"
+    verdict: CheckVerdict = "passed"
     try:
         why = step()
     except WeighbridgeError as exc:

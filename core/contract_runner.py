@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 
 OURS = frozenset({"weighbridge", "examples", "benchmarks"})
 ELSEWHERE = ("serving/engines/*_server.py", "tasks/optimizers/*_scripts/*.py")

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from weighbridge.core import plugins
 from weighbridge.core.environments import locate
-from weighbridge.core.package import CHECKOUT, PACKAGE
+from weighbridge.core.paths import CHECKOUT, PACKAGE
 from weighbridge.core.settings import Settings
 
 WITH_LOCKS = ("serving", "tasks")

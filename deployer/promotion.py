@@ -14,9 +14,9 @@ from weighbridge.core.errors import BadInput, GateFailed, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.registry.ledger import RolloutRecord, record_of
-from weighbridge.rollout import operations, reconcile, target_status
-from weighbridge.rollout.commands import Command
+from weighbridge.rollout import reconcile, target_operations, target_status
 from weighbridge.rollout.managed_target import ManagedTarget
+from weighbridge.rollout.operator_commands import Command
 from weighbridge.rollout.reconcile import Result
 from weighbridge.rollout.state import known_targets
 
@@ -91,7 +91,7 @@ class Follower:
             self.on_progress(f"{self.target}: waiting for the rollout of version {version}")
             return
         if self.now:
-            operations.command(self.target, "now", self.workspace)
+            target_operations.command(self.target, "now", self.workspace)
         share = f", {status.share} % of new requests" if status.share else ""
         paused = ", paused" if status.paused else ""
         self.on_progress(f"{self.target}: version {version}: {status.phase}{share}{paused}")
@@ -112,7 +112,7 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
         BadInput: there is no version before, or no model is served at this target.
         Unavailable: MLflow does not answer.
     """
-    number = operations.rollback_version(target, workspace)
+    number = target_operations.rollback_version(target, workspace)
     registry, at = Registry.connect(workspace.settings), time.time()
     binding = next((binding for binding in registry.bindings() if binding.target == target), None)
     if binding is None:
@@ -124,13 +124,13 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
     version = registry.version(binding.model, number)
     registry.promote(version)
     # A target that was paused would not go back, and whoever asks for this wants it now.
-    operations.command(target, "resume", workspace)
+    target_operations.command(target, "resume", workspace)
     return Promotion(version, _bindings_of(binding.model, registry), "rollback", at)
 
 
 def give_command(target: str, command: Command, workspace: Workspace) -> str:
     """Give the rollout at a target a command, and return a sentence on what that comes to."""
-    consequence = operations.command(target, command, workspace)
+    consequence = target_operations.command(target, command, workspace)
     if command == "resume":
         service_addresses.wake_deployer(workspace.settings.home, target, "resume")
     return consequence
@@ -145,14 +145,14 @@ def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord
     rollouts = {rollout.id: rollout for rollout in registry.history(target, limit)}
     entries = []
     if target in known_targets(workspace.settings.home):
-        entries = operations.find_target(target, workspace).outbox.unmirrored()
+        entries = target_operations.find_target(target, workspace).outbox.unmirrored()
     for rollout in {entry.rollout for entry in entries}:
         mirrored = rollouts[rollout].events if rollout in rollouts else ()
         rollouts[rollout] = record_of(
             [*mirrored, *(entry for entry in entries if entry.rollout == rollout)]
         )
     if not rollouts and not any(binding.target == target for binding in registry.bindings()):
-        operations.find_target(target, workspace)  # raises where nobody knows the target
+        target_operations.find_target(target, workspace)  # raises where nobody knows the target
     return sorted(rollouts.values(), key=lambda rollout: -rollout.began)[:limit]
 
 
@@ -177,7 +177,7 @@ def _reconcile_here(follower: Follower, binding: Binding) -> Result:
                     future.result(POLL)
         except KeyboardInterrupt:
             # Ctrl-C reaches this thread alone: the other one is told to take the rollout back.
-            operations.command(binding.target, "abort", workspace)
+            target_operations.command(binding.target, "abort", workspace)
             raise
         return future.result()
 
@@ -188,7 +188,7 @@ def _follow_deployer(follower: Follower, binding: Binding) -> Result:
     while True:
         follower.look()
         with contextlib.suppress(BadInput):  # nothing was ever deployed there
-            managed = operations.find_target(binding.target, follower.workspace)
+            managed = target_operations.find_target(binding.target, follower.workspace)
             had_time = time.monotonic() - woken > IDLE_SECONDS
             result = _result_if_settled(managed, follower.promotion, had_time)
             if result is not None:

@@ -12,7 +12,7 @@ import httpx
 from weighbridge.core import processes
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")

@@ -17,7 +17,7 @@ from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.flows.redeploy import binding_of
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import monitor as checks
-from weighbridge.rollout import operations, probe, reconcile
+from weighbridge.rollout import probe, reconcile, target_operations
 from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import MonitorCheck
@@ -161,7 +161,7 @@ def _roll_back(
     desired = registry.desired_version(binding.model)
     if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    before = operations.rollback_version(binding.target, workspace)
+    before = target_operations.rollback_version(binding.target, workspace)
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, before)
     registry.promote(registry.version(binding.model, before))

@@ -13,7 +13,7 @@ from weighbridge.flows import cached_stages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
 from weighbridge.registry import Binding, Registry, Version
-from weighbridge.rollout import operations
+from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
     BENTO,
     BENTO_DIGEST,
@@ -223,7 +223,7 @@ class ReleaseRun:
 
     def _until_drained(self, binding: Binding) -> Serving:
         """Return what serves now, once the version before has finished its requests."""
-        while not operations.stop_drained(binding.target, self.workspace):
+        while not target_operations.stop_drained(binding.target, self.workspace):
             time.sleep(0.2)
         return serving_at(managed_target_of(binding, self.workspace))
 

@@ -121,7 +121,7 @@ def the_run_forms_are_made() -> None:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    from weighbridge.core.package import PACKAGE
+    from weighbridge.core.paths import PACKAGE
 
     for deployment in yaml.safe_load((PACKAGE / "prefect.yaml").read_text())["deployments"]:
         schema = parameter_schema(load_flow_from_entrypoint(deployment["entrypoint"]))

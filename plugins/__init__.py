@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from weighbridge.core.artifact import Artifact, File, Format
     from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
-    from weighbridge.core.package import PACKAGE
+    from weighbridge.core.paths import PACKAGE
     from weighbridge.core.workspace import Workspace
     from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
     from weighbridge.serving.engines.command_line import flags, guarded, variations
@@ -91,7 +91,7 @@ __all__ = [
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "core.artifact": ("Artifact", "File", "Format"),
     "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
-    "core.package": ("PACKAGE",),
+    "core.paths": ("PACKAGE",),
     "core.workspace": ("Workspace",),
     "serving.engines.base": ("Capabilities", "Engine", "EngineArgs"),
     "serving.engines.command_line": ("flags", "guarded", "variations"),

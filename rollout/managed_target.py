@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
-from weighbridge.rollout import commands
+from weighbridge.rollout import operator_commands
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.state import (
@@ -204,7 +204,7 @@ class ManagedTarget:
         logger.warning(
             "%s is paused: %s; `weighbridge promote --now`, `abort` or `resume`", self.name, why
         )
-        commands.issue(self.folder, "pause", "")
+        operator_commands.issue(self.folder, "pause", "")
         self.change_state(reason=why)
 
     def route(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
-from weighbridge.rollout import commands
+from weighbridge.rollout import operator_commands
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger, open_target
@@ -189,7 +189,7 @@ def _why_not_tried(
     managed: ManagedTarget, state: TargetState[Any], version: Version, force: bool
 ) -> str | None:
     """Return why the version is not tried now; None when it is."""
-    if commands.read(managed.folder).paused:
+    if operator_commands.read(managed.folder).paused:
         return f"the target is paused: `weighbridge resume {managed.name}`"
     failure = state.last_failure
     if force or failure is None or failure.release.version != version.version:

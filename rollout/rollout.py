@@ -18,7 +18,7 @@ from typing import Any
 
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
-from weighbridge.rollout import commands, probe
+from weighbridge.rollout import operator_commands, probe
 from weighbridge.rollout.canary import Canary
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.sequential_test import Judgement
@@ -276,7 +276,7 @@ class Rollout:
             RolloutStopped: the version died or takes too much memory, a person or the alias wants
                 it otherwise, or time is up.
         """
-        in_force = commands.read(self._managed.folder)
+        in_force = operator_commands.read(self._managed.folder)
         while True:
             if in_force.abort == self._ongoing.id:
                 raise RolloutStopped("aborted", "error", "somebody aborted it")
@@ -284,7 +284,7 @@ class Rollout:
                 raise RolloutStopped("superseded", "inconclusive", why)
             self._check_alive()
             self._pause(POLL)
-            in_force = commands.read(self._managed.folder)
+            in_force = operator_commands.read(self._managed.folder)
             if not in_force.paused:
                 break
         if time.monotonic() > deadline:
@@ -322,14 +322,14 @@ class Rollout:
             self._managed.pause(f"{what}: {judgement.why}")
             while not self._skips_steps():
                 self._tick()
-                if not commands.read(self._managed.folder).paused:
+                if not operator_commands.read(self._managed.folder).paused:
                     return
             return
         raise RolloutStopped("failed", judgement.verdict, f"{what}: {judgement.why}")
 
     def _skips_steps(self) -> bool:
         """Whether somebody wants this rollout to go on at once."""
-        return commands.read(self._managed.folder).now == self._ongoing.id
+        return operator_commands.read(self._managed.folder).now == self._ongoing.id
 
     def _probe_questions(self) -> list[probe.ProbeQuestion]:
         if self._measurement is None:

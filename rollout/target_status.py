@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field, computed_field
 
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import commands
+from weighbridge.rollout import operator_commands
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import known_targets
 from weighbridge.serving.targets.base import Release, Serving
@@ -62,7 +62,7 @@ def status_of(managed: ManagedTarget) -> TargetStatus:
         rollout=rollout.id if rollout else "",
         trying=rollout.next.release.version if rollout else "",
         share=rollout.share if rollout else 0,
-        paused=commands.read(managed.folder).paused,
+        paused=operator_commands.read(managed.folder).paused,
         detail="; ".join(remark for remark in remarks if remark),
     )
 

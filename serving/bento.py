@@ -30,7 +30,7 @@ from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.environments import Environment, ensure, locks_of, one_at_a_time, uv
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 from weighbridge.core.processes import run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
 from weighbridge.serving.bento_candidate import BentoCandidate
@@ -45,7 +45,7 @@ TRAVELS = (
     "core/errors.py",
     "core/gguf_header.py",
     "core/machine.py",
-    "core/package.py",
+    "core/paths.py",
     "core/plugins.py",
     "core/processes.py",
     "core/progress.py",
@@ -59,7 +59,7 @@ TRAVELS = (
     "serving/llama_cpp_native.py",
     "serving/service.py",
     "serving/reaper.py",
-    "serving/upstream.py",
+    "serving/passthrough.py",
     "serving/engines/*.py",
     "serving/shim/*.py",
 )

@@ -27,8 +27,8 @@ import psutil
 from weighbridge.core.processes import free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.serving.passthrough import NoAnswer, Upstream, open_session
 from weighbridge.serving.reaper import die_with_parent
-from weighbridge.serving.upstream import NoAnswer, Upstream, open_session
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 

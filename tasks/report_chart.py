@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from weighbridge.tasks.judgement import figures_at
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision
+from weighbridge.tasks.selection_rules import figures_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

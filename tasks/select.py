@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import GateFailed
-from weighbridge.tasks.judgement import Judge, highest_concurrency
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import Goal, SelectArgs
+from weighbridge.tasks.selection_rules import SelectionRules, highest_concurrency
 
 VERSION = 1
 
@@ -59,31 +59,31 @@ def select(
     was measured (on the same data, if the comparison is to be fair); it is not released anew,
     unless it is one of `measurements`, by label and artifact.
     """
-    judge = Judge(reference, args)
-    judged = {
-        measurement.candidate.label: judge.verdict(measurement) for measurement in measurements
+    rules = SelectionRules(reference, args)
+    objections = {
+        measurement.candidate.label: rules.objections(measurement) for measurement in measurements
     }
-    broken = {label: verdict.refused for label, verdict in judged.items() if verdict.refused}
+    broken = {label: against.refused for label, against in objections.items() if against.refused}
     within = [
         measurement for measurement in measurements if measurement.candidate.label not in broken
     ]
     notes = {
-        label: verdict.doubt
-        for label, verdict in judged.items()
-        if verdict.doubt and label not in broken
+        label: against.doubt
+        for label, against in objections.items()
+        if against.doubt and label not in broken
     }
-    ranked = sorted(within, key=judge.rank)
+    ranked = sorted(within, key=rules.rank)
     values = {
         measurement.candidate.label: value
         for measurement in measurements
-        if (value := judge.objective(measurement)) is not None
+        if (value := rules.objective(measurement)) is not None
     }
-    winner, why = _winner(ranked, measurements, champion, judge)
+    winner, why = _winner(ranked, measurements, champion, rules)
     same = champion is not None and winner is not None and is_same(winner, champion)
     reasons = {
         **broken,
         **{
-            measurement.candidate.label: judge.why_not(measurement, winner, champion)
+            measurement.candidate.label: rules.why_not(measurement, winner, champion)
             for measurement in ranked
             if measurement != winner
         },
@@ -134,28 +134,28 @@ def _winner(
     ranked: list[Measurement],
     measurements: Sequence[Measurement],
     champion: Measurement | None,
-    judge: Judge,
+    rules: SelectionRules,
 ) -> tuple[Measurement | None, str]:
     if not ranked:
         return None, "No candidate is within the limits" if measurements else "Nothing was measured"
     if champion is None:
-        return ranked[0], judge.praise(ranked[0], ranked)
+        return ranked[0], rules.praise(ranked[0], ranked)
     again = next(
         (measurement for measurement in measurements if is_same(measurement, champion)), None
     )
     holder = again or champion
-    if refused := judge.verdict(holder).refused:
+    if refused := rules.objections(holder).refused:
         best = ranked[0]
-        return best, f"{judge.praise(best, ranked)}; the champion is out of the limits: {refused}"
+        return best, f"{rules.praise(best, ranked)}; the champion is out of the limits: {refused}"
     if again is not None and ranked[0] == again:
-        return again, f"{judge.praise(again, ranked)}; it is the champion already"
+        return again, f"{rules.praise(again, ranked)}; it is the champion already"
     for measurement in ranked:
-        if measurement != again and (better := judge.beats(measurement, holder)):
+        if measurement != again and (better := rules.beats(measurement, holder)):
             return (
                 measurement,
                 f"{measurement.candidate.label} takes the champion's place: {better}",
             )
     return (
         again,
-        f"Nobody beats the champion ({holder.candidate.label}, {judge.shown(holder)}) by enough",
+        f"Nobody beats the champion ({holder.candidate.label}, {rules.shown(holder)}) by enough",
     )

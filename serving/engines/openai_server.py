@@ -19,8 +19,8 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
+from weighbridge.serving.passthrough import NoAnswer, Upstream
 from weighbridge.serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
-from weighbridge.serving.upstream import NoAnswer, Upstream
 
 PASSED_BACK = ("Content-Type", "Retry-After", "x-request-id")
 

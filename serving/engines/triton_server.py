@@ -29,7 +29,7 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.serving.engines.triton_repository import MODEL, python_backend
 from weighbridge.serving.reaper import die_with_parent

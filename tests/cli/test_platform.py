@@ -10,7 +10,7 @@ from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.cli.main import cli
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import operations
+from weighbridge.rollout import target_operations
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_status_tells_desired_from_actual_version_and_why_they_differ(shop: Mach
 
 def test_status_says_that_a_target_is_paused(shop: Machine) -> None:
     shop.promote("1")
-    operations.command("shop", "pause", shop.workspace)
+    target_operations.command("shop", "pause", shop.workspace)
     assert "paused; go on with: weighbridge resume shop" in weighbridge("status")
 
 

@@ -22,7 +22,7 @@ from weighbridge.deployer import promotion
 from weighbridge.deployer.deployer import Deployer
 from weighbridge.registry import Binding
 from weighbridge.registry.ledger import RolloutRecord, record_of
-from weighbridge.rollout import commands, target_status
+from weighbridge.rollout import operator_commands, target_status
 
 
 class Models(FakeRegistry):
@@ -205,7 +205,7 @@ def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Dep
     weighbridge("pause", "shop")
     with pytest.raises(GateFailed, match=r"the target is paused: `weighbridge resume shop`"):
         weighbridge("promote", "demo", "2")
-    assert commands.read(shop.managed.folder).paused
+    assert operator_commands.read(shop.managed.folder).paused
     weighbridge("resume", "shop")
     until(lambda: settled(shop) == "2")
 

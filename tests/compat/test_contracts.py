@@ -16,7 +16,7 @@ from weighbridge.compat.locked_environments import (
 )
 from weighbridge.compat.resolution import Resolver, pins
 from weighbridge.core import contract_runner
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 from weighbridge.core.plugins import names
 from weighbridge.core.settings import Settings
 

@@ -21,7 +21,7 @@ from tests.flows.live import LONG, MODEL, Live, settings
 from tests.waiting import until
 from weighbridge.core.errors import BadInput
 from weighbridge.deployer.promotion import promote, rollback
-from weighbridge.rollout import commands, operations
+from weighbridge.rollout import operator_commands, target_operations
 from weighbridge.serving.reaper import marked
 
 pytestmark = pytest.mark.slow
@@ -310,8 +310,8 @@ class Walk(RuleBasedStateMachine):
             rollback(MODEL, self.shop.workspace)
 
     @rule(command=st.sampled_from(["pause", "resume", "now", "abort"]))
-    def give_command(self, command: commands.Command) -> None:
-        operations.command(MODEL, command, self.shop.workspace)
+    def give_command(self, command: operator_commands.Command) -> None:
+        target_operations.command(MODEL, command, self.shop.workspace)
 
     @rule(victim=st.sampled_from(["deployer", "prefect", "mlflow"]))
     def kill(self, victim: str) -> None:

@@ -17,7 +17,7 @@ from tests.rollout.rollouts import FakeRegistry, Machine, machine
 from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import operations, probe
+from weighbridge.rollout import probe, target_operations
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
@@ -168,7 +168,7 @@ def again(shop: Machine) -> None:
     """What a living process does next; the requests that are under way end at last."""
     shop.reconcile(force=True)
     shop.world.in_flight.clear()
-    while not operations.stop_drained("shop", shop.workspace):
+    while not target_operations.stop_drained("shop", shop.workspace):
         pass
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import operations, target_status
+from weighbridge.rollout import target_operations, target_status
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_was_never_weighed_waits_for_a_person_where_the_policy_says_so(shop
             target_status.status(shop.workspace) and target_status.status(shop.workspace)[0].paused
         )
     )
-    operations.command("shop", "now", shop.workspace)
+    target_operations.command("shop", "now", shop.workspace)
     worker.join(10)
     assert shop.serves() == "1"
 
@@ -139,13 +139,13 @@ def test_the_newest_desired_version_wins_while_another_is_rolled_out(
 def test_commands_hold_in_every_phase_and_can_be_repeated(shop: Machine) -> None:
     shop.promote("1")
     for command in ("abort", "now", "resume"):
-        operations.command(
+        target_operations.command(
             "shop", command, shop.workspace
         )  # nothing is being rolled out: nothing happens
-    operations.command("shop", "pause", shop.workspace)
-    operations.command("shop", "pause", shop.workspace)
+    target_operations.command("shop", "pause", shop.workspace)
+    target_operations.command("shop", "pause", shop.workspace)
     assert shop.promote("2").action == "kept"
-    operations.command("shop", "resume", shop.workspace)
+    target_operations.command("shop", "resume", shop.workspace)
     assert shop.reconcile().action == "deployed"
 
 
@@ -156,8 +156,8 @@ def test_a_person_can_end_a_rollout_either_way(shop: Machine, command: str, serv
     worker = Thread(target=shop.promote, args=("2",))
     worker.start()
     _until(lambda: shop.state.rollout is not None and shop.state.rollout.share == 10)
-    operations.command("shop", "pause", shop.workspace)
-    operations.command("shop", command, shop.workspace)  # type: ignore[arg-type]
+    target_operations.command("shop", "pause", shop.workspace)
+    target_operations.command("shop", command, shop.workspace)  # type: ignore[arg-type]
     worker.join(10)
     assert shop.serves() == serves
 
@@ -187,7 +187,7 @@ def test_long_answers_are_waited_for_and_cut_at_the_bound(shop: Machine) -> None
     assert shop.world.routes["1"] == (0, True)
     assert "1" in shop.world.running
     began = monotonic()
-    while not operations.stop_drained("shop", shop.workspace):
+    while not target_operations.stop_drained("shop", shop.workspace):
         sleep(0.01)
     assert 0.1 < monotonic() - began < 5
     assert set(shop.world.running) == {"2"}
@@ -220,9 +220,9 @@ def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:
 def test_rolling_back_goes_to_the_version_before(shop: Machine) -> None:
     for version in "123":
         shop.promote(version)
-    assert operations.rollback_version("shop", shop.workspace) == "2"
+    assert target_operations.rollback_version("shop", shop.workspace) == "2"
     shop.promote("2")
-    assert operations.rollback_version("shop", shop.workspace) == "3"
+    assert target_operations.rollback_version("shop", shop.workspace) == "3"
 
 
 def test_what_runs_and_nobody_knows_is_stopped(shop: Machine) -> None:

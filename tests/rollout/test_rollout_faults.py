@@ -11,7 +11,7 @@ from tests.rollout.faults import Start, again, check_quiet, next_process, strike
 from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import operations
+from weighbridge.rollout import target_operations
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.reconcile import recover
 from weighbridge.rollout.state import folder_of, read_state
@@ -112,7 +112,7 @@ def _effects(shop: Machine, start: Start) -> int:
 def _go_on(shop: Machine, kind: Kind) -> None:
     """A process that died is followed by another one; one that was lied to goes on by itself."""
     if kind == "crash before" and open_target("shop", shop.workspace) is not None:
-        operations.stop_drained(
+        target_operations.stop_drained(
             "shop", shop.workspace
         )  # whoever waits for a drain does not recover first
     if kind.startswith("crash"):

@@ -18,7 +18,7 @@ from tests.stand_ins.target import Fault, Version
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import commands, operations
+from weighbridge.rollout import operator_commands, target_operations
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.reconcile import _AliasWatch, recover
 from weighbridge.rollout.rollout import Rollout
@@ -62,7 +62,7 @@ class Walk(RuleBasedStateMachine):
         self.shop = self._stack.enter_context(watched(workspace, patch, **policy))
         self.world, self.registry = self.shop.world, self.shop.registry
         self.brought_down = False
-        self._relief: commands.Command = "resume"
+        self._relief: operator_commands.Command = "resume"
         patch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.0)
         patch.setattr(_AliasWatch, "superseded", self._unwatched(_AliasWatch.superseded))
         patch.setattr(Rollout, "_pause", staticmethod(self._time_passes))
@@ -79,7 +79,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, meddling=st.dictionaries(NUMBERS, MEDDLING, max_size=3), relief=RELIEF)
     def promote_while_others_meddle(
-        self, version: str, meddling: dict[int, str], relief: commands.Command
+        self, version: str, meddling: dict[int, str], relief: operator_commands.Command
     ) -> None:
         self._relief = relief
         self._redeploy(version, None, meddling, True)
@@ -97,7 +97,7 @@ class Walk(RuleBasedStateMachine):
         number: int,
         kind: Any,
         meddling: dict[int, str],
-        relief: commands.Command,
+        relief: operator_commands.Command,
     ) -> None:
         self._relief = relief
         self._redeploy(version, Fault(number, kind), meddling, True)
@@ -106,7 +106,7 @@ class Walk(RuleBasedStateMachine):
     def roll_back(self, fault: Fault | None) -> None:
         with contextlib.suppress(BadInput):
             self._redeploy(
-                operations.rollback_version("shop", self.shop.workspace), fault, {}, False
+                target_operations.rollback_version("shop", self.shop.workspace), fault, {}, False
             )
 
     @rule(fault=FAULTS)
@@ -120,14 +120,14 @@ class Walk(RuleBasedStateMachine):
     @rule(fault=FAULTS)
     def stop_drained(self, fault: Fault | None) -> None:
         if self._known():
-            self._strike(fault, lambda: operations.stop_drained("shop", self.shop.workspace))
+            self._strike(fault, lambda: target_operations.stop_drained("shop", self.shop.workspace))
 
     # What somebody does, or happens
 
     @rule(command=st.sampled_from(["pause", "resume", "abort", "now"]))
-    def give_command(self, command: commands.Command) -> None:
+    def give_command(self, command: operator_commands.Command) -> None:
         if self._known():
-            operations.command("shop", command, self.shop.workspace)
+            target_operations.command("shop", command, self.shop.workspace)
 
     @rule(version=VERSIONS, how=BREAKS)
     def break_or_mend(self, version: str, how: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ class Walk(RuleBasedStateMachine):
         self.registry.unweighed.clear()
         self.registry.down = False
         if self._known():
-            operations.command("shop", "resume", self.shop.workspace)
+            target_operations.command("shop", "resume", self.shop.workspace)
         self.registry.alias = self.registry.alias or "1"
         again(self.shop)
         check_quiet(self.shop, self.registry.alias)
@@ -251,7 +251,7 @@ class Walk(RuleBasedStateMachine):
     def _time_passes(self, seconds: float) -> None:
         """While a rollout waits: somebody sees that it is paused, and requests end."""
         self.world.in_flight.clear()
-        if commands.read(self.shop.managed.folder).paused:
+        if operator_commands.read(self.shop.managed.folder).paused:
             self.give_command(self._relief)
 
     def _unwatched(

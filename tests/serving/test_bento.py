@@ -22,7 +22,7 @@ from tests.waiting import soon
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import Environment, uv
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.package import PACKAGE
+from weighbridge.core.paths import PACKAGE
 from weighbridge.core.plugins import BUILT_IN
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from tests.tasks.made import REFERENCE, exact, measured, nll
 from weighbridge.core.errors import GateFailed
-from weighbridge.tasks.judgement import loss
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision, require_winner, select
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection_rules import loss
 
 
 def decide(

@@ -2,7 +2,7 @@
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import commands
+from weighbridge.rollout import operator_commands
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import known_targets
 
@@ -17,14 +17,14 @@ def find_target(name: str, workspace: Workspace) -> ManagedTarget:
     return managed
 
 
-def command(target: str, command: commands.Command, workspace: Workspace) -> str:
+def command(target: str, command: operator_commands.Command, workspace: Workspace) -> str:
     """Give the rollout at a target a command, and return a sentence on what that comes to.
 
     The same command again changes nothing.
     """
     managed = find_target(target, workspace)
     rollout = managed.load_state().rollout
-    commands.issue(managed.folder, command, rollout.id if rollout else "")
+    operator_commands.issue(managed.folder, command, rollout.id if rollout else "")
     if command == "pause":
         return f"{target} is paused: no rollout takes a step until `resume`"
     if command == "resume":

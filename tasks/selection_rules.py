@@ -1,4 +1,4 @@
-"""The judgement of a candidate: what is wrong with it, how good it is, whether it beats another."""
+"""The rules by which `select` decides: limits, the objective, and when one beats another."""
 
 import math
 import statistics
@@ -84,7 +84,7 @@ def highest_concurrency(measurements: Sequence[Measurement]) -> int | None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Objections:
     """What is to be said against a candidate."""
 
     refused: str | None = None
@@ -93,7 +93,7 @@ class Verdict:
     """Which limits it may break: there are too few rows to be sure."""
 
 
-class Judge:
+class SelectionRules:
     """Applies one set of limits and one objective."""
 
     def __init__(self, reference: Mapping[str, Score], args: SelectArgs) -> None:
@@ -101,10 +101,10 @@ class Judge:
         self.args = args
         self.goal = _OBJECTIVES[args.objective]
 
-    def verdict(self, measurement: Measurement) -> Verdict:
+    def objections(self, measurement: Measurement) -> Objections:
         """Return everything that is wrong with a candidate, and what is in doubt."""
         if measurement.failure:
-            return Verdict(f"could not be measured: {' '.join(measurement.failure.split())}")
+            return Objections(f"could not be measured: {' '.join(measurement.failure.split())}")
         quality = [self._floor(measurement), *self._losses(measurement)]
         wrong = [
             *(item.refused for item in quality),
@@ -113,24 +113,24 @@ class Judge:
             self._unknown(measurement),
         ]
         refused, doubt = (_joined(part) for part in (wrong, (item.doubt for item in quality)))
-        return Verdict(refused, doubt)
+        return Objections(refused, doubt)
 
-    def _floor(self, measurement: Measurement) -> Verdict:
+    def _floor(self, measurement: Measurement) -> Objections:
         label, floor = self.args.metric, self.args.floor
         score = measurement.scores.get(label)
         if score is None:
             known = ", ".join(measurement.scores) or "none"
-            return Verdict(f"its {label} was not measured (measured: {known})")
+            return Objections(f"its {label} was not measured (measured: {known})")
         if not math.isfinite(score.value):
-            return Verdict(f"its {label} is not a number")
+            return Objections(f"its {label} is not a number")
         if floor is not None and (
             score.value < floor if score.greater_is_better else score.value > floor
         ):
             side = "below" if score.greater_is_better else "above"
-            return Verdict(f"{label} {score.value:.4g} is {side} the limit {floor:.4g}")
-        return Verdict()
+            return Objections(f"{label} {score.value:.4g} is {side} the limit {floor:.4g}")
+        return Objections()
 
-    def _losses(self, measurement: Measurement) -> list[Verdict]:
+    def _losses(self, measurement: Measurement) -> list[Objections]:
         nll = (
             [self._loss(measurement, "nll", self.args.max_nll_increase)]
             if self.args.metric != "nll"
@@ -138,28 +138,28 @@ class Judge:
         )
         return [self._loss(measurement, self.args.metric, self.args.max_loss), *nll]
 
-    def _loss(self, measurement: Measurement, label: str, limit: float | None) -> Verdict:
+    def _loss(self, measurement: Measurement, label: str, limit: float | None) -> Objections:
         before, after = self.reference.get(label), measurement.scores.get(label)
         if limit is None or before is None or after is None:
-            return Verdict()
+            return Objections()
         if not (math.isfinite(before.value) and math.isfinite(after.value)):
             # Of the metric itself, `_floor` says it.
-            return Verdict(None if label == self.args.metric else f"its {label} is not a number")
+            return Objections(None if label == self.args.metric else f"its {label} is not a number")
         lost = loss(before, after)
         words = (
             f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's "
             f"{before.value:.4g}"
         )
         if lost.value > limit + _ROUNDING:
-            return Verdict(f"{words} (allowed: {limit:.3g})")
+            return Objections(f"{words} (allowed: {limit:.3g})")
         if lost.high > limit + _ROUNDING:
             reference = f"the unquantized fine-tune's (allowed: {limit:.3g})"
             doubt = f"{label} may be up to {lost.high:.3g} worse than {reference}"
             refused = (
                 f"{doubt}: too few rows to be sure" if self.args.on_doubt == "refuse" else None
             )
-            return Verdict(refused, doubt)
-        return Verdict()
+            return Objections(refused, doubt)
+        return Objections()
 
     def _speed(self, measurement: Measurement) -> list[str]:
         args, load = self.args, figures_at(measurement, self.args.concurrency)
