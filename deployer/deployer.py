@@ -130,6 +130,7 @@ class Deployer:
     def wait_and_reconcile(self) -> None:
         """Wait for the next wake-up call, or for the time of the routine look, then reconcile."""
         self._woken.wait(self._settings.reconcile_seconds)
+        # Cleared before the look: a call that comes while it goes on is one more look.
         self._woken.clear()
         trigger, self._trigger = self._trigger or ROUTINE, ""
         self.reconcile(trigger)
@@ -140,6 +141,7 @@ class Deployer:
         if delivery.data.get("alias") != _ALIAS:
             return
         model = delivery.data.get("name")
+        # A copy: this is the receiver's thread, and another one changes the workers.
         targets = [
             name for name, worker in list(self._workers.items()) if worker.binding.model == model
         ]
@@ -242,6 +244,7 @@ class Deployer:
             webhook = {"set": True, "detail": f"to {self.url}{PATH}"}
         except WeighbridgeError as exc:
             self._server, webhook = None, {"set": False, "detail": str(exc)}
+            # Not in a minute but at the next look: MLflow's server may only be starting.
             self._webhook_due = 0.0
         if webhook != self._webhook:
             level = logging.INFO if webhook["set"] else logging.WARNING
@@ -303,6 +306,7 @@ def main() -> int:
     except WeighbridgeError as exc:
         logger.error("%s", exc)
         return exc.exit_code
+    # After the port is taken: a second deployer ends before it imports MLflow for seconds.
     _prepare(workspace.settings)
     deployer.start()
     logger.info("listening at %s", deployer.url)

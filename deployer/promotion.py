@@ -99,6 +99,7 @@ class Follower:
 
 def promote(name: str, which: str, workspace: Workspace) -> Promotion:
     """Make a version, given by number or alias, the champion. Raises BadInput, Unavailable."""
+    # The time before the alias moves: a state that is written later knows of it.
     registry, at = Registry.connect(workspace.settings), time.time()
     version = registry.version(name, which)
     registry.promote(version)

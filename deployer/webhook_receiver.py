@@ -201,6 +201,7 @@ async def _body(request: Request) -> bytes:
 def _parsed(delivery: str, body: bytes) -> Delivery:
     try:
         return Delivery.model_validate({**json.loads(body), "id": delivery})
+    # RecursionError: thousands of brackets inside each other are more than the parser takes.
     except (ValueError, TypeError, ValidationError, RecursionError):
         raise DeliveryRejected(400, "it is not what MLflow's webhooks look like") from None
 
@@ -222,12 +223,14 @@ class Receiver:
 
     def __init__(self, app: Starlette, port: int) -> None:
         try:
+            # Not by uvicorn: where the port is taken, that ends the whole process.
             self._listener = socket.create_server(("127.0.0.1", port))
         except OSError as exc:
             remedy = "stop what listens there, or set WEIGHBRIDGE_DEPLOYER_PORT"
             raise Unavailable(
                 f"listening on port {port}", exc.strerror or str(exc), remedy
             ) from exc
+        # log_config: uvicorn's own would set up logging again, over the deployer's.
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
         )

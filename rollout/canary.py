@@ -122,6 +122,7 @@ class Canary:
 
     def close(self) -> None:
         """Ask nothing more."""
+        # Not waited for: a question may take as long as TIMEOUT, and nobody needs its answer.
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask_both(self, question: ProbeQuestion) -> list[FinishedRequest]:

@@ -97,6 +97,7 @@ class DeployArgs(BaseModel):
         description="Name of the target, as `weighbridge ask NAME` knows it; empty: the recipe's "
         "name.",
     )
+    # SerializeAsAny: else only the fields that all targets have would be written down.
     target: Annotated[SerializeAsAny[TargetArgs], PluginArgs("target")] = Field(
         default_factory=LocalArgs, description="What kind of target it is, and its address."
     )

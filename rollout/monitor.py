@@ -57,6 +57,7 @@ def check(
 def _allowed_drop(measured: Score | None, floor: float | None) -> float:
     if measured is None or floor is None:
         return MAX_DROP
+    # A score that was under the floor from the start allows no fall, rather than less than none.
     return max(0.0, worse_by(measured, measured.model_copy(update={"value": floor})))
 
 

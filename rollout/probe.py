@@ -55,7 +55,7 @@ class ProbeAnswer(BaseModel):
 def questions_of(measurement: Measurement, store: Store, count: int) -> list[ProbeQuestion]:
     """Return `count` of the measured validation rows, evenly spread.
 
-    None where the predictions are not on this machine.
+    An empty list where the predictions are not on this machine.
     """
     if measurement.predictions is None:
         return []
@@ -141,6 +141,7 @@ def judge(
     # A score that was low cannot fall by more than it was: then only the words can tell.
     if scores and sum(before for before, _ in scores) > max_drop * len(scores):
         drops = [before - now for before, now in scores]
+        # A score may rise as far as it may fall; a share of changed answers is never below 0.
         judgement = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
     else:
         changed = [float(one.text.strip() != one.question.answer.strip()) for one in answered]
@@ -214,6 +215,7 @@ def _default_metrics(measurement: Measurement) -> list[MetricArgs]:
 
 
 def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
+    # Any other wants log-probabilities, and the answers are texts.
     return [args for args in metrics if load_metric(args.kind).uses == "text"]
 
 

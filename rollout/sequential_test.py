@@ -153,6 +153,8 @@ class Comparison:
         # The higher of both: a share that is too high only makes the test slower.
         share = 1.0 if is_first else max(share, self._errors.observed_share())
         failed = is_failed(request)
+        # The bet comes before the count: odds that knew of this request would make the wealth no
+        # supermartingale.
         if share < ALONE:
             self._errors.bet(is_new, failed, share)
         elif is_new:
@@ -279,6 +281,7 @@ class _ErrorRateAlone:
         before, requests = errors.of(False)
         # The standard error of a count of rare events is its square root (Poisson).
         usual = (before + 1 + 2 * math.sqrt(before)) / (requests + 1) if requests else 0.0
+        # Below 1, since 1 - rate is divided by.
         rate = min(max(usual, TOLERATED), 0.9)
         chances = [odds * rate / (1 - rate + odds * rate) for odds in _ODDS]
         self.wealth.bet([q / rate if failed else (1 - q) / (1 - rate) for q in chances])
@@ -308,6 +311,7 @@ class _Latency:
         if not is_new:
             unpaired.append(request.seconds)
         elif unpaired:
+            # The newest old one: it met the same load.
             sign = 1 if request.seconds > self.ratio * unpaired.pop() + JITTER else -1
             self.wealth.bet([1 + stake * sign for stake in _STAKES])
 

@@ -4,7 +4,7 @@ It is kept in the target's folder, beside what else is known of the target::
 
     HOME/targets/NAME/state.json      the state; gateway and supervisord are made to follow it
     HOME/targets/NAME/ledger.jsonl    lines of the ledger that MLflow may not have yet (outbox.py)
-    HOME/targets/NAME/orders.json     what people told the rollout to do (commands.py)
+    HOME/targets/NAME/orders.json     what people told the rollout (operator_commands.py)
     HOME/targets/NAME/checks.json     what monitoring saw (flows/monitor.py)
     HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its
                                       holder dies

@@ -24,6 +24,7 @@ def command(target: str, command: operator_commands.Command, workspace: Workspac
     """
     managed = find_target(target, workspace)
     rollout = managed.load_state().rollout
+    # Without the lock: whoever rolls out holds it until the rollout ends.
     operator_commands.issue(managed.folder, command, rollout.id if rollout else "")
     if command == "pause":
         return f"{target} is paused: no rollout takes a step until `resume`"

@@ -68,7 +68,9 @@ class Platform:
             The names of what ran.
         """
         running = [state.name for state in self._supervisor.states() if state.pid]
+        # `up` writes the services anew; those that serve models come back as they were.
         self._supervisor.shutdown(forget=SERVICES)
+        # Runs that a killed worker had begun are not supervisord's to end: their mark finds them.
         kill_marked(mark_of("", self._settings))
         return running
 
@@ -115,6 +117,7 @@ class Platform:
                 update(len(names) - len(missing))
                 late = time.monotonic() > deadline
                 for service in missing:
+                    # FATAL: supervisord has given it up, and no time will help.
                     if service.state == "FATAL" or late:
                         raise _does_not_answer(service)
                 time.sleep(0.2)

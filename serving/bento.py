@@ -97,12 +97,14 @@ class Contents:
 
     def programs(self) -> list[Path]:
         """Return the engine's executables that no environment holds: they travel in the Bento."""
+        # Only the first word matters here, not address and Python: it is a path of its own where
+        # the engine is a native build.
         program, *_ = self.plugin.command(self.model.path, "127.0.0.1", 1, Path("python"))
         return [Path(program)] if Path(program).is_absolute() else []
 
     @cached_property
     def digest(self) -> str:
-        """A digest of all that goes in, so that the same Bento always has the same version."""
+        """Digest of all that goes in, so that the same Bento always has the same version."""
         parts = {
             "format": FORMAT,
             "name": self.name,
@@ -118,6 +120,7 @@ class Contents:
 
     @property
     def bento_name(self) -> str:
+        # BentoML's tags are lower case, and begin and end with a letter or a digit.
         return re.sub(r"[^a-z0-9._-]+", "-", self.name.lower()).strip("-._") or "model"
 
     @property
@@ -172,6 +175,8 @@ def build(contents: Contents, cache: Path) -> Built:
         if (folder / "bento.yaml").exists() and (model / "model.yaml").exists():
             return Built(contents.tag, folder, model, reused=True)
         environment = ensure(contents.lock, cache)
+        # A BENTOML_HOME of its own: BentoML writes file by file, so a build that is killed would
+        # leave half a Bento in the store. On the same file system, so that publishing is a rename.
         with tempfile.TemporaryDirectory(prefix="weighbridge-", dir=scratch_root) as scratch:
             _stage(contents, Path(scratch) / "src")
             _build(contents, environment, Path(scratch))
@@ -179,6 +184,7 @@ def build(contents: Contents, cache: Path) -> Built:
                 contents.model.path,
                 Path(scratch) / "home" / "models" / contents.bento_name / contents.model_version,
             )
+            # The model first: a Bento that is visible must find its model.
             _publish(
                 Path(scratch) / "home" / "models",
                 home / "models",

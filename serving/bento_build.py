@@ -29,6 +29,7 @@ def main() -> None:
         description=settings["description"],
         include=["*"],
         build_ctx=str(Path.cwd()),
+        # The lock is ours: BentoML would resolve it again, and writes no hashes.
         python={"requirements_txt": "requirements.txt", "lock_packages": False},
         models=[settings["model"]],
     )

@@ -1,4 +1,4 @@
-"""Runs a Bento: the environment from its own lock, the command, the wait for a real answer."""
+"""Run a Bento: the environment from its own lock, the command, the wait for a real answer."""
 
 import itertools
 import re
@@ -86,6 +86,7 @@ def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Runn
     command = serve_command(folder, environment, "127.0.0.1", port)
     url, engine_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}"
     with (
+        # An empty working directory: a folder there that is named like a package would shadow it.
         tempfile.TemporaryDirectory(prefix="weighbridge-") as scratch,
         Process(
             "the Bento",

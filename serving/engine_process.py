@@ -67,6 +67,7 @@ def _start(
         process = Process(engine.name, command, log=output, cwd=folder, env=engine.env())
         try:
             seconds = _wait(process, port, engine.args.start_timeout)
+        # BaseException: an engine must not stay behind after Ctrl-C either.
         except BaseException as exc:
             process.stop()
             if isinstance(exc, Unavailable) and is_taken(port, HOST) and attempt < PORTS_TRIED:

@@ -19,6 +19,7 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete; nothing after `[DONE]`."""
+        # Bytes, and not text: the network may cut within a character.
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         events: list[bytes] = []
         for line in lines:
@@ -49,6 +50,7 @@ def _data(line: bytes) -> bytes | None:
     """Return an event's data; None of a line that brings none (comments, names, empty lines)."""
     field, _, value = line.partition(b":")
     if field == b"data":
+        # The space after the colon and a carriage return belong to the protocol.
         return value.strip()
     # Releases of llama-server put a failure into a field of its own, without the outer object.
     if field == b"error":

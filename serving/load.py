@@ -113,6 +113,7 @@ class LoadRun:
             self.exhausted = self.exhausted or time.perf_counter()
             for worker in unfinished:
                 worker.cancel()
+            # The CancelledError of a worker that was dropped is no Exception, and is passed over.
             for outcome in await asyncio.gather(*workers, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     raise outcome

@@ -41,8 +41,10 @@ def figures_of(
         exhausted: when the first stream found that nothing new was to be sent.
     """
     begin, end = _steady_span(answers, concurrency, started, exhausted)
+    # Everything is divided by it: never 0, however short the run.
     span = max(end - begin, 1e-9)
     good = [answer for answer in answers if not answer.error]
+    # One that began before the span may have met an idle engine; where all did, all count.
     inside = [answer for answer in good if answer.started >= begin] or good
     tokens = sum(_tokens_between(answer, begin, end) for answer in good)
     ttft = sorted(answer.arrivals[0] - answer.started for answer in inside if answer.arrivals)

@@ -13,7 +13,9 @@ from typing import Final
 
 from weighbridge.serving.event_stream import EventReader
 
+# Not an empty text: the event that opens a chat brings one, before any token is made.
 DELTA: Final = re.compile(rb'"(?:content|text|reasoning_content)":\s*"(?!")')
+# With a quote: until the last delta its value is null.
 FINISHED: Final = re.compile(rb'"finish_reason":\s*"')
 COMPLETION_TOKENS: Final = re.compile(rb'"completion_tokens":\s*(\d+)')
 ERROR: Final = b'{"error"'

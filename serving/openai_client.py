@@ -118,6 +118,7 @@ class Client:
                 "POST", url, json=body, timeout=self.timeout, headers=self.headers
             ) as response:
                 if response.status_code != OK:
+                    # The body of a streamed response is not there until it is read.
                     response.read()
                     raise RequestRefused(url, response.status_code, _error_message(response))
                 reader = EventReader()
@@ -148,6 +149,8 @@ def is_ready(url: str, timeout: float = 60.0, headers: Mapping[str, str] | None 
         try:
             return client.ask(prompt, max_tokens=1).completion_tokens > 0
         except RequestRefused as exc:
+            # A 4xx is about the chat, and plain text is still worth a try; a 5xx is about the
+            # server.
             if exc.status >= SERVER_ERROR:
                 return False
         except Unavailable:
@@ -203,6 +206,7 @@ def _http() -> httpx.Client:
     """
     import httpx  # recipes import engines, and engines this module
 
+    # trust_env: no proxy of the user's may stand between us and an engine.
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
 
 

@@ -158,6 +158,7 @@ def _end_with_engine() -> None:
     workers=1,
     http={"proxy_port": PORT},
     endpoints={"livez": ENGINE.health},
+    # A day: by BentoML's own limit of a minute long answers would be cut off.
     traffic={"timeout": 86400, "max_concurrency": 4096},
     tracing={"excluded_urls": "v1/.*"},
     logging={"access": {"enabled": False}},
@@ -176,6 +177,7 @@ class Weighbridge:
         die_with_parent()
         # BentoML gives up a worker whose engine dies while it loads, and starts another, for ever.
         atexit.register(os.kill, os.getppid(), signal.SIGTERM)
+        # BentoML takes a command and no variables: the engine gets those of this process.
         os.environ.update(ENGINE.env())
         threading.Thread(target=_end_with_engine, daemon=True).start()
         command = ENGINE.command(Path(self.model.path), HOST, PORT, Path(sys.executable))

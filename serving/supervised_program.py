@@ -62,6 +62,7 @@ class Program:
             "command": escaped(shlex.join(command)),
             "directory": escaped(str(self.directory)),
             "autostart": "true",
+            # Whatever its exit status: a server that ends with 0 has to come back as well.
             "autorestart": "true",
             # What ends earlier did not start: so a program that cannot start is given up.
             "startsecs": "10",
@@ -73,6 +74,7 @@ class Program:
             "redirect_stderr": "true",
             "stdout_logfile": escaped(str(self.log)),
             "stdout_logfile_maxbytes": "10MB",
+            # As many as gateway/access_log.py follows: its BACKUPS.
             "stdout_logfile_backups": "3",
         }
         return f"[program:{self.name}]\n" + "".join(

@@ -31,6 +31,7 @@ def make_socket_folder(path: Path, home: Path) -> None:
     """
     folder = path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The temporary folder is everybody's: somebody else may have made this name there first.
     if folder != home and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077):
         remedy = "remove it, or shorten WEIGHBRIDGE_HOME"
         raise Unavailable("making a socket", f"{folder} is not private to you", remedy)

@@ -68,6 +68,7 @@ def a_bento_answers(name: str) -> None:
     engine = engine_class(name)
     settings = Settings()
     store = Store(settings.home / "store")
+    # Any would do: the smallest is the same one at every call.
     form = "safetensors" if "safetensors" in engine.formats else min(engine.formats)
     model = store.add(Path(os.environ[MODELS]) / name, form, adopt=False)
     contents = bento.Contents("contract", "1", name, engine.Args(kind=name), model, {})

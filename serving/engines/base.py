@@ -36,6 +36,8 @@ class EngineArgs(BaseModel):
     )
 
 
+# Covariant, so that an `Engine[VllmArgs]` may stand where an `Engine` is asked for: `args` is Final
+# for that.
 ArgsT = TypeVar("ArgsT", bound=EngineArgs, covariant=True, default=EngineArgs)
 
 
@@ -235,6 +237,7 @@ def engine_class(name: str) -> type[Engine[Any]]:
         BadInput: There is none, or what a package registered is no `Engine`.
     """
     plugin = load("engine", name)
+    # An entry point can name anything, and a plain function would fail much later.
     if not (isinstance(plugin, type) and issubclass(plugin, Engine)):
         wrong = f"{plugin!r} is no class derived from weighbridge.plugins.Engine"
         raise BadInput(f"loading engine '{name}'", wrong, "correct or remove its package")

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel
 
+# By its path, since it runs isolated: it imports nothing of ours.
 REAPER: Final = Path(__file__).resolve().parents[1] / "reaper.py"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -24,6 +25,7 @@ def flags(options: Mapping[str, object], *, dashed: bool = True) -> list[str]:
         flag = f"--{name.replace('_', '-') if dashed else name}"
         if value is True:
             words.append(flag)
+        # By identity: 0 is a value that an option may have.
         elif value is not None and value is not False:
             words += [flag, str(value)]
     return words

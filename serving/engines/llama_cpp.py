@@ -125,6 +125,8 @@ class LlamaCpp(Engine[LlamaCppArgs]):
 
     def tunings(self, cores: int) -> Sequence[LlamaCppArgs]:
         """Return every number of threads worth trying with every number of slots worth trying."""
+        # Half of the cores as well: with a thread for each, other work on the machine makes all of
+        # them wait at every barrier (3 to 10 times slower).
         threads = sorted({max(1, cores // 2), cores})
         return variations(self.args, threads=threads, parallel=(4, 8))
 
@@ -197,6 +199,7 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     return [
         *flags(options),
         "--kv-unified" if shared else "--no-kv-unified",
+        # The chat template in the file itself, not the one built in that looks most like it.
         "--jinja",
         "--metrics",
         "--no-webui",
@@ -254,6 +257,7 @@ def _look_up(url: str, before: list[int], token: int) -> float:
     The server does not show such a token by itself. So another one is forced in its place, and the
     wanted one is looked up among the likeliest of that place.
     """
+    # Any token will do that ends with a whole character.
     other = _tokenize(url, "a")[-1]
     for count in LIKELIEST:
         answer = _complete(url, before, 1, {"logit_bias": [[other, CERTAIN]], "n_probs": count})

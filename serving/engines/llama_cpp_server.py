@@ -24,7 +24,7 @@ LAST_BYTES = 0.1
 
 
 def parse() -> argparse.Namespace:
-    """The options of llama-server that the engine gives."""
+    """Return the options of llama-server that the engine gives."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (
         "--model",
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 
 def parameters(args: argparse.Namespace) -> Any:
-    """The same as llama.cpp's own structure."""
+    """Return the options as llama.cpp's own structure."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -93,9 +93,11 @@ def parameters(args: argparse.Namespace) -> Any:
 
 def under_way(host: str, port: int) -> int:
     """Return how many requests are being answered or wait for their turn."""
+    # A wildcard is where to listen, not where to connect to.
     address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
         host, f"[{host}]" if ":" in host else host
     )
+    # No proxy of the user's may stand between us and our own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with (
         contextlib.suppress(OSError),

@@ -21,6 +21,7 @@ from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import flags
 from weighbridge.serving.openai_client import Client, post
 
+# It holds no engine, only what a Bento needs around one: see on_path.in.
 LOCK: Final = Path(__file__).with_suffix(".lock")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 """They serve a folder: nothing is to be looked up, and nothing reported."""
@@ -36,6 +37,7 @@ class OnPathArgs(EngineArgs):
         "", description="The program, if it is not on the PATH under its own name."
     )
 
+    # Before pydantic's own check, which would refuse the option without naming another.
     @model_validator(mode="before")
     @classmethod
     def _names_are_known(cls, given: Any) -> Any:
@@ -145,6 +147,7 @@ def _engine(row: EngineRow) -> type[OnPath]:
         "locks": dict.fromkeys(sorted(row.devices), LOCK),
         "__doc__": f"Serves by {row.program}.",
     }
+    # A class for each row: a plugin is a class, whose `Args` give a recipe its schema.
     return type(row.name, (OnPath,), members)
 
 
@@ -176,6 +179,7 @@ def _sglang_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int])
         "logprob_start_len": 0,
     }
     entries = post(f"{url}/generate", body)["meta_info"].get("input_token_logprobs") or []
+    # An entry is the log-probability, the token's id and its text.
     if [entry[1] for entry in entries] != tokens:
         doing = "asking sglang for log-probabilities"
         raise Unavailable(
@@ -248,6 +252,7 @@ ROWS: Final = (
             "max_running_requests": (int | None, Positive),
             "max_total_tokens": (int | None, Positive),
             "chunked_prefill_size": (int | None, None),
+            # Not `disable_cuda_graph`: SGLang has retired it.
             "disable_radix_cache": (bool, False),
         },
         tokenize=_sglang_tokens,
@@ -270,6 +275,7 @@ ROWS: Final = (
             "ep_size": (int | None, Positive),
             "kv_cache_free_gpu_memory_fraction": (float | None, Share),
         },
+        # trtllm-serve writes its own flags so: --max_batch_size.
         dashed=False,
         not_run="it needs a CUDA GPU",
     ),

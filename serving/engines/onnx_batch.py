@@ -65,6 +65,7 @@ class OnnxDecoder:
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
         """Return the logits after one more token of each: of all rows but the one being read."""
         next_tokens = dict(zip(keys, tokens, strict=True))
+        # A row whose prompt is being read is the last: see `leave`.
         rows = self._rows[: len(next_tokens)]
         for row in rows:
             row.length += 1
@@ -95,18 +96,21 @@ class OnnxDecoder:
             )
         binding.bind_output("logits", "cpu")
         self._session.run_with_iobinding(binding)
+        # The graph may compute in float16; whoever draws tokens is promised float32.
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 
     def _binding(self, begin: int, end: int) -> Any:
-        """Rows `begin` to `end` of the cache as what the graph reads and, in the same place,
-        writes.
+        """Return rows `begin` to `end` of the cache, bound as what the graph reads and, in the same
+        place, writes.
         """
         import onnxruntime
 
+        # Kept: the arrays stay where they are for as long as the server runs.
         if (begin, end) not in self._bindings:
             binding = self._bindings[begin, end] = self._session.io_binding()
             binding.bind_output("logits", "cpu")
             for name, array in self._cache.items():
+                # On a CPU it shares the array's memory, which has to be contiguous: whole rows are.
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array[begin:end])
                 binding.bind_ortvalue_input(name, value)
                 binding.bind_ortvalue_output(name.replace(STATE, RESULT), value)
@@ -114,7 +118,7 @@ class OnnxDecoder:
 
 
 def unknown_inputs(session: Any) -> list[str]:
-    """Inputs of a graph that this module does not know to feed."""
+    """Return the inputs of a graph that this module does not know to feed."""
     return sorted(
         node.name
         for node in session.get_inputs()
@@ -123,8 +127,8 @@ def unknown_inputs(session: Any) -> list[str]:
 
 
 def _cache(session: Any, slots: int, context: int, head_size: int) -> dict[str, Any]:
-    """An array for all keys, and one for all values, of every layer; memory is taken as it is
-    written to.
+    """Return an array for all keys, and one for all values, of every layer; memory is taken as it
+    is written to.
     """
     return {
         node.name: np.zeros((slots, node.shape[1], context, head_size), NUMBERS[node.type])

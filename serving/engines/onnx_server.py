@@ -63,7 +63,7 @@ def _session(args: argparse.Namespace, config: dict[str, Any]) -> Any:
 
 
 def options(model: Path, given: Mapping[str, Any]) -> argparse.Namespace:
-    """Options as the command line gives them, for who loads the model without one."""
+    """Return options as the command line gives them, for who loads the model without one."""
     return argparse.Namespace(model=model, **given)
 
 

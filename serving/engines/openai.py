@@ -34,6 +34,7 @@ class OpenAIArgs(EngineArgs):
     )
     url: str = Field(
         "http://127.0.0.1:8000/v1",
+        # No user and password in it: everybody on the machine can read a command line.
         pattern=r"^https?://[^@\s]+$",
         description="The endpoint, with its `/v1`.",
     )
@@ -75,6 +76,7 @@ class OpenAI(Engine[OpenAIArgs]):
         try:
             Client(args.url, 30, {"Authorization": f"Bearer {key}"} if key else None).models()
         except RequestRefused as exc:
+            # Not every endpoint lists its models: any other refusal shows that somebody is there.
             if exc.status in (401, 403):
                 raise Unavailable(doing, exc.wrong, "look at `api_key_env`") from exc
         except Unavailable as exc:

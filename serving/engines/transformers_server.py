@@ -100,6 +100,7 @@ class Loaded:
             return []
         ids = torch.tensor([[*prompt, *completion]], device=self._device)
         with torch.inference_mode():
+            # Only the logits that are asked for: all of a long prompt's would fill the memory.
             logits = self._model(
                 input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1
             ).logits[0, :-1]
@@ -117,8 +118,8 @@ class Loaded:
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> int:
-    """The next token: the likeliest at temperature 0, else one drawn among those that top_k and
-    top_p leave.
+    """Return the next token: the likeliest at temperature 0, else one drawn among those that top_k
+    and top_p leave.
     """
     import torch
 

@@ -34,6 +34,7 @@ class TritonPythonModel:
         }
         sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
         package.__path__ = [parameters["root"]]
+        # Only now does this Python know the package.
         from weighbridge.serving.engines.onnx_server import OnnxModel, options
 
         self._model = OnnxModel(
@@ -94,7 +95,7 @@ def _response(token: int, logprobs: list[float], top: list[int]) -> Any:
 
 
 def _end_with_parent() -> None:
-    """A server that was killed takes no leave of its models."""
+    """End this process when tritonserver has ended, which, killed, takes no leave of its models."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -13,7 +13,9 @@ MODEL = "llm"
 def python_backend(
     folder: Path, program: Path, parameters: Mapping[str, str], args: Mapping[str, Any]
 ) -> Path:
-    """A repository with one model on the python backend, which streams a token per response."""
+    """Write a repository with one model on the python backend, which streams a token per response,
+    and return its folder.
+    """
     version = folder / MODEL / "1"
     version.mkdir(parents=True)
     (version / "model.py").symlink_to(program)
@@ -30,6 +32,7 @@ def python_backend(
             {"name": "logprobs", "data_type": "TYPE_FP32", "dims": [-1]},
             {"name": "top", "data_type": "TYPE_INT32", "dims": [-1]},
         ],
+        # Decoupled: one request has many responses, a token in each.
         "model_transaction_policy": {"decoupled": True},
         "dynamic_batching": {"max_queue_delay_microseconds": args["max_queue_delay_microseconds"]},
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
@@ -40,8 +43,8 @@ def python_backend(
 
 
 def vllm_backend(folder: Path, model: Path, engine_args: Mapping[str, Any]) -> Path:
-    """A repository with one model on Triton's vLLM backend, which takes vLLM's own options from
-    `model.json`.
+    """Write a repository with one model on Triton's vLLM backend, which takes vLLM's own options
+    from `model.json`, and return its folder.
     """
     version = folder / MODEL / "1"
     version.mkdir(parents=True)
@@ -53,8 +56,9 @@ def vllm_backend(folder: Path, model: Path, engine_args: Mapping[str, Any]) -> P
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """`config.pbtxt` of a model. Raises google.protobuf's ParseError for anything that Triton's own
-    schema lacks.
+    """Write `config.pbtxt` of a model.
+
+    Raises google.protobuf's ParseError for anything that Triton's own schema lacks.
     """
     from google.protobuf import text_format
     from google.protobuf.json_format import ParseDict

@@ -59,6 +59,7 @@ class TritonModel(HfTokenizer):
         self.context = min(args.context_length, config["model"]["context_length"])
         self.slots = args.max_batch_size
         self._address = address
+        # A client of Triton's holds one stream at a time.
         self._own = threading.local()
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
@@ -80,11 +81,12 @@ class TritonModel(HfTokenizer):
                 )
         finally:
             if not answers.ended:
+                # Triton wants every input of the model, and this one is not looked at.
                 self._tell(prompt[:1], {"stop": answers.request})
             self._client().stop_stream()
 
     def logprobs(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-        """Natural-log probability of every completion token."""
+        """Return the natural-log probability of every completion token."""
         answers = self._ask(prompt, {"completion": list(completion)})
         try:
             values: list[float] = answers.get().as_numpy("logprobs").ravel().tolist()
@@ -130,7 +132,7 @@ class Answers:
         self._queue.put((result, error))
 
     def get(self) -> Any:
-        """The next one; None after the last."""
+        """Return the next one; None after the last."""
         result, error = self._queue.get()
         self.ended = (
             error is not None
@@ -142,8 +144,8 @@ class Answers:
 
 
 def check_libpython() -> None:
-    """The python backend needs the shared library of the same Python, which not every build of
-    Python has.
+    """Exit where the shared library of this Python is missing, which not every build of it has and
+    the python backend needs.
     """
     name = f"libpython3.{sys.version_info.minor}.so.1.0"
     try:
@@ -176,6 +178,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     packages = home.parents[1]
     env = {
         **os.environ,
+        # Where triton_model.py finds numpy: the backend's Python is isolated.
         "PYTHONPATH": str(packages),
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
     }
@@ -183,7 +186,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def _backends(folder: Path, home: Path) -> Path:
-    """The python backend with the stub of this Python beside it, where it looks for one."""
+    """Return a folder with the python backend and, where that looks for it, this Python's stub."""
     backend = folder / "backends" / "python"
     if not backend.exists():
         backend.mkdir(parents=True)
@@ -223,7 +226,7 @@ def ready(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def launch(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A tritonserver that is ready, and its port; another port where somebody was faster."""
+    """Return a tritonserver that is ready, and its port; another one where somebody was faster."""
     for _ in range(PORTS_TRIED):
         port = free_port(HOST)
         server = start(folder, port)

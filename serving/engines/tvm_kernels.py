@@ -19,8 +19,8 @@ ROWS: Final = 4
 
 
 def packed(weight: Any) -> Any:
-    """A weight of shape (columns, width), as models keep it, in the order in which `dense` reads
-    it.
+    """Return a weight of shape (columns, width), as models keep it, in the order in which `dense`
+    reads it.
 
     Its shape is (columns / LANES rounded up, width, LANES).
     """
@@ -38,6 +38,7 @@ def dense(width: int, columns: int) -> Any:
 
     @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]  # tvm has no types
     def multiply(x: T.handle, w: T.handle, y: T.handle) -> None:
+        # Scheduled: the loops below are as they are to run, and no pass is to arrange them anew.
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         rows = T.int64()
         given = T.match_buffer(x, (rows, width), "float32")

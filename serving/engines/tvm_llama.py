@@ -66,6 +66,7 @@ class Shape:
         )
         self.kv_heads = config.get("num_key_value_heads") or self.heads
         self.head = config.get("head_dim") or self.hidden // self.heads
+        # 10000 where the configuration says nothing: Llama's own.
         self.theta = int(rope.get("rope_theta") or config.get("rope_theta") or 10000)
         self.context = int(config["max_position_embeddings"])
         self.tied = bool(config.get("tie_word_embeddings"))
@@ -137,8 +138,8 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         self.lm_head = Linear(shape.hidden, shape.vocabulary)
 
     def read(self, ids: Any, cache: PagedKVCache) -> Any:
-        """Logits, one row per token: of a piece of a prompt, or, as `decode`, of the next token of
-        every answer.
+        """Return logits, one row per token: of a piece of a prompt, or, as `decode`, of the next
+        token of every answer.
         """
         batch, length = ids.shape
         x = self.embed_tokens(op.reshape(ids, (batch * length,)))
@@ -146,6 +147,7 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
             x = layer(x, cache, (batch, length))
         return self.lm_head(self.norm(x)), cache
 
+    # One computation under two names, since each is compiled for shapes of its own: `spec`.
     decode = read
 
     def create_cache(self, rows: Any, tokens: Any, chunk: Any, page: Any) -> Any:
@@ -177,7 +179,8 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
         )
 
     def spec(self) -> dict[str, Any]:
-        """What the compiled functions take."""
+        """Return what the compiled functions take."""
+        # Packed: the weights come as one argument, and are not compiled in.
         how = {"param_mode": "packed", "effect_mode": "none"}
         cache = nn.spec.Object(object_type=PagedKVCache)
         return {
@@ -203,15 +206,15 @@ def processor() -> Any:
 
 
 def compile_llama(shape: Shape) -> tuple[Any, list[str]]:
-    """The compiled module and the names of its parameters in order."""
+    """Return the compiled module, and the names of its parameters in order."""
     model = Llama(shape)
     module, parameters = model.export_tvm(spec=model.spec())[:2]
     return tvm.compile(module, target=processor()), [name for name, _ in parameters]
 
 
 def weights(folder: Path, shape: Shape, names: list[str]) -> list[Any]:
-    """The parameters out of safetensors as float32: those that are multiplied together joined, and
-    packed.
+    """Return the parameters out of safetensors as float32: those that are multiplied together
+    joined, and packed.
     """
     tensors = dict(_tensors(folder))
     return [tvm.runtime.tensor(_packed(name, _parameter(tensors, shape, name))) for name in names]
@@ -240,6 +243,7 @@ def _tensors(folder: Path) -> Any:
             begin, end = tensor["data_offsets"]
             data = raw[begin:end]
             if tensor["dtype"] == "BF16":
+                # A bfloat16 is the upper half of a float32.
                 values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
             else:
                 values = np.frombuffer(

@@ -47,7 +47,7 @@ class TvmDecoder:
         self._cache = self._machine["create_cache"](*(ShapeTuple([size]) for size in sizes))
 
     def join(self, key: int) -> None:
-        """A sequence of its own in the cache."""
+        """Begin a sequence of its own in the cache."""
         self._call("add_sequence", key)
 
     def leave(self, key: int) -> None:

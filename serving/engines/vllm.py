@@ -227,6 +227,8 @@ class Vllm(Engine[VllmArgs]):
                 str(model),
             ]
         address = ["--host", host, "--port", str(port)]
+        # Guarded: where vLLM's first process is killed, its engine and workers would go on for
+        # ever, with their memory.
         return guarded([*program, *address, *_options(_with_adapter(self.args, model))], python)
 
     def env(self) -> dict[str, str]:
@@ -274,6 +276,7 @@ def _options(args: VllmArgs) -> list[str]:
     words: list[str] = []
     for name, value in args.model_dump(exclude=set(NOT_FLAGS)).items():
         flag = name.replace("_", "-")
+        # Both ways: some of vLLM's switches are on where nobody says.
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
@@ -303,6 +306,7 @@ def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
         return args
     name = args.served_model_name
     wanted = max(_rank(folder), args.max_lora_rank or 1)
+    # A rank above all of them is vLLM's own to refuse.
     rank = next((rank for rank in RANKS if rank >= wanted), wanted)
     named = {name: str(folder), f"{name}-{folder.name}": str(folder)}
     return args.model_copy(

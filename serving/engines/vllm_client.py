@@ -28,6 +28,7 @@ def token_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int]) -
         "prompt": tokens,
         "max_tokens": 1,
         "temperature": 0,
+        # However few of the likeliest are asked for, the token itself is told as well.
         "prompt_logprobs": 1,
     }
     read = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
@@ -48,6 +49,7 @@ def chat_tokens(url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
     body = {
         "model": _model_name(url),
         "messages": [dict(message) for message in messages],
+        # The template writes every special token itself.
         "add_special_tokens": False,
         "add_generation_prompt": True,
     }
@@ -61,6 +63,7 @@ def _model_name(url: str) -> str:
 
 def _is_adapter(url: str, name: str) -> bool:
     models = get(f"{url}/v1/models")["data"]
+    # vLLM gives an adapter its base's name as `parent`.
     return any(model["id"] == name and model.get("parent") for model in models)
 
 
@@ -75,6 +78,7 @@ def _forced(url: str, name: str, before: Sequence[int], token: int) -> float:
         "temperature": 0,
         "logprobs": 0,
         "logit_bias": {str(token): CERTAIN},
+        # A text does not say which token it came from.
         "return_token_ids": True,
     }
     choice = post(f"{url}/v1/completions", body)["choices"][0]

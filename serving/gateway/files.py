@@ -112,6 +112,7 @@ class GatewayFiles:
                 _write(folder / f"{front.target}.keys", config.keys(front, own_key))
         text = self.render(desired)
         _write(folder / CONFIGURATION, text)
+        # Last: until it is replaced, the configuration before names the files of targets that go.
         targets = {front.target for front in desired.fronts}
         for path in (*folder.glob("*.pins"), *folder.glob("*.health"), *folder.glob("*.keys")):
             if path.stem not in targets:

@@ -85,6 +85,7 @@ class Gateway:
             BadInput: the port belongs to somebody else.
             Unavailable: haproxy is not installed.
         """
+        # Called for what it raises.
         executable()
         check_port(front, self._workers())
 
@@ -178,6 +179,7 @@ class Gateway:
             yield
 
     def _change(self, actual: DesiredState, fronts: Sequence[Front], new: Front | None) -> None:
+        # Sorted: whether haproxy has to reload must not depend on the order of the calls.
         ordered = tuple(sorted(fronts, key=lambda front: front.target))
         desired = actual.model_copy(update={"fronts": ordered})
         # What cannot be written down is refused before anybody else's ports are looked at.
@@ -188,6 +190,7 @@ class Gateway:
         try:
             self._establish(desired)
         except ConfigurationRejected as exc:
+            # The files hold the refused one by now: a haproxy that is started again would read it.
             self._establish(actual)
             about = f" of {new.target}" if new else ""
             raise BadInput(

@@ -118,6 +118,7 @@ class Master:
 
     def ask_worker(self, worker: int, command: str) -> str:
         """Return one worker's answer. Raises NotAnswering where it has ended."""
+        # `@!PID`: the master passes the command on to the worker of this process id.
         answer = self.ask(f"@!{worker} {command}")
         if answer.startswith("Can't find the target"):
             raise NotAnswering(f"haproxy's worker {worker} has ended")
@@ -171,6 +172,7 @@ def _servers(table: str) -> Iterator[Server]:
             name=row["svname"],
             address=row["addr"],
             status=row["status"],
+            # As it was set; `weight` is what is in effect at the moment.
             weight=int(row["uweight"] or 0),
             limit=int(row["slim"] or 0),
             current=int(row["scur"] or 0),

@@ -62,12 +62,15 @@ def _add_or_update(front: Front, route: Route, server: Server | None) -> Iterato
     name = f"{front.target}/{route.name}"
     if server is None:
         yield f"add server {name} {config.options(route, front)}"
+        # haproxy does not check a server that was added at run time until it is told to.
         yield f"enable health {name}"
     else:
         if server.address != config.address(route.host, route.port):
             yield f"set server {name} addr {route.host} port {route.port}"
         if server.limit != front.args.in_flight:
             yield f"set maxconn server {name} {front.args.in_flight}"
+        # What loses weight does so later: were it first, nobody would have any in between, and
+        # requests would get 503.
         if server.weight != route.weight and not _loses_weight(route, server):
             yield _set_weight(front, route)
     # A server is added in maintenance.

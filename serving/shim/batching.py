@@ -30,13 +30,13 @@ class Decoder(Protocol):
         """Forget the state of an answer."""
 
     def read(self, key: int, tokens: Sequence[int]) -> Any:
-        """Read on in the prompt of the answer that joined last; float32 logits of shape (tokens,
-        vocabulary).
+        """Read on in the prompt of the answer that joined last; return float32 logits of shape
+        (tokens, vocabulary).
         """
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> Any:
-        """Append a token to every answer whose prompt is read; float32 logits of shape (answers,
-        vocabulary).
+        """Append a token to every answer whose prompt is read; return float32 logits of shape
+        (answers, vocabulary).
         """
 
 

@@ -46,6 +46,7 @@ class Detokenizer:
         text = self._new_text()
         if text.endswith(UNFINISHED):
             return ""
+        # From near the end: decoding all tokens at each step takes the square of their number.
         self._start, self._done = self._done, len(self._tokens)
         return text
 
@@ -112,6 +113,7 @@ def deltas(
             if stopped:
                 yield Delta(text, tuple(waiting), "stop")
                 return
+            # The generator just ends at its last token, and does not say that it was cut.
             if count >= request.sampling.max_tokens:
                 rest, stopped = _flush(stops, detokenizer)
                 yield Delta(text + rest, tuple(waiting), "stop" if stopped else "length")

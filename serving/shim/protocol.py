@@ -34,6 +34,7 @@ class Sampling:
     """None: not wanted. Otherwise the token's own and this many of the likeliest."""
 
 
+# Its full name: `Generator` below is the protocol of a model.
 TokenStream = collections.abc.Generator[Token, None, None]
 """Tokens as they come; closed where nobody wants more."""
 

@@ -149,6 +149,7 @@ def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
     tokens = body.get(name)
     if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list):
         tokens = tokens[0]
+    # By `type`: true and false are numbers to isinstance.
     if not isinstance(tokens, list) or not all(
         type(token) is int and token >= 0 for token in tokens
     ):

@@ -52,6 +52,7 @@ class CompletionResponse:
 
     def opening(self) -> Iterator[bytes]:
         """Yield what comes before any text."""
+        # A chat's first event names who speaks, before any text; a plain completion's does not.
         if self.request.chat:
             yield self._event(self._choice({"role": "assistant", "content": ""}, None))
 
