@@ -223,64 +223,10 @@ class ManagedTarget:
             self.route()
         return not left
 
-    # After a crash
-
-    def resolve_interrupted(self) -> None:
-        """Finish the rollout that a killed process left, or roll it back.
-
-        It is finished where it was committed: clients may have been answered by the new version
-        alone since then.
-        """
-        rollout = self.load_state().rollout
-        for unended in self.outbox.unended():
-            # Killed after the ledger's line `begin` and before the state: nothing was started.
-            if rollout is None or unended != rollout.id:
-                self.outbox.write(
-                    unended,
-                    "end",
-                    outcome="interrupted",
-                    verdict="error",
-                    detail="interrupted at `begin`",
-                )
-        if rollout is None:
-            return
-        release = rollout.next.release
-        logger.warning("%s: resolving an interrupted rollout of %s", self.name, release.bento)
-        if rollout.committed:
-            # It gets all traffic in a moment, and after a reboot it does not run.
-            self._keep_running(rollout.next)
-            self.finish_rollout({}, "finished after an interruption")
-        else:
-            if rollout.previous is not None and not rollout.swap:
-                self._keep_running(rollout.previous)
-            self.roll_back("interrupted", "error", f"interrupted at `{rollout.phase}`", {})
-
-    def repair(self) -> None:
-        """Make two things true again, whatever happened.
-
-        What gets traffic runs, and what runs is known to the state.
-        """
-        state = self.load_state()
-        known = {draining.revision.name for draining in state.draining}
-        if state.current is not None:
-            known.add(state.current.name)
-            self._keep_running(state.current)
-            if not self.target.is_routed(traffic_shares(state)):
-                self.route()
-        for name in self.target.running() - known:
-            logger.warning("%s: %s runs and nobody knows why: it is stopped", self.name, name)
-            self.target.stop_named(name)
-        self.stop_drained()
-
     # Parts of the above
 
     def _file_lock(self) -> FileLock:
         return FileLock(self.folder / "lock")
-
-    def _keep_running(self, revision: Revision) -> None:
-        """Start what is about to get traffic, if it does not run: after a reboot nothing does."""
-        if not self.target.is_healthy(revision):
-            self.target.start(revision)
 
     def _draining(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
         until = time.time() + self.args.rollout.drain_seconds

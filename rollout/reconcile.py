@@ -16,9 +16,13 @@ from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
 from weighbridge.rollout.deploy_args import DeployArgs
-from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger, open_target
+
+# `recover` belongs to what the deployer takes this module for.
+from weighbridge.rollout.interrupted_rollouts import recover as recover
+from weighbridge.rollout.interrupted_rollouts import repair, resolve_interrupted
+from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger
 from weighbridge.rollout.rollout import Rollout
-from weighbridge.rollout.state import TargetState, known_targets
+from weighbridge.rollout.state import TargetState
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.package import PackageArgs, package
@@ -77,8 +81,8 @@ def reconcile(
     """
     managed = managed_target_of(binding, workspace)
     with managed.lock():
-        managed.resolve_interrupted()
-        managed.repair()
+        resolve_interrupted(managed)
+        repair(managed)
         # In any case: an attempt that failed is history too, and so is what was just resolved.
         try:
             return _reconcile_locked(managed, binding, registry, trigger, force)
@@ -107,19 +111,6 @@ def needs(
         and not _serves(state, desired)
         and _why_not_tried(managed, state, desired, force) is None
     )
-
-
-def recover(workspace: Workspace) -> None:
-    """Resolve what killed processes left at every target, and have what served serve again.
-
-    Needs no MLflow.
-    """
-    for name in known_targets(workspace.settings.home):
-        managed = open_target(name, workspace)
-        if managed is not None:
-            with managed.lock():
-                managed.resolve_interrupted()
-                managed.repair()
 
 
 def _reconcile_locked(

@@ -7,7 +7,7 @@
 
 Always in this order: the ledger says what is about to be done, the state (`state.json`) says it,
 the effect follows. So whoever opens the target after a crash knows what was going on: before
-`commit` a rollout is rolled back, from there on it is finished (managed_target.py).
+`commit` a rollout is rolled back, from there on it is finished (interrupted_rollouts.py).
 """
 
 import logging

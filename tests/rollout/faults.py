@@ -18,10 +18,10 @@ from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe, target_operations
+from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
-from weighbridge.rollout.reconcile import recover
 from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.rollout.state import known_targets
 

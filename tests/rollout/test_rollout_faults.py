@@ -12,8 +12,8 @@ from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import target_operations
+from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.managed_target import open_target
-from weighbridge.rollout.reconcile import recover
 from weighbridge.rollout.state import folder_of, read_state
 from weighbridge.serving.targets.base import Revision
 

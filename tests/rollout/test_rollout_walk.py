@@ -19,8 +19,9 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands, target_operations
+from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.managed_target import open_target
-from weighbridge.rollout.reconcile import _AliasWatch, recover
+from weighbridge.rollout.reconcile import _AliasWatch
 from weighbridge.rollout.rollout import Rollout
 
 VERSIONS = st.sampled_from("1234")
