@@ -95,11 +95,11 @@ def verified(headers: Mapping[str, str], body: bytes, secret: str, now: float) -
         headers.get("x-mlflow-delivery-id", ""),
         headers.get("x-mlflow-timestamp", ""),
     )
-    given = headers.get("x-mlflow-signature", "")
+    received = headers.get("x-mlflow-signature", "")
     expected = signature(secret, delivery, timestamp, body)
     # compare_digest takes the same time wherever the two differ, so that nobody finds the right
     # signature by measuring. It wants bytes, since a header may hold any character.
-    if not secret or not delivery or not hmac.compare_digest(given.encode(), expected.encode()):
+    if not secret or not delivery or not hmac.compare_digest(received.encode(), expected.encode()):
         raise DeliveryRejected(401, "the signature is missing or wrong")
     if not re.fullmatch("[0-9]{1,15}", timestamp) or abs(now - int(timestamp)) > WINDOW:
         raise DeliveryRejected(401, f"the timestamp is not within {WINDOW:.0f} s of now")

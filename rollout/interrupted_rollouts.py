@@ -63,13 +63,13 @@ def repair(managed: ManagedTarget) -> None:
     What gets traffic runs, and what runs is known to the state.
     """
     state = managed.load_state()
-    known = {draining.revision.name for draining in state.draining}
+    known_revisions = {draining.revision.name for draining in state.draining}
     if state.current is not None:
-        known.add(state.current.name)
+        known_revisions.add(state.current.name)
         _keep_running(managed, state.current)
         if not managed.target.is_routed(traffic_shares(state)):
             managed.route()
-    for name in managed.target.running() - known:
+    for name in managed.target.running() - known_revisions:
         logger.warning("%s: %s runs and nobody knows why: it is stopped", managed.name, name)
         managed.target.stop_named(name)
     managed.stop_drained()

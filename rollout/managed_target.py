@@ -217,11 +217,13 @@ class ManagedTarget:
         # A process that was killed may have written down that one drains, and no more than that.
         if state.draining and not self.target.is_routed(traffic_shares(state)):
             self.route()
-        left = tuple(draining for draining in state.draining if not self._stop_if_drained(draining))
-        if len(left) < len(state.draining):
-            self.change_state(draining=left)
+        still_draining = tuple(
+            draining for draining in state.draining if not self._stop_if_drained(draining)
+        )
+        if len(still_draining) < len(state.draining):
+            self.change_state(draining=still_draining)
             self.route()
-        return not left
+        return not still_draining
 
     # Parts of the above
 
@@ -251,9 +253,9 @@ class ManagedTarget:
         new, old = rollout.next.release, rollout.previous
         releases = state.previous_releases
         if old is not None:
-            others = (one for one in releases if one.version != old.release.version)
+            others = (release for release in releases if release.version != old.release.version)
             releases = (old.release, *others)
-        releases = tuple(one for one in releases if one.version != new.version)
+        releases = tuple(release for release in releases if release.version != new.version)
         return releases[: self.workspace.settings.history_kept]
 
     def _restore_previous(self, rollout: OngoingRollout[Any], figures: dict[str, float]) -> None:

@@ -144,7 +144,9 @@ def judge(
         # A score may rise as far as it may fall; a share of changed answers is never below 0.
         judgement = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
     else:
-        changed = [float(one.text.strip() != one.question.answer.strip()) for one in answered]
+        changed = [
+            float(answer.text.strip() != answer.question.answer.strip()) for answer in answered
+        ]
         judgement = _judge(changed, max(CHANGED, max_drop), 0.0, alpha, "of the answers changed")
     if len(answered) < len(answers) and judgement.verdict != "fail":
         problem = next(answer.problem for answer in answers if answer.problem)
@@ -190,11 +192,11 @@ def _scores_before_and_now(
         name = args.label()
         if label not in ("", name) or name not in measurement.scores or not answered:
             continue
-        before = [one.question.scores.get(name, math.nan) for one in answered]
-        again = _scores(args, [one.question.answer for one in answered], answered)
+        before = [answer.question.scores.get(name, math.nan) for answer in answered]
+        again = _scores(args, [answer.question.answer for answer in answered], answered)
         if not _are_near(before, again):
             continue
-        now = _scores(args, [one.text for one in answered], answered)
+        now = _scores(args, [answer.text for answer in answered], answered)
         if not all(0 <= score <= 1 for score in (*before, *now)):
             continue
         if measurement.scores[name].greater_is_better:
@@ -209,8 +211,8 @@ def _default_metrics(measurement: Measurement) -> list[MetricArgs]:
     It holds labels, not options: a label that is a plugin's name is that plugin as it comes. `hub`
     is none: it needs the name of a metric.
     """
-    known = plugins.names("metric")
-    kinds = [label for label in measurement.scores if label in known and label != "hub"]
+    plugin_names = plugins.names("metric")
+    kinds = [label for label in measurement.scores if label in plugin_names and label != "hub"]
     return [load_metric(kind).Args(kind=kind) for kind in kinds]
 
 
@@ -220,7 +222,7 @@ def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
 
 
 def _scores(args: MetricArgs, texts: list[str], answered: Sequence[ProbeAnswer]) -> list[float]:
-    references = [one.question.reference for one in answered]
+    references = [answer.question.reference for answer in answered]
     return score_all([args], texts, references, None)[args.label()].per_example
 
 

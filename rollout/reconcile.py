@@ -150,12 +150,12 @@ def _with_newest_arguments(
 
     They are read after the alias, so that whoever sets them and then moves the alias gets them.
     """
-    same = (
-        one
-        for one in registry.bindings()
-        if (one.target, one.model) == (binding.target, binding.model)
+    matching = (
+        listed
+        for listed in registry.bindings()
+        if (listed.target, listed.model) == (binding.target, binding.model)
     )
-    return managed_target_of(next(same, binding), managed.workspace)
+    return managed_target_of(next(matching, binding), managed.workspace)
 
 
 def _keep(managed: ManagedTarget, serving: str, why: str) -> Result:

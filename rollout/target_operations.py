@@ -9,10 +9,10 @@ from weighbridge.rollout.state import known_targets
 
 def find_target(name: str, workspace: Workspace) -> ManagedTarget:
     """Return the target of this name. Raises BadInput where nothing was ever deployed there."""
-    known = known_targets(workspace.settings.home)
-    managed = open_target(name, workspace) if name in known else None
+    names = known_targets(workspace.settings.home)
+    managed = open_target(name, workspace) if name in names else None
     if managed is None:
-        remedy = f"known: {', '.join(known)}" if known else "start one with: weighbridge run RECIPE"
+        remedy = f"known: {', '.join(names)}" if names else "start one with: weighbridge run RECIPE"
         raise BadInput(f"looking for target '{name}'", "there is none of that name", remedy)
     return managed
 

@@ -49,7 +49,7 @@ def status_of(managed: ManagedTarget) -> TargetStatus:
     """Return how one target is."""
     state, serving = managed.load_state(), serving_at(managed)
     rollout = state.rollout
-    draining = ", ".join(one.revision.name for one in state.draining)
+    draining = ", ".join(entry.revision.name for entry in state.draining)
     remarks = [state.reason, f"{draining} drains" if draining else ""]
     return TargetStatus(
         target=managed.name,

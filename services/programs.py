@@ -74,7 +74,7 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
 
     All of them are given, since supervisord may have been started with an older environment.
     """
-    own = {
+    own_settings = {
         "HOME": settings.home,
         "CACHE": settings.cache,
         "TRACKING_URI": settings.tracking_uri,
@@ -88,7 +88,7 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
         "FAST_START": settings.fast_start,
     }
     return {
-        **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own.items()},
+        **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own_settings.items()},
         **prefect_settings.for_platform(settings, ports.prefect_api),
         **_FOR_MLFLOW,
         "PYTHONUNBUFFERED": "1",

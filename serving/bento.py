@@ -346,8 +346,8 @@ def _publish(scratch: Path, final: Path, name: str, version: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         # Half of one is left where somebody else's build was killed.
-        whole = (target / "bento.yaml").exists() or (target / "model.yaml").exists()
-        if not whole:
+        is_whole = (target / "bento.yaml").exists() or (target / "model.yaml").exists()
+        if not is_whole:
             shutil.rmtree(target)
     # Whoever else writes to BentoML's store does not wait for our lock.
     with suppress(FileExistsError):

@@ -105,8 +105,10 @@ def last_words(log: str, lines: int = 10) -> str:
     if not started:
         return "\n".join(log.strip().splitlines()[-lines:]) or "(nothing)"
     # Up to BentoML's next line, which tells of the engine's end and not of its cause.
-    own = itertools.takewhile(lambda line: not BENTOML_LINE.match(line), output.splitlines()[1:])
-    return "\n".join(list(own)[-lines:]) or "(the engine said nothing)"
+    engine_lines = itertools.takewhile(
+        lambda line: not BENTOML_LINE.match(line), output.splitlines()[1:]
+    )
+    return "\n".join(list(engine_lines)[-lines:]) or "(the engine said nothing)"
 
 
 def _wait(process: Process, urls: Sequence[str], timeout: float) -> float:

@@ -314,11 +314,11 @@ def _compile(tree: Path, programs: Path, compiler: str, cache: Path, doing: str)
             doing,
         )
     with tempfile.TemporaryDirectory(dir=programs.parent, prefix=".built-") as scratch:
-        whole = Path(scratch) / "bin"
-        whole.mkdir()
+        complete = Path(scratch) / "bin"
+        complete.mkdir()
         for name in TOOLS:
-            shutil.copy2(work / "bin" / name, whole / name)
-        whole.rename(programs)
+            shutil.copy2(work / "bin" / name, complete / name)
+        complete.rename(programs)
     shutil.rmtree(work, ignore_errors=True)
 
 

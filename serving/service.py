@@ -89,9 +89,11 @@ class EnginePassthrough:
         ]
         try:
             async with self._engine.request(scope["method"], path, headers, body) as response:
-                names = [(name.lower(), value) for name, value in response.raw_headers]
-                kept = [(name, value) for name, value in names if name not in NOT_PASSED_ON]
-                await _send_start(send, response.status, kept)
+                answer_headers = [(name.lower(), value) for name, value in response.raw_headers]
+                passed_back = [
+                    (name, value) for name, value in answer_headers if name not in NOT_PASSED_ON
+                ]
+                await _send_start(send, response.status, passed_back)
                 async for chunk in response.content.iter_any():
                     await _send_body(send, chunk, more=True)
         except NoAnswer as exc:

@@ -221,11 +221,11 @@ class Engine(ABC, Generic[ArgsT]):
         """
         device = self.device()
         if device not in self.locks:
-            known = ", ".join(self.locks) or "none"
+            devices = ", ".join(self.locks) or "none"
             raise Unavailable(
                 f"choosing the environment of {self.name}",
                 f"it has none for {device}",
-                f"known: {known}",
+                f"known: {devices}",
             )
         return self.locks[device]
 

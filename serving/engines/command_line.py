@@ -20,15 +20,15 @@ def flags(options: Mapping[str, object], *, dashed: bool = True) -> list[str]:
         options: Values by name. None and False are left out, True is a switch without a value.
         dashed: Whether names are written with dashes instead of underscores.
     """
-    words: list[str] = []
+    arguments: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-') if dashed else name}"
         if value is True:
-            words.append(flag)
+            arguments.append(flag)
         # By identity: 0 is a value that an option may have.
         elif value is not None and value is not False:
-            words += [flag, str(value)]
-    return words
+            arguments += [flag, str(value)]
+    return arguments
 
 
 def guarded(command: Sequence[str], python: Path) -> list[str]:

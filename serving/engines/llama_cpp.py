@@ -138,17 +138,17 @@ class LlamaCpp(Engine[LlamaCppArgs]):
         Raises:
             Unavailable: The server does not answer, or does not do as it is told.
         """
-        known: list[float] = []
-        while len(known) < len(completion):
-            before = [*prompt, *completion[: len(known)]]
+        logprobs: list[float] = []
+        while len(logprobs) < len(completion):
+            before = [*prompt, *completion[: len(logprobs)]]
             # The last token is usually the one that ends the generation, and no grammar can force
             # that.
-            rest = list(completion[len(known) : -1][:FORCED_AT_ONCE])
-            known += _force(url, before, rest) if rest else []
-            known.append(
-                _force_one(url, [*prompt, *completion[: len(known)]], completion[len(known)])
+            forced = list(completion[len(logprobs) : -1][:FORCED_AT_ONCE])
+            logprobs += _force(url, before, forced) if forced else []
+            logprobs.append(
+                _force_one(url, [*prompt, *completion[: len(logprobs)]], completion[len(logprobs)])
             )
-        return known
+        return logprobs
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids of a text: special tokens parsed, none added."""
@@ -258,9 +258,11 @@ def _look_up(url: str, before: list[int], token: int) -> float:
     wanted one is looked up among the likeliest of that place.
     """
     # Any token will do that ends with a whole character.
-    other = _tokenize(url, "a")[-1]
+    substitute = _tokenize(url, "a")[-1]
     for count in LIKELIEST:
-        answer = _complete(url, before, 1, {"logit_bias": [[other, CERTAIN]], "n_probs": count})
+        answer = _complete(
+            url, before, 1, {"logit_bias": [[substitute, CERTAIN]], "n_probs": count}
+        )
         for entry in answer[0]["top_logprobs"] if answer else []:
             if entry["id"] == token:
                 return float(entry["logprob"])

@@ -40,12 +40,12 @@ class OnPathArgs(EngineArgs):
     # Before pydantic's own check, which would refuse the option without naming another.
     @model_validator(mode="before")
     @classmethod
-    def _names_are_known(cls, given: Any) -> Any:
+    def _names_are_known(cls, options: Any) -> Any:
         """Refuse an option that the row does not list, and name the nearest one."""
-        for name in set(given) - set(cls.model_fields) if isinstance(given, Mapping) else ():
+        for name in set(options) - set(cls.model_fields) if isinstance(options, Mapping) else ():
             advice = suggestion(name, list(cls.model_fields))
             raise ValueError(f"there is no option '{name}'; {advice}")
-        return given
+        return options
 
 
 Positive = Field(None, ge=1)
@@ -94,10 +94,10 @@ class OnPath(Engine[OnPathArgs]):
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
         """Return the program with its options. Raises Unavailable where it is not on the PATH."""
         row = self.row
-        words = [word.format(model=model, host=host, port=port) for word in row.command]
+        arguments = [word.format(model=model, host=host, port=port) for word in row.command]
         return [
             self._program(),
-            *words,
+            *arguments,
             *flags(self.args.model_dump(include=set(row.options)), dashed=row.dashed),
         ]
 

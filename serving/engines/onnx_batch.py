@@ -85,8 +85,8 @@ class OnnxDecoder:
     def _run(self, begin: int, end: int, ids: Any, lengths: Sequence[int]) -> Any:
         """Return the logits of `ids` in rows `begin` to `end`, which then have these lengths."""
         binding = self._binding(begin, end)
-        places = np.arange(max(lengths))
-        mask = (places[None, :] < np.array(lengths)[:, None]).astype(np.int64)
+        positions = np.arange(max(lengths))
+        mask = (positions[None, :] < np.array(lengths)[:, None]).astype(np.int64)
         binding.bind_cpu_input("input_ids", ids.astype(np.int64))
         binding.bind_cpu_input("attention_mask", mask)
         if "position_ids" in self._inputs:

@@ -62,9 +62,9 @@ def _session(args: argparse.Namespace, config: dict[str, Any]) -> Any:
     return session
 
 
-def options(model: Path, given: Mapping[str, Any]) -> argparse.Namespace:
+def options(model: Path, values: Mapping[str, Any]) -> argparse.Namespace:
     """Return options as the command line gives them, for who loads the model without one."""
-    return argparse.Namespace(model=model, **given)
+    return argparse.Namespace(model=model, **values)
 
 
 def main() -> None:

@@ -64,16 +64,16 @@ class RemoteEndpoint:
             async with self._endpoint.request(
                 request.method, request.path_qs, headers, body
             ) as answer:
-                kept = {
+                passed_back = {
                     name: answer.headers[name] for name in PASSED_BACK if name in answer.headers
                 }
-                response = web.StreamResponse(status=answer.status, headers=kept)
+                response = web.StreamResponse(status=answer.status, headers=passed_back)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
         except NoAnswer as exc:
-            words = f"the endpoint does not answer: {type(exc.__cause__).__name__}"
-            return web.json_response(error(words, 502), status=502)
+            message = f"the endpoint does not answer: {type(exc.__cause__).__name__}"
+            return web.json_response(error(message, 502), status=502)
         await response.write_eof()
         return response
 

@@ -47,8 +47,8 @@ class Loaded:
         self._device = options.device
         # A fast tokenizer may not be asked by two threads at a time.
         self._one_at_a_time = threading.Lock()
-        own = int(model.config.get_text_config().max_position_embeddings)
-        self.context = min(options.max_length or own, own)
+        trained_context = int(model.config.get_text_config().max_position_embeddings)
+        self.context = min(options.max_length or trained_context, trained_context)
         self.slots = options.slots
         self.ends = frozenset(
             _ends(model.generation_config.eos_token_id, self._tokenizer.eos_token_id)

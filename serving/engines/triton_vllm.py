@@ -78,8 +78,8 @@ class TritonVllm(Engine[TritonVllmArgs]):
         self.check()
         args = self.args
         options = args.model_dump(exclude={"frontend", *EngineArgs.model_fields}, exclude_none=True)
-        words = [str(args.frontend), str(model), host, str(port), json.dumps(options)]
-        return [str(python), "-I", str(LAUNCHER), *words]
+        arguments = [str(args.frontend), str(model), host, str(port), json.dumps(options)]
+        return [str(python), "-I", str(LAUNCHER), *arguments]
 
     def env(self) -> dict[str, str]:
         """Return variables by which it looks nothing up and reports nothing: it serves a folder."""

@@ -25,9 +25,9 @@ PYTHON = "python3"
 def main(frontend: str, model: str, host: str, port: str, options: str) -> None:
     """Write the repository, and become the frontend."""
     repository = vllm_backend(Path("models").absolute(), Path(model), json.loads(options))
-    words = ["--model-repository", str(repository), "--tokenizer", model, "--backend", "vllm"]
+    arguments = ["--model-repository", str(repository), "--tokenizer", model, "--backend", "vllm"]
     # In this process's place, so that a SIGTERM reaches it.
-    os.execvp(PYTHON, [PYTHON, frontend, *words, "--host", host, "--openai-port", port])
+    os.execvp(PYTHON, [PYTHON, frontend, *arguments, "--host", host, "--openai-port", port])
 
 
 if __name__ == "__main__":

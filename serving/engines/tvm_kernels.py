@@ -25,8 +25,8 @@ def packed(weight: Any) -> Any:
     Its shape is (columns / LANES rounded up, width, LANES).
     """
     columns, width = weight.shape
-    whole = np.pad(weight, ((0, -columns % LANES), (0, 0)))
-    return np.ascontiguousarray(whole.reshape(-1, LANES, width).transpose(0, 2, 1))
+    padded = np.pad(weight, ((0, -columns % LANES), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, LANES, width).transpose(0, 2, 1))
 
 
 def dense(width: int, columns: int) -> Any:
@@ -41,7 +41,7 @@ def dense(width: int, columns: int) -> Any:
         # Scheduled: the loops below are as they are to run, and no pass is to arrange them anew.
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         rows = T.int64()
-        given = T.match_buffer(x, (rows, width), "float32")
+        inputs = T.match_buffer(x, (rows, width), "float32")
         weight = T.match_buffer(w, (groups, width, LANES), "float32")
         result = T.match_buffer(y, (rows, columns), "float32")
         for group in T.parallel(groups):
@@ -53,12 +53,12 @@ def dense(width: int, columns: int) -> Any:
                     for row in T.unroll(ROWS):
                         for lane in T.vectorized(LANES):
                             total[row, lane] = T.float32(0)
-                    for place in T.serial(width):
+                    for inner in T.serial(width):
                         for row in T.unroll(ROWS):
                             for lane in T.vectorized(LANES):
                                 total[row, lane] = (
                                     total[row, lane]
-                                    + given[block * ROWS + row, place] * weight[group, place, lane]
+                                    + inputs[block * ROWS + row, inner] * weight[group, inner, lane]
                                 )
                     for row in T.unroll(ROWS):
                         for lane in T.vectorized(LANES):
@@ -67,12 +67,12 @@ def dense(width: int, columns: int) -> Any:
                 for rest in T.serial(rows % ROWS):
                     for lane in T.vectorized(LANES):
                         total[0, lane] = T.float32(0)
-                    for place in T.serial(width):
+                    for inner in T.serial(width):
                         for lane in T.vectorized(LANES):
                             total[0, lane] = (
                                 total[0, lane]
-                                + given[rows // ROWS * ROWS + rest, place]
-                                * weight[group, place, lane]
+                                + inputs[rows // ROWS * ROWS + rest, inner]
+                                * weight[group, inner, lane]
                             )
                     for lane in T.vectorized(LANES):
                         if group * LANES + lane < columns:

@@ -181,11 +181,11 @@ class Llama(nn.Module):  # type: ignore[misc]  # tvm has no types
     def spec(self) -> dict[str, Any]:
         """Return what the compiled functions take."""
         # Packed: the weights come as one argument, and are not compiled in.
-        how = {"param_mode": "packed", "effect_mode": "none"}
+        modes = {"param_mode": "packed", "effect_mode": "none"}
         cache = nn.spec.Object(object_type=PagedKVCache)
         return {
-            "read": {"ids": nn.spec.Tensor([1, "length"], "int32"), "cache": cache, "$": how},
-            "decode": {"ids": nn.spec.Tensor(["batch", 1], "int32"), "cache": cache, "$": how},
+            "read": {"ids": nn.spec.Tensor([1, "length"], "int32"), "cache": cache, "$": modes},
+            "decode": {"ids": nn.spec.Tensor(["batch", 1], "int32"), "cache": cache, "$": modes},
             "create_cache": {
                 "rows": int,
                 "tokens": int,

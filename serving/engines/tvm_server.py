@@ -32,7 +32,7 @@ from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.server import add_options, serve
 
-log = logging.getLogger("weighbridge.tvm")
+logger = logging.getLogger("weighbridge.tvm")
 
 
 class TvmDecoder:
@@ -87,7 +87,7 @@ class TvmModel(HfTokenizer):
         decoder = TvmDecoder(
             args.model, shape, slots=self.slots, context=self.context, chunk=args.chunk_size
         )
-        log.info("compiled and loaded in %.1f s", time.monotonic() - started)
+        logger.info("compiled and loaded in %.1f s", time.monotonic() - started)
         batcher = Batcher(decoder, slots=self.slots, chunk=args.chunk_size, ends=self.ends)
         self.generate, self.logprobs = batcher.generate, batcher.logprobs
 

@@ -273,25 +273,25 @@ class Vllm(Engine[VllmArgs]):
 
 
 def _options(args: VllmArgs) -> list[str]:
-    words: list[str] = []
+    arguments: list[str] = []
     for name, value in args.model_dump(exclude=set(NOT_FLAGS)).items():
         flag = name.replace("_", "-")
         # Both ways: some of vLLM's switches are on where nobody says.
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
-            words += [f"--{flag}", str(value)]
+            arguments += [f"--{flag}", str(value)]
     if args.speculative_config:
-        words += [
+        arguments += [
             "--speculative-config",
             args.speculative_config.model_dump_json(exclude_none=True),
         ]
     if args.lora_modules:
-        words += [
+        arguments += [
             "--lora-modules",
             *(f"{name}={folder}" for name, folder in args.lora_modules.items()),
         ]
-    return words
+    return arguments
 
 
 def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
@@ -328,8 +328,8 @@ def _rank(adapter: Path) -> int:
 def _wrong_for_device(args: VllmArgs, device: str) -> str | None:
     """Return what is wrong with options of another device; None where none was given."""
     other, names = ("cpu", CPU_ONLY) if device == "cuda" else ("cuda", CUDA_ONLY)
-    given = [f"`{name}`" for name in names if getattr(args, name) is not None]
-    if not given:
+    misplaced = [f"`{name}`" for name in names if getattr(args, name) is not None]
+    if not misplaced:
         return None
     remedy = f"leave it out, or set `device: {other}`"
-    return f"{' and '.join(given)} means nothing on {device}; {remedy}"
+    return f"{' and '.join(misplaced)} means nothing on {device}; {remedy}"

@@ -31,11 +31,13 @@ def token_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int]) -
         # However few of the likeliest are asked for, the token itself is told as well.
         "prompt_logprobs": 1,
     }
-    read = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
-    if len(read) != len(tokens):
-        wrong = f"it gave {len(read)} for {len(tokens)} tokens"
+    prompt_logprobs = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
+    if len(prompt_logprobs) != len(tokens):
+        wrong = f"it gave {len(prompt_logprobs)} for {len(tokens)} tokens"
         raise Unavailable("asking vllm for log-probabilities", wrong)
-    return [float(read[position][str(tokens[position])]["logprob"]) for position in positions]
+    return [
+        float(prompt_logprobs[position][str(tokens[position])]["logprob"]) for position in positions
+    ]
 
 
 def tokenize(url: str, text: str) -> list[int]:

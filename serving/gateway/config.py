@@ -269,14 +269,14 @@ def _frontend(front: Front) -> str:
         f"  http-request set-var(txn.pinned) bool(true) if {pinned}",
     ]
     if args.api_keys:
-        known = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
+        has_key = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
         # The engine must not see, nor log, a client's key.
         lines += [
-            f"  http-request {_refusal(401, _NO_KEY, 'WWW-Authenticate Bearer')} unless {known}",
+            f"  http-request {_refusal(401, _NO_KEY, 'WWW-Authenticate Bearer')} unless {has_key}",
             "  http-request del-header Authorization",
         ]
-    served = f"{{ var(txn.pin),map({front.target}.pins) -m found }}"
-    lines.append(f"  http-request {_refusal(404, _NO_PIN)} if {pinned} !{served}")
+    pin_is_served = f"{{ var(txn.pin),map({front.target}.pins) -m found }}"
+    lines.append(f"  http-request {_refusal(404, _NO_PIN)} if {pinned} !{pin_is_served}")
     if args.queue:
         refusal = _refusal(503, _BUSY, f"Retry-After {RETRY_AFTER}")
         lines.append(f"  http-request {refusal} if {{ queue({front.target}) ge {args.queue} }}")

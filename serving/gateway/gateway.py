@@ -109,9 +109,9 @@ class Gateway:
         """Have nobody listen at the target's address; requests under way go on to their end."""
         with self._locked():
             actual = self._files.load_or_begin()
-            left = [front for front in actual.fronts if front.target != target]
-            if len(left) < len(actual.fronts):
-                self._change(actual, left, None)
+            remaining = [front for front in actual.fronts if front.target != target]
+            if len(remaining) < len(actual.fronts):
+                self._change(actual, remaining, None)
 
     def stop(self) -> None:
         """End haproxy, whatever it has under way; `ensure` brings it back as it was."""

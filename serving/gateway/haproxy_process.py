@@ -116,21 +116,23 @@ class HaproxyProcess:
         if not answers:
             return None
         # A version that still answers somebody cannot be deleted: the next change does that.
-        left = [
+        remaining = [
             command for command in self._commands(worker, desired) if not command.startswith(DELETE)
         ]
-        return "; ".join(answers) if left else None
+        return "; ".join(answers) if remaining else None
 
     def _commands(self, worker: int, desired: DesiredState) -> list[str]:
         """Return what a worker still has to be told."""
-        known = self.master.targets(worker)
+        targets = self.master.targets(worker)
         servers = self.master.servers(worker)
         commands: list[str] = []
         for front in desired.fronts:
-            if front.target in known:
-                own = {server.name: server for server in servers if server.target == front.target}
+            if front.target in targets:
+                own_servers = {
+                    server.name: server for server in servers if server.target == front.target
+                }
                 maps = {file: self.master.mapping(worker, file) for file, _ in config.maps(front)}
-                commands += runtime_commands(front, own, maps)
+                commands += runtime_commands(front, own_servers, maps)
         return commands
 
     def _log_tail(self) -> str:

@@ -90,8 +90,8 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Return the chat template, from a file of its own or the configuration; None where there is
     none.
     """
-    if (own := folder / "chat_template.jinja").exists():
-        return own.read_text(encoding="utf-8")
+    if (template_file := folder / "chat_template.jinja").exists():
+        return template_file.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):
         # Several by name: for tools, for retrieval.

@@ -227,8 +227,8 @@ class Local(Target[LocalArgs, LocalRevision]):
             servers = self._gateway.servers(self.name)
         except Unavailable:
             return False
-        actual = {(one.name, one.port, one.weight, one.draining) for one in servers}
-        desired = {(one.name, one.port, one.weight, one.draining) for one in front.routes}
+        actual = {(server.name, server.port, server.weight, server.draining) for server in servers}
+        desired = {(route.name, route.port, route.weight, route.draining) for route in front.routes}
         names = {route.name for route in front.routes}
         # haproxy forgets a server only once its last request has ended: it may still be there.
         return desired <= actual and all(
