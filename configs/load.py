@@ -26,8 +26,9 @@ Location = tuple[int | str, ...]
 def load(path: Path) -> Recipe:
     """Return the recipe in a YAML file.
 
-    Raises: BadInput: the file is missing, is not YAML, or does not describe a recipe; one line per
-        mistake.
+    Raises:
+        BadInput: the file is missing, is not YAML, or does not describe a recipe; the message names
+            every mistake with its line.
     """
     try:
         text = path.read_text()
@@ -43,6 +44,7 @@ def load(path: Path) -> Recipe:
 def parse(text: str, source: str = "recipe") -> Recipe:
     """Return the recipe in a YAML text; `source` names it in messages. Raises BadInput."""
     try:
+        # Read twice: nodes know their lines, plain values are what pydantic validates.
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         plain = yaml.safe_load(text)
     except yaml.YAMLError as exc:
@@ -51,8 +53,10 @@ def parse(text: str, source: str = "recipe") -> Recipe:
         raise BadInput(
             f"reading recipe {source}", "it holds no mapping of stages", "run: weighbridge init"
         )
+    # PyYAML takes the last of two equal keys without a word.
     _refuse_doubled_keys(node, source)
     try:
+        # Filled in after parsing: what a variable holds cannot change the structure of the recipe.
         return Recipe.model_validate(_filled_in(plain, source))
     except ValidationError as exc:
         complaints = [_complaint(error, node, plain) for error in exc.errors()]
@@ -114,6 +118,7 @@ def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
         return f"{text}missing"
     given = error["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    # pydantic puts this before the text of a validator's own ValueError.
     return f"{text}{error['msg'].removeprefix('Value error, ')}{shown}"
 
 
@@ -127,6 +132,7 @@ def _line(node: yaml.Node, location: Location) -> int:
     line = node.start_mark.line
     for part in location:
         child = _child(node, part)
+        # pydantic's locations also name members of a union, which no key of the file stands for.
         if child is None:
             continue
         line, node = child

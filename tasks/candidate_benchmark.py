@@ -34,6 +34,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 
 logger = logging.getLogger("weighbridge.weigh")
 
+# Two rounds, because 0.6 seconds alone told one thread from two by chance on a busy machine, and
+# now and then the worse was taken.
 TUNING_SECONDS: Final = 0.6
 TUNING_MAX_SECONDS: Final = 10.0
 """Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
@@ -110,6 +112,8 @@ class CandidateBenchmark:
             self._serve(tuned) as running,
         ):
             with PeakMemory(running.process.pid) as peak:
+                # Speed before quality: the engine would know the prompts of the validation rows by
+                # then.
                 load = self.load(running, payloads)
                 done(1)
                 answers: dict[Split, _Answers] = {}
@@ -170,9 +174,6 @@ class CandidateBenchmark:
 
         All are tried briefly; those whose speeds cannot be told apart are tried again for longer;
         among those still alike, the shortest time to the first token wins.
-
-        All are tried briefly, those that this cannot tell apart again for longer; what is still
-        alike is told apart by the time to the first token.
         """
         options: Sequence[EngineArgs] = self.engine.tunings(machine.cores())
         if not self.args.tune or len(options) < 2:
@@ -235,6 +236,8 @@ class CandidateBenchmark:
         except Unavailable as exc:
             return _Setting(args, problem=str(exc))
         rates = [item.tokens_per_second for item in figures]
+        # A geometric mean: each concurrency counts by ratios, though the higher ones have larger
+        # figures.
         return _Setting(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
@@ -324,6 +327,7 @@ class CandidateBenchmark:
             return self._all(
                 ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows)
             )
+        # The engine's API cannot tell them; metrics that need them are left out.
         except NotImplementedError:
             return None
 
@@ -331,6 +335,7 @@ class CandidateBenchmark:
         with ThreadPoolExecutor(self.streams) as pool:
             try:
                 return list(pool.map(ask, items))
+            # On Ctrl-C, too: leaving the pool would first ask every question that still waits.
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -138,7 +138,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 def prepare(
     files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs, out: Path
 ) -> dict[Split, int]:
-    """Write the three canonical files into `out`; returns the number of rows of each.
+    """Write the three canonical files into `out`; return the number of rows of each.
 
     `files` gives, per split that the source has, the name and the local copy of each file.
 
@@ -176,7 +176,7 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         return
     train = splits["train"]
     keys = [row.model_dump_json(include={"prompt"}) for row in train]
-    prompts = list(dict.fromkeys(keys))
+    prompts = list(dict.fromkeys(keys))  # a set has another order in every process
     if len(prompts) <= len(missing):
         wrong = (
             f"{len(prompts)} different prompts in train are too few to cut "
@@ -184,7 +184,7 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         )
         raise BadInput("splitting the data", wrong, "give more rows, or files for these splits")
     random.Random(args.seed).shuffle(prompts)
-    most = (len(prompts) - 1) // len(missing)
+    most = (len(prompts) - 1) // len(missing)  # train keeps one prompt at least
     belongs: dict[str, Split] = {}
     for split in missing:
         count = min(math.ceil(len(prompts) * fractions[split]), most)
@@ -328,7 +328,7 @@ def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as stream:
+    with path.open(encoding="utf-8-sig") as stream:  # Notepad and Excel write a byte order mark
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -343,7 +343,7 @@ def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read_json(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
+    except UnicodeDecodeError:  # a ValueError, too, of which read_columns tells better
         raise
     except ValueError as exc:
         raise BadInput(f"reading {name}", f"it is not JSON: {exc}") from exc
@@ -367,7 +367,7 @@ def _object(where: str, row: Any) -> dict[str, Any]:
 def _read_csv(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import csv
 
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:  # cells hold line breaks
         rows = csv.DictReader(stream, strict=True)
         try:
             for number, row in enumerate(rows, start=1):

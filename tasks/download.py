@@ -101,6 +101,8 @@ def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
 
     They are the contents, where they come from, and how rows are made of them.
     """
+    # The listing stands for the source: its origin names the commit, where the arguments may name a
+    # branch that moves.
     rows = args.data.model_dump(exclude={"source"})
     return {"model": _identity(pinned.model), "data": _identity(pinned.data), "rows": rows}
 
@@ -115,6 +117,7 @@ def download(pinned: Pinned, args: DownloadArgs, workspace: Workspace) -> Downlo
     store = workspace.store
     model = Gathering(pinned.model, args.model, store, inspect=model_files.inspect)
     data = Gathering(pinned.data, args.data.source, store)
+    # Both together: each may fit where the two do not.
     check_disk([model, data], store)
     return Downloaded(model=_bring_model(model), data=_bring_data(data, args.data))
 
@@ -129,6 +132,7 @@ def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
 
 def _bring_model(gathering: Gathering) -> Artifact:
     files = gathering.run("downloading the model")
+    # Only when all have come: the index and the shards are checked against each other.
     paths = _paths(files, gathering.store)
     if model_files.INDEX in paths:
         shards = {path: blob for path, blob in paths.items() if path.endswith(".safetensors")}
@@ -207,7 +211,10 @@ def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile
     """
     pattern = args.pattern(split)
     matching = [
-        file for file in listing.files if file.path == pattern or fnmatchcase(file.path, pattern)
+        # The name itself first: one with brackets in it does not match itself as a pattern.
+        file
+        for file in listing.files
+        if file.path == pattern or fnmatchcase(file.path, pattern)
     ]
     if matching:
         return sorted(matching, key=lambda file: file.path)
@@ -235,6 +242,7 @@ def _pin(
     listing = _listing(source, location, workspace.settings.home / "listings")
     chosen = choose(listing)
     if isinstance(source, Digesting):
+        # Of the chosen files alone: a digest costs a request or the reading of a file.
         chosen = _digested(source, location, chosen)
     return listing.model_copy(update={"files": chosen})
 
@@ -270,6 +278,7 @@ def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
     if "revision" in listing.origin:
         _keep(listing, record)
         _keep(
+            # Once more under its commit: arguments that name the commit itself then ask no source.
             listing.model_copy(update={"immutable": True}),
             _record(kept, source.parse(_uri(listing))),
         )

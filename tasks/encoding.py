@@ -53,10 +53,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
 
     The prompt's are exactly those that it has at inference, when no completion follows it.
 
-    The prompt's are exactly those that it has at inference, when no completion follows it.
-
-    Raises: BadInput: the rows are chats and the tokenizer has no chat template, or the template
-        refuses them.
+    Raises:
+        BadInput: the rows are chats and the tokenizer has no chat template, or the template
+            refuses them.
     """
     if not rows:
         return []
@@ -133,6 +132,8 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool)
 def _ended(tokenizer: PreTrainedTokenizerBase, completion: list[int], row: Row) -> list[int]:
     """Cut what follows the last end token; plain text gets one."""
     end = tokenizer.eos_token_id
+    # ChatML and others write a line break after the end token. An engine has stopped by then, so
+    # nothing is to be learnt of it.
     if end in completion:
         return completion[: len(completion) - completion[::-1].index(end)]
     return completion if row.is_chat or end is None else [*completion, end]

@@ -103,6 +103,7 @@ def evaluate(
     """
     started = time.monotonic()
     let_waiting_threads_sleep()
+    # Rows are read, and too few refused, before torch is imported and a model is loaded.
     validation, test = (read_rows(data, split)[: args.limit] for split in _SPLITS)
     if not validation:
         raise BadInput(
@@ -172,6 +173,7 @@ def _answer_all(
             update(done)
 
         (before,) = _answer(base.path, [validation], args, advance)
+        # Base and fine-tuned model one after the other: only one of them is in memory.
         after, unseen = _answer(finetuned.path, [validation, test], args, advance)
     return before, after, unseen
 
@@ -180,6 +182,7 @@ def _answer(
     model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any
 ) -> list[Answered]:
     """Return one model's answers on several splits; it is loaded once."""
+    # Imported here: they take torch with them, and recipes import this module for its arguments.
     from weighbridge.tasks import generation, hf_models
 
     tokenizer = load_tokenizer(model)

@@ -71,14 +71,18 @@ def finetune(
     more, so that a new curve is whole. Under torchrun every rank calls this; the first one writes,
     all get the same result.
 
-    Raises: BadInput: the data don't fit (empty, too long, no chat template), the model can't be
-        loaded, the loss is NaN. Unavailable: the disk or the GPU's memory is too small.
+    Raises:
+        BadInput: the data don't fit (empty, too long, no chat template), the model can't be loaded,
+            the loss is NaN.
+        Unavailable: the disk or the GPU's memory is too small.
     """
     started = time.monotonic()
+    # First of all: torch reads the setting once, while it is loaded.
     let_waiting_threads_sleep()
     rows, dropped = _training_rows(base, data, args)
     _check_disk(base, workspace)
 
+    # Imported here: they take torch and PEFT with them, which importing this module must not.
     from weighbridge.tasks import hf_models, training
 
     with (
@@ -173,6 +177,8 @@ def _claim(
     )
     folder = workspace.settings.home / "runs" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # The other ranks work in the same folder: they would wait for the lock of the first one, and it
+    # for them at their first common step.
     with FileLock(f"{folder}.lock") if first else nullcontext():
         try:
             yield folder
@@ -196,6 +202,7 @@ def _store(
     with workspace.store.scratch() as scratch:
         adapter, merged = scratch / "adapter", scratch / "merged"
         merging.write_adapter(run.adapter, adapter, base.origin.get("uri", base.digest))
+        # From the adapter as it is stored, so that the two artifacts belong together.
         merging.write_merged(base.path, adapter, merged)
         kept = workspace.store.add(adapter, "peft", origin)
         whole = workspace.store.add(merged, "safetensors", {**origin, "adapter": kept.digest})

@@ -39,6 +39,7 @@ def answers(
     from transformers import GenerationConfig
 
     ends = _end_tokens(model, tokenizer)
+    # Any token will do where the tokenizer names none: the mask hides it.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     options = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
@@ -85,6 +86,7 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
     # columns are needed.
     ids, mask = _left_padded([row.prompt + row.completion for row in rows], 0, model.device)
     longest = max(len(row.completion) for row in rows)
+    # Without position ids, models count from the first column, which here is padding.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(
         input_ids=ids,
@@ -93,6 +95,7 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
         use_cache=False,
         logits_to_keep=longest + 1,
     )
+    # In float32: in 16 bits a log-probability keeps two or three digits.
     probabilities = out.logits[:, :-1].float().log_softmax(-1)
     targets = ids[:, -longest:].unsqueeze(-1)
     picked = probabilities[:, -longest:].gather(-1, targets).squeeze(-1).cpu().tolist()
@@ -123,6 +126,7 @@ def _batches(
 def _left_padded(
     rows: Sequence[Sequence[int]], pad: int, device: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    # On the left, because generation goes on after the last column of every row.
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -131,6 +135,8 @@ def _left_padded(
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return every token that ends an answer, by the model's configuration and its tokenizer."""
+    # Chat models often end a turn by another token than the tokenizer's own end of text, and name
+    # both as a list in generation_config.json.
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(end for end in (*ends, tokenizer.eos_token_id) if end is not None))

@@ -74,13 +74,11 @@ def threads(model: Path) -> Iterator[int]:
 
     More threads would wait for each other: with two that spin on two busy cores, 40 training steps
     of a model of 10 MB took 85 s of CPU and more, with one 12 s.
-
-    More of them wait for each other instead: with two that spin on two busy cores, 40 training
-    steps of a model of 10 MB took 85 s of CPU and more, with one 12 s.
     """
     before = torch.get_num_threads()
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     useful = max(1, round(weights / BYTES_PER_THREAD))
+    # torch has followed OMP_NUM_THREADS by itself: `before` is its number then.
     count = before if os.environ.get("OMP_NUM_THREADS") else min(machine.cores(), useful)
     torch.set_num_threads(count)
     try:
@@ -99,6 +97,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     trainers = logging.get_logger("transformers.trainer_utils")
+    # A filter and no higher level: other warnings of the same logger are for users.
     trainers.addFilter(_is_for_users)
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What is put on the scale, and what the scale says."""
+"""A candidate for release, and everything that was measured of it."""
 
 from typing import Annotated
 

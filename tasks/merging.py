@@ -14,6 +14,8 @@ from peft.tuners.lora import LoraLayer
 from weighbridge.core.errors import BadInput
 from weighbridge.tasks import hf_models
 
+# What a folder in the Hugging Face layout holds beside its weights: configuration, tokenizer, chat
+# template. Licences such as Llama's have to go with derived weights.
 BESIDE_WEIGHTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
 
@@ -60,6 +62,8 @@ def _merge(layer: LoraLayer) -> None:
     dtype: torch.dtype = inner.weight.dtype
     inner.to(torch.float32)
     try:
+        # Only a safe merge looks for NaN; PEFT then raises a ValueError and leaves the weights
+        # alone.
         layer.merge(safe_merge=True)
     except ValueError as exc:
         raise BadInput("merging the adapter", str(exc), "lower finetune.learning_rate") from exc
@@ -68,5 +72,7 @@ def _merge(layer: LoraLayer) -> None:
 
 def _belongs(name: str) -> bool:
     return (
+        # The base's index names the base's shards; save_pretrained has written one for the new
+        # ones.
         name.endswith(BESIDE_WEIGHTS) and not name.endswith(".safetensors.index.json")
     ) or name.startswith(LEGAL)

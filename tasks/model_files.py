@@ -13,6 +13,7 @@ from weighbridge.core.safetensors_header import problem, read_header
 from weighbridge.tasks.sources.base import RemoteFile
 
 INDEX: Final = "model.safetensors.index.json"
+# The names that save_pretrained gives, in one file or in shards.
 WEIGHTS: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 WANTED: Final = (
     "config.json",
@@ -33,6 +34,8 @@ WANTED: Final = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     INDEX,
+    # The card says where a model comes from, and some licences ask to be passed on with the
+    # weights.
     "README.md",
     "LICENSE*",
     "NOTICE*",
@@ -62,6 +65,7 @@ def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
 
 
 def _matches(path: str, pattern: str) -> bool:
+    # fnmatch's `*` runs over slashes: weights in folders below would be taken, too.
     return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
 
 
@@ -70,6 +74,8 @@ def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
     twice.
     """
     top = [file for file in files if _matches(file.path, "*.safetensors")]
+    # Some repositories hold the weights once more as consolidated.safetensors, in their authors'
+    # own layout.
     weights = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
     if weights:
         return weights
@@ -122,6 +128,7 @@ def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
             "not there"
         )
         raise BadInput(f"checking {INDEX}", wrong, "add the missing weight files")
+    # Of the headers alone: shards are many gigabytes, and their digests have been checked before.
     tensors = {name: read_header(path).keys() for name, path in shards.items()}
     for tensor, shard in placed.items():
         if tensor not in tensors[shard]:

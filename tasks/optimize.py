@@ -66,6 +66,7 @@ def optimize(
         BadInput: as `check`, or a variant is not faithful to the model.
         Unavailable: a tool cannot be run.
     """
+    # Once more: what was checked before was the base, and of a plan without fetching anything.
     check(merged.path, args, workspace)
     return Optimized(
         variants=[_variant(merged, data, variant, workspace) for variant in args.variants]
@@ -79,6 +80,8 @@ def _variant(
 
     def compute() -> Variant:
         with workspace.store.scratch() as scratch:
+            # A folder within the scratch folder: engines write logs and scripts write reports
+            # beside it, and these belong to no artifact.
             out = scratch / label
             out.mkdir()
             facts = optimizer.optimize(merged, data, args, out, workspace)
@@ -98,6 +101,8 @@ def _variant(
 def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
     """Return version and environment of every variant's optimizer: they decide the result, too."""
     return [
+        # They go into the whole stage's key, too. When only the record of each variant asked for
+        # them, a new lock of a quantizer was passed over in silence.
         {"version": load_optimizer(one.kind).version, "environment": _environment(one)}
         for one in args.variants
     ]

@@ -89,6 +89,7 @@ def package(
     )
     model = candidate.variant.artifact
     exported = bento.export(built, model, workspace.store, {"model": model.digest})
+    # The exported one is proved, and not the one in BentoML's store: it is what travels.
     seconds = _prove(exported, args, workspace)
     logger.info("Bento %s answered %.1f s after its start", built.tag, seconds)
     lock = exported.path / "src" / bento_process.candidate_of(exported.path).lock

@@ -139,6 +139,7 @@ def _push(folder: Path, manifest: Manifest, to: S3Args) -> Pushed:
     missing = [file for file in manifest.files if file.path not in present]
     _upload(folder, missing, to)
     body = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
+    # Last: whoever reads a manifest may rely on every file that it names.
     if s3.get(to, to.folder + MANIFEST) != body:
         s3.put(to, to.folder + MANIFEST, body)
     size = sum(file.size for file in missing)
@@ -160,6 +161,8 @@ def _present(files: list[File], to: S3Args) -> set[str]:
 
     def is_there(file: File) -> bool:
         found = s3.head(to, to.folder + file.path)
+        # By our own metadata and not by ETag: of an upload in parts, that is no digest of the
+        # content.
         return found is not None and (found.size, found.sha256) == (file.size, file.sha256)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
@@ -177,12 +180,14 @@ def _upload(folder: Path, files: list[File], to: S3Args) -> None:
 
         def advance(count: int) -> None:
             nonlocal done
+            # boto3 calls it from its own threads, several per file.
             with lock:
                 done += count
                 update(done)
 
         try:
             list(pool.map(partial(_send, folder, to, advance), files))
+        # On Ctrl-C, too: leaving the pool would first send every file that still waits.
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

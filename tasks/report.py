@@ -2,8 +2,6 @@
 
 It comes as Markdown for Prefect and MLflow, as a page that needs nothing else, as a chart, and as
 rows for a terminal.
-
-Markdown for Prefect and MLflow, a page that needs nothing else, a chart, and rows for a terminal.
 """
 
 import base64
@@ -97,6 +95,7 @@ def weighing_report(
     `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the
     measurements.
     """
+    # The winner first; sorted() leaves the others in the order in which they were measured.
     ordered = sorted(measurements, key=lambda one: one.candidate.label != decision.winner)
     rows = _rows(ordered, decision, currency)
     chart = draw(ordered, decision, _headline(decision))
@@ -227,6 +226,7 @@ def _html(page: _Page) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        # A name that the template misspells is an error, not an empty place on the page.
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["interval_apart"] = _interval_apart
@@ -261,5 +261,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
+    # A bar would end the cell and a line break the table: reasons may quote an engine's log.
     escaped = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"

@@ -40,6 +40,7 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
 
     metrics = _metrics(measurements, decision)
     figure = Figure(figsize=(5.2 * len(metrics) + 0.8, 4.4), dpi=120, layout="constrained")
+    # Not through pyplot: it keeps figures in global state, and is not safe in the threads of flows.
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
@@ -67,6 +68,7 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
         )
     figure.suptitle(headline, x=0.02, ha="left", fontsize=12, fontweight="bold", color=_INK)
     out = io.BytesIO()
+    # matplotlib would write its version into the file: the same figures shall give the same bytes.
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 

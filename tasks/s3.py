@@ -27,9 +27,11 @@ SHA256: Final = "sha256"
 """Name of the user metadata that holds an object's hex digest."""
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 URI: Final = re.compile(r"s3://(?P<bucket>[^/\s]+)(/(?P<prefix>.*))?")
+# Eight files at once in four ranges (or upload parts) each: more would wait for a connection.
 CONNECTIONS: Final = 32
 CHUNK: Final = 1 << 20
 UPLOAD_PART: Final = 16 << 20
+# An answer to HEAD has no body, so boto3 has the bare status for a code there: "404", "403".
 MISSING: Final = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 REFUSED: Final = (
     "AccessDenied",
@@ -83,6 +85,8 @@ def connect(location: S3Location) -> "S3Client":
     Raises:
         BadInput: the profile or the endpoint cannot be right.
     """
+    # boto3 reads the environment when a client is made; as part of the cache's key, the variables
+    # give a new client when they change.
     variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with translated(f"connecting to {location.uri}"):
         try:
@@ -107,6 +111,7 @@ def _client(
         retries={"mode": "standard", "total_max_attempts": 4},
     )
     session = boto3.Session(profile_name=profile or None, region_name=region or None)
+    # Clients may be shared between threads; sessions may not, so each client has one of its own.
     client: S3Client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
     return client
 
@@ -131,6 +136,7 @@ def list_objects(location: S3Location) -> list[RemoteFile]:
             )
             for page in pages
             for entry in page.get("Contents", [])
+            # Consoles show folders by empty objects with such names.
             if not entry["Key"].endswith("/")
         ]
     if not files:
@@ -152,6 +158,7 @@ def head(location: S3Location, key: str) -> RemoteFile | None:
                 return None
             raise
     sha256 = about["Metadata"].get(SHA256, "")
+    # Anybody may have set that metadata: only what looks like a digest is taken for one.
     digest = sha256 if DIGEST.fullmatch(sha256) else ""
     return RemoteFile(path=key, size=about["ContentLength"], sha256=digest, version=about["ETag"])
 
@@ -178,6 +185,7 @@ def reader(location: S3Location, key: str, version: str) -> ReadRange:
                     while chunk := body.read(CHUNK):
                         yield chunk
             except ClientError as exc:
+                # 412 Precondition Failed: the object no longer has the ETag of IfMatch.
                 if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
                     raise BadInput(
                         doing, "it was changed while it was being fetched", "run again"
@@ -251,6 +259,7 @@ def translated(doing: str) -> Iterator[None]:
     except ClientError as exc:
         raise _from_answer(doing, exc) from exc
     except Boto3Error as exc:
+        # upload_file wraps an answer of the service in its own error, without `raise … from`.
         cause = exc.__context__
         raise (
             _from_answer(doing, cause) if isinstance(cause, ClientError) else _from_boto(doing, exc)

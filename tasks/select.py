@@ -143,12 +143,14 @@ def _winner(
     again = next(
         (measurement for measurement in measurements if is_same(measurement, champion)), None
     )
+    # Its figures of this weighing where it took part: earlier ones may be of another machine.
     holder = again or champion
     if refused := rules.objections(holder).refused:
         best = ranked[0]
         return best, f"{rules.praise(best, ranked)}; the champion is out of the limits: {refused}"
     if again is not None and ranked[0] == again:
         return again, f"{rules.praise(again, ranked)}; it is the champion already"
+    # Not the best ranked alone: one further down may be better in quality beyond doubt.
     for measurement in ranked:
         if measurement != again and (better := rules.beats(measurement, holder)):
             return (

@@ -65,6 +65,7 @@ def loss(reference: Score, score: Score) -> Loss:
         if all(math.isfinite(difference) for difference in differences):
             spread = _Z * statistics.stdev(differences) / math.sqrt(len(differences))
             return Loss(value, value - spread, value + spread)
+    # Without the rows, the two errors are taken as independent: they add in squares.
     spread = math.hypot((reference.high - reference.low) / 2, (score.high - score.low) / 2)
     return Loss(value, value - spread, value + spread)
 
@@ -174,6 +175,7 @@ class SelectionRules:
             )
         elif not math.isfinite(share):
             wrong.append(f"its errors {at} are not a number")
+        # `not … <=`, here and below: a figure that is no number breaks the limit, too.
         if args.max_ttft_p95 is not None and not load.ttft_p95 <= args.max_ttft_p95:
             limit = human_seconds(args.max_ttft_p95)
             wrong.append(f"p95 TTFT {human_seconds(load.ttft_p95)} {at} is above the limit {limit}")
@@ -233,6 +235,7 @@ class SelectionRules:
             "latency": load.ttft_p95 if load else None,
             "cost": measurement.cost_per_million_tokens,
             "quality": score.value if score else None,
+            # 0 where no sample was taken.
             "memory": measurement.peak_memory or None,
             "size": measurement.candidate.variant.artifact.size,
         }
@@ -257,6 +260,7 @@ class SelectionRules:
             first,
             second,
             measurement.candidate.variant.artifact.size,
+            # So that equal figures give the same winner every time.
             measurement.candidate.label,
         )
 
@@ -293,6 +297,7 @@ class SelectionRules:
         if lost and self.args.max_loss is not None and lost.value > self.args.max_loss + _ROUNDING:
             return None
         gain = self._gain(measurement, holder)
+        # min_improvement may be 0, and a candidate that is only equal replaces nobody.
         if gain is not None and gain > 0 and gain >= self.args.min_improvement:
             return f"{self.shown(measurement)} against {self.shown(holder)}"
         return None

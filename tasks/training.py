@@ -53,6 +53,7 @@ def train(
     `weighbridge.tasks.finetune.finetune`.
     """
     checkpoint = last_whole(folder)
+    # One rank tidies up: the others would delete under its hands.
     if is_first():
         _discard_others(folder, checkpoint)
     trainer = _trainer(base, rows, args, folder)
@@ -163,6 +164,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
     ) -> None:
+        # The trainer calls this when the checkpoint's own files are written.
         if state.is_world_process_zero:
             _mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
@@ -220,6 +222,7 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
     except (ValueError, UserWarning) as exc:
         wrong = " ".join(str(exc).split())[:300]
         raise BadInput("preparing fine-tuning", wrong, "check finetune.target_modules") from exc
+    # Without a progress bar, the trainer prints the figures of every step to standard output.
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -261,14 +264,18 @@ def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
         data_seed=args.seed,
         save_strategy="steps",
         save_steps=args.save_steps,
+        # Two: a run that is killed while it writes the newest one still has the one before.
         save_total_limit=2,
         # Every step: a mean over several would differ after a resume between two of them.
         logging_steps=1,
+        # Else the trainer replaces a loss that is no number by the mean of the others.
         logging_nan_inf_filter=False,
+        # Figures go to `on_log`; loggers of the trainer's own would open runs beside the flow's.
         report_to="none",
         disable_tqdm=True,
         push_to_hub=False,
         use_cpu=on_cpu,
+        # Pinned memory speeds up copies to a GPU; without one torch warns of it.
         dataloader_pin_memory=not on_cpu,
     )
     if not _several():
@@ -280,6 +287,7 @@ def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
 
 def _steps(trainer: SFTTrainer) -> int:
     """Return how many optimizer steps the whole run has."""
+    # The trainer counts them only when it begins, and the progress bar begins before.
     settings = trainer.args
     if settings.max_steps > 0:
         return int(settings.max_steps)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weighbridge.serving.engines.base import Engine
     from weighbridge.tasks.optimizers.base import Optimizer
 
+# A hub that is away would look like a release that breaks.
 NOT_OFFLINE = frozenset({"hub"})
 """Metrics that ask a model hub."""
 

@@ -22,9 +22,11 @@ from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.weigh_args import WeighArgs
 
+# 2: records of version 1 were taken with engines that were tuned and started in another way.
 VERSION = 2
 logger = logging.getLogger("weighbridge.weigh")
 
+# Nothing listens there: of the command, only the program is looked at.
 DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
 
@@ -124,6 +126,7 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
+    # Other engines of the recipe and the price change nothing about this measurement.
     how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
     return {
         "artifact": candidate.variant.artifact,
@@ -145,6 +148,7 @@ def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str
     program = Path(engine.command(model, DUMMY_HOST, DUMMY_PORT, environment.python)[0])
     if program == environment.python:
         return environment.path.name
+    # A program on the PATH has no lock; size and time tell that it was replaced.
     status = program.stat()
     return (
         f"{environment.path.name}, {program.name} of {status.st_size} bytes, {status.st_mtime_ns}"

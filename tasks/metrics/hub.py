@@ -90,6 +90,7 @@ def _load(args: HubMetricArgs) -> "EvaluationModule":
         )
     except ImportError as exc:
         raise Unavailable(doing, " ".join(str(exc).split()), "install what it needs") from exc
+    # Before OSError, whose subclass it is: `evaluate` says by it that it found no such metric.
     except FileNotFoundError as exc:
         raise BadInput(
             doing, "there is no such metric, or the hub cannot be reached", "check its name"

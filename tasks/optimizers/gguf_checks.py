@@ -15,6 +15,7 @@ from weighbridge.tasks.optimizers.gguf_quantizations import Quantization
 
 def base_type(model: Path) -> str:
     """Return the narrowest GGUF type that holds the weights without loss."""
+    # Of two types in one model, neither F16 nor BF16 holds all numbers of the other.
     kinds = {kind for _, kind, shape in tensors(model) if len(shape) > 1}
     return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(kinds), "F32")
 
@@ -87,6 +88,7 @@ def check_tools(names: list[str], cache: Path, doing: str) -> None:
 
 def check_room(model: Path, quantization: Quantization, store: Store, doing: str) -> None:
     """Raise Unavailable where intermediate and result together do not fit onto the store's disk."""
+    # The intermediate, as large as the weights, stays until the variant is written.
     whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     widest = 32 if base_type(model) == "F32" else 16
     needed = int(whole * (1 + quantization.bits / widest))

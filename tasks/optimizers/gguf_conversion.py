@@ -159,6 +159,7 @@ def _calibrate(model: Artifact, data: Artifact, most_rows: int, scratch: Path, c
     tokenizer, rows = load_tokenizer(model.path), read_rows(data, "train")[:most_rows]
     text = "\n".join(proof.text_of(tokenizer, row) for row in rows)
     (scratch / "calibration.txt").write_text(text, encoding="utf-8")
+    # verbose=False: transformers would warn that the text is longer than the model's context.
     tokens = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     chunk = LONGEST_CHUNK
     while 2 * chunk > tokens and chunk > SHORTEST_CHUNK:
@@ -169,6 +170,7 @@ def _calibrate(model: Artifact, data: Artifact, most_rows: int, scratch: Path, c
     command: list[str | Path] = [_tool("llama-imatrix", cache, doing)]
     command += ["-m", "base.gguf", "-f", "calibration.txt", "-o", "imatrix.gguf"]
     command += ["-c", str(chunk), "-b", str(chunk), "-t", str(max(1, cores() - 1))]
+    # The texts hold the template's special tokens as they are written; perplexity is not needed.
     command += ["--parse-special", "--no-ppl"]
     logger.info("%s of %d rows, %d tokens", doing, len(rows), tokens)
     PROGRAM.run(command, doing, cwd=scratch)
@@ -183,5 +185,5 @@ def _tool(name: str, cache: Path, doing: str) -> Path:
 
 
 def _name(model: Artifact) -> str:
-    """Return what the file says it is; the same for the same weights wherever they lie."""
+    """Return the model's name inside the file; the same for the same weights wherever they lie."""
     return f"weighbridge-{model.short}"

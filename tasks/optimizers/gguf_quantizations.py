@@ -19,6 +19,8 @@ class Quantization:
     needs_imatrix: bool = False
 
 
+# File types are numbers of `llama_ftype` in llama.h; mixed types (…_M, …_L) store some matrices in
+# more bits than others, hence the odd averages.
 QUANTIZATIONS: Final = {
     "F32": Quantization(0, 1, 32, numpy=True),
     "F16": Quantization(1, 1, 16, numpy=True),

@@ -121,6 +121,7 @@ def _cast(source: Path, to: Path, dtype: str) -> None:
 def _tell(folder: Path, dtype: str, total: int) -> None:
     """Let the configuration and the index say what the weights now are."""
     config = read_object("config.json", folder / "config.json")
+    # The older name of `dtype`: the base's would contradict the new one.
     config.pop("torch_dtype", None)
     _rewrite(folder / "config.json", {**config, "dtype": dtype})
     if (folder / INDEX).exists():

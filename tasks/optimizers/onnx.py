@@ -72,7 +72,7 @@ class OnnxArgs(OptimizerArgs):
         )
 
     def options(self) -> list[str]:
-        """The builder's `--extra_options`."""
+        """Return the builder's `--extra_options`."""
         if self.precision in WHOLE:
             return []
         return [
@@ -114,6 +114,7 @@ class Onnx:
             raise BadInput(doing, wrong, "save the tokenizer with a current transformers first")
         needed = int(sum(math.prod(shape) for _, _, shape in tensors(model)) * args.bits / 8)
         require_room(needed, "the result", workspace.store.root, doing)
+        # Needs the builder's environment: a plan does not build it.
         if not dry or locate(_lock(), workspace.settings.cache)[1]:
             _check_architecture(model, workspace.settings.cache, doing)
 

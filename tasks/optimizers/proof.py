@@ -74,7 +74,7 @@ def pinned(lock: Path, package: str) -> str | None:
 
 
 def sample(data: Artifact, most: int = MOST_ROWS) -> list[Row]:
-    """Rows of all splits, what is judged on first."""
+    """Return rows of all splits, those that are judged on first."""
     return list(islice(_all(data), most))
 
 
@@ -84,7 +84,7 @@ def _all(data: Artifact) -> Iterator[Row]:
 
 
 def text_of(tokenizer: Any, row: Row) -> str:
-    """Prompt and completion in one, as the model reads them."""
+    """Return prompt and completion in one, as the model reads them."""
     if isinstance(row.prompt, str) or isinstance(row.completion, str):
         return f"{row.prompt}{row.completion}"
     if not tokenizer.chat_template:
@@ -110,6 +110,8 @@ def compare(
     tokenizer = load_tokenizer(model)
     texts = [text_of(tokenizer, row) for row in rows]
     expected = (
+        # The rendered texts hold their special tokens. verbose=False: some are longer than the
+        # context, of which transformers would warn.
         tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     )
     with track("comparing tokens with the tokenizer's", len(texts), "rows") as update:
@@ -127,14 +129,15 @@ def compare(
 
 
 def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> None:
-    """What the server makes of a chat must be as long as what the template and tokenizer make of
-    it.
+    """Raise BadInput where the server makes another number of tokens of a chat than template and
+    tokenizer do.
     """
     for row in rows:
         messages = [message.model_dump() for message in row.prompt if not isinstance(message, str)]
         ids = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
+        # OpenAI's API tells how many tokens a prompt had, not which.
         count = Client(url).ask(messages, max_tokens=1).prompt_tokens
         if count != len(ids):
             wrong = (

@@ -12,6 +12,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import Finished, run, tells_of_full_disk
 from weighbridge.core.progress import track
 
+# EX_DATAERR of sysexits.h: the input was wrong. Python itself exits with 1 or 2.
 REFUSED: Final = 65
 """Exit status by which a script of ours says that its report is a reason, for a person."""
 OFFLINE: Final = {
@@ -86,6 +87,7 @@ class Program:
 
 
 def _blame_the_machine(finished: Finished, doing: str) -> None:
+    # How subprocess tells of a signal; the kernel's out-of-memory killer sends SIGKILL.
     if finished.status < 0:
         wrong = f"it was ended by signal {-finished.status}"
         remedy = "if memory ran out, close other programs or use a larger machine"
@@ -96,6 +98,7 @@ def _blame_the_machine(finished: Finished, doing: str) -> None:
 
 def _reason(finished: Finished) -> str:
     """Return the last exception it printed, or else the last line with an error, or its end."""
+    # The last one: a chain of exceptions ends with the one that was raised to the program.
     exceptions = re.findall(
         r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", finished.output, re.MULTILINE
     )

@@ -77,6 +77,7 @@ class FileSource:
         path = self._path(args, file)
         try:
             with path.open("rb") as source, to.open("ab") as target:
+                # The source may have become shorter since an earlier run began to copy it.
                 source.seek(min(target.tell(), path.stat().st_size))
                 advance(source.tell())
                 while chunk := source.read(CHUNK):
@@ -100,11 +101,13 @@ def _unreadable(path: Path, exc: OSError) -> BadInput:
 
 def _below(folder: Path) -> Iterator[RemoteFile]:
     """Yield every file below a folder, but in hidden ones, which hold caches and repositories."""
+    # Without onerror, os.walk passes over a folder that it may not read.
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (
             _remote(Path(parent) / name, folder)
             for name in sorted(names)
+            # A link may lead nowhere.
             if (Path(parent) / name).exists()
         )
 
@@ -130,4 +133,5 @@ def _sha256(path: Path, version: str, size: int) -> str:
 
     Planning, listing and running all ask for it.
     """
+    # `version` and `size` are part of the cache's key: a file that has changed is read again.
     return sha256_of(path)

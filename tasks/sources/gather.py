@@ -31,6 +31,7 @@ from weighbridge.core.progress import track
 from weighbridge.core.store import Store, sha256_of
 from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs, load_source
 
+# With four ranges each; s3.CONNECTIONS is the product.
 FILES_AT_ONCE = 8
 SPARE = 64 << 20
 """Bytes of disk that must stay free."""
@@ -89,6 +90,7 @@ class Gathering:
         with _meter(what, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             futures = [pool.submit(self._bring, file, advance) for file in files]
             try:
+                # As they complete, not in their order: the first failure stops the others at once.
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
@@ -117,6 +119,7 @@ class Gathering:
             except OSError as exc:
                 remedy = "make room and run again; what has arrived is kept"
                 raise Unavailable(f"storing {file.path}", exc.strerror or str(exc), remedy) from exc
+            # After the blob is in the store: the note says that it is there.
             replace_text(folder / "sha256", sha256)
         return stored.model_copy(update={"path": file.path})
 
@@ -125,6 +128,7 @@ class Gathering:
 
         Bytes kept from an earlier run may be bad: then it starts anew, once.
         """
+        # Bytes from before may be of other content: nothing would tell.
         if not _content_name(file):
             _clear(to)
         resumed = to.exists()
@@ -166,6 +170,8 @@ class Gathering:
 
     def _folder(self, file: RemoteFile) -> Path:
         name = _content_name(file) or ""
+        # A sha256 names the content wherever it comes from; an ETag or a time only within its
+        # source.
         if not file.sha256:
             name = json.dumps([self.args.kind, self._uri, file.path, file.size, name])
         return self.store.root / "partial" / hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -179,11 +185,12 @@ class Gathering:
         A file that was filled in parts has holes.
         """
         path = self._folder(file) / "bytes"
+        # st_blocks counts units of 512 bytes, whatever the file system's own blocks are.
         return min(path.stat().st_blocks * 512, file.size) if path.exists() else 0
 
 
 class _Moved:
-    """Bytes of one file reported as progress; ends the transfer when another file has failed."""
+    """Reports bytes of one file as progress; ends the transfer when another file has failed."""
 
     def __init__(self, advance: Callable[[int], None], stop: threading.Event) -> None:
         self._advance = advance

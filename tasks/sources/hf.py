@@ -83,6 +83,7 @@ class HubSource:
                 raise Unavailable(
                     f"asking {_endpoint()} for {args.uri(args.revision)}", "it names no commit"
                 )
+            # By commit: the branch may move between the two requests.
             tree = api.list_repo_tree(
                 args.repo, recursive=True, revision=commit, repo_type=args.repo_type
             )
@@ -120,7 +121,8 @@ class HubSource:
 
 
 def _endpoint() -> str:
-    """Read at every call: huggingface_hub reads it once, when it is imported."""
+    """Return the hub's address as the environment names it now."""
+    # Not huggingface_hub's own constant: it is read once, when that is imported.
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
@@ -159,6 +161,7 @@ def _bytes_before(response: "httpx.Response", start: int, doing: str) -> int:
     status = response.status_code
     if status == 206 and response.headers.get("content-range", "").startswith(f"bytes {start}-"):
         return 0
+    # The server knows no ranges and sends the whole file.
     if status == 200:
         return start
     if status in REFUSED:
@@ -167,6 +170,7 @@ def _bytes_before(response: "httpx.Response", start: int, doing: str) -> int:
             f"the hub refuses it ({status})",
             "accept the conditions on its page and set HF_TOKEN",
         )
+    # 206 of another range than the one asked for may be right at the next attempt.
     if status in BUSY or status >= 500 or status == 206:
         raise Transient(f"status {status}")
     raise BadInput(doing, f"the hub answers {status}", "check the repository and the revision")

@@ -45,10 +45,12 @@ def fetch_ranges(read: ReadRange, size: int, to: Path, advance: Callable[[int], 
     advance(sum(min(part, size - start) for start in journal.done))
     stop = threading.Event()
     with to.open("r+b" if to.exists() else "w+b") as stream, ThreadPoolExecutor(STREAMS) as pool:
+        # Full length at once, so that ranges can be written in any order; it takes no disk yet.
         stream.truncate(size)
 
         def fetch(start: int) -> None:
             _fetch_part(read, start, min(start + part, size), stream.fileno(), advance, stop)
+            # After the bytes: a kill in between costs the part, never correctness.
             journal.note(start)
 
         futures = [pool.submit(fetch, start) for start in todo]
@@ -81,6 +83,8 @@ def _fetch_part(
             for chunk in read(at, end):
                 if stop.is_set():
                     raise _Stopped
+                # pwrite has no shared position, which threads with one descriptor would move for
+                # each other.
                 os.pwrite(descriptor, chunk, at)
                 at += len(chunk)
                 advance(len(chunk))
@@ -91,6 +95,7 @@ def _fetch_part(
             if attempt >= ATTEMPTS:
                 raise
             logger.debug("range %d-%d: %s; trying again", at, end, exc)
+            # Instead of sleep: a failure elsewhere ends the pause.
             if stop.wait(PATIENCE * 2 ** (attempt - 1)):
                 raise _Stopped from exc
 
@@ -113,6 +118,7 @@ class _Journal:
         if first != head:
             return set()
         done = set()
+        # What follows the last line break was cut off by a kill.
         for line in lines[:-1]:
             with contextlib.suppress(ValueError):
                 done.add(int(line))

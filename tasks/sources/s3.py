@@ -35,6 +35,7 @@ class S3Source:
         are meant.
         """
         stored = s3.head(args, args.folder + file.path)
+        # The object was replaced after it was listed: its digest is of other bytes.
         if not stored or stored.version != file.version:
             return file
         return file.model_copy(update={"sha256": stored.sha256})

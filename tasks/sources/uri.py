@@ -49,6 +49,7 @@ def _parse_field(uri: str) -> SourceArgs:
     try:
         return parse(uri)
     except BadInput as exc:
+        # Through a placeholder: pydantic reads braces in a message as placeholders of its own.
         raise PydanticCustomError("source", "{text}", {"text": str(exc)}) from exc
 
 

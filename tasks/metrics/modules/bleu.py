@@ -36,14 +36,18 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         corpus = metric.corpus_score(
             predictions, [references], n_bootstrap=RESAMPLES if len(predictions) > 1 else 1
         )
+        # sacrebleu keeps its interval in private attributes; its JSON form is the public way to it.
         said = json.loads(
             corpus.format(width=6, signature=str(metric.get_signature()), is_json=True)
         )
         centre, half = said.get("confidence_mean", corpus.score), said.get("confidence_var", 0.0)
+        # A sentence without one equal 4-gram would score 0; effective_order is what sacrebleu
+        # recommends for single sentences.
         sentence = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
         pairs = zip(predictions, references, strict=True)
         return {
             "bleu": corpus.score,
+            # The interval lies around the mean of the resamples, which is not quite the score.
             "low": max(0.0, min(corpus.score, centre - half)),
             "high": min(100.0, max(corpus.score, centre + half)),
             "signature": str(metric.get_signature()),

@@ -42,6 +42,7 @@ def normalized(
     regexes_to_ignore: tuple[str, ...] = (),
 ) -> str:
     """Return `text` without what does not count."""
+    # Patterns first, as in Hugging Face's own exact_match: they are written for the text as it is.
     for pattern in regexes_to_ignore:
         text = re.sub(pattern, "", text)
     dropped = (string.punctuation if ignore_punctuation else "") + (

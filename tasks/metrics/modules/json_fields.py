@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
+# No JSON value: `null` parses to None.
 UNPARSABLE = object()
 
 
@@ -39,6 +40,8 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
     With `fields`, only these and what lies below them count.
     """
     said, wanted = parse(prediction), parse(reference)
+    # Two texts that cannot be parsed are not equal: a model that answers nonsense to a broken
+    # reference would score 1.
     if said is UNPARSABLE or wanted is UNPARSABLE:
         return 0.0
     given, right = dict(leaves(said)), dict(leaves(wanted))
@@ -50,7 +53,9 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
 def parse(text: str) -> Any:
     """Return the JSON value, or `UNPARSABLE`."""
     try:
+        # Python reads NaN and Infinity, which JSON does not have.
         return json.loads(text, parse_constant=_refuse)
+    # RecursionError: a model that repeats itself may open thousands of brackets.
     except (ValueError, RecursionError):
         return UNPARSABLE
 

@@ -39,6 +39,7 @@ class Nll(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         rows = [-math.fsum(row) / len(row) for row in predictions]
         return {
             "nll": nll,
+            # e to the power of 710 is more than a float can hold.
             "perplexity": math.exp(min(nll, 700.0)),
             "per_example": rows,
             "tokens": tokens,

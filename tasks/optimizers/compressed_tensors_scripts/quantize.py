@@ -26,6 +26,7 @@ def modifier(order: dict[str, Any]) -> Any:
 
     kind = GPTQModifier if order["algorithm"] == "gptq" else QuantizationModifier
     options: dict[str, Any] = {"ignore": order["ignore"]}
+    # The preset W4A16 fixes groups of 128, so other sizes need it written out.
     if order["group_size"]:
         weights = {
             "num_bits": 4,
@@ -65,13 +66,14 @@ def calibration(order: dict[str, Any]) -> dict[str, Any]:
         "dataset": data,
         "num_calibration_samples": len(rows),
         "max_seq_length": longest,
+        # The same rows in the same order, so that the same inputs give the same weights.
         "shuffle_calibration_samples": False,
         "pipeline": "sequential",
     }
 
 
 def quantize(order: dict[str, Any]) -> dict[str, str]:
-    """Write the quantized model; returns facts."""
+    """Write the quantized model; return facts."""
     import compressed_tensors
     import llmcompressor
     from loguru import logger

@@ -17,6 +17,7 @@ from typing import Any
 REFUSED = 65
 """Exit status after which REPORT holds the reason for a person."""
 
+# Letter by letter as the tokenizer.json of Llama 3 and Qwen 2 have them: they are compared as text.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA_3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
@@ -128,6 +129,7 @@ def patch(facts: dict[str, str]) -> None:
         if wanted is not None:
             # llama.cpp's own default depends on the pre-tokenizer's name, which may be one we lent.
             key = gguf.Keys.Tokenizer.ADD_BOS
+            # The writer warns of a key that is set twice.
             self.gguf_writer.kv_data[0].pop(key, None)
             self.gguf_writer.add_bool(key, wanted)
 

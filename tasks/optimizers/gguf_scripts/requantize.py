@@ -32,6 +32,7 @@ from weighbridge.core.gguf_header import CODES, TYPES, Header, Tensor, aligned, 
 
 REFUSED = 65
 """Exit status after which REPORT holds the reason for a person."""
+# As in llama.cpp's src/llama-quant.cpp, which never quantizes tensors of these names.
 _KEPT = (
     "_norm.weight",
     "ffn_gate_inp.weight",
@@ -88,6 +89,7 @@ def converted(source: Path, tensor: Tensor, kind: str) -> Any:
     floats = quants.dequantize(raw.reshape(-1, row), GGMLQuantizationType[tensor.type])
     if not np.isfinite(floats).all():
         raise Refusal(f"tensor {tensor.name} holds NaN or infinite weights")
+    # An overflow is refused below, with the tensor's name.
     with np.errstate(over="ignore"):
         result = quants.quantize(floats, GGMLQuantizationType[kind])
     if kind == "F16" and not np.isfinite(result).all():
@@ -101,6 +103,7 @@ def write_header(
     """Write the metadata as it was and the new list of tensors; return each one's size in bytes."""
     with source.open("rb") as stream:
         head = bytearray(stream.read(header.tensors_start))
+    # + 4: a value begins with the number of its type.
     struct.pack_into("<I", head, header.values["general.file_type"].start + 4, file_type)
     out.write(head)
     offset, sizes = 0, []

@@ -28,6 +28,7 @@ def describe(graph: Any) -> dict[str, Any]:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "MatMulNBits":
             bits[node.input[1]] = attributes["bits"]
+            # Scales and zero points take bytes, and are no weights.
             packed |= {
                 node.input[1]: attributes["K"] * attributes["N"],
                 **dict.fromkeys(node.input[2:], 0),
@@ -76,6 +77,7 @@ def main(
     model: str, out: str, precision: str, provider: str, cache: str, report: str, *options: str
 ) -> None:
     arguments = ["-i", model, "-o", out, "-p", precision, "-e", provider, "-c", cache]
+    # The builder would send the user's token to the hub; the model lies here.
     sys.argv = ["builder", *arguments, "--extra_options", "hf_token=false", *options]
     runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
     import onnx
