@@ -37,7 +37,7 @@ class Artifact(BaseModel):
 
     @property
     def short(self) -> str:
-        """The first 12 hex digits, for people."""
+        """Return the first 12 hex digits, for people."""
         return self.digest.removeprefix("sha256:")[:12]
 
 

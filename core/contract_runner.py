@@ -36,9 +36,6 @@ def imports(*places: str) -> None:
     Left out is what our code itself does without: imports for type checkers, and those under
     `except ImportError`.
 
-    Left out is what our code itself does without: imports for type checkers, and those under
-    `except ImportError`.
-
     Raises:
         ImportError: names what is missing, all of it.
     """
@@ -96,6 +93,8 @@ def _import_problem(module: str, name: str) -> str | None:
     try:
         loaded = importlib.import_module(module)
         if name and not hasattr(loaded, name):
+            # It may be a submodule, which a package has as an attribute only once somebody imported
+            # it.
             importlib.import_module(f"{module}.{name}")
     # Whatever a package raises while it is imported is what has to be told.
     except Exception as exc:
@@ -120,6 +119,8 @@ def main(call: str, *arguments: str) -> int:
         error = last_line(exc)
     seconds = round(time.monotonic() - started, 2)
     result = {"holds": error is None, "error": error or "", "seconds": seconds}
+    # A line of its own: what the package printed before may end without a line break. The status is
+    # 0 either way; another one says that there was no result.
     print(f"\n{MARK}{json.dumps(result)}", flush=True)
     return 0
 

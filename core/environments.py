@@ -129,7 +129,9 @@ def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
         Path(sys.prefix) / "pip.conf",
     ]
     if named := environment.get("PIP_CONFIG_FILE"):
+        # pip reads no file at all where this names the null device.
         files = [] if named == os.devnull else [*files, Path(named)]
+    # Raw, as pip's own: a percent sign in a URL's password is no interpolation.
     parser = configparser.RawConfigParser()
     try:
         parser.read(files)
@@ -172,9 +174,11 @@ def _head(lock: Path) -> list[str]:
 def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
     """Return where the environment of a lock lives, and whether it is there and whole."""
     content = b"".join(path.read_bytes() for path in locks_of(lock))
+    # The same lock gives other wheels under another Python.
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(content + version.encode()).hexdigest()[:16]
     environment = Environment(lock.stem, cache / "environments" / f"{lock.stem}-{digest}")
+    # The interpreter is a link to this machine's Python, which an upgrade of the system may remove.
     return environment, (environment.path / ".complete").exists() and environment.python.exists()
 
 
@@ -192,6 +196,7 @@ def ensure(lock: Path, cache: Path) -> Environment:
     try:
         environment.path.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(environment.path, doing):
+            # Asked again: whoever held the lock before may have built it.
             if not locate(lock, cache)[1]:
                 _build(environment, locks_of(lock), doing)
     except OSError as exc:
@@ -229,6 +234,8 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
             run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
             options = [
                 "--require-hashes",
+                # Else every start compiles all that it imports, where bytecode cannot be written:
+                # importing Prefect then takes twice the CPU.
                 "--compile-bytecode",
                 "--python",
                 str(environment.python),

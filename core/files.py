@@ -32,6 +32,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Named by process and thread, so that two who write at once do not share a scratch file.
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    # Made with its mode: a secret whose rights were narrowed later could be read until then.
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAGIC = b"GGUF"
+# The format's numbers for kinds of values, and how `struct` calls them.
 _SCALARS = {
     0: "B",
     1: "b",
@@ -25,6 +26,8 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+# ggml's numbers, weights per block and bytes per block. Numbers 4 and 5 stood for formats that ggml
+# has dropped.
 _BLOCKS = {
     "F32": (0, 1, 4),
     "F16": (1, 1, 2),
@@ -64,9 +67,10 @@ class Value:
 
     @property
     def content(self) -> int | float | bool | str | None:
-        """The value; None for an array, which nobody needs."""
+        """Return the value; None for an array, which nobody needs."""
         kind = struct.unpack_from("<I", self.raw)[0]
         if kind == _STRING:
+            # Before the text: its kind in four bytes and its length in eight.
             return self.raw[12:].decode("utf-8", "replace")
         if kind == _ARRAY:
             return None
@@ -93,7 +97,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return its bytes in the file."""
         _, block, size = TYPES[CODES[self.type]]
         return self.weights // block * size
 
@@ -173,6 +177,7 @@ def read_header(path: Path) -> Header:
 def _counts(stream: BinaryIO, path: Path) -> tuple[int, int]:
     """Return how many tensors and how many entries of metadata follow."""
     magic, version, tensor_count, value_count = struct.unpack("<4sIQQ", _take(stream, 24))
+    # Version 1 counted in 32 bits, and would be read as something else.
     if magic != MAGIC or version not in (2, 3):
         raise ValueError(f"{path} is no GGUF file of version 2 or 3")
     return tensor_count, value_count

@@ -164,6 +164,7 @@ def _first_line(path: Path) -> str:
 
 @cache
 def _processor() -> str:
+    # On ARM the kernel names no model here.
     lines = _lines(Path("/proc/cpuinfo"))
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())

@@ -115,6 +115,7 @@ class PluginArgs:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
+        # Not a union of all: that would import every plugin, and its errors name them all.
         return core_schema.no_info_plain_validator_function(
             self._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -132,6 +133,7 @@ class PluginArgs:
         return {"anyOf": variants}
 
     def _validate(self, value: Any) -> BaseModel:
+        # Made by a caller in Python, and validated then.
         if isinstance(value, BaseModel):
             return value
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):

@@ -22,6 +22,7 @@ import psutil
 from weighbridge.core.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
+# Loaded here, since between fork and exec the child of a process with threads must take no lock.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,6 +41,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 def is_taken(port: int, host: str = "127.0.0.1") -> bool:
     """Whether somebody listens on the port right now."""
     with socket.socket() as probe:
+        # Connections of a server that has ended linger for a minute; they take the port from
+        # nobody.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -117,12 +120,14 @@ class Process:
         A server of several processes ends them itself, in its own order: signalled all at once, its
         workers would be gone from under the answers that it wants to finish.
         """
+        # Listed while the first process lives: the others are waited for after it.
         family = members(self.pid)
         with contextlib.suppress(ProcessLookupError):
             self._popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(grace)
         self._signal_group(signal.SIGTERM)
+        # One that did not end within its grace has had its time, and so have its workers.
         psutil.wait_procs(family, timeout=0.2 if self.alive() else grace)
         self._signal_group(signal.SIGKILL)
         self._popen.wait()

@@ -39,6 +39,7 @@ def size_on_disk(folder: Path) -> int:
         for name in names:
             with contextlib.suppress(OSError):
                 status = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a third faster over 50,000 files
+                # Blocks of 512 bytes, whatever the blocks of the file system are.
                 seen[status.st_ino] = status.st_blocks * 512
     return sum(seen.values())
 
@@ -71,6 +72,7 @@ def mapped(folders: Collection[Path]) -> dict[Path, str]:
         reasons |= {
             folder: f"process {process.name} runs in it"
             for folder in folders
+            # With the slash: one name may begin another.
             if f"{folder}/".encode() in text
         }
     return reasons
@@ -81,6 +83,7 @@ def _remove(folder: Path, reason: str | None) -> Pruned:
     if reason is not None:
         return Pruned(folder.name, size, reason)
     try:
+        # The lock under which `ensure` builds.
         with FileLock(f"{folder}.lock", timeout=0):
             # Renamed first, so that a removal that breaks off leaves nothing that looks whole.
             rest = folder.with_name(f".{folder.name}.removed")
@@ -124,6 +127,7 @@ def locks() -> set[Path]:
 def deployed(settings: Settings) -> set[str]:
     """Return the names of environments that deployed versions run in, or would after a rollback."""
     folders = [settings.home / "targets", settings.home / "run"]
+    # Searched as text: what names an environment there is JSON, haproxy's and supervisord's.
     texts = [
         path.read_text(errors="replace")
         for folder in folders

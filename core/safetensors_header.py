@@ -51,11 +51,13 @@ def read_header(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
+        # Checked before it is read: the length in a damaged file may be anything.
         if size < 8 or length > min(LONGEST_HEADER, size - 8):
             raise ValueError(f"a header of {length:,} bytes does not fit into {size:,}")
         header = json.loads(stream.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")
+    # Free text, and no tensor.
     header.pop("__metadata__", None)
     return header
 
@@ -89,6 +91,7 @@ def problem(path: Path) -> str | None:
         return f"its header cannot be read ({' '.join(str(exc).split())})"
     end = 0
     for begin, after, name, length in spans:
+        # The format allows no hole and no overlap.
         if begin != end:
             return f"tensor {name} starts at byte {begin} where {end} is expected"
         if length >= 0 and after - begin != length:

@@ -59,6 +59,7 @@ def choose(settings: Settings) -> Addresses:
 def answers(url: str, timeout: float = 5.0) -> bool:
     """Whether a service says that it is well."""
     try:
+        # Without the user's proxy, which knows nothing of this machine's own address.
         return bool(httpx.get(url, timeout=timeout, trust_env=False).is_success)
     except httpx.HTTPError:
         return False

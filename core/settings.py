@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     @field_validator("home", "cache")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
+        # Services and workers read the same settings in other working directories.
         return path.expanduser().absolute()
 
     @field_validator("database_url")
@@ -103,4 +104,5 @@ class Settings(BaseSettings):
         url = f"postgresql+{driver}://{rest}"
         if schema is None:
             return url
+        # libpq's own option, so that MLflow, which knows no schemas, finds its tables.
         return f"{url}{'&' if '?' in rest else '?'}options={quote(f'-csearch_path={schema}')}"

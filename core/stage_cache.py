@@ -42,14 +42,18 @@ def canonical(value: Any) -> Any:
     """
     if isinstance(value, Artifact):
         return {"artifact": value.digest, "format": value.format}
+    # What identifies a stage is written into its record, in clear.
     if isinstance(value, SecretStr):
         raise TypeError("a secret cannot identify a stage")
     if isinstance(value, BaseModel):
+        # Not `model_dump`, which would count an artifact inside by its path, too. Defaults are
+        # among the fields, so a new default is a change.
         return {name: canonical(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in sorted(value.items())}
     if isinstance(value, list | tuple | set | frozenset):
         items = [canonical(item) for item in value]
+        # By what they look like: a set may hold what cannot be compared.
         return sorted(items, key=repr) if isinstance(value, set | frozenset) else items
     if isinstance(value, Path):
         return str(value)
@@ -128,6 +132,8 @@ class StageCache:
         identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
         record = self._record(stage, identity)
         record.parent.mkdir(parents=True, exist_ok=True)
+        # Held while it is computed, so that a second process waits for the result and then reuses
+        # it.
         with FileLock(record.with_suffix(".lock")):
             forecast = self._look(record, identity, TypeAdapter(result))
             if forecast.value is not None:
@@ -169,7 +175,7 @@ class StageCache:
         return Forecast(value, f"same inputs and arguments as on {saved['finished']}")
 
     def _why_missing(self, folder: Path, identity: Mapping[str, Any]) -> str:
-        """Compare with the newest record of the stage, whoever made it."""
+        """Return what differs from the newest record of the stage, whoever made that."""
         records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         if not records:
             return "not run before"

@@ -39,6 +39,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         fresh = Path(scratch) / "file"
         try:
             os.link(source, fresh)
+        # Another file system, or one without links, or a file with as many as it may have.
         except OSError:
             shutil.copyfile(source, fresh)
         fresh.replace(target)
@@ -61,10 +62,11 @@ def _is_whole(path: Path, file: File) -> bool:
 
 
 def _publish(scratch: Path, final: Path) -> None:
-    """Rename into place; somebody who published the same content first has won."""
+    """Rename into place, unless somebody has published the same content meanwhile."""
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         scratch.rename(final)
+    # A folder with something in it cannot be renamed over.
     except OSError:
         if not final.exists():
             raise
@@ -176,6 +178,7 @@ class Store:
         shutil.rmtree(tree)
         for file in files:
             blob = self._blob_path(file.sha256)
+            # Every artifact that holds the file is one more link to it.
             if blob.exists() and blob.stat().st_nlink == 1:
                 blob.unlink()
 
@@ -192,6 +195,8 @@ class Store:
                 shutil.move(path, whole)
             else:
                 shutil.copy(path, whole)
+            # Read-only, dated and on the disk before it gets its name: others take what has one as
+            # it is.
             whole.chmod(0o555 if os.access(whole, os.X_OK) else 0o444)
             os.utime(whole, ns=(UNTOUCHED, UNTOUCHED))
             _sync(whole)
@@ -218,6 +223,7 @@ class Store:
     def _discard_damaged(self, tree: Path) -> None:
         if tree.exists():
             with self.scratch() as scratch:
+                # Renamed, not deleted file by file: nobody may find half of it under its name.
                 tree.rename(scratch / "damaged")
 
     def _tree_is_whole(self, digest: str) -> bool:

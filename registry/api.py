@@ -145,12 +145,14 @@ class Registry:
             version: The winner.
             candidate: The label of the engine and variant that won.
         """
+        # The tag first: whoever follows the alias finds it there.
         versions.tag(self.connection, version, {CANDIDATE: candidate})
         versions.set_alias(self.connection, version, CHALLENGER)
 
     def promote(self, version: Version) -> None:
         """Let `champion` name this version, if it does not yet."""
         champion = self.champion(version.name)
+        # Setting an alias to what it names already would fire MLflow's webhook once more.
         if champion is None or champion.version != version.version:
             versions.set_alias(self.connection, version, CHAMPION)
 
@@ -171,6 +173,7 @@ class Registry:
         with self.connection.doing("listing models in MLflow"):
             return sorted(
                 model.name
+                # MLflow gives a thousand at once, and refuses to be asked for more.
                 for model in self.connection.client.search_registered_models(max_results=1000)
             )
 

@@ -44,6 +44,8 @@ def bind(connection: Connection, binding: Binding) -> None:
         ):
             _delete_claims(connection, binding.target, claims.keys() - {binding.model})
             return
+        # Set first, others deleted then: a process that is killed between leaves two claims, never
+        # none.
         text = json.dumps({"deploy": binding.deploy, "since": time.time()})
         if len(text) > _LONGEST_TAG:
             raise BadInput(
@@ -95,6 +97,7 @@ def _delete_claims(
 def _models(connection: Connection) -> "Iterator[RegisteredModel]":
     token = None
     while True:
+        # MLflow refuses to be asked for more at once.
         page = connection.client.search_registered_models(max_results=1000, page_token=token)
         yield from page
         if not (token := page.token):

@@ -119,6 +119,7 @@ def connect(settings: Settings) -> Connection:
     uri = settings.mlflow_uri()
     if uri.startswith(("http://", "https://")):
         _knock(uri)
+    # The user's own server keeps files where it was told to, unless the user tells us otherwise.
     own_files = not settings.tracking_uri or bool(settings.artifact_root)
     artifacts = settings.mlflow_artifacts() if own_files else ""
     with translated(f"opening MLflow at {without_secrets(uri)}", REMEDY):
@@ -141,7 +142,7 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
 
 
 def _knock(uri: str) -> None:
-    """MLflow's own client retries an absent server for minutes: ask once first."""
+    """Raise Unavailable where no server answers: MLflow's client would try again for minutes."""
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
     except urllib.error.HTTPError:

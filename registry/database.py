@@ -107,6 +107,7 @@ def _check(database: Path) -> None:
     """Raise Unavailable where a file is no database: MLflow would try for a minute to open it."""
     with database.open("rb") as stream:
         start = stream.read(len(_SQLITE_MAGIC))
+    # SQLite takes an empty file for an empty database.
     if start not in (b"", _SQLITE_MAGIC):
         raise Unavailable(
             f"opening MLflow's database {database}",

@@ -151,6 +151,7 @@ def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list
 def _find(connection: Connection, experiment_id: str, rollout: str) -> "MlflowRun | None":
     runs = connection.client.search_runs(
         [experiment_id],
+        # Two machines may both have made one: everybody goes on with the oldest.
         f"tags.rollout = '{rollout}'",
         max_results=1,
         order_by=["attributes.start_time ASC"],

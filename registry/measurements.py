@@ -43,12 +43,15 @@ def record(
     with connection.doing(f"recording the measurement of '{label}' in MLflow"):
         model_id = _candidate(connection, run, version, label, params)
         recorded = connection.client.get_logged_model(model_id).tags.get(_DIGEST)
+        # Files first, then their digest: where a process is killed between, the next one writes
+        # them again.
         if recorded != digest:
             logged_models.attach(connection, model_id, {DOCUMENT: document, **files})
             connection.client.set_logged_model_tags(model_id, {_DIGEST: digest, **_as_tags(params)})
         run.log_models(inputs=[model_id])
         for measured in figures:
             run.log_metrics(measured.values, measured.dataset, model_id)
+        # Last: who finds this tag finds the whole measurement.
         versions.tag(connection, version, {f"{MEASURED}{label}": model_id})
     return model_id
 
@@ -60,6 +63,7 @@ def _candidate(
 
     The first engine that a variant is weighed on has the variant's own, every other one of its own.
     """
+    # Two engines that ask at once would both take the variant's own.
     with connection.alone(f"candidate-{version.model_id}"):
         own = connection.client.get_logged_model(version.model_id)
         if own.tags.get(_LABEL, label) == label:

@@ -42,7 +42,7 @@ class VersionSpec:
 
     @property
     def identity(self) -> str:
-        """A digest of what makes it this version: not its label, tags or settings."""
+        """Return a digest of what makes it this version: not its label, tags or settings."""
         parent = self.parent.version if self.parent else ""
         facts = [self.name, self.role, self.artifact.digest, parent]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -138,6 +138,7 @@ def _ensure_registered_model(connection: Connection, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
+        # Not asked for first: somebody could make it between question and answer.
         connection.client.create_registered_model(name, description=_ABOUT.format(name=name))
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def short(self) -> str:
-        """MLflow holds 36 characters."""
+        """Return the digest as MLflow lists it, which holds 36 characters."""
         return self.digest.removeprefix("sha256:")[:12]
 
 
@@ -255,6 +255,8 @@ class MlflowRun:
                     point.step
                     for point in self.connection.client.get_metric_history(self.run_id, key)
                 }
+            # MLflow gives a run's history without the models and data sets that its points belong
+            # to.
             points = self.connection.client.get_logged_model(model_id).metrics or []
         digest = dataset.short if dataset else None
         same = [point for point in points if (point.key, point.run_id) == (key, self.run_id)]
@@ -316,6 +318,8 @@ def begin(
             )
         run_id, done = recorded.info.run_id, recorded.info.status == "FINISHED"
         if not done:
+            # The owner first: a run that says RUNNING under an owner who is dead would be marked as
+            # killed.
             connection.client.set_tag(run_id, OWNER, owner())
             connection.client.update_run(run_id, status="RUNNING")
         return MlflowRun(

@@ -16,8 +16,8 @@ from weighbridge.registry.webhooks import EVENTS, NAME
 
 
 def a_version_is_registered() -> None:
-    """A run with its curve, a version with its lineage and alias, and a webhook, on a new SQLite
-    database.
+    """Make a run with its curve, a version with its lineage and alias, and a webhook, on a new
+    SQLite database.
     """
     os.environ |= {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -50,7 +50,7 @@ def a_version_is_registered() -> None:
 
 
 def the_names_inside_mlflow_are_there() -> None:
-    """MLflow still has what `mlflow_internals` takes from inside it; where not, a start is slow."""
+    """Take all that `mlflow_internals` takes from inside MLflow; without it, a start is slow."""
     home = Settings().home
     home.mkdir(parents=True, exist_ok=True)
     mlflow_internals.import_lean()

@@ -47,7 +47,7 @@ class Version:
 
     @property
     def label(self) -> str:
-        """What a person calls it: the variant's label, else the role."""
+        """Return what a person calls it: the variant's label, else the role."""
         return self.tags.get("label") or self.role
 
     @property
@@ -150,6 +150,7 @@ def by_alias(connection: Connection, name: str, alias: str) -> Version | None:
                 connection.client.get_model_version_by_alias(checked_name(name), alias)
             )
         except MlflowException as exc:
+            # MLflow says the first of a model that is not there, the second of an alias.
             if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
@@ -172,6 +173,7 @@ def tag(connection: Connection, version: Version, tags: Mapping[str, str]) -> No
     with connection.doing(f"tagging version {version.version} of '{version.name}' in MLflow"):
         for key, value in tags.items():
             if value and version.tags.get(key) != value:
+                # MLflow has no call for several at once.
                 connection.client.set_model_version_tag(
                     version.name, version.version, key, value[:MAX_TAG]
                 )
@@ -201,6 +203,7 @@ def restore(connection: Connection, version: Version, store: Store) -> Artifact:
             for key, tag in (("uri", "source"), ("revision", "revision"))
             if tag in version.tags
         }
+        # The store computes the digest anew: what MLflow kept may have been changed there.
         artifact = store.add(scratch / "files", cast(Format, version.format), origin)
     if artifact.digest != version.digest:
         store.remove(artifact)
