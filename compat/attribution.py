@@ -21,10 +21,6 @@ def attribute(
 ) -> list[BrokenContract]:
     """Return which packages break each broken contract.
 
-    Each of the `direct` dependencies is updated alone; two that break the same contract are both
-    found. For what none of them breaks alone, every package, indirect ones too, is searched for the
-    smallest set that does it.
-
     `broken` has the error of every contract that breaks with everything updated. Each of the
     `direct` dependencies is updated alone; two that break the same contract are both found. For
     what none of them breaks alone, `every` package, indirect ones too, is searched for the smallest

@@ -84,7 +84,7 @@ class LockedEnvironment:
 
     @property
     def direct(self) -> tuple[str, ...]:
-        """Names of the packages it asks for."""
+        """Return the names of the packages it asks for."""
         return tuple(name_of(requirement) for requirement in self.requirements)
 
 

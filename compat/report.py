@@ -90,7 +90,7 @@ class CompatReport(BaseModel):
 
     @property
     def breaks(self) -> list[tuple[str, Finding]]:
-        """What would break, or cannot be told because it is broken already."""
+        """Return what would break, or cannot be told because it is broken already."""
         return [
             (checked.environment, finding)
             for checked in self.environments

@@ -48,7 +48,7 @@ class Resolver:
 
     @cached_property
     def newest(self) -> dict[str, str]:
-        """The newest release of every direct dependency, whatever the others say to it."""
+        """Return the newest release of every direct dependency, whatever the others say to it."""
         movable = [
             one for one in self.environment.requirements if self.with_torch or name_of(one) != TORCH
         ]
@@ -94,7 +94,7 @@ class Resolver:
 
     @cached_property
     def within(self) -> dict[str, str]:
-        """Every package as new as our own bounds let it be."""
+        """Return every package as new as our own bounds let it be."""
         return self._resolve(self.environment.requirements, None)
 
     def bounds(self, name: str, version: str) -> str:
@@ -119,8 +119,10 @@ class Resolver:
     def _resolve(
         self, requirements: Sequence[str], upgrade: Collection[str] | None
     ) -> dict[str, str]:
-        """Resolve; `upgrade` names the packages that leave their locked version, others do so only
-        where these need it. None: all leave it.
+        """Return the versions that go together.
+
+        `upgrade` names the packages that leave their locked version; others do so only where these
+        need it. None: all leave it.
         """
         words = (
             ["--upgrade"]

@@ -51,7 +51,7 @@ class Lesson:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The chat; empty for plain text."""
+        """Return the chat; empty for plain text."""
         if isinstance(self.prompt, str):
             return []
         return [{"role": role, "content": content} for role, content in self.prompt]

@@ -18,8 +18,8 @@ from weighbridge.flows.prefect_server import prefect_api, server_inside
 
 
 def a_flow_runs() -> None:
-    """A flow of ours with a stage runs, is recorded with its artifact, and a known error fails it
-    with its own line.
+    """Run a flow of ours with a stage, which is recorded with its artifacts, and one that fails
+    with the line of a known error.
     """
     with prefect_api(Settings()):
         from prefect.client.orchestration import get_client
@@ -56,7 +56,7 @@ def a_flow_runs() -> None:
 
 
 def the_names_inside_prefect_are_there() -> None:
-    """Prefect still has what `prefect_internals` takes from inside it, else a start is slow."""
+    """Take all that `prefect_internals` takes from inside Prefect; without it, a start is slow."""
     settings = Settings()
     (settings.home / "prefect").mkdir(parents=True)
     with (
@@ -70,8 +70,8 @@ def the_names_inside_prefect_are_there() -> None:
 
 
 def a_schedule_is_planned() -> None:
-    """A deployment with a schedule gets flow runs planned, and a changed one gets them planned
-    anew.
+    """Make a deployment with a schedule, which gets flow runs planned, and change it, which gets
+    them planned anew.
     """
     with prefect_api(Settings()):
         planned = asyncio.run(_plan())
@@ -116,7 +116,7 @@ async def _plan() -> list[int]:
 
 
 def the_run_forms_are_made() -> None:
-    """Every deployment's parameters have a schema that Prefect can show as a form."""
+    """Make the schema of every deployment's parameters, which Prefect shows as a form."""
     import yaml
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
