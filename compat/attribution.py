@@ -45,6 +45,7 @@ def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Br
     """Return the smallest set of updates that breaks a contract, found by delta debugging: no
     package can be left out of it.
     """
+    # Remembered: a trial installs packages and runs contracts, and sets come up again.
     errors: dict[tuple[str, ...], str | None] = {(): None}
 
     def breaks(names: Sequence[str]) -> bool:
@@ -55,6 +56,8 @@ def _fewest(contract: str, error: str, every: Sequence[str], trial: Trial) -> Br
 
     if not breaks(every):
         return BrokenContract(contract, (), error)
+    # Zeller and Hildebrandt's `ddmin` (2002): try the parts, then all but one of them, then smaller
+    # parts.
     suspects, parts = list(every), 2
     while len(suspects) >= 2:
         size = -(-len(suspects) // parts)

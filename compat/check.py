@@ -110,6 +110,7 @@ class _EnvironmentCheck:
             return self._result("nothing goes together", {}, started)
         held = self._held_back(together)
         self._findings += held
+        # Nothing would move: it is the locked versions that the tests run with.
         if together == self._resolver.locked and not held:
             return self._result("as locked", together, started)
         why_not = self._why_nothing_is_run()
@@ -182,6 +183,8 @@ class _EnvironmentCheck:
             errors = self._round(
                 trials, together, "everything at its newest", list(self._environment.contracts)
             )
+            # Asked only when something breaks: it moves the environment back to the locked
+            # versions.
             stale = self._stale(trials, errors) if errors else {}
             broken = {name: error for name, error in errors.items() if name not in stale}
             if broken:
@@ -245,6 +248,7 @@ class _EnvironmentCheck:
             name for name in versions if versions[name] != locked.get(name)
         )
         moved: Versions = {}
+        # Resolved again: what had to move along with these may be to blame, and is shown.
         if blame.packages:
             moved = self._resolver.moved({name: versions[name] for name in names})
         along = {
@@ -279,6 +283,8 @@ class _EnvironmentCheck:
             if environment.serves is None or (folder / "models" / environment.serves).exists():
                 return None
             logger.info("%s: making a model for it, with the locked environments", environment.name)
+            # Not with the releases on trial: what breaks the making has a contract of its own, and
+            # would be counted against the engine here.
             view = (
                 folder / "locked"
                 if (folder / "locked").exists()

@@ -107,6 +107,7 @@ def without_upper_bound(requirement: str, floor: str = "") -> str:
     """
     match = _NAME.match(requirement)
     assert match is not None, requirement
+    # Without a local part, as in `2.13.0+cpu`: PEP 440 takes none behind `>=`.
     at_least = f">={floor.partition('+')[0]}" if floor else ""
     return f"{match[1]}{match[2] or ''}{at_least}{' ' + match[4] if match[4] else ''}"
 
@@ -243,6 +244,7 @@ def _cannot_start(engine: Engine) -> str | None:
     """
     try:
         engine.check()
+        # Made, and not run: some engines look for their program only then.
         with suppress(BadInput):  # there is no model yet
             engine.command(Path("model"), "127.0.0.1", 1, Path("python"))
     except Unavailable as exc:

@@ -189,6 +189,7 @@ def _fine(checked: CheckedEnvironment) -> str:
 def _row(
     environment: str, package: str, locked: str, newest: str, verdict: str, why: str
 ) -> dict[str, str]:
+    # A resolver's reason may be a page long.
     short = why if len(why) <= LONGEST_IN_ROW else f"{why[:LONGEST_IN_ROW]}…"
     return {
         "environment": environment,

@@ -129,6 +129,7 @@ class Resolver:
             if upgrade is None
             else [w for name in upgrade for w in ("--upgrade-package", name)]
         )
+        # What the lock was made with holds for every other resolution of it.
         if self.environment.overrides:
             words += ["--overrides", str(self.environment.overrides)]
         with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
@@ -153,6 +154,8 @@ def _compile(
     with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
         spec, out = Path(folder) / "requirements.in", Path(folder) / "requirements.txt"
         spec.write_text("\n".join(requirements) + "\n")
+        # uv keeps to the versions in its output file as far as it can: so only what is asked for
+        # moves.
         out.write_text(preferences)
         options = [
             "--python",

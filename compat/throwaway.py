@@ -48,7 +48,9 @@ class ThrowAwayEnvironment:
             run_uv(doing, "venv", "--python", sys.executable, str(self.environment.path))
         pinned = self.folder / "versions.txt"
         pinned.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
+        # Not `install`, which would leave behind what an earlier set of versions needed.
         run_uv(doing, "pip", "sync", "--python", str(self.environment.python), str(pinned))
+        # The mark by which `locate`, in a contract run by our own Python, takes it for whole.
         (self.environment.path / ".complete").touch()
 
     def run(self, contract: Contract, timeout: float) -> Result:
@@ -67,6 +69,7 @@ def run_contract(
         # Where a program is looked for by name, it is the environment's own.
         env["PATH"] = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
         env["WEIGHBRIDGE_COMPAT_MODELS"] = str(models)
+        # Unset by `env`: a process can only be given more variables than ours, not fewer.
         unset = [
             word
             for name in os.environ
@@ -77,6 +80,7 @@ def run_contract(
             "env",
             *unset,
             python,
+            # The working folder is not searched for modules.
             "-P",
             "-m",
             "weighbridge.core.contract_runner",
@@ -131,6 +135,7 @@ def _result(contract: Contract, process: Process, timeout: float) -> Result:
         for line in process.log.read_text(errors="replace").splitlines()
         if line.startswith(MARK)
     ]
+    # It was killed, or ended the interpreter itself.
     if not said:
         wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
         return Result(
@@ -157,8 +162,10 @@ def folder_of_a_check(cache: Path) -> Iterator[Path]:
     place, doing = cache / "compat", "checking what newer releases would break"
     place.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(place, doing):
+        # Nobody works in them: we hold the lock of the folder.
         for left in place.iterdir():
             shutil.rmtree(left, ignore_errors=True)
+        # After the removal: what was left may be what fills the disk.
         require_room(NEEDED, "an environment", place, doing)
         folder = Path(tempfile.mkdtemp(dir=place))
         try:
@@ -192,6 +199,8 @@ def cache_without(cache: Path, view: Path, without: Path | None = None) -> Path:
     (view / "environments").mkdir(parents=True)
     left_out = locate(without, cache)[0].path.name if without else ""
     for path in cache.iterdir():
+        # `compat` holds this very view. Locks are not shared: a contract shall not wait for the
+        # user's own builds.
         if path.name not in ("environments", "compat") and path.suffix != ".lock":
             (view / path.name).symlink_to(path)
     for path in (cache / "environments").glob("*"):

@@ -62,6 +62,7 @@ class Trials:
             return []
         try:
             self.throwaway.move(versions)
+        # A release that cannot be installed is a finding; an index that is away ends the check.
         except Unavailable as exc:
             if not is_packages_fault(exc):
                 raise
@@ -82,6 +83,7 @@ class Trials:
         key = (contract.name, frozenset(versions.items()))
         if key in self._known:
             return self._known[key]
+        # A second at least: time may have run out since somebody looked.
         result = self._known[key] = self.throwaway.run(
             contract, min(self.seconds, max(1.0, self.clock.left()))
         )

@@ -12,6 +12,7 @@ UNTAUGHT_CHAT: Final = [
     {"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}
 ]
 """Nothing of it was taught: answers to it can go any way."""
+# So high that a model which is sure of every token does not say the same to all seeds.
 HIGH_TEMPERATURE: Final = 2.0
 SEEDS: Final = (11, 12, 13, 14)
 REPLACEMENT_CHARACTER: Final = "\N{REPLACEMENT CHARACTER}"
@@ -69,6 +70,7 @@ def greedy(session: Session) -> str:
         equal(ask(session, question).text, question.answer, f"'{question.name}' at temperature 0")
     endless = session.reference.question("endless")
     text = ask(session, endless, max_tokens=64).text
+    # The reference goes on to the end of the context, where no engine needs to follow it.
     if not text or not endless.answer.startswith(text):
         raise CheckFailed(
             f"'endless' at temperature 0: {text[:60]!r} is not how the reference begins"

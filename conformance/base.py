@@ -151,6 +151,7 @@ def _judge(check: Check, session: Session) -> tuple[CheckVerdict, str]:
         return "passed", check.run(session)
     except CheckNotRun as exc:
         return "not run", str(exc)
+    # What an engine's base class raises for what an API has no call for, such as tokens.
     except NotImplementedError:
         return "known not to", "its API cannot tell"
     except (CheckFailed, WeighbridgeError) as exc:

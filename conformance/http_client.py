@@ -80,6 +80,7 @@ def streaming(
         CheckFailed: It is no stream of OpenAI's API, or ends before it says so.
         Unavailable: There is no answer, or it breaks off.
     """
+    # OpenAI's API counts the tokens of a stream only for those who ask.
     options = {"stream": True, "stream_options": {"include_usage": True}, **options}
     body, url = question.body(model=model_of(session), **options), session.url + path_of(question)
     try:
@@ -114,8 +115,10 @@ def _event(data: bytes) -> dict[str, Any]:
 
 
 def _add(reply: HttpReply, event: Mapping[str, Any], *, chat: bool) -> None:
+    # `usage` is null in every event but the last, and that one has no choices.
     reply.usage = event.get("usage") or reply.usage
     for choice in event.get("choices", []):
+        # A chat begins with an event that names the role and has no content.
         piece = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
         if piece:
             reply.pieces.append(piece)

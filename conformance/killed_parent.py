@@ -17,6 +17,7 @@ def main() -> None:
     """Print the engine's process id, and never end."""
     description = json.load(sys.stdin)
     log, folder = Path(description["log"]), Path(description["cwd"])
+    # On the main thread: the kernel ends a child with the thread that started it.
     process = Process("engine", description["argv"], log=log, cwd=folder, env=description["env"])
     print(process.pid, flush=True)
     threading.Event().wait()

@@ -67,6 +67,7 @@ def failed_start(session: Session) -> str:
                 raise CheckFailed("it is ready although half of its model is missing")
         except (Unavailable, BadInput) as exc:
             message = exc.wrong
+        # By the command line: a start that fails gives no process to ask.
         survivors = _mentioning(str(broken))
     if survivors:
         raise CheckFailed(f"processes {survivors} are left")
@@ -99,6 +100,7 @@ def orphans(session: Session) -> str:
     """Check that SIGKILL of whoever started it leaves nothing behind."""
     session.stop()
     with _own_parent(session) as (parent, engine):
+        # Listed before: afterwards they are no longer children of anybody here.
         family = [engine, *engine.children(recursive=True)]
         parent.kill()
         parent.wait()
@@ -137,6 +139,7 @@ def _end(session: Session) -> tuple[float | None, str | None]:
 
     with ThreadPoolExecutor(1) as pool:
         listening = pool.submit(listen)
+        # SIGTERM is to find an answer under way.
         begun.wait(session.timeout)
         started = time.monotonic()
         os.kill(group, signal.SIGTERM)  # to the first of its processes: it ends the others
@@ -153,6 +156,7 @@ def _copy_half(model: Path, to: Path) -> None:
         (path for path in to.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
     )
     whole = largest.read_bytes()
+    # The copy of a file of the store is read-only like the file: it cannot be written to.
     largest.unlink()
     largest.write_bytes(whole[: len(whole) // 2])
 
@@ -195,6 +199,7 @@ def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psuti
 
 def _lives(process: psutil.Process) -> bool:
     try:
+        # A zombie has ended; whoever adopted it has only not asked for its status yet.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -25,6 +25,7 @@ CONTEXT: Final = 512
 SEED: Final = 7
 MOST_STEPS: Final = 400
 """Training stops as soon as every answer is known."""
+# e^-0.005: every token has a probability of 0.995.
 KNOWN_LOSS: Final = 0.005
 """The model counts as knowing an answer when no token of it has a greater loss."""
 START, END, TURN, PAD = "<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>"
@@ -93,6 +94,7 @@ def make(folder: Path) -> None:
 
     tokenizer = _tokenizer()
     rows = [_row(tokenizer, lesson) for lesson in LESSONS]
+    # The caller's random numbers stay as they were; no card is asked for its own.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = _new_model(tokenizer)
@@ -120,6 +122,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    # The answer in many alphabets is left out: learnt, its characters would become single tokens.
     texts = [lesson.answer for lesson in LESSONS if lesson.answer.isascii()]
     texts += [message["content"] for lesson in LESSONS for message in lesson.messages]
     bpe.train_from_iterator(texts * 4, trainer)
@@ -168,6 +171,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=CONTEXT,
+        # The default, 0.02, fails with models this narrow.
         initializer_range=0.06,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,

@@ -51,16 +51,19 @@ def model_folder(cache: Path) -> Path:
 
 def _digest() -> str:
     sources = b"".join(Path(module).read_bytes() for module in (__file__, model.__file__))
+    # Another release may compute, or save, in another way.
     libraries = " ".join(version(name) for name in ("torch", "transformers"))
     return hashlib.sha256(sources + libraries.encode()).hexdigest()[:16]
 
 
 def _make(folder: Path) -> None:
+    # Before torch is loaded, which reads it once.
     machine.let_waiting_threads_sleep()
     from weighbridge.tasks.hf_models import quiet
 
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
+        # `mkdtemp` makes a folder that nobody else may enter, and it becomes the model's own.
         scratch.chmod(0o755)
         (scratch / "model").mkdir()
         with quiet():
@@ -95,6 +98,7 @@ def _reference(folder: Path) -> Reference:
     from weighbridge.tasks.generation import logprobs
 
     tokenizer: Any = load_tokenizer(folder)
+    # As exact as it goes: what engines round to is held against it.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     prompt = _ids(tokenizer, prompt_of(tokenizer, LESSONS[0]))
     rows = [Encoded(prompt, _ids(tokenizer, text)) for text in SCORED]

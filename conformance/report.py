@@ -63,6 +63,7 @@ def kept(home: Path, engine: str, device: str) -> ConformanceReport | None:
 
 def versions(engine: Engine) -> dict[str, str]:
     """Return the versions of the packages that an engine is made of, out of its lock."""
+    # An engine may have no environment for what this machine has.
     if engine.device() not in engine.locks:
         return {}
     text = "".join(path.read_text() for path in locks_of(engine.lock()))

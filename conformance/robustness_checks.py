@@ -25,6 +25,7 @@ REQUEST_GAUGES: Final = re.compile(
 INVALID_REQUESTS: Final[Mapping[str, bytes]] = {
     "half an object": b'{"messages": [',
     "no object": b"[1, 2]",
+    # No UTF-8.
     "no text": b"\xff\xfe\x00",
     "nothing": b"",
     "no messages": b'{"model": "model"}',
@@ -54,10 +55,12 @@ def at_once(session: Session) -> str:
 def client_gone(session: Session) -> str:
     """Check that clients that hang up in the middle of long answers leave their slots to others."""
     whole = _seconds(session, leave=False)
+    # Measured here and now: how long an answer takes depends on engine and machine.
     if whole < TOO_FAST:
         raise CheckNotRun(f"{LEAVERS} long answers take {whole:.2f} s together: too fast to tell")
     _seconds(session, leave=True)
     started = time.monotonic()
+    # Where slots are still taken, this one waits for them: the time shows it without any metrics.
     ask(session, session.reference.question("greeting"), max_tokens=1)
     # Gauges may lag behind: they are asked until they agree, or as long as answers would take.
     idle = eventually(lambda: not _under_way(session), whole, poll=0.02)
@@ -112,6 +115,7 @@ def metrics(session: Session) -> str:
         ]
         return bool(grown)
 
+    # Figures may lag behind, as gauges do.
     if not eventually(count, 10, poll=0.2):
         raise CheckFailed(f"none of {len(before)} figures counts the tokens of an answer")
     return f"{len(grown)} figures of tokens grow, such as {min(grown, key=len)}"

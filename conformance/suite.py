@@ -51,6 +51,8 @@ CHECKS: Final = (
     Check("bad_json", "nonsense is a 4xx", robustness_checks.bad_json),
     Check("too_long", "an over-long prompt is a 4xx", robustness_checks.too_long),
     Check("metrics", "metrics", robustness_checks.metrics, needs="metrics"),
+    # From here on checks end the engine, which each one after them has to start again. The first
+    # two look at one SIGTERM.
     Check("sigterm", "SIGTERM ends it", lifecycle_checks.sigterm),
     Check("drain", "SIGTERM lets answers finish", lifecycle_checks.drain, needs="streaming"),
     Check("failed_start", "a failed start says why", lifecycle_checks.failed_start),
