@@ -23,6 +23,7 @@ def ask(target: str, question: str, max_tokens: int) -> None:
     from weighbridge.serving.openai_client import Client
 
     managed = find_target(target, Workspace())
+    # Asked first: a refused connection would say nothing of which target that is.
     serving = serving_at(managed)
     if not serving.healthy:
         raise Unavailable(

@@ -74,6 +74,7 @@ def compat(
     else:
         _print(report)
     if report.breaks:
+        # After the report: a script has both, the JSON and the exit code.
         raise GateFailed("checking the newest releases", report.headline())
 
 

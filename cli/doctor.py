@@ -60,6 +60,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
                 f"weighbridge engines install {name} --device {device}"
             )
             state = str(environment.path) if whole else "environment not built yet"
+            # Not missing: a run builds it when it is needed.
             yield Finding(f"engine {name}, {device}", state, True, "" if whole else install)
     for tool, remedy in (
         ("haproxy", "serves every target: apt-get install haproxy"),

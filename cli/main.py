@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         # --verbose may stand anywhere on the line.
         cli.main(
             ["--verbose"] * verbose + [word for word in arguments if word != "--verbose"],
+            # Else click would end the process itself, with exit codes of its own.
             standalone_mode=False,
         )
     except click.exceptions.Abort:
@@ -128,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         exc.show()
         sys.exit(2)
     except KeyboardInterrupt:
+        # 130 is what shells give a program that SIGINT ended.
         click.echo("interrupted; run the same command again to go on", err=True)
         sys.exit(130)
     except WeighbridgeError as exc:
@@ -153,6 +155,7 @@ def _exit_where_the_disk_is_full(exc: BaseException) -> None:
     from weighbridge.core.settings import Settings
 
     home = Settings().home
+    # Not by the error alone: SQLite and the servers say of a full disk whatever they failed at.
     if free_bytes(home) > FULL and getattr(exc, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
         return
     full = Unavailable(

@@ -68,6 +68,7 @@ def status(as_json: bool) -> None:
         }
         click.echo(json.dumps(document, indent=2))
         return
+    # Targets are shown in any case: `weighbridge run` serves without a platform.
     if any(service.state != "STOPPED" for service in services):
         _print_services(services)
     else:

@@ -15,6 +15,7 @@ def init(path: Path) -> None:
     """Write a commented starter recipe to PATH (default: recipe.yaml)."""
     starter = PACKAGE / "configs" / "starter.yaml"
     try:
+        # Never over a recipe that somebody has edited.
         with path.open("x") as stream:
             stream.write(starter.read_text())
     except FileExistsError as exc:

@@ -153,6 +153,7 @@ def _follow(promotion: "Promotion", *, no_wait: bool, now: bool) -> None:
 
         def show(text: str) -> None:
             spinner.update(text)
+            # A spinner shows nothing in a log: there it is a line for each change.
             if not console.is_terminal and text != last[0]:
                 click.echo(f"  {text}")
                 last[0] = text

@@ -32,6 +32,7 @@ def run(recipe: Path, as_json: bool) -> None:
         terminal.live_progress(terminal.stderr if as_json else terminal.console),
         prefect_api(settings),
     ):
+        # Here, and not above: it imports Prefect, which reads its settings then and only once.
         from weighbridge.flows.release import release
 
         released = release(loaded)

@@ -37,6 +37,7 @@ def table(
         title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for column in columns:
+        # Folded, not cut: what is left out of a name or figure is what somebody came for.
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
@@ -61,6 +62,7 @@ class LiveSteps:
         task = self._tasks[step.what]
         self._progress.update(task, completed=step.done, total=step.total, unit=_amount(step))
         if step.total is not None and step.done >= step.total:
+            # Work of the same name may begin again, with a bar of its own.
             self._progress.remove_task(task)
             del self._tasks[step.what]
 
@@ -91,6 +93,7 @@ def live_progress(screen: Console = console) -> Iterator[None]:
         TimeElapsedColumn(),
     )
     logger = logging.getLogger("weighbridge")
+    # On the same screen as the bars: lines written past them would tear them.
     handler = _Lines(screen)
     with Progress(
         *columns, console=screen, transient=True, disable=not screen.is_terminal

@@ -61,6 +61,7 @@ def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Cache
     )
 
 
+# Apart from the step: MLflow's run is begun with them, and the step then logs to that run.
 def finetune_inputs(downloaded: Downloaded, recipe: Recipe) -> dict[str, Any]:
     return {"base": downloaded.model, "data": downloaded.data, "args": recipe.finetune}
 

@@ -37,6 +37,7 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     Raises:
         Unavailable: Prefect refuses.
     """
+    # Prefect is asked as well: its database may be another than the one that was registered in.
     registered, digest = home / "run" / "deployments", _digest()
     if registered.exists() and registered.read_text() == digest and _known(api) >= set(NAMES):
         return False
@@ -81,5 +82,6 @@ def _digest() -> str:
         DESCRIPTION,
         *sorted(file for name in folders for file in (PACKAGE / name).rglob("*.py")),
     ):
+        # By content, not by version: in a checkout the code changes under the same version.
         digest.update(path.read_bytes())
     return digest.hexdigest()

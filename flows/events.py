@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 logger = logging.getLogger("weighbridge.announce")
 
 ROLLED_BACK = "weighbridge.rolled-back"
+# Bounded: Prefect may be away for days, and the deployer's memory must not grow with that.
 _LONGEST_QUEUE = 1000
 _NAMESPACE = uuid.UUID("5f0a0c4e-3c55-4e0b-9f0e-7d7ad7c1d5a1")
 """Any will do, as long as it stays: an event's id follows from it and from the event's key."""
@@ -51,6 +52,7 @@ class Announcement(BaseModel):
             resource=Resource.model_validate(labels),
             related=related,
             payload=self.payload,
+            # The same id again, so that an event that is sent twice is one.
             id=uuid.uuid5(_NAMESPACE, self.key) if self.key else uuid.uuid4(),
         )
         return event.model_dump(mode="json")
@@ -93,6 +95,7 @@ class Announcer:
     def __init__(self, send: Callable[[Announcement], object] = announce) -> None:
         self._send = send
         self._waiting: queue.Queue[Announcement] = queue.Queue(_LONGEST_QUEUE)
+        # A daemon: an event that still waits must not keep the process from ending.
         threading.Thread(target=self._run, name="announcer", daemon=True).start()
 
     def __call__(self, announcement: Announcement) -> None:

@@ -91,8 +91,10 @@ def _mark(client: "SyncPrefectClient", flow_runs: Iterable[str], message: str) -
     state: State[Any] = Crashed(message=message)
     for flow_run in flow_runs:
         unfinished = {**_UNFINISHED, "flow_run_id": {"any_": [flow_run]}}
+        # The flow run last: were we killed in between, the next look would find it unfinished.
         for task_run in _filter(client, "task_runs", unfinished):
             client.set_task_run_state(UUID(task_run["id"]), state, force=True)
+        # Forced, past Prefect's orchestration rules: the process that they would steer is gone.
         client.set_flow_run_state(UUID(flow_run), state, force=True)
 
 

@@ -96,6 +96,7 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     figures = {**judgement.evidence, **_traffic_figures(managed, state.current, log)}
     check = MonitorCheck(version=version.version, verdict=judgement.verdict, at=time.time())
     log.checks = [*log.checks, check][-CHECKS_KEPT:]
+    # Before MLflow is told: that it is away must not hide a fall.
     _write_log(managed, log)
     registry.log_monitoring(
         version, binding.target, {**figures, **_as_number(judgement)}, int(check.at)
@@ -164,6 +165,7 @@ def _roll_back(
     before = target_operations.rollback_version(binding.target, workspace)
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, before)
+    # The alias first: until it has moved, the deployer would bring the fallen version back.
     registry.promote(registry.version(binding.model, before))
     announce(rolled_back(binding.target, binding.model, version.version, before, judgement.why))
     result = reconcile.reconcile(binding, registry, workspace, "monitor", force=True)

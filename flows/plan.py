@@ -99,6 +99,7 @@ class _Forecaster:
             cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
         )
         downloaded = self.last
+        # As in a release: a variant that cannot be made is told before anything is trained.
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         yield from self._forecast(
             cached_stages.finetune_step(downloaded, recipe, workspace),
@@ -117,6 +118,7 @@ class _Forecaster:
             cached_stages.weigh_step(downloaded, self.last, recipe, workspace)
         )
         weighed = self.last
+        # Without the champion, which would have to be measured first.
         yield from self._forecast(cached_stages.select_step(weighed, evaluated, None, recipe))
         winner = cached_stages.winner_of(self.last, weighed)
         if winner is None:

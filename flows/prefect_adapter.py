@@ -60,6 +60,7 @@ def run_stage(
             with listen(_ProgressArtifacts(name)):
                 outcomes.append(call())
         except WeighbridgeError as exc:
+            # Returned, not raised: of what is raised Prefect logs the traceback.
             return Failed(message=str(exc), data=exc)
         return _finished(name, outcomes[0])
 
@@ -164,6 +165,7 @@ class _ProgressArtifacts:
             self._send(what, percent, context.task_run)
 
     def _send(self, what: str, percent: float, run: TaskRun) -> None:
+        # The run's own client where Prefect has one: no connection is opened for each update.
         client = get_client(sync_client=True)
         if what in self._bars:
             client.update_artifact(self._bars[what], ArtifactUpdate(data=percent))

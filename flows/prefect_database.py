@@ -68,6 +68,7 @@ class PrefectDatabase:
             return
         try:
             with contextlib.closing(sqlite3.connect(self._database, timeout=60)) as connection:
+                # SQLite reads a file only when it is first asked for something.
                 connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.DatabaseError as exc:
             remedy = f"move {self._database} away: it holds nothing but the history of runs"
@@ -77,11 +78,14 @@ class PrefectDatabase:
         """Note that the server has migrated, and keep an empty database for the next home."""
         replace_text(self._version_file, self._version)
         template = self._template(cache)
+        # A database with runs in it is nobody's template.
         if not self._was_empty or template.exists():
             return
         cache.mkdir(parents=True, exist_ok=True)
         scratch = template.with_suffix(f".{os.getpid()}")
         with contextlib.closing(sqlite3.connect(self._database)) as connection:
+            # Of a database that a server has open, a copy of the file alone could miss what is in
+            # its journal.
             connection.execute("VACUUM INTO ?", (str(scratch),))
         scratch.replace(template)
 

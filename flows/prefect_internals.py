@@ -45,15 +45,20 @@ class ServerThread:
 
         config = uvicorn.Config(
             _application(),
+            # None: uvicorn would set up logging anew, for the whole of this process.
             log_config=None,
             access_log=False,
+            # With `auto`, uvicorn takes an error while Prefect's services start for an application
+            # without a lifespan, and serves it.
             lifespan="on",
+            # The default rests on `websockets.legacy`, whose import warns that it will go.
             ws="websockets-sansio",
             ws_ping_interval=None,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=5,
         )
         self._server = uvicorn.Server(config)
+        # Prefect keeps its settings in a context variable, which a new thread does not have.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name="prefect-server", daemon=True

@@ -47,6 +47,7 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     """
     if own := users_api():
         _reach(own)
+        # It is the user's Prefect: what the user has set stays.
         with _environment(prefect_settings.for_every_api(), keep_users=True), logs_on_pages():
             yield own
         return
@@ -151,6 +152,7 @@ def _wait_until_recorded() -> None:
         prefect_internals.send_what_is_left()
     except NAME_IS_GONE as exc:
         warn_name_is_gone("prefect", exc)
+    # A task run that the server has not written down at all is not among the unfinished ones.
     time.sleep(_RECORDED_AFTER)
     deadline = time.monotonic() + prefect_internals.SETTLE_TIMEOUT
     while (

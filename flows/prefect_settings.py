@@ -31,6 +31,7 @@ def for_every_api() -> dict[str, str]:
     """Return the settings of whoever runs flows, whatever API it reports to."""
     return {
         "PREFECT_LOGGING_SETTINGS_PATH": str(_LOGGING),
+        # Our handler sees lines from outside of flows as well; Prefect would warn of each.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "1",
     }
@@ -46,6 +47,7 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
         **_for_every_server(settings.home / "prefect", url),
         **database,
         "PREFECT_SERVER_UI_ENABLED": "true",
+        # Prefect's 10 s are how long somebody who presses Run in the UI may wait.
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         # A worker that starts before the server says only with its next heartbeat that it is there.
         "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
@@ -69,10 +71,13 @@ def _sqlite(home: Path) -> str:
 def _for_every_server(home: Path, url: str) -> dict[str, str]:
     return {
         "PREFECT_HOME": str(home),
+        # One that Prefect brings along, and that names no address: the user's own says nothing
+        # here.
         "PREFECT_PROFILE": "ephemeral",
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+        # The server does not ask for such tokens: fetching one is a request in vain.
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         # Many share the database: wait for the others' writes rather than fail.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -101,5 +106,6 @@ def for_own_server(home: Path, url: str, migrate: bool) -> dict[str, str]:
         **dict.fromkeys(off, "false"),
         "PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(home),
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(migrate),
+        # No kind of it. `false` would still stand for vacuuming events.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "[]",
     }

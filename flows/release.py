@@ -51,6 +51,7 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         )
         run.records.report(report, run.workspace)
         publish_weighing(report.markdown, report.rows, report.chart, f"{recipe.name}-report")
+        # After the report, which says of each candidate why it did not win.
         require_winner(decision)
         winner = winner_of(decision, weighed)
         chosen = (

@@ -111,6 +111,7 @@ class ReleaseRun:
             self.records.evaluated(
                 evaluated, downloaded, self.versions["base"], self.versions["merged"], run
             )
+        # After both are recorded: a model that is refused has its figures in MLflow.
         gate(evaluated, self.recipe.evaluate)
         return evaluated
 
@@ -152,6 +153,7 @@ class ReleaseRun:
         self.registry.tag(
             version, facts | ({"bento_pushed": packaged.pushed} if packaged.pushed else {})
         )
+        # Once the Bento is there: a challenger may be promoted by anybody at any time.
         self.registry.set_challenger(version, winner.label)
         return packaged.release(version.name, version.version)
 
@@ -183,6 +185,7 @@ class ReleaseRun:
         version = self.registry.version(release.name, release.version)
         before = self.registry.champion(release.name)
         binding = self.binding()
+        # The target's arguments before the alias: the deployer, woken by that, reads them at once.
         self.registry.bind(binding)
         self.registry.promote(version)
 

@@ -50,6 +50,7 @@ class _ThreadLogHandler(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
+        # Several targets may be redeployed at once, each by a thread of its own.
         if record.thread == self._thread:
             self._records.put(record)
 
@@ -71,6 +72,7 @@ def with_shadow_run(
     Returns:
         What the work returned.
     """
+    # Without an address Prefect would start a server for the flow run.
     if users_api():
         shadow = threading.Thread(
             target=_run_flow, args=(job, state, tags), name=f"shadow {job.title}", daemon=True
@@ -95,6 +97,7 @@ def _logged_to(job: ShadowedJob[Any]) -> Iterator[None]:
         yield
     finally:
         logging.getLogger("weighbridge").removeHandler(handler)
+        # Also after an error: the shadow run waits for it.
         job.records.put(None)
 
 

@@ -52,6 +52,7 @@ def a_flow_runs() -> None:
         assert recorded == {"good": "COMPLETED", "bad": "FAILED"}, (
             f"the runs are recorded as {recorded}"
         )
+        # Report, table and chart.
         assert len(artifacts) == 3, f"{len(artifacts)} artifacts of 3 are recorded"
 
 
