@@ -93,6 +93,7 @@ class DeployArgs(BaseModel):
 
     name: str = Field(
         "",
+        # It names a folder, programs of supervisord and sections of haproxy's configuration.
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$",
         description="Name of the target, as `weighbridge ask NAME` knows it; empty: the recipe's "
         "name.",

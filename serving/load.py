@@ -58,6 +58,8 @@ def _check(url: str, payloads: Sequence[Payload], concurrency: int, *, remote: b
         raise BadInput(
             doing, "it is not on this machine", "allow it explicitly: --remote, or remote=True"
         )
+    # The steady span begins when as many answers have ended as there are streams: something must be
+    # left to send then.
     if concurrency < 1 or len(payloads) < 2 * concurrency:
         raise BadInput(
             doing,

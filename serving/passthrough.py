@@ -44,6 +44,7 @@ class Upstream:
             NoAnswer: the server did not answer. What breaks later, within the block, is an
                 `aiohttp.ClientError`: the status has been passed back by then.
         """
+        # Not in the constructor: aiohttp wants a session made within the loop that uses it.
         if self._session is None:
             self._session = open_session(decompress=self._decompress)
         try:

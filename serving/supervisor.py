@@ -66,6 +66,7 @@ class Supervisor:
                 return
             make_socket_folder(self.socket, self.folder)
             config = self.folder / "supervisord.conf"
+            # Written at every start: an update may have changed what is in it.
             replace_text(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
             started = subprocess.run(

@@ -143,6 +143,7 @@ class Engine(ABC, Generic[ArgsT]):
         """
         return [self.args]
 
+    # The next three are not abstract: OpenAI's API has no such thing, and most servers only that.
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:

@@ -233,6 +233,7 @@ def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
         half = len(tokens) // 2
         return _force(url, before, tokens[:half]) if half else []
     logprobs: list[float] = []
+    # Not strict: the generation may have ended before the last of them.
     for entry, token in zip(answer, tokens, strict=False):
         if entry["id"] != token:
             break

@@ -39,6 +39,7 @@ class RemoteEndpoint:
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        # Last: aiohttp takes the first route that fits.
         app.router.add_route("*", "/{path:.*}", self._pass)
         app.on_cleanup.append(self._close)
         return app

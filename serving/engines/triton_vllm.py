@@ -53,6 +53,7 @@ class TritonVllm(Engine[TritonVllmArgs]):
     name: ClassVar[str] = "triton_vllm"
     Args: ClassVar[type[EngineArgs]] = TritonVllmArgs
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "compressed_tensors"})
+    # Of our launcher alone: the engine comes with the container.
     locks: ClassVar[Mapping[str, Path]] = {"cuda": Path(__file__).with_name("triton.lock")}
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cuda"}), metrics=True, extras={"not run": NOT_RUN}

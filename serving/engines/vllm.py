@@ -131,6 +131,7 @@ class VllmArgs(EngineArgs):
         description="Adapters come and go by /v1/load_lora_adapter while it serves: "
         "whoever reaches it may.",
     )
+    # Answers end before the SIGKILL that follows after 10 s: `Process.stop`.
     shutdown_timeout: int = Field(
         6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them."
     )
@@ -311,6 +312,7 @@ def _with_adapter(args: VllmArgs, model: Path) -> VllmArgs:
     named = {name: str(folder), f"{name}-{folder.name}": str(folder)}
     return args.model_copy(
         update={
+            # The model's own name is the adapter's now: whoever asks for it wants the two together.
             "served_model_name": f"{name}{BASE_SUFFIX}",
             "enable_lora": True,
             "max_lora_rank": rank,

@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = {"weighbridge-metrics", "weighbridge"}
 """Names of sections of our own."""
 
+# json(utf8s): a client may send any bytes, and this leaves out those that are no text.
 _LOG = (
     '{"target":"%f","server":"%s","status":%ST,"first_byte_ms":%Tr,"ms":%Ta,'
     '"ended":%[date(0,ms)],"cut":"%ts","type":"%[var(txn.type),json(utf8s)]",'
@@ -175,6 +176,7 @@ def _check(fronts: Sequence[Front]) -> None:
 
 
 def _global(settings: GlobalSettings, name: str) -> str:
+    # len: haproxy cuts a line of the log that is longer, and half of one is no JSON.
     return f"""\
 # Written by Weighbridge: changes made here are lost.
 global
@@ -269,6 +271,7 @@ def _frontend(front: Front) -> str:
         f"  http-request set-var(txn.pinned) bool(true) if {pinned}",
     ]
     if args.api_keys:
+        # haproxy writes hex in capitals, sha256sum does not.
         has_key = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
         # The engine must not see, nor log, a client's key.
         lines += [

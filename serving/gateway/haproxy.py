@@ -78,6 +78,7 @@ def executable() -> str:
 
 def alerts(output: str) -> str:
     """Return what haproxy complains of, in one line."""
+    # Beside alerts haproxy prints warnings and notices, which are about something else.
     lines = output.strip().splitlines()
     complaints = [line for line in lines if "[ALERT]" in line] or lines
     return " ".join(" ".join(complaints[-4:]).split())[-600:] or "nothing"

@@ -107,6 +107,7 @@ def deltas(
         for token in tokens:
             count += 1
             waiting.append(token)
+            # No text: what ends an answer is no part of it.
             if token.id in generator.ends:
                 break
             text, stopped = stops.push(detokenizer.push(token.id))

@@ -164,6 +164,7 @@ def _sampling(body: Mapping[str, Any], chat: bool, room: int) -> Sampling:
     temperature, top_p = _number(body, "temperature", 0, 100), _number(body, "top_p", 0, 1)
     return Sampling(
         max_tokens=min(most, room),
+        # What OpenAI's API does where a request does not say.
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
         # -1 means all tokens to vLLM, as 0 does here.

@@ -66,6 +66,7 @@ class CompletionResponse:
             yield self._event(self._choice({"content": delta.text}, logprobs))
         if delta.finish:
             yield self._event(self._choice({}, None, delta.finish))
+            # As OpenAI does: in an event of its own, which has no choice.
             if self.request.usage:
                 yield _event({**self._head(chunk=True), "choices": [], "usage": self._usage()})
 

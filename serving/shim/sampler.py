@@ -39,6 +39,7 @@ class Sampler:
     def _sample(self, logits: Any) -> int:
         sampling = self._sampling
         tokens = np.argsort(-logits)[: sampling.top_k or None]
+        # In float64: numpy refuses probabilities whose sum is not close enough to 1.
         probabilities = np.exp(
             log_softmax(logits[tokens].astype(np.float64) / sampling.temperature)
         )

@@ -71,6 +71,7 @@ class Serving(BaseModel):
     since: float = Field(0.0, description="Unix time at which this release began to serve.")
 
 
+# A protocol, and no base class: the gateway's AccessLog fits it and knows nothing of targets.
 class Traffic(Protocol):
     """Finished requests at a target's address, since it was opened."""
 
