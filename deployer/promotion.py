@@ -185,7 +185,7 @@ def _reconcile_here(follower: Follower, binding: Binding) -> Result:
 
 def _follow_deployer(follower: Follower, binding: Binding) -> Result:
     """Wait until the deployer, which was woken, has nothing to do any more at this target."""
-    woken = heard = time.monotonic()
+    woken = last_heard = time.monotonic()
     while True:
         follower.look()
         with contextlib.suppress(BadInput):  # nothing was ever deployed there
@@ -195,8 +195,8 @@ def _follow_deployer(follower: Follower, binding: Binding) -> Result:
             if result is not None:
                 return result
         if _deployer_answers(follower.workspace):
-            heard = time.monotonic()
-        elif time.monotonic() - heard > SILENT_SECONDS:
+            last_heard = time.monotonic()
+        elif time.monotonic() - last_heard > SILENT_SECONDS:
             raise Unavailable(
                 "waiting for the deployer", "it does not answer", "see: weighbridge status"
             )

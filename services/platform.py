@@ -90,8 +90,10 @@ class Platform:
         before = service_addresses.read(self._home)
         for name in service_names(self._settings):
             port = getattr(self._settings, f"{name}_port", 0)
-            ours = self._supervisor.state(name) is not None and getattr(before, name, None) == port
-            if port and not ours and is_taken(port, HOST):
+            is_ours = (
+                self._supervisor.state(name) is not None and getattr(before, name, None) == port
+            )
+            if port and not is_ours and is_taken(port, HOST):
                 remedy = f"stop it, or choose another with WEIGHBRIDGE_{name.upper()}_PORT (0: any)"
                 raise BadInput(
                     f"starting {name}", f"port {port} belongs to another program", remedy

@@ -145,7 +145,7 @@ def _write_secrets(settings: Settings) -> Path:
 def _database_urls(settings: Settings) -> dict[str, str]:
     """Return the addresses of the databases, which may hold a password."""
     urls = {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri()}
-    if prefects := prefect_settings.postgresql_url(settings):
+    if prefect_url := prefect_settings.postgresql_url(settings):
         urls["WEIGHBRIDGE_DATABASE_URL"] = settings.database_url.get_secret_value()
-        urls["PREFECT_API_DATABASE_CONNECTION_URL"] = prefects
+        urls["PREFECT_API_DATABASE_CONNECTION_URL"] = prefect_url
     return urls

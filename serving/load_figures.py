@@ -43,20 +43,20 @@ def figures_of(
     begin, end = _steady_span(answers, concurrency, started, exhausted)
     # Everything is divided by it: never 0, however short the run.
     span = max(end - begin, 1e-9)
-    good = [answer for answer in answers if not answer.error]
+    successful = [answer for answer in answers if not answer.error]
     # One that began before the span may have met an idle engine; where all did, all count.
-    inside = [answer for answer in good if answer.started >= begin] or good
-    tokens = sum(_tokens_between(answer, begin, end) for answer in good)
-    ttft = sorted(answer.arrivals[0] - answer.started for answer in inside if answer.arrivals)
-    itl = sorted(gap for answer in inside for gap in _gaps(answer))
+    measured = [answer for answer in successful if answer.started >= begin] or successful
+    tokens = sum(_tokens_between(answer, begin, end) for answer in successful)
+    ttft = sorted(answer.arrivals[0] - answer.started for answer in measured if answer.arrivals)
+    itl = sorted(gap for answer in measured for gap in _gaps(answer))
     return LoadFigures(
         concurrency=concurrency,
         requests=len(answers),
-        errors=len(answers) - len(good),
+        errors=len(answers) - len(successful),
         output_tokens=round(tokens),
         seconds=span,
         tokens_per_second=tokens / span,
-        requests_per_second=sum(1 for answer in good if begin < answer.ended <= end) / span,
+        requests_per_second=sum(1 for answer in successful if begin < answer.ended <= end) / span,
         ttft_p50=percentile(ttft, 0.5),
         ttft_p95=percentile(ttft, 0.95),
         itl_p50=percentile(itl, 0.5),

@@ -113,14 +113,14 @@ async def _send_body(send: Any, body: bytes, *, more: bool) -> None:
 
 async def _body(receive: Any) -> bytes | None:
     """Return a request's whole body; None where the client hung up before it was whole."""
-    parts = []
+    chunks = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
+        chunks.append(message.get("body", b""))
         if not message.get("more_body"):
-            return b"".join(parts)
+            return b"".join(chunks)
 
 
 async def _disconnected(receive: Any) -> None:

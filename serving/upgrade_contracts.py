@@ -69,14 +69,14 @@ def a_bento_answers(name: str) -> None:
     settings = Settings()
     store = Store(settings.home / "store")
     # Any would do: the smallest is the same one at every call.
-    form = "safetensors" if "safetensors" in engine.formats else min(engine.formats)
-    model = store.add(Path(os.environ[MODELS]) / name, form, adopt=False)
+    artifact_format = "safetensors" if "safetensors" in engine.formats else min(engine.formats)
+    model = store.add(Path(os.environ[MODELS]) / name, artifact_format, adopt=False)
     contents = bento.Contents("contract", "1", name, engine.Args(kind=name), model, {})
     exported = bento.export(bento.build(contents, settings.cache), model, store, {})
     with bento_process.serve(
         exported.path, settings.cache, settings.home / "bento.log", contents.engine.start_timeout
-    ) as proof:
-        for url in (proof.url, proof.engine_url):
+    ) as running:
+        for url in (running.url, running.engine_url):
             answer = Client(url).ask(
                 [{"role": "user", "content": "Order 12 is late."}], max_tokens=4
             )

@@ -82,12 +82,15 @@ class Loaded:
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
         import torch
 
-        drawer = torch.Generator()
-        drawer.manual_seed(sampling.seed % 2**64) if sampling.seed is not None else drawer.seed()
+        generator = torch.Generator()
+        if sampling.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(sampling.seed % 2**64)
         ids, past = list(prompt), None
         for _ in range(sampling.max_tokens):
             logits, past = self._step(ids, past)
-            token = draw(logits, sampling, drawer)
+            token = draw(logits, sampling, generator)
             yield _with_logprobs(token, logits, sampling.logprobs)
             if token in self.ends:
                 return
@@ -117,7 +120,7 @@ class Loaded:
             return out.logits[0, -1].float().cpu(), out.past_key_values
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> int:
+def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Return the next token: the likeliest at temperature 0, else one drawn among those that top_k
     and top_p leave.
     """
@@ -133,7 +136,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, drawer: torch.Generator) -> i
         # Kept are those before which less than top_p lies, and always the first.
         chances = chances / chances.sum()
         chances[1:][chances.cumsum(-1)[:-1] >= sampling.top_p] = 0
-    return int(tokens[torch.multinomial(chances, 1, generator=drawer)])
+    return int(tokens[torch.multinomial(chances, 1, generator=generator)])
 
 
 def _with_logprobs(token: int, logits: torch.Tensor, count: int | None) -> Token:

@@ -56,10 +56,10 @@ class Shape:
             "hidden_act": config.get("hidden_act", "silu") != "silu",
             "quantization_config": config.get("quantization_config"),
         }
-        if odd := [name for name, differs in others.items() if differs]:
+        if unsupported := [name for name, differs in others.items() if differs]:
             raise UnsupportedModel(
                 f"this engine builds plain Llamas, "
-                f"and {', '.join(odd)} of this one is something else"
+                f"and {', '.join(unsupported)} of this one is something else"
             )
         self.hidden, self.inner, self.layers, self.heads, self.vocabulary, self.eps = (
             config[name] for name in NEEDED

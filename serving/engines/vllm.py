@@ -69,8 +69,8 @@ class SpeculativeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "SpeculativeConfig":
-        alone = self.method in ("ngram", "suffix", "mtp")
-        if not alone and not self.model:
+        needs_no_model = self.method in ("ngram", "suffix", "mtp")
+        if not needs_no_model and not self.model:
             raise ValueError(f"{self.method} needs `model`, the folder of the model that guesses")
         return self
 

@@ -78,14 +78,14 @@ def _parse(line: bytes, target: str) -> FinishedRequest | None:
         return None
     # haproxy's termination state: who ended the session early (`-` nobody, C and c the client), and
     # in which phase (D data, L last data).
-    who, phase = entry["cut"][0], entry["cut"][1]
+    ended_by, phase = entry["cut"][0], entry["cut"][1]
     return FinishedRequest(
         server="" if entry["server"] == "<NOSRV>" else entry["server"],
         status=entry["status"],
         seconds=max(entry["ms"], 0) / 1000,
         stream=entry["type"].startswith("text/event-stream"),
-        truncated=who not in "-Cc" and phase in "DL",
-        aborted=who in "Cc",
+        truncated=ended_by not in "-Cc" and phase in "DL",
+        aborted=ended_by in "Cc",
         pinned=bool(entry["pinned"]),
         # A plus before the count: another version was tried in the end.
         moved=str(entry.get("retries", "")).startswith("+"),

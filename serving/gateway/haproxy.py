@@ -162,8 +162,8 @@ class Master:
         """Return the entries of a map, as the worker has them."""
         # Each line: its address, the key, the value.
         lines = self.ask_worker(worker, f"show map {file}").splitlines()
-        parts = [line.split(" ", 2) for line in lines if line.startswith("0x")]
-        return {entry[1]: entry[2] for entry in parts if len(entry) == 3}
+        entries = [line.split(" ", 2) for line in lines if line.startswith("0x")]
+        return {entry[1]: entry[2] for entry in entries if len(entry) == 3}
 
 
 def _servers(table: str) -> Iterator[Server]:

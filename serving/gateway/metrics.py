@@ -51,10 +51,10 @@ def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, fl
     """Return the figures between two looks; counters that fell began anew with the gateway."""
     counters = {key: value for key, value in now.items() if key.startswith("responses_")}
     restarted = any(value < before.get(key, 0) for key, value in counters.items())
-    grown = {
+    increases = {
         key: value - (0 if restarted else before.get(key, 0)) for key, value in counters.items()
     }
-    requests = sum(grown.values())
-    shares = {"errors": grown.get("responses_5xx", 0) / requests} if requests else {}
-    rest = {key: value for key, value in now.items() if key not in counters}
-    return {**rest, "requests": requests, **shares}
+    requests = sum(increases.values())
+    shares = {"errors": increases.get("responses_5xx", 0) / requests} if requests else {}
+    gauges = {key: value for key, value in now.items() if key not in counters}
+    return {**gauges, "requests": requests, **shares}

@@ -51,7 +51,11 @@ def _ports_of(processes: Iterable[int]) -> set[int]:
     with contextlib.suppress(psutil.Error):  # it has ended
         for pid in processes:
             connections = psutil.Process(pid).net_connections("tcp")
-            ports |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+            ports |= {
+                connection.laddr.port
+                for connection in connections
+                if connection.status == psutil.CONN_LISTEN
+            }
     return ports
 
 

@@ -82,9 +82,9 @@ def _put_in_maintenance(
     front: Front, servers: Mapping[str, Server], removed: Sequence[str]
 ) -> Iterator[str]:
     """Take new requests from what drains or is removed; requests under way go on."""
-    out = {*removed, *(route.name for route in front.routes if route.draining)}
+    leaving = {*removed, *(route.name for route in front.routes if route.draining)}
     for name, server in servers.items():
-        if name in out and not server.in_maintenance:
+        if name in leaving and not server.in_maintenance:
             yield f"set server {front.target}/{name} state maint"
 
 

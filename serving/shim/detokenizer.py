@@ -116,8 +116,8 @@ def deltas(
                 return
             # The generator just ends at its last token, and does not say that it was cut.
             if count >= request.sampling.max_tokens:
-                rest, stopped = _flush(stops, detokenizer)
-                yield Delta(text + rest, tuple(waiting), "stop" if stopped else "length")
+                held_back, stopped = _flush(stops, detokenizer)
+                yield Delta(text + held_back, tuple(waiting), "stop" if stopped else "length")
                 return
             if text:
                 yield Delta(text, tuple(waiting))

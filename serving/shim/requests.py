@@ -160,10 +160,10 @@ def read_tokens(body: Mapping[str, Any], name: str) -> list[int]:
 def _sampling(body: Mapping[str, Any], chat: bool, room: int) -> Sampling:
     default = room if chat else COMPLETION_TOKENS
     # `max_tokens` is the older name of the same.
-    most = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1) or default
+    limit = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1) or default
     temperature, top_p = _number(body, "temperature", 0, 100), _number(body, "top_p", 0, 1)
     return Sampling(
-        max_tokens=min(most, room),
+        max_tokens=min(limit, room),
         # What OpenAI's API does where a request does not say.
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,

@@ -207,8 +207,8 @@ class Local(Target[LocalArgs, LocalRevision]):
 
     def running(self) -> set[str]:
         """Return the names of the revisions that supervisord keeps."""
-        parts = (program.rpartition("@") for program in self._supervisor.names())
-        return {revision for target, _, revision in parts if target == self.name}
+        programs = (program.rpartition("@") for program in self._supervisor.names())
+        return {revision for target, _, revision in programs if target == self.name}
 
     def stop_named(self, revision_name: str) -> None:
         """End a revision that only its name is known of."""

@@ -19,9 +19,9 @@ LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0])
 
 def drawn(times: int = 300, **options: float) -> set[int]:
     """Every token that comes up."""
-    drawer = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     sampling = Sampling(max_tokens=1, **options)  # type: ignore[arg-type]  # numbers of either kind
-    return {draw(LOGITS, sampling, drawer) for _ in range(times)}
+    return {draw(LOGITS, sampling, generator) for _ in range(times)}
 
 
 def test_options_are_those_of_from_pretrained() -> None:
@@ -67,7 +67,7 @@ def test_what_can_be_drawn(options: dict[str, float], tokens: set[int]) -> None:
 def test_equal_seeds_draw_alike() -> None:
     sampling = Sampling(max_tokens=1, temperature=2.0)
     one, two = (
-        [draw(LOGITS, sampling, drawer) for _ in range(50)] for drawer in map(_seeded, (5, 5))
+        [draw(LOGITS, sampling, generator) for _ in range(50)] for generator in map(_seeded, (5, 5))
     )
     assert one == two
 
