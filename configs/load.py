@@ -92,8 +92,8 @@ def _lookup(name: str, default: str | None, source: str) -> str:
 
 def _refuse_doubled_keys(node: yaml.Node, source: str) -> None:
     if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_doubled_keys(item, source)
+        for child in node.value:
+            _refuse_doubled_keys(child, source)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -116,8 +116,8 @@ def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
         return f"{text}unknown key; {suggestion(str(location[-1]), _siblings(plain, location))}"
     if error["type"] == "missing":
         return f"{text}missing"
-    given = error["input"]
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    value = error["input"]
+    shown = f" (given: {value!r})" if isinstance(value, str | int | float | bool) else ""
     # pydantic puts this before the text of a validator's own ValueError.
     return f"{text}{error['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -48,10 +48,10 @@ class Recipe(BaseModel):
     def _engines_take_what_is_made(self) -> Self:
         """Refuse variants that no engine takes now, not when everything is fine-tuned and made."""
         formats = {load_optimizer(variant.kind).format for variant in self.optimize.variants}
-        taken = {
+        accepted = {
             name for engine in self.weigh.engines for name in engine_class(engine.kind).formats
         }
-        if not formats & taken:
+        if not formats & accepted:
             kinds = ", ".join(sorted({engine.kind for engine in self.weigh.engines}))
             raise ValueError(
                 f"none of the engines ({kinds}) serves {', '.join(sorted(formats))}; add an engine "

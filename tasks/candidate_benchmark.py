@@ -235,7 +235,7 @@ class CandidateBenchmark:
                 )
         except Unavailable as exc:
             return _Setting(args, problem=str(exc))
-        rates = [item.tokens_per_second for item in figures]
+        rates = [level.tokens_per_second for level in figures]
         # A geometric mean: each concurrency counts by ratios, though the higher ones have larger
         # figures.
         return _Setting(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
@@ -246,8 +246,8 @@ class CandidateBenchmark:
         figures = self._run_levels(
             running, payloads, args.concurrency, args.requests, args.seconds, args.max_seconds
         )
-        for item in figures:
-            if item.errors == item.requests:
+        for level in figures:
+            if level.errors == level.requests:
                 raise Unavailable(
                     f"measuring {self.candidate.label}", "under load not one request was answered"
                 )
@@ -269,14 +269,14 @@ class CandidateBenchmark:
         figures = []
         share = len(payloads) // len(levels)
         for number, level in enumerate(levels):
-            own = [*payloads[number * share :], *payloads[: number * share]]
-            enough = list(
-                itertools.islice(itertools.cycle(own), max(len(own), 8 * level, requests))
+            rotated = [*payloads[number * share :], *payloads[: number * share]]
+            prompts = list(
+                itertools.islice(itertools.cycle(rotated), max(len(rotated), 8 * level, requests))
             )
             figures.append(
                 run_load(
                     running.url,
-                    enough,
+                    prompts,
                     level,
                     requests=requests,
                     seconds=seconds,

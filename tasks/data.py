@@ -185,14 +185,14 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         raise BadInput("splitting the data", wrong, "give more rows, or files for these splits")
     random.Random(args.seed).shuffle(prompts)
     most = (len(prompts) - 1) // len(missing)  # train keeps one prompt at least
-    belongs: dict[str, Split] = {}
+    split_of: dict[str, Split] = {}
     for split in missing:
         count = min(math.ceil(len(prompts) * fractions[split]), most)
         taken, prompts = prompts[:count], prompts[count:]
-        belongs.update(dict.fromkeys(taken, split))
+        split_of.update(dict.fromkeys(taken, split))
     for split in ("train", *missing):
         splits[split] = [
-            row for row, key in zip(train, keys, strict=True) if belongs.get(key, "train") == split
+            row for row, key in zip(train, keys, strict=True) if split_of.get(key, "train") == split
         ]
 
 
@@ -232,10 +232,10 @@ def _recognize(where: str, columns: Columns) -> str:
         return (
             f"prompt and completion as {'text' if isinstance(columns['prompt'], str) else 'chat'}"
         )
-    there = ", ".join(columns) or "none"
+    available = ", ".join(columns) or "none"
     raise BadInput(
         f"reading {where}",
-        f"neither `messages` nor `prompt` and `completion` are among its columns: {there}",
+        f"neither `messages` nor `prompt` and `completion` are among its columns: {available}",
         "map them under data.columns",
     )
 

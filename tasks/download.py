@@ -221,10 +221,14 @@ def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile
     single = listing.files if len(listing.files) == 1 and _is_data(listing.files[0]) else []
     if split == "train" and single and pattern == DataArgs.model_fields["train"].default:
         return single
-    there = sorted(file.path for file in listing.files if _is_data(file))
-    shown = ", ".join(there[:6]) + (f" and {len(there) - 6} more" if len(there) > 6 else "")
+    available = sorted(file.path for file in listing.files if _is_data(file))
+    shown = ", ".join(available[:6]) + (
+        f" and {len(available) - 6} more" if len(available) > 6 else ""
+    )
     remedy = (
-        f"its data files are: {shown}" if there else f"it has no data file ({', '.join(FORMATS)})"
+        f"its data files are: {shown}"
+        if available
+        else f"it has no data file ({', '.join(FORMATS)})"
     )
     raise BadInput(
         f"looking for the {split} data in {_uri(listing)}", f"there is no {pattern}", remedy
@@ -262,9 +266,9 @@ def _digested(source: Digesting, location: SourceArgs, files: list[RemoteFile]) 
     return digested
 
 
-def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
+def _listing(source: Source, location: SourceArgs, records: Path) -> Listing:
     """Return the source's listing; one that cannot change any more is taken from the last time."""
-    record = _record(kept, location)
+    record = _record(records, location)
     last = _recall(record)
     if last and last.immutable:
         return last
@@ -280,7 +284,7 @@ def _listing(source: Source, location: SourceArgs, kept: Path) -> Listing:
         _keep(
             # Once more under its commit: arguments that name the commit itself then ask no source.
             listing.model_copy(update={"immutable": True}),
-            _record(kept, source.parse(_uri(listing))),
+            _record(records, source.parse(_uri(listing))),
         )
     return listing
 

@@ -223,9 +223,9 @@ def _write(path: Path, rows: Sequence[Row], models: dict[str, Answered]) -> None
             }
             for name, answered in models.items():
                 scores = {
-                    label: each.per_example[index]
-                    for label, each in answered.scores.items()
-                    if each.per_example
+                    label: score.per_example[index]
+                    for label, score in answered.scores.items()
+                    if score.per_example
                 }
                 entry[name] = {"answer": answered.answers[index], "scores": scores}
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")

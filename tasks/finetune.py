@@ -114,16 +114,16 @@ def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[
     if not rows:
         raise BadInput("fine-tuning", "the data hold no training rows", "give at least one row")
     encoded = encode(load_tokenizer(base.path), rows)
-    limit, why = _longest_allowed(base, args)
+    limit, bound = _longest_allowed(base, args)
     long = [index for index, row in enumerate(encoded) if len(row) > limit]
-    if long and not (args.drop_long and why == "max_length"):
+    if long and not (args.drop_long and bound == "max_length"):
         first, longest = long[0], max(map(len, encoded))
         raise BadInput(
             "fine-tuning",
-            f"row {first + 1} of train has {len(encoded[first])} tokens, {why} is {limit} "
+            f"row {first + 1} of train has {len(encoded[first])} tokens, {bound} is {limit} "
             f"({len(long)} of {len(rows)} rows are longer, the longest has {longest})",
             "raise finetune.max_length, or set finetune.drop_long"
-            if why == "max_length"
+            if bound == "max_length"
             else "shorten the rows",
         )
     kept = [row for row in encoded if len(row) <= limit]
@@ -204,6 +204,8 @@ def _store(
         merging.write_adapter(run.adapter, adapter, base.origin.get("uri", base.digest))
         # From the adapter as it is stored, so that the two artifacts belong together.
         merging.write_merged(base.path, adapter, merged)
-        kept = workspace.store.add(adapter, "peft", origin)
-        whole = workspace.store.add(merged, "safetensors", {**origin, "adapter": kept.digest})
-    return [artifact.model_dump(mode="json") for artifact in (kept, whole)]
+        adapter_artifact = workspace.store.add(adapter, "peft", origin)
+        merged_artifact = workspace.store.add(
+            merged, "safetensors", {**origin, "adapter": adapter_artifact.digest}
+        )
+    return [artifact.model_dump(mode="json") for artifact in (adapter_artifact, merged_artifact)]

@@ -88,7 +88,7 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
     longest = max(len(row.completion) for row in rows)
     # Without position ids, models count from the first column, which here is padding.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = model(
+    output = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
@@ -96,7 +96,7 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
         logits_to_keep=longest + 1,
     )
     # In float32: in 16 bits a log-probability keeps two or three digits.
-    probabilities = out.logits[:, :-1].float().log_softmax(-1)
+    probabilities = output.logits[:, :-1].float().log_softmax(-1)
     targets = ids[:, -longest:].unsqueeze(-1)
     picked = probabilities[:, -longest:].gather(-1, targets).squeeze(-1).cpu().tolist()
     return [

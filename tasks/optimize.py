@@ -103,8 +103,8 @@ def makers(args: OptimizeArgs) -> list[dict[str, Any]]:
     return [
         # They go into the whole stage's key, too. When only the record of each variant asked for
         # them, a new lock of a quantizer was passed over in silence.
-        {"version": load_optimizer(one.kind).version, "environment": _environment(one)}
-        for one in args.variants
+        {"version": load_optimizer(variant.kind).version, "environment": _environment(variant)}
+        for variant in args.variants
     ]
 
 

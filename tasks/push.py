@@ -160,14 +160,16 @@ def _present(files: list[File], to: S3Args) -> set[str]:
     """Return the paths that the bucket already holds with the same bytes."""
 
     def is_there(file: File) -> bool:
-        found = s3.head(to, to.folder + file.path)
+        stored = s3.head(to, to.folder + file.path)
         # By our own metadata and not by ETag: of an upload in parts, that is no digest of the
         # content.
-        return found is not None and (found.size, found.sha256) == (file.size, file.sha256)
+        return stored is not None and (stored.size, stored.sha256) == (file.size, file.sha256)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         return {
-            file.path for file, there in zip(files, pool.map(is_there, files), strict=True) if there
+            file.path
+            for file, present in zip(files, pool.map(is_there, files), strict=True)
+            if present
         }
 
 

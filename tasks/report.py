@@ -96,7 +96,9 @@ def weighing_report(
     measurements.
     """
     # The winner first; sorted() leaves the others in the order in which they were measured.
-    ordered = sorted(measurements, key=lambda one: one.candidate.label != decision.winner)
+    ordered = sorted(
+        measurements, key=lambda measurement: measurement.candidate.label != decision.winner
+    )
     rows = _rows(ordered, decision, currency)
     chart = draw(ordered, decision, _headline(decision))
     page = _Page(
@@ -137,34 +139,35 @@ def _rows(
     measurements: Sequence[Measurement], decision: Decision, currency: str
 ) -> list[dict[str, str]]:
     """Return one row per candidate, all with the same columns."""
-    metrics = list(dict.fromkeys(key for one in measurements for key in one.scores)) or [
-        decision.metric
-    ]
-    counts = sorted({load.concurrency for one in measurements for load in one.load})
-    return [_row(one, decision, currency, metrics, counts) for one in measurements]
+    metrics = list(
+        dict.fromkeys(key for measurement in measurements for key in measurement.scores)
+    ) or [decision.metric]
+    counts = sorted({load.concurrency for measurement in measurements for load in measurement.load})
+    return [_row(measurement, decision, currency, metrics, counts) for measurement in measurements]
 
 
 def _row(
-    one: Measurement,
+    measurement: Measurement,
     decision: Decision,
     currency: str,
     metrics: Sequence[str],
     counts: Sequence[int],
 ) -> dict[str, str]:
-    label, loads = one.candidate.label, {load.concurrency: load for load in one.load}
+    label = measurement.candidate.label
+    loads = {load.concurrency: load for load in measurement.load}
     at = decision.concurrency
     speeds = [
         f"{loads[count].tokens_per_second:,.0f}" if count in loads else _UNKNOWN for count in counts
     ]
     return {
         "candidate": label,
-        **{title_of(key): _score(one.scores.get(key)) for key in metrics},
+        **{title_of(key): _score(measurement.scores.get(key)) for key in metrics},
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
         f"tokens/s at {' / '.join(map(str, counts))}" if counts else "tokens/s": " / ".join(speeds)
         or _UNKNOWN,
-        "memory": human_size(one.peak_memory) if one.peak_memory else _UNKNOWN,
-        "size": human_size(one.candidate.variant.artifact.size),
-        f"{currency} / M tokens": _number(one.cost_per_million_tokens),
+        "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
+        "size": human_size(measurement.candidate.variant.artifact.size),
+        f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
         "verdict": _WON if label == decision.winner else decision.reasons.get(label, _LOST),
     }
 
@@ -202,13 +205,13 @@ def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
 
 def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
     """Return what all candidates were measured on, to be said once."""
-    known = [one.machine for one in measurements if one.machine]
-    if not known:
+    machines = [measurement.machine for measurement in measurements if measurement.machine]
+    if not machines:
         return {}
     return {
         key: value
-        for key, value in known[0].items()
-        if all(other.get(key) == value for other in known)
+        for key, value in machines[0].items()
+        if all(other.get(key) == value for other in machines)
     }
 
 

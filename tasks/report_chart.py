@@ -45,10 +45,14 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
         _dress(panel, metric, decision)
-        for color, one in zip(_repeat(_COLORS, len(measurements)), measurements, strict=True):
-            _mark(panel, one, metric, color, decision)
+        for color, measurement in zip(
+            _repeat(_COLORS, len(measurements)), measurements, strict=True
+        ):
+            _mark(panel, measurement, metric, color, decision)
         if any(
-            not one.scores[metric].greater_is_better for one in measurements if metric in one.scores
+            not measurement.scores[metric].greater_is_better
+            for measurement in measurements
+            if metric in measurement.scores
         ):
             panel.invert_yaxis()
     handles, labels = _legend(panels)
@@ -67,17 +71,18 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
             0.5, 0.5, "nothing was measured", ha="center", transform=panels[0].transAxes, color=_INK
         )
     figure.suptitle(headline, x=0.02, ha="left", fontsize=12, fontweight="bold", color=_INK)
-    out = io.BytesIO()
+    png = io.BytesIO()
     # matplotlib would write its version into the file: the same figures shall give the same bytes.
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
 
 
 def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[str]:
     """Return the metric that decided, and NLL where it was measured: it shows damage earlier."""
     nll = (
         "nll"
-        if decision.metric != "nll" and any("nll" in one.scores for one in measurements)
+        if decision.metric != "nll"
+        and any("nll" in measurement.scores for measurement in measurements)
         else None
     )
     return [decision.metric, nll] if nll else [decision.metric]
@@ -87,8 +92,10 @@ def _repeat(colors: Sequence[str], number: int) -> list[str]:
     return [colors[index % len(colors)] for index in range(number)]
 
 
-def _mark(panel: "Axes", one: Measurement, metric: str, color: str, decision: Decision) -> None:
-    load, score = figures_at(one, decision.concurrency), one.scores.get(metric)
+def _mark(
+    panel: "Axes", measurement: Measurement, metric: str, color: str, decision: Decision
+) -> None:
+    load, score = figures_at(measurement, decision.concurrency), measurement.scores.get(metric)
     if (
         load is None
         or score is None
@@ -96,8 +103,8 @@ def _mark(panel: "Axes", one: Measurement, metric: str, color: str, decision: De
         or not math.isfinite(load.tokens_per_second)
     ):
         return
-    label = one.candidate.label
-    won, out = label == decision.winner, label in decision.refused
+    label = measurement.candidate.label
+    won, refused = label == decision.winner, label in decision.refused
     x = load.tokens_per_second
     panel.errorbar(
         x,
@@ -117,7 +124,7 @@ def _mark(panel: "Axes", one: Measurement, metric: str, color: str, decision: De
         zorder=2,
         linewidths=1.4,
         edgecolors=color,
-        facecolors="white" if out and not won else color,
+        facecolors="white" if refused and not won else color,
         label=f"{label} (winner)" if won else label,
     )
 

@@ -87,7 +87,9 @@ def connect(location: S3Location) -> "S3Client":
     """
     # boto3 reads the environment when a client is made; as part of the cache's key, the variables
     # give a new client when they change.
-    variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    variables = tuple(
+        sorted(variable for variable in os.environ.items() if variable[0].startswith("AWS_"))
+    )
     with translated(f"connecting to {location.uri}"):
         try:
             return _client(location.endpoint_url, location.region, location.profile, variables)
@@ -152,15 +154,17 @@ def head(location: S3Location, key: str) -> RemoteFile | None:
 
     with translated(f"looking at s3://{location.bucket}/{key}"):
         try:
-            about = connect(location).head_object(Bucket=location.bucket, Key=key)
+            response = connect(location).head_object(Bucket=location.bucket, Key=key)
         except ClientError as exc:
             if _code(exc) in MISSING:
                 return None
             raise
-    sha256 = about["Metadata"].get(SHA256, "")
+    sha256 = response["Metadata"].get(SHA256, "")
     # Anybody may have set that metadata: only what looks like a digest is taken for one.
     digest = sha256 if DIGEST.fullmatch(sha256) else ""
-    return RemoteFile(path=key, size=about["ContentLength"], sha256=digest, version=about["ETag"])
+    return RemoteFile(
+        path=key, size=response["ContentLength"], sha256=digest, version=response["ETag"]
+    )
 
 
 def reader(location: S3Location, key: str, version: str) -> ReadRange:
@@ -172,16 +176,16 @@ def reader(location: S3Location, key: str, version: str) -> ReadRange:
     doing = f"downloading s3://{location.bucket}/{key}"
 
     def read(start: int, end: int) -> Iterator[bytes]:
-        wanted = f"bytes={start}-{end - 1}"
+        byte_range = f"bytes={start}-{end - 1}"
         with translated(doing):
             try:
                 if version:
-                    answer = client.get_object(
-                        Bucket=location.bucket, Key=key, Range=wanted, IfMatch=version
+                    response = client.get_object(
+                        Bucket=location.bucket, Key=key, Range=byte_range, IfMatch=version
                     )
                 else:
-                    answer = client.get_object(Bucket=location.bucket, Key=key, Range=wanted)
-                with answer["Body"] as body:
+                    response = client.get_object(Bucket=location.bucket, Key=key, Range=byte_range)
+                with response["Body"] as body:
                     while chunk := body.read(CHUNK):
                         yield chunk
             except ClientError as exc:

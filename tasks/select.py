@@ -140,24 +140,24 @@ def _winner(
         return None, "No candidate is within the limits" if measurements else "Nothing was measured"
     if champion is None:
         return ranked[0], rules.praise(ranked[0], ranked)
-    again = next(
+    remeasured = next(
         (measurement for measurement in measurements if is_same(measurement, champion)), None
     )
     # Its figures of this weighing where it took part: earlier ones may be of another machine.
-    holder = again or champion
-    if refused := rules.objections(holder).refused:
+    current = remeasured or champion
+    if refused := rules.objections(current).refused:
         best = ranked[0]
         return best, f"{rules.praise(best, ranked)}; the champion is out of the limits: {refused}"
-    if again is not None and ranked[0] == again:
-        return again, f"{rules.praise(again, ranked)}; it is the champion already"
+    if remeasured is not None and ranked[0] == remeasured:
+        return remeasured, f"{rules.praise(remeasured, ranked)}; it is the champion already"
     # Not the best ranked alone: one further down may be better in quality beyond doubt.
     for measurement in ranked:
-        if measurement != again and (better := rules.beats(measurement, holder)):
+        if measurement != remeasured and (better := rules.beats(measurement, current)):
             return (
                 measurement,
                 f"{measurement.candidate.label} takes the champion's place: {better}",
             )
     return (
-        again,
-        f"Nobody beats the champion ({holder.candidate.label}, {rules.shown(holder)}) by enough",
+        remeasured,
+        f"Nobody beats the champion ({current.candidate.label}, {rules.shown(current)}) by enough",
     )

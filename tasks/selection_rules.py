@@ -72,8 +72,8 @@ def loss(reference: Score, score: Score) -> Loss:
 
 def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
     """Return the load figures at a concurrency; None means the highest that was measured."""
-    wanted = concurrency or highest_concurrency([measurement])
-    return next((load for load in measurement.load if load.concurrency == wanted), None)
+    level = concurrency or highest_concurrency([measurement])
+    return next((load for load in measurement.load if load.concurrency == level), None)
 
 
 def highest_concurrency(measurements: Sequence[Measurement]) -> int | None:
@@ -108,20 +108,22 @@ class SelectionRules:
             return Objections(f"could not be measured: {' '.join(measurement.failure.split())}")
         quality = [self._floor(measurement), *self._losses(measurement)]
         wrong = [
-            *(item.refused for item in quality),
+            *(objection.refused for objection in quality),
             *self._speed(measurement),
             *self._footprint(measurement),
             self._unknown(measurement),
         ]
-        refused, doubt = (_joined(part) for part in (wrong, (item.doubt for item in quality)))
+        refused, doubt = (
+            _joined(part) for part in (wrong, (objection.doubt for objection in quality))
+        )
         return Objections(refused, doubt)
 
     def _floor(self, measurement: Measurement) -> Objections:
         label, floor = self.args.metric, self.args.floor
         score = measurement.scores.get(label)
         if score is None:
-            known = ", ".join(measurement.scores) or "none"
-            return Objections(f"its {label} was not measured (measured: {known})")
+            measured = ", ".join(measurement.scores) or "none"
+            return Objections(f"its {label} was not measured (measured: {measured})")
         if not math.isfinite(score.value):
             return Objections(f"its {label} is not a number")
         if floor is not None and (
@@ -147,12 +149,12 @@ class SelectionRules:
             # Of the metric itself, `_floor` says it.
             return Objections(None if label == self.args.metric else f"its {label} is not a number")
         lost = loss(before, after)
-        words = (
+        difference = (
             f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's "
             f"{before.value:.4g}"
         )
         if lost.value > limit + _ROUNDING:
-            return Objections(f"{words} (allowed: {limit:.3g})")
+            return Objections(f"{difference} (allowed: {limit:.3g})")
         if lost.high > limit + _ROUNDING:
             reference = f"the unquantized fine-tune's (allowed: {limit:.3g})"
             doubt = f"{label} may be up to {lost.high:.3g} worse than {reference}"
@@ -165,8 +167,8 @@ class SelectionRules:
     def _speed(self, measurement: Measurement) -> list[str]:
         args, load = self.args, figures_at(measurement, self.args.concurrency)
         if load is None:
-            wanted = f"at concurrency {args.concurrency} " if args.concurrency else ""
-            return [f"its speed {wanted}was not measured"]
+            where = f"at concurrency {args.concurrency} " if args.concurrency else ""
+            return [f"its speed {where}was not measured"]
         at, wrong = f"at concurrency {load.concurrency}", []
         if (share := load.errors / max(load.requests, 1)) > args.max_errors:
             wrong.append(
@@ -215,12 +217,12 @@ class SelectionRules:
         None where it is known, or where another limit says so already.
         """
         goal = self.args.objective
-        said = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
+        covered = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
         unweighed = (
             goal in ("throughput", "latency")
             and figures_at(measurement, self.args.concurrency) is None
         )
-        if said or unweighed or self.objective(measurement) is not None:
+        if covered or unweighed or self.objective(measurement) is not None:
             return None
         return _NO_COST if goal == "cost" else f"its {goal} is not known"
 
@@ -230,7 +232,7 @@ class SelectionRules:
             figures_at(measurement, self.args.concurrency),
             measurement.scores.get(self.args.metric),
         )
-        known: Mapping[Goal, float | None] = {
+        figures: Mapping[Goal, float | None] = {
             "throughput": load.tokens_per_second if load else None,
             "latency": load.ttft_p95 if load else None,
             "cost": measurement.cost_per_million_tokens,
@@ -239,7 +241,7 @@ class SelectionRules:
             "memory": measurement.peak_memory or None,
             "size": measurement.candidate.variant.artifact.size,
         }
-        value = known[self.args.objective]
+        value = figures[self.args.objective]
         return (
             float(value)
             if not measurement.failure and value is not None and math.isfinite(value)
@@ -287,23 +289,23 @@ class SelectionRules:
             "candidates within the limits"
         )
 
-    def beats(self, measurement: Measurement, holder: Measurement) -> str | None:
+    def beats(self, measurement: Measurement, champion: Measurement) -> str | None:
         """Return in what a candidate is better than the champion by enough; None if it is not."""
         label = self.args.metric
-        mine, yours = measurement.scores.get(label), holder.scores.get(label)
+        mine, yours = measurement.scores.get(label), champion.scores.get(label)
         lost = loss(yours, mine) if mine and yours else None
         if mine and yours and lost and lost.high < 0:
             return f"its {label} is {mine.value:.4g} against {yours.value:.4g}, beyond doubt better"
         if lost and self.args.max_loss is not None and lost.value > self.args.max_loss + _ROUNDING:
             return None
-        gain = self._gain(measurement, holder)
+        gain = self._gain(measurement, champion)
         # min_improvement may be 0, and a candidate that is only equal replaces nobody.
         if gain is not None and gain > 0 and gain >= self.args.min_improvement:
-            return f"{self.shown(measurement)} against {self.shown(holder)}"
+            return f"{self.shown(measurement)} against {self.shown(champion)}"
         return None
 
-    def _gain(self, measurement: Measurement, holder: Measurement) -> float | None:
-        mine, yours = self.objective(measurement), self.objective(holder)
+    def _gain(self, measurement: Measurement, champion: Measurement) -> float | None:
+        mine, yours = self.objective(measurement), self.objective(champion)
         if mine is None or yours is None:
             return None
         gain = mine - yours if self._more_is_better(measurement) else yours - mine
@@ -321,12 +323,12 @@ class SelectionRules:
             return f"{self.goal.worse}: {against}"
         if self.rank(measurement)[0] == self.rank(best)[0]:
             return f"no better: {against}"
-        wanted = (
+        margin = (
             f"{self.args.min_improvement:.3g}"
             if self.args.objective == "quality"
             else f"{self.args.min_improvement:.0%}"
         )
-        return f"not better than the champion by {wanted} without losing quality: {against}"
+        return f"not better than the champion by {margin} without losing quality: {against}"
 
 
 def _joined(parts: Iterable[str | None]) -> str | None:

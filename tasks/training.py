@@ -299,14 +299,18 @@ def _steps(trainer: SFTTrainer) -> int:
 
 
 def _facts(trainer: SFTTrainer, checkpoint: Path | None) -> dict[str, str]:
-    trainable = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    trainable = sum(
+        parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad
+    )
     return {
         "trainer": "trl.SFTTrainer",
         **{name: version(name) for name in ("trl", "peft", "transformers", "torch")},
         "device": str(trainer.args.device),
         "steps": str(trainer.state.global_step),
         "trainable_parameters": str(trainable),
-        "parameters": str(sum(each.numel() for each in trainer.model.parameters()) - trainable),
+        "parameters": str(
+            sum(parameter.numel() for parameter in trainer.model.parameters()) - trainable
+        ),
         "resumed_from": checkpoint.name if checkpoint else "",
     }
 

@@ -62,8 +62,10 @@ def answers_are_scored() -> None:
     folder = _base(Workspace()).path
     model, tokenizer = hf_models.load_model(folder), load_tokenizer(folder)
     rows = encode(tokenizer, _rows(4))
-    given = answers(model, tokenizer, [row.prompt for row in rows], max_new_tokens=4, batch_size=2)
-    assert len(given) == len(rows), f"{len(given)} answers to {len(rows)} prompts"
+    replies = answers(
+        model, tokenizer, [row.prompt for row in rows], max_new_tokens=4, batch_size=2
+    )
+    assert len(replies) == len(rows), f"{len(replies)} answers to {len(rows)} prompts"
     for name in sorted(set(names("metric")) - NOT_OFFLINE):
         metric = load_metric(name)
         predictions = [[-0.5, -0.25]] * 2 if metric.uses == "logprobs" else ['{"order": 1}', "{}"]
@@ -106,8 +108,8 @@ def a_model_for_an_engine(name: str) -> None:
 
 def optimizer_for(engine: "type[Engine]") -> "Optimizer":
     """Return the first optimizer that makes what an engine takes. Raises LookupError if none."""
-    known = (load_optimizer(name) for name in names("optimizer"))
-    optimizer = next((one for one in known if one.format in engine.formats), None)
+    optimizers = (load_optimizer(name) for name in names("optimizer"))
+    optimizer = next((plugin for plugin in optimizers if plugin.format in engine.formats), None)
     if optimizer is None:
         raise LookupError(
             f"no optimizer makes what {engine.name} takes: {', '.join(sorted(engine.formats))}"

@@ -79,8 +79,8 @@ def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
     kinds = [args.kind for args in engines]
     labels: list[str] = []
     for args in engines:
-        given = args.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
-        options = ",".join(f"{name}={value}" for name, value in given.items())
+        changed = args.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+        options = ",".join(f"{name}={value}" for name, value in changed.items())
         label = f"{args.kind}({options})" if kinds.count(args.kind) > 1 and options else args.kind
         labels.append(label)
     return [
@@ -127,14 +127,14 @@ def inputs_of(
     """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
     # Other engines of the recipe and the price change nothing about this measurement.
-    how = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
+    settings = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
     return {
         "artifact": candidate.variant.artifact,
         "engine": candidate.engine,
         "build": _build_of(engine, candidate, workspace),
         "data": data,
         "metrics": metrics,
-        "how": how,
+        "how": settings,
         "machine": machine.describe(),
     }
 

@@ -58,8 +58,8 @@ class HubMetric:
         rows = whole if isinstance(whole, list) else []
         if args.each and not rows:
             rows = [
-                _single(_figure(module, args, [said], [reference]))
-                for said, reference in zip(predictions, references, strict=True)
+                _single(_figure(module, args, [prediction], [reference]))
+                for prediction, reference in zip(predictions, references, strict=True)
             ]
         value = math.fsum(whole) / len(whole) if isinstance(whole, list) else whole
         ends = {"low": value, "high": value}
@@ -115,11 +115,11 @@ def _figure(
         ) from exc
     figure = _pick(result or {}, args)
     if isinstance(figure, list | tuple):
-        return [float(each) for each in figure]
+        return [float(value) for value in figure]
     if figure is None or isinstance(figure, str):
-        known = ", ".join(result or {})
+        available = ", ".join(result or {})
         raise BadInput(
-            doing, f"its result has no figure '{args.label()}'", f"set `key` to one of: {known}"
+            doing, f"its result has no figure '{args.label()}'", f"set `key` to one of: {available}"
         )
     return float(figure)
 

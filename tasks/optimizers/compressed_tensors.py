@@ -182,11 +182,11 @@ def _calibration(model: Path, data: Artifact, args: CompressedTensorsArgs, scrat
     return path
 
 
-def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
+def _collect(model: Path, quantized: Path, dtype: str, out: Path) -> None:
     """Put the new weights beside the model's own tokenizer and a configuration that tells how they
     are stored.
     """
-    for path in sorted(made.glob("*.safetensors*")):
+    for path in sorted(quantized.glob("*.safetensors*")):
         shutil.move(path, out / path.name)
     for path in sorted(model.iterdir()):
         if (
@@ -198,7 +198,7 @@ def _collect(model: Path, made: Path, dtype: str, out: Path) -> None:
     config = read_object("config.json", model / "config.json")
     # The older name of `dtype`: the base's would contradict the new one.
     config.pop("torch_dtype", None)
-    quantization = read_object("config.json", made / "config.json").get("quantization_config")
+    quantization = read_object("config.json", quantized / "config.json").get("quantization_config")
     config |= {"dtype": dtype, "quantization_config": quantization}
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

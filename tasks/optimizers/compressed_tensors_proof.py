@@ -102,12 +102,12 @@ def _skeleton(model: Path, doing: str) -> Any:
         ) from exc
 
 
-def _require_all_known(known: set[str], model: Path, ignore: Sequence[str], doing: str) -> None:
+def _require_all_known(modules: set[str], model: Path, ignore: Sequence[str], doing: str) -> None:
     others = [
         name
         for name, _, shape in tensors(model)
         if len(shape) > 1
-        and name.rpartition(".")[0] not in known
+        and name.rpartition(".")[0] not in modules
         and not ignored(name.rpartition(".")[0], ignore)
     ]
     if others:
@@ -134,27 +134,30 @@ def check_unquantized(model: Path, doing: str) -> None:
     """Raise BadInput for a model whose weights are quantized already."""
     quantization = read_object("config.json", model / "config.json").get("quantization_config")
     if quantization:
-        how = (
+        method = (
             quantization.get("quant_method", "somehow")
             if isinstance(quantization, dict)
             else "somehow"
         )
         raise BadInput(
-            doing, f"the model is quantized already ({how})", "start from the unquantized weights"
+            doing,
+            f"the model is quantized already ({method})",
+            "start from the unquantized weights",
         )
 
 
 def measure(
-    made: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str
+    quantized: Path, layers: Sequence[QuantizedLinear], scheme: Scheme, doing: str
 ) -> dict[str, str]:
     """Return bits per weight of the quantized layers, read from the stored tensors.
 
     Raises:
         BadInput: a layer is not quantized, or otherwise than asked; it names the layers.
     """
-    _require_told(made, scheme, doing)
+    _require_told(quantized, scheme, doing)
     stored = {
-        name: (kind, shape, _bits(kind) * math.prod(shape)) for name, kind, shape in tensors(made)
+        name: (kind, shape, _bits(kind) * math.prod(shape))
+        for name, kind, shape in tensors(quantized)
     }
     wrong = [problem for layer in layers for problem in _problems(layer, scheme, stored)]
     if wrong:
@@ -171,18 +174,21 @@ def _problems(
     layer: QuantizedLinear, scheme: Scheme, stored: dict[str, tuple[str, list[int], int]]
 ) -> Iterator[str]:
     for suffix, (kind, shape) in scheme.stored(layer).items():
-        found = stored.get(f"{layer.name}.{suffix}")
-        if found is None:
+        tensor = stored.get(f"{layer.name}.{suffix}")
+        if tensor is None:
             yield f"{layer.name} has no {suffix}"
-        elif (kind and found[0] != kind) or found[1] != shape:
+        elif (kind and tensor[0] != kind) or tensor[1] != shape:
             yield (
-                f"{layer.name}.{suffix} is {found[0]} {found[1]} and not {kind or found[0]} {shape}"
+                f"{layer.name}.{suffix} is {tensor[0]} {tensor[1]} "
+                f"and not {kind or tensor[0]} {shape}"
             )
 
 
-def _require_told(made: Path, scheme: Scheme, doing: str) -> None:
+def _require_told(quantized: Path, scheme: Scheme, doing: str) -> None:
     """Raise BadInput where config.json says otherwise than was asked: engines go by it."""
-    quantization = read_object("config.json", made / "config.json").get("quantization_config") or {}
+    quantization = (
+        read_object("config.json", quantized / "config.json").get("quantization_config") or {}
+    )
     groups = list((quantization.get("config_groups") or {}).values())
     weights = groups[0].get("weights") or {} if len(groups) == 1 else {}
     expected = {"num_bits": scheme.bits, "type": scheme.kind, "group_size": scheme.group or None}
@@ -203,5 +209,5 @@ def _bits(kind: str) -> int:
     return WIDTHS[kind]
 
 
-def _few(words: Sequence[str]) -> str:
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -43,9 +43,9 @@ def check_architecture(model: Path, cache: Path, doing: str) -> None:
             "config.json names no `architectures`",
             "add the model's class, as transformers saves it",
         )
-    known = known_architectures(llama_cpp_native.source(cache))
-    if named[0] not in known:
-        near = difflib.get_close_matches(str(named[0]), known, n=1)
+    architectures = known_architectures(llama_cpp_native.source(cache))
+    if named[0] not in architectures:
+        near = difflib.get_close_matches(str(named[0]), architectures, n=1)
         nearest = f"; the nearest it knows is {near[0]}" if near else ""
         wrong = (
             f"llama.cpp {llama_cpp_native.VERSION}'s converter does not know the architecture "

@@ -63,19 +63,19 @@ class Unchanged:
     def optimize(
         self, model: Artifact, data: Artifact, args: UnchangedArgs, out: Path, workspace: Workspace
     ) -> dict[str, str]:
-        wanted = DTYPES.get(args.dtype, "")
+        stored_type = DTYPES.get(args.dtype, "")
         total = 0
         files = [
             path for path in sorted(model.path.iterdir()) if path.is_file() and path.suffix in TAKEN
         ]
         with track(f"making {args.label()}", len(files), "files") as update:
             for done, path in enumerate(files, start=1):
-                if path.suffix == ".safetensors" and wanted and _kinds(path) - {wanted}:
+                if path.suffix == ".safetensors" and stored_type and _kinds(path) - {stored_type}:
                     _cast(path, out / path.name, args.dtype)
                 else:
                     link_or_copy(path, out / path.name)
                 update(done)
-        if wanted:
+        if stored_type:
             total = sum(_tensor_bytes(path) for path in _weights(out))
             _tell(out, args.dtype, total)
         kinds = sorted({kind for path in _weights(out) for kind in _kinds(path)})

@@ -57,10 +57,10 @@ class OnnxArgs(OptimizerArgs):
 
     @model_validator(mode="after")
     def _fits(self) -> "OnnxArgs":
-        given = sorted(self.model_fields_set & {"block_size", "accuracy_level", "algo_config"})
-        if self.precision in WHOLE and given:
+        options = sorted(self.model_fields_set & {"block_size", "accuracy_level", "algo_config"})
+        if self.precision in WHOLE and options:
             raise ValueError(
-                f"{' and '.join(given)} change nothing in {self.precision}; leave them out"
+                f"{' and '.join(options)} change nothing in {self.precision}; leave them out"
             )
         return self
 
@@ -154,10 +154,10 @@ def _check_architecture(model: Path, cache: Path, doing: str) -> None:
     """Raise BadInput for a model that the builder does not know or that is no language model."""
     config = read_object("config.json", model / "config.json")
     named = (config.get("architectures") or ["(none)"])[0]
-    known = known_architectures(cache)
-    if named not in known:
+    architectures = known_architectures(cache)
+    if named not in architectures:
         wrong = f"{_builder()}'s builder makes no language model of the architecture {named}"
-        raise BadInput(doing, f"{wrong}; {suggestion(named, known)}", INSTEAD)
+        raise BadInput(doing, f"{wrong}; {suggestion(named, architectures)}", INSTEAD)
 
 
 def known_architectures(cache: Path) -> list[str]:
@@ -167,10 +167,10 @@ def known_architectures(cache: Path) -> list[str]:
         "lib/python*/site-packages/onnxruntime_genai/models/builder.py"
     )
     pattern = r'config\.architectures\[0\] == "(\w+ForCausalLM)"'
-    known = set(re.findall(pattern, source.read_text(encoding="utf-8")))
-    if not known:
+    architectures = set(re.findall(pattern, source.read_text(encoding="utf-8")))
+    if not architectures:
         raise AssertionError("the builder lists no architectures where it used to")
-    return sorted(known)
+    return sorted(architectures)
 
 
 def _build(model: Artifact, args: OnnxArgs, out: Path, workspace: Workspace) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Gathering:
             return File(path=file.path, size=file.size, sha256=sha256)
         return None
 
-    def run(self, what: str) -> list[File]:
+    def run(self, doing: str) -> list[File]:
         """Bring every file into the store; return them as blobs, in the listing's order.
 
         Raises:
@@ -87,7 +87,7 @@ class Gathering:
         """
         files = self.listing.files
         total = sum(file.size for file in files)
-        with _meter(what, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        with _meter(doing, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             futures = [pool.submit(self._bring, file, advance) for file in files]
             try:
                 # As they complete, not in their order: the first failure stops the others at once.
@@ -109,9 +109,9 @@ class Gathering:
         folder = self._folder(file)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(file)):
-            if found := self.known(file):
+            if existing := self.known(file):
                 advance(file.size)
-                return found
+                return existing
             folder.mkdir(exist_ok=True)
             try:
                 sha256 = self._fetch_verified(file, folder / "bytes", advance)
@@ -211,11 +211,11 @@ class _Moved:
 
 
 @contextmanager
-def _meter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _meter(doing: str, total: int) -> Iterator[Callable[[int], None]]:
     """Give a function that adds up what many threads have moved, and tells it as progress."""
     lock = threading.Lock()
     done = 0
-    with track(what, total, "B") as update:
+    with track(doing, total, "B") as update:
 
         def advance(count: int) -> None:
             nonlocal done

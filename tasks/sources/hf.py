@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import httpx
     from huggingface_hub.hf_api import RepoFile
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 URI = re.compile(
     r"hf://(?P<data>datasets/)?(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?/?"
 )
@@ -143,11 +142,11 @@ def _reader(client: "httpx.Client", url: str, doing: str) -> ReadRange:
                 skip = _bytes_before(response, start, doing)
                 left = end - start
                 for chunk in response.iter_raw():
-                    wanted = chunk[skip : skip + left]
+                    part = chunk[skip : skip + left]
                     skip = max(skip - len(chunk), 0)
-                    left -= len(wanted)
-                    if wanted:
-                        yield wanted
+                    left -= len(part)
+                    if part:
+                        yield part
                     if not left:
                         return
         except httpx.TransportError as exc:

@@ -78,7 +78,7 @@ def _fetch_part(
 ) -> None:
     attempt, at = 0, start
     while at < end:
-        begun = at
+        attempt_start = at
         try:
             for chunk in read(at, end):
                 if stop.is_set():
@@ -91,7 +91,7 @@ def _fetch_part(
             if at < end:
                 raise Transient(f"the connection ended {end - at} bytes early")
         except Transient as exc:
-            attempt = 1 if at > begun else attempt + 1
+            attempt = 1 if at > attempt_start else attempt + 1
             if attempt >= ATTEMPTS:
                 raise
             logger.debug("range %d-%d: %s; trying again", at, end, exc)

@@ -37,10 +37,11 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             predictions, [references], n_bootstrap=RESAMPLES if len(predictions) > 1 else 1
         )
         # sacrebleu keeps its interval in private attributes; its JSON form is the public way to it.
-        said = json.loads(
+        report = json.loads(
             corpus.format(width=6, signature=str(metric.get_signature()), is_json=True)
         )
-        centre, half = said.get("confidence_mean", corpus.score), said.get("confidence_var", 0.0)
+        centre = report.get("confidence_mean", corpus.score)
+        half = report.get("confidence_var", 0.0)
         # A sentence without one equal 4-gram would score 0; effective_order is what sacrebleu
         # recommends for single sentences.
         sentence = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
@@ -52,6 +53,7 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
             "high": min(100.0, max(corpus.score, centre + half)),
             "signature": str(metric.get_signature()),
             "per_example": [
-                sentence.sentence_score(said, [reference]).score for said, reference in pairs
+                sentence.sentence_score(prediction, [reference]).score
+                for prediction, reference in pairs
             ],
         }

@@ -39,14 +39,23 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
 
     With `fields`, only these and what lies below them count.
     """
-    said, wanted = parse(prediction), parse(reference)
+    answer, expected = parse(prediction), parse(reference)
     # Two texts that cannot be parsed are not equal: a model that answers nonsense to a broken
     # reference would score 1.
-    if said is UNPARSABLE or wanted is UNPARSABLE:
+    if answer is UNPARSABLE or expected is UNPARSABLE:
         return 0.0
-    given, right = dict(leaves(said)), dict(leaves(wanted))
-    paths = [path for path in {**right, **given} if not fields or _is_below(path, fields)]
-    equal = [path in given and path in right and same(given[path], right[path]) for path in paths]
+    answer_leaves, expected_leaves = dict(leaves(answer)), dict(leaves(expected))
+    paths = [
+        path
+        for path in {**expected_leaves, **answer_leaves}
+        if not fields or _is_below(path, fields)
+    ]
+    equal = [
+        path in answer_leaves
+        and path in expected_leaves
+        and same(answer_leaves[path], expected_leaves[path])
+        for path in paths
+    ]
     return sum(equal) / len(equal) if equal else 1.0
 
 
@@ -73,11 +82,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(item, f"{path}.{key}" if path else key)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(left: Any, right: Any) -> bool:
     """Whether two values are equal as JSON: `1` is `1.0`, but neither is `true`."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return bool(one == other)
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    return bool(left == right)
 
 
 def _is_below(path: str, fields: tuple[str, ...]) -> bool:

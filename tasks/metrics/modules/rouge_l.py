@@ -28,11 +28,12 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         use_stemmer: bool = False,
         tokenizer: str = "rouge",
     ) -> dict[str, Any]:
-        words = Whitespace() if tokenizer == "whitespace" else None
-        scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=use_stemmer, tokenizer=words)
+        splitter = Whitespace() if tokenizer == "whitespace" else None
+        scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=use_stemmer, tokenizer=splitter)
         pairs = zip(predictions, references, strict=True)
         scores = [
-            float(scorer.score(reference, said)["rougeL"].fmeasure) for said, reference in pairs
+            float(scorer.score(reference, prediction)["rougeL"].fmeasure)
+            for prediction, reference in pairs
         ]
         return {"rouge_l": sum(scores) / len(scores), "per_example": scores}
 

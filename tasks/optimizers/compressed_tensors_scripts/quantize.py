@@ -82,7 +82,7 @@ def quantize(order: dict[str, Any]) -> dict[str, str]:
     logger.add(lambda message: warnings.append(str(message)), level="WARNING")
     model = load(order["model"])
     llmcompressor.oneshot(model=model, recipe=modifier(order), log_dir=None, **calibration(order))
-    if fell_back := [words for words in warnings if FALLBACK in words]:
+    if fell_back := [warning for warning in warnings if FALLBACK in warning]:
         raise Refusal(" ".join(fell_back[0].split()))
     model.save_pretrained(order["out"], save_compressed=True)
     return {

@@ -125,13 +125,13 @@ def patch(facts: dict[str, str]) -> None:
 
     def prepare_metadata(self: Any, vocab_only: bool) -> None:
         finish(self, vocab_only)
-        wanted = begins(seen[-1]) if seen else None
-        if wanted is not None:
+        add_bos = begins(seen[-1]) if seen else None
+        if add_bos is not None:
             # llama.cpp's own default depends on the pre-tokenizer's name, which may be one we lent.
             key = gguf.Keys.Tokenizer.ADD_BOS
             # The writer warns of a key that is set twice.
             self.gguf_writer.kv_data[0].pop(key, None)
-            self.gguf_writer.add_bool(key, wanted)
+            self.gguf_writer.add_bool(key, add_bos)
 
     TextModel.get_vocab_base_pre = get_vocab_base_pre
     TextModel.prepare_metadata = prepare_metadata

@@ -53,15 +53,15 @@ class Refusal(Exception):
     """The weights cannot be written like this; the text is for a person."""
 
 
-def plan(header: Header, wanted: str) -> list[str]:
+def plan(header: Header, quantization: str) -> list[str]:
     """Return the type in which each tensor is to be written."""
     names = {tensor.name for tensor in header.tensors}
     output = "output.weight" if "output.weight" in names else "token_embd.weight"
     wide = all(tensor.type == "F32" for tensor in header.tensors)
-    return [_type_for(tensor, wanted, output, wide) for tensor in header.tensors]
+    return [_type_for(tensor, quantization, output, wide) for tensor in header.tensors]
 
 
-def _type_for(tensor: Tensor, wanted: str, output: str, wide: bool) -> str:
+def _type_for(tensor: Tensor, quantization: str, output: str, wide: bool) -> str:
     kept = (
         len(tensor.shape) < 2
         or not tensor.name.endswith(".weight")
@@ -71,10 +71,10 @@ def _type_for(tensor: Tensor, wanted: str, output: str, wide: bool) -> str:
     # architecture.
     if kept or (tensor.type == "F32" and not wide):
         return str(tensor.type)
-    if tensor.name == output and wanted not in _EVEN:
-        wanted = "Q8_0"
-    block = TYPES[CODES[wanted]][1]
-    return wanted if tensor.shape[0] % block == 0 else "F16"
+    if tensor.name == output and quantization not in _EVEN:
+        quantization = "Q8_0"
+    block = TYPES[CODES[quantization]][1]
+    return quantization if tensor.shape[0] % block == 0 else "F16"
 
 
 def converted(source: Path, tensor: Tensor, kind: str) -> Any:
@@ -123,10 +123,10 @@ def _pad(out: BinaryIO, alignment: int) -> None:
     out.write(b"\0" * (aligned(out.tell(), alignment) - out.tell()))
 
 
-def main(sources: str, source: str, to: str, wanted: str, file_type: str, report: str) -> int:
+def main(sources: str, source: str, to: str, quantization: str, file_type: str, report: str) -> int:
     sys.path.insert(0, str(Path(sources, "gguf-py")))
     header = read_header(Path(source))
-    kinds = plan(header, wanted)
+    kinds = plan(header, quantization)
     with Path(to).open("wb") as out:
         sizes = write_header(out, Path(source), header, int(file_type), kinds)
         for done, (tensor, kind, size) in enumerate(
