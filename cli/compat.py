@@ -95,8 +95,8 @@ def _cell(column: str, text: str) -> str:
     color = next(
         (
             color
-            for words, color in COLORS.items()
-            if column == "verdict" and text.startswith(words)
+            for verdict, color in COLORS.items()
+            if column == "verdict" and text.startswith(verdict)
         ),
         "",
     )

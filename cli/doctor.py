@@ -36,7 +36,10 @@ def doctor(as_json: bool) -> None:
         marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
         table(
             ["", "what", "state", "how to get it"],
-            [[marks[f.ok], f.what, f.state, f.remedy] for f in findings],
+            [
+                [marks[finding.ok], finding.what, finding.state, finding.remedy]
+                for finding in findings
+            ],
         )
 
 

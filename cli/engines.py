@@ -124,11 +124,11 @@ def _lock(name: str, device: str | None) -> Path:
     from weighbridge.serving.engines.base import engine_class
 
     engine = engine_class(name)
-    wanted = device or engine(engine.Args(kind=name)).device()
-    if wanted not in engine.locks:
-        known = f"known: {', '.join(engine.locks) or 'none'}"
-        raise BadInput(f"installing {name}", f"it has no environment for {wanted}", known)
-    return engine.locks[wanted]
+    chosen_device = device or engine(engine.Args(kind=name)).device()
+    if chosen_device not in engine.locks:
+        remedy = f"known: {', '.join(engine.locks) or 'none'}"
+        raise BadInput(f"installing {name}", f"it has no environment for {chosen_device}", remedy)
+    return engine.locks[chosen_device]
 
 
 def _native_build(name: str) -> Callable[[Path], Path]:
@@ -183,13 +183,13 @@ def check(
     from weighbridge.core.workspace import Workspace
     from weighbridge.serving.engines.base import engine_class
 
-    given, workspace = dict(map(_option, options)), Workspace()
-    wanted = list(names) or (plugins.names("engine") if everything else [])
-    if not wanted and not docs:
+    engine_options, workspace = dict(map(_option, options)), Workspace()
+    engine_names = list(names) or (plugins.names("engine") if everything else [])
+    if not engine_names and not docs:
         raise click.UsageError("name an engine, or give --all")
-    for name in wanted:
+    for name in engine_names:
         engine_class(name)  # a misspelt name is refused before any time is spent
-    reports = [_check(name, given, only, workspace, as_json) for name in wanted]
+    reports = [_check(name, engine_options, only, workspace, as_json) for name in engine_names]
     if as_json:
         click.echo(json.dumps([report.model_dump() for report in reports], indent=2))
     if docs:
@@ -198,8 +198,8 @@ def check(
 
 
 def _option(text: str) -> tuple[str, str]:
-    name, given, value = text.partition("=")
-    if not given:
+    name, separator, value = text.partition("=")
+    if not separator:
         raise click.UsageError(f"--set {text}: give OPTION=VALUE")
     return name, value
 
@@ -269,17 +269,18 @@ def prune(as_json: bool) -> None:
     from weighbridge.core.pruning import prune_environments
 
     environments = prune_environments(Settings())
-    freed = sum(item.bytes for item in environments if not item.kept)
+    freed = sum(pruned.bytes for pruned in environments if not pruned.kept)
     if as_json:
         click.echo(
             json.dumps(
-                {"freed": freed, "environments": [asdict(item) for item in environments]}, indent=2
+                {"freed": freed, "environments": [asdict(pruned) for pruned in environments]},
+                indent=2,
             )
         )
         return
-    for item in environments:
-        state = f"kept: {item.kept}" if item.kept else "removed"
+    for pruned in environments:
+        state = f"kept: {pruned.kept}" if pruned.kept else "removed"
         console.print(
-            f"{item.name}, {human_size(item.bytes)}: {state}", soft_wrap=True, markup=False
+            f"{pruned.name}, {human_size(pruned.bytes)}: {state}", soft_wrap=True, markup=False
         )
     console.print(f"{human_size(freed)} freed" if environments else "every environment is needed")

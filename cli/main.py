@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         # --verbose may stand anywhere on the line.
         cli.main(
-            ["--verbose"] * verbose + [word for word in arguments if word != "--verbose"],
+            ["--verbose"] * verbose
+            + [argument for argument in arguments if argument != "--verbose"],
             # Else click would end the process itself, with exit codes of its own.
             standalone_mode=False,
         )

@@ -149,14 +149,14 @@ def _follow(promotion: "Promotion", *, no_wait: bool, now: bool) -> None:
             click.echo("no deployer runs: it serves after `weighbridge up`, or without --no-wait")
         return
     with console.status("") as spinner:
-        last = [""]
+        last_shown = [""]
 
         def show(text: str) -> None:
             spinner.update(text)
             # A spinner shows nothing in a log: there it is a line for each change.
-            if not console.is_terminal and text != last[0]:
+            if not console.is_terminal and text != last_shown[0]:
                 click.echo(f"  {text}")
-                last[0] = text
+                last_shown[0] = text
 
         promotion.follow(Workspace(), now=now, on_progress=show)
     seconds = time.time() - promotion.at

@@ -58,24 +58,26 @@ def check(environments: Sequence[LockedEnvironment], options: Options, cache: Pa
             update(number)
             if not options.only or set(options.only) & set(environment.direct):
                 done.append(_EnvironmentCheck(environment, options, clock, folder, cache).check())
-    kept = pins(torch_lock().read_text())[TORCH]
+    locked_torch = pins(torch_lock().read_text())[TORCH]
     return CompatReport(
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
         pytorch="PyTorch was updated, too."
         if options.with_torch
-        else f"PyTorch is kept as locked ({kept}).",
+        else f"PyTorch is kept as locked ({locked_torch}).",
         environments=done,
     )
 
 
 def _require_known(environments: Sequence[LockedEnvironment], only: Sequence[str]) -> None:
-    known = sorted({name for environment in environments for name in environment.direct})
+    direct_packages = sorted({name for environment in environments for name in environment.direct})
     for name in only:
-        if name not in known:
+        if name not in direct_packages:
             raise BadInput(
-                f"checking '{name}'", "no environment asks for it directly", suggestion(name, known)
+                f"checking '{name}'",
+                "no environment asks for it directly",
+                suggestion(name, direct_packages),
             )
 
 
@@ -108,10 +110,10 @@ class _EnvironmentCheck:
                 Finding(kind="breaks", packages={}, contract="it resolves", why=exc.wrong)
             )
             return self._result("nothing goes together", {}, started)
-        held = self._held_back(together)
-        self._findings += held
+        held_back = self._held_back(together)
+        self._findings += held_back
         # Nothing would move: it is the locked versions that the tests run with.
-        if together == self._resolver.locked and not held:
+        if together == self._resolver.locked and not held_back:
             return self._result("as locked", together, started)
         why_not = self._why_nothing_is_run()
         if why_not is not None:
@@ -126,7 +128,7 @@ class _EnvironmentCheck:
                     why=self._environment.unserved,
                 )
             )
-        self._try_out(together, [name for found in held for name in found.packages])
+        self._try_out(together, [name for finding in held_back for name in finding.packages])
         return self._result("checked", together, started)
 
     def _why_nothing_is_run(self) -> str | None:
@@ -164,59 +166,63 @@ class _EnvironmentCheck:
 
     def _held_back(self, together: Versions) -> list[Finding]:
         """Return the direct dependencies whose newest release is not among what goes together."""
-        looked_at = self._options.only or self._environment.direct
-        held = []
-        for name in looked_at:
+        packages = self._options.only or self._environment.direct
+        findings = []
+        for name in packages:
             newest = self._resolver.newest.get(name)
             if newest and newest != together.get(name):
                 why = self._resolver.why_not(name, together)
-                now = self._resolver.locked.get(name, "")
-                held.append(Finding(kind="held back", packages={name: (now, newest)}, why=why))
-        return held
+                locked_version = self._resolver.locked.get(name, "")
+                findings.append(
+                    Finding(kind="held back", packages={name: (locked_version, newest)}, why=why)
+                )
+        return findings
 
-    def _try_out(self, together: Versions, held: Sequence[str]) -> None:
+    def _try_out(self, together: Versions, held_back: Sequence[str]) -> None:
         """Install and run: everything at its newest, then each package that this held back, as far
         as it goes.
         """
-        with throw_away(self._environment, self._folder, self._cache) as place:
-            trials = Trials(place, self._clock, self._options.contract_seconds, self._preparation())
+        with throw_away(self._environment, self._folder, self._cache) as throwaway:
+            trials = Trials(
+                throwaway, self._clock, self._options.contract_seconds, self._preparation()
+            )
             errors = self._round(
                 trials, together, "everything at its newest", list(self._environment.contracts)
             )
             # Asked only when something breaks: it moves the environment back to the locked
             # versions.
-            stale = self._stale(trials, errors) if errors else {}
-            broken = {name: error for name, error in errors.items() if name not in stale}
+            broken_already = self._stale(trials, errors) if errors else {}
+            broken = {name: error for name, error in errors.items() if name not in broken_already}
             if broken:
                 self._attribute(trials, broken, together)
-            for name in held:
-                self._alone(trials, name, stale)
+            for name in held_back:
+                self._alone(trials, name, broken_already)
 
     def _stale(self, trials: Trials, errors: Mapping[str, str]) -> dict[str, str]:
         """Return the contracts that break with the locked versions too: no update is to blame for
         them.
         """
-        stale = trials.run(
+        broken_already = trials.run(
             self._resolver.locked,
-            [one for one in self._environment.contracts if one.name in errors],
+            [contract for contract in self._environment.contracts if contract.name in errors],
         )
-        for name, error in stale.items():
+        for name, error in broken_already.items():
             self._findings.append(
                 Finding(kind="broken already", packages={}, contract=name, why=error)
             )
-        return stale
+        return broken_already
 
     def _round(
-        self, trials: Trials, versions: Versions, called: str, contracts: Sequence[Contract]
+        self, trials: Trials, versions: Versions, description: str, contracts: Sequence[Contract]
     ) -> dict[str, str]:
         """Run contracts under these versions, keep their results, and give the errors of those that
         break.
         """
         ran = trials.results(versions, contracts)
-        self._results += [result.model_copy(update={"versions": called}) for result in ran]
-        missing = {contract.name for contract in contracts} - {result.contract for result in ran}
-        if missing and all(result.contract != INSTALLS for result in ran):
-            why = f"no time was left for: {', '.join(sorted(missing))} ({called})"
+        self._results += [result.model_copy(update={"versions": description}) for result in ran]
+        not_run = {contract.name for contract in contracts} - {result.contract for result in ran}
+        if not_run and all(result.contract != INSTALLS for result in ran):
+            why = f"no time was left for: {', '.join(sorted(not_run))} ({description})"
             self._findings.append(Finding(kind="not run", packages={}, why=why))
         return {result.contract: result.error for result in ran if not result.holds}
 
@@ -224,7 +230,9 @@ class _EnvironmentCheck:
         locked = self._resolver.locked
         moved = [name for name in together if together[name] != locked.get(name)]
         direct = [name for name in self._environment.direct if name in moved]
-        contracts = [one for one in self._environment.contracts if one.name in broken]
+        contracts = [
+            contract for contract in self._environment.contracts if contract.name in broken
+        ]
 
         def trial(names: Sequence[str]) -> Mapping[str, str]:
             logger.info(
@@ -262,14 +270,18 @@ class _EnvironmentCheck:
             with_it={name: (locked.get(name, ""), moved.get(name, "")) for name in sorted(along)},
         )
 
-    def _alone(self, trials: Trials, name: str, stale: Mapping[str, str]) -> None:
+    def _alone(self, trials: Trials, name: str, broken_already: Mapping[str, str]) -> None:
         """Run the contracts with one package at its newest that all others together held back."""
         newest = self._resolver.newest[name]
         try:
             versions = self._resolver.moved({name: newest})
         except Unresolvable:
             return  # the finding that it is held back says why
-        contracts = [one for one in self._environment.contracts if one.name not in stale]
+        contracts = [
+            unbroken
+            for unbroken in self._environment.contracts
+            if unbroken.name not in broken_already
+        ]
         for contract, error in self._round(
             trials, versions, f"{name} {newest} alone", contracts
         ).items():

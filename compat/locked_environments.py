@@ -118,32 +118,34 @@ def locked_environments(names: Sequence[str] = ()) -> list[LockedEnvironment]:
     Raises:
         BadInput: there is no such environment.
     """
-    everything = list(_all())
-    known = [environment.name for environment in everything]
+    every_environment = list(_all())
+    every_name = [environment.name for environment in every_environment]
     for name in names:
-        if name not in known:
+        if name not in every_name:
             raise BadInput(
                 f"checking the environment '{name}'",
                 "there is none",
-                plugins.suggestion(name, known),
+                plugins.suggestion(name, every_name),
             )
-    return [environment for environment in everything if not names or environment.name in names]
+    return [
+        environment for environment in every_environment if not names or environment.name in names
+    ]
 
 
 def _all() -> Iterator[LockedEnvironment]:
     yield _control()
     # Resolved: a checkout's modules are found through the links of src/weighbridge.
-    taken: set[Path] = set()
+    seen_locks: set[Path] = set()
     for name in plugins.names("engine"):
         engine = engine_class(name)
         for device, lock in engine.locks.items():
-            if lock.resolve() not in taken:
-                taken.add(lock.resolve())
+            if lock.resolve() not in seen_locks:
+                seen_locks.add(lock.resolve())
                 yield from _engine(engine, device, lock)
     for name in plugins.names("optimizer"):
         lock = plugins.load("optimizer", name).lock
-        if lock is not None and lock.resolve() not in taken:
-            taken.add(lock.resolve())
+        if lock is not None and lock.resolve() not in seen_locks:
+            seen_locks.add(lock.resolve())
             makes = Contract(
                 "it makes a model",
                 "weighbridge.tasks.upgrade_contracts:an_optimizer_makes",
@@ -153,7 +155,7 @@ def _all() -> Iterator[LockedEnvironment]:
             yield from _from_file(lock, contracts=(makes,))
     for folder in ("serving", "tasks"):
         for spec in sorted((PACKAGE / folder).rglob("*.in")):
-            if spec.with_suffix(".lock") not in taken:
+            if spec.with_suffix(".lock") not in seen_locks:
                 yield from _from_file(spec.with_suffix(".lock"))
 
 
@@ -204,8 +206,10 @@ def _own_code() -> Iterator[str]:
 
 def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[LockedEnvironment]:
     engine = plugin(plugin.Args(kind=plugin.name))
-    here = engine.device() == device and (device == "cpu" or shutil.which("nvidia-smi") is not None)
-    left_out = None if here else f"{engine.name} on {device} cannot be run here"
+    runs_here = engine.device() == device and (
+        device == "cpu" or shutil.which("nvidia-smi") is not None
+    )
+    left_out = None if runs_here else f"{engine.name} on {device} cannot be run here"
     launchers = (
         path.relative_to(PACKAGE).as_posix()
         for path in sorted(ENGINES.glob(f"{engine.name}_server.py"))
@@ -213,8 +217,8 @@ def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[LockedEnv
     contracts = [
         Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))
     ]
-    cannot = _cannot_start(engine) if here else None
-    if not cannot:
+    problem = _cannot_start(engine) if runs_here else None
+    if not problem:
         contracts += [
             Contract(
                 "it serves",
@@ -232,9 +236,9 @@ def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[LockedEnv
     yield from _from_file(
         lock,
         contracts=tuple(contracts),
-        serves=None if cannot else engine.name,
+        serves=None if problem else engine.name,
         left_out=left_out,
-        unserved=cannot,
+        unserved=problem,
     )
 
 

@@ -131,13 +131,19 @@ class CompatReport(BaseModel):
 
 def _rows(checked: CheckedEnvironment) -> list[dict[str, str]]:
     rows = [_findings_row(checked.environment, group) for group in _groups(checked.findings)]
-    named = {name for finding in checked.findings for name in finding.packages}
-    rest = [change for change in checked.changes if change.direct and change.package not in named]
-    rows += [_change_row(checked, change) for change in rest]
+    named_packages = {name for finding in checked.findings for name in finding.packages}
+    other_changes = [
+        change
+        for change in checked.changes
+        if change.direct and change.package not in named_packages
+    ]
+    rows += [_change_row(checked, change) for change in other_changes]
     if not rows:
         return [_row(checked.environment, "", "", "", checked.state, "")]
     indirect = [
-        change for change in checked.changes if not change.direct and change.package not in named
+        change
+        for change in checked.changes
+        if not change.direct and change.package not in named_packages
     ]
     if indirect:
         names = ", ".join(change.package for change in indirect)

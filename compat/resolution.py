@@ -50,9 +50,13 @@ class Resolver:
     def newest(self) -> dict[str, str]:
         """Return the newest release of every direct dependency, whatever the others say to it."""
         movable = [
-            one for one in self.environment.requirements if self.with_torch or name_of(one) != TORCH
+            requirement
+            for requirement in self.environment.requirements
+            if self.with_torch or name_of(requirement) != TORCH
         ]
-        return _compile([without_upper_bound(one) for one in movable], ["--no-deps"])
+        return _compile(
+            [without_upper_bound(requirement) for requirement in movable], ["--no-deps"]
+        )
 
     def together(self, only: Collection[str] = ()) -> dict[str, str]:
         """Return the newest versions that go together without our upper bounds: of all packages, or
@@ -74,22 +78,22 @@ class Resolver:
         Our own upper bounds are lifted, so what is named are packages that do not go together.
         """
         try:
-            other = self._resolve([*self._lifted(), f"{name}=={self.newest[name]}"], None)
+            resolved = self._resolve([*self._lifted(), f"{name}=={self.newest[name]}"], None)
         except Unresolvable as exc:
-            kept = (
+            note = (
                 "; PyTorch is kept as locked"
                 if f"{TORCH}==" in exc.wrong and not self.with_torch
                 else ""
             )
-            return exc.wrong + kept
-        yields = [
-            f"{one} {other[one]}"
-            for one in together
-            if other.get(one, together[one]) != together[one]
+            return exc.wrong + note
+        changes = [
+            f"{package} {resolved[package]}"
+            for package in together
+            if resolved.get(package, together[package]) != together[package]
         ]
         return (
             "it goes only with "
-            f"{', '.join(one for one in yields if not one.startswith(f'{name} '))}"
+            f"{', '.join(change for change in changes if not change.startswith(f'{name} '))}"
         )
 
     @cached_property
@@ -108,12 +112,12 @@ class Resolver:
 
     def _lifted(self, only: Collection[str] = ()) -> list[str]:
         """Return the requirements without upper bounds: of all packages, or only of these."""
-        wanted = set(only or self.environment.direct) - ({TORCH} if not self.with_torch else set())
+        lifted = set(only or self.environment.direct) - ({TORCH} if not self.with_torch else set())
         return [
-            without_upper_bound(one, self.locked.get(name_of(one), ""))
-            if name_of(one) in wanted
-            else one
-            for one in self.environment.requirements
+            without_upper_bound(requirement, self.locked.get(name_of(requirement), ""))
+            if name_of(requirement) in lifted
+            else requirement
+            for requirement in self.environment.requirements
         ]
 
     def _resolve(
@@ -124,21 +128,21 @@ class Resolver:
         `upgrade` names the packages that leave their locked version; others do so only where these
         need it. None: all leave it.
         """
-        words = (
+        options = (
             ["--upgrade"]
             if upgrade is None
-            else [w for name in upgrade for w in ("--upgrade-package", name)]
+            else [option for name in upgrade for option in ("--upgrade-package", name)]
         )
         # What the lock was made with holds for every other resolution of it.
         if self.environment.overrides:
-            words += ["--overrides", str(self.environment.overrides)]
+            options += ["--overrides", str(self.environment.overrides)]
         with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
             if pinned := self._pinned():
                 (constraints := Path(folder) / "constraints.txt").write_text(
                     "\n".join(pinned) + "\n"
                 )
-                words += ["--constraints", str(constraints)]
-            return _compile(requirements, words, preferences=self.environment.lock.read_text())
+                options += ["--constraints", str(constraints)]
+            return _compile(requirements, options, preferences=self.environment.lock.read_text())
 
     def _pinned(self) -> list[str]:
         """Return the locked versions of PyTorch and of what it alone needs."""
@@ -148,7 +152,7 @@ class Resolver:
 
 
 def _compile(
-    requirements: Sequence[str], words: Sequence[str], preferences: str = ""
+    requirements: Sequence[str], more_options: Sequence[str], preferences: str = ""
 ) -> dict[str, str]:
     """Return the versions that uv resolves for this Python on this machine."""
     with tempfile.TemporaryDirectory(prefix="weighbridge-compat-") as folder:
@@ -164,7 +168,7 @@ def _compile(
             "--no-annotate",
             "--output-file",
             str(out),
-            *words,
+            *more_options,
         ]
         run_uv("resolving the newest releases", "pip", "compile", str(spec), *options)
         return pins(out.read_text())

@@ -71,10 +71,10 @@ def run_contract(
         env["WEIGHBRIDGE_COMPAT_MODELS"] = str(models)
         # Unset by `env`: a process can only be given more variables than ours, not fewer.
         unset = [
-            word
+            argument
             for name in os.environ
             if name.startswith(UNSEEN) and name not in env
-            for word in ("-u", name)
+            for argument in ("-u", name)
         ]
         command: list[str | Path] = [
             "env",
@@ -130,18 +130,18 @@ def _result(contract: Contract, process: Process, timeout: float) -> Result:
             )
             return Result(contract=contract.name, holds=False, error=wrong, seconds=timeout)
         time.sleep(0.05)
-    said = [
+    result_lines = [
         line
         for line in process.log.read_text(errors="replace").splitlines()
         if line.startswith(MARK)
     ]
     # It was killed, or ended the interpreter itself.
-    if not said:
+    if not result_lines:
         wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
         return Result(
             contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started
         )
-    return Result(contract=contract.name, **json.loads(said[-1].removeprefix(MARK)))
+    return Result(contract=contract.name, **json.loads(result_lines[-1].removeprefix(MARK)))
 
 
 def _one_line(text: str) -> str:
@@ -159,15 +159,15 @@ def folder_of_a_check(cache: Path) -> Iterator[Path]:
     Raises:
         Unavailable: the disk is too full.
     """
-    place, doing = cache / "compat", "checking what newer releases would break"
-    place.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(place, doing):
+    parent, doing = cache / "compat", "checking what newer releases would break"
+    parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(parent, doing):
         # Nobody works in them: we hold the lock of the folder.
-        for left in place.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in parent.iterdir():
+            shutil.rmtree(leftover, ignore_errors=True)
         # After the removal: what was left may be what fills the disk.
-        require_room(NEEDED, "an environment", place, doing)
-        folder = Path(tempfile.mkdtemp(dir=place))
+        require_room(NEEDED, "an environment", parent, doing)
+        folder = Path(tempfile.mkdtemp(dir=parent))
         try:
             yield folder
         finally:
@@ -182,9 +182,11 @@ def throw_away(
     folder = Path(tempfile.mkdtemp(dir=check_folder, prefix=f"{locked.name}-"))
     try:
         view = cache_without(cache, folder / "cache", locked.lock)
-        own = locate(locked.lock, view)[0]
+        own_environment = locate(locked.lock, view)[0]
         environment = (
-            Environment(locked.name, folder / "environment") if locked.name == CONTROL else own
+            Environment(locked.name, folder / "environment")
+            if locked.name == CONTROL
+            else own_environment
         )
         yield ThrowAwayEnvironment(locked, folder, check_folder / "models", environment, view)
     finally:

@@ -87,8 +87,12 @@ class Trials:
         result = self._known[key] = self.throwaway.run(
             contract, min(self.seconds, max(1.0, self.clock.left()))
         )
-        said = "holds" if result.holds else result.error
+        outcome = "holds" if result.holds else result.error
         logger.info(
-            "%s: %s: %s (%.1f s)", self.throwaway.locked.name, contract.name, said, result.seconds
+            "%s: %s: %s (%.1f s)",
+            self.throwaway.locked.name,
+            contract.name,
+            outcome,
+            result.seconds,
         )
         return result

@@ -85,12 +85,14 @@ def stop(session: Session) -> str:
     """
     question = session.reference.question("counting")
     for sequence in (" four", "ree fo", "e s"):
-        before = question.answer.partition(sequence)[0]
+        expected = question.answer.partition(sequence)[0]
         for reply in (
             ask(session, question, stop=[sequence]),
             *_streamed_if_claimed(session, question, stop=[sequence]),
         ):
-            equal((reply.text, reply.finish), (before, "stop"), f"with stop sequence {sequence!r}")
+            equal(
+                (reply.text, reply.finish), (expected, "stop"), f"with stop sequence {sequence!r}"
+            )
     return "three sequences, none of them in the answer"
 
 
@@ -124,11 +126,11 @@ def seed(session: Session) -> str:
 
 def tokenization(session: Session) -> str:
     """Check that texts become the tokens that the tokenizer of the model's makers gives."""
-    for known in session.reference.texts:
+    for sample in session.reference.texts:
         equal(
-            session.engine.tokenize(session.url, known.text),
-            known.ids,
-            f"tokens of {known.text[:40]!r}",
+            session.engine.tokenize(session.url, sample.text),
+            sample.ids,
+            f"tokens of {sample.text[:40]!r}",
         )
     return f"{len(session.reference.texts)} texts as {session.reference.made_by} reads them"
 
@@ -151,12 +153,12 @@ def logprobs(session: Session) -> str:
     if not session.reference.scored:
         raise CheckNotRun("the reference holds none")
     worst = 0.0
-    for known in session.reference.scored:
-        values = session.engine.token_logprobs(session.url, known.prompt_ids, known.ids)
-        equal(len(values), len(known.ids), "number of log-probabilities")
-        pairs = zip(values, known.logprobs, strict=True)
+    for scored in session.reference.scored:
+        values = session.engine.token_logprobs(session.url, scored.prompt_ids, scored.ids)
+        equal(len(values), len(scored.ids), "number of log-probabilities")
+        pairs = zip(values, scored.logprobs, strict=True)
         difference = sum(abs(value - reference) for value, reference in pairs) / len(values)
-        mean = sum(map(abs, known.logprobs)) / len(values)
+        mean = sum(map(abs, scored.logprobs)) / len(values)
         # Plus 1: of tokens that are nearly certain the mean is nearly 0.
         worst = max(worst, difference / (1 + mean))
     if worst > TOLERANCE:

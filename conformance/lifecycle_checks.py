@@ -170,7 +170,7 @@ def _own_parent(session: Session) -> Iterator[tuple[subprocess.Popen[str], psuti
         argv = engine.command(subject.model, HOST, port, python)
         log = subject.logs / f"{subject.args.kind}-orphan.log"
         description = {
-            "argv": [str(word) for word in argv],
+            "argv": [str(argument) for argument in argv],
             "env": engine.env(),
             "log": str(log),
             "cwd": folder,
@@ -209,6 +209,6 @@ def _mentioning(text: str) -> list[int]:
     """Return the ids of processes with this text on their command line."""
     ids = []
     for process in psutil.process_iter(["cmdline"]):
-        if any(text in word for word in process.info["cmdline"] or ()):
+        if any(text in argument for argument in process.info["cmdline"] or ()):
             ids.append(process.pid)
     return ids

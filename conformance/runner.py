@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -27,9 +27,6 @@ from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class
-
-if TYPE_CHECKING:
-    pass
 
 FIRST: Final = (("environment", "its environment is built"), ("prepare", "its artifact is made"))
 """What must be there before the suite can run."""
@@ -143,19 +140,26 @@ def recorded(settings: Settings, published: Sequence[MatrixEntry] = ()) -> list[
     `published` are those of a document: what they hold of other machines stays until it is seen
     anew.
     """
-    before = {(entry.engine, entry.device): entry.report for entry in published}
+    published_reports = {(entry.engine, entry.device): entry.report for entry in published}
     entries = []
     for name in plugins.names("engine"):
         engine = engine_class(name)
-        here = engine(_args(engine, {})).device()
+        this_device = engine(_args(engine, {})).device()
         for device in engine.locks:
             reports = [
                 report
-                for report in (kept(settings.home, name, device), before.get((name, device)))
+                for report in (
+                    kept(settings.home, name, device),
+                    published_reports.get((name, device)),
+                )
                 if report
             ]
             report = max(reports, key=lambda report: report.date, default=None)
-            missing = "not checked yet" if device == here else f"no {device} device on this machine"
+            missing = (
+                "not checked yet"
+                if device == this_device
+                else f"no {device} device on this machine"
+            )
             why = "" if report else engine.capabilities.extras.get("not run", missing)
             entries.append(MatrixEntry(engine=name, device=device, report=report, why=why))
     return entries
@@ -182,11 +186,11 @@ def _args(engine: type[Engine], options: Mapping[str, Any]) -> EngineArgs:
     except ValidationError as exc:
         error = exc.errors()[0]
         option = ".".join(map(str, error["loc"]))
-        known = [field for field in engine.Args.model_fields if field != "kind"]
+        option_names = [field for field in engine.Args.model_fields if field != "kind"]
         raise BadInput(
             f"reading the options of {engine.name}",
             f"{option}: {error['msg']}",
-            plugins.suggestion(option, known),
+            plugins.suggestion(option, option_names),
         ) from exc
     tunings = engine(args).tunings(machine.cores())
     return tunings[0] if tunings else args

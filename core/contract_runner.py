@@ -80,10 +80,10 @@ _FORGIVEN = ("ImportError", "ModuleNotFoundError")
 
 
 def _files(places: tuple[str, ...]) -> list[Path]:
-    given = [PACKAGE / name for name in places]
-    elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(given)
+    roots = [PACKAGE / name for name in places]
+    elsewhere = {path for pattern in ELSEWHERE for path in PACKAGE.glob(pattern)} - set(roots)
     files = [
-        file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+        file for path in roots for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
     ]
     return [path for path in files if path not in elsewhere]
 

@@ -128,9 +128,9 @@ def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
         config / "pip/pip.conf",
         Path(sys.prefix) / "pip.conf",
     ]
-    if named := environment.get("PIP_CONFIG_FILE"):
+    if named_file := environment.get("PIP_CONFIG_FILE"):
         # pip reads no file at all where this names the null device.
-        files = [] if named == os.devnull else [*files, Path(named)]
+        files = [] if named_file == os.devnull else [*files, Path(named_file)]
     # Raw, as pip's own: a percent sign in a URL's password is no interpolation.
     parser = configparser.RawConfigParser()
     try:
@@ -223,7 +223,7 @@ def one_at_a_time(path: Path, doing: str) -> Iterator[None]:
 
 def _build(environment: Environment, locks: list[Path], doing: str) -> None:
     shutil.rmtree(environment.path, ignore_errors=True)  # what an interrupted build left
-    requirements = [word for lock in locks for word in ("-r", str(lock))]
+    requirements = [option for lock in locks for option in ("-r", str(lock))]
     packages = sum(
         len(re.findall(r"^[\w.\[\]-]+==", lock.read_text(), re.MULTILINE)) for lock in locks
     )
@@ -276,20 +276,20 @@ def _explain(output: str, status: int) -> tuple[str, str]:
         )
         return "the disk is full", remedy
     lines = (re.sub(r"^[\s×│├╰─▶]+", "", line) for line in output.strip().splitlines())
-    words = re.sub(r"\s+", " ", " ".join(lines)).removeprefix("error: ")
-    if reason := re.search(r"Because (.+?)(?: and you require .*?)?, we can conclude", words):
-        words = reason[1]
-    words = words.rstrip(". ") or f"uv ended with status {status}"
-    if len(words) > LONGEST_REASON:
-        words = f"{words[: LONGEST_REASON // 2]} … {words[-LONGEST_REASON // 2 :]}"
+    message = re.sub(r"\s+", " ", " ".join(lines)).removeprefix("error: ")
+    if reason := re.search(r"Because (.+?)(?: and you require .*?)?, we can conclude", message):
+        message = reason[1]
+    message = message.rstrip(". ") or f"uv ended with status {status}"
+    if len(message) > LONGEST_REASON:
+        message = f"{message[: LONGEST_REASON // 2]} … {message[-LONGEST_REASON // 2 :]}"
     if re.search(
         r"hash mismatch|there is no version|was not found in|no wheels|no matching",
-        words,
+        message,
         re.IGNORECASE,
     ):
         remedy = (
             "the package index in use does not carry what the lock names: "
             "check pip's or uv's index settings"
         )
-        return words, remedy
-    return words, "check the network and the package index, then run again"
+        return message, remedy
+    return message, "check the network and the package index, then run again"

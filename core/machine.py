@@ -134,21 +134,21 @@ def _control_group_mounts() -> Iterator[tuple[str, Path, str]]:
     for line in _lines(PROCESS / "mountinfo"):
         mounted, _, rest = line.partition(" - ")
         kind, _, options = [*rest.split(" ", 2), "", ""][:3]
-        root, mount = (_unescaped(word) for word in mounted.split(" ")[3:5])
+        root, mount = (_unescaped(field) for field in mounted.split(" ")[3:5])
         if kind == "cgroup2":
             yield root, Path(mount), ""
         elif kind == "cgroup":
-            named = set(options.split(","))
+            mounted_controllers = set(options.split(","))
             yield from (
                 (root, Path(mount), names)
                 for names in groups
-                if names and set(names.split(",")) <= named
+                if names and set(names.split(",")) <= mounted_controllers
             )
 
 
-def _unescaped(word: str) -> str:
+def _unescaped(field: str) -> str:
     """Return a path as it is: the kernel writes spaces in it as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda number: chr(int(number[1], 8)), word)
+    return re.sub(r"\\([0-7]{3})", lambda number: chr(int(number[1], 8)), field)
 
 
 def _lines(path: Path) -> list[str]:
@@ -176,5 +176,5 @@ def _graphics_cards() -> str | None:
     if program is None:
         return None
     query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
-    return "; ".join(answer.stdout.split("\n")).strip("; ") if answer.returncode == 0 else None
+    finished = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    return "; ".join(finished.stdout.split("\n")).strip("; ") if finished.returncode == 0 else None

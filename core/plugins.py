@@ -137,9 +137,9 @@ class PluginArgs:
         if isinstance(value, BaseModel):
             return value
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            known = ", ".join(names(self.point))
+            kinds = ", ".join(names(self.point))
             raise PydanticCustomError(
-                "plugin_kind", "needs a `kind`, one of: {known}", {"known": known}
+                "plugin_kind", "needs a `kind`, one of: {known}", {"known": kinds}
             )
         try:
             plugin = load(self.point, value["kind"])

@@ -217,7 +217,7 @@ def _start(
     """
     try:
         return subprocess.Popen(
-            [str(word) for word in argv],
+            [str(argument) for argument in argv],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -86,10 +86,10 @@ def _remove(folder: Path, reason: str | None) -> Pruned:
         # The lock under which `ensure` builds.
         with FileLock(f"{folder}.lock", timeout=0):
             # Renamed first, so that a removal that breaks off leaves nothing that looks whole.
-            rest = folder.with_name(f".{folder.name}.removed")
-            shutil.rmtree(rest, ignore_errors=True)
-            folder.rename(rest)
-            shutil.rmtree(rest)
+            doomed = folder.with_name(f".{folder.name}.removed")
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
     except Timeout:
         return Pruned(folder.name, size, "it is being built")
     except OSError as exc:
@@ -134,8 +134,10 @@ def deployed(settings: Settings) -> set[str]:
         for path in folder.rglob("*")
         if _is_record(path)
     ]
-    known = [path.name for path in (settings.cache / "environments").glob("*") if path.is_dir()]
-    return {name for name in known if any(name in text for text in texts)}
+    environment_names = [
+        path.name for path in (settings.cache / "environments").glob("*") if path.is_dir()
+    ]
+    return {name for name in environment_names if any(name in text for text in texts)}
 
 
 def _is_record(path: Path) -> bool:

@@ -90,13 +90,13 @@ def problem(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError) as exc:
         return f"its header cannot be read ({' '.join(str(exc).split())})"
     end = 0
-    for begin, after, name, length in spans:
+    for begin, stop, name, length in spans:
         # The format allows no hole and no overlap.
         if begin != end:
             return f"tensor {name} starts at byte {begin} where {end} is expected"
-        if length >= 0 and after - begin != length:
-            return f"tensor {name} takes {after - begin} bytes where its shape needs {length}"
-        end = after
+        if length >= 0 and stop - begin != length:
+            return f"tensor {name} takes {stop - begin} bytes where its shape needs {length}"
+        end = stop
     data = path.stat().st_size - data_start(path)
     return f"its tensors take {end:,} bytes and it holds {data:,}" if end != data else None
 

@@ -40,18 +40,18 @@ def read(home: Path) -> Addresses | None:
 
 def choose(settings: Settings) -> Addresses:
     """Return the ports of the settings; where those leave it open, remembered or free ones."""
-    before = read(settings.home)
-    asked = {
+    remembered = read(settings.home)
+    configured = {
         "prefect": settings.prefect_port,
         "mlflow": settings.mlflow_port,
         "deployer": settings.deployer_port,
     }
     chosen = {
-        name: port or (getattr(before, name) if before else free_port())
-        for name, port in asked.items()
+        name: port or (getattr(remembered, name) if remembered else free_port())
+        for name, port in configured.items()
     }
     addresses = Addresses(**chosen)
-    if addresses != before:
+    if addresses != remembered:
         replace_text(_file(settings.home), addresses.model_dump_json())
     return addresses
 
@@ -74,10 +74,10 @@ def wake_deployer(home: Path, target: str, trigger: str) -> bool:
     ports = read(home)
     if ports is None:
         return False
-    call = {"target": target, "trigger": trigger}
+    request = {"target": target, "trigger": trigger}
     try:
         return httpx.post(
-            f"{ports.url('deployer')}/wake", json=call, timeout=5, trust_env=False
+            f"{ports.url('deployer')}/wake", json=request, timeout=5, trust_env=False
         ).is_success
     except httpx.HTTPError:
         return False

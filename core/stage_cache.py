@@ -179,12 +179,12 @@ class StageCache:
         records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         if not records:
             return "not run before"
-        before = json.loads(records[-1].read_text())["identity"]
-        if before["version"] != identity["version"]:
+        previous = json.loads(records[-1].read_text())["identity"]
+        if previous["version"] != identity["version"]:
             return (
-                f"the stage itself changed (version {before['version']} to {identity['version']})"
+                f"the stage itself changed (version {previous['version']} to {identity['version']})"
             )
-        return _difference(before["inputs"], identity["inputs"])
+        return _difference(previous["inputs"], identity["inputs"])
 
     def _write(self, record: Path, identity: Mapping[str, Any], value: Any, seconds: float) -> None:
         finished = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -190,18 +190,18 @@ class Store:
 
     def _store_blob(self, path: Path, final: Path, *, adopt: bool) -> None:
         with self.scratch() as scratch:
-            whole = scratch / "blob"
+            blob = scratch / "blob"
             if adopt:
-                shutil.move(path, whole)
+                shutil.move(path, blob)
             else:
-                shutil.copy(path, whole)
+                shutil.copy(path, blob)
             # Read-only, dated and on the disk before it gets its name: others take what has one as
             # it is.
-            whole.chmod(0o555 if os.access(whole, os.X_OK) else 0o444)
-            os.utime(whole, ns=(UNTOUCHED, UNTOUCHED))
-            _sync(whole)
+            blob.chmod(0o555 if os.access(blob, os.X_OK) else 0o444)
+            os.utime(blob, ns=(UNTOUCHED, UNTOUCHED))
+            _sync(blob)
             final.parent.mkdir(parents=True, exist_ok=True)
-            whole.replace(final)
+            blob.replace(final)
 
     def _build_tree(self, digest: str, files: list[File]) -> None:
         final = self._tree_path(digest)

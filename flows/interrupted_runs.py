@@ -60,14 +60,14 @@ def mark_crashed(tag: str, before: float) -> list[str]:
     from prefect.exceptions import PrefectException
 
     began = {"before_": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))}
-    wanted = {**_UNFINISHED, "tags": {"all_": [tag]}, "start_time": began}
+    criteria = {**_UNFINISHED, "tags": {"all_": [tag]}, "start_time": began}
     message = (
         "The deployer ended. What was under way is settled at its next start; "
         "see: weighbridge history"
     )
     try:
         with get_client(sync_client=True) as client:
-            runs = [run["id"] for run in _filter(client, "flow_runs", wanted)]
+            runs = [run["id"] for run in _filter(client, "flow_runs", criteria)]
             _mark(client, runs, message)
     except (httpx.HTTPError, PrefectException, OSError) as exc:
         logger.warning("Prefect was not told which flow runs were killed: %s", exc)
@@ -102,8 +102,8 @@ def _filter(
     client: "SyncPrefectClient", kind: str, criteria: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     path: Any = f"/{kind}/filter"  # the client's own type knows no path of which a part is a value
-    answer: list[dict[str, Any]] = client.request("POST", path, json={kind: criteria}).json()
-    return answer
+    entries: list[dict[str, Any]] = client.request("POST", path, json={kind: criteria}).json()
+    return entries
 
 
 def _processes_of(run: Mapping[str, Any]) -> list[str]:

@@ -134,11 +134,11 @@ def _traffic_figures(
     """Return what was counted since the last look, and keep today's counters in the log."""
     counters = managed.target.traffic_figures(current)
     # Another revision's counters say nothing of this one.
-    before = log.counters if log.server == current.name else {}
+    earlier_counters = log.counters if log.server == current.name else {}
     log.server, log.counters = current.name, counters
     if not counters:
         return {}
-    return {f"gateway.{key}": value for key, value in since(before, counters).items()}
+    return {f"gateway.{key}": value for key, value in since(earlier_counters, counters).items()}
 
 
 def _as_number(judgement: Judgement) -> dict[str, float]:
@@ -162,14 +162,14 @@ def _roll_back(
     desired = registry.desired_version(binding.model)
     if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    before = target_operations.rollback_version(binding.target, workspace)
+    previous = target_operations.rollback_version(binding.target, workspace)
     fell = f"version {version.version} fell twice in a row"
-    logger.warning("%s: %s: back to %s", binding.target, fell, before)
+    logger.warning("%s: %s: back to %s", binding.target, fell, previous)
     # The alias first: until it has moved, the deployer would bring the fallen version back.
-    registry.promote(registry.version(binding.model, before))
-    announce(rolled_back(binding.target, binding.model, version.version, before, judgement.why))
+    registry.promote(registry.version(binding.model, previous))
+    announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))
     result = reconcile.reconcile(binding, registry, workspace, "monitor", force=True)
-    return f"{fell} ({judgement.why}); back to {before}: {result.detail}"
+    return f"{fell} ({judgement.why}); back to {previous}: {result.detail}"
 
 
 def _read_log(managed: ManagedTarget) -> MonitorLog:

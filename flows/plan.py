@@ -67,10 +67,13 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
             stages.append(stage)
     except _Blocked:
         pass
-    first = next((stage.stage for stage in stages if stage.action == "run"), "")
+    first_to_run = next((stage.stage for stage in stages if stage.action == "run"), "")
     waiting = [
         PlannedStage(
-            stage=name, action="wait", why=f"follows {first}", needs=_needs(name, recipe, workspace)
+            stage=name,
+            action="wait",
+            why=f"follows {first_to_run}",
+            needs=_needs(name, recipe, workspace),
         )
         for name in STAGES[len(stages) :]
     ]
@@ -137,8 +140,8 @@ class _Forecaster:
             self.last = forecast.value
             yield PlannedStage(stage=step.name, action="reuse", why=forecast.why)
             return
-        own = [*needs, *_needs(step.name, self.recipe, self.workspace)]
-        yield PlannedStage(stage=step.name, action="run", why=forecast.why, needs=own)
+        stage_needs = [*needs, *_needs(step.name, self.recipe, self.workspace)]
+        yield PlannedStage(stage=step.name, action="run", why=forecast.why, needs=stage_needs)
         raise _Blocked
 
 

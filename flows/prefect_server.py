@@ -45,15 +45,15 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     Raises:
         Unavailable: the server does not start, or the user's own does not answer.
     """
-    if own := users_api():
-        _reach(own)
+    if users_url := users_api():
+        _reach(users_url)
         # It is the user's Prefect: what the user has set stays.
         with _environment(prefect_settings.for_every_api(), keep_users=True), logs_on_pages():
-            yield own
+            yield users_url
         return
-    if platforms := _platforms_api(settings):
-        with _environment(prefect_settings.for_platform(settings, platforms)), logs_on_pages():
-            yield platforms
+    if platform_url := _platforms_api(settings):
+        with _environment(prefect_settings.for_platform(settings, platform_url)), logs_on_pages():
+            yield platform_url
         return
     with _own_server(settings):
         interrupted_runs.mark_interrupted()
@@ -73,8 +73,8 @@ def _own_server(settings: Settings) -> Iterator[None]:
         )
         # One port for both: a Prefect that the first one imported has read the address.
         port = listener.getsockname()[1]
-        inside = server_inside(settings, listener)
-        if not (settings.fast_start and _entered(stack, inside)):
+        server = server_inside(settings, listener)
+        if not (settings.fast_start and _entered(stack, server)):
             listener.close()
             stack.enter_context(server_beside(settings, port))
         yield
@@ -187,15 +187,19 @@ def _reach(url: str) -> None:
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str], keep_users: bool = False) -> Iterator[None]:
     """Set environment variables within the block, for a Prefect that was imported before too."""
-    before = {name: os.environ.get(name) for name in variables}
+    previous_values = {name: os.environ.get(name) for name in variables}
     os.environ.update(
-        {name: value for name, value in variables.items() if not (keep_users and before[name])}
+        {
+            name: value
+            for name, value in variables.items()
+            if not (keep_users and previous_values[name])
+        }
     )
     prefect_internals.read_settings_again()
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous_values.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

@@ -183,7 +183,7 @@ class ReleaseRun:
             GateFailed: it was tried, and the version before goes on serving.
         """
         version = self.registry.version(release.name, release.version)
-        before = self.registry.champion(release.name)
+        previous_champion = self.registry.champion(release.name)
         binding = self.binding()
         # The target's arguments before the alias: the deployer, woken by that, reads them at once.
         self.registry.bind(binding)
@@ -194,10 +194,10 @@ class ReleaseRun:
             try:
                 result = reconcile(binding, self.registry, self.workspace, "run", force=True)
             except WeighbridgeError:
-                self.registry.restore_champion(version, before)
+                self.registry.restore_champion(version, previous_champion)
                 raise
             if result.action in ("failed", "kept", "interrupted"):
-                self.registry.restore_champion(version, before)
+                self.registry.restore_champion(version, previous_champion)
                 goes_on = (
                     f"version {result.version} goes on serving"
                     if result.version

@@ -102,8 +102,10 @@ async def _plan() -> list[int]:
     counts = []
     async with provide_database_interface().session_context(begin_transaction=True) as session:
         flow = await flows.create_flow(session=session, flow=Flow(name="contract"))
-        wanted = Deployment(name="contract", flow_id=flow.id, schedules=[schedule.model_dump()])
-        deployment = await deployments.create_deployment(session=session, deployment=wanted)
+        new_deployment = Deployment(
+            name="contract", flow_id=flow.id, schedules=[schedule.model_dump()]
+        )
+        deployment = await deployments.create_deployment(session=session, deployment=new_deployment)
         assert deployment is not None
         for tag in ("new", "changed"):
             change = DeploymentUpdate(tags=[tag])

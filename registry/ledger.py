@@ -119,9 +119,9 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEn
     run = _find(connection, experiment_id, rollout.id) or _create(
         connection, experiment_id, rollout
     )
-    known = _lines(run)
-    missing = _missing(known, lines)
-    rollout = record_of([*known, *missing])
+    mirrored = _lines(run)
+    missing = _missing(mirrored, lines)
+    rollout = record_of([*mirrored, *missing])
     if missing:
         _write(connection, run.info.run_id, rollout, missing)
     if rollout.ended is not None and run.info.status == "RUNNING":
@@ -129,13 +129,13 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEn
         connection.client.set_terminated(run.info.run_id, status, int(rollout.ended * 1000))
 
 
-def _missing(known: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+def _missing(mirrored: Sequence[LedgerEntry], lines: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """Return the lines that are not known, each under a number that is free.
 
     The machine's file may begin anew in the middle of a rollout, and number its lines from 0 again:
     what drains is stopped after the end.
     """
-    written, numbers = {(line.at, line.event) for line in known}, {line.n for line in known}
+    written, numbers = {(line.at, line.event) for line in mirrored}, {line.n for line in mirrored}
     missing = []
     for line in sorted(lines, key=lambda line: (line.at, line.n)):
         if (line.at, line.event) in written:
@@ -232,15 +232,15 @@ def _described(rollout: RolloutRecord) -> str:
         f"| {line.at - rollout.began:.1f} | {line.event} | {_cell(line.fields)} |"
         for line in rollout.events[-40:]
     ]
-    end = ": ".join(word for word in (rollout.outcome, rollout.detail[:1000]) if word)
+    end = ": ".join(part for part in (rollout.outcome, rollout.detail[:1000]) if part)
     return f"{head}. {end}\n\n| seconds | event | |\n| ---: | --- | --- |\n" + "\n".join(rows)
 
 
 def _cell(fields: Mapping[str, Any]) -> str:
-    words = ", ".join(
+    text = ", ".join(
         f"{key} {value}" for key, value in fields.items() if value not in (None, "", {}, [])
     )
-    return " ".join(words.replace("|", "\\|").split())[:100]
+    return " ".join(text.replace("|", "\\|").split())[:100]
 
 
 def _key(line: LedgerEntry) -> str:

@@ -78,10 +78,12 @@ def note_registered(connection: Connection, model: "LoggedModel", name: str, ver
     MLflow itself does so on a server, but not where it is opened as a database.
     """
     entry = {"name": name, "version": str(version)}
-    known = json.loads(model.tags.get(_REGISTERED) or "[]")
-    if entry not in [{"name": item["name"], "version": str(item["version"])} for item in known]:
+    registered_versions = json.loads(model.tags.get(_REGISTERED) or "[]")
+    if entry not in [
+        {"name": item["name"], "version": str(item["version"])} for item in registered_versions
+    ]:
         connection.client.set_logged_model_tags(
-            model.model_id, {_REGISTERED: json.dumps([*known, entry])}
+            model.model_id, {_REGISTERED: json.dumps([*registered_versions, entry])}
         )
 
 

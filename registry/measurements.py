@@ -65,8 +65,8 @@ def _candidate(
     """
     # Two engines that ask at once would both take the variant's own.
     with connection.alone(f"candidate-{version.model_id}"):
-        own = connection.client.get_logged_model(version.model_id)
-        if own.tags.get(_LABEL, label) == label:
+        variant_model = connection.client.get_logged_model(version.model_id)
+        if variant_model.tags.get(_LABEL, label) == label:
             connection.client.set_logged_model_tags(version.model_id, {_LABEL: label})
             return version.model_id
         identity = hashlib.sha256(f"{version.model_id} {label}".encode()).hexdigest()[:32]
@@ -108,9 +108,9 @@ def read(connection: Connection, version: Version, label: str = "") -> str | Non
 
     It is that of the label, else of the candidate that won, else of the only one.
     """
-    known = labels(version)
-    candidate = label or version.tags.get(CANDIDATE, "") or next(iter(known), "")
-    if candidate not in known:
+    model_ids = labels(version)
+    candidate = label or version.tags.get(CANDIDATE, "") or next(iter(model_ids), "")
+    if candidate not in model_ids:
         return None
     with connection.doing(f"reading the measurement of '{candidate}' from MLflow"):
-        return logged_models.read(connection, known[candidate], DOCUMENT)
+        return logged_models.read(connection, model_ids[candidate], DOCUMENT)

@@ -25,8 +25,8 @@ def translated(doing: str, remedy: str) -> Iterator[None]:
 
 def one_line(exc: BaseException) -> str:
     """Return an error's own words, shortened, on one line."""
-    words = " ".join(str(exc).split())
-    return words if len(words) <= 300 else f"{words[:300]}…"
+    text = " ".join(str(exc).split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def without_secrets(uri: str) -> str:

@@ -79,8 +79,8 @@ def register(connection: Connection, run: MlflowRun, spec: VersionSpec) -> Versi
         connection.doing(f"registering {spec.label or spec.role} of '{name}' in MLflow"),
         connection.alone(f"version-{spec.identity}"),
     ):
-        if (known := _find(connection, name, spec.identity)) is not None:
-            return _with_link(connection, known)
+        if (existing := _find(connection, name, spec.identity)) is not None:
+            return _with_link(connection, existing)
         model = logged_models.ensure(
             connection,
             run,

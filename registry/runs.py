@@ -168,9 +168,9 @@ class MlflowRun:
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
         with self._writing("models"):
-            known = self.connection.client.get_run(self.run_id)
-            linked_outputs = known.outputs.model_outputs if known.outputs else []
-            linked_inputs = known.inputs.model_inputs if known.inputs else []
+            recorded = self.connection.client.get_run(self.run_id)
+            linked_outputs = recorded.outputs.model_outputs if recorded.outputs else []
+            linked_inputs = recorded.inputs.model_inputs if recorded.inputs else []
             # MLflow would list one that is linked again twice.
             known_outputs = {model.model_id for model in linked_outputs}
             known_inputs = {model.model_id for model in linked_inputs}
@@ -229,13 +229,15 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        about = (dataset.name, dataset.short) if dataset else (None, None)
+        dataset_fields = (dataset.name, dataset.short) if dataset else (None, None)
         for key, value in metrics.items():
-            known = self._steps(key, model_id, dataset)
+            logged_steps = self._steps(key, model_id, dataset)
             # NaN, which equals nothing, would make MLflow refuse the whole batch.
-            if isinstance(value, int | float) and value == value and step not in known:
-                known.add(step)
-                self._pending.append(Metric(key, float(value), now, step, model_id, *about))
+            if isinstance(value, int | float) and value == value and step not in logged_steps:
+                logged_steps.add(step)
+                self._pending.append(
+                    Metric(key, float(value), now, step, model_id, *dataset_fields)
+                )
 
     def _steps(self, key: str, model_id: str | None, dataset: Dataset | None) -> set[int]:
         """Return the steps at which this metric is there already, written by this process or by the
@@ -302,7 +304,7 @@ def begin(
     with connection.doing(f"opening run '{name}' in MLflow"), connection.alone(f"run-{key}"):
         recorded = _find(connection, experiment_id, key)
         if recorded is None:
-            own = {
+            run_tags = {
                 STAGE: stage,
                 KEY: key,
                 OWNER: owner(),
@@ -311,7 +313,7 @@ def begin(
                 **(tags or {}),
             }
             created = connection.client.create_run(
-                experiment_id, run_name=name, tags={**own, **_parent(parent)}
+                experiment_id, run_name=name, tags={**run_tags, **_parent(parent)}
             )
             return MlflowRun(
                 connection, experiment, experiment_id, created.info.run_id, name, stage, done=False

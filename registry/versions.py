@@ -85,7 +85,7 @@ def all_versions(connection: Connection, name: str) -> list[Version]:
     by_version: dict[str, list[str]] = {}
     for alias, version in aliases.items():
         by_version.setdefault(version, []).append(alias)
-    versions = [_with_aliases(version_of(item), by_version) for item in entities]
+    versions = [_with_aliases(version_of(entity), by_version) for entity in entities]
     return sorted(versions, key=lambda version: -int(version.version))
 
 

@@ -44,15 +44,15 @@ def ensure(connection: Connection, url: str, secret: str, known: Known) -> None:
         # Two deployers that started at once on two machines may both have made one.
         for double in hooks[1:]:
             connection.client.delete_webhook(double.webhook_id)
-        wanted = hashlib.sha256(f"{url} {secret}".encode()).hexdigest()
-        if hooks and known.get(hooks[0].webhook_id) == (hooks[0].last_updated_timestamp, wanted):
+        digest = hashlib.sha256(f"{url} {secret}".encode()).hexdigest()
+        if hooks and known.get(hooks[0].webhook_id) == (hooks[0].last_updated_timestamp, digest):
             return
         webhook = (
             _repair(connection, hooks[0], url, secret)
             if hooks
             else _create(connection, url, secret)
         )
-        known[webhook.webhook_id] = (webhook.last_updated_timestamp, wanted)
+        known[webhook.webhook_id] = (webhook.last_updated_timestamp, digest)
 
 
 def _create(connection: Connection, url: str, secret: str) -> "Webhook":
