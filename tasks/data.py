@@ -277,9 +277,9 @@ def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:
     system = _fill(mapped.system, columns)
     if not mapped.chat:
         return {"prompt": f"{system}\n{prompt}" if system else prompt, "completion": completion}
-    before = [{"role": "system", "content": system}] if system else []
+    first_turns = [{"role": "system", "content": system}] if system else []
     return {
-        "prompt": [*before, {"role": "user", "content": prompt}],
+        "prompt": [*first_turns, {"role": "user", "content": prompt}],
         "completion": [{"role": "assistant", "content": completion}],
     }
 

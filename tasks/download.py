@@ -183,12 +183,12 @@ def _identity(listing: Listing) -> dict[str, Any]:
 
 
 def _content(file: RemoteFile) -> str:
-    named = {
+    identifiers = {
         "sha256": file.sha256,
         "git": file.git_sha1,
         "version": file.version and f"{file.version} {file.size}",
     }
-    names = (f"{kind}:{name}" for kind, name in named.items() if name)
+    names = (f"{kind}:{name}" for kind, name in identifiers.items() if name)
     return next(
         names, "unnamed:" + uuid.uuid4().hex
     )  # never equal: nothing says that the content is the same

@@ -111,14 +111,14 @@ def _batches(
     batch: list[int] = []
     longest = 0
     for index in order:
-        longest_then = max(longest, len(rows[index].completion) + 1)
+        longest_with_row = max(longest, len(rows[index].completion) + 1)
         if batch and (
-            len(batch) == size or (len(batch) + 1) * longest_then * vocabulary > LOGITS_AT_ONCE
+            len(batch) == size or (len(batch) + 1) * longest_with_row * vocabulary > LOGITS_AT_ONCE
         ):
             yield batch
-            batch, longest_then = [], len(rows[index].completion) + 1
+            batch, longest_with_row = [], len(rows[index].completion) + 1
         batch.append(index)
-        longest = longest_then
+        longest = longest_with_row
     if batch:
         yield batch
 

@@ -75,16 +75,16 @@ def threads(model: Path) -> Iterator[int]:
     More threads would wait for each other: with two that spin on two busy cores, 40 training steps
     of a model of 10 MB took 85 s of CPU and more, with one 12 s.
     """
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     useful = max(1, round(weights / BYTES_PER_THREAD))
-    # torch has followed OMP_NUM_THREADS by itself: `before` is its number then.
-    count = before if os.environ.get("OMP_NUM_THREADS") else min(machine.cores(), useful)
+    # torch has followed OMP_NUM_THREADS by itself: `previous` is its number then.
+    count = previous if os.environ.get("OMP_NUM_THREADS") else min(machine.cores(), useful)
     torch.set_num_threads(count)
     try:
         yield count
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 @contextmanager

@@ -63,25 +63,27 @@ def select(
     objections = {
         measurement.candidate.label: rules.objections(measurement) for measurement in measurements
     }
-    broken = {label: against.refused for label, against in objections.items() if against.refused}
-    within = [
-        measurement for measurement in measurements if measurement.candidate.label not in broken
+    refused = {
+        label: objection.refused for label, objection in objections.items() if objection.refused
+    }
+    eligible = [
+        measurement for measurement in measurements if measurement.candidate.label not in refused
     ]
     notes = {
-        label: against.doubt
-        for label, against in objections.items()
-        if against.doubt and label not in broken
+        label: objection.doubt
+        for label, objection in objections.items()
+        if objection.doubt and label not in refused
     }
-    ranked = sorted(within, key=rules.rank)
+    ranked = sorted(eligible, key=rules.rank)
     values = {
         measurement.candidate.label: value
         for measurement in measurements
         if (value := rules.objective(measurement)) is not None
     }
     winner, why = _winner(ranked, measurements, champion, rules)
-    same = champion is not None and winner is not None and is_same(winner, champion)
+    is_champion = champion is not None and winner is not None and is_same(winner, champion)
     reasons = {
-        **broken,
+        **refused,
         **{
             measurement.candidate.label: rules.why_not(measurement, winner, champion)
             for measurement in ranked
@@ -90,10 +92,10 @@ def select(
     }
     return Decision(
         winner=winner.candidate.label if winner else None,
-        keeps_champion=bool(ranked) and champion is not None and (winner is None or same),
+        keeps_champion=bool(ranked) and champion is not None and (winner is None or is_champion),
         why=why,
         reasons=reasons,
-        refused=list(broken),
+        refused=list(refused),
         notes=notes,
         metric=args.metric,
         objective=args.objective,

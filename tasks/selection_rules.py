@@ -318,17 +318,17 @@ class SelectionRules:
         best = winner or champion
         if best is None:
             return "not the winner"
-        against = f"{self.shown(measurement)} against {self.shown(best)}"
+        comparison = f"{self.shown(measurement)} against {self.shown(best)}"
         if self.rank(measurement)[0] > self.rank(best)[0]:
-            return f"{self.goal.worse}: {against}"
+            return f"{self.goal.worse}: {comparison}"
         if self.rank(measurement)[0] == self.rank(best)[0]:
-            return f"no better: {against}"
+            return f"no better: {comparison}"
         margin = (
             f"{self.args.min_improvement:.3g}"
             if self.args.objective == "quality"
             else f"{self.args.min_improvement:.0%}"
         )
-        return f"not better than the champion by {margin} without losing quality: {against}"
+        return f"not better than the champion by {margin} without losing quality: {comparison}"
 
 
 def _joined(parts: Iterable[str | None]) -> str | None:

@@ -119,9 +119,9 @@ def once(compute: Callable[[], T]) -> T:
     """
     if not _several():
         return compute()
-    box: list[Any] = [compute() if is_first() else None]
-    torch.distributed.broadcast_object_list(box)
-    result: T = box[0]
+    results: list[Any] = [compute() if is_first() else None]
+    torch.distributed.broadcast_object_list(results)
+    result: T = results[0]
     return result
 
 

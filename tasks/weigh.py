@@ -106,9 +106,9 @@ def weigh(
         Unavailable: not one candidate could be measured.
     """
     measurements = []
-    everyone = [*candidates(variants, args.engines), *also]
-    for number, candidate in enumerate(everyone, start=1):
-        logger.info("weighing %s (%d of %d)", candidate.label, number, len(everyone))
+    all_candidates = [*candidates(variants, args.engines), *also]
+    for number, candidate in enumerate(all_candidates, start=1):
+        logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
         measurements.append(weigh_one(candidate, data, metrics, args, workspace))
     if all(measurement.failure for measurement in measurements):
         raise Unavailable(

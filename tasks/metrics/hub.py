@@ -54,14 +54,14 @@ class HubMetric:
         Without `each`, its interval is not known, and both ends equal the value.
         """
         module = _load(args)
-        whole = _figure(module, args, predictions, references)
-        rows = whole if isinstance(whole, list) else []
+        overall = _figure(module, args, predictions, references)
+        rows = overall if isinstance(overall, list) else []
         if args.each and not rows:
             rows = [
                 _single(_figure(module, args, [prediction], [reference]))
                 for prediction, reference in zip(predictions, references, strict=True)
             ]
-        value = math.fsum(whole) / len(whole) if isinstance(whole, list) else whole
+        value = math.fsum(overall) / len(overall) if isinstance(overall, list) else overall
         ends = {"low": value, "high": value}
         if rows:
             means = mean_score(rows)

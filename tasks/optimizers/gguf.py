@@ -128,31 +128,31 @@ class Gguf:
         self, model: Artifact, data: Artifact, args: GgufArgs, out: Path, workspace: Workspace
     ) -> dict[str, str]:
         doing, cache = f"making {args.label()}", workspace.settings.cache
-        whole, adapter = model, None
+        weights, adapter = model, None
         if args.adapter:
-            whole, adapter = base_and_adapter(model, workspace, doing)
-        base = convert(whole, workspace)
+            weights, adapter = base_and_adapter(model, workspace, doing)
+        base = convert(weights, workspace)
         source, target = base.artifact.path / "model.gguf", out / "model.gguf"
         facts = dict(base.facts)
         if args.tools:
             matrix = None
             if args.imatrix:
-                matrix = importance_matrix(base, whole, data, args.imatrix_rows, workspace)
+                matrix = importance_matrix(base, weights, data, args.imatrix_rows, workspace)
             quantization = args.quantization
             facts |= quantize_natively(source, target, quantization, matrix, workspace, doing)
         else:
             facts |= requantize(source, target, args.quantization, cache, doing)
         if adapter:
-            convert_adapter(adapter, whole, out, cache)
+            convert_adapter(adapter, weights, out, cache)
             facts["adapter"] = adapter.digest
-        copy_all_but_weights(whole.path, out / "tokenizer")
+        copy_all_but_weights(weights.path, out / "tokenizer")
         header = read_header(target)
         facts |= {
             "quantization": args.quantization,
             "bits_per_weight": f"{header.bits_per_weight:.3f}",
             "tensors": header.summary(),
         }
-        return facts | _prove(header, whole, data, args, out, workspace)
+        return facts | _prove(header, weights, data, args, out, workspace)
 
 
 def _prove(

@@ -36,20 +36,20 @@ def known_architectures(sources: Path) -> list[str]:
 
 def check_architecture(model: Path, cache: Path, doing: str) -> None:
     """Raise BadInput for an architecture that the converter does not know, naming the nearest."""
-    named = read_object("config.json", model / "config.json").get("architectures") or []
-    if not named:
+    declared = read_object("config.json", model / "config.json").get("architectures") or []
+    if not declared:
         raise BadInput(
             doing,
             "config.json names no `architectures`",
             "add the model's class, as transformers saves it",
         )
     architectures = known_architectures(llama_cpp_native.source(cache))
-    if named[0] not in architectures:
-        near = difflib.get_close_matches(str(named[0]), architectures, n=1)
+    if declared[0] not in architectures:
+        near = difflib.get_close_matches(str(declared[0]), architectures, n=1)
         nearest = f"; the nearest it knows is {near[0]}" if near else ""
         wrong = (
             f"llama.cpp {llama_cpp_native.VERSION}'s converter does not know the architecture "
-            f"{named[0]}{nearest}"
+            f"{declared[0]}{nearest}"
         )
         raise BadInput(doing, wrong, "serve it with `kind: none` on vLLM instead")
 
@@ -89,7 +89,7 @@ def check_tools(names: list[str], cache: Path, doing: str) -> None:
 def check_room(model: Path, quantization: Quantization, store: Store, doing: str) -> None:
     """Raise Unavailable where intermediate and result together do not fit onto the store's disk."""
     # The intermediate, as large as the weights, stays until the variant is written.
-    whole = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    weights_size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     widest = 32 if base_type(model) == "F32" else 16
-    needed = int(whole * (1 + quantization.bits / widest))
+    needed = int(weights_size * (1 + quantization.bits / widest))
     require_room(needed, "the lossless intermediate, with the result,", store.root, doing)

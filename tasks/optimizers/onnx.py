@@ -153,11 +153,11 @@ def _check_weights(model: Path, doing: str) -> None:
 def _check_architecture(model: Path, cache: Path, doing: str) -> None:
     """Raise BadInput for a model that the builder does not know or that is no language model."""
     config = read_object("config.json", model / "config.json")
-    named = (config.get("architectures") or ["(none)"])[0]
+    declared = (config.get("architectures") or ["(none)"])[0]
     architectures = known_architectures(cache)
-    if named not in architectures:
-        wrong = f"{_builder()}'s builder makes no language model of the architecture {named}"
-        raise BadInput(doing, f"{wrong}; {suggestion(named, architectures)}", INSTEAD)
+    if declared not in architectures:
+        wrong = f"{_builder()}'s builder makes no language model of the architecture {declared}"
+        raise BadInput(doing, f"{wrong}; {suggestion(declared, architectures)}", INSTEAD)
 
 
 def known_architectures(cache: Path) -> list[str]:

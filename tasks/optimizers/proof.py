@@ -116,9 +116,9 @@ def compare(
     )
     with track("comparing tokens with the tokenizer's", len(texts), "rows") as update:
         for done, (text, ids) in enumerate(zip(texts, expected, strict=True), start=1):
-            theirs = engine.tokenize(url, text)
-            if theirs != ids:
-                _differ(tokenizer, text, ids, theirs, doing)
+            engine_ids = engine.tokenize(url, text)
+            if engine_ids != ids:
+                _differ(tokenizer, text, ids, engine_ids, doing)
             update(done)
     # The shortest, so that they fit into any model's context.
     chats = sorted(
@@ -158,12 +158,12 @@ def _differ(tokenizer: Any, text: str, ids: list[int], engine_ids: list[int], do
     )
     start = len(tokenizer.decode(ids[:at]))
     excerpt = text[max(0, start - 20) : start + 40]
-    theirs, ours = (
+    engine_tokens, expected_tokens = (
         tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (engine_ids, ids)
     )
     wrong = (
         f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads "
-        f"{theirs}, not {ours}"
+        f"{engine_tokens}, not {expected_tokens}"
     )
     raise BadInput(
         doing,

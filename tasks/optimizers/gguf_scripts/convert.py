@@ -34,8 +34,12 @@ def name_of(tokenizer: dict[str, Any]) -> str:
     Raises:
         Refusal: llama.cpp has no pre-tokenizer with this pattern.
     """
-    model, before = tokenizer["model"], tokenizer["pre_tokenizer"] or {}
-    steps = before["pretokenizers"] if before.get("type") == "Sequence" else [before]
+    model, pre_tokenizer = tokenizer["model"], tokenizer["pre_tokenizer"] or {}
+    steps = (
+        pre_tokenizer["pretokenizers"]
+        if pre_tokenizer.get("type") == "Sequence"
+        else [pre_tokenizer]
+    )
     kinds = [step.get("type") for step in steps]
     last = steps[-1]
     if model.get("type") != "BPE" or kinds[-1] != "ByteLevel" or last.get("add_prefix_space"):
@@ -95,11 +99,11 @@ def lighten() -> None:
     """
     from transformers.utils import import_utils
 
-    look = import_utils._is_package_available
+    is_available = import_utils._is_package_available
 
     def without_torch(name: str, return_version: bool = False) -> Any:
         if name != "torch":
-            return look(name, return_version)
+            return is_available(name, return_version)
         return (False, "N/A") if return_version else False
 
     import_utils._is_package_available = without_torch
