@@ -112,6 +112,7 @@ def _row(rollout: "RolloutRecord") -> list[str]:
     seconds = "—" if rollout.seconds is None else f"{rollout.seconds:.1f} s"
     outcome = f"[{colour}]{rollout.outcome}[/{colour}]"
     version = f"{rollout.name} {rollout.version}"
+    # To whoever sent it, a request that was cut off has failed.
     failed = str(rollout.failed + rollout.cut)
     return [
         _when(rollout.began),

@@ -79,6 +79,7 @@ def _show(released: "Released") -> None:
         "-d",
         json.dumps(body),
     ]
+    # Not by rich, which would wrap the line that people copy.
     click.echo(shlex.join(command))
     click.echo(f"\n{prompt if isinstance(prompt, str) else prompt[-1]['content']}")
     click.echo(f"→ {Client(address).ask(prompt, max_tokens=64).text}\n")

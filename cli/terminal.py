@@ -69,6 +69,7 @@ class LiveSteps:
     def _plain(self, step: Step) -> None:
         """Print at most a line every ten seconds, for logs."""
         now = time.monotonic()
+        # The first line waits as long as the others: short work leaves none.
         if now - self._last_line.setdefault(step.what, now) >= 10:
             self._last_line[step.what] = now
             self._screen.print(f"  {step.what}: {_amount(step)}")

@@ -73,6 +73,8 @@ class Session:
             self.starts += 1
             subject = self.subject
             log = subject.logs / f"{subject.args.kind}-{self.starts}.log"
+            # Logs are appended to: the end of an older one would be read as this engine's last
+            # words.
             log.unlink(missing_ok=True)
             self._running = self._stack.enter_context(
                 serve(subject.model, subject.args, subject.cache, log)
@@ -185,6 +187,7 @@ def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) 
 
 def _line(text: str) -> str:
     line = " ".join(text.split())
+    # Both ends: the one says what was asked, the other is where an engine gives its reason.
     return line if len(line) <= 400 else f"{line[:240]} … {line[-140:]}"
 
 

@@ -38,6 +38,7 @@ class Question(BaseModel):
         return {
             "model": "model",
             "temperature": 0,
+            # A few more than it needs: an engine that does not end is seen, and soon cut off.
             "max_tokens": len(self.answer_ids) + 8,
             **prompt,
             **options,

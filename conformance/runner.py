@@ -207,10 +207,12 @@ def servable(engine: Engine, folder: Path, workspace: Workspace) -> Artifact:
     from weighbridge.tasks.optimize import OptimizeArgs, optimize
     from weighbridge.tasks.optimizers.base import load_optimizer
 
+    # `none` is the first of them: what an engine takes as it is, is not converted.
     for kind in plugins.names("optimizer"):
         optimizer = load_optimizer(kind)
         faithful = optimizer.faithful
         if faithful is not None and optimizer.format in engine.formats:
+            # Copied, since the folder is the cache's and serves other engines' checks.
             model = workspace.store.add(
                 folder / "model", "safetensors", {"uri": "conformance"}, adopt=False
             )

@@ -34,6 +34,7 @@ def track(what: str, total: float | None, unit: str = "") -> Iterator[Callable[[
     """Give `update(done)` for a piece of work; `done` and `total` count `unit`s."""
 
     def update(done: float) -> None:
+        # A copy: another thread may begin or end to listen meanwhile.
         for listener in tuple(_listeners):
             listener(Step(what, done, total, unit))
 

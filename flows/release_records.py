@@ -44,6 +44,8 @@ class ReleaseRecords:
 
     def finetuned(self, finetuned: Finetuned, base: Version, run: MlflowRun) -> Version:
         """Register adapter and merged weights; return the version of the merged ones."""
+        # The steps that were logged while it trained are there already, unless the process was
+        # killed or the stage was reused from a run that MLflow does not know.
         run.log_history(finetuned.losses)
         adapter = self._register("adapter", finetuned.adapter, base, run=run, facts=finetuned.facts)
         merged = self._register("merged", finetuned.merged, adapter, run=run, facts=finetuned.facts)
@@ -65,6 +67,7 @@ class ReleaseRecords:
             _dataset(downloaded.data, "validation"),
             _dataset(downloaded.data, "test"),
         )
+        # On the run as well, where base and fine-tuned model stand side by side.
         run.log_metrics(_values(evaluated.base, "base."), validation)
         run.log_metrics(_values(evaluated.finetuned), validation, merged.model_id)
         run.log_metrics(_values(evaluated.base), validation, base.model_id)

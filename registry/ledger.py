@@ -126,6 +126,7 @@ def _mirror(connection: Connection, experiment_id: str, lines: Sequence[LedgerEn
         _write(connection, run.info.run_id, rollout, missing)
     if rollout.ended is not None and run.info.status == "RUNNING":
         status = _STATUS.get(rollout.outcome, "FINISHED")
+        # With the rollout's own times: MLflow may have been away when it ended.
         connection.client.set_terminated(run.info.run_id, status, int(rollout.ended * 1000))
 
 
@@ -270,6 +271,7 @@ def _shortened(value: Any, longest: int) -> Any:
 def history(connection: Connection, target: str, limit: int = 50) -> list[RolloutRecord]:
     """Return the rollouts of a target, newest first."""
     name = checked_name(target)
+    # Not made where there is none: this only reads.
     experiment_id = connection.known_experiment(EXPERIMENT)
     if experiment_id is None:
         return []

@@ -45,6 +45,7 @@ def ensure(
     """
     model = find(connection, run.experiment_id, identity)
     if model is None:
+        # In single steps: MLflow's `log_model` would load the weights.
         model = connection.client.create_logged_model(
             run.experiment_id,
             name=name,

@@ -66,6 +66,7 @@ class VersionSpec:
             logged_models.IDENTITY: self.identity,
             FACTS: json.dumps({"format": self.artifact.format, "size": self.artifact.size}),
         }
+        # Cut here, since MLflow would refuse the whole version at the end of a long run.
         return {key: value[:MAX_TAG] for key, value in facts.items() if value}
 
 
@@ -98,6 +99,7 @@ def register(connection: Connection, run: MlflowRun, spec: VersionSpec) -> Versi
 def _create(
     connection: Connection, run: MlflowRun, spec: VersionSpec, model: "LoggedModel"
 ) -> Version:
+    # As a tag, too: MLflow takes the logged model's id and gives None back for it.
     tags = {**spec.all_tags(), "model_id": model.model_id}
     created = connection.client.create_model_version(
         spec.name,
@@ -175,4 +177,5 @@ def _find(connection: Connection, name: str, identity: str) -> Version | None:
         f"name = '{name}' and tags.`{logged_models.IDENTITY}` = '{identity}'"
     )
     versions = [version_of(entity) for entity in entities]
+    # By number: as text, version 10 would come before 9.
     return min(versions, key=lambda version: int(version.version), default=None)
