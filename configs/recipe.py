@@ -46,7 +46,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
-        """Refuse variants that no engine takes now, not when everything is fine-tuned and made."""
+        """Refuse variants that no engine takes: now, and not after the fine-tune."""
         formats = {load_optimizer(variant.kind).format for variant in self.optimize.variants}
         accepted = {
             name for engine in self.weigh.engines for name in engine_class(engine.kind).formats

@@ -112,8 +112,7 @@ class CandidateBenchmark:
             self._serve(tuned) as running,
         ):
             with PeakMemory(running.process.pid) as peak:
-                # Speed before quality: the engine would know the prompts of the validation rows by
-                # then.
+                # Speed first: after the questions of quality, the engine knows these prompts.
                 load = self.load(running, payloads)
                 done(1)
                 answers: dict[Split, _Answers] = {}
@@ -236,8 +235,7 @@ class CandidateBenchmark:
         except Unavailable as exc:
             return _Setting(args, problem=str(exc))
         rates = [level.tokens_per_second for level in figures]
-        # A geometric mean: each concurrency counts by ratios, though the higher ones have larger
-        # figures.
+        # A geometric mean: ratios count, not the larger figures of the higher concurrencies.
         return _Setting(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:

@@ -69,8 +69,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
         whole[len(prompt) :] if whole[: len(prompt)] == prompt else None
         for prompt, whole in zip(prompts, wholes, strict=True)
     ]
-    # Where a token spans the border, the completion is encoded by itself: at inference the prompt
-    # ends there.
+    # Where a token spans the border, the completion is encoded alone: at inference the prompt ends
+    # there.
     torn = [index for index, completion in enumerate(completions) if not completion]
     for index, ids in zip(
         torn, _ids(tokenizer, [texts[index][1] for index in torn], special=False), strict=True

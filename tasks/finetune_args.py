@@ -38,6 +38,7 @@ class FinetuneArgs(BaseModel):
     )
     weight_decay: float = Field(0.0, ge=0)
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training rows.")
+    # transformers' own way to say "not set", kept with its name; 0 would mean no training at all.
     max_steps: int = Field(
         -1, ge=-1, description="Optimizer steps in all, whatever the epochs say; -1: by epochs."
     )

@@ -44,8 +44,7 @@ def answers(
     options = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
     )
-    # What the model's own configuration says of sampling would be filled in where ours says
-    # nothing.
+    # Where ours says nothing, the model's own settings of sampling would be filled in.
     model.generation_config = options
     model.eval()
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)

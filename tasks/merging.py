@@ -62,8 +62,7 @@ def _merge(layer: LoraLayer) -> None:
     dtype: torch.dtype = inner.weight.dtype
     inner.to(torch.float32)
     try:
-        # Only a safe merge looks for NaN; PEFT then raises a ValueError and leaves the weights
-        # alone.
+        # Only a safe merge looks for NaN; PEFT then raises a ValueError and changes no weight.
         layer.merge(safe_merge=True)
     except ValueError as exc:
         raise BadInput("merging the adapter", str(exc), "lower finetune.learning_rate") from exc
@@ -72,7 +71,6 @@ def _merge(layer: LoraLayer) -> None:
 
 def _belongs(name: str) -> bool:
     return (
-        # The base's index names the base's shards; save_pretrained has written one for the new
-        # ones.
+        # The base's index names the base's shards; save_pretrained has written a new one.
         name.endswith(BESIDE_WEIGHTS) and not name.endswith(".safetensors.index.json")
     ) or name.startswith(LEGAL)

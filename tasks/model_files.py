@@ -34,8 +34,7 @@ WANTED: Final = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     INDEX,
-    # The card says where a model comes from, and some licences ask to be passed on with the
-    # weights.
+    # The card says where a model comes from, and some licences must go with the weights.
     "README.md",
     "LICENSE*",
     "NOTICE*",
@@ -74,8 +73,7 @@ def _weights(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
     twice.
     """
     top = [file for file in files if _matches(file.path, "*.safetensors")]
-    # Some repositories hold the weights once more as consolidated.safetensors, in their authors'
-    # own layout.
+    # Some repositories hold the weights twice: again as consolidated.safetensors, for other code.
     weights = [file for file in top if WEIGHTS.fullmatch(file.path)] or top
     if weights:
         return weights

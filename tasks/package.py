@@ -69,9 +69,9 @@ def package(
 ) -> Packaged:
     """Build, export and prove the Bento of one candidate; the same inputs give the same Bento.
 
-    `lineage` goes into the Bento's labels, its README and `lineage.json`; so does nothing else, so
-    what changes from run to run does not belong there. The Bento appears in BentoML's store
-    (`BENTOML_HOME`) whole or not at all.
+    `lineage` is written into the Bento's labels, its README and `lineage.json`. What changes from
+    run to run must not be in it: every run would give another Bento. The Bento appears in BentoML's
+    store (`BENTOML_HOME`) whole or not at all.
 
     Raises:
         Unavailable: its environment cannot be built, BentoML refuses, or the Bento does not answer.

@@ -161,8 +161,7 @@ def _present(files: list[File], to: S3Args) -> set[str]:
 
     def is_there(file: File) -> bool:
         stored = s3.head(to, to.folder + file.path)
-        # By our own metadata and not by ETag: of an upload in parts, that is no digest of the
-        # content.
+        # By our own metadata, not by ETag: of an upload in parts, that is no digest of the content.
         return stored is not None and (stored.size, stored.sha256) == (file.size, file.sha256)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:

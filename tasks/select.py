@@ -92,6 +92,8 @@ def select(
     }
     return Decision(
         winner=winner.candidate.label if winner else None,
+        # Where nobody is within the limits, the run has failed (require_winner), though the
+        # champion goes on serving.
         keeps_champion=bool(ranked) and champion is not None and (winner is None or is_champion),
         why=why,
         reasons=reasons,

@@ -120,6 +120,7 @@ def once(compute: Callable[[], T]) -> T:
     if not _several():
         return compute()
     results: list[Any] = [compute() if is_first() else None]
+    # It fills the list in place: the other ranks find the first one's result in it.
     torch.distributed.broadcast_object_list(results)
     result: T = results[0]
     return result
@@ -209,8 +210,7 @@ def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) 
     )
     try:
         with warnings.catch_warnings():
-            # Merged into weights that two layers share, such an adapter would change the other
-            # layer, too.
+            # Merged into weights that two layers share, such an adapter would change both layers.
             warnings.filterwarnings("error", message=".*a tied layer is part of the adapter")
             trainer = SFTTrainer(
                 model=model,
@@ -279,8 +279,7 @@ def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
         dataloader_pin_memory=not on_cpu,
     )
     if not _several():
-        # Several visible GPUs and no launcher: SFTTrainer refuses nn.DataParallel, so one of them
-        # is used.
+        # SFTTrainer refuses nn.DataParallel: of several GPUs without a launcher, one is used.
         config._n_gpu = min(1, config.n_gpu)
     return config
 

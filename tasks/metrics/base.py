@@ -42,6 +42,7 @@ class Score(BaseModel):
         """
         if not math.isfinite(self.value):
             return "not a number"
+        # `#` keeps the zero at the end of 0.0050, which is a digit that says something.
         form = ".3f" if max(abs(self.value), abs(self.low), abs(self.high)) >= 0.01 else "#.2g"
         interval = f" ({self.low:{form}}–{self.high:{form}})" if self.low < self.high else ""
         return f"{self.value:{form}}{interval}"

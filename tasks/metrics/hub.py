@@ -65,8 +65,7 @@ class HubMetric:
         ends = {"low": value, "high": value}
         if rows:
             means = mean_score(rows)
-            # A corpus figure is not the mean of its rows: their spread is laid around the figure
-            # itself.
+            # A corpus figure is not the mean of its rows: their spread is laid around the figure.
             ends = {
                 "low": value - (means.value - means.low),
                 "high": value + (means.high - means.value),

@@ -178,8 +178,7 @@ def _prove(
             logger.info("%s: comparing the tokens of %d rows", doing, len(rows))
             return proof.compare(engine, running.url, model.path, rows, doing)
 
-        # Variants of one model carry the same tokenizer, byte by byte: the first proof holds for
-        # all.
+        # Variants of one model carry the same tokenizer, byte by byte: one proof holds for all.
         tokenization = workspace.stages.run(
             "optimize.gguf_tokens", BASE_VERSION, proof.TokenizationProof, inputs, compute
         ).value

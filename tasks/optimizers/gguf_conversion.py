@@ -71,8 +71,7 @@ def _convert(model: Artifact, out: Path, cache: Path) -> dict[str, str]:
     number_type, doing = checks.base_type(model.path), "converting the model to GGUF"
     out.mkdir()
     logger.info("%s (%s, without loss)", doing, number_type)
-    # The converter reads meaning into the folder's name: let it be the same wherever the store
-    # lies.
+    # The converter reads meaning into the folder's name: it must not depend on the store.
     (folder := out.parent / "model").symlink_to(model.path)
     command = script(SCRIPTS / "convert.py", LOCK, cache)
     command += [sources, folder, out / "model.gguf", number_type.lower(), _name(model), report]
@@ -119,8 +118,7 @@ def quantize_natively(
     program = _tool("llama-quantize", workspace.settings.cache, doing)
     facts = {"quantizer": llama_cpp_native.tool_version(program)}
     with workspace.store.scratch() as scratch:
-        # The tool writes the names of its files into the result: let them say nothing about this
-        # machine.
+        # The tool writes file names into the result: they must say nothing about this machine.
         (scratch / "base.gguf").symlink_to(source)
         command: list[str | Path] = [program]
         if matrix is not None:

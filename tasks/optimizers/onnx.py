@@ -82,8 +82,8 @@ class OnnxArgs(OptimizerArgs):
 
     @property
     def provider(self) -> str:
-        """What the graph is made for. The one of 16 bits for CUDA runs on a CPU too, the builder's
-        other one does not extend its cache in place.
+        """Execution provider that the graph is made for. The fp16 graph for CUDA runs on a CPU as
+        well; the builder's fp16 graph for the CPU does not extend its cache in place.
         """
         return "cuda" if self.precision == "fp16" else "cpu"
 

@@ -74,6 +74,7 @@ class Source(Protocol):
         """
 
 
+# Asked for by isinstance: a plugin that leaves this part out is a whole source.
 @runtime_checkable
 class Digesting(Protocol):
     """What a source may offer besides: digests that its listing is too quick to hold."""

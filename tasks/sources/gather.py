@@ -170,8 +170,7 @@ class Gathering:
 
     def _folder(self, file: RemoteFile) -> Path:
         name = _content_name(file) or ""
-        # A sha256 names the content wherever it comes from; an ETag or a time only within its
-        # source.
+        # A sha256 names the content anywhere; an ETag or a time only within its source.
         if not file.sha256:
             name = json.dumps([self.args.kind, self._uri, file.path, file.size, name])
         return self.store.root / "partial" / hashlib.sha256(name.encode()).hexdigest()[:32]

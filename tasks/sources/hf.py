@@ -182,8 +182,7 @@ def _translated(args: HubArgs) -> Iterator[None]:
 
     uri, endpoint = args.uri(args.revision), _endpoint()
     doing = f"asking {endpoint} for {uri}"
-    # huggingface_hub 1.x speaks through httpx, 2.x through httpx2: ask for the errors of the one in
-    # use.
+    # huggingface_hub 1.x speaks through httpx, 2.x through httpx2: their errors differ.
     client = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     try:
         yield

@@ -83,8 +83,7 @@ def _fetch_part(
             for chunk in read(at, end):
                 if stop.is_set():
                     raise _Stopped
-                # pwrite has no shared position, which threads with one descriptor would move for
-                # each other.
+                # pwrite has no position that threads with one descriptor would move for each other.
                 os.pwrite(descriptor, chunk, at)
                 at += len(chunk)
                 advance(len(chunk))

@@ -28,6 +28,7 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         use_stemmer: bool = False,
         tokenizer: str = "rouge",
     ) -> dict[str, Any]:
+        # None leaves rouge-score its own tokenizer, which alone knows use_stemmer.
         splitter = Whitespace() if tokenizer == "whitespace" else None
         scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=use_stemmer, tokenizer=splitter)
         pairs = zip(predictions, references, strict=True)
