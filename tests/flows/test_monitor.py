@@ -47,7 +47,7 @@ class Scene:
         patches: dict[str, Callable[..., Any]] = {
             "weighbridge.flows.monitor.reconcile.managed_target_of": lambda *_: self.managed,
             "weighbridge.flows.monitor.reconcile.reconcile": self._redeploy,
-            "weighbridge.flows.monitor.operations.rollback_version": lambda *_: "1",
+            "weighbridge.flows.monitor.target_operations.rollback_version": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
             "weighbridge.flows.monitor._judge": self._judged,
         }
