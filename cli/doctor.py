@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing a machine has or lacks."""
 
     what: str
@@ -43,13 +43,13 @@ def doctor(as_json: bool) -> None:
         )
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
+def _findings(settings: Settings) -> Iterator[Diagnosis]:
     from weighbridge.core import environments, plugins
     from weighbridge.core.disk import free_bytes
 
     for label, folder in (("state", settings.home), ("cache", settings.cache)):
         free = free_bytes(folder) / GIB
-        yield Finding(
+        yield Diagnosis(
             f"disk for {label}",
             f"{free:.0f} GiB free at {folder}",
             free >= 5,
@@ -64,7 +64,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
             )
             state = str(environment.path) if whole else "environment not built yet"
             # Not missing: a run builds it when it is needed.
-            yield Finding(f"engine {name}, {device}", state, True, "" if whole else install)
+            yield Diagnosis(f"engine {name}, {device}", state, True, "" if whole else install)
     for tool, remedy in (
         ("haproxy", "serves every target: apt-get install haproxy"),
         ("cmake", "for K-quants: apt-get install cmake"),
@@ -72,8 +72,10 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     ):
         # haproxy lies where only the superuser looks by default.
         program = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-        yield Finding(tool, program or "not on the PATH", bool(program), "" if program else remedy)
+        yield Diagnosis(
+            tool, program or "not on the PATH", bool(program), "" if program else remedy
+        )
     gpu = shutil.which("nvidia-smi")
-    yield Finding(
+    yield Diagnosis(
         "GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone"
     )

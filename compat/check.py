@@ -12,7 +12,13 @@ from pathlib import Path
 
 from weighbridge.compat.attribution import BrokenContract, attribute
 from weighbridge.compat.locked_environments import Contract, LockedEnvironment
-from weighbridge.compat.report import Change, CheckedEnvironment, CompatReport, Finding, Result
+from weighbridge.compat.report import (
+    Change,
+    CheckedEnvironment,
+    CompatReport,
+    ContractResult,
+    Finding,
+)
 from weighbridge.compat.resolution import TORCH, Resolver, Versions, pins
 from weighbridge.compat.throwaway import cache_without, folder_of_a_check, run_contract, throw_away
 from weighbridge.compat.trials import INSTALLS, Clock, Trials, is_packages_fault
@@ -96,7 +102,7 @@ class _EnvironmentCheck:
         self._folder, self._cache = folder, cache
         self._resolver = Resolver(environment, options.with_torch)
         self._findings: list[Finding] = []
-        self._results: list[Result] = []
+        self._results: list[ContractResult] = []
 
     def check(self) -> CheckedEnvironment:
         started = time.monotonic()

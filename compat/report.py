@@ -14,7 +14,7 @@ BAD = ("breaks", "broken already")
 """Kinds of findings with which the newest releases cannot be taken."""
 
 
-class Result(BaseModel):
+class ContractResult(BaseModel):
     """One contract, run once."""
 
     model_config = ConfigDict(frozen=True)
@@ -72,7 +72,9 @@ class CheckedEnvironment(BaseModel):
     environment: str
     state: str = Field(description="`checked`, `as locked`, or why it was not checked.")
     changes: list[Change] = []
-    results: list[Result] = Field([], description="Every contract with everything at its newest.")
+    results: list[ContractResult] = Field(
+        [], description="Every contract with everything at its newest."
+    )
     findings: list[Finding] = []
     seconds: float = 0.0
 
@@ -248,7 +250,7 @@ def _contracts(checked: CheckedEnvironment) -> list[str]:
     return lines
 
 
-def _result(result: Result) -> str:
+def _result(result: ContractResult) -> str:
     return (
         f"- {result.contract}: {'holds' if result.holds else result.error} ({result.seconds:.1f} s)"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import weighbridge
 from weighbridge.compat.locked_environments import CONTROL, Contract, LockedEnvironment
-from weighbridge.compat.report import Result
+from weighbridge.compat.report import ContractResult
 from weighbridge.core.contract_runner import MARK
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
@@ -53,7 +53,7 @@ class ThrowAwayEnvironment:
         # The mark by which `locate`, in a contract run by our own Python, takes it for whole.
         (self.environment.path / ".complete").touch()
 
-    def run(self, contract: Contract, timeout: float) -> Result:
+    def run(self, contract: Contract, timeout: float) -> ContractResult:
         """Run one contract. Whatever it does, this says how it ended."""
         python = self.environment.python if contract.inside else Path(sys.executable)
         return run_contract(contract, python, self.models, self.cache, timeout)
@@ -61,7 +61,7 @@ class ThrowAwayEnvironment:
 
 def run_contract(
     contract: Contract, python: Path, models: Path, cache: Path, timeout: float
-) -> Result:
+) -> ContractResult:
     """Run a contract in a process of its own; what it writes is removed, but for `models`."""
     # A short name: sockets live in it.
     with tempfile.TemporaryDirectory(prefix="wb-") as scratch:
@@ -121,14 +121,14 @@ def _alone(scratch: Path) -> Path:
     return folder
 
 
-def _result(contract: Contract, process: Process, timeout: float) -> Result:
+def _result(contract: Contract, process: Process, timeout: float) -> ContractResult:
     started = time.monotonic()
     while process.alive():
         if time.monotonic() - started > timeout:
             wrong = (
                 f"it took longer than {timeout:.0f} s; its last words: {_one_line(process.tail(3))}"
             )
-            return Result(contract=contract.name, holds=False, error=wrong, seconds=timeout)
+            return ContractResult(contract=contract.name, holds=False, error=wrong, seconds=timeout)
         time.sleep(0.05)
     result_lines = [
         line
@@ -138,10 +138,10 @@ def _result(contract: Contract, process: Process, timeout: float) -> Result:
     # It was killed, or ended the interpreter itself.
     if not result_lines:
         wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
-        return Result(
+        return ContractResult(
             contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started
         )
-    return Result(contract=contract.name, **json.loads(result_lines[-1].removeprefix(MARK)))
+    return ContractResult(contract=contract.name, **json.loads(result_lines[-1].removeprefix(MARK)))
 
 
 def _one_line(text: str) -> str:

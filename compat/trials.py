@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from weighbridge.compat.locked_environments import Contract
-from weighbridge.compat.report import Result
+from weighbridge.compat.report import ContractResult
 from weighbridge.compat.resolution import Versions
 from weighbridge.compat.throwaway import ThrowAwayEnvironment
 from weighbridge.core.environments import Unresolvable
@@ -49,9 +49,11 @@ class Trials:
     """Most that one contract may take."""
     prepare: Callable[[], str | None]
     """Called before contracts run; says what is wrong, None where nothing is."""
-    _known: dict[tuple[str, frozenset[tuple[str, str]]], Result] = field(default_factory=dict)
+    _known: dict[tuple[str, frozenset[tuple[str, str]]], ContractResult] = field(
+        default_factory=dict
+    )
 
-    def results(self, versions: Versions, contracts: Sequence[Contract]) -> list[Result]:
+    def results(self, versions: Versions, contracts: Sequence[Contract]) -> list[ContractResult]:
         """Return a result for each contract that time was left for; a single one where the versions
         cannot be installed.
 
@@ -66,7 +68,7 @@ class Trials:
         except Unavailable as exc:
             if not is_packages_fault(exc):
                 raise
-            return [Result(contract=INSTALLS, holds=False, error=exc.wrong, seconds=0.0)]
+            return [ContractResult(contract=INSTALLS, holds=False, error=exc.wrong, seconds=0.0)]
         if (wrong := self.prepare()) is not None:
             raise Unavailable(f"preparing the contracts of {self.throwaway.locked.name}", wrong)
         return [self._one(contract, versions) for contract in contracts if self.clock.left() > 0]
@@ -79,7 +81,7 @@ class Trials:
             if not result.holds
         }
 
-    def _one(self, contract: Contract, versions: Versions) -> Result:
+    def _one(self, contract: Contract, versions: Versions) -> ContractResult:
         key = (contract.name, frozenset(versions.items()))
         if key in self._known:
             return self._known[key]

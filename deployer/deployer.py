@@ -39,7 +39,7 @@ from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.loading import load_mlflow
 from weighbridge.rollout import reconcile
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 
 logger = logging.getLogger("weighbridge.deployer")
 
@@ -59,7 +59,7 @@ class Reconciler(Protocol):
         trigger: str,
         *,
         force: bool = False,
-    ) -> Result: ...
+    ) -> ReconcileResult: ...
 
     def needs(
         self, binding: Binding, registry: Registry, workspace: Workspace, *, force: bool = False
@@ -194,7 +194,7 @@ class Deployer:
             else:
                 worker.binding = binding
 
-    def _reconcile_target(self, binding: Binding, trigger: str, asked_at: float) -> Result:
+    def _reconcile_target(self, binding: Binding, trigger: str, asked_at: float) -> ReconcileResult:
         """Reconcile one target, with a flow run beside it where there is something to do."""
         registry = self._registry
         if registry is None:
@@ -204,14 +204,14 @@ class Deployer:
         # tried does not.
         force = asked_at > self._reconciler.failed_at(binding, self._workspace)
 
-        def work() -> Result:
+        def work() -> ReconcileResult:
             return self._reconciler.reconcile(
                 binding, registry, self._workspace, trigger, force=force
             )
 
         if not self._reconciler.needs(binding, registry, self._workspace, force=force):
             return work()
-        job: ShadowedJob[Result] = ShadowedJob(binding.target, trigger)
+        job: ShadowedJob[ReconcileResult] = ShadowedJob(binding.target, trigger)
         return with_shadow_run(job, work, _state_of, frozenset({"weighbridge", self.tag}))
 
     def _go_on_without_mlflow(self, why: str) -> None:
@@ -260,7 +260,7 @@ def _through_the_server(settings: Settings) -> Settings:
     return settings.model_copy(update={"tracking_uri": uri})
 
 
-def _state_of(result: Result) -> Any:
+def _state_of(result: ReconcileResult) -> Any:
     from weighbridge.flows.redeploy import state_of
 
     return state_of(result)

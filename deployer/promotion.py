@@ -17,7 +17,7 @@ from weighbridge.registry.ledger import RolloutRecord, record_of
 from weighbridge.rollout import reconcile, target_operations, target_status
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.operator_commands import Command
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.state import known_targets
 
 POLL = 0.2
@@ -161,16 +161,16 @@ def _bindings_of(model: str, registry: Registry) -> list[Binding]:
     return [binding for binding in registry.bindings() if binding.model == model]
 
 
-def _reconcile_here(follower: Follower, binding: Binding) -> Result:
+def _reconcile_here(follower: Follower, binding: Binding) -> ReconcileResult:
     """Roll out in this process, on a thread of its own, so that progress can be told meanwhile."""
     workspace, trigger = follower.workspace, follower.promotion.trigger
 
-    def work() -> Result:
+    def work() -> ReconcileResult:
         registry = Registry.connect(workspace.settings)
         return reconcile.reconcile(binding, registry, workspace, trigger, force=True)
 
     with ThreadPoolExecutor(1) as pool:
-        future: Future[Result] = pool.submit(work)
+        future: Future[ReconcileResult] = pool.submit(work)
         try:
             while not future.done():
                 follower.look()
@@ -183,7 +183,7 @@ def _reconcile_here(follower: Follower, binding: Binding) -> Result:
         return future.result()
 
 
-def _follow_deployer(follower: Follower, binding: Binding) -> Result:
+def _follow_deployer(follower: Follower, binding: Binding) -> ReconcileResult:
     """Wait until the deployer, which was woken, has nothing to do any more at this target."""
     woken = last_heard = time.monotonic()
     while True:
@@ -205,7 +205,7 @@ def _follow_deployer(follower: Follower, binding: Binding) -> Result:
 
 def _result_if_settled(
     managed: ManagedTarget, promotion: Promotion, had_time: bool
-) -> Result | None:
+) -> ReconcileResult | None:
     """Return what the target's state comes to; None while somebody works on it, or is about to."""
     # Read first: if the state changes in between, it counts as older than it is, and is read again.
     changed_at = managed.changed_at
@@ -215,17 +215,17 @@ def _result_if_settled(
     version, current = promotion.version, state.current
     serving = current.release.version if current else ""
     if current and (current.release.name, serving) == (version.name, version.version):
-        return Result("nothing", "", serving)
+        return ReconcileResult("nothing", "", serving)
     is_seen = changed_at >= promotion.at and state.desired_version == version.version
     if not had_time and not is_seen:
         return None
     if state.desired_version and state.desired_version != version.version:
         why = f"the alias has moved on to version {state.desired_version}"
-        return Result("kept", why, serving)
+        return ReconcileResult("kept", why, serving)
     failure = state.last_failure
     if failure is not None and failure.release.version == version.version:
-        return Result("failed", failure.why, serving)
-    return Result("kept", state.reason or "the deployer leaves it alone", serving)
+        return ReconcileResult("failed", failure.why, serving)
+    return ReconcileResult("kept", state.reason or "the deployer leaves it alone", serving)
 
 
 def _deployer_answers(workspace: Workspace) -> bool:

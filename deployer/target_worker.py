@@ -8,14 +8,14 @@ from typing import Any
 
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.registry import Binding
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 
 ROUTINE = "reconcile"
 """The trigger of a look that nobody asked for."""
 _BY_PEOPLE = frozenset({"webhook", "promote", "rollback"})
 """Triggers behind which somebody moved, or confirmed, the alias."""
 
-ReconcileTarget = Callable[[Binding, str, float], Result]
+ReconcileTarget = Callable[[Binding, str, float], ReconcileResult]
 """Takes the binding, the trigger, and when somebody last asked (Unix time, 0: nobody did)."""
 
 logger = logging.getLogger("weighbridge.deployer")

@@ -10,7 +10,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.registry import Binding, Registry
 from weighbridge.rollout import reconcile as work
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -47,7 +47,7 @@ def binding_of(target: str, registry: Registry) -> Binding:
     return bindings[target]
 
 
-def state_of(result: Result) -> "State[Any]":
+def state_of(result: ReconcileResult) -> "State[Any]":
     """Return how a flow run ends: as Failed where something was tried and did not work."""
     from prefect.states import Completed, Failed
 

@@ -22,7 +22,7 @@ from weighbridge.rollout.champion import (
     as_candidate,
     find_champion,
 )
-from weighbridge.rollout.reconcile import Result, managed_target_of, reconcile
+from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
 from weighbridge.rollout.target_status import serving_at
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import optimize as optimizing
@@ -189,7 +189,7 @@ class ReleaseRun:
         self.registry.bind(binding)
         self.registry.promote(version)
 
-        def call() -> StageOutcome[Result]:
+        def call() -> StageOutcome[ReconcileResult]:
             started = time.monotonic()
             try:
                 result = reconcile(binding, self.registry, self.workspace, "run", force=True)

@@ -34,7 +34,7 @@ ALIAS_POLL = 1.0
 
 
 @dataclass(frozen=True)
-class Result:
+class ReconcileResult:
     """What one reconciliation came to."""
 
     action: Literal["nothing", "deployed", "failed", "kept", "interrupted"]
@@ -62,7 +62,7 @@ def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
 
 def reconcile(
     binding: Binding, registry: Registry, workspace: Workspace, trigger: str, *, force: bool = False
-) -> Result:
+) -> ReconcileResult:
     """Serve the version that the alias names now, if it does not serve yet.
 
     Args:
@@ -115,7 +115,7 @@ def needs(
 
 def _reconcile_locked(
     managed: ManagedTarget, binding: Binding, registry: Registry, trigger: str, force: bool
-) -> Result:
+) -> ReconcileResult:
     # Again and again while the alias moves on during a rollout.
     while True:
         desired = registry.desired_version(binding.model)
@@ -125,7 +125,7 @@ def _reconcile_locked(
             return _keep(managed, serving, f"no version of {binding.model} has the alias champion")
         if _serves(state, desired):
             managed.change_state(reason="", last_failure=None)
-            return Result("nothing", f"version {serving} serves already", serving)
+            return ReconcileResult("nothing", f"version {serving} serves already", serving)
         if (why := _why_not_tried(managed, state, desired, force)) is not None:
             return _keep(managed, serving, why)
         managed = _with_newest_arguments(managed, binding, registry)
@@ -138,9 +138,9 @@ def _reconcile_locked(
             why = f"version {desired.version} can't be served: {exc}"
             return _keep(managed, serving, why)
         if stopped is None:
-            return Result("deployed", f"version {desired.version} serves", desired.version)
+            return ReconcileResult("deployed", f"version {desired.version} serves", desired.version)
         if stopped.outcome != "superseded":
-            return Result("failed", stopped.why, serving)
+            return ReconcileResult("failed", stopped.why, serving)
 
 
 def _with_newest_arguments(
@@ -158,13 +158,13 @@ def _with_newest_arguments(
     return managed_target_of(next(matching, binding), managed.workspace)
 
 
-def _keep(managed: ManagedTarget, serving: str, why: str) -> Result:
+def _keep(managed: ManagedTarget, serving: str, why: str) -> ReconcileResult:
     """Write down why the desired version is not tried; what serves goes on."""
     if managed.load_state().reason != why:
         goes_on = f"; version {serving} goes on serving" if serving else ""
         logger.warning("%s: %s%s", managed.name, why, goes_on)
     managed.change_state(reason=why)
-    return Result("kept", why, serving)
+    return ReconcileResult("kept", why, serving)
 
 
 def _serves(state: TargetState[Any], version: Version) -> bool:

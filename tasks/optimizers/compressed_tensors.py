@@ -26,14 +26,14 @@ from weighbridge.tasks.optimizers import compressed_tensors_proof as proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 from weighbridge.tasks.optimizers.compressed_tensors_proof import Scheme
 from weighbridge.tasks.optimizers.proof import have_it_answer, release, sample, served
-from weighbridge.tasks.optimizers.scripts import OFFLINE, Program, script
+from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script
 
 SCRIPT: Final = Path(__file__).parent / "compressed_tensors_scripts" / "quantize.py"
 BESIDE: Final = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
 GROUP: Final = 128
 """Weights under one scale where nobody says how many: what every kernel takes."""
 ENVIRONMENT: Final = {**OFFLINE, "LLM_COMPRESSOR_LOG_FILE_DISABLED": "1"}
-LLM_COMPRESSOR: Final = Program(
+LLM_COMPRESSOR: Final = OptimizerProgram(
     "llm-compressor",
     "cannot quantize this model",
     "leave this variant out",

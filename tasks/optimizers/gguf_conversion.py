@@ -20,13 +20,13 @@ from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.optimizers import gguf_checks as checks
 from weighbridge.tasks.optimizers import proof
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
-from weighbridge.tasks.optimizers.scripts import OFFLINE, Program, script
+from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script
 
 LOCK: Final = Path(__file__).with_name("gguf.lock")
 BASE_VERSION: Final = 1
 """Bumped when the lossless conversion gives other bytes."""
 SCRIPTS: Final = Path(__file__).parent / "gguf_scripts"
-PROGRAM: Final = Program(
+PROGRAM: Final = OptimizerProgram(
     "llama.cpp's tool", "cannot handle this model", "or serve it with `kind: none` on vLLM"
 )
 LONGEST_CHUNK: Final = 512

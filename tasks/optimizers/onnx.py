@@ -25,12 +25,14 @@ from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
 from weighbridge.tasks.optimizers import proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
-from weighbridge.tasks.optimizers.scripts import OFFLINE, Program, script
+from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script
 
 SCRIPT: Final = Path(__file__).parent / "onnx_scripts" / "build.py"
 FLOATS: Final = frozenset({"F32", "F16", "BF16"})
 INSTEAD: Final = "serve it with `kind: none` on vLLM instead"
-BUILDER: Final = Program("onnxruntime-genai's builder", "cannot handle this model", INSTEAD)
+BUILDER: Final = OptimizerProgram(
+    "onnxruntime-genai's builder", "cannot handle this model", INSTEAD
+)
 WHOLE: Final = {"fp32": "FLOAT", "fp16": "FLOAT16"}
 """Precisions that are number types, as ONNX names those."""
 BITS: Final = {"int4": 4, "int8": 8}

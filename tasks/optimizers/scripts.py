@@ -35,7 +35,7 @@ def script(path: Path, lock: Path, cache: Path) -> list[str | Path]:
 
 
 @dataclass(frozen=True)
-class Program:
+class OptimizerProgram:
     """A program that makes variants, and what its failure says to a person."""
 
     name: str

@@ -21,7 +21,7 @@ from weighbridge.deployer.deployer import Deployer
 from weighbridge.deployer.webhook_receiver import PATH
 from weighbridge.flows.events import Announcement
 from weighbridge.registry import Binding
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = Binding(target="demo", model="demo", deploy={})
@@ -75,7 +75,7 @@ class Work:
         trigger: str,
         *,
         force: bool = False,
-    ) -> Result:
+    ) -> ReconcileResult:
         self.forced.append(force)
         assert binding.target not in self.at_work, "two at once at one target"
         self.at_work.add(binding.target)
@@ -85,7 +85,7 @@ class Work:
                 assert gate.wait(30)
             if error := self.wrong.pop(binding.target, None):
                 raise error
-            return Result("nothing", "version 7 serves already", "7")
+            return ReconcileResult("nothing", "version 7 serves already", "7")
         finally:
             self.at_work.discard(binding.target)
 
@@ -324,7 +324,9 @@ def test_only_where_something_is_to_be_done_is_there_a_flow_run(
 ) -> None:
     shown: list[str] = []
 
-    def show(job: Any, work: Callable[[], Result], state: object, tags: object) -> Result:
+    def show(
+        job: Any, work: Callable[[], ReconcileResult], state: object, tags: object
+    ) -> ReconcileResult:
         shown.append(job.trigger)
         return work()
 

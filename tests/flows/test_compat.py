@@ -18,14 +18,16 @@ def test_a_break_fails_the_flow_and_is_kept_as_table_and_text(
 ) -> None:
     index.add("alpha", "1.0", "thing = 1\n")
     index.add("alpha", "2.0")
-    subject = index.subject(["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"})
+    environment = index.environment(
+        ["alpha"], {"alpha": "1.0"}, {IMPORTS: "from alpha import thing\n"}
+    )
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with prefect_api(Settings(home=tmp_path / "home", cache=MACHINE_CACHE)):
         from prefect.client.orchestration import get_client
 
         from weighbridge.flows import compat
 
-        monkeypatch.setattr(compat, "subjects", lambda names: [subject])
+        monkeypatch.setattr(compat, "locked_environments", lambda names: [environment])
         monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
         (tmp_path / "cache").mkdir()
         state: Any = compat.compat(return_state=True)

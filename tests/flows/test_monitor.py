@@ -15,7 +15,7 @@ from weighbridge.flows import monitor
 from weighbridge.flows.events import Announcement
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.api import MONITORING
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.sequential_test import Judgement, Verdict
 from weighbridge.serving.targets.base import Release, Revision
 
@@ -80,11 +80,11 @@ class Scene:
         release = Release(name="demo", version=version, bento=f"demo:{version}", digest="sha256:x")
         return Revision(name=version, release=release, url="http://127.0.0.1:1")
 
-    def _redeploy(self, binding: Binding, *_: object, force: bool) -> Result:
+    def _redeploy(self, binding: Binding, *_: object, force: bool) -> ReconcileResult:
         assert force, "the version before must be tried even if it failed once"
         self.redeployed.append(self.champion)
         self.state.current = self._revision(self.champion)
-        return Result("deployed", f"version {self.champion} serves", self.champion)
+        return ReconcileResult("deployed", f"version {self.champion} serves", self.champion)
 
     def _judged(self, *_: object) -> Judgement:
         return Judgement(

@@ -24,10 +24,10 @@ from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_server import prefect_api
 from weighbridge.flows.redeploy import state_of
 from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 
 logger = logging.getLogger("weighbridge.test")
-DEPLOYED = Result("deployed", "version 7 serves", "7")
+DEPLOYED = ReconcileResult("deployed", "version 7 serves", "7")
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def query(what: str, **body: Any) -> list[dict[str, Any]]:
         return runs
 
 
-def work(result: Result = DEPLOYED, seconds: float = 0.0) -> Callable[[], Result]:
-    def call() -> Result:
+def work(result: ReconcileResult = DEPLOYED, seconds: float = 0.0) -> Callable[[], ReconcileResult]:
+    def call() -> ReconcileResult:
         logger.info("starting version 7")
         time.sleep(seconds)
         logger.warning("10 % of the requests go to it")
@@ -73,7 +73,7 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
 
     other = threading.Thread(target=elsewhere)
 
-    def call() -> Result:
+    def call() -> ReconcileResult:
         other.start()
         other.join()
         return work()()
@@ -103,12 +103,12 @@ def test_the_run_has_the_works_parameters_lines_and_outcome(api: None) -> None:
 @pytest.mark.parametrize(
     ("result", "state"),
     [
-        (Result("failed", "it never answered", "6"), ("FAILED", "Failed")),
-        (Result("kept", "gone", "6"), ("COMPLETED", "Kept")),
+        (ReconcileResult("failed", "it never answered", "6"), ("FAILED", "Failed")),
+        (ReconcileResult("kept", "gone", "6"), ("COMPLETED", "Kept")),
     ],
 )
 def test_what_was_tried_in_vain_is_failed_in_its_own_words(
-    api: None, result: Result, state: tuple[str, str]
+    api: None, result: ReconcileResult, state: tuple[str, str]
 ) -> None:
     assert with_shadow_run(ShadowedJob("demo", "webhook"), work(result), state_of) == result
     settled()
@@ -118,7 +118,7 @@ def test_what_was_tried_in_vain_is_failed_in_its_own_words(
 
 
 def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None:
-    def broken() -> Result:
+    def broken() -> ReconcileResult:
         raise Unavailable("reading the alias", "MLflow is gone")
 
     with pytest.raises(Unavailable, match="MLflow is gone"):
@@ -134,7 +134,7 @@ def test_an_error_of_the_work_reaches_its_caller_and_the_page(api: None) -> None
 def test_runs_that_a_killed_process_left_are_crashed(api: None) -> None:
     go_on = threading.Event()
 
-    def call() -> Result:
+    def call() -> ReconcileResult:
         assert soon(lambda: [run["state_type"] for run in query("flow_runs")] == ["RUNNING"], 30)
         time.sleep(1.1)
         assert mark_crashed("another", time.time()) == []
@@ -181,12 +181,12 @@ sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING)
 from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.flows.redeploy import state_of
-from weighbridge.rollout.reconcile import Result
+from weighbridge.rollout.reconcile import ReconcileResult
 began = time.monotonic()
 def work():
     print("working", flush=True)
     time.sleep({seconds})
-    return Result("deployed", "7 serves", "7")
+    return ReconcileResult("deployed", "7 serves", "7")
 print(with_shadow_run(ShadowedJob("demo", "webhook"), work, state_of).action, flush=True)
 print("late" if time.monotonic() - began > {seconds} + 3 else "in time", flush=True)
 sys.stdout.flush()

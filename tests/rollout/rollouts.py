@@ -21,7 +21,7 @@ from weighbridge.rollout import canary, probe, rollout
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
-from weighbridge.rollout.reconcile import Result, reconcile
+from weighbridge.rollout.reconcile import ReconcileResult, reconcile
 from weighbridge.rollout.state import TargetState
 
 QUESTIONS = [
@@ -99,10 +99,10 @@ class Machine:
     def state(self) -> TargetState[Any]:
         return self.managed.load_state()
 
-    def reconcile(self, **options: Any) -> Result:
+    def reconcile(self, **options: Any) -> ReconcileResult:
         return reconcile(self.binding, self.registry, self.workspace, "test", **options)  # type: ignore[arg-type]
 
-    def promote(self, version: str, **options: Any) -> Result:
+    def promote(self, version: str, **options: Any) -> ReconcileResult:
         self.registry.alias = version
         return self.reconcile(**options)
 

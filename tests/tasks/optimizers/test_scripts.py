@@ -7,9 +7,11 @@ import pytest
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import Finished
 from weighbridge.tasks.optimizers.onnx import BUILDER
-from weighbridge.tasks.optimizers.scripts import REFUSED, Program
+from weighbridge.tasks.optimizers.scripts import REFUSED, OptimizerProgram
 
-PROGRAM = Program("the tool", "cannot convert this model", "leave it out", "give more rows")
+PROGRAM = OptimizerProgram(
+    "the tool", "cannot convert this model", "leave it out", "give more rows"
+)
 
 
 def test_a_builder_that_fails_is_told_in_one_line() -> None:
