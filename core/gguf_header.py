@@ -8,9 +8,13 @@ import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAGIC = b"GGUF"
+LONGEST_HEADER = 64 << 20
+"""Bytes; the vocabularies that we know take up to 20 MB."""
+MOST_DIMENSIONS = 4
+"""ggml's own limit."""
 # The format's numbers for kinds of values, and how `struct` calls them.
 _SCALARS = {
     0: "B",
@@ -146,82 +150,139 @@ def read_metadata(path: Path) -> dict[str, Value]:
     """Return the metadata of a little-endian GGUF file, whatever types its tensors have.
 
     Raises:
-        ValueError: it is none, or cut short.
+        ValueError: it is none, or cut short, or what it says of itself cannot be.
     """
     with path.open("rb") as stream:
-        _, value_count = _counts(stream, path)
-        return dict(_value(stream) for _ in range(value_count))
+        reader = _Reader(stream, path.stat().st_size)
+        _, value_count = _counts(reader, path)
+        return _values(reader, value_count)
 
 
 def read_header(path: Path) -> Header:
     """Return the header of a little-endian GGUF file.
 
     Raises:
-        ValueError: it is none, cut short, or holds tensors of a type that is not in `TYPES`.
+        ValueError: it is none, or cut short, or what it says of itself cannot be, or it holds
+            tensors of a type that is not in `TYPES`.
     """
     with path.open("rb") as stream:
-        tensor_count, value_count = _counts(stream, path)
-        values = dict(_value(stream) for _ in range(value_count))
+        reader = _Reader(stream, path.stat().st_size)
+        tensor_count, value_count = _counts(reader, path)
+        values = _values(reader, value_count)
         start = stream.tell()
-        entries = [_tensor(stream) for _ in range(tensor_count)]
-        stated = values["general.alignment"].content if "general.alignment" in values else None
-        # 32 bytes is what the format says where a file says nothing.
-        alignment = int(stated or 32)
+        entries = [_tensor(reader) for _ in range(tensor_count)]
+        alignment = _alignment(values)
         data = aligned(stream.tell(), alignment)
     tensors = [Tensor(name, shape, kind, data + offset) for name, shape, kind, offset in entries]
-    if tensors and max(tensor.offset + tensor.size for tensor in tensors) > path.stat().st_size:
-        raise ValueError(f"{path} is cut short")
+    _check_places(tensors, path)
     return Header(values, tensors, start, alignment)
 
 
-def _counts(stream: BinaryIO, path: Path) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Reader:
+    """A header that is read from its beginning, and never beyond the end of its file."""
+
+    stream: BinaryIO
+    size: int
+
+    def require(self, count: int) -> None:
+        """Refuse a length before anything of that length is read or looped over.
+
+        Raises:
+            ValueError: so many bytes do not follow.
+        """
+        if self.stream.tell() + count > min(self.size, LONGEST_HEADER):
+            raise ValueError("a GGUF file ends in the middle of its header, or that is too long")
+
+    def take(self, size: int) -> bytes:
+        self.require(size)
+        return self.stream.read(size)
+
+    def skip(self, size: int) -> None:
+        self.require(size)
+        self.stream.seek(size, 1)
+
+    def unpack(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack(form, self.take(struct.calcsize(form)))
+
+    def text(self) -> str:
+        return self.take(self.unpack("<Q")[0]).decode("utf-8", "replace")
+
+
+def _counts(reader: _Reader, path: Path) -> tuple[int, int]:
     """Return how many tensors and how many entries of metadata follow."""
-    magic, version, tensor_count, value_count = struct.unpack("<4sIQQ", _take(stream, 24))
+    magic, version, tensor_count, value_count = reader.unpack("<4sIQQ")
     # Version 1 counted in 32 bits, and would be read as something else.
     if magic != MAGIC or version not in (2, 3):
         raise ValueError(f"{path} is no GGUF file of version 2 or 3")
+    # The shortest entry of metadata: an empty name, a type, one byte. The shortest tensor: an empty
+    # name, no dimensions, type and offset.
+    reader.require(value_count * 13 + tensor_count * 24)
     return tensor_count, value_count
 
 
-def _take(stream: BinaryIO, size: int) -> bytes:
-    content = stream.read(size)
-    if len(content) < size:
-        raise ValueError("a GGUF file ends in the middle of its header")
-    return content
+def _alignment(values: dict[str, Value]) -> int:
+    # 32 bytes is what the format says where a file says nothing.
+    stated = values["general.alignment"].content if "general.alignment" in values else 32
+    # Powers of two, as in llama.cpp; none is larger than a page of 2 MiB.
+    if type(stated) is not int or stated not in (1 << n for n in range(22)):
+        raise ValueError(f"a GGUF file cannot be aligned to {stated!r} bytes")
+    return stated
 
 
-def _text(stream: BinaryIO) -> str:
-    return _take(stream, struct.unpack("<Q", _take(stream, 8))[0]).decode("utf-8", "replace")
+def _check_places(tensors: list[Tensor], path: Path) -> None:
+    """Refuse tensors that lie outside the file, or where another one lies."""
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise ValueError(f"{path} names a tensor twice")
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.shape and tensor.shape[0] % TYPES[CODES[tensor.type]][1]:
+            raise ValueError(f"tensor {tensor.name} has rows that no blocks of {tensor.type} fill")
+        if tensor.offset < end:
+            raise ValueError(f"tensor {tensor.name} lies where another one lies")
+        end = tensor.offset + tensor.size
+    if end > path.stat().st_size:
+        raise ValueError(f"{path} is cut short")
 
 
-def _value(stream: BinaryIO) -> tuple[str, Value]:
-    name, start = _text(stream), stream.tell()
-    _skip(stream, struct.unpack("<I", _take(stream, 4))[0])
-    size = stream.tell() - start
-    stream.seek(start)
-    return name, Value(start, _take(stream, size))
+def _values(reader: _Reader, count: int) -> dict[str, Value]:
+    return dict(_value(reader) for _ in range(count))
 
 
-def _skip(stream: BinaryIO, kind: int) -> None:
+def _value(reader: _Reader) -> tuple[str, Value]:
+    name, start = reader.text(), reader.stream.tell()
+    _skip(reader, reader.unpack("<I")[0])
+    size = reader.stream.tell() - start
+    reader.stream.seek(start)
+    return name, Value(start, reader.take(size))
+
+
+def _skip(reader: _Reader, kind: int) -> None:
     if kind in _SCALARS:
-        stream.seek(struct.calcsize("<" + _SCALARS[kind]), 1)
+        reader.skip(struct.calcsize("<" + _SCALARS[kind]))
     elif kind == _STRING:
-        stream.seek(struct.unpack("<Q", _take(stream, 8))[0], 1)
+        reader.skip(reader.unpack("<Q")[0])
     elif kind == _ARRAY:
-        inner, count = struct.unpack("<IQ", _take(stream, 12))
+        inner, count = reader.unpack("<IQ")
         if inner in _SCALARS:
-            stream.seek(count * struct.calcsize("<" + _SCALARS[inner]), 1)
-        else:
+            reader.skip(count * struct.calcsize("<" + _SCALARS[inner]))
+        elif inner == _STRING:
+            # Every text takes its length at least.
+            reader.require(count * 8)
             for _ in range(count):
-                _skip(stream, inner)
+                _skip(reader, inner)
+        else:
+            raise ValueError(f"a GGUF file holds an array of kind {inner}")
     else:
         raise ValueError(f"a GGUF file holds a value of unknown kind {kind}")
 
 
-def _tensor(stream: BinaryIO) -> tuple[str, tuple[int, ...], str, int]:
-    name = _text(stream)
-    dimensions = struct.unpack("<I", _take(stream, 4))[0]
-    *shape, kind, offset = struct.unpack(f"<{dimensions}QIQ", _take(stream, 8 * dimensions + 12))
+def _tensor(reader: _Reader) -> tuple[str, tuple[int, ...], str, int]:
+    name = reader.text()
+    (dimensions,) = reader.unpack("<I")
+    if dimensions > MOST_DIMENSIONS:
+        raise ValueError(f"tensor {name[:80]} has {dimensions} dimensions")
+    *shape, kind, offset = reader.unpack(f"<{dimensions}QIQ")
     if kind not in TYPES:
-        raise ValueError(f"tensor {name} has the unknown type {kind}")
+        raise ValueError(f"tensor {name[:80]} has the unknown type {kind}")
     return name, tuple(shape), TYPES[kind][0], offset

@@ -12,7 +12,7 @@ from weighbridge.core.environments import locate
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.serving.engines.base import engine_for
-from weighbridge.tasks import optimize
+from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.download import Pinned, missing_bytes, pin
 from weighbridge.tasks.optimizers.base import load_optimizer
 
@@ -102,7 +102,8 @@ class _Forecaster:
             cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
         )
         downloaded = self.last
-        # As in a release: a variant that cannot be made is told before anything is trained.
+        # As in a release: what cannot be made is told before anything is trained.
+        model_check.check(downloaded.model, downloaded.data, workspace)
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         yield from self._forecast(
             cached_stages.finetune_step(downloaded, recipe, workspace),

@@ -25,6 +25,7 @@ from weighbridge.rollout.champion import (
 from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
 from weighbridge.rollout.target_status import serving_at
 from weighbridge.serving.targets.base import Release, Serving
+from weighbridge.tasks import model_check
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
 from weighbridge.tasks.download import Downloaded, pin
@@ -81,11 +82,13 @@ class ReleaseRun:
         return downloaded
 
     def check_model(self, downloaded: Downloaded) -> None:
-        """Check that every variant can be made of this model: hours before they are made.
+        """Check that this model can read the data, and that every variant can be made of it: hours
+        before they are made.
 
         Raises:
-            BadInput: an optimizer cannot take such a model.
+            BadInput: it cannot, or an optimizer cannot take such a model.
         """
+        model_check.check(downloaded.model, downloaded.data, self.workspace)
         optimizing.check(downloaded.model.path, self.recipe.optimize, self.workspace)
 
     def finetune(self, downloaded: Downloaded) -> Finetuned:

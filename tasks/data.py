@@ -12,6 +12,7 @@ import math
 import random
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -123,10 +124,10 @@ class DataArgs(BaseModel):
         return patterns[split]
 
 
-def read_rows(data: Artifact, split: Split) -> list[Row]:
-    """Return the rows of one split of a canonical data artifact."""
+def read_rows(data: Artifact, split: Split, most: int | None = None) -> list[Row]:
+    """Return the rows of one split of a canonical data artifact, or the first `most` of them."""
     with (data.path / f"{split}.jsonl").open(encoding="utf-8") as stream:
-        return [Row.model_validate_json(line) for line in stream]
+        return [Row.model_validate_json(line) for line in islice(stream, most)]
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

@@ -103,8 +103,6 @@ def _texts(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
 ) -> str:
-    from jinja2 import TemplateError
-
     doing = "applying the chat template"
     if not tokenizer.chat_template:
         remedy = "use an instruction-tuned model, or plain text (data.columns with `chat: false`)"
@@ -114,9 +112,10 @@ def _rendered(
     try:
         chat = [message.model_dump() for message in messages]
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
-    except TemplateError as exc:
+    except Exception as exc:  # it is a program: a range too long, a name that is not there, …
+        reason = " ".join((str(exc) or type(exc).__name__).split())[:300]
         raise BadInput(
-            doing, f"it refuses a row: {exc.message}", "change the data or the template"
+            doing, f"it refuses a row: {reason}", "change the data or the template"
         ) from exc
 
 

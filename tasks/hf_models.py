@@ -52,18 +52,28 @@ def load_model(
     to = to or device()
     doing = f"loading the model {folder.name}"
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or (torch.float32 if to == "cpu" else "auto"),
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
         )
     except SafetensorError as exc:
         raise BadInput(doing, f"its weights are damaged: {exc}", "download it again") from exc
-    except (OSError, ValueError, KeyError) as exc:
+    except torch.OutOfMemoryError:
+        raise
+    # RuntimeError: a tensor has another shape than the configuration says.
+    except (OSError, ValueError, KeyError, RuntimeError) as exc:
         wrong = " ".join(str(exc).split())[:300]
         raise BadInput(doing, wrong, "give a causal language model in safetensors") from exc
+    # transformers fills these with random numbers, and only warns.
+    if missing := sorted(loading["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        wrong = f"its weights lack the tensor {missing[0]}{more}"
+        raise BadInput(doing, wrong, "give the weights whole, and the configuration they are of")
     return model.to(to)
 
 

@@ -1,6 +1,5 @@
 """What belongs to a safetensors model: which files are taken, and which are refused."""
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -8,7 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import human_size
 from weighbridge.core.safetensors_header import problem, read_header
 from weighbridge.tasks.sources.base import RemoteFile
 
@@ -40,6 +41,22 @@ WANTED: Final = (
     "NOTICE*",
     "USE_POLICY*",
 )
+# Not tokenizer.json: it is read where its size in memory is bounded, see model_probe.
+CONFIGURATIONS: Final = (
+    INDEX,
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+LARGEST_BESIDE_WEIGHTS: Final = 64 << 20
+"""Bytes of any other file. The largest tokenizers that we know take half of that; they are read
+into memory as a whole, which takes many times as much.
+"""
+LARGEST_CONFIGURATION: Final = 16 << 20
+"""Bytes of a JSON file that is read here: configurations take kilobytes, an index of a hundred
+thousand tensors 10 MB.
+"""
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 
 
@@ -47,7 +64,8 @@ def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
     """Return the files of a model that are needed to run it and to pass it on.
 
     Raises:
-        BadInput: there is no configuration or there are no safetensors weights.
+        BadInput: there is no configuration or there are no safetensors weights, or a file beside
+            them is too large to be one of a model.
     """
     weights = _weights(files, uri)
     paths = {file.path for file in files}
@@ -60,6 +78,14 @@ def choose(files: list[RemoteFile], uri: str) -> list[RemoteFile]:
             f"looking for a model in {uri}", wrong, "add the index that the weights were saved with"
         )
     others = [file for file in files if any(_matches(file.path, pattern) for pattern in WANTED)]
+    for file in others:
+        if file.size > LARGEST_BESIDE_WEIGHTS:
+            wrong = (
+                f"{file.path} has {human_size(file.size)}, and no more than "
+                f"{human_size(LARGEST_BESIDE_WEIGHTS)} is taken"
+            )
+            remedy = "choose another revision or repository of the model"
+            raise BadInput(f"looking for a model in {uri}", wrong, remedy)
     return sorted([*others, *weights], key=lambda file: file.path)
 
 
@@ -106,7 +132,7 @@ def inspect(file: RemoteFile, path: Path) -> None:
                 f"the file is corrupted: {wrong}",
                 "fetch or write it again",
             )
-    elif file.path in ("config.json", INDEX):
+    elif file.path in CONFIGURATIONS:
         read_object(file.path, path)
 
 
@@ -139,8 +165,11 @@ def check_shards(index: Path, shards: Mapping[str, Path]) -> None:
 
 def read_object(name: str, path: Path) -> dict[str, Any]:
     """Return a JSON object from a file. Raises BadInput if it holds anything else."""
+    if (size := path.stat().st_size) > LARGEST_CONFIGURATION:
+        wrong = f"it has {human_size(size)}; {human_size(LARGEST_CONFIGURATION)} is the most"
+        raise BadInput(f"checking {name}", wrong, "give the model as its makers publish it")
     try:
-        value = json.loads(path.read_bytes())
+        value = strict_json.parse(path.read_bytes())
     except ValueError as exc:
         raise BadInput(
             f"checking {name}", f"it is not JSON: {exc}", "fetch or write it again"

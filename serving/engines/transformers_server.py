@@ -68,14 +68,12 @@ class Loaded:
             )
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        from jinja2 import TemplateError
-
         try:
             text = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
-        except TemplateError as exc:
-            raise ValueError(exc.message) from exc
+        except Exception as exc:  # it is a program: a range too long, a name that is not there, …
+            raise ValueError(str(exc) or type(exc).__name__) from exc
         # The template writes every special token itself.
         return self.tokenize(str(text), special=False)
 

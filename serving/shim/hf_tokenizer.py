@@ -62,8 +62,8 @@ class HfTokenizer:
                 add_generation_prompt=True,
                 **self._names,
             )
-        except (TemplateError, TypeError) as exc:
-            raise ValueError(str(exc)) from exc
+        except Exception as exc:  # it is a program: a range too long, a name that is not there, …
+            raise ValueError(str(exc) or type(exc).__name__) from exc
         return self.tokenize(text, special=False)
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from weighbridge.core.artifact import Artifact, Format
+from weighbridge.core.environments import locate
 from weighbridge.core.gguf_header import Header, read_header
 from weighbridge.core.machine import cores
 from weighbridge.core.plugins import suggestion
@@ -28,6 +29,7 @@ from weighbridge.tasks.optimizers.base import OptimizerArgs
 from weighbridge.tasks.optimizers.gguf_conversion import (
     BASE_VERSION,
     LOCK,
+    check_conversion,
     convert,
     convert_adapter,
     importance_matrix,
@@ -120,9 +122,12 @@ class Gguf:
             checks.check_widths(model, quantization, doing)
         checks.check_tools(args.tools, cache, doing)
         checks.check_room(model, quantization, workspace.store, doing)
-        # Needs llama.cpp's sources, 75 MB: a plan does not fetch them.
-        if llama_cpp_native.is_fetched(cache) or not dry:
+        # Needs llama.cpp's sources, 75 MB, and the converter's environment: a plan fetches neither.
+        fetched = llama_cpp_native.is_fetched(cache)
+        if fetched or not dry:
             checks.check_architecture(model, cache, doing)
+        if not dry or (fetched and locate(LOCK, cache)[1]):
+            check_conversion(model, workspace, doing)
 
     def optimize(
         self, model: Artifact, data: Artifact, args: GgufArgs, out: Path, workspace: Workspace

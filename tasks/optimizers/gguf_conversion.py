@@ -13,6 +13,9 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput
 from weighbridge.core.machine import cores
+from weighbridge.core.safetensors_header import tensors
+from weighbridge.core.stage_cache import fingerprint
+from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
 from weighbridge.tasks.data import read_rows
@@ -66,22 +69,55 @@ def convert(model: Artifact, workspace: Workspace) -> LosslessConversion:
     ).value
 
 
+def check_conversion(model: Path, workspace: Workspace, doing: str) -> None:
+    """Have the converter go through a model without converting a weight: its architecture, tensors
+    and vocabulary; once for models that differ in their weights alone.
+
+    Raises:
+        BadInput: the converter cannot take it.
+    """
+    files = [path for path in model.iterdir() if path.is_file() and path.suffix != ".safetensors"]
+    inputs = {
+        "files": {path.name: sha256_of(path) for path in files},
+        "tensors": fingerprint(sorted(tensors(model))),
+        "sources": llama_cpp_native.SHA256,
+        "environment": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
+    }
+
+    def compute() -> str:
+        with workspace.store.scratch() as scratch:
+            (out := scratch / "out").mkdir()
+            _run_converter(model, out, "checked", workspace.settings.cache, doing, "--dry-run")
+        return "convertible"
+
+    workspace.stages.run("optimize.gguf_check", BASE_VERSION, str, inputs, compute)
+
+
 def _convert(model: Artifact, out: Path, cache: Path) -> dict[str, str]:
-    sources, report = llama_cpp_native.source(cache), out.parent / "report"
     number_type, doing = checks.base_type(model.path), "converting the model to GGUF"
     out.mkdir()
     logger.info("%s (%s, without loss)", doing, number_type)
-    # The converter reads meaning into the folder's name: it must not depend on the store.
-    (folder := out.parent / "model").symlink_to(model.path)
-    command = script(SCRIPTS / "convert.py", LOCK, cache)
-    command += [sources, folder, out / "model.gguf", number_type.lower(), _name(model), report]
-    PROGRAM.run(command, doing, report=report, env=OFFLINE, cwd=out.parent)
+    report = _run_converter(model.path, out, _name(model), cache, doing)
     release = f"llama-cpp-python {llama_cpp_native.VERSION} (llama.cpp {llama_cpp_native.COMMIT})"
     return {
         **json.loads(report.read_text()),
         "converter": release,
         "converted_through": number_type,
     }
+
+
+def _run_converter(
+    model: Path, out: Path, name: str, cache: Path, doing: str, *options: str
+) -> Path:
+    """Run llama.cpp's converter into a folder; return its report, which lies beside that."""
+    report = out.with_name("report")
+    # The converter reads meaning into the folder's name: it must not depend on the store.
+    (folder := out.with_name("model")).symlink_to(model)
+    command = script(SCRIPTS / "convert.py", LOCK, cache)
+    command += [llama_cpp_native.source(cache), folder, out / "model.gguf"]
+    command += [checks.base_type(model).lower(), name, report, *options]
+    PROGRAM.run(command, doing, report=report, env=OFFLINE, cwd=out.parent)
+    return report
 
 
 def convert_adapter(adapter: Artifact, base: Artifact, out: Path, cache: Path) -> None:

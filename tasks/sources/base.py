@@ -22,7 +22,7 @@ class RemoteFile(BaseModel):
     """One file a source offers."""
 
     path: str = Field(description="Relative, with forward slashes.")
-    size: int = Field(description="Bytes.")
+    size: int = Field(ge=0, description="Bytes.")
     sha256: str = Field(
         "", description="Published hex digest; empty where the source publishes none."
     )

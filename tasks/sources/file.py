@@ -88,7 +88,11 @@ class FileSource:
 
     def _path(self, args: FileArgs, file: RemoteFile) -> Path:
         root = args.absolute()
-        return root / file.path if root.is_dir() else root
+        if not root.is_dir():
+            return root
+        # Again, when it is read: what was a file when it was listed may be a link by now.
+        _require_within(root / file.path, root)
+        return root / file.path
 
 
 def _unreadable(path: Path, exc: OSError) -> BadInput:
@@ -107,8 +111,25 @@ def _below(folder: Path) -> Iterator[RemoteFile]:
         yield from (
             _remote(Path(parent) / name, folder)
             for name in sorted(names)
-            # A link may lead nowhere.
-            if (Path(parent) / name).exists()
+            # A link may lead nowhere; whoever reads from a pipe waits for ever.
+            if (Path(parent) / name).is_file()
+        )
+
+
+def _require_within(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of the folder: to a key of this machine's user, perhaps.
+
+    Raises:
+        BadInput: it does.
+    """
+    target, root = path.resolve(), folder.resolve()
+    # In the hub's own cache the folder of a revision holds links to the blobs of its repository.
+    blobs = [root.parents[1] / "blobs"] if root.parent.name == "snapshots" else []
+    if not any(target.is_relative_to(place) for place in (root, *blobs)):
+        raise BadInput(
+            f"looking into {folder}",
+            f"{path.relative_to(folder)} is a link that leads out of it, to {target}",
+            "put the file itself there, or remove the link",
         )
 
 

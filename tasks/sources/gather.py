@@ -12,6 +12,7 @@ The key names the content: bytes of two revisions never meet in one file.
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,8 @@ FILES_AT_ONCE = 8
 SPARE = 64 << 20
 """Bytes of disk that must stay free."""
 CHUNK = 1 << 20
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters that no name of a file of ours holds."""
 
 logger = logging.getLogger("weighbridge.download")
 
@@ -59,7 +62,9 @@ class Gathering:
         for file in self.listing.files:
             if not _stays_below(file.path):
                 raise BadInput(
-                    f"reading the listing of {self._uri}", f"'{file.path}' leads out of the folder"
+                    f"reading the listing of {self._uri}",
+                    f"{file.path[:200]!r} is no path below the folder",
+                    "give a source whose files lie where they say",
                 )
 
     def missing_bytes(self) -> int:
@@ -241,8 +246,9 @@ def _stays_below(path: str) -> bool:
     parts = path.split("/")
     return (
         not path.startswith("/")
-        and all(part not in ("", ".", "..") for part in parts)
-        and "\0" not in path
+        and all(part not in ("", ".", "..") and len(part) < 256 for part in parts)
+        # A line break would make two lines of one in the list that a digest is taken of.
+        and not UNWRITABLE.search(path)
     )
 
 

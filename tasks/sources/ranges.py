@@ -83,6 +83,8 @@ def _fetch_part(
             for chunk in read(at, end):
                 if stop.is_set():
                     raise _Stopped
+                if at + len(chunk) > end:
+                    raise Transient("more bytes came than were asked for")
                 # pwrite has no position that threads with one descriptor would move for each other.
                 os.pwrite(descriptor, chunk, at)
                 at += len(chunk)

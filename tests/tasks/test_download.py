@@ -1,6 +1,10 @@
 """From a folder to the store: what is taken, what is refused, what is found again."""
 
+import io
+import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +36,9 @@ from weighbridge.tasks.download import (
     missing_bytes,
     pin,
 )
+from weighbridge.tasks.sources.base import Listing, RemoteFile
+from weighbridge.tasks.sources.file import FileArgs
+from weighbridge.tasks.sources.gather import Gathering
 
 
 @pytest.fixture
@@ -213,6 +220,14 @@ def test_weights_that_are_there_twice_are_taken_once(
             "tensor b of the index is not in it",
         ),
         (sharded() | {"model.safetensors.index.json": b"{}"}, "it has no weight_map"),
+        ({"config.json": b'{"a":' * 100_000, "model.safetensors": weights()}, "nested too deep"),
+        ({"config.json": b'{"a": NaN}', "model.safetensors": weights()}, "it holds NaN"),
+        (
+            model() | {"tokenizer_config.json": b"[" * 100_000},
+            "tokenizer_config.json: it is not JSON: it is nested too deep",
+        ),
+        (model() | {"generation_config.json": b"\x80\x04pickle"}, "it is not JSON"),
+        (model() | {"config.json": b'{"a": "' + b"a" * (17 << 20) + b'"}'}, "16.0 MiB is the most"),
     ],
 )
 def test_what_is_no_whole_safetensors_model_is_refused(
@@ -235,6 +250,14 @@ def _reshaped(content: bytes) -> bytes:
     return with_header(content, found)
 
 
+def _zipped(content: bytes) -> bytes:
+    """What torch.save writes: a pickle in a zip."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", content)
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -246,6 +269,9 @@ def _reshaped(content: bytes) -> bytes:
         (lambda content: content[:8] + b"\x00" + content[9:], "its header cannot be read"),
         (lambda content: with_header(content, []), "its header is not an object"),
         (lambda content: with_header(content, {"w": {}}), "its header cannot be read"),
+        (lambda content: pickle.dumps({"w": b"0" * 100}), "its header cannot be read"),
+        (lambda content: _zipped(pickle.dumps({"w": 1})), "its header cannot be read"),
+        (lambda content: b"\x93NUMPY\x01\x00" + pickle.dumps({"w": 1}), "cannot be read"),
         (_shifted, "starts at byte 4"),
         (_reshaped, "where its shape needs 28"),
     ],
@@ -333,3 +359,67 @@ def test_a_location_is_a_uri_or_one_of_the_sources_in_the_schema() -> None:
 def test_a_location_that_cannot_be_right_is_refused(location: object) -> None:
     with pytest.raises(ValidationError):
         DownloadArgs.model_validate({"model": location, "data": {"source": "/data"}})
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "model.safetensors", "LICENSE"])
+def test_a_link_out_of_the_folder_is_refused(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path, name: str
+) -> None:
+    write(tmp_path / "elsewhere", {"key": b"secret"})
+    (tmp_path / "model" / name).unlink(missing_ok=True)
+    (tmp_path / "model" / name).symlink_to("../elsewhere/key")
+    assert f"{name} is a link that leads out of it, to {tmp_path}/elsewhere/key" in refused(
+        here, workspace
+    )
+
+
+def test_a_file_that_becomes_a_link_after_it_was_listed_is_refused(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    pinned = pin(here, workspace)
+    shutil.move(tmp_path / "model" / "LICENSE", tmp_path / "LICENSE")
+    (tmp_path / "model" / "LICENSE").symlink_to(tmp_path / "LICENSE")
+    with pytest.raises(BadInput, match="is a link that leads out of it"):
+        download(pinned, here, workspace)
+
+
+def test_links_of_the_hubs_own_cache_are_followed(workspace: Workspace, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    write(repository / "blobs", model())
+    snapshot = repository / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    for name in TAKEN:
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    write(tmp_path / "data", {"train.jsonl": rows()})
+    assert names(fetched(args(snapshot, tmp_path / "data"), workspace).model.path) == TAKEN
+
+
+def test_pipes_and_devices_are_no_files(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "model" / "chat_template.jinja")
+    (tmp_path / "model" / "merges.txt").symlink_to("/dev/zero")
+    assert names(fetched(here, workspace).model.path) == TAKEN
+
+
+def test_a_tokenizer_larger_than_any_is_refused_before_it_is_fetched(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    # A file with a hole: it takes no room.
+    os.truncate(tmp_path / "model" / "tokenizer.json", 1 << 30)
+    assert "tokenizer.json has 1.00 GiB, and no more than 64.0 MiB is taken" in refused(
+        here, workspace
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["../train.jsonl", "/etc/train.jsonl", "a/../../train.jsonl", "a//b", "a\nb", "a" * 300]
+)
+def test_a_listing_that_leads_out_of_its_folder_is_refused(workspace: Workspace, path: str) -> None:
+    file = RemoteFile(path=path, size=1)
+    with pytest.raises(BadInput, match="is no path below the folder"):
+        Gathering(
+            Listing(files=[file], origin={"uri": "s3://bucket/prefix"}),
+            FileArgs(path="/"),
+            workspace.store,
+        )

@@ -1,7 +1,7 @@
 """Run llama.cpp's own converter, and name the pre-tokenizers it knows by content but not by sight.
 
 Runs in the gguf environment, not in ours: `python -P convert.py SOURCES MODEL OUT OUTTYPE NAME
-REPORT`.
+REPORT [OPTIONS]`.
 
 The converter recognizes a BPE tokenizer by a hash over token ids, so it refuses every one that was
 trained at home. What decides is the pre-tokenizer: where its pattern is one that llama.cpp has,
@@ -141,10 +141,25 @@ def patch(facts: dict[str, str]) -> None:
     TextModel.prepare_metadata = prepare_metadata
 
 
-def main(sources: str, model: str, out: str, outtype: str, name: str, report: str) -> int:
+def distrust() -> None:
+    """Have transformers run no code that a model names: the converter would let it."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    for auto in (AutoConfig, AutoTokenizer):
+        # Bound to the default of this very turn of the loop.
+        def from_pretrained(*args: Any, _load: Any = auto.from_pretrained, **options: Any) -> Any:
+            return _load(*args, **{**options, "trust_remote_code": False})
+
+        auto.from_pretrained = from_pretrained
+
+
+def main(
+    sources: str, model: str, out: str, outtype: str, name: str, report: str, *options: str
+) -> int:
     sys.path[:0] = [sources, str(Path(sources, "gguf-py"))]
     facts: dict[str, str] = {}
     lighten()
+    distrust()
     patch(facts)
     import convert_hf_to_gguf  # type: ignore[import-not-found]  # in the sources
 
@@ -157,12 +172,17 @@ def main(sources: str, model: str, out: str, outtype: str, name: str, report: st
         outtype,
         "--model-name",
         name,
+        *options,
     ]
     try:
         convert_hf_to_gguf.main()
     except Refusal as exc:
         Path(report).write_text(str(exc))
         return REFUSED
+    except SystemExit as exc:
+        # How a dry run ends.
+        if exc.code:
+            raise
     Path(report).write_text(json.dumps(facts))
     return 0
 
