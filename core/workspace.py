@@ -20,3 +20,8 @@ class Workspace:
     @property
     def stages(self) -> StageCache:
         return StageCache(self.settings.home / "stages", self.store)
+
+    @property
+    def checks(self) -> StageCache:
+        """What was found good before, told by content alone: kept for all homes on this machine."""
+        return StageCache(self.settings.cache / "checks", self.store)

@@ -64,7 +64,7 @@ def check(model: Artifact, data: Artifact, workspace: Workspace) -> None:
         return ModelChecked(embeddings=embeddings)
 
     inputs = {"files": files, "data": data, "embeddings": embeddings, "rows": ROWS}
-    workspace.stages.run("check_model", VERSION, ModelChecked, inputs, compute)
+    workspace.checks.run("model", VERSION, ModelChecked, inputs, compute)
 
 
 def check_configuration(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:

@@ -90,7 +90,7 @@ def check_conversion(model: Path, workspace: Workspace, doing: str) -> None:
             _run_converter(model, out, "checked", workspace.settings.cache, doing, "--dry-run")
         return "convertible"
 
-    workspace.stages.run("optimize.gguf_check", BASE_VERSION, str, inputs, compute)
+    workspace.checks.run("gguf", BASE_VERSION, str, inputs, compute)
 
 
 def _convert(model: Artifact, out: Path, cache: Path) -> dict[str, str]:

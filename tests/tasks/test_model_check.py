@@ -11,6 +11,7 @@ import pytest
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
 from weighbridge.core.safetensors_header import tensors
+from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import model_check
 from weighbridge.tasks.data import SPLITS, Message, Row, write_rows
@@ -64,8 +65,9 @@ def config_of(model: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_sound_model_passes_and_is_not_tried_twice(
-    tiny_model: Path, workspace: Workspace, data: Artifact, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, data: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workspace = Workspace(Settings(cache=tmp_path / "cache"))
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
     check(model, data, workspace)
     monkeypatch.setattr(model_check, "run", None)
