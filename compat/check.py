@@ -27,7 +27,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import suggestion
 from weighbridge.core.progress import track
 
-logger = logging.getLogger("weighbridge.compat")
+logger = logging.getLogger(__name__)
 
 MAKE_MODEL = "weighbridge.tasks.upgrade_contracts:a_model_for_an_engine"
 

@@ -14,7 +14,7 @@ from weighbridge.compat.throwaway import ThrowAwayEnvironment
 from weighbridge.core.environments import Unresolvable
 from weighbridge.core.errors import Unavailable
 
-logger = logging.getLogger("weighbridge.compat")
+logger = logging.getLogger(__name__)
 
 INSTALLS: Final = "it installs"
 """Named like a contract: the first of all."""

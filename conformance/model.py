@@ -36,7 +36,7 @@ CHATML: Final = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
-logger = logging.getLogger("weighbridge.conformance")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

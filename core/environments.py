@@ -32,7 +32,7 @@ LONGEST_REASON = 480
 """Characters of uv's own words that fit into one line."""
 _NO_SOLUTION = re.compile(r"No solution found when resolving|requirements are unsatisfiable")
 
-logger = logging.getLogger("weighbridge.environments")
+logger = logging.getLogger(__name__)
 
 
 class Unresolvable(Unavailable):

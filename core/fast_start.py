@@ -8,7 +8,7 @@ import logging
 from importlib.metadata import version
 from typing import Final
 
-logger = logging.getLogger("weighbridge.start")
+logger = logging.getLogger(__name__)
 
 NAME_IS_GONE: Final = (AttributeError, ImportError, TypeError)
 """What follows when a library has removed or moved a name, or wants other arguments for it."""

@@ -41,7 +41,8 @@ from weighbridge.registry.loading import load_mlflow
 from weighbridge.rollout import reconcile
 from weighbridge.rollout.reconcile import ReconcileResult
 
-logger = logging.getLogger("weighbridge.deployer")
+# By its full name: run as a program, it is called `__main__`.
+logger = logging.getLogger("weighbridge.deployer.deployer")
 
 WEBHOOK_EVERY = 60.0
 """Seconds between two looks at our webhook in MLflow, which anybody there can change."""

@@ -18,7 +18,7 @@ _BY_PEOPLE = frozenset({"webhook", "promote", "rollback"})
 ReconcileTarget = Callable[[Binding, str, float], ReconcileResult]
 """Takes the binding, the trigger, and when somebody last asked (Unix time, 0: nobody did)."""
 
-logger = logging.getLogger("weighbridge.deployer")
+logger = logging.getLogger(__name__)
 
 
 class TargetWorker:

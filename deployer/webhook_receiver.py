@@ -30,7 +30,7 @@ from starlette.routing import Route
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 
-logger = logging.getLogger("weighbridge.receiver")
+logger = logging.getLogger(__name__)
 
 PATH = "/webhooks/mlflow"
 WINDOW = 300.0

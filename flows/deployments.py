@@ -18,7 +18,7 @@ POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
 DESCRIPTION = PACKAGE / "prefect.yaml"
 
-logger = logging.getLogger("weighbridge.platform")
+logger = logging.getLogger(__name__)
 
 
 def register(api: str, environment: Mapping[str, str], home: Path) -> bool:

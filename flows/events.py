@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-logger = logging.getLogger("weighbridge.announce")
+logger = logging.getLogger(__name__)
 
 ROLLED_BACK = "weighbridge.rolled-back"
 # Bounded: Prefect may be away for days, and the deployer's memory must not grow with that.

@@ -20,7 +20,7 @@ CREATOR = "WEIGHBRIDGE"
 _UNFINISHED: Mapping[str, Any] = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
 _PROCESS = re.compile(r"weighbridge process (\d+) on (.+) since (.+)")
 
-logger = logging.getLogger("weighbridge.prefect")
+logger = logging.getLogger(__name__)
 
 
 def identity() -> str:

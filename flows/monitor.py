@@ -25,7 +25,7 @@ from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
 
-logger = logging.getLogger("weighbridge.monitor")
+logger = logging.getLogger(__name__)
 
 CHECKS_KEPT = 50
 """Checks remembered per target: more than two are needed only where some had no verdict."""

@@ -27,7 +27,7 @@ from weighbridge.core.stage_cache import StageOutcome
 R = TypeVar("R")
 P = ParamSpec("P")
 
-logger = logging.getLogger("weighbridge.stage")
+logger = logging.getLogger(__name__)
 _TERMINAL_ONLY = {"send_to_api": False}  # the page shows the state itself
 
 

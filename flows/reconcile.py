@@ -9,7 +9,7 @@ from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.registry import Binding, Registry
 from weighbridge.rollout import reconcile as work
 
-logger = logging.getLogger("weighbridge.reconcile")
+logger = logging.getLogger(__name__)
 
 
 @release_flow(name="reconcile", flow_run_name="reconcile")

@@ -15,7 +15,7 @@ from weighbridge.rollout.reconcile import ReconcileResult
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-logger = logging.getLogger("weighbridge.redeploy")
+logger = logging.getLogger(__name__)
 
 NAME = "redeploy"
 TITLE = "redeploy {target}"

@@ -36,7 +36,7 @@ from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.weigh import Weighed
 
-logger = logging.getLogger("weighbridge.release")
+logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 

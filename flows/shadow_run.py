@@ -21,7 +21,7 @@ from weighbridge.flows.prefect_settings import users_api
 
 R = TypeVar("R")
 
-logger = logging.getLogger("weighbridge.prefect")
+logger = logging.getLogger(__name__)
 
 
 @dataclass

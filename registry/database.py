@@ -19,7 +19,7 @@ from weighbridge.registry import mlflow_internals
 from weighbridge.registry.loading import load_mlflow
 from weighbridge.registry.mlflow_errors import translated, without_secrets
 
-logger = logging.getLogger("weighbridge.registry")
+logger = logging.getLogger(__name__)
 
 REMEDY = "check WEIGHBRIDGE_HOME, WEIGHBRIDGE_DATABASE_URL and WEIGHBRIDGE_TRACKING_URI"
 _SQLITE, _POSTGRESQL = "sqlite:///", "postgresql"

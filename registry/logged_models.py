@@ -21,7 +21,7 @@ from weighbridge.registry.runs import MlflowRun
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
-logger = logging.getLogger("weighbridge.registry")
+logger = logging.getLogger(__name__)
 
 IDENTITY = "weighbridge.identity"
 OWN = "weighbridge"

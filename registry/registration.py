@@ -17,7 +17,7 @@ from weighbridge.registry.versions import FACTS, MAX_TAG, Role, Version, version
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
-logger = logging.getLogger("weighbridge.registry")
+logger = logging.getLogger(__name__)
 
 _ROLES: Mapping[Role, str] = {
     "base": "The base model, as it was downloaded.",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.entities import Run as Recorded
 
-logger = logging.getLogger("weighbridge.registry")
+logger = logging.getLogger(__name__)
 
 KEY, STAGE, OWNER = "weighbridge.key", "weighbridge.stage", "weighbridge.owner"
 PARENT, NAME, NOTE, SOURCE = (

@@ -11,7 +11,7 @@ from weighbridge.registry.connection import Connection
 if TYPE_CHECKING:
     from mlflow.entities.webhook import Webhook
 
-logger = logging.getLogger("weighbridge.registry")
+logger = logging.getLogger(__name__)
 
 NAME = "weighbridge-deployer"
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted")

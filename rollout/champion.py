@@ -8,7 +8,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 
-logger = logging.getLogger("weighbridge.champion")
+logger = logging.getLogger(__name__)
 
 BENTO, BENTO_DIGEST = "bento", "bento_digest"
 """Version tags: what serves this version."""

@@ -10,7 +10,7 @@ from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import known_targets, traffic_shares
 from weighbridge.serving.targets.base import Revision
 
-logger = logging.getLogger("weighbridge.managed_target")
+logger = logging.getLogger(__name__)
 
 
 def recover(workspace: Workspace) -> None:

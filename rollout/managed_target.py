@@ -35,7 +35,7 @@ from weighbridge.rollout.state import (
 )
 from weighbridge.serving.targets.base import Release, Revision, Target, target_for
 
-logger = logging.getLogger("weighbridge.managed_target")
+logger = logging.getLogger(__name__)
 
 RESTORE_TIMEOUT = 600.0
 """Seconds that the old version is waited for after a swap that failed."""

@@ -23,7 +23,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, load_metric
 from weighbridge.tasks.scoring import score_all
 
-logger = logging.getLogger("weighbridge.probe")
+logger = logging.getLogger(__name__)
 
 CHANGED: Final = 0.5
 """Share of answers that may differ in their words, where no metric tells which answer is right: on

@@ -27,7 +27,7 @@ from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.package import PackageArgs, package
 
-logger = logging.getLogger("weighbridge.redeploy")
+logger = logging.getLogger(__name__)
 
 ALIAS_POLL = 1.0
 """Seconds between two looks at the alias while a rollout goes on."""

@@ -26,7 +26,7 @@ from weighbridge.rollout.state import FailedRollout, OngoingRollout
 from weighbridge.serving.targets.base import Liveness, Release
 from weighbridge.tasks.measurement import Measurement
 
-logger = logging.getLogger("weighbridge.rollout")
+logger = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds between two looks at a rollout."""

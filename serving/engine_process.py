@@ -15,7 +15,7 @@ from weighbridge.core.processes import Process, free_port, is_taken, listens
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.openai_client import is_ready
 
-logger = logging.getLogger("weighbridge.runner")
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 3

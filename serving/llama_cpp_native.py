@@ -74,7 +74,7 @@ _CMAKE_OPTIONS = (
     f"-DLLAMA_BUILD_COMMIT={COMMIT}",
 )
 
-logger = logging.getLogger("weighbridge.llama_cpp")
+logger = logging.getLogger(__name__)
 
 
 def is_fetched(cache: Path) -> bool:

@@ -32,7 +32,7 @@ from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.scoring import needs_logprobs, score_all
 from weighbridge.tasks.weigh_args import WeighArgs
 
-logger = logging.getLogger("weighbridge.weigh")
+logger = logging.getLogger(__name__)
 
 # Two rounds, because 0.6 seconds alone told one thread from two by chance on a busy machine, and
 # now and then the worse was taken.

@@ -42,7 +42,7 @@ from weighbridge.tasks.sources.uri import Location
 VERSION: Final = 1
 DIGESTS_AT_ONCE: Final = 8
 
-logger = logging.getLogger("weighbridge.download")
+logger = logging.getLogger(__name__)
 
 
 class DownloadArgs(BaseModel):

@@ -25,7 +25,7 @@ from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
 VERSION: Final = 1
-logger = logging.getLogger("weighbridge.evaluate")
+logger = logging.getLogger(__name__)
 
 
 class EvaluateArgs(BaseModel):

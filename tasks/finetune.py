@@ -34,7 +34,7 @@ from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
 
 VERSION: Final = 1
-logger = logging.getLogger("weighbridge.finetune")
+logger = logging.getLogger(__name__)
 
 
 class Finetuned(BaseModel):

@@ -15,7 +15,7 @@ from weighbridge.tasks.optimizers.base import OptimizerArgs, load_optimizer
 
 VERSION = 1
 
-logger = logging.getLogger("weighbridge.optimize")
+logger = logging.getLogger(__name__)
 
 
 class OptimizeArgs(BaseModel):

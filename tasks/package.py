@@ -21,7 +21,7 @@ from weighbridge.tasks.measurement import Candidate
 
 VERSION: Final = 1
 
-logger = logging.getLogger("weighbridge.package")
+logger = logging.getLogger(__name__)
 
 
 class PackageArgs(BaseModel):

@@ -30,7 +30,7 @@ from weighbridge.tasks.sources.s3 import S3Args
 MANIFEST: Final = "weighbridge.manifest.json"
 FILES_AT_ONCE: Final = 8
 
-logger = logging.getLogger("weighbridge.push")
+logger = logging.getLogger(__name__)
 
 
 class Manifest(BaseModel):

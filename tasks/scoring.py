@@ -6,7 +6,7 @@ from typing import Any
 
 from weighbridge.tasks.metrics.base import MetricArgs, Score, load_metric
 
-logger = logging.getLogger("weighbridge.scoring")
+logger = logging.getLogger(__name__)
 
 
 def score_all(

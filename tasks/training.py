@@ -43,7 +43,7 @@ KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accura
 """Figures that a resumed run gives as an uninterrupted one does; counts of tokens begin again at 0.
 """
 T = TypeVar("T")
-logger = logging.getLogger("weighbridge.finetune")
+logger = logging.getLogger(__name__)
 
 
 def train(

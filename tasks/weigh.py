@@ -24,7 +24,7 @@ from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: records of version 1 were taken with engines that were tuned and started in another way.
 VERSION = 2
-logger = logging.getLogger("weighbridge.weigh")
+logger = logging.getLogger(__name__)
 
 # Nothing listens there: of the command, only the program is looked at.
 DUMMY_HOST: Final = "127.0.0.1"

@@ -32,7 +32,8 @@ from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.server import add_options, serve
 
-logger = logging.getLogger("weighbridge.tvm")
+# By its full name: run as a program, it is called `__main__`.
+logger = logging.getLogger("weighbridge.serving.engines.tvm_server")
 
 
 class TvmDecoder:

@@ -36,7 +36,7 @@ LARGEST_BODY: Final = 64 << 20
 DRAIN_SECONDS: Final = 8.0
 """How long answers under way may take after SIGTERM: less than it takes until SIGKILL follows."""
 
-logger = logging.getLogger("weighbridge.shim")
+logger = logging.getLogger(__name__)
 
 
 @dataclass

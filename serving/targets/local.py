@@ -32,7 +32,7 @@ from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
-logger = logging.getLogger("weighbridge.local")
+logger = logging.getLogger(__name__)
 
 
 class LocalArgs(TargetArgs):

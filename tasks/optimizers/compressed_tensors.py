@@ -40,7 +40,7 @@ LLM_COMPRESSOR: Final = OptimizerProgram(
     "raise `calibration_rows`, or choose `algorithm: rtn`",
 )
 
-logger = logging.getLogger("weighbridge.compressed_tensors")
+logger = logging.getLogger(__name__)
 
 
 class CompressedTensorsArgs(OptimizerArgs):

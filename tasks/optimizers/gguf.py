@@ -39,7 +39,7 @@ from weighbridge.tasks.optimizers.gguf_conversion import (
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS, WHOLE
 from weighbridge.tasks.optimizers.lineage import base_and_adapter
 
-logger = logging.getLogger("weighbridge.gguf")
+logger = logging.getLogger(__name__)
 
 
 class GgufArgs(OptimizerArgs):

@@ -36,7 +36,7 @@ LONGEST_CHUNK: Final = 512
 SHORTEST_CHUNK: Final = 32
 """Tokens that llama-imatrix reads together; it takes two chunks at least."""
 
-logger = logging.getLogger("weighbridge.gguf")
+logger = logging.getLogger(__name__)
 
 
 class LosslessConversion(BaseModel):

@@ -26,7 +26,7 @@ MOST_ROWS = 4000
 CHATS = 4
 """Rows whose whole prompt is asked of the chat endpoint, template and all."""
 
-logger = logging.getLogger("weighbridge.optimizers")
+logger = logging.getLogger(__name__)
 
 
 class TokenizationProof(BaseModel):

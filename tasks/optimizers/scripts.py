@@ -25,7 +25,7 @@ LONGEST_REASON: Final = 400
 """Characters of a program's own words that fit into a message."""
 
 Command = Sequence[str | Path]
-logger = logging.getLogger("weighbridge.optimizers")
+logger = logging.getLogger(__name__)
 
 
 def script(path: Path, lock: Path, cache: Path) -> list[str | Path]:

@@ -40,7 +40,7 @@ CHUNK = 1 << 20
 UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Characters that no name of a file of ours holds."""
 
-logger = logging.getLogger("weighbridge.download")
+logger = logging.getLogger(__name__)
 
 
 class _Stopped(Exception):

@@ -25,7 +25,7 @@ PATIENCE = 0.5
 ReadRange = Callable[[int, int], Iterator[bytes]]
 """Yields the bytes from `start` up to but not including `end`."""
 
-logger = logging.getLogger("weighbridge.sources")
+logger = logging.getLogger(__name__)
 
 
 class Transient(Exception):
