@@ -56,8 +56,10 @@ class Unchanged:
                 "there are no *.safetensors in the model",
                 "give a model in the Hugging Face layout",
             )
-        needed = sum(path.stat().st_size for path in weights if _kinds(path) - {args.dtype, "auto"})
         if args.dtype != "auto":
+            # What is of that type already is linked, and takes nothing.
+            cast = [path for path in weights if _kinds(path) - {DTYPES[args.dtype]}]
+            needed = sum(path.stat().st_size for path in cast)
             require_room(needed, "the result", workspace.store.root, doing)
 
     def optimize(

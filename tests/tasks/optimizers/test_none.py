@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import BadInput
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.optimizers.none import Unchanged, UnchangedArgs
 
@@ -98,3 +98,13 @@ def test_a_weight_too_large_for_float16_is_named(tmp_path: Path, workspace: Work
     model = save(tmp_path / "model", {"model.safetensors": {"fine": 1.0, "huge": 1e6}})
     with pytest.raises(BadInput, match=r"tensor huge .*choose bfloat16"):
         make(model, "float16", tmp_path / "out", workspace)
+
+
+def test_only_what_is_cast_needs_room(
+    tiny_model: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weighbridge.core.disk.free_bytes", lambda folder: 1000)
+    as_it_comes = UnchangedArgs(dtype="float32")
+    Unchanged().check(tiny_model, as_it_comes, workspace)
+    with pytest.raises(Unavailable, match=r"the result takes up to .* 1000 B are free"):
+        Unchanged().check(tiny_model, UnchangedArgs(dtype="bfloat16"), workspace)
