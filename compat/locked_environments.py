@@ -35,7 +35,7 @@ LAYERS: Final = (
     "cli",
     "plugins",
 )
-TRAVELS: Final = (
+OURS_IN_A_BENTO: Final = (
     "serving/bento_candidate.py",
     "serving/openai_client.py",
     "serving/service.py",
@@ -215,7 +215,11 @@ def _engine(plugin: type[Engine], device: str, lock: Path) -> Iterator[LockedEnv
         for path in sorted(ENGINES.glob(f"{engine.name}_server.py"))
     )
     contracts = [
-        Contract("its imports", "weighbridge.core.contract_runner:imports", (*TRAVELS, *launchers))
+        Contract(
+            "its imports",
+            "weighbridge.core.contract_runner:imports",
+            (*OURS_IN_A_BENTO, *launchers),
+        )
     ]
     problem = _cannot_start(engine) if runs_here else None
     if not problem:
