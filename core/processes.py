@@ -3,7 +3,6 @@ group.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -20,14 +20,7 @@ from typing import IO, Any
 import psutil
 
 from weighbridge.core.errors import Unavailable
-
-_PR_SET_PDEATHSIG = 1
-# Loaded here, since between fork and exec the child of a process with threads must take no lock.
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+from weighbridge.core.parent_death import die_with_parent
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -224,7 +217,7 @@ def _start(
             cwd=cwd,
             env={**os.environ, **(env or {})},
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, no locks
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - it takes no lock
             text=True,
             encoding="utf-8",
             errors="replace",

@@ -36,15 +36,16 @@ from weighbridge.core.store import Store, link_or_copy, sha256_of
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 
-logger = logging.getLogger("weighbridge.bento")
+logger = logging.getLogger(__name__)
 
-TRAVELS = (
+PACKED_CODE = (
     "core/__init__.py",
     "core/artifact.py",
     "core/environments.py",
     "core/errors.py",
     "core/gguf_header.py",
     "core/machine.py",
+    "core/parent_death.py",
     "core/paths.py",
     "core/plugins.py",
     "core/processes.py",
@@ -240,7 +241,7 @@ def _put(store: Store, path: Path, to: str) -> File:
 
 
 def _code() -> list[Path]:
-    return [path for pattern in TRAVELS for path in sorted(PACKAGE.glob(pattern))]
+    return [path for pattern in PACKED_CODE for path in sorted(PACKAGE.glob(pattern))]
 
 
 def _digest_of_code() -> str:

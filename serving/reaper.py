@@ -21,7 +21,6 @@ The command takes this process's place, so no process is added.
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -29,26 +28,23 @@ import signal
 import socket
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
-"""Of <sys/prctl.h>."""
+# An isolated Python knows no package of ours: this is where it lies.
+if "weighbridge" not in sys.modules:
+    sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
+    package.__path__ = [str(Path(__file__).resolve().parents[1])]
+
+from weighbridge.core.parent_death import die_with_parent
+
 _POLL = 0.02
 MARK = "WEIGHBRIDGE_PROGRAM"
 TRACKER_SECONDS = 5.0
 """Seconds that Python's resource trackers get to remove shared memory of processes that were
 killed.
 """
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process as soon as the thread that started it ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # It may have ended before the kernel was asked.
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def port_is_free(host: str, port: int) -> bool:
@@ -135,7 +131,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kill-leftovers", action="store_true")
     parser.add_argument("--reap-group", action="store_true")
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
-    die_with_parent()
+    die_with_parent(os.getppid())
     # Out of the parent's group: a SIGTERM to that is the parent's to act on, which drains first and
     # ends the command then.
     if os.getpgrp() != os.getpid():

@@ -24,11 +24,11 @@ import aiohttp
 import bentoml
 import psutil
 
+from weighbridge.core.parent_death import die_with_parent
 from weighbridge.core.processes import free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.passthrough import NoAnswer, Upstream, open_session
-from weighbridge.serving.reaper import die_with_parent
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 
@@ -176,7 +176,7 @@ class Weighbridge:
         return open_session(_engine_url(), decompress=False)
 
     def __command__(self) -> list[str]:
-        die_with_parent()
+        die_with_parent(os.getppid())
         # BentoML gives up a worker whose engine dies while it loads, and starts another, for ever.
         atexit.register(os.kill, os.getppid(), signal.SIGTERM)
         # BentoML takes a command and no variables: the engine gets those of this process.

@@ -20,6 +20,7 @@ import time
 import types
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -29,10 +30,10 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
+from weighbridge.core.parent_death import die_with_parent
 from weighbridge.core.paths import PACKAGE
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.serving.engines.triton_repository import MODEL, python_backend
-from weighbridge.serving.reaper import die_with_parent
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
 from weighbridge.serving.shim.server import add_options, serve
@@ -182,7 +183,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         "PYTHONPATH": str(packages),
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
     }
-    return subprocess.Popen(command, env=env, preexec_fn=_beginning)  # noqa: PLW1509 - prctl and a mask, no locks
+    return subprocess.Popen(command, env=env, preexec_fn=partial(_beginning, os.getpid()))  # noqa: PLW1509 - it takes no lock
 
 
 def _backends(folder: Path, home: Path) -> Path:
@@ -201,12 +202,12 @@ def _backends(folder: Path, home: Path) -> Path:
     return backend.parent
 
 
-def _beginning() -> None:
+def _beginning(parent: int) -> None:
     """Prepare tritonserver's process: it ends with this one, and ignores SIGTERM.
 
     A SIGTERM to the whole group is for this process, which lets answers end first.
     """
-    die_with_parent()
+    die_with_parent(parent)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
