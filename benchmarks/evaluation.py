@@ -61,9 +61,11 @@ def through_engine(about: Subject, url: str, streams: int) -> list[str]:
 def through_transformers(about: Subject) -> Callable[[int], list[str]]:
     """Load the model once and return a function that takes the batch size."""
     from weighbridge.tasks import generation, hf_models
+    from weighbridge.tasks.answer_end import tokens_that_stop
     from weighbridge.tasks.encoding import encode, load_tokenizer
 
     tokenizer = load_tokenizer(about.weights.path)
+    stops = tokens_that_stop(about.weights.path, tokenizer)
     prompts = [row.prompt for row in encode(tokenizer, about.rows)]
     with hf_models.quiet():
         model = hf_models.load_model(about.weights.path)
@@ -71,7 +73,7 @@ def through_transformers(about: Subject) -> Callable[[int], list[str]]:
     def answer(batch: int) -> list[str]:
         with hf_models.quiet(), hf_models.threads(about.weights.path):
             return generation.answers(
-                model, tokenizer, prompts, max_new_tokens=TOKENS, batch_size=batch
+                model, tokenizer, prompts, stops=stops, max_new_tokens=TOKENS, batch_size=batch
             )
 
     return answer

@@ -7,7 +7,7 @@ import json
 from typing import Any, NoReturn
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes | str) -> Any:
     """Return what a JSON document says.
 
     Raises:

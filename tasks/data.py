@@ -7,24 +7,33 @@ of one artifact alike.
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import random
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
+from weighbridge.tasks.column_text import text_of_value
+from weighbridge.tasks.data_files import READERS, read_columns
 from weighbridge.tasks.sources.uri import Location
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
-FORMATS: Final = ("jsonl", "json", "csv", "parquet")
+FORMATS: Final = tuple(READERS)
+NOT_PASSED_ON: Final = (
+    *("tools", "functions", "function_call", "documents", "chat_template_kwargs", "system"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+)
+"""Columns beside a chat that change what a model reads, and that no row of ours can hold."""
+
+logger = logging.getLogger("weighbridge.download")
 
 Columns = Mapping[str, Any]
 """One row as the user has it."""
@@ -35,8 +44,9 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: str = Field(min_length=1, description="`system`, `user` or `assistant`.")
-    content: str
+    # Strict: bytes would be taken for text.
+    role: StrictStr = Field(min_length=1, description="`system`, `user` or `assistant`.")
+    content: StrictStr
 
 
 class Row(BaseModel):
@@ -44,8 +54,8 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: list[Message] | str = Field(min_length=1)
-    completion: list[Message] | str = Field(min_length=1)
+    prompt: list[Message] | StrictStr = Field(min_length=1)
+    completion: list[Message] | StrictStr = Field(min_length=1)
 
     @property
     def is_chat(self) -> bool:
@@ -104,6 +114,11 @@ class DataArgs(BaseModel):
         0.05, gt=0, lt=0.5, description="Part of train, where test is cut off."
     )
     seed: int = Field(0, ge=0, description="Of the choice which rows are cut off train.")
+    train_on: Literal["last", "all"] = Field(
+        "last",
+        description="Which turns of the assistant are learned: the last of each chat, or all of "
+        "them, each after the turns before it. Validation and test ask for the last.",
+    )
     columns: ColumnMapping | None = Field(
         None, description="Templates over columns, where rows are in no form we know."
     )
@@ -146,12 +161,16 @@ def prepare(
     Raises:
         BadInput: a file is empty or unreadable, or a row has not the shape of the first one.
     """
-    reader = _RowReader(args.columns)
+    reader = _RowReader(args)
     splits = {
         split: [row for name, path in files[split] for row in _rows(name, path, reader)]
         for split in files
     }
     _cut_off(splits, args)
+    if args.train_on == "all":
+        splits["train"] = [turn for row in splits["train"] for turn in _each_turn(row)]
+    else:
+        _tell_of_other_turns(splits["train"])
     for split in SPLITS:
         write_rows(splits[split], out / f"{split}.jsonl")
     return {split: len(splits[split]) for split in SPLITS}
@@ -164,6 +183,33 @@ def _rows(name: str, path: Path, reader: _RowReader) -> list[Row]:
             f"reading {name}", "it holds no rows", "give a file with at least one example"
         )
     return rows
+
+
+def _each_turn(row: Row) -> list[Row]:
+    """Return one row for each turn of the assistant that something was said before."""
+    if isinstance(row.prompt, str) or isinstance(row.completion, str):
+        return [row]
+    messages = [*row.prompt, *row.completion]
+    return [
+        Row(prompt=messages[:index], completion=[message])
+        for index, message in enumerate(messages)
+        if index and message.role == "assistant"
+    ]
+
+
+def _tell_of_other_turns(train: Sequence[Row]) -> None:
+    """Warn where chats hold answers that are not learned."""
+    several = sum(
+        any(message.role == "assistant" for message in row.prompt if not isinstance(message, str))
+        for row in train
+    )
+    if several:
+        logger.warning(
+            "of %d of %d chats in train only the assistant's last turn is learned; "
+            "data.train_on: all learns every one",
+            several,
+            len(train),
+        )
 
 
 def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
@@ -200,8 +246,9 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
 class _RowReader:
     """Turns columns into rows, and holds every row to the form of the first."""
 
-    def __init__(self, mapped: ColumnMapping | None) -> None:
-        self._mapped = mapped
+    def __init__(self, args: DataArgs) -> None:
+        self._mapped = args.columns
+        self._every_turn = args.train_on == "all"
         self._form = ""
 
     def row(self, where: str, columns: Columns) -> Row:
@@ -212,18 +259,42 @@ class _RowReader:
             wrong = f"it has {form}, the rows before have {self._form}"
             raise BadInput(f"reading {where}", wrong, "use one form throughout")
         try:
-            return Row.model_validate(
-                _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)
-            )
+            made = _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)
+            row = Row.model_validate(made)
+            for turn in _each_turn(row) if self._every_turn else [row]:
+                _refuse_no_text(turn)
         except KeyError as exc:
             wrong = f"there is no column '{exc.args[0]}'"
-            raise BadInput(
-                f"reading {where}", wrong, f"there are: {', '.join(columns) or 'none'}"
-            ) from exc
+            raise BadInput(f"reading {where}", wrong, f"there are: {_names(columns)}") from exc
         except ValidationError as exc:
             raise BadInput(f"reading {where}", _first_problem(exc)) from exc
         except ValueError as exc:
             raise BadInput(f"reading {where}", str(exc)) from exc
+        return row
+
+
+def _names(columns: Columns) -> str:
+    # Half a surrogate pair in a name could not be printed.
+    return ", ".join(columns).encode(errors="backslashreplace").decode() or "none"
+
+
+def _refuse_no_text(row: Row) -> None:
+    """Raise ValueError for a row that asks nothing, answers nothing, or is no Unicode text."""
+    prompt = [row.prompt] if isinstance(row.prompt, str) else [m.content for m in row.prompt]
+    answers = (
+        [row.completion]
+        if isinstance(row.completion, str)
+        else [message.content for message in row.completion]
+    )
+    try:
+        "".join((*prompt, *answers)).encode()
+    except UnicodeEncodeError as exc:
+        half = ascii(exc.object[exc.start])
+        raise ValueError(f"it holds {half}, which is half of a character") from exc
+    if not any(text.strip() for text in prompt):
+        raise ValueError("prompt: it is empty")
+    if not all(answer.strip() for answer in answers):
+        raise ValueError("completion: the answer is empty")
 
 
 def _recognize(where: str, columns: Columns) -> str:
@@ -233,15 +304,16 @@ def _recognize(where: str, columns: Columns) -> str:
         return (
             f"prompt and completion as {'text' if isinstance(columns['prompt'], str) else 'chat'}"
         )
-    available = ", ".join(columns) or "none"
     raise BadInput(
         f"reading {where}",
-        f"neither `messages` nor `prompt` and `completion` are among its columns: {available}",
+        "neither `messages` nor `prompt` and `completion` are among its columns: "
+        f"{_names(columns)}",
         "map them under data.columns",
     )
 
 
 def _as_it_is(columns: Columns) -> dict[str, Any]:
+    _refuse_not_passed_on(columns)
     prompt, completion = columns["prompt"], columns["completion"]
     if isinstance(prompt, str) != isinstance(completion, str):
         raise ValueError("prompt and completion must both be text, or both be lists of messages")
@@ -252,6 +324,7 @@ def _as_it_is(columns: Columns) -> dict[str, Any]:
 
 def _from_messages(columns: Columns) -> dict[str, Any]:
     """Take the last turn as the completion and all before it as the prompt."""
+    _refuse_not_passed_on(columns)
     messages = _messages(columns["messages"])
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise ValueError("messages must be at least two, and the last one the assistant's")
@@ -266,6 +339,15 @@ MAKERS: Final[Mapping[str, Callable[[Columns], dict[str, Any]]]] = {
 """By the names that `_recognize` gives."""
 
 
+def _refuse_not_passed_on(columns: Columns) -> None:
+    for name in NOT_PASSED_ON:
+        if columns.get(name) not in (None, "", [], {}):
+            raise ValueError(
+                f"its `{name}` would not reach the model: leave the column out, or write what "
+                "matters of it into the prompt"
+            )
+
+
 def _messages(value: Any) -> list[dict[str, Any]]:
     """Return messages without keys whose value is None: columnar files fill absent keys with it."""
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
@@ -275,6 +357,10 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:
     prompt, completion = _fill(mapped.prompt, columns), _fill(mapped.completion, columns)
+    answered_by = [columns[field] for _, field in _fields(mapped.completion) if field is not None]
+    # A CSV file has nothing but empty text to say that a value is missing.
+    if answered_by and not any(str(value).strip() for value in answered_by):
+        raise ValueError("completion: the answer is empty")
     system = _fill(mapped.system, columns)
     if not mapped.chat:
         return {"prompt": f"{system}\n{prompt}" if system else prompt, "completion": completion}
@@ -293,16 +379,13 @@ def _fields(template: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _fill(template: str, columns: Columns) -> str:
-    return "".join(
-        literal + ("" if field is None else _text(columns[field]))
-        for literal, field in _fields(template)
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        raise ValueError("a mapped column is empty")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    parts = []
+    for literal, field in _fields(template):
+        try:
+            parts += [literal, "" if field is None else text_of_value(columns[field])]
+        except ValueError as exc:
+            raise ValueError(f"the mapped column '{field}' {exc}") from exc
+    return "".join(parts)
 
 
 def _first_problem(exc: ValidationError) -> str:
@@ -311,90 +394,3 @@ def _first_problem(exc: ValidationError) -> str:
         str(part) for part in problem["loc"] if not str(part).startswith(("list[", "str"))
     )
     return f"{column}: {problem['msg']}"
-
-
-def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row of a data file, with words that say where it stands.
-
-    Raises:
-        BadInput: the file is not what its ending says, or a row is not an object.
-    """
-    readers = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}
-    try:
-        yield from readers[PurePosixPath(name).suffix.removeprefix(".")](name, path)
-    except UnicodeDecodeError as exc:
-        raise BadInput(
-            f"reading {name}", f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
-        ) from exc
-
-
-def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as stream:  # Notepad and Excel write a byte order mark
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            where = f"{name}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as exc:
-                raise BadInput(f"reading {where}", f"it is not JSON: {exc}") from exc
-            yield where, _object(where, row)
-
-
-def _read_json(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:  # a ValueError, too, of which read_columns tells better
-        raise
-    except ValueError as exc:
-        raise BadInput(f"reading {name}", f"it is not JSON: {exc}") from exc
-    if not isinstance(rows, list):
-        raise BadInput(
-            f"reading {name}", "it is not a list of rows", "for one row a line, name it .jsonl"
-        )
-    for number, row in enumerate(rows, start=1):
-        where = f"{name}, row {number}"
-        yield where, _object(where, row)
-
-
-def _object(where: str, row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise BadInput(
-            f"reading {where}", f"it is a {type(row).__name__}, not an object with columns"
-        )
-    return row
-
-
-def _read_csv(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import csv
-
-    with path.open(encoding="utf-8-sig", newline="") as stream:  # cells hold line breaks
-        rows = csv.DictReader(stream, strict=True)
-        try:
-            for number, row in enumerate(rows, start=1):
-                where = f"{name}, row {number}"
-                if None in row or None in row.values():
-                    raise BadInput(
-                        f"reading {where}",
-                        f"it has not the header's {len(rows.fieldnames or [])} columns",
-                    )
-                yield where, row
-        except csv.Error as exc:
-            raise BadInput(
-                f"reading {name}, line {rows.line_num + 1}", f"it is not CSV: {exc}"
-            ) from exc
-
-
-def _read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as table:
-            number = 0
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{name}, row {number}", row
-    except pa.ArrowException as exc:
-        raise BadInput(f"reading {name}", f"it is not Parquet: {exc}") from exc

@@ -39,7 +39,7 @@ from weighbridge.tasks.sources.base import (
 from weighbridge.tasks.sources.gather import Gathering, check_disk
 from weighbridge.tasks.sources.uri import Location
 
-VERSION: Final = 1
+VERSION: Final = 2
 DIGESTS_AT_ONCE: Final = 8
 
 logger = logging.getLogger(__name__)

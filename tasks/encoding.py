@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weighbridge.core.errors import BadInput
-from weighbridge.tasks.data import Message, Row
+from weighbridge.tasks.answer_end import token_that_ends
+from weighbridge.tasks.chat_template import rendered
+from weighbridge.tasks.data import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,11 +56,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
     The prompt's are exactly those that it has at inference, when no completion follows it.
 
     Raises:
-        BadInput: the rows are chats and the tokenizer has no chat template, or the template
-            refuses them.
+        BadInput: the rows are chats and the tokenizer has no chat template, the template refuses
+            them, nothing ends an answer, or an answer holds the token that ends it.
     """
     if not rows:
         return []
+    end = token_that_ends(tokenizer, chat=rows[0].is_chat)
+    _refuse_ends_within(tokenizer, rows, end)
     texts = [_texts(tokenizer, row) for row in rows]
     # A chat template writes every special token itself; in plain text the tokenizer adds what
     # belongs in front.
@@ -77,8 +81,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
     ):
         completions[index] = ids
     return [
-        Encoded(prompt, _ended(tokenizer, completion or [], row))
-        for prompt, completion, row in zip(prompts, completions, rows, strict=True)
+        Encoded(prompt, _ended(completion or [], end))
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
 
 
@@ -86,37 +90,18 @@ def _texts(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
     """Return prompt and completion as the model reads them."""
     if isinstance(row.prompt, str) or isinstance(row.completion, str):
         return str(row.prompt), str(row.completion)
-    prompt = _rendered(tokenizer, row.prompt, add_generation_prompt=True)
-    whole = _rendered(tokenizer, [*row.prompt, *row.completion])
+    prompt = rendered(tokenizer, row.prompt, add_generation_prompt=True)
+    whole = rendered(tokenizer, [*row.prompt, *row.completion])
     if whole.startswith(prompt):
         return prompt, whole.removeprefix(prompt)
     if len(row.completion) == 1:
         # Templates for reasoning models may render a prompt differently once its answer is known.
-        return prompt, row.completion[0].content + str(tokenizer.eos_token or "")
+        return prompt, row.completion[0].content
     raise BadInput(
         "applying the chat template",
         "it renders the prompt differently when several messages follow it",
         "let each row's completion be one message",
     )
-
-
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any
-) -> str:
-    doing = "applying the chat template"
-    if not tokenizer.chat_template:
-        remedy = "use an instruction-tuned model, or plain text (data.columns with `chat: false`)"
-        raise BadInput(
-            doing, "the data are chats and the model's tokenizer has no chat template", remedy
-        )
-    try:
-        chat = [message.model_dump() for message in messages]
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
-    except Exception as exc:  # it is a program: a range too long, a name that is not there, …
-        reason = " ".join((str(exc) or type(exc).__name__).split())[:300]
-        raise BadInput(
-            doing, f"it refuses a row: {reason}", "change the data or the template"
-        ) from exc
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
@@ -128,11 +113,29 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool)
     return ids
 
 
-def _ended(tokenizer: PreTrainedTokenizerBase, completion: list[int], row: Row) -> list[int]:
-    """Cut what follows the last end token; plain text gets one."""
-    end = tokenizer.eos_token_id
+def _ended(completion: list[int], end: int) -> list[int]:
+    """Cut what follows the last end token; an answer without one gets it."""
     # ChatML and others write a line break after the end token. An engine has stopped by then, so
     # nothing is to be learnt of it.
     if end in completion:
         return completion[: len(completion) - completion[::-1].index(end)]
-    return completion if row.is_chat or end is None else [*completion, end]
+    return [*completion, end]
+
+
+def _refuse_ends_within(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], end: int) -> None:
+    """Raise BadInput for an answer that no engine could give: it would stop in the middle."""
+    ends = {str(tokenizer.convert_ids_to_tokens(end)), str(tokenizer.eos_token or "")} - {""}
+    for number, row in enumerate(rows, start=1):
+        answers = (
+            # Plain text may end with the token: many write it there themselves.
+            [row.completion.removesuffix(str(tokenizer.eos_token))]
+            if isinstance(row.completion, str)
+            else [message.content for message in row.completion]
+        )
+        for token in ends:
+            if any(token in answer for answer in answers):
+                raise BadInput(
+                    "encoding the data",
+                    f"the answer of row {number} holds {token}, at which every engine stops",
+                    "take it out of the data",
+                )

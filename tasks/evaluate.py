@@ -18,13 +18,14 @@ from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
-VERSION: Final = 1
+VERSION: Final = 2
 logger = logging.getLogger(__name__)
 
 
@@ -186,6 +187,7 @@ def _answer(
     from weighbridge.tasks import generation, hf_models
 
     tokenizer = load_tokenizer(model)
+    stops = tokens_that_stop(model, tokenizer)
     answered = []
     with hf_models.quiet(), hf_models.threads(model):
         loaded = hf_models.load_model(model)
@@ -198,6 +200,7 @@ def _answer(
                 loaded,
                 tokenizer,
                 [row.prompt for row in encoded],
+                stops=stops,
                 max_new_tokens=args.max_new_tokens,
                 batch_size=args.batch_size,
                 advance=advance,

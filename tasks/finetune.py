@@ -33,7 +33,7 @@ from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
 
-VERSION: Final = 1
+VERSION: Final = 2
 logger = logging.getLogger(__name__)
 
 
@@ -113,7 +113,11 @@ def _training_rows(base: Artifact, data: Artifact, args: FinetuneArgs) -> tuple[
     rows = read_rows(data, "train")
     if not rows:
         raise BadInput("fine-tuning", "the data hold no training rows", "give at least one row")
-    encoded = encode(load_tokenizer(base.path), rows)
+    tokenizer = load_tokenizer(base.path)
+    encoded = encode(tokenizer, rows)
+    # What evaluation could not encode either is said before hours of training, not after them.
+    for split in ("validation", "test"):
+        encode(tokenizer, read_rows(data, split))
     limit, bound = _longest_allowed(base, args)
     long = [index for index, row in enumerate(encoded) if len(row) > limit]
     if long and not (args.drop_long and bound == "max_length"):

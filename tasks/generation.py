@@ -28,21 +28,25 @@ def answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     *,
+    stops: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
     advance: Advance = _silent,
 ) -> list[str]:
     """Return the greedy answer to each prompt, in their order, without special tokens.
 
-    Prompts of like length share a batch, so that little is padded.
+    An answer ends before the first of the tokens in `stops`. Prompts of like length share a batch,
+    so that little is padded.
     """
     from transformers import GenerationConfig
 
-    ends = _end_tokens(model, tokenizer)
     # Any token will do where the tokenizer names none: the mask hides it.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stops, 0)[0]
     options = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stops) or None,
+        pad_token_id=pad,
     )
     # Where ours says nothing, the model's own settings of sampling would be filled in.
     model.generation_config = options
@@ -55,11 +59,19 @@ def answers(
         generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)[
             :, ids.shape[1] :
         ]
+        ids_of_answers = [_before_stop(answer, stops) for answer in generated.tolist()]
         texts.update(
-            zip(batch, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True)
+            zip(
+                batch, tokenizer.batch_decode(ids_of_answers, skip_special_tokens=True), strict=True
+            )
         )
         advance(len(batch))
     return [texts[index] for index in range(len(prompts))]
+
+
+def _before_stop(answer: list[int], stops: Sequence[int]) -> list[int]:
+    # An end that is no special token would be decoded as text.
+    return answer[: next((n for n, token in enumerate(answer) if token in stops), len(answer))]
 
 
 @torch.inference_mode()
@@ -130,12 +142,3 @@ def _left_padded(
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return every token that ends an answer, by the model's configuration and its tokenizer."""
-    # Chat models often end a turn by another token than the tokenizer's own end of text, and name
-    # both as a list in generation_config.json.
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys(end for end in (*ends, tokenizer.eos_token_id) if end is not None))

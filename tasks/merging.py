@@ -13,6 +13,8 @@ from peft.tuners.lora import LoraLayer
 
 from weighbridge.core.errors import BadInput
 from weighbridge.tasks import hf_models
+from weighbridge.tasks.answer_end import write_stops
+from weighbridge.tasks.encoding import load_tokenizer
 
 # What a folder in the Hugging Face layout holds beside its weights: configuration, tokenizer, chat
 # template. Licences such as Llama's have to go with derived weights.
@@ -36,8 +38,9 @@ def write_adapter(trained: Path, out: Path, base: str) -> None:
 
 
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
-    """Write the base's folder with merged weights; all its other files stay as they are, byte for
-    byte.
+    """Write the base's folder with merged weights; its other files stay as they are, byte for byte.
+
+    Only `generation_config.json` is written anew, where it does not name what ends an answer.
 
     Each layer is merged in float32 and put back into the base's own number type.
 
@@ -55,6 +58,7 @@ def write_merged(base: Path, adapter: Path, out: Path) -> None:
     for file in base.iterdir():
         if file.is_file() and _belongs(file.name):
             shutil.copyfile(file, out / file.name)
+    write_stops(out, load_tokenizer(out))
 
 
 def _merge(layer: LoraLayer) -> None:

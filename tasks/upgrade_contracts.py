@@ -63,7 +63,12 @@ def answers_are_scored() -> None:
     model, tokenizer = hf_models.load_model(folder), load_tokenizer(folder)
     rows = encode(tokenizer, _rows(4))
     replies = answers(
-        model, tokenizer, [row.prompt for row in rows], max_new_tokens=4, batch_size=2
+        model,
+        tokenizer,
+        [row.prompt for row in rows],
+        stops=rows[0].completion[-1:],
+        max_new_tokens=4,
+        batch_size=2,
     )
     assert len(replies) == len(rows), f"{len(replies)} answers to {len(rows)} prompts"
     for name in sorted(set(names("metric")) - NOT_OFFLINE):

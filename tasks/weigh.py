@@ -23,7 +23,8 @@ from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: records of version 1 were taken with engines that were tuned and started in another way.
-VERSION = 2
+# 3: the token that ends an answer is the one that ends a turn.
+VERSION = 3
 logger = logging.getLogger(__name__)
 
 # Nothing listens there: of the command, only the program is looked at.

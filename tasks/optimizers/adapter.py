@@ -1,5 +1,5 @@
 """Base and adapter side by side, unmerged: nothing is calculated, the base's files are the store's
-own.
+own, but for what ends an answer.
 
 ::
 
@@ -17,6 +17,8 @@ from typing import ClassVar, Literal
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.store import link_or_copy
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.answer_end import write_stops
+from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 from weighbridge.tasks.optimizers.lineage import base_and_adapter
 
@@ -31,7 +33,7 @@ class Adapter:
     """Passes base and adapter on, linked."""
 
     Args: ClassVar[type[OptimizerArgs]] = AdapterArgs
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     format: ClassVar[Format] = "peft"
     faithful: ClassVar[Mapping[str, str] | None] = None
     lock: ClassVar[Path | None] = None
@@ -49,4 +51,5 @@ class Adapter:
         for source, to in ((base.path, out), (adapter.path, out / "adapters" / adapter.short)):
             for path in sorted(path for path in source.rglob("*") if path.is_file()):
                 link_or_copy(path, to / path.relative_to(source))
+        write_stops(out, load_tokenizer(out))
         return {"base": base.digest, "adapter": adapter.digest}

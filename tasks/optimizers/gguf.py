@@ -107,7 +107,7 @@ class Gguf:
     """Makes `model.gguf` and, beside it, `tokenizer/` with everything that renders a prompt."""
 
     Args: ClassVar[type[OptimizerArgs]] = GgufArgs
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     format: ClassVar[Format] = "gguf"
     faithful: ClassVar[Mapping[str, str] | None] = {"quantization": "F16"}
     lock: ClassVar[Path | None] = LOCK

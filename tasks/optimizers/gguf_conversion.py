@@ -18,6 +18,7 @@ from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
+from weighbridge.tasks.answer_end import STOPS_OF_LLAMA_CPP, tokens_that_stop
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.optimizers import gguf_checks as checks
@@ -26,7 +27,7 @@ from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script
 
 LOCK: Final = Path(__file__).with_name("gguf.lock")
-BASE_VERSION: Final = 1
+BASE_VERSION: Final = 3
 """Bumped when the lossless conversion gives other bytes."""
 SCRIPTS: Final = Path(__file__).parent / "gguf_scripts"
 PROGRAM: Final = OptimizerProgram(
@@ -115,9 +116,25 @@ def _run_converter(
     (folder := out.with_name("model")).symlink_to(model)
     command = script(SCRIPTS / "convert.py", LOCK, cache)
     command += [llama_cpp_native.source(cache), folder, out / "model.gguf"]
-    command += [checks.base_type(model).lower(), name, report, *options]
+    ends = ",".join(map(str, _ends(model)))
+    command += [checks.base_type(model).lower(), name, report, ends, *options]
     PROGRAM.run(command, doing, report=report, env=OFFLINE, cwd=out.parent)
     return report
+
+
+def _ends(model: Path) -> list[int]:
+    """Return the tokens to name in the file: the end of text, the end of a turn, and any other at
+    which llama.cpp would not stop by its spelling.
+    """
+    tokenizer = load_tokenizer(model)
+    stops = tokens_that_stop(model, tokenizer)
+    end = stops[0] if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+    others = [
+        token
+        for token in stops[1:]
+        if tokenizer.convert_ids_to_tokens(token) not in STOPS_OF_LLAMA_CPP
+    ]
+    return list(dict.fromkeys([end, stops[0], *others]))
 
 
 def convert_adapter(adapter: Artifact, base: Artifact, out: Path, cache: Path) -> None:

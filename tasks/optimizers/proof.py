@@ -19,6 +19,7 @@ from weighbridge.core.progress import track
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine
 from weighbridge.serving.openai_client import Client
+from weighbridge.tasks.chat_template import rendered
 from weighbridge.tasks.data import SPLITS, Row, read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 
@@ -87,15 +88,7 @@ def text_of(tokenizer: Any, row: Row) -> str:
     """Return prompt and completion in one, as the model reads them."""
     if isinstance(row.prompt, str) or isinstance(row.completion, str):
         return f"{row.prompt}{row.completion}"
-    if not tokenizer.chat_template:
-        remedy = "use an instruction-tuned model, or plain text"
-        raise BadInput(
-            "applying the chat template",
-            "the data are chats and the tokenizer has no chat template",
-            remedy,
-        )
-    messages = [message.model_dump() for message in [*row.prompt, *row.completion]]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    return rendered(tokenizer, [*row.prompt, *row.completion])
 
 
 def compare(

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import math
+import tempfile
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +34,7 @@ def lines(path: Path, *rows: Any) -> Path:
 
 def prepared(tmp_path: Path, files: dict[Split, Path], **fields: Any) -> dict[Split, list[Row]]:
     """The canonical rows that `files` give for all splits."""
-    out = tmp_path / "out"
-    out.mkdir()
+    out = Path(tempfile.mkdtemp(dir=tmp_path))
     prepare({split: [(path.name, path)] for split, path in files.items()}, args(**fields), out)
     artifact = Store(tmp_path / "store").add(out, "jsonl")
     return {split: read_rows(artifact, split) for split in SPLITS}
@@ -197,7 +200,7 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
 
 def test_an_empty_value_in_a_mapped_column_is_named(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"text": None, "label": "b"})
-    assert "a mapped column is empty" in refused(
+    assert "the mapped column 'text' is empty" in refused(
         tmp_path, file, columns={"prompt": "{text}", "completion": "{label}"}
     )
 
@@ -252,3 +255,169 @@ def test_three_prompts_are_enough_to_cut(tmp_path: Path) -> None:
 def test_arguments_that_cannot_be_right_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         args(**fields)
+
+
+# What a column's value becomes
+
+MAPPED = {"prompt": "{text}", "completion": "{label}"}
+
+
+def parquet(tmp_path: Path, values: Any, metadata: dict[str, str] | None = None) -> Path:
+    table = pa.table({"text": pa.array(["a"] * len(values)), "label": values})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    return tmp_path / "a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array([Decimal("1.50")]), "1.50"),
+        (pa.array([Decimal("0.0000001")], pa.decimal128(9, 8)), "0.00000010"),
+        (pa.array([date(2024, 1, 1)]), "2024-01-01"),
+        (pa.array([datetime(2024, 1, 1, 12)]), "2024-01-01T12:00:00"),
+        (pa.array([datetime(2024, 1, 1)], pa.timestamp("ns", "UTC")), "2024-01-01T00:00:00+00:00"),
+        (pa.array([time(12, 30)]), "12:30:00"),
+        (pa.array([0.1], pa.float32()), "0.1"),
+        (pa.array([0.1], pa.float16()), "0.1"),
+        (pa.array([1.0]), "1.0"),
+        (pa.array([-0.0]), "-0.0"),
+        (pa.array([2**53 + 1]), "9007199254740993"),
+        (pa.array([True]), "true"),
+        (pa.array(["x"]).dictionary_encode(), "x"),
+        (pa.array(["x"], pa.large_string()), "x"),
+        (pa.array([[0.1, None]], pa.list_(pa.float32())), "[0.1, null]"),
+        (pa.array([{"day": date(2024, 1, 1), "no": None}]), '{"day": "2024-01-01", "no": null}'),
+        (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), '{"k": 1}'),
+    ],
+)
+def test_every_type_of_a_column_has_one_spelling(tmp_path: Path, values: Any, text: str) -> None:
+    (row,) = every_split(tmp_path, parquet(tmp_path, values), columns=MAPPED)
+    assert row.reference == text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (pa.array([b"abc"]), "'label' holds bytes"),
+        (pa.array([[b"abc"]]), "'label' holds bytes"),
+        (pa.array([timedelta(1)]), "'label' holds timedelta"),
+        (pa.array([math.nan]), "'label' holds nan, which is no number"),
+        (pa.array([-math.inf], pa.float32()), "'label' holds -inf, which is no number"),
+        (pa.nulls(1), "'label' is empty"),
+    ],
+)
+def test_a_value_without_a_spelling_is_refused(tmp_path: Path, values: Any, words: str) -> None:
+    assert f"row 1: the mapped column {words}" in refused(
+        tmp_path, parquet(tmp_path, values), columns=MAPPED
+    )
+
+
+def test_class_labels_come_by_their_names(tmp_path: Path) -> None:
+    feature = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    rows = every_split(tmp_path, parquet(tmp_path, pa.array([1, 0]), described), columns=MAPPED)
+    assert [row.reference for row in rows] == ["pos", "neg"]
+    file = parquet(tmp_path, pa.array([-1]), described)
+    assert "'label' is empty" in refused(tmp_path, file, columns=MAPPED)
+
+
+def test_bytes_are_no_text_of_a_chat(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["a"], "completion": [b"b"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "completion" in refused(tmp_path, tmp_path / "a.parquet")
+
+
+# What must not be taken silently
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"text,label,label\na,1,9\n", "the column 'label' is there 2 times"),
+        ("a.csv", b"text,label\na,1\nb,\n", "row 2: completion: the answer is empty"),
+        ("a.jsonl", b'{"text": "a", "label": NaN}', "line 1: it is not JSON: it holds NaN"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}', "'text' is there twice"),
+        ("a.json", b'[{"text": "\\ud83d", "label": "b"}]', "row 1: it holds '\\ud83d'"),
+        ("a.json", b'[{"\\ud83d": "a"}]', "there are: \\ud83d"),
+        ("a.jsonl", b"[" * 100_000, "line 1: it is not JSON"),
+    ],
+)
+def test_columns_that_would_be_learned_wrongly_are_refused(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert words in refused(tmp_path, tmp_path / name, columns=MAPPED)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (CHAT | {"tools": [{"type": "function"}]}, "its `tools` would not reach the model"),
+        (CHAT | {"system": "Be brief."}, "its `system` would not reach the model"),
+        ({"prompt": "a", "completion": "b", "documents": ["c"]}, "its `documents` would not reach"),
+        ({"messages": [CHAT["messages"][0], {"role": "assistant", "content": ""}]}, "is empty"),
+        ({"prompt": "a", "completion": " \n"}, "completion: the answer is empty"),
+        ({"messages": [{"role": "user", "content": " "}, CHAT["messages"][1]]}, "prompt: it is"),
+        ({"prompt": "cut \ud83d", "completion": "b"}, "line 1: it holds '\\ud83d'"),
+    ],
+)
+def test_rows_that_would_be_learned_wrongly_are_refused(
+    tmp_path: Path, row: Any, words: str
+) -> None:
+    assert words in refused(tmp_path, lines(tmp_path / "a.jsonl", row))
+
+
+def test_columns_that_say_nothing_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    file = lines(tmp_path / "a.jsonl", CHAT | {"tools": None, "documents": [], "id": 7})
+    assert every_split(tmp_path, file)
+
+
+def test_a_long_cell_of_a_csv_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"text,label\n{'x' * 200_000},1\n")
+    (row,) = every_split(tmp_path, tmp_path / "a.csv", columns=MAPPED | {"chat": False})
+    assert len(row.prompt) == 200_000
+
+
+# Which turns are learned
+
+TURNS = [
+    {"role": role, "content": content}
+    for role, content in (
+        ("assistant", "Hello."),
+        ("user", "One?"),
+        ("assistant", "1"),
+        ("user", "Two?"),
+        ("assistant", "2"),
+    )
+]
+
+
+def test_all_turns_of_train_are_learned_on_request(tmp_path: Path) -> None:
+    file = lines(tmp_path / "a.jsonl", {"messages": TURNS})
+    every = {"train": file, "validation": file, "test": file}
+    splits = prepared(tmp_path, every, train_on="all")
+    assert [(len(row.prompt), row.reference) for row in splits["train"]] == [(2, "1"), (4, "2")]
+    assert [row.reference for row in splits["validation"]] == ["2"]
+
+
+def test_turns_of_one_chat_stay_in_one_split(tmp_path: Path) -> None:
+    chats = [{"messages": [{**TURNS[1], "content": f"{n}?"}, *TURNS[2:]]} for n in range(40)]
+    splits = prepared(tmp_path, {"train": lines(tmp_path / "a.jsonl", *chats)}, train_on="all")
+    first = {split: {row.prompt[0].content for row in splits[split]} for split in SPLITS}
+    assert not first["train"] & (first["validation"] | first["test"])
+    assert len(splits["train"]) == 2 * len(first["train"])
+
+
+def test_turns_that_are_not_learned_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = lines(tmp_path / "a.jsonl", {"messages": TURNS}, CHAT)
+    every_split(tmp_path, file)
+    assert "of 1 of 2 chats in train only the assistant's last turn is learned" in caplog.text
+
+
+def test_an_empty_turn_is_named_where_all_are_learned(tmp_path: Path) -> None:
+    turns = [TURNS[1], {"role": "assistant", "content": ""}, *TURNS[3:]]
+    file = lines(tmp_path / "a.jsonl", {"messages": turns})
+    assert every_split(tmp_path, file)
+    assert "line 1: completion: the answer is empty" in refused(tmp_path, file, train_on="all")

@@ -54,7 +54,7 @@ def test_a_template_that_changes_the_prompt_once_it_is_answered_still_ends_the_a
 ) -> None:
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: <think>\n{% endif %}"
     )
     (row,) = encode(tokenizer, [chat("How are you?", "Fine.")])

@@ -13,6 +13,7 @@ from weighbridge.core import progress
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Message, Row, write_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
@@ -48,11 +49,12 @@ def test_batched_answers_equal_those_one_by_one(tiny_model: Path) -> None:
     from weighbridge.tasks import generation, hf_models
 
     tokenizer, model = load_tokenizer(tiny_model), hf_models.load_model(tiny_model)
+    stops = tokens_that_stop(tiny_model, tokenizer)
     prompts = [row.prompt for row in encode(tokenizer, [chat(number) for number in range(20)])]
 
     def answers(prompts: list[list[int]], batch_size: int) -> list[str]:
         return generation.answers(
-            model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size
+            model, tokenizer, prompts, stops=stops, max_new_tokens=12, batch_size=batch_size
         )
 
     with hf_models.threads(tiny_model):

@@ -1,7 +1,8 @@
 """Run llama.cpp's own converter, and name the pre-tokenizers it knows by content but not by sight.
 
 Runs in the gguf environment, not in ours: `python -P convert.py SOURCES MODEL OUT OUTTYPE NAME
-REPORT [OPTIONS]`.
+REPORT ENDS [OPTIONS]`, where ENDS are token ids with commas between them: the tokens that end an
+answer, the tokenizer's end of text first.
 
 The converter recognizes a BPE tokenizer by a hash over token ids, so it refuses every one that was
 trained at home. What decides is the pre-tokenizer: where its pattern is one that llama.cpp has,
@@ -110,7 +111,26 @@ def lighten() -> None:
     import_utils.is_torch_available.cache_clear()
 
 
-def patch(facts: dict[str, str]) -> None:
+def write_ends(writer: Any, ends: list[int]) -> None:
+    """Write the tokens at which the engine stops.
+
+    Raises:
+        Refusal: they are more than a file can name.
+    """
+    import gguf
+
+    keys = gguf.Keys.Tokenizer
+    # llama.cpp stops at each of these, and uses the three for infilling for nothing else in a chat.
+    names = [keys.EOS_ID, keys.EOT_ID, keys.EOM_ID, keys.FIM_PAD_ID, keys.FIM_REP_ID]
+    if len(ends) > len(names):
+        raise Refusal(f"{len(ends)} tokens end an answer, and a GGUF names at most {len(names)}")
+    for name, end in zip(names, ends, strict=False):
+        # The writer warns of a key that is set twice.
+        writer.kv_data[0].pop(name, None)
+        writer.add_uint32(name, end)
+
+
+def patch(facts: dict[str, str], ends: list[int]) -> None:
     """Teach the converter's base class what this module knows."""
     import gguf
     from conversion.base import TextModel  # type: ignore[import-not-found]  # in the sources
@@ -136,6 +156,7 @@ def patch(facts: dict[str, str]) -> None:
             # The writer warns of a key that is set twice.
             self.gguf_writer.kv_data[0].pop(key, None)
             self.gguf_writer.add_bool(key, add_bos)
+        write_ends(self.gguf_writer, ends)
 
     TextModel.get_vocab_base_pre = get_vocab_base_pre
     TextModel.prepare_metadata = prepare_metadata
@@ -154,13 +175,20 @@ def distrust() -> None:
 
 
 def main(
-    sources: str, model: str, out: str, outtype: str, name: str, report: str, *options: str
+    sources: str,
+    model: str,
+    out: str,
+    outtype: str,
+    name: str,
+    report: str,
+    ends: str,
+    *options: str,
 ) -> int:
     sys.path[:0] = [sources, str(Path(sources, "gguf-py"))]
     facts: dict[str, str] = {}
     lighten()
     distrust()
-    patch(facts)
+    patch(facts, [int(end) for end in ends.split(",")])
     import convert_hf_to_gguf  # type: ignore[import-not-found]  # in the sources
 
     sys.argv = [

@@ -267,7 +267,8 @@ def test_our_precisions_are_the_converters_own_bytes(
     ]
     assert (
         run(
-            "the converter", [*script, tmp_path / "model.gguf", "q8_0", name, tmp_path / "report"]
+            "the converter",
+            [*script, tmp_path / "model.gguf", "q8_0", name, tmp_path / "report", "2"],
         ).status
         == 0
     )

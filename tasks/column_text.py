@@ -1,0 +1,55 @@
+"""What a column's value becomes in a template: one spelling for each type, and a refusal where
+there is none. docs/data.md holds the same as a table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+def text_of_value(value: Any) -> str:
+    """Return a value as the model reads and writes it.
+
+    Raises:
+        ValueError: it is empty, no number, or of a type that has no one spelling; the words go on
+            after the column's name.
+    """
+    if value is None:
+        raise ValueError("is empty")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Decimal | date | datetime | time | UUID):
+        return _plain(value)
+    return json.dumps(_json_value(value), ensure_ascii=False)
+
+
+def _plain(value: Decimal | date | time | UUID) -> str:
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError(f"holds {value}, which is no number")
+        # Never 1.5E+3: the digits as the column declares them.
+        return f"{value:f}"
+    return str(value) if isinstance(value, UUID) else value.isoformat()
+
+
+def _json_value(value: Any) -> Any:
+    """Return what JSON can hold; decimals, dates and times inside it are strings."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"holds {value}, which is no number")
+        return value
+    if isinstance(value, Decimal | date | time | UUID):
+        return _plain(value)
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    kind = "bytes" if isinstance(value, bytes) else type(value).__name__
+    raise ValueError(f"holds {kind}, which has no one spelling as text")
