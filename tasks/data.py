@@ -33,7 +33,7 @@ NOT_PASSED_ON: Final = (
 )
 """Columns beside a chat that change what a model reads, and that no row of ours can hold."""
 
-logger = logging.getLogger("weighbridge.download")
+logger = logging.getLogger(__name__)
 
 Columns = Mapping[str, Any]
 """One row as the user has it."""

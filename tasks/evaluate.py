@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,6 +16,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.plugins import PluginArgs
+from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Row, Split, read_rows
@@ -26,6 +26,8 @@ from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
 
 VERSION: Final = 2
+Advance = Callable[[int], None]
+"""Takes the rows done since the last call."""
 logger = logging.getLogger(__name__)
 
 
@@ -85,9 +87,10 @@ class Evaluated(BaseModel):
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(BaseModel):
     """One model on one split."""
+
+    model_config = ConfigDict(frozen=True)
 
     answers: list[str]
     scores: dict[str, Score]
@@ -110,7 +113,7 @@ def evaluate(
         raise BadInput(
             "evaluating", "the data hold no validation rows", "give a validation file, or more rows"
         )
-    before, after, unseen = _answer_all(base, finetuned, validation, test, args)
+    before, after, unseen = _answer_all(base, finetuned, validation, test, args, workspace)
     with workspace.store.scratch() as scratch:
         _write(scratch / "validation.jsonl", validation, {"base": before, "finetuned": after})
         _write(scratch / "test.jsonl", test, {"finetuned": unseen})
@@ -161,6 +164,7 @@ def _answer_all(
     validation: Sequence[Row],
     test: Sequence[Row],
     args: EvaluateArgs,
+    workspace: Workspace,
 ) -> tuple[Answered, Answered, Answered]:
     """Return the base's answers on validation, the fine-tuned model's on validation and test."""
     passes = 2 if needs_logprobs(args.metrics) else 1
@@ -173,14 +177,44 @@ def _answer_all(
             done += rows
             update(done)
 
-        (before,) = _answer(base.path, [validation], args, advance)
+        (before,) = _answer_once(base, [validation], args, workspace, advance)
         # Base and fine-tuned model one after the other: only one of them is in memory.
-        after, unseen = _answer(finetuned.path, [validation, test], args, advance)
+        after, unseen = _answer_once(finetuned, [validation, test], args, workspace, advance)
     return before, after, unseen
 
 
+def _answer_once(
+    model: Artifact,
+    splits: Sequence[Sequence[Row]],
+    args: EvaluateArgs,
+    workspace: Workspace,
+    advance: Advance,
+) -> list[Answered]:
+    """Return one model's answers, kept by what they depend on: a base is answered for once, however
+    many releases are made of it.
+    """
+    # The rows themselves and not the artifact they are in: new training rows change no answer.
+    inputs = {
+        "model": model,
+        "rows": fingerprint([list(rows) for rows in splits]),
+        "metrics": args.metrics,
+        "max_new_tokens": args.max_new_tokens,
+    }
+    outcome = workspace.stages.run(
+        "evaluate.model",
+        VERSION,
+        list[Answered],
+        inputs,
+        lambda: _answer(model.path, splits, args, advance),
+    )
+    if outcome.reused:
+        logger.info("answers of model %s reused: %s", model.short, outcome.why)
+        advance((2 if needs_logprobs(args.metrics) else 1) * sum(map(len, splits)))
+    return outcome.value
+
+
 def _answer(
-    model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Any
+    model: Path, splits: Sequence[Sequence[Row]], args: EvaluateArgs, advance: Advance
 ) -> list[Answered]:
     """Return one model's answers on several splits; it is loaded once."""
     # Imported here: they take torch with them, and recipes import this module for its arguments.
@@ -193,7 +227,7 @@ def _answer(
         loaded = hf_models.load_model(model)
         for rows in splits:
             if not rows:
-                answered.append(Answered([], {}))
+                answered.append(Answered(answers=[], scores={}))
                 continue
             encoded = encode(tokenizer, rows)
             answers = generation.answers(
@@ -211,9 +245,8 @@ def _answer(
                     loaded, encoded, batch_size=args.batch_size, advance=advance
                 )
             references = [row.reference for row in rows]
-            answered.append(
-                Answered(answers, score_all(args.metrics, answers, references, logprobs))
-            )
+            scores = score_all(args.metrics, answers, references, logprobs)
+            answered.append(Answered(answers=answers, scores=scores))
     return answered
 
 

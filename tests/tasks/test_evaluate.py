@@ -126,6 +126,31 @@ def test_limit_takes_the_first_rows(workspace: Workspace, tmp_path: Path, tiny_m
     assert result.test == {}
 
 
+def test_a_base_is_answered_for_once_however_many_models_are_made_of_it(
+    workspace: Workspace, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weighbridge.tasks import hf_models
+
+    base, other = two_models(workspace, tmp_path, tiny_model)
+    loaded: list[Path] = []
+    load = hf_models.load_model
+    monkeypatch.setattr(hf_models, "load_model", lambda path: loaded.append(path) or load(path))
+    rows = [chat(n) for n in range(3)]
+    data = stored_rows(workspace, validation=rows)
+    first = evaluate(base, other, data, EvaluateArgs(max_new_tokens=2), workspace)
+    assert len(loaded) == 2
+    # Other training rows, another gate: nothing that an answer depends on.
+    grown = stored_rows(workspace, train=[chat(9)], validation=rows)
+    seen: list[progress.Step] = []
+    with progress.listen(seen.append):
+        again = evaluate(base, base, grown, EvaluateArgs(max_new_tokens=2, min_gain=-1), workspace)
+    assert loaded[2:] == [base.path]
+    assert again.base == first.base
+    assert seen[-1].done == seen[-1].total
+    evaluate(base, other, grown, EvaluateArgs(max_new_tokens=3), workspace)
+    assert len(loaded) == 5
+
+
 def test_no_validation_rows_are_refused(
     workspace: Workspace, tmp_path: Path, tiny_model: Path
 ) -> None:
