@@ -107,7 +107,7 @@ class Installation:
         from examples.support_tickets import ensure
 
         os.environ["WEIGHBRIDGE_DEMO"] = str(ensure(self.workspace.settings.cache))
-        rollout = {"step_seconds": 1, "memory_reserve": 0}
+        rollout = {"step_seconds": 1, "memory_reserve": "128MiB"}
         recipe = small_recipe(
             self.folder,
             NAME,

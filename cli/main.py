@@ -40,6 +40,10 @@ class LazyGroup(click.Group):
             "weighbridge.cli.platform:down",
             "Stop the platform and what serves; leave no process behind.",
         ),
+        "logs": (
+            "weighbridge.cli.platform:logs",
+            "Show the last lines of a service's or a target's log, and follow it.",
+        ),
         "promote": (
             "weighbridge.cli.rollouts:promote",
             "Let a version be champion, and wait until it serves.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 
@@ -18,14 +19,23 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the services as JSON; progress goes to stderr."
 )
-def up(as_json: bool) -> None:
+@click.option(
+    "--install", is_flag=True, help="Only write a systemd unit that does this at every boot."
+)
+def up(as_json: bool, install: bool) -> None:
     """Bring up Prefect, MLflow, the deployer, a worker and the gateway, and whatever served before.
 
-    They are kept alive until `weighbridge down`, and listen for this machine alone.
+    They are kept alive until `weighbridge down`, and listen for this machine alone. What runs and
+    answers nobody is started again.
     """
     from weighbridge.cli import terminal
+    from weighbridge.services import systemd
     from weighbridge.services.platform import Platform
 
+    if install:
+        path, commands = systemd.install(Settings())
+        click.echo(f"wrote {path}; have systemd use it with:\n  " + "\n  ".join(commands))
+        return
     with terminal.live_progress(terminal.stderr if as_json else terminal.console):
         services = Platform(Settings()).up()
     if as_json:
@@ -54,13 +64,47 @@ def down() -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
-    """Say how each service is, and for every target what is to serve, what does, since when."""
+    """Say how each service is, and for every target what is to serve, what does, since when.
+
+    Ends with 4 where a target is down, or a service of a platform that was ever brought up.
+    """
+    from weighbridge.core import service_addresses
     from weighbridge.rollout import target_status
     from weighbridge.services.platform import Platform
 
     workspace = Workspace()
     services = Platform(workspace.settings).services()
     targets = target_status.status(workspace)
+    # Without `up` there is no platform that could be down: `weighbridge run` serves without one.
+    expected = services if service_addresses.read(workspace.settings.home) else []
+    _show(services, targets, as_json)
+    if not all(part.answers for part in expected) or not all(one.healthy for one in targets):
+        raise SystemExit(Unavailable.exit_code)
+
+
+@click.command()
+@click.argument("name", default="")
+@click.option(
+    "--lines", "-n", default=20, show_default=True, type=click.IntRange(0), help="How many."
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is written; Ctrl-C ends it.")
+def logs(name: str, lines: int, follow: bool) -> None:
+    """Show the last lines of the log of NAME, a service or a target; of all where none is given."""
+    from weighbridge.services.logs import follow as followed
+    from weighbridge.services.logs import last_lines, log_files
+
+    files = log_files(Settings(), name)
+    for program, path in files.items():
+        if len(files) > 1:
+            click.echo(f"==> {program}: {path}")
+        for line in last_lines(path, lines):
+            click.echo(line)
+    if follow:
+        for program, line in followed(files):
+            click.echo(f"{program}: {line}" if len(files) > 1 else line)
+
+
+def _show(services: "list[ServiceStatus]", targets: "list[TargetStatus]", as_json: bool) -> None:
     if as_json:
         document = {
             "services": [service.model_dump(mode="json") for service in services],
@@ -84,15 +128,21 @@ def _print_services(services: "list[ServiceStatus]") -> None:
     from weighbridge.cli.terminal import table
 
     rows = [
-        [
-            service.name,
-            "[green]answers[/green]" if service.answers else f"[red]{service.state.lower()}[/red]",
-            _ago(service.since),
-            service.address or "—",
-        ]
+        [service.name, _health(service), _ago(service.since), service.address or "—"]
         for service in services
     ]
     table(["service", "health", "up for", "address"], rows)
+    for service in services:
+        if service.restarted:
+            click.echo(f"{service.name}: hung {_ago(service.restarted)} ago, and was started again")
+
+
+def _health(service: "ServiceStatus") -> str:
+    if service.answers:
+        return "[green]answers[/green]"
+    # What runs may still start, or hang.
+    state = "does not answer" if service.state == "RUNNING" else service.state.lower()
+    return f"[red]{state}[/red]"
 
 
 def _print_targets(targets: "list[TargetStatus]") -> None:
@@ -107,11 +157,13 @@ def _print_targets(targets: "list[TargetStatus]") -> None:
             target.desired_version or "—",
             f"{target.serving.name} {target.serving.version}" if target.serving else "—",
             _ago(target.since),
+            _ago(target.running_since),
             target.address,
         ]
         for target in targets
     ]
-    table(["target", "health", "desired", "actual", "for", "address"], rows)
+    columns = ["target", "health", "desired", "actual", "serves for", "up for", "address"]
+    table(columns, rows)
     for target in targets:
         for line in _remarks(target):
             console.print(f"{escape(target.target)}: {escape(line)}", soft_wrap=True)
@@ -127,6 +179,9 @@ def _remarks(target: "TargetStatus") -> list[str]:
         )
     if target.paused:
         lines.append(f"paused; go on with: weighbridge resume {target.target}")
+    if target.restarted:
+        times = f", {target.restarts} times in a row" if target.restarts > 1 else ""
+        lines.append(f"hung {_ago(target.restarted)} ago, and was started again{times}")
     return [*lines, *([target.detail] if target.detail else [])]
 
 

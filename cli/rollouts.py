@@ -83,7 +83,10 @@ def abort(target: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every line of the ledger.")
 def history(target: str, limit: int, as_json: bool) -> None:
-    """List the rollouts at TARGET, newest first: version, what asked for it, what became of it."""
+    """List the rollouts at TARGET, newest first: version, what asked for it, what became of it.
+
+    One line each; engines that hung and were started again are listed too.
+    """
     from weighbridge.deployer.promotion import history as read
 
     rollouts = read(target, Workspace(), limit)
@@ -93,16 +96,11 @@ def history(target: str, limit: int, as_json: bool) -> None:
     if not rollouts:
         click.echo(f"nothing was ever rolled out to {target}")
         return
-    from rich.markup import escape
-
-    from weighbridge.cli.terminal import console, table
+    from weighbridge.cli.terminal import table
 
     right = ["took", "requests", "failed"]
-    columns = ["when", "version", "before", "asked by", "outcome", "took", "requests", "failed"]
-    table(columns, [_row(rollout) for rollout in rollouts], right=right)
-    for rollout in rollouts:
-        if rollout.detail:
-            console.print(f"{_when(rollout.began)}  {escape(rollout.detail)}", soft_wrap=True)
+    columns = ["when", "version", "before", "asked by", "outcome", *right, "why"]
+    table(columns, [_row(rollout) for rollout in rollouts], right=right, one_line=True)
 
 
 def _row(rollout: "RolloutRecord") -> list[str]:
@@ -123,6 +121,7 @@ def _row(rollout: "RolloutRecord") -> list[str]:
         seconds,
         str(rollout.requests),
         failed,
+        " ".join(rollout.detail.split()),
     ]
 
 

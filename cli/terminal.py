@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from weighbridge.core.formatting import human_size
 from weighbridge.core.progress import Step, listen
@@ -23,6 +24,8 @@ console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 GAP = 2
 """Characters between two columns."""
+LONGEST_LINE = 1000
+"""Characters of a line that is read by a program."""
 
 
 def table(
@@ -31,17 +34,29 @@ def table(
     *,
     title: str = "",
     right: Sequence[str] = (),
+    one_line: bool = False,
 ) -> None:
-    """Print rows under headings; columns named in `right` are figures, and set to the right."""
+    """Print rows under headings; columns named in `right` are figures, and set to the right.
+
+    With `one_line` a row never takes a second line: a terminal shows of its last cell what fits,
+    a file or pipe gets all of it.
+    """
     grid = Table(
         title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for column in columns:
         # Folded, not cut: what is left out of a name or figure is what somebody came for.
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    console.print(grid)
+        grid.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=one_line and column != columns[-1],
+        )
+    for *cells, last in rows:
+        ending = Text(last, no_wrap=True, overflow="ellipsis") if one_line else last
+        grid.add_row(*cells, ending)
+    is_read_by_program = one_line and not console.is_terminal
+    (Console(highlight=False, width=LONGEST_LINE) if is_read_by_program else console).print(grid)
 
 
 class LiveSteps:

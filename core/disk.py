@@ -1,6 +1,11 @@
-"""Room on a disk: how much there is, and the refusal of work that would not fit."""
+"""Room on a disk: how much there is, the refusal of work that would not fit, the error of a full
+one.
+"""
 
+import contextlib
+import errno
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from weighbridge.core.errors import Unavailable
@@ -30,3 +35,19 @@ def require_room(needed: int, purpose: str, folder: Path, doing: str) -> None:
             "to folders on another"
         )
         raise Unavailable(doing, wrong, remedy)
+
+
+def is_full(exc: OSError) -> bool:
+    """Whether an error says that nothing can be written: no room, no quota left, read-only."""
+    return exc.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@contextlib.contextmanager
+def recording(path: Path) -> Iterator[None]:
+    """Raise Unavailable where the block cannot write: its disk is full, read-only or gone."""
+    try:
+        yield
+    except OSError as exc:
+        wrong = exc.strerror or str(exc)
+        remedy = f"make room on the disk of {path.parent}"
+        raise Unavailable(f"writing {path}", wrong, remedy) from exc

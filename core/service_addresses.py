@@ -1,6 +1,8 @@
 """Where the platform's own services listen: chosen by `weighbridge up`, read by everybody else."""
 
 import contextlib
+import json
+import time
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,10 @@ from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 
 HOST = "127.0.0.1"
+WATCHDOG = "watchdog"
+"""The service that watches the others, and listens nowhere: a file says that it looks."""
+_LATE = 120.0
+"""Seconds after which it does not look any more. One look at services that all hang takes one."""
 
 
 class Addresses(BaseModel):
@@ -63,6 +69,26 @@ def answers(url: str, timeout: float = 5.0) -> bool:
         return bool(httpx.get(url, timeout=timeout, trust_env=False).is_success)
     except httpx.HTTPError:
         return False
+
+
+def watchdog_file(home: Path) -> Path:
+    """Return the file that the watchdog touches at every look."""
+    return home / "run" / "watchdog.json"
+
+
+def watchdog_looks(home: Path, since: float) -> bool:
+    """Whether the watchdog, whose process started at this Unix time, has looked just now."""
+    with contextlib.suppress(FileNotFoundError):
+        return watchdog_file(home).stat().st_mtime > max(since, time.time() - _LATE)
+    return False
+
+
+def watchdog_restarts(home: Path) -> dict[str, float]:
+    """Return the Unix time at which the watchdog last started each service again."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        restarts: dict[str, float] = json.loads(watchdog_file(home).read_text())
+        return restarts
+    return {}
 
 
 def _file(home: Path) -> Path:

@@ -24,6 +24,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.deployer.mlflow_events import of_delivery
 from weighbridge.deployer.target_worker import ROUTINE, TargetWorker
+from weighbridge.deployer.watch import Watch
 from weighbridge.deployer.webhook_receiver import (
     PATH,
     Callbacks,
@@ -104,6 +105,7 @@ class Deployer:
         callbacks = Callbacks(self.take_delivery, self.wake, self.status)
         app = application(callbacks, self._settings.webhook_secret, seen)
         self._receiver = Receiver(app, self._settings.deployer_port)
+        self._watch = Watch(workspace)
 
     @property
     def url(self) -> str:
@@ -119,12 +121,14 @@ class Deployer:
         """Listen, and settle what a killed deployer left behind. Needs no MLflow."""
         self._receiver.start()
         self._recover()
+        self._watch.start()
 
     def stop(self) -> None:
         """Listen and reconcile no more; what is under way goes on until it ends, or the process
         does.
         """
         self._receiver.stop()
+        self._watch.stop()
         for worker in self._workers.values():
             worker.stop()
 
@@ -162,7 +166,8 @@ class Deployer:
         try:
             self._registry = self._registry or self._connect(self._settings)
             bindings = self._registry.bindings()
-        except WeighbridgeError as exc:
+        # OSError: a disk is full, and MLflow's client can't write either.
+        except (WeighbridgeError, OSError) as exc:
             self._go_on_without_mlflow(str(exc))
             return
         if not self._mlflow["answers"]:
@@ -184,13 +189,13 @@ class Deployer:
         }
 
     def _update_workers(self, bindings: list[Binding]) -> None:
-        """Have one worker for each binding, and a new one where an error ended its thread."""
+        """Have one worker for each binding."""
         wanted = {binding.target: binding for binding in bindings}
         for name in self._workers.keys() - wanted.keys():
             self._workers.pop(name).stop()
         for name, binding in wanted.items():
             worker = self._workers.get(name)
-            if worker is None or not worker.alive:
+            if worker is None:
                 self._workers[name] = TargetWorker(binding, self._reconcile_target)
             else:
                 worker.binding = binding

@@ -82,8 +82,9 @@ class Follower:
     def look(self) -> None:
         """Tell how far the rollout is now; tell nothing once it serves."""
         version = self.promotion.version.version
-        statuses = {status.target: status for status in target_status.status(self.workspace)}
-        status = statuses.get(self.target)
+        # Not asked: several looks a second would be load on what is being judged.
+        statuses = target_status.status(self.workspace, ask=False)
+        status = next((status for status in statuses if status.target == self.target), None)
         serving = status.serving if status else None
         if status is not None and not status.trying and serving and serving.version == version:
             return

@@ -56,10 +56,6 @@ class TargetWorker:
         self._requested.set()
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
     def busy(self) -> bool:
         return bool(self._busy_since)
 
@@ -85,7 +81,10 @@ class TargetWorker:
         try:
             result = self._reconcile(self.binding, trigger, self._asked_at)
             outcome = {"action": result.action, "detail": result.detail, "version": result.version}
-        except WeighbridgeError as exc:
+        # Whatever it is: this thread is the target's only one.
+        except Exception as exc:
+            if not isinstance(exc, WeighbridgeError):
+                logger.exception("%s: this look broke off", self.binding.target)
             version = self._last.get("version", "")
             outcome = {"action": "error", "detail": str(exc), "version": version}
         before = (self._last.get("action"), self._last.get("detail"))

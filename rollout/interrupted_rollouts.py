@@ -5,6 +5,7 @@ The next process that takes a target's lock does so first, whatever it came for.
 
 import logging
 
+from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import known_targets, traffic_shares
@@ -19,11 +20,19 @@ def recover(workspace: Workspace) -> None:
     Needs no MLflow.
     """
     for name in known_targets(workspace.settings.home):
-        managed = open_target(name, workspace)
-        if managed is not None:
-            with managed.lock():
-                resolve_interrupted(managed)
-                repair(managed)
+        try:
+            _recover_target(name, workspace)
+        # One that cannot be recovered must not keep the others down.
+        except (WeighbridgeError, OSError) as exc:
+            logger.warning("%s: %s", name, exc)
+
+
+def _recover_target(name: str, workspace: Workspace) -> None:
+    managed = open_target(name, workspace)
+    if managed is not None:
+        with managed.lock():
+            resolve_interrupted(managed)
+            repair(managed)
 
 
 def resolve_interrupted(managed: ManagedTarget) -> None:

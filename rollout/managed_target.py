@@ -131,18 +131,7 @@ class ManagedTarget:
         rollout: OngoingRollout[Any] = OngoingRollout(
             id=uuid.uuid4().hex, trigger=trigger, began=time.time(), next=new, previous=previous
         )
-        release = new.release
-        self.outbox.write(
-            rollout.id,
-            "begin",
-            target=self.name,
-            model=release.name,
-            version=release.version,
-            previous=previous.release.version if previous else "",
-            trigger=trigger,
-            digests={"bento": release.digest},
-            bento=release.bento,
-        )
+        self._write_begin(rollout.id, new.release, previous, trigger)
         self.change_state(rollout=rollout, reason="", deploy_args=self.args.model_dump(mode="json"))
         return rollout
 
@@ -181,23 +170,46 @@ class ManagedTarget:
         """Give the old version all traffic again; the new one drains.
 
         Called again after a crash, it ends the same.
+
+        Raises:
+            Unavailable: it cannot be written down, the disk is full. What served before serves; how
+                the rollout ended is settled by the next call.
         """
         state = self.load_state()
         rollout = state.rollout
         assert rollout is not None
-        self.outbox.write(rollout.id, "back", why=why)
         drains = () if rollout.swap else (self._draining(rollout.next, rollout.id),)
-        if rollout.swap:
-            self._restore_previous(rollout, figures)
-        self._write_end(rollout, outcome, verdict, why, figures)
-        self.change_state(
-            rollout=None,
-            draining=(*state.draining, *drains),
-            last_failure=failure or state.last_failure,
-            reason=why,
-        )
+        changes: dict[str, Any] = {
+            "rollout": None,
+            "draining": (*state.draining, *drains),
+            "last_failure": failure or state.last_failure,
+            "reason": why,
+        }
+        try:
+            self.outbox.write(rollout.id, "back", why=why)
+            if rollout.swap:
+                self._restore_previous(rollout, figures)
+            self._write_end(rollout, outcome, verdict, why, figures)
+            self.change_state(**changes)
+        except Unavailable:
+            self._go_back_unwritten(rollout, state.model_copy(update=changes), figures)
+            raise
         self.route()
         self.stop_drained()
+
+    def record_restart(self, revision: Revision, at: float, why: str) -> bool:
+        """Write into the ledger that a revision was started again; False while a rollout goes on.
+
+        It is an entry of its own there, which begins and ends with the version that serves.
+        """
+        try:
+            with self._file_lock().acquire(timeout=0):
+                self._write_begin(restart := uuid.uuid4().hex, revision.release, revision, "watch")
+                self.outbox.write(restart, "restart", revision=revision.name, at=at)
+                self.outbox.write(restart, "end", outcome="restarted", verdict="error", detail=why)
+        except Timeout:
+            return False
+        return True
 
     def pause(self, why: str) -> None:
         """Pause rollouts here until a person decides."""
@@ -272,6 +284,31 @@ class ManagedTarget:
             time.sleep(RESTORE_POLL)
         figures["restore_seconds"] = time.monotonic() - began
 
+    def _go_back_unwritten(
+        self, rollout: OngoingRollout[Any], back: TargetState[Any], figures: dict[str, float]
+    ) -> None:
+        """Do what rolls back without a word in the files: traffic does not wait for a disk."""
+        old = rollout.previous
+        if rollout.swap and old is not None and not self.target.is_healthy(old):
+            self._restore_previous(rollout, figures)
+        self.target.route(traffic_shares(back))
+
+    def _write_begin(
+        self, rollout: str, release: Release, previous: Revision | None, trigger: str
+    ) -> None:
+        """Write into the ledger what is about to be done."""
+        self.outbox.write(
+            rollout,
+            "begin",
+            target=self.name,
+            model=release.name,
+            version=release.version,
+            previous=previous.release.version if previous else "",
+            trigger=trigger,
+            digests={"bento": release.digest},
+            bento=release.bento,
+        )
+
     def _write_end(
         self,
         rollout: OngoingRollout[Any],
@@ -311,7 +348,6 @@ def mirror_ledger(managed: ManagedTarget, registry: Registry) -> None:
         return
     try:
         registry.mirror(entries)
+        managed.outbox.mirrored(len(entries), keep=managed.load_state().rollout is not None)
     except WeighbridgeError as exc:
-        logger.warning("the ledger of %s waits for MLflow: %s", managed.name, exc)
-        return
-    managed.outbox.mirrored(len(entries), keep=managed.load_state().rollout is not None)
+        logger.warning("the ledger of %s waits: %s", managed.name, exc)

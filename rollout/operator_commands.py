@@ -6,6 +6,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
+from weighbridge.core.disk import recording
 from weighbridge.core.files import replace_text
 
 Command = Literal["pause", "resume", "now", "abort"]
@@ -45,15 +46,23 @@ def issue(folder: Path, command: Command, rollout: str) -> None:
         folder: the target's.
         command: what is wanted.
         rollout: id of the rollout under way; empty for none.
+
+    Raises:
+        Unavailable: the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     changes: dict[Command, dict[str, object]] = {
         "pause": {"paused": True},
         "resume": {"paused": False},
         "now": {"paused": False, "now": rollout},
         "abort": {"paused": False, "abort": rollout},
     }
+    with recording(folder / _FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        _issue(folder, changes[command])
+
+
+def _issue(folder: Path, changes: dict[str, object]) -> None:
     # Two people may give commands at once: neither must undo the other's.
     with FileLock(folder / _LOCK):
-        in_force = read(folder).model_copy(update=changes[command])
+        in_force = read(folder).model_copy(update=changes)
         replace_text(folder / _FILE, in_force.model_dump_json())

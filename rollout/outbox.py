@@ -7,8 +7,9 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from weighbridge.core.disk import recording
 from weighbridge.core.files import replace_text
 from weighbridge.registry.ledger_entries import LedgerEntry
 
@@ -21,14 +22,17 @@ class Outbox:
         self._count_path = folder / "ledger.mirrored"
 
     def write(self, rollout: str, event: str, **fields: Any) -> None:
-        """Add an entry; it is on the disk when this returns."""
+        """Add an entry; it is on the disk when this returns.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
         number = sum(entry.rollout == rollout for entry in self.entries())
         entry = LedgerEntry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
         # A line that a crash cut off must not swallow this one.
         content = self._content()
         separator = b"" if not content or content.endswith(b"\n") else b"\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as stream:
+        with recording(self._path), self._appending() as stream:
             stream.write(separator + entry.model_dump_json().encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -69,15 +73,23 @@ class Outbox:
             count: how many of `unmirrored`, from its beginning.
             keep: whether the entries stay: whoever resolves an interrupted rollout must still see
                 how far it came.
+
+        Raises:
+            Unavailable: the disk is full; MLflow is told these entries again.
         """
         total = self._mirrored_count() + count
-        if keep or total < len(self.entries()) or self.unended():
-            replace_text(self._count_path, str(total))
-        else:
-            # In this order: entries that MLflow is told again do no harm, entries that it is never
-            # told would.
-            self._count_path.unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
+        with recording(self._count_path):
+            if keep or total < len(self.entries()) or self.unended():
+                replace_text(self._count_path, str(total))
+            else:
+                # In this order: entries that MLflow is told again do no harm, entries that it is
+                # never told would.
+                self._count_path.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
+
+    def _appending(self) -> IO[bytes]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self._path.open("ab")
 
     def _content(self) -> bytes:
         return self._path.read_bytes() if self._path.exists() else b""

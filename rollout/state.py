@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from weighbridge.core.disk import recording
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.serving.targets.base import Release, Revision, Share
@@ -159,8 +160,13 @@ def read_state(folder: Path, revision_model: type[Revision]) -> TargetState[Any]
 
 
 def write_state(folder: Path, state: TargetState[Any]) -> None:
-    """Write the state into a target's folder, whole or not at all."""
-    replace_text(state_file(folder), state.model_dump_json(indent=1))
+    """Write the state into a target's folder, whole or not at all.
+
+    Raises:
+        Unavailable: the disk is full.
+    """
+    with recording(state_file(folder)):
+        replace_text(state_file(folder), state.model_dump_json(indent=1))
 
 
 def traffic_shares(state: TargetState[R]) -> list[Share[R]]:

@@ -4,6 +4,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
+from weighbridge.rollout.engine_watch import last_restart
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import known_targets
 from weighbridge.serving.targets.base import Release, Serving
@@ -14,9 +15,16 @@ class TargetStatus(BaseModel):
 
     target: str
     address: str
-    healthy: bool
+    healthy: bool = Field(description="Clients of the address get its answers.")
     serving: Release | None = Field(description="The actual state: what serves.")
     since: float = Field(0.0, description="Unix time at which it began to serve.")
+    running_since: float = Field(
+        0.0, description="Unix time at which its process started; 0: it does not run."
+    )
+    restarted: float = Field(
+        0.0, description="Unix time at which it was started again because it hung; 0: never."
+    )
+    restarts: int = Field(0, description="How often in a row.")
     desired_version: str = Field(
         "", description="Version that the alias named when it was last read."
     )
@@ -36,19 +44,27 @@ class TargetStatus(BaseModel):
         return self.desired_version
 
 
-def status(workspace: Workspace) -> list[TargetStatus]:
-    """Return how every target of this machine is, from its state and its address; no MLflow."""
+def status(workspace: Workspace, *, ask: bool = True) -> list[TargetStatus]:
+    """Return how every target of this machine is, from its state and its address; no MLflow.
+
+    Args:
+        workspace: this installation's files.
+        ask: whether what serves is asked as well; else only the files are read.
+    """
     return [
-        status_of(managed)
+        status_of(managed, ask=ask)
         for name in known_targets(workspace.settings.home)
         if (managed := open_target(name, workspace))
     ]
 
 
-def status_of(managed: ManagedTarget) -> TargetStatus:
+def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     """Return how one target is."""
-    state, serving = managed.load_state(), serving_at(managed)
-    rollout = state.rollout
+    state, serving = managed.load_state(), serving_at(managed, ask=ask)
+    rollout, restart = state.rollout, last_restart(managed.folder)
+    asked = state.current if ask else None
+    if restart and state.current and restart.revision != state.current.name:
+        restart = None  # of a version that served earlier
     draining = ", ".join(entry.revision.name for entry in state.draining)
     remarks = [state.reason, f"{draining} drains" if draining else ""]
     return TargetStatus(
@@ -57,6 +73,9 @@ def status_of(managed: ManagedTarget) -> TargetStatus:
         healthy=serving.healthy,
         serving=serving.release,
         since=serving.since,
+        running_since=managed.target.running_since(asked) if asked else 0.0,
+        restarted=restart.at if restart else 0.0,
+        restarts=restart.count if restart else 0,
         desired_version=state.desired_version,
         phase=rollout.phase if rollout else "",
         rollout=rollout.id if rollout else "",
@@ -67,14 +86,14 @@ def status_of(managed: ManagedTarget) -> TargetStatus:
     )
 
 
-def serving_at(managed: ManagedTarget) -> Serving:
-    """Return what serves at a target, and whether its engine says that it is healthy."""
+def serving_at(managed: ManagedTarget, *, ask: bool = True) -> Serving:
+    """Return what serves at a target, and where it is asked, whether clients get its answers."""
     state = managed.load_state()
     current = state.current
     return Serving(
         release=current.release if current else None,
         address=managed.target.address,
-        healthy=current is not None and managed.target.is_healthy(current),
+        healthy=ask and current is not None and managed.target.answers_clients(current),
         detail=state.reason,
         since=current.since if current else 0.0,
     )

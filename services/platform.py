@@ -14,20 +14,16 @@ from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments, prefect_database, prefect_settings
 from weighbridge.registry.database import make_schema, prepare_database
-from weighbridge.services.programs import (
-    SERVICES,
-    environment,
-    mark_of,
-    service_names,
-    service_programs,
-)
-from weighbridge.services.service_status import ServiceStatus, gateway_status, service_status
+from weighbridge.services.programs import SERVICES, environment, service_names, service_programs
+from weighbridge.services.service_status import ServiceStatus, all_services
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.reaper import kill_marked
+from weighbridge.serving.reaper import kill_marked, marked
 from weighbridge.serving.supervisor import Supervisor
 
 START_TIMEOUT = 300.0
 """Seconds for all of them together; the first start makes databases."""
+ORPHANS_TIMEOUT = 10.0
+"""Seconds until processes that were killed have ended: they may hold much memory."""
 
 
 class Platform:
@@ -45,6 +41,7 @@ class Platform:
             BadInput: a port belongs to another program.
             Unavailable: one of them does not start; the message ends with its log.
         """
+        self._end_orphans()
         self._refuse_taken_ports()
         ports = service_addresses.choose(self._settings)
         self._prepare_databases()
@@ -71,19 +68,24 @@ class Platform:
         # `up` writes the services anew; those that serve models come back as they were.
         self._supervisor.shutdown(forget=SERVICES)
         # Runs that a killed worker had begun are not supervisord's to end: their mark finds them.
-        kill_marked(mark_of("", self._settings))
+        kill_marked(self._supervisor.mark_of(""))
         return running
 
     def services(self) -> list[ServiceStatus]:
         """Return how every service is, whether it runs or not."""
-        ports = service_addresses.read(self._home)
-        return [
-            gateway_status(self._home, self._supervisor),
-            *(
-                service_status(name, ports, self._supervisor)
-                for name in service_names(self._settings)
-            ),
-        ]
+        return all_services(self._settings, self._supervisor)
+
+    def _end_orphans(self) -> None:
+        """End what a supervisord that was killed left behind of the services."""
+        if self._supervisor.running():
+            return
+        deadline = time.monotonic() + ORPHANS_TIMEOUT
+        for name in SERVICES:
+            mark = self._supervisor.mark_of(name)
+            # Runs that a killed worker had begun go on by themselves.
+            while name != "worker" and any(marked(mark)) and time.monotonic() < deadline:
+                kill_marked(mark)
+                time.sleep(0.05)
 
     def _refuse_taken_ports(self) -> None:
         """Raise BadInput where a port belongs to another program, before anything changes."""

@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from weighbridge.core.files import replace_text
-from weighbridge.core.service_addresses import HOST, Addresses
+from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
 from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments, prefect_settings
 from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervisor import Supervisor
 
-SERVICES = ("prefect", "mlflow", "deployer", "worker")
+SERVICES = ("prefect", "mlflow", "deployer", "worker", WATCHDOG)
 WEBHOOK_SECRET = "WEIGHBRIDGE_WEBHOOK_SECRET"
 ENCRYPTION_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 
@@ -50,7 +51,7 @@ def service_programs(settings: Settings, ports: Addresses, logs: Path) -> list[P
             environment=variables,
             stop_seconds=15,
             secrets=secrets_file,
-            mark=mark_of(name, settings),
+            mark=Supervisor(settings.home).mark_of(name),
             # Runs that a killed worker had begun go on by themselves.
             kill_leftovers=name != "worker",
             retries=1000,
@@ -62,11 +63,6 @@ def service_programs(settings: Settings, ports: Addresses, logs: Path) -> list[P
 def log_of(name: str, logs: Path) -> Path:
     """Return the log file of a service."""
     return logs / f"{name}.log"
-
-
-def mark_of(name: str, settings: Settings) -> str:
-    """Return what the processes of a service carry in their environment; empty: of all of them."""
-    return f"{settings.home}:{name}"
 
 
 def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
@@ -115,6 +111,7 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
             *("--artifacts-destination", settings.mlflow_artifacts()),
         ),
         "deployer": ("weighbridge.deployer.deployer",),
+        WATCHDOG: ("weighbridge.services.watchdog",),
         "worker": (
             *("prefect", "worker", "start", "--pool", deployments.POOL, "--type", "process"),
             *("--name", socket.gethostname(), "--install-policy", "never"),

@@ -1,5 +1,6 @@
 """How a service of the platform is: what supervisord says of it, and whether it answers."""
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -8,11 +9,15 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core import service_addresses
-from weighbridge.core.service_addresses import HOST, Addresses
+from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
+from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments
-from weighbridge.services.programs import log_of
+from weighbridge.services.programs import log_of, service_names
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
+
+WORKER_LATE = 60.0
+"""Seconds after its last heartbeat at which a worker is not there any more."""
 
 
 class ServiceStatus(BaseModel):
@@ -28,8 +33,25 @@ class ServiceStatus(BaseModel):
         0.0, description="Unix time at which its process started; 0: it does not run."
     )
     address: str = ""
-    answers: bool = False
+    answers: bool = Field(False, description="An answer came just now.")
+    restarted: float = Field(
+        0.0, description="Unix time at which it was started again because it hung; 0: never."
+    )
     log: Path
+
+
+def all_services(settings: Settings, supervisor: Supervisor) -> list[ServiceStatus]:
+    """Return how every service is, whether it runs or not."""
+    ports = service_addresses.read(settings.home)
+    restarts = service_addresses.watchdog_restarts(settings.home)
+    services = [
+        gateway_status(settings.home, supervisor),
+        *(service_status(name, ports, supervisor) for name in service_names(settings)),
+    ]
+    return [
+        service.model_copy(update={"restarted": restarts.get(service.name, 0.0)})
+        for service in services
+    ]
 
 
 def gateway_status(home: Path, supervisor: Supervisor) -> ServiceStatus:
@@ -42,7 +64,7 @@ def gateway_status(home: Path, supervisor: Supervisor) -> ServiceStatus:
         state=state.state if state else "STOPPED",
         since=state.since if state and up else 0.0,
         address=f"http://{HOST}:{gateway.metrics_port}/metrics" if up else "",
-        answers=up and gateway.running(),
+        answers=up and gateway.answers(),
         log=log_of("gateway", supervisor.logs),
     )
 
@@ -57,25 +79,26 @@ def service_status(name: str, ports: Addresses | None, supervisor: Supervisor) -
         name=name,
         state=state.state,
         since=state.since,
-        # A worker asks Prefect for work; nobody asks it anything.
-        address=ports.url(name) if name != "worker" else "",
-        answers=_answers(name, ports, state.since),
+        # A worker asks Prefect for work, the watchdog looks; nobody asks them anything.
+        address=ports.url(name) if name in Addresses.model_fields else "",
+        answers=_answers(name, ports, supervisor, state.since),
         log=log_of(name, supervisor.logs),
     )
 
 
-def _answers(name: str, ports: Addresses, since: float) -> bool:
+def _answers(name: str, ports: Addresses, supervisor: Supervisor, since: float) -> bool:
     checks: Mapping[str, Callable[[], bool]] = {
         "prefect": lambda: service_addresses.answers(f"{ports.prefect_api}/health"),
         "mlflow": lambda: service_addresses.answers(f"{ports.url('mlflow')}/health"),
         "deployer": lambda: service_addresses.answers(f"{ports.url('deployer')}/health"),
         "worker": lambda: _polls(ports.prefect_api, since),
+        WATCHDOG: lambda: service_addresses.watchdog_looks(supervisor.home, since),
     }
     return checks[name]()
 
 
 def _polls(api: str, since: float) -> bool:
-    """Whether a worker of our pool has told Prefect since then that it is there."""
+    """Whether a worker of our pool, started at this time, tells Prefect that it is there."""
     try:
         response = httpx.post(
             f"{api}/work_pools/{deployments.POOL}/workers/filter",
@@ -87,9 +110,10 @@ def _polls(api: str, since: float) -> bool:
         return False
     if not response.is_success:
         return False
-    # Prefect goes on calling a worker that was killed ONLINE for a while.
+    # Prefect goes on calling a worker that was killed, or stands still, ONLINE for a while.
+    earliest = max(since, time.time() - WORKER_LATE)
     return any(
         worker["status"] == "ONLINE"
-        and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > since
+        and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > earliest
         for worker in response.json()
     )

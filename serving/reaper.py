@@ -60,15 +60,17 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Yield the ids of this user's processes that carry the mark, or a mark that begins with it;
-    without this process.
+    """Yield the ids of this user's processes that carry the mark, without this process.
+
+    One that ends with a colon stands for every mark that begins with it.
     """
     wanted = f"{MARK}={mark}".encode()
+    matches = bytes.startswith if mark.endswith(":") else bytes.__eq__
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):  # it has ended, or is another user's
                 if any(
-                    entry.startswith(wanted)
+                    matches(entry, wanted)
                     for entry in (folder / "environ").read_bytes().split(b"\0")
                 ):
                     yield int(folder.name)

@@ -10,7 +10,10 @@
 
 import configparser
 import contextlib
+import http.client
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,15 +33,49 @@ from weighbridge.serving.unix_sockets import make_socket_folder, short_socket
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
+CALL_TIMEOUT = 10.0
+"""Seconds that a call may take; those that stop a program come back when it has ended."""
+_SLOW_CALLS = frozenset({"stopProcessGroup"})
 
 # Fault codes of `supervisor.xmlrpc.Faults`.
 _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect. Raises OSError where nobody listens, or does not in time."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _Transport(xmlrpc.client.Transport):
+    """XML-RPC over a Unix socket. That of supervisor's own waits for ever, and brings its whole
+    server.
+    """
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__()
+        self._path, self._timeout = path, timeout
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = _Connection(self._path, self._timeout)
+        # Where the base class looks for what it has to close.
+        self._connection = host, connection
+        return connection
 
 
 class Supervisor:
     """The supervisord of one Weighbridge home."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self.folder = home / "run"
         self.logs = self.folder / "logs"
         self._programs = self.folder / "programs"
@@ -107,6 +144,23 @@ class Supervisor:
         (self._programs / f"{name}.ini").unlink(missing_ok=True)
         if self.running():
             self._drop(name)
+
+    def kill(self, name: str) -> bool:
+        """End a program's process, whatever it does, so that it is started again.
+
+        Returns:
+            Whether there was one.
+        """
+        state = self.state(name)
+        if state is None or not state.up or not state.pid:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGKILL)
+        return True
+
+    def mark_of(self, name: str) -> str:
+        """Return what a program's processes carry in their environment; empty: of any program."""
+        return f"{self.home}:{name}"
 
     def state(self, name: str) -> ProgramState | None:
         """Return a program's state; None where supervisord does not know it or does not run."""
@@ -177,10 +231,8 @@ class Supervisor:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Return what an XML-RPC call returns. Raises OSError where supervisord does not listen."""
-        from supervisor.xmlrpc import SupervisorTransport  # it brings supervisor's whole server
-
-        transport = SupervisorTransport(serverurl=f"unix://{self.socket}")
         # The address is for form's sake: the transport knows the socket.
+        transport = _Transport(self.socket, None if method in _SLOW_CALLS else CALL_TIMEOUT)
         with xmlrpc.client.ServerProxy("http://supervisor", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 

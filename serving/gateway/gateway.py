@@ -21,8 +21,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 from filelock import FileLock
 
+from weighbridge.core.disk import is_full, recording
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.gateway.files import DesiredState, GatewayFiles
 from weighbridge.serving.gateway.haproxy import NotAnswering, Server, executable
@@ -66,6 +68,15 @@ class Gateway:
     def running(self) -> bool:
         """Whether a haproxy that takes connections answers."""
         return bool(self._workers())
+
+    def answers(self) -> bool:
+        """Whether a client gets an answer: of a worker, which the master alone says nothing of."""
+        try:
+            # Any answer will do, and this is a short one. trust_env: no proxy of the user's.
+            httpx.get(f"http://127.0.0.1:{self.metrics_port}/", timeout=5, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return self.running()
 
     def ensure(self) -> None:
         """Have haproxy run, and be what it was last asked to be.
@@ -186,9 +197,13 @@ class Gateway:
         self._files.render(desired)
         if new:
             check_port(new, self._workers())
-        self._files.check(desired)
         try:
+            self._files.check(desired)
             self._establish(desired)
+        except OSError as exc:
+            if not is_full(exc):
+                raise
+            self._establish_unwritten(desired, exc)
         except ConfigurationRejected as exc:
             # The files hold the refused one by now: a haproxy that is started again would read it.
             self._establish(actual)
@@ -200,6 +215,18 @@ class Gateway:
     def _establish(self, desired: DesiredState) -> None:
         # Files first: a haproxy that is killed in between comes back as desired.
         text = self._files.write(desired)
+        self._process.reconcile(desired, text)
+
+    def _establish_unwritten(self, desired: DesiredState, problem: OSError) -> None:
+        """Change what stands behind the addresses, which takes no file: the disk is full.
+
+        The files say something else until `apply` is called again, which whoever watches the target
+        does.
+        """
+        text = self._files.render(desired)
+        with recording(self.folder):
+            if not self._process.runs(text):
+                raise problem
         self._process.reconcile(desired, text)
 
 

@@ -75,6 +75,14 @@ class HaproxyProcess:
                 )
             time.sleep(0.02)
 
+    def runs(self, text: str) -> bool:
+        """Whether haproxy runs this configuration, so that all else changes at run time."""
+        try:
+            worker, *_ = self.master.workers()
+            return self.master.description(worker) == _description(text)
+        except (NotAnswering, ValueError):  # no process, or a master without a worker
+            return False
+
     def _check_reload(self, reloads_before: int) -> None:
         reloads = self.master.reloads()
         if reloads.done > reloads_before and reloads.failed:
@@ -103,7 +111,12 @@ class HaproxyProcess:
             "-f",
             str(self._folder / CONFIGURATION),
         ]
-        self._supervisor.add(Program(PROGRAM, command, self.log, self._folder))
+        # Leftovers: a worker that stands still outlives its master, and would go on to be given
+        # connections.
+        mark = self._supervisor.mark_of(PROGRAM)
+        self._supervisor.add(
+            Program(PROGRAM, command, self.log, self._folder, mark=mark, kill_leftovers=True)
+        )
 
     def _update(self, worker: int, desired: DesiredState) -> str | None:
         """Bring a worker's servers to the desired state; return what it answers where that failed,

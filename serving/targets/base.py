@@ -233,6 +233,23 @@ class Target(ABC, Generic[A, R]):
         """Return the bytes that a further revision could take; None where nobody here knows."""
         return None
 
+    def answers_clients(self, revision: R) -> bool:
+        """Whether clients of the address get this revision's answers now: a quick look."""
+        return self.is_healthy(revision)
+
+    def running_since(self, revision: R) -> float:
+        """Return the Unix time at which its process started; 0: it does not run, or nobody here
+        knows.
+        """
+        return 0.0
+
+    def restart(self, revision: R) -> bool:
+        """End a revision that hangs, so that it starts again; return whether that was done.
+
+        May be called at any time, while a rollout goes on as well: what was stopped stays stopped.
+        """
+        return False
+
 
 def target_class(kind: str) -> type[Target[Any, Any]]:
     """Return the class of a target plugin. Raises BadInput where no plugin has this name."""

@@ -188,6 +188,8 @@ class Local(Target[LocalArgs, LocalRevision]):
                 directory=supervisord.logs,
                 environment=bento_process.variables("127.0.0.1", revision.port),
                 stop_seconds=revision.stop_seconds,
+                mark=supervisord.mark_of(revision.program),
+                kill_leftovers=True,
             )
         )
         return liveness
@@ -200,6 +202,24 @@ class Local(Target[LocalArgs, LocalRevision]):
         """Whether it runs and its engine says that it is healthy."""
         state = self._supervisor.state(revision.program)
         return state is not None and state.up and _is_success(f"{revision.url}{revision.health}")
+
+    def answers_clients(self, revision: LocalRevision) -> bool:
+        """Whether its engine is well, the gateway answers, and takes it for up."""
+        if not (self.is_healthy(revision) and self._gateway.answers()):
+            return False
+        with contextlib.suppress(Unavailable):
+            servers = self._gateway.servers(self.name)
+            return any(server.name == revision.name and server.up for server in servers)
+        return False
+
+    def running_since(self, revision: LocalRevision) -> float:
+        """Return the Unix time at which its process started; 0: it does not run."""
+        state = self._supervisor.state(revision.program)
+        return state.since if state is not None and state.up and state.pid else 0.0
+
+    def restart(self, revision: LocalRevision) -> bool:
+        """End it, whatever it does; supervisord starts it again."""
+        return self._supervisor.kill(revision.program)
 
     def stop(self, revision: LocalRevision) -> None:
         """End it and wait until no process of it is left."""

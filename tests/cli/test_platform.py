@@ -1,7 +1,10 @@
 """status: what should serve, what does, and why not."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -9,8 +12,14 @@ from click.testing import CliRunner
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.cli.main import cli
+from weighbridge.core import service_addresses
+from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import target_operations
+from weighbridge.services.logs import follow
+from weighbridge.services.platform import Platform
+from weighbridge.services.service_status import ServiceStatus
+from weighbridge.serving.supervisor import Supervisor
 
 
 @pytest.fixture
@@ -19,9 +28,9 @@ def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mach
         yield shop
 
 
-def weighbridge(*arguments: str) -> str:
+def weighbridge(*arguments: str, status: int = 0) -> str:
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     return done.output
 
 
@@ -53,9 +62,68 @@ def test_services_that_do_not_run_are_stopped(workspace: Workspace) -> None:
         "mlflow",
         "deployer",
         "worker",
+        "watchdog",
     ]
     assert {service["state"] for service in services} == {"STOPPED"}
 
 
 def test_down_where_nothing_runs_says_so(workspace: Workspace) -> None:
     assert weighbridge("down") == "nothing was running\n"
+
+
+def test_status_ends_with_4_where_a_target_is_down_and_says_how_long_it_runs(shop: Machine) -> None:
+    shop.promote("1")
+    [seen] = json.loads(weighbridge("status", "--json"))["targets"]
+    assert seen["running_since"] == pytest.approx(seen["since"], abs=5)
+    shop.world.version("1").hangs = True
+    shown = weighbridge("status", status=4)
+    assert "down" in shown
+    assert "answers" not in shown
+
+
+def test_status_ends_with_4_where_a_platform_that_was_up_is_down(workspace: Workspace) -> None:
+    assert "the platform is down" in weighbridge("status")
+    service_addresses.choose(workspace.settings)
+    assert "the platform is down" in weighbridge("status", status=4)
+
+
+def test_a_service_that_runs_and_does_not_answer_is_not_called_running(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = ServiceStatus(
+        name="mlflow", state="RUNNING", since=1.0, restarted=time.time() - 61, log=Path("x")
+    )
+    monkeypatch.setattr(Platform, "services", lambda platform: [hung])
+    service_addresses.choose(workspace.settings)
+    shown = weighbridge("status", status=4)
+    assert "does not answer" in shown
+    assert "mlflow: hung 1 min 1 s ago, and was started again" in shown
+
+
+def test_logs_of_a_service_and_of_a_targets_versions(workspace: Workspace) -> None:
+    folder = Supervisor(workspace.settings.home).logs
+    folder.mkdir(parents=True)
+    for program in ("mlflow", "shop@7", "shop@8"):
+        (folder / f"{program}.log").write_text(f"first of {program}\nlast of {program}\n")
+    assert weighbridge("logs", "mlflow") == "first of mlflow\nlast of mlflow\n"
+    assert weighbridge("logs", "mlflow", "-n", "1") == "last of mlflow\n"
+    both = weighbridge("logs", "shop", "-n", "1")
+    assert "last of shop@7" in both
+    assert "last of shop@8" in both
+    assert "mlflow" not in both
+    with pytest.raises(BadInput, match="'nobody': there is none; known: mlflow, shop"):
+        weighbridge("logs", "nobody")
+
+
+def test_a_log_is_followed_over_its_rotation(tmp_path: Path) -> None:
+    log = tmp_path / "mlflow.log"
+    log.write_text("before\n")
+    lines = follow({"mlflow": log}, poll=0.01)
+    first = threading.Timer(0.1, lambda: log.write_text("before\none\ntwo\n"))
+    first.start()
+    assert [next(lines), next(lines)] == [("mlflow", "one"), ("mlflow", "two")]
+    rotated = threading.Timer(0.1, lambda: log.write_text("new\n"))
+    rotated.start()
+    assert next(lines) == ("mlflow", "new")
+    first.join()
+    rotated.join()

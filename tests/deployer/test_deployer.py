@@ -2,6 +2,7 @@
 rest.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +15,19 @@ from pydantic import SecretStr
 
 from tests.deployer.test_webhook_receiver import ALIAS
 from tests.waiting import soon
+from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.hang_watch import LOOKS
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.deployer import watch
 from weighbridge.deployer.deployer import Deployer
 from weighbridge.deployer.webhook_receiver import PATH
 from weighbridge.flows.events import Announcement
 from weighbridge.registry import Binding
 from weighbridge.rollout.reconcile import ReconcileResult
+from weighbridge.serving.supervised_program import ProgramState
+from weighbridge.serving.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = Binding(target="demo", model="demo", deploy={})
@@ -295,18 +301,51 @@ def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Benc
     assert soon(lambda: bench.get("/status")["targets"]["demo"]["action"] == "nothing")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_worker_that_died_of_our_own_error_is_replaced(bench: Bench) -> None:
-    bench.work.wrong["demo"] = RuntimeError("a bug")
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(28, "No space left on device")])
+def test_no_error_ends_a_targets_thread(bench: Bench, error: Exception) -> None:
+    bench.work.wrong["demo"] = error
     bench.start()
-    assert soon(
-        lambda: (
-            bench.work.done.count(("demo", "start")) == 1
-            and not bench.deployer._workers["demo"].alive
-        )
-    )
+    assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "error")
+    assert str(error) in bench.get("/status")["targets"]["demo"]["detail"]
     bench.wake()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
+
+
+def test_no_error_of_one_target_keeps_the_watch_from_the_others(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(name: str, _: Workspace) -> None:
+        looked.append(name)
+        if name == "demo":
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(watch, "known_targets", lambda home: ["demo", "edge"])
+    monkeypatch.setattr(watch, "open_target", look)
+    for _ in range(2):
+        watch.Watch(workspace).look()
+    assert looked == ["demo", "edge"] * 2
+
+
+def test_a_watchdog_that_hangs_is_started_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[str] = []
+    state = ProgramState("watchdog", "RUNNING", 1, time.time() - 3600)
+    monkeypatch.setattr(Supervisor, "state", lambda supervisor, name: state)
+    monkeypatch.setattr(Supervisor, "kill", lambda supervisor, name: killed.append(name))
+    file = service_addresses.watchdog_file(workspace.settings.home)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    watched = watch.Watch(workspace)
+    for _ in range(2 * LOOKS):
+        watched.look()
+    assert killed == []
+    os.utime(file, (1, 1))
+    for _ in range(LOOKS):
+        watched.look()
+    assert killed == ["watchdog"]
 
 
 def test_targets_come_and_go_and_move(bench: Bench) -> None:

@@ -32,7 +32,7 @@ from weighbridge.serving.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker"]
+SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker", "watchdog"]
 
 
 def settings(home: Path, **changes: Any) -> Settings:
@@ -246,6 +246,7 @@ def test_an_mlflow_server_of_the_users_is_left_to_them(tmp_path: Path) -> None:
         "prefect",
         "deployer",
         "worker",
+        "watchdog",
     ]
 
 

@@ -8,6 +8,7 @@ one of them.
 import contextlib
 import itertools
 import random
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class Version:
     dies_after: int = 0
     """Looks at it until it is dead; 0: never."""
     memory: int = 100 << 20
+    hangs: bool = False
+    """It runs and answers nobody, until it is started again."""
 
 
 @dataclass
@@ -57,6 +60,10 @@ class World:
     routes: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """Weight and draining by revision."""
     in_flight: dict[str, int] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
+    """Unix time at which each revision was started last."""
+    answered: float = 0.0
+    """Requests that the gateway counts as answered."""
     free: int = 8 << 30
     busy: bool = True
     """Whether clients ask."""
@@ -190,6 +197,7 @@ class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
     def start(self, revision: Revision) -> MemoryLiveness:
         with self.world.effect(f"start {revision.name}"):
             self.world.running[revision.name] = MemoryRevision(**dict(revision))
+            self.world.started[revision.name] = time.time()
         return MemoryLiveness(self.world, revision.name)
 
     def answers(self, revision: Revision) -> bool:
@@ -197,7 +205,19 @@ class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
         return revision.name in self.world.running and version.starts and version.answers
 
     def is_healthy(self, revision: Revision) -> bool:
-        return revision.name in self.world.running
+        running = revision.name in self.world.running
+        return running and not self.world.version(revision.name).hangs
+
+    def running_since(self, revision: Revision) -> float:
+        return self.world.started.get(revision.name, 0.0)
+
+    def traffic_figures(self, revision: Revision) -> dict[str, float]:
+        return {"responses_2xx": self.world.answered}
+
+    def restart(self, revision: Revision) -> bool:
+        self.world.version(revision.name).hangs = False
+        self.world.started[revision.name] = time.time()
+        return True
 
     def stop(self, revision: Revision) -> None:
         self.stop_named(revision.name)

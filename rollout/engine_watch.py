@@ -1,0 +1,103 @@
+"""Start an engine again that hangs: its process runs, and nobody gets an answer.
+
+A process that ends is started again by whoever supervises it. One that stands still is seen here:
+by looks at the revision that serves, each bounded in time. A look asks the engine itself; where
+that says nothing, requests that clients got answered since the look before count as well, so that
+an engine is not ended for being busy.
+
+Works while a rollout goes on, and without a disk: only what is written down waits then.
+"""
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.files import replace_text
+from weighbridge.core.hang_watch import HangWatch
+from weighbridge.rollout.managed_target import ManagedTarget
+from weighbridge.serving.targets.base import Revision
+
+logger = logging.getLogger("weighbridge.engine_watch")
+
+_FILE = "restart.json"
+_ANSWERED = "responses_2xx"
+
+
+class EngineRestart(BaseModel):
+    """The last time that an engine was started again because it hung."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: str
+    at: float = Field(description="Unix time.")
+    why: str
+    count: int = Field(description="Restarts in a row, each soon after the one before.")
+
+
+def last_restart(folder: Path) -> EngineRestart | None:
+    """Return the last restart of an engine at a target, whose folder this is; None of none."""
+    with contextlib.suppress(FileNotFoundError, ValidationError):
+        return EngineRestart.model_validate_json((folder / _FILE).read_bytes())
+    return None
+
+
+class EngineWatch:
+    """Watches what serves at one target; it is one for as long as the deployer runs."""
+
+    def __init__(self) -> None:
+        self._watched: Revision | None = None
+        self._watch = HangWatch(0.0)
+        self._answered = 0.0
+        self._unrecorded: EngineRestart | None = None
+
+    def look(self, managed: ManagedTarget) -> None:
+        """Look once at what serves, and start it again where it has hung for long.
+
+        Raises:
+            WeighbridgeError: the target's state cannot be read, or the restart not written down.
+        """
+        state = managed.load_state()
+        revision = state.current
+        stopped_for_swap = state.rollout is not None and state.rollout.swap
+        if revision is None or stopped_for_swap:
+            self._watch.forget()
+            return
+        if self._watched is None or self._watched.name != revision.name:
+            self._watched, self._watch = revision, HangWatch(managed.args.rollout.start_deadline)
+        target, now = managed.target, time.time()
+        answers = target.is_healthy(revision) or self._answered_somebody(managed, revision)
+        since = 0.0 if answers else target.running_since(revision)
+        if self._watch.look(answers, since, now) and target.restart(revision):
+            self._note(managed, revision, now)
+        self._record(managed, revision)
+
+    def _answered_somebody(self, managed: ManagedTarget, revision: Revision) -> bool:
+        """Whether clients got answers since the last look that asked this."""
+        before, self._answered = (
+            self._answered,
+            managed.target.traffic_figures(revision).get(_ANSWERED, 0.0),
+        )
+        # The first of several looks in a row has nothing to compare with.
+        return self._watch.unanswered > 0 and self._answered > before
+
+    def _note(self, managed: ManagedTarget, revision: Revision, now: float) -> None:
+        why = "its process ran and did not answer: it was stopped and started again"
+        logger.warning("%s: %s: %s", managed.name, revision.release.bento, why)
+        self._unrecorded = restart = EngineRestart(
+            revision=revision.name, at=now, why=why, count=self._watch.restarts
+        )
+        try:
+            replace_text(managed.folder / _FILE, restart.model_dump_json())
+        except OSError as exc:
+            logger.warning("%s: its restart is not written down: %s", managed.name, exc)
+
+    def _record(self, managed: ManagedTarget, revision: Revision) -> None:
+        """Write a restart into the ledger, now or at the end of the rollout that goes on."""
+        restart = self._unrecorded
+        with contextlib.suppress(WeighbridgeError):
+            if restart and managed.record_restart(revision, restart.at, restart.why):
+                self._unrecorded = None
