@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +20,14 @@ from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
+from weighbridge.serving.engines.llama_cpp import SPINS
 from weighbridge.tasks.answer_end import STOPS_OF_LLAMA_CPP, tokens_that_stop
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.optimizers import gguf_checks as checks
 from weighbridge.tasks.optimizers import proof
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
-from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script
+from weighbridge.tasks.optimizers.scripts import OFFLINE, OptimizerProgram, script, steps_done
 
 LOCK: Final = Path(__file__).with_name("gguf.lock")
 BASE_VERSION: Final = 3
@@ -36,6 +39,8 @@ PROGRAM: Final = OptimizerProgram(
 LONGEST_CHUNK: Final = 512
 SHORTEST_CHUNK: Final = 32
 """Tokens that llama-imatrix reads together; it takes two chunks at least."""
+UPDATES: Final = 50
+"""How often llama-imatrix tells how far it is."""
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +159,7 @@ def requantize(
     file_type = str(QUANTIZATIONS[quantization].file_type)
     command = script(SCRIPTS / "requantize.py", LOCK, cache)
     command += [llama_cpp_native.source(cache), source, target, quantization, file_type, report]
-    PROGRAM.run(command, doing, report=report, counts_steps=True)
+    PROGRAM.run(command, doing, report=report, part_done=steps_done)
     report.unlink(missing_ok=True)
     return {"quantizer": "gguf (numpy)"}
 
@@ -179,7 +184,7 @@ def quantize_natively(
             command += ["--imatrix", "imatrix.gguf"]
             facts["imatrix_rows"] = str(matrix.rows)
         command += ["base.gguf", "model.gguf", quantization, str(cores())]
-        PROGRAM.run(command, doing, cwd=scratch, counts_steps=True)
+        PROGRAM.run(command, doing, cwd=scratch, part_done=steps_done)
         shutil.move(scratch / "model.gguf", target)
     return facts
 
@@ -220,12 +225,24 @@ def _calibrate(model: Artifact, data: Artifact, most_rows: int, scratch: Path, c
         raise BadInput(doing, wrong, "give more data, or leave `imatrix` out")
     command: list[str | Path] = [_tool("llama-imatrix", cache, doing)]
     command += ["-m", "base.gguf", "-f", "calibration.txt", "-o", "imatrix.gguf"]
-    command += ["-c", str(chunk), "-b", str(chunk), "-t", str(max(1, cores() - 1))]
+    chunks = tokens // chunk
+    command += ["-c", str(chunk), "-b", str(chunk), "-t", str(cores())]
+    # It tells of its progress only where it writes what it has so far.
+    command += ["--output-frequency", str(max(1, chunks // UPDATES))]
     # The texts hold the template's special tokens as they are written; perplexity is not needed.
     command += ["--parse-special", "--no-ppl"]
     logger.info("%s of %d rows, %d tokens", doing, len(rows), tokens)
-    PROGRAM.run(command, doing, cwd=scratch)
+    # Threads that wait for each other sleep soon: else one for every core is slower than one alone
+    # where the machine has other work.
+    env = {"GOMP_SPINCOUNT": str(SPINS)}
+    PROGRAM.run(command, doing, cwd=scratch, env=env, part_done=partial(chunks_done, chunks=chunks))
     return len(rows)
+
+
+def chunks_done(line: str, chunks: int) -> float | None:
+    """Return the part of an importance matrix that a line of llama-imatrix says is done."""
+    stored = re.search(r"stored collected data after (\d+) chunks", line)
+    return int(stored[1]) / chunks if stored else None
 
 
 def _tool(name: str, cache: Path, doing: str) -> Path:

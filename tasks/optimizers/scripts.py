@@ -25,6 +25,8 @@ LONGEST_REASON: Final = 400
 """Characters of a program's own words that fit into a message."""
 
 Command = Sequence[str | Path]
+PartDone = Callable[[str], float | None]
+"""Takes a line that a program printed; returns the part of its work that is done, if it says so."""
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ class OptimizerProgram:
         report: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        counts_steps: bool = False,
+        part_done: PartDone | None = None,
     ) -> None:
         """Run it to its end, showing progress.
 
@@ -64,14 +66,14 @@ class OptimizerProgram:
             report: Where our script writes why it refuses.
             env: Variables beside those of this process.
             cwd: Where it runs.
-            counts_steps: Whether it prints lines that begin with `[done/total]`.
+            part_done: How its lines tell what part is done; None: they don't.
 
         Raises:
             BadInput: the model's own fault.
             Unavailable: the machine's: no program, too little memory, a full disk.
         """
-        with track(doing, 1 if counts_steps else None) as update:
-            on_line = _progress_of(update) if counts_steps else _nothing
+        with track(doing, 1 if part_done else None) as update:
+            on_line = _telling(update, part_done)
             finished = run(self.name, command, env=env, cwd=cwd, on_line=on_line)
         self.require_success(finished, doing, report)
 
@@ -107,13 +109,15 @@ def _reason(finished: Finished) -> str:
     return " ".join(reason.split())[:LONGEST_REASON]
 
 
-def _nothing(line: str) -> None:
-    pass
+def steps_done(line: str) -> float | None:
+    """Return the part that a line which begins with `[done/total]` says is done."""
+    step = re.match(r"\[\s*(\d+)/\s*(\d+)\]", line)
+    return int(step[1]) / int(step[2]) if step else None
 
 
-def _progress_of(update: Callable[[float], None]) -> Callable[[str], None]:
+def _telling(update: Callable[[float], None], part_done: PartDone | None) -> Callable[[str], None]:
     def on_line(line: str) -> None:
-        if step := re.match(r"\[\s*(\d+)/\s*(\d+)\]", line):
-            update(int(step[1]) / int(step[2]))
+        if part_done is not None and (part := part_done(line)) is not None:
+            update(min(1.0, part))
 
     return on_line
