@@ -55,6 +55,8 @@ PACKED_CODE = (
     "plugins/*.py",
     "serving/__init__.py",
     "serving/bento_candidate.py",
+    "serving/bento_middleware.py",
+    "serving/client_requests.py",
     "serving/event_stream.py",
     "serving/openai_client.py",
     "serving/llama_cpp_native.py",

@@ -3,11 +3,11 @@
 BentoML imports this from the Bento's folder, beside `candidate.json`: which engine, with which
 options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE_ENGINE_HOST` and
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
-On BentoML's port everything is there too: `/v1`, which `EnginePassthrough` passes on, beside
-`/livez`, `/readyz` and `/metrics`.
+On BentoML's port is what clients may ask, which `EnginePassthrough` passes on, beside BentoML's own
+`/livez`, `/readyz` and `/metrics`. A body may have as many bytes as `WEIGHBRIDGE_MAX_BODY_BYTES`
+says, or else a mebibyte.
 """
 
-import asyncio
 import atexit
 import contextlib
 import functools
@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import bentoml
@@ -27,8 +26,10 @@ import psutil
 from weighbridge.core.parent_death import die_with_parent
 from weighbridge.core.processes import free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
+from weighbridge.serving.bento_middleware import EnginePassthrough
+from weighbridge.serving.client_requests import MAX_BODY_BYTES
 from weighbridge.serving.engines.base import engine_class
-from weighbridge.serving.passthrough import NoAnswer, Upstream, open_session
+from weighbridge.serving.passthrough import open_session
 
 logger = logging.getLogger("bentoml.service.weighbridge")
 
@@ -39,93 +40,15 @@ _PLUGIN = engine_class(CANDIDATE.engine["kind"])
 ENGINE = _PLUGIN(_PLUGIN.Args.model_validate(CANDIDATE.engine))
 HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
-
-NOT_PASSED_ON = frozenset({b"host", b"connection", b"keep-alive", b"transfer-encoding", b"expect"})
-"""Headers about one connection alone, not about the request or its answer."""
-UNAVAILABLE = {
-    "error": {"message": "the engine does not answer", "type": "unavailable_error", "code": 503}
-}
+MAX_BODY = int(os.environ.get("WEIGHBRIDGE_MAX_BODY_BYTES") or MAX_BODY_BYTES)
+# Clients may ask for the engine's health at its own path, too.
+OPERATIONS = ENGINE.operations | {f"GET {ENGINE.health}"}
 
 
 def _engine_url() -> str:
     # An address to listen at everywhere is none to connect to.
     host = {"::": "[::1]", "0.0.0.0": "127.0.0.1"}.get(HOST, HOST)
     return f"http://{host}:{PORT}"
-
-
-class EnginePassthrough:
-    """ASGI middleware that passes `/v1` to the engine with less than half the work of BentoML's
-    proxy.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self._engine = Upstream(_engine_url(), decompress=False)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
-            await self._app(scope, receive, send)
-            return
-        body = await _body(receive)
-        if body is None:
-            return
-        answer = asyncio.ensure_future(self._answer(scope, body, send))
-        disconnect = asyncio.ensure_future(_disconnected(receive))
-        # A client that hangs up must free its slot in the engine.
-        await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (disconnect, answer):
-            task.cancel()
-        await asyncio.gather(answer, disconnect, return_exceptions=True)
-        if not answer.cancelled() and (error := answer.exception()):
-            raise error
-
-    async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
-        query = scope["query_string"].decode()
-        path = f"{scope['path']}?{query}" if query else scope["path"]
-        headers = [
-            (name.decode(), value.decode("latin-1"))
-            for name, value in scope["headers"]
-            if name not in NOT_PASSED_ON
-        ]
-        try:
-            async with self._engine.request(scope["method"], path, headers, body) as response:
-                answer_headers = [(name.lower(), value) for name, value in response.raw_headers]
-                passed_back = [
-                    (name, value) for name, value in answer_headers if name not in NOT_PASSED_ON
-                ]
-                await _send_start(send, response.status, passed_back)
-                async for chunk in response.content.iter_any():
-                    await _send_body(send, chunk, more=True)
-        except NoAnswer as exc:
-            logger.warning("the engine did not answer %s: %s", scope["path"], exc)
-            await _send_start(send, 503, [(b"content-type", b"application/json")])
-            await _send_body(send, json.dumps(UNAVAILABLE).encode(), more=True)
-        await _send_body(send, b"", more=False)
-
-
-async def _send_start(send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _send_body(send: Any, body: bytes, *, more: bool) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _body(receive: Any) -> bytes | None:
-    """Return a request's whole body; None where the client hung up before it was whole."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(chunks)
-
-
-async def _disconnected(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _engine_pid() -> int | None:
@@ -172,7 +95,7 @@ class Weighbridge:
 
     @functools.cached_property
     def client(self) -> aiohttp.ClientSession:
-        """What BentoML's own proxy uses for every path outside `/v1`."""
+        """What BentoML asks the engine for its health with."""
         return open_session(_engine_url(), decompress=False)
 
     def __command__(self) -> list[str]:
@@ -196,4 +119,6 @@ class Weighbridge:
         ]
 
 
-Weighbridge.add_asgi_middleware(EnginePassthrough)  # type: ignore[attr-defined]  # the decorator made it a Service
+Weighbridge.add_asgi_middleware(  # type: ignore[attr-defined]  # the decorator made it a Service
+    EnginePassthrough, engine_url=_engine_url(), operations=OPERATIONS, max_body_bytes=MAX_BODY
+)

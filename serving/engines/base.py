@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
+from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 
 AUTO_SLOTS: Final = 4
 """Answers decoded together where nobody says how many."""
@@ -86,6 +87,11 @@ class Engine(ABC, Generic[ArgsT]):
     capabilities: ClassVar[Capabilities] = Capabilities()
     health: ClassVar[str] = "/health"
     """Path at which its server says with status 200 that it is well."""
+    operations: ClassVar[frozenset[str]] = OPENAI_OPERATIONS
+    """What clients may ask of its server beside its health: each a method and an exact path, such
+    as `POST /v1/rerank`. The gateway, and the Bento where it is served alone, answer 404 to
+    everything else: to metrics, and to whatever changes the server for others.
+    """
     builds_natively: ClassVar[bool] = False
     """Whether `build_native` does anything."""
 

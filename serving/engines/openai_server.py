@@ -19,6 +19,7 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
+from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 from weighbridge.serving.passthrough import NoAnswer, Upstream
 from weighbridge.serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
 
@@ -35,12 +36,16 @@ class RemoteEndpoint:
         self._model = model
 
     def app(self) -> web.Application:
-        """Return the routes: /health tells that this process lives, the rest is the endpoint's."""
+        """Return the routes: /health tells that this process lives, the rest is the endpoint's.
+
+        What its key opens beyond the use of a model, such as files or fine-tunes, stays closed.
+        """
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
-        # Last: aiohttp takes the first route that fits.
-        app.router.add_route("*", "/{path:.*}", self._pass)
+        for operation in sorted(OPENAI_OPERATIONS - {"GET /v1/models"}):
+            method, path = operation.split(" ")
+            app.router.add_route(method, path, self._pass)
         app.on_cleanup.append(self._close)
         return app
 

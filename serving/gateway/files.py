@@ -21,6 +21,8 @@ CONNECTIONS = 4096
 THREADS = 4
 """More add nothing: an engine is slower by far than one thread of haproxy."""
 CONFIGURATION = "haproxy.cfg"
+TARGET_FILES = {".pins", ".health", ".operations", ".keys"}
+"""Endings of the files that each target has beside it."""
 
 
 class DesiredState(BaseModel):
@@ -89,12 +91,14 @@ class GatewayFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="check-") as folder:
             self._write_configuration(Path(folder), desired)
-            command = [executable(), "-c", "-q", "-f", CONFIGURATION]
+            command = [executable(), "-c", "-f", CONFIGURATION]
             checked = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )
         if checked.returncode != 0:
-            raise BadInput("configuring the gateway", f"haproxy says: {alerts(checked.stderr)}")
+            # One that was killed says nothing.
+            said = alerts(checked.stderr) or f"nothing, and ends with {checked.returncode}"
+            raise BadInput("configuring the gateway", f"haproxy says: {said}")
 
     def write(self, desired: DesiredState) -> str:
         """Write everything and return haproxy's configuration as it was written."""
@@ -114,8 +118,8 @@ class GatewayFiles:
         _write(folder / CONFIGURATION, text)
         # Last: until it is replaced, the configuration before names the files of targets that go.
         targets = {front.target for front in desired.fronts}
-        for path in (*folder.glob("*.pins"), *folder.glob("*.health"), *folder.glob("*.keys")):
-            if path.stem not in targets:
+        for path in folder.iterdir():
+            if path.suffix in TARGET_FILES and path.stem not in targets:
                 path.unlink()
         return text
 

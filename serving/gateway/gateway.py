@@ -6,6 +6,7 @@
     HOME/run/gateway/haproxy.cfg     made from it, checked by haproxy before it is written
     HOME/run/gateway/TARGET.pins     versions that may be pinned (a haproxy map)
     HOME/run/gateway/TARGET.health   path at which each says that it is well
+    HOME/run/gateway/TARGET.operations  what clients may ask, each method with its path after it
     HOME/run/gateway/TARGET.keys     sha256 of every key that opens the target, our own included
     HOME/run/gateway/key             our own key, for probes
     HOME/run/logs/gateway.log        a line of JSON per request
@@ -208,9 +209,7 @@ class Gateway:
             # The files hold the refused one by now: a haproxy that is started again would read it.
             self._establish(actual)
             about = f" of {new.target}" if new else ""
-            raise BadInput(
-                f"configuring the gateway{about}", f"haproxy refuses: {exc}", f"its log: {self.log}"
-            ) from exc
+            raise BadInput(f"configuring the gateway{about}", exc.wrong, exc.remedy) from exc
 
     def _establish(self, desired: DesiredState) -> None:
         # Files first: a haproxy that is killed in between comes back as desired.

@@ -17,6 +17,8 @@ from pathlib import Path
 from weighbridge.core.errors import Unavailable
 
 INSTALL = "install haproxy 2.6 or newer: apt-get install haproxy"
+ALERT = "[ALERT]"
+"""In the lines that tell why haproxy refuses, or ends."""
 TIMEOUT = 10.0
 _WORKER = re.compile(r"^(\d+)\s+worker\b", re.MULTILINE)
 _SYNC = re.compile(r"\bflags=0x([0-9a-f]+) resync_timeout")
@@ -77,11 +79,12 @@ def executable() -> str:
 
 
 def alerts(output: str) -> str:
-    """Return what haproxy complains of, in one line."""
-    # Beside alerts haproxy prints warnings and notices, which are about something else.
-    lines = output.strip().splitlines()
-    complaints = [line for line in lines if "[ALERT]" in line] or lines
-    return " ".join(" ".join(complaints[-4:]).split())[-600:] or "nothing"
+    """Return what haproxy complains of, in one line; empty where it does not."""
+    # Beside alerts haproxy prints warnings and notices, which are about something else; and in its
+    # log stand the requests.
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("{")]
+    complaints = [line for line in lines if ALERT in line] or lines
+    return " ".join(" ".join(complaints[-4:]).split())[-600:]
 
 
 class Master:
@@ -131,7 +134,9 @@ class Master:
         A worker gives its table away once it has its predecessor's, or has waited five seconds for
         that in vain.
         """
-        if not re.search(r"\bused:[1-9]", self.ask_worker(worker, "show table")):
+        # Of strings: the other tables count addresses, and each worker its own.
+        conversations = r"\btype: string\b.*\bused:[1-9]"
+        if not re.search(conversations, self.ask_worker(worker, "show table")):
             return True
         flags = _SYNC.search(self.ask_worker(worker, "show peers"))
         return flags is None or int(flags[1], 16) & _SYNCED == _SYNCED

@@ -6,7 +6,7 @@ from pathlib import Path
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.files import CONFIGURATION, DesiredState
-from weighbridge.serving.gateway.haproxy import Master, NotAnswering, alerts, executable
+from weighbridge.serving.gateway.haproxy import ALERT, Master, NotAnswering, alerts, executable
 from weighbridge.serving.gateway.runtime_commands import DELETE, runtime_commands
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
@@ -15,6 +15,8 @@ from weighbridge.serving.unix_sockets import make_socket_folder
 PROGRAM = "gateway"
 TIMEOUT = 30.0
 """Seconds until a running haproxy is what it was asked to be."""
+LOG_DELAY = 2.0
+"""Seconds that haproxy's words may take to come to its log."""
 
 
 class ConfigurationRejected(Unavailable):
@@ -48,6 +50,7 @@ class HaproxyProcess:
         """
         description = _description(text)
         deadline = time.monotonic() + TIMEOUT
+        log_start = self.log.stat().st_size if self.log.exists() else 0
         reloads_before: int | None = None
         problem: str | None = None
         while True:
@@ -63,11 +66,11 @@ class HaproxyProcess:
                         reloads_before = self.master.reloads().done
                         self.master.reload()
                 else:
-                    self._check_reload(reloads_before)
+                    self._check_reload(reloads_before, log_start)
             except (NotAnswering, ValueError):  # no process, or a master without a worker
                 self._start()
             if time.monotonic() > deadline:
-                wrong = problem or alerts(self._log_tail())
+                wrong = problem or self._complaint(log_start)
                 raise Unavailable(
                     "changing the gateway",
                     f"it is not what was asked for after {TIMEOUT:.0f} s: {wrong}",
@@ -83,11 +86,11 @@ class HaproxyProcess:
         except (NotAnswering, ValueError):  # no process, or a master without a worker
             return False
 
-    def _check_reload(self, reloads_before: int) -> None:
+    def _check_reload(self, reloads_before: int, log_start: int) -> None:
         reloads = self.master.reloads()
         if reloads.done > reloads_before and reloads.failed:
-            wrong = f"haproxy refuses: {alerts(self._log_tail())}"
-            raise ConfigurationRejected("changing the gateway", wrong, str(self.log))
+            wrong = f"haproxy refuses: {self._complaint(log_start)}"
+            raise ConfigurationRejected("changing the gateway", wrong, f"its log: {self.log}")
 
     def stop(self) -> None:
         """End haproxy, whatever it has under way."""
@@ -148,8 +151,25 @@ class HaproxyProcess:
                 commands += runtime_commands(front, own_servers, maps)
         return commands
 
-    def _log_tail(self) -> str:
-        return self.log.read_text(errors="replace")[-8000:] if self.log.exists() else ""
+    def _complaint(self, log_start: int) -> str:
+        """Return what haproxy has complained of since its log was this long; where it has not, what
+        supervisord says of it.
+        """
+        # What it writes comes to the log through supervisord, and so a little later.
+        deadline = time.monotonic() + LOG_DELAY
+        while ALERT not in (log := self._log_since(log_start)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        state = self._supervisor.state(PROGRAM)
+        said_nothing = f"haproxy says nothing, and is {state.state if state else 'not running'}"
+        return alerts(log) or said_nothing
+
+    def _log_since(self, start: int) -> str:
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as stream:
+            # A log that is shorter than it was has been rotated: all of it is new.
+            stream.seek(start if start <= self.log.stat().st_size else 0)
+            return stream.read().decode(errors="replace")
 
 
 def _description(text: str) -> str:

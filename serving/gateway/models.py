@@ -1,6 +1,14 @@
 """What the gateway is asked for, and what it reports: value types, with no haproxy in them."""
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from weighbridge.serving.client_requests import BODY_SECONDS, MAX_BODY_BYTES, OPENAI_OPERATIONS
+
+ANY_ORIGIN: Final = "*"
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 
 class GatewayArgs(BaseModel):
@@ -21,6 +29,64 @@ class GatewayArgs(BaseModel):
         "", description="File with the sha256 of one API key per line (hex); empty: no key needed."
     )
     tls: str = Field("", description="PEM file with certificate and key; empty: plain HTTP.")
+    max_body_bytes: int = Field(
+        MAX_BODY_BYTES,
+        ge=1 << 10,
+        le=64 << 20,
+        description="Largest body of a request; past it: 413. The gateway keeps a body in memory "
+        "until it is whole.",
+    )
+    request_seconds: float = Field(
+        BODY_SECONDS,
+        gt=0,
+        description="Longest time that a request's head may take to come, and then its body; past "
+        "it: 408.",
+    )
+    idle_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Longest time for which a client may stop sending a request, or reading an "
+        "answer that waits for it.",
+    )
+    answer_seconds: float = Field(
+        3600.0,
+        gt=0,
+        description="Longest time for which a version may send nothing while it answers; past it: "
+        "504.",
+    )
+    connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Connections, and requests under way, that one client address may have at a "
+        "time; 0: half of all that the gateway takes.",
+    )
+    new_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Connections that one client address may open within ten seconds; 0: any "
+        "number.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description="Origins whose web pages may ask, such as https://app.example.com; `*` alone: "
+        "any, without credentials; none: no page may.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if origins == (ANY_ORIGIN,):
+            return origins
+        for origin in origins:
+            if origin == ANY_ORIGIN:
+                raise ValueError("`*` stands alone: any origin, or those that are named")
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write scheme and host, and a port that is not the "
+                    "scheme's own, in small letters and without a path, as browsers send it: "
+                    "https://app.example.com"
+                )
+        return origins
 
 
 class Route(BaseModel):
@@ -38,6 +104,10 @@ class Route(BaseModel):
         False, description="Finishes what it has and gets nothing new, pinned or not."
     )
     health: str = Field("/health", description="Path that says 200 while the engine is well.")
+    operations: tuple[str, ...] = Field(
+        tuple(sorted(OPENAI_OPERATIONS)),
+        description="What clients may ask of the engine: each a method and an exact path.",
+    )
 
 
 class Front(BaseModel):

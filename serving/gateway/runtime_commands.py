@@ -9,6 +9,7 @@ from itertools import chain
 from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.haproxy import Server
 from weighbridge.serving.gateway.models import Front, Route
+from weighbridge.serving.gateway.syntax import address
 
 DELETE = "del server "
 """How the one command begins that haproxy refuses while the server still answers somebody."""
@@ -21,7 +22,8 @@ def runtime_commands(
 
     Their order keeps traffic whole at every point in between: a version gets its health path before
     it is started, may be pinned once it is there, loses weight when the others have gained it, and
-    is put out of service last.
+    is put out of service last. An operation is closed before a version is there that does not
+    declare it, and opened when all are gone that don't.
 
     Args:
         front: the desired state.
@@ -29,33 +31,37 @@ def runtime_commands(
         maps: the worker's maps of this target, by file.
     """
     removed = sorted(set(servers) - {route.name for route in front.routes})
-    health, pins = config.maps(front)
+    health, pins, operations = config.maps(front)
     return [
-        *_set_entries(health.file, health.entries, maps[health.file]),
+        *_delete_entries(operations, maps[operations.file]),
+        *_set_entries(health, maps[health.file]),
         *chain.from_iterable(
             _add_or_update(front, route, servers.get(route.name)) for route in front.routes
         ),
-        *_set_entries(pins.file, pins.entries, maps[pins.file]),
-        *(
-            f"del map {file} {key}"
-            for file, entries in (health, pins)
-            for key in maps[file]
-            if key not in entries
-        ),
+        *_set_entries(pins, maps[pins.file]),
+        *_delete_entries(health, maps[health.file]),
+        *_delete_entries(pins, maps[pins.file]),
         *(
             _set_weight(front, route)
             for route in front.routes
             if _loses_weight(route, servers.get(route.name))
         ),
         *_put_in_maintenance(front, servers, removed),
+        *_set_entries(operations, maps[operations.file]),
         *(f"{DELETE}{front.target}/{name}" for name in removed),
     ]
 
 
-def _set_entries(file: str, desired: Mapping[str, str], actual: Mapping[str, str]) -> Iterator[str]:
-    for key, value in desired.items():
+def _set_entries(desired: config.MapFile, actual: Mapping[str, str]) -> Iterator[str]:
+    for key, value in desired.entries.items():
         if actual.get(key) != value:
-            yield f"{'set' if key in actual else 'add'} map {file} {key} {value}"
+            yield f"{'set' if key in actual else 'add'} map {desired.file} {key} {value}"
+
+
+def _delete_entries(desired: config.MapFile, actual: Mapping[str, str]) -> Iterator[str]:
+    for key in actual:
+        if key not in desired.entries:
+            yield f"del map {desired.file} {key}"
 
 
 def _add_or_update(front: Front, route: Route, server: Server | None) -> Iterator[str]:
@@ -65,7 +71,7 @@ def _add_or_update(front: Front, route: Route, server: Server | None) -> Iterato
         # haproxy does not check a server that was added at run time until it is told to.
         yield f"enable health {name}"
     else:
-        if server.address != config.address(route.host, route.port):
+        if server.address != address(route.host, route.port):
             yield f"set server {name} addr {route.host} port {route.port}"
         if server.limit != front.args.in_flight:
             yield f"set maxconn server {name} {front.args.in_flight}"

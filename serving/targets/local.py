@@ -22,6 +22,7 @@ from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
+from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
@@ -45,7 +46,7 @@ class LocalArgs(TargetArgs):
         30, ge=1, description="Seconds between SIGTERM and SIGKILL when a version is stopped."
     )
     gateway: GatewayArgs = Field(
-        default_factory=GatewayArgs, description="Queue, API keys and TLS of the address."
+        default_factory=GatewayArgs, description="Queue, API keys, TLS and bounds of the address."
     )
 
 
@@ -58,6 +59,7 @@ class LocalRevision(Revision):
     port: int = Field(description="Of its engine.")
     management_port: int = Field(description="BentoML's own.")
     health: str = "/health"
+    operations: tuple[str, ...] = tuple(sorted(OPENAI_OPERATIONS))
     stop_seconds: int = 30
 
 
@@ -167,6 +169,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             management_port=free_port(),
             stop_seconds=self.args.stop_seconds,
             health=engine.health,
+            operations=tuple(sorted(engine.operations)),
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:
@@ -284,6 +287,7 @@ class Local(Target[LocalArgs, LocalRevision]):
                 weight=share.weight,
                 draining=share.draining,
                 health=share.revision.health,
+                operations=share.revision.operations,
             )
             for share in shares
         )

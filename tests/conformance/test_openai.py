@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -43,6 +44,11 @@ def test_the_key_goes_to_the_endpoint_and_is_nowhere_else(
             assert Client(running.url).ask("ping").text == "pong"
             assert Client(running.url).models() == ["stand-in-large"]
             assert KEY not in " ".join(psutil.Process(running.process.pid).cmdline())
+            asked = len(server.headers)
+            for path in ("/v1/files", "/v1/models/x", "/v1/%66iles", "/slots", "/v1/../slots"):
+                url = httpx.URL(running.url, raw_path=path.encode())
+                assert httpx.post(url, json={}).status_code == 404, "not open to its key's use"
+            assert len(server.headers) == asked
         assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
         assert {body["model"] for body in server.seen} == {"stand-in-large"}
     assert KEY not in (tmp_path / "log").read_text()

@@ -256,6 +256,11 @@ def test_exported_it_answers_on_both_ports(
             assert list(Client(url).stream("Hello", max_tokens=5, ignore_eos=True))
         for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
             assert httpx.get(proof.url + path).status_code == 200
+        for path in ("/lora-adapters", "/slots", "/props", "/%6cora-adapters", "/v1/../slots"):
+            closed = httpx.get(httpx.URL(proof.url, raw_path=path.encode()))
+            assert (closed.status_code, closed.json()["error"]["code"]) == (404, "unknown_url")
+        large = httpx.post(f"{proof.url}/v1/chat/completions", content=b"x" * (3 << 20))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
         refused = httpx.post(f"{proof.url}/v1/chat/completions", content=b"{")
         assert (
             refused.status_code

@@ -6,13 +6,11 @@ from collections import Counter
 
 import httpx
 
-from tests.serving.gateway.upstreams import Upstream
+from tests.serving.gateway.upstreams import ASK, Upstream
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.haproxy import NotAnswering
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.supervisor import Supervisor
-
-ASK = "/v1/chat/completions"
 
 
 def front(
@@ -23,7 +21,7 @@ def front(
     **args: object,
 ) -> Front:
     routes = [
-        Route(name=upstream.name, port=upstream.port, weight=weight)
+        Route(name=upstream.name, port=upstream.port, weight=weight, operations=upstream.operations)
         for upstream, weight in zip(servers, weights or [100] * len(servers), strict=True)
     ]
     return Front(

@@ -8,12 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving.gateway.gateways import front
 from tests.serving.gateway.upstreams import Upstream, upstreams
 from tests.waiting import until
 from weighbridge.core.processes import free_port
 from weighbridge.serving.gateway.access_log import AccessLog
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.models import FinishedRequest, Front, Route
+from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.supervisor import Supervisor
 
 
@@ -103,9 +104,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Gateway, Upstream, str]]:
     with upstreams("7") as (upstream,):
         try:
             gateway = Gateway(home)
-            gateway.apply(
-                Front(target="demo", port=port, routes=(Route(name="7", port=upstream.port),))
-            )
+            gateway.apply(front(port, upstream))
             yield gateway, upstream, f"http://127.0.0.1:{port}"
         finally:
             Supervisor(home).shutdown()

@@ -15,6 +15,7 @@ from aiohttp import web
 
 CHUNKS = 12
 PAUSE = 0.1
+ASK = "/v1/chat/completions"
 
 
 class _Background:
@@ -42,14 +43,16 @@ class Upstream:
         self.healthy = True
         self.delay = 0.0
         self.seen: list[dict[str, str]] = []
+        self.asked: list[str] = []
+        """Methods and paths, those unknown to it among them."""
         self._background = _Background()
         self.port: int = self._background.run(self._start(port))
 
     async def _start(self, port: int) -> int:
-        app = web.Application()
+        app = web.Application(client_max_size=8 << 20, middlewares=[self._record])
         app.router.add_get("/health", self._health)
         app.router.add_get("/well", self._health)
-        app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post(ASK, self._answer)
         app.router.add_post("/stream", self._stream)
         app.router.add_post("/broken", self._broken)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -58,16 +61,28 @@ class Upstream:
         await web.SockSite(self._runner, listener).start()
         return int(listener.getsockname()[1])
 
+    @web.middleware
+    async def _record(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.raw_path}")
+        response: web.StreamResponse = await handler(request)
+        return response
+
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy and request.path == self.health else 503)
 
     health = "/health"
+    operations = (f"POST {ASK}", "POST /stream", "POST /broken")
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.seen.append(dict(request.headers))
         await request.read()
         await asyncio.sleep(self.delay)
-        return web.json_response({"by": self.name})
+        # As llama-server does: pages of any origin are let in.
+        headers = {
+            "Access-Control-Allow-Origin": request.headers.get("Origin", ""),
+            "Access-Control-Allow-Credentials": "true",
+        }
+        return web.json_response({"by": self.name}, headers=headers)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -130,7 +145,7 @@ class Load:
             await asyncio.sleep(0.005)
 
     async def _one(self, session: aiohttp.ClientSession) -> str:
-        async with session.post(f"{self._url}/v1/chat/completions", json={}) as answer:
+        async with session.post(f"{self._url}{ASK}", json={}) as answer:
             assert answer.status == 200, answer.status
             by = (await answer.json())["by"]
             assert answer.headers["X-Weighbridge-Version"] == by
