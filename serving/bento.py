@@ -52,6 +52,7 @@ PACKED_CODE = (
     "core/progress.py",
     "core/safetensors_header.py",
     "core/settings.py",
+    "core/strict_json.py",
     "plugins/*.py",
     "serving/__init__.py",
     "serving/bento_candidate.py",
