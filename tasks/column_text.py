@@ -6,10 +6,24 @@ from __future__ import annotations
 
 import json
 import math
+import string
+from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+
+def fields_of(template: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the literal texts of a template, each with the column after it.
+
+    Raises:
+        ValueError: it is no template.
+    """
+    for literal, field, spec, conversion in string.Formatter().parse(template):
+        if spec or conversion or field == "":
+            raise ValueError(f"in '{template}': only {{column}} is possible between braces")
+        yield literal, field
 
 
 def text_of_value(value: Any) -> str:

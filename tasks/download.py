@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,10 +27,12 @@ from weighbridge.core.stage_cache import canonical
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import model_files
-from weighbridge.tasks.data import FORMATS, SPLITS, DataArgs, Split, prepare
+from weighbridge.tasks.data import FORMATS, SPLITS, DataArgs, Split
+from weighbridge.tasks.preparation import check_first_rows, prepare
 from weighbridge.tasks.sources.base import (
     Digesting,
     Listing,
+    OnThisMachine,
     RemoteFile,
     Source,
     SourceArgs,
@@ -84,7 +86,8 @@ def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
     away.
 
     Raises:
-        BadInput: something does not exist, or is no model or no data that we take.
+        BadInput: something does not exist, or is no model or no data that we take. Of data on this
+            machine the first rows are looked at, before a model is fetched for them.
         Unavailable: a source does not answer.
     """
     model = _pin(
@@ -93,7 +96,15 @@ def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
     data = _pin(
         args.data.source, workspace, lambda listing: _unique(_choose_data(listing, args.data))
     )
+    _check_local_data(data, args.data)
     return Pinned(model=model, data=data)
+
+
+def _check_local_data(listing: Listing, args: DataArgs) -> None:
+    source = load_source(args.source.kind)
+    if isinstance(source, OnThisMachine):
+        paths = {file.path: source.local_path(args.source, file) for file in listing.files}
+        check_first_rows(_by_split(listing, args, paths), args)
 
 
 def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
@@ -149,15 +160,21 @@ def _bring_data(gathering: Gathering, args: DataArgs) -> Artifact:
     download.
     """
     paths = _paths(gathering.run("downloading the data"), gathering.store)
-    splits: dict[Split, list[tuple[str, Path]]] = {
-        split: [(file.path, paths[file.path]) for file in _matching(gathering.listing, args, split)]
+    with gathering.store.scratch() as out:
+        counts = prepare(_by_split(gathering.listing, args, paths), args, out)
+        logger.info("data: %s", ", ".join(f"{count} {split}" for split, count in counts.items()))
+        return _finish(gathering, gathering.store.add(out, "jsonl", gathering.listing.origin))
+
+
+def _by_split(
+    listing: Listing, args: DataArgs, paths: Mapping[str, Path]
+) -> dict[Split, list[tuple[str, Path]]]:
+    """Return the name and the local copy of each file, per split that the source has."""
+    return {
+        split: [(file.path, paths[file.path]) for file in _matching(listing, args, split)]
         for split in SPLITS
         if args.pattern(split)
     }
-    with gathering.store.scratch() as out:
-        counts = prepare(splits, args, out)
-        logger.info("data: %s", ", ".join(f"{count} {split}" for split, count in counts.items()))
-        return _finish(gathering, gathering.store.add(out, "jsonl", gathering.listing.origin))
 
 
 def _finish(gathering: Gathering, artifact: Artifact) -> Artifact:

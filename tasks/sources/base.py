@@ -83,6 +83,14 @@ class Digesting(Protocol):
         """Return the file with its sha256, where one can be had without moving the bytes."""
 
 
+@runtime_checkable
+class OnThisMachine(Protocol):
+    """What a source may offer besides: files that can be read where they are."""
+
+    def local_path(self, args: Any, file: RemoteFile) -> Path:
+        """Return where the file lies."""
+
+
 @cache
 def load_source(kind: str) -> Source:
     """Return the source plugin of this name.

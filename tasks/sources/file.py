@@ -58,7 +58,7 @@ class FileSource:
         """Return the file named by its content, so that the same bytes made again count as the
         same.
         """
-        path = self._path(args, file)
+        path = self.local_path(args, file)
         try:
             return file.model_copy(
                 update={"sha256": _sha256(path, _version(path.stat()), file.size)}
@@ -74,7 +74,7 @@ class FileSource:
         to: Path,
         advance: Callable[[int], None],
     ) -> None:
-        path = self._path(args, file)
+        path = self.local_path(args, file)
         try:
             with path.open("rb") as source, to.open("ab") as target:
                 # The source may have become shorter since an earlier run began to copy it.
@@ -86,7 +86,7 @@ class FileSource:
         except OSError as exc:
             raise _unreadable(path, exc) from exc
 
-    def _path(self, args: FileArgs, file: RemoteFile) -> Path:
+    def local_path(self, args: FileArgs, file: RemoteFile) -> Path:
         root = args.absolute()
         if not root.is_dir():
             return root

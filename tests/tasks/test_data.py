@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.store import Store
-from weighbridge.tasks.data import SPLITS, DataArgs, Message, Row, Split, prepare, read_rows
+from weighbridge.tasks.data import SPLITS, DataArgs, Message, Row, Split, read_rows
+from weighbridge.tasks.preparation import prepare
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 

@@ -423,3 +423,21 @@ def test_a_listing_that_leads_out_of_its_folder_is_refused(workspace: Workspace,
             FileArgs(path="/"),
             workspace.store,
         )
+
+
+def test_columns_of_data_on_this_machine_are_looked_at_before_anything_is_fetched(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    write(tmp_path / "data", {"train.jsonl": b'{"question": "a", "answer": "b"}\n'})
+    with pytest.raises(BadInput, match=r"train\.jsonl, line 1: neither .*: question, answer"):
+        pin(here, workspace)
+    assert not (workspace.store.root / "partial").exists()
+
+
+def test_a_plan_looks_at_the_first_rows_alone(
+    here: DownloadArgs, workspace: Workspace, tmp_path: Path
+) -> None:
+    write(tmp_path / "data", {"train.jsonl": rows(100) + b"{}\n"})
+    pinned = pin(here, workspace)
+    with pytest.raises(BadInput, match="line 101"):
+        download(pinned, here, workspace)

@@ -1,0 +1,179 @@
+"""A row as a user has it -> a canonical row, or a refusal that says where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from weighbridge.core.errors import BadInput
+from weighbridge.tasks.column_text import fields_of, text_of_value
+from weighbridge.tasks.data import ColumnMapping, DataArgs, Row
+
+NOT_PASSED_ON: Final = (
+    *("tools", "functions", "function_call", "documents", "chat_template_kwargs", "system"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+)
+"""Columns beside a chat that change what a model reads, and that no row of ours can hold."""
+
+Columns = Mapping[str, Any]
+"""One row as the user has it."""
+
+
+class RowReader:
+    """Turns columns into rows, and holds every row to the form of the first."""
+
+    def __init__(self, args: DataArgs) -> None:
+        self._mapped = args.columns
+        self._every_turn = args.train_on == "all"
+        self._form = ""
+
+    def row(self, where: str, columns: Columns) -> Row:
+        """Return one canonical row. Raises BadInput, naming the place, for other columns."""
+        form = "mapped columns" if self._mapped else _recognize(where, columns)
+        self._form = self._form or form
+        if form != self._form:
+            wrong = f"it has {form}, the rows before have {self._form}"
+            raise BadInput(f"reading {where}", wrong, "use one form throughout")
+        try:
+            made = _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)
+            row = Row.model_validate(made)
+            for turn in each_turn(row) if self._every_turn else [row]:
+                _refuse_no_text(turn)
+        except KeyError as exc:
+            wrong = f"there is no column '{exc.args[0]}'"
+            raise BadInput(f"reading {where}", wrong, f"there are: {_names(columns)}") from exc
+        except ValidationError as exc:
+            raise BadInput(f"reading {where}", _first_problem(exc)) from exc
+        except ValueError as exc:
+            raise BadInput(f"reading {where}", str(exc)) from exc
+        return row
+
+
+def _names(columns: Columns) -> str:
+    # Half a surrogate pair in a name could not be printed.
+    return ", ".join(columns).encode(errors="backslashreplace").decode() or "none"
+
+
+def _refuse_no_text(row: Row) -> None:
+    """Raise ValueError for a row that asks nothing, answers nothing, or is no Unicode text."""
+    prompt = [row.prompt] if isinstance(row.prompt, str) else [m.content for m in row.prompt]
+    answers = (
+        [row.completion]
+        if isinstance(row.completion, str)
+        else [message.content for message in row.completion]
+    )
+    try:
+        "".join((*prompt, *answers)).encode()
+    except UnicodeEncodeError as exc:
+        half = ascii(exc.object[exc.start])
+        raise ValueError(f"it holds {half}, which is half of a character") from exc
+    if not any(text.strip() for text in prompt):
+        raise ValueError("prompt: it is empty")
+    if not all(answer.strip() for answer in answers):
+        raise ValueError("completion: the answer is empty")
+
+
+def _recognize(where: str, columns: Columns) -> str:
+    if "messages" in columns:
+        return "messages"
+    if "prompt" in columns and "completion" in columns:
+        return (
+            f"prompt and completion as {'text' if isinstance(columns['prompt'], str) else 'chat'}"
+        )
+    raise BadInput(
+        f"reading {where}",
+        "neither `messages` nor `prompt` and `completion` are among its columns: "
+        f"{_names(columns)}",
+        "map them under data.columns",
+    )
+
+
+def _as_it_is(columns: Columns) -> dict[str, Any]:
+    _refuse_not_passed_on(columns)
+    prompt, completion = columns["prompt"], columns["completion"]
+    if isinstance(prompt, str) != isinstance(completion, str):
+        raise ValueError("prompt and completion must both be text, or both be lists of messages")
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": completion}
+    return {"prompt": _messages(prompt), "completion": _messages(completion)}
+
+
+def _from_messages(columns: Columns) -> dict[str, Any]:
+    """Take the last turn as the completion and all before it as the prompt."""
+    _refuse_not_passed_on(columns)
+    messages = _messages(columns["messages"])
+    if len(messages) < 2 or messages[-1].get("role") != "assistant":
+        raise ValueError("messages must be at least two, and the last one the assistant's")
+    return {"prompt": messages[:-1], "completion": messages[-1:]}
+
+
+MAKERS: Final[Mapping[str, Callable[[Columns], dict[str, Any]]]] = {
+    "messages": _from_messages,
+    "prompt and completion as text": _as_it_is,
+    "prompt and completion as chat": _as_it_is,
+}
+"""By the names that `_recognize` gives."""
+
+
+def _refuse_not_passed_on(columns: Columns) -> None:
+    for name in NOT_PASSED_ON:
+        if columns.get(name) not in (None, "", [], {}):
+            raise ValueError(
+                f"its `{name}` would not reach the model: leave the column out, or write what "
+                "matters of it into the prompt"
+            )
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    """Return messages without keys whose value is None: columnar files fill absent keys with it."""
+    if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
+        raise ValueError("messages must be a list of objects with role and content")
+    return [{key: item for key, item in message.items() if item is not None} for message in value]
+
+
+def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:
+    prompt, completion = _fill(mapped.prompt, columns), _fill(mapped.completion, columns)
+    answered_by = [columns[field] for _, field in fields_of(mapped.completion) if field is not None]
+    # A CSV file has nothing but empty text to say that a value is missing.
+    if answered_by and not any(str(value).strip() for value in answered_by):
+        raise ValueError("completion: the answer is empty")
+    system = _fill(mapped.system, columns)
+    if not mapped.chat:
+        return {"prompt": f"{system}\n{prompt}" if system else prompt, "completion": completion}
+    first_turns = [{"role": "system", "content": system}] if system else []
+    return {
+        "prompt": [*first_turns, {"role": "user", "content": prompt}],
+        "completion": [{"role": "assistant", "content": completion}],
+    }
+
+
+def _fill(template: str, columns: Columns) -> str:
+    parts = []
+    for literal, field in fields_of(template):
+        try:
+            parts += [literal, "" if field is None else text_of_value(columns[field])]
+        except ValueError as exc:
+            raise ValueError(f"the mapped column '{field}' {exc}") from exc
+    return "".join(parts)
+
+
+def _first_problem(exc: ValidationError) -> str:
+    problem = exc.errors()[0]
+    column = ".".join(
+        str(part) for part in problem["loc"] if not str(part).startswith(("list[", "str"))
+    )
+    return f"{column}: {problem['msg']}"
+
+
+def each_turn(row: Row) -> list[Row]:
+    """Return one row for each turn of the assistant that something was said before."""
+    if isinstance(row.prompt, str) or isinstance(row.completion, str):
+        return [row]
+    messages = [*row.prompt, *row.completion]
+    return [
+        Row(prompt=messages[:index], completion=[message])
+        for index, message in enumerate(messages)
+        if index and message.role == "assistant"
+    ]
