@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
+from weighbridge.cli.references import model_and_version
+from weighbridge.core.formatting import human_size
 from weighbridge.core.settings import Settings
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.report_chart import title_of
 
 
 @click.command()
@@ -15,9 +18,9 @@ from weighbridge.tasks.metrics.base import Score
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, as_json: bool) -> None:
     """List the registered models, or the versions of NAME."""
-    from weighbridge.cli.terminal import table
-    from weighbridge.core.formatting import human_size
+    from weighbridge.cli.terminal import sentence, table
     from weighbridge.registry import Registry
+    from weighbridge.rollout.champion import alias_warning
 
     registry = Registry.connect(Settings())
     versions = [
@@ -46,20 +49,24 @@ def models(name: str | None, as_json: bool) -> None:
     table(
         ["model", "version", "what", "made of", "size", "alias", "registered"], rows, right=["size"]
     )
+    for model in dict.fromkeys(version.name for version in versions):
+        if warning := alias_warning(registry, model):
+            sentence(warning)
 
 
 @click.command()
-@click.argument("which", metavar="NAME[@ALIAS|VERSION]")
+@click.argument("name", metavar="NAME[@VERSION]")
+@click.argument("version", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(which: str, as_json: bool) -> None:
+def show(name: str, version: str | None, as_json: bool) -> None:
     """Show one version: where it comes from, its tags, its measurements.
 
-    Without an alias or a version, the champion.
+    VERSION is a number or an alias, such as `challenger`; without one, the champion.
     """
     from weighbridge.registry import Registry
 
-    name, _, alias_or_version = which.partition("@")
-    details = Registry.connect(Settings()).show(name, alias_or_version or "champion")
+    model, which = model_and_version(name, version, default="champion")
+    details = Registry.connect(Settings()).show(model, which)
     if as_json:
         document = {
             **_plain(details.version),
@@ -70,12 +77,14 @@ def show(which: str, as_json: bool) -> None:
         }
         click.echo(json.dumps(document, indent=2))
         return
+    from rich.markup import escape
+
     from weighbridge.cli.terminal import console, table
 
-    version = details.version
+    shown = details.version
     console.print(
-        f"[bold]{version.name} {version.version}[/bold]  {version.label}  "
-        f"{', '.join(version.aliases)}"
+        f"[bold]{shown.name} {shown.version}[/bold]  {shown.label}  {', '.join(shown.aliases)}",
+        soft_wrap=True,
     )
     table(
         ["lineage", "version", "digest"],
@@ -84,10 +93,10 @@ def show(which: str, as_json: bool) -> None:
     # What Weighbridge and MLflow note for themselves tells people nothing.
     tags = sorted(
         (key, value)
-        for key, value in version.tags.items()
+        for key, value in shown.tags.items()
         if not key.startswith(("weighbridge.", "mlflow."))
     )
-    table(["tag", "value"], [[key, value] for key, value in tags])
+    table(["tag", "value"], [[escape(key), escape(value)] for key, value in tags])
     for label, text in details.measurements.items():
         table([f"measured as {label}", ""], _figures(json.loads(text)), right=[""])
 
@@ -111,10 +120,13 @@ def _plain(version: Any) -> dict[str, Any]:
 
 def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     scores = [
-        [label, str(Score.model_validate(score))] for label, score in measurement["scores"].items()
+        [f"{title_of(label)}{split}", str(Score.model_validate(score))]
+        for kept, split in (("scores", ""), ("test_scores", ", test split"))
+        for label, score in measurement.get(kept, {}).items()
     ]
     speed = [
         [f"at concurrency {load['concurrency']}", f"{load['tokens_per_second']:.0f} tokens/s"]
         for load in measurement["load"]
     ]
-    return [*scores, *speed]
+    memory = [["peak memory", human_size(measurement["peak_memory"])]]
+    return [*scores, *speed, *memory]

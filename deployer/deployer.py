@@ -39,6 +39,7 @@ from weighbridge.flows.prefect_settings import for_every_api, users_api
 from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.loading import load_mlflow
+from weighbridge.registry.versions import is_misspelt_champion
 from weighbridge.rollout import reconcile
 from weighbridge.rollout.reconcile import ReconcileResult
 
@@ -143,7 +144,9 @@ class Deployer:
     def take_delivery(self, delivery: Delivery) -> None:
         """Tell Prefect of a webhook of MLflow's, and wake up where it is about our alias."""
         self._announce(of_delivery(delivery))
-        if delivery.data.get("alias") != _ALIAS:
+        alias = str(delivery.data.get("alias") or "")
+        # One that was meant as ours wakes it too: it says there, and in its state, what it is not.
+        if alias != _ALIAS and not is_misspelt_champion(alias):
             return
         model = delivery.data.get("name")
         # A copy: this is the receiver's thread, and another one changes the workers.

@@ -99,12 +99,16 @@ class Follower:
 
 
 def promote(name: str, which: str, workspace: Workspace) -> Promotion:
-    """Make a version, given by number or alias, the champion. Raises BadInput, Unavailable."""
+    """Make a version, given by number or alias, the champion.
+
+    Raises:
+        BadInput: there is no such version, or it can't be served; the alias stays where it is.
+        Unavailable: MLflow does not answer.
+    """
     # The time before the alias moves: a state that is written later knows of it.
     registry, at = Registry.connect(workspace.settings), time.time()
     version = registry.version(name, which)
-    registry.promote(version)
-    return Promotion(version, _bindings_of(name, registry), "promote", at)
+    return _promote(version, "promote", at, registry, workspace)
 
 
 def rollback(target: str, workspace: Workspace) -> Promotion:
@@ -124,10 +128,19 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
             "run its recipe again",
         )
     version = registry.version(binding.model, number)
-    registry.promote(version)
+    promotion = _promote(version, "rollback", at, registry, workspace)
     # A target that was paused would not go back, and whoever asks for this wants it now.
     target_operations.command(target, "resume", workspace)
-    return Promotion(version, _bindings_of(binding.model, registry), "rollback", at)
+    return promotion
+
+
+def _promote(
+    version: Version, trigger: str, at: float, registry: Registry, workspace: Workspace
+) -> Promotion:
+    bindings = _bindings_of(version.name, registry)
+    reconcile.check_servable(version, bindings, registry, workspace)
+    registry.promote(version)
+    return Promotion(version, bindings, trigger, at)
 
 
 def give_command(target: str, command: Command, workspace: Workspace) -> str:

@@ -168,6 +168,10 @@ class Registry:
         else:
             versions.set_alias(self.connection, before, CHAMPION)
 
+    def misspelt_champions(self, name: str) -> dict[str, str]:
+        """Return aliases that look as if they were meant to be `champion`, and what they name."""
+        return versions.misspelt_champions(self.connection, name)
+
     def names(self) -> list[str]:
         """Return the name of every registered model."""
         with self.connection.doing("listing models in MLflow"):

@@ -1,5 +1,6 @@
 """The connection to MLflow: finding experiments, translating errors, one change at a time."""
 
+import contextlib
 import hashlib
 import re
 import urllib.error
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.registry.database import REMEDY, prepare_database
@@ -49,7 +51,7 @@ class Connection:
     client: "MlflowClient"
     uri: str
     artifacts: str
-    locks: Path
+    home: Path
     _experiments: dict[str, str] = field(default_factory=dict)
 
     def experiment(self, name: str) -> str:
@@ -94,6 +96,25 @@ class Connection:
                 raise
             return existing
 
+    def announced(self) -> "MlflowClient":
+        """Return a client whose changes MLflow tells webhooks of, where its server runs.
+
+        Only the server sends webhooks: what is written into its database past it moves unheard.
+        """
+        ports = service_addresses.read(self.home)
+        if ports is None or self.uri.startswith(("http://", "https://")):
+            return self.client
+        url = ports.url("mlflow")
+        with contextlib.suppress(OSError, ValueError):
+            # Asked the way MLflow's client asks, by the user's proxy where there is one: it would
+            # try again for minutes.
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            server = type(self.client)(tracking_uri=url, registry_uri=url)
+            # After `down`, the port may be that of another installation's server.
+            if (born := _database_born(server)) and born == _database_born(self.client):
+                return server
+        return self.client
+
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """Raise whatever MLflow raises inside as Unavailable, in one line."""
@@ -103,10 +124,11 @@ class Connection:
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """Keep other processes of this installation out of the same change; not to be nested."""
-        self.locks.mkdir(parents=True, exist_ok=True)
+        locks = self.home / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
         # Sixteen lock files, and not one for each version that was ever registered.
         bucket = hashlib.sha256(what.encode()).hexdigest()[0]
-        with FileLock(self.locks / f"registry-{bucket}.lock"):
+        with FileLock(locks / f"registry-{bucket}.lock"):
             yield
 
 
@@ -124,7 +146,7 @@ def connect(settings: Settings) -> Connection:
     artifacts = settings.mlflow_artifacts() if own_files else ""
     with translated(f"opening MLflow at {without_secrets(uri)}", REMEDY):
         client = _open(uri, settings)
-    return Connection(client, uri, artifacts, settings.home / "locks")
+    return Connection(client, uri, artifacts, settings.home)
 
 
 def _open(uri: str, settings: Settings) -> "MlflowClient":
@@ -139,6 +161,18 @@ def _open(uri: str, settings: Settings) -> "MlflowClient":
         client.get_experiment_by_name("Default")
         client.search_registered_models(max_results=1)
     return client
+
+
+def _database_born(client: "MlflowClient") -> int:
+    """Return when MLflow's first experiment was made, in milliseconds: no two databases share it.
+
+    0 where it cannot be read.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):
+        return int(client.get_experiment("0").creation_time or 0)
+    return 0
 
 
 def _knock(uri: str) -> None:

@@ -1,5 +1,6 @@
 """Versions of a registered model: reading them, their aliases and tags, and their files."""
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ MEASURED, FACTS = "weighbridge.measured.", "weighbridge.facts"
 CANDIDATE = "candidate"
 MAX_TAG = 5000
 """Characters that servers of MLflow have always taken as a tag; newer ones take more."""
+_NEAR = 0.85
+"""Likeness of `campion`, `champoin` and `champions`; `champion-old` is less like it."""
 _LONGEST_LINEAGE = 20
 """A chain has four members; a parent that somebody tagged by hand must not make it endless."""
 
@@ -156,16 +159,34 @@ def by_alias(connection: Connection, name: str, alias: str) -> Version | None:
             return None
 
 
+def misspelt_champions(connection: Connection, name: str) -> dict[str, str]:
+    """Return aliases that look as if they were meant to be `champion`, and what they name."""
+    with connection.doing(f"reading the aliases of '{name}' in MLflow"):
+        aliases = _aliases(connection, name)
+    return {
+        alias: version
+        for alias, version in aliases.items()
+        if is_misspelt_champion(alias) and version != aliases.get(CHAMPION)
+    }
+
+
+def is_misspelt_champion(alias: str) -> bool:
+    """Whether an alias is not `champion`, and looks as if it was meant to be."""
+    letters = "".join(filter(str.isalpha, alias.casefold()))
+    near = difflib.get_close_matches(letters, [CHAMPION], cutoff=_NEAR)
+    return alias != CHAMPION and (bool(near) or letters == "champ")
+
+
 def set_alias(connection: Connection, version: Version, alias: str) -> None:
     """Let an alias name this version."""
     with connection.doing(f"setting '{version.name}@{alias}' in MLflow"):
-        connection.client.set_registered_model_alias(version.name, alias, version.version)
+        connection.announced().set_registered_model_alias(version.name, alias, version.version)
 
 
 def delete_alias(connection: Connection, name: str, alias: str) -> None:
     """Let an alias name nothing."""
     with connection.doing(f"deleting '{name}@{alias}' in MLflow"):
-        connection.client.delete_registered_model_alias(name, alias)
+        connection.announced().delete_registered_model_alias(name, alias)
 
 
 def tag(connection: Connection, version: Version, tags: Mapping[str, str]) -> None:

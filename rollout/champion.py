@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
+from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,17 @@ class Champion:
     @property
     def weighing(self) -> str:
         return self.version.tags.get(WEIGHING, "")
+
+
+def alias_warning(registry: Registry, name: str) -> str:
+    """Return a sentence on aliases of a model that somebody may have meant as `champion`; empty
+    where there are none.
+    """
+    return "; ".join(
+        f"alias '{alias}' of {name} (version {version}) does nothing: the alias that is served is "
+        f"'champion'; did you mean: weighbridge promote {name} {version}"
+        for alias, version in registry.misspelt_champions(name).items()
+    )
 
 
 def find_champion(registry: Registry, name: str) -> Champion | None:
@@ -50,6 +62,20 @@ def find_measured(registry: Registry, version: Version) -> Champion | None:
     """Return a version and how it was measured; None where it never was."""
     document = registry.measurement_of(version)
     return Champion(version, Measurement.model_validate_json(document)) if document else None
+
+
+def built_release(version: Version, peak_memory: int) -> Release | None:
+    """Return the Bento that was built of a version; None where none was."""
+    tags = version.tags
+    if BENTO not in tags:
+        return None
+    return Release(
+        name=version.name,
+        version=version.version,
+        bento=tags[BENTO],
+        digest=tags[BENTO_DIGEST],
+        peak_memory=peak_memory,
+    )
 
 
 def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -> Candidate | None:

@@ -7,6 +7,7 @@ process left is resolved first, whoever comes next.
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,15 @@ from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import operator_commands
-from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, Champion, as_candidate, find_measured
+from weighbridge.rollout.champion import (
+    BENTO,
+    BENTO_DIGEST,
+    Champion,
+    alias_warning,
+    as_candidate,
+    built_release,
+    find_measured,
+)
 from weighbridge.rollout.deploy_args import DeployArgs
 
 # `recover` belongs to what the deployer takes this module for.
@@ -24,7 +33,7 @@ from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger
 from weighbridge.rollout.rollout import Rollout
 from weighbridge.rollout.state import TargetState
 from weighbridge.serving.targets.base import Release
-from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.package import PackageArgs, package
 
 logger = logging.getLogger(__name__)
@@ -119,7 +128,10 @@ def _reconcile_locked(
     # Again and again while the alias moves on during a rollout.
     while True:
         desired = registry.desired_version(binding.model)
-        state = managed.change_state(desired_version=desired.version if desired else "")
+        state = managed.change_state(
+            desired_version=desired.version if desired else "",
+            alias_warning=_alias_warning(managed, binding, registry),
+        )
         serving = state.current.release.version if state.current else ""
         if desired is None:
             return _keep(managed, serving, f"no version of {binding.model} has the alias champion")
@@ -141,6 +153,14 @@ def _reconcile_locked(
             return ReconcileResult("deployed", f"version {desired.version} serves", desired.version)
         if stopped.outcome != "superseded":
             return ReconcileResult("failed", stopped.why, serving)
+
+
+def _alias_warning(managed: ManagedTarget, binding: Binding, registry: Registry) -> str:
+    """Return, and log once, that an alias does nothing which looks as if it should."""
+    warning = alias_warning(registry, binding.model)
+    if warning and warning != managed.load_state().alias_warning:
+        logger.warning("%s: %s", managed.name, warning)
+    return warning
 
 
 def _with_newest_arguments(
@@ -230,33 +250,57 @@ def _releasable(
     champion = find_measured(registry, version)
     measurement = champion.measurement if champion else None
     peak = measurement.peak_memory if measurement else 0
-    if BENTO in version.tags:
-        tags = version.tags
-        release = Release(
-            name=version.name,
-            version=version.version,
-            bento=tags[BENTO],
-            digest=tags[BENTO_DIGEST],
-            peak_memory=peak,
-        )
-        # It was built, but the store may have been cleaned since, or be another machine's.
-        if managed.target.has(release):
-            return release, measurement
+    release = built_release(version, peak)
+    # It was built, but the store may have been cleaned since, or be another machine's.
+    if release is not None and managed.target.has(release):
+        return release, measurement
+    candidate = _packable(version, champion, registry, managed.workspace)
+    return _packaged(candidate, version, peak, registry, managed.workspace), measurement
+
+
+def check_servable(
+    version: Version, bindings: Sequence[Binding], registry: Registry, workspace: Workspace
+) -> None:
+    """Check that a version could be served where its model is, before an alias names it.
+
+    Raises:
+        BadInput: it could not: nothing can be made of it, or a target's address is taken.
+        Unavailable: MLflow does not answer, or a target lacks what it needs.
+    """
+    targets = [managed_target_of(binding, workspace).target for binding in bindings]
+    for target in targets:
+        target.check()
+    release = built_release(version, 0)
+    if release is not None and all(target.has(release) for target in targets):
+        return
+    try:
+        _packable(version, find_measured(registry, version), registry, workspace)
+    except Unavailable as exc:
+        doing = f"promoting {version.name} {version.version}"
+        raise BadInput(doing, exc.wrong, exc.remedy) from exc
+
+
+def _packable(
+    version: Version, champion: Champion | None, registry: Registry, workspace: Workspace
+) -> Candidate:
+    """Return what a Bento of this version can be built of.
+
+    Raises:
+        Unavailable: it was never weighed, or its artifact is lost.
+    """
+    doing = f"packaging version {version.version}"
     if champion is None:
         remedy = "weigh it: add it to a recipe, or promote a version that was weighed"
-        raise Unavailable(
-            f"packaging version {version.version}", "it has no Bento and was never weighed", remedy
-        )
-    return _packaged(champion, peak, registry, managed.workspace), measurement
-
-
-def _packaged(champion: Champion, peak: int, registry: Registry, workspace: Workspace) -> Release:
-    version = champion.version
+        raise Unavailable(doing, "it has no Bento and was never weighed", remedy)
     candidate = as_candidate(champion, registry, workspace)
     if candidate is None:
-        raise Unavailable(
-            f"packaging version {version.version}", "its artifact can't be had any more"
-        )
+        raise Unavailable(doing, "its artifact can't be had any more")
+    return candidate
+
+
+def _packaged(
+    candidate: Candidate, version: Version, peak: int, registry: Registry, workspace: Workspace
+) -> Release:
     lineage = {"recipe": version.tags.get("recipe", ""), "artifact": version.digest}
     packaged = package(candidate, version.name, "", lineage, PackageArgs(), workspace)
     registry.tag(version, {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest})

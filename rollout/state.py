@@ -119,6 +119,9 @@ class TargetState(BaseModel, Generic[R]):
         validation_alias=AliasChoices("reason", "note"),
         description="Why what serves is not the desired version.",
     )
+    alias_warning: str = Field(
+        "", description="Of an alias that somebody may have meant as the one that is followed."
+    )
 
 
 def folder_of(name: str, home: Path) -> Path:

@@ -33,7 +33,9 @@ class TargetStatus(BaseModel):
     trying: str = Field("", description="Version that is being rolled out.")
     share: int = Field(0, description="Percent of new requests that it gets.")
     paused: bool = False
-    detail: str = Field("", description="Why it is not the desired version; what drains.")
+    detail: str = Field(
+        "", description="Why it is not the desired version; what drains; aliases that do nothing."
+    )
 
     # mypy knows no decorator above `property`; pydantic's manual gives this way.
     @computed_field(  # type: ignore[prop-decorator]
@@ -66,7 +68,7 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     if restart and state.current and restart.revision != state.current.name:
         restart = None  # of a version that served earlier
     draining = ", ".join(entry.revision.name for entry in state.draining)
-    remarks = [state.reason, f"{draining} drains" if draining else ""]
+    remarks = [state.reason, f"{draining} drains" if draining else "", state.alias_warning]
     return TargetStatus(
         target=managed.name,
         address=serving.address,

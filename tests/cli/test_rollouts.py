@@ -29,11 +29,13 @@ class Models(FakeRegistry):
     """A registry with one model, whose champion serves at one target."""
 
     shop: Machine
+    unbuilt: frozenset[str] = frozenset()
 
     def version(self, name: str, which: str) -> RegisteredVersion:
         if name != "demo" or not which.isdigit():
             raise BadInput(f"looking for '{name}@{which}'", "MLflow has no such model or alias")
-        return RegisteredVersion(name, which, {})
+        tags = {"bento": f"demo:{which}", "bento_digest": f"sha256:{which}"}
+        return RegisteredVersion(name, which, {} if which in self.unbuilt else tags)
 
     def promote(self, version: RegisteredVersion) -> None:
         self.alias = version.version
@@ -140,6 +142,15 @@ def test_promote_of_an_unknown_version_changes_nothing(shop: Machine) -> None:
     with pytest.raises(BadInput, match="no such model or alias"):
         weighbridge("promote", "demo", "nobody")
     assert shop.registry.alias == "1"
+
+
+def test_promote_of_what_cannot_be_served_leaves_the_alias_where_it_is(shop: Machine) -> None:
+    weighbridge("promote", "demo", "1")
+    shop.registry.unbuilt = frozenset({"2"})  # type: ignore[attr-defined]
+    shop.registry.unweighed.add("2")
+    with pytest.raises(BadInput, match="promoting demo 2: it has no Bento and was never weighed"):
+        weighbridge("promote", "demo", "2")
+    assert (shop.registry.alias, shop.serves()) == ("1", "1")
 
 
 def test_no_wait_returns_at_once(shop: Machine, deployer: Deployer) -> None:

@@ -190,6 +190,17 @@ def test_of_two_machines_that_did_not_see_each_other_the_lower_number_stays(
     assert [one.version for one in registry.versions("demo")] == [first.version]
 
 
+def test_an_alias_that_is_nearly_champion_is_found(
+    registry: Registry, chain: list[Version]
+) -> None:
+    client = registry.connection.client
+    for alias in ("Champion", "champoin", "production", "champion-old", "challenger"):
+        client.set_registered_model_alias("demo", alias, "3")
+    assert registry.misspelt_champions("demo") == {"Champion": "3", "champoin": "3"}
+    registry.promote(chain[2])
+    assert registry.misspelt_champions("demo") == {}, "they name what serves anyway"
+
+
 def test_aliases_move_and_are_read_with_the_versions(
     registry: Registry, chain: list[Version]
 ) -> None:

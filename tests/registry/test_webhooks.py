@@ -15,6 +15,7 @@ from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.registry.conftest import Make
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.service_addresses import Addresses
 from weighbridge.core.settings import Settings
 from weighbridge.deployer.webhook_receiver import DeliveryRejected, verified
 from weighbridge.registry import Registry
@@ -24,9 +25,13 @@ SECRET = "s3cret"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
     """An MLflow server of its own that may call receivers on this machine."""
-    folder = tmp_path_factory.mktemp("mlflow")
     with mlflow_server(folder, **CALLS_THIS_MACHINE, MLFLOW_WEBHOOK_CACHE_TTL="0") as (url, _):
         yield url
 
@@ -95,6 +100,39 @@ def test_an_alias_that_moves_is_told_to_the_address_and_signed_with_the_secret(
     registry.connection.client.delete_registered_model_alias("demo", "champion")
     assert soon(lambda: len(listener.signed(SECRET)) == 2)
     assert b'"deleted"' in listener.signed(SECRET)[1]
+
+
+def test_an_alias_moved_by_a_command_is_told_as_well_where_the_server_is_up(
+    registry: Registry, server: str, folder: Path, tmp_path: Path, listener: Listener, make: Make
+) -> None:
+    """A command opens the database; only what goes through the server is told to anybody."""
+    with registry.release("demo", 1, params={}, tags={}) as run:
+        version = registry.register("demo", "base", make("base"), run=run)
+    registry.ensure_webhook(listener.url, SECRET)
+    registry.connection.client.set_registered_model_alias("demo", "champion", version.version)
+    assert soon(lambda: listener.signed(SECRET))
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True, exist_ok=True)
+    ports = Addresses(prefect=1, mlflow=int(server.rpartition(":")[2]), deployer=1)
+    (home / "run" / "platform.json").write_text(ports.model_dump_json())
+    database = f"sqlite:///{folder}/mlflow.db"
+    Registry.connect(Settings(home=home, tracking_uri=database)).restore_champion(version, None)
+    assert soon(lambda: len(listener.signed(SECRET)) == 2)
+    assert registry.champion("demo") is None
+
+
+def test_the_server_of_another_installation_is_not_told(
+    server: str, tmp_path: Path, make: Make
+) -> None:
+    """The port that was ours before `down` may be somebody else's now."""
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True, exist_ok=True)
+    ports = Addresses(prefect=1, mlflow=int(server.rpartition(":")[2]), deployer=1)
+    (home / "run" / "platform.json").write_text(ports.model_dump_json())
+    own = Registry.connect(Settings(home=home))
+    with own.release("demo", 1, params={}, tags={}) as run:
+        own.promote(own.register("demo", "base", make("own"), run=run))
+    assert own.champion("demo") is not None
 
 
 def test_it_is_there_once_however_often_it_is_ensured_and_is_not_written_again(

@@ -49,12 +49,16 @@ class FakeRegistry:
     ledger: list[LedgerEntry] = field(default_factory=list)
     peak_memory: dict[str, int] = field(default_factory=dict)
     unweighed: set[str] = field(default_factory=set)
+    misspelt: dict[str, str] = field(default_factory=dict)
 
     def desired_version(self, model: str) -> RegisteredVersion | None:
         if self.down:
             raise Unavailable("reading the alias", "MLflow does not answer")
         tags = {"bento": f"demo:{self.alias}", "bento_digest": f"sha256:{self.alias}"}
         return RegisteredVersion(model, self.alias, tags) if self.alias else None
+
+    def misspelt_champions(self, model: str) -> dict[str, str]:
+        return self.misspelt
 
     def bindings(self) -> list[Binding]:
         return []  # what a machine is called with is in force

@@ -217,6 +217,20 @@ def test_a_deleted_alias_changes_nothing(shop: Machine) -> None:
     )
 
 
+def test_an_alias_that_is_nearly_champion_is_said_once_in_the_log_and_in_the_status(
+    shop: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.registry.misspelt = {"Champion": "2"}
+    shop.promote("1")
+    shop.reconcile()
+    said = "alias 'Champion' of demo (version 2) does nothing"
+    assert said in target_status.status(shop.workspace)[0].detail
+    assert len([record for record in caplog.records if said in record.getMessage()]) == 1
+    shop.registry.misspelt = {}
+    shop.reconcile()
+    assert target_status.status(shop.workspace)[0].detail == ""
+
+
 def test_rolling_back_goes_to_the_version_before(shop: Machine) -> None:
     for version in "123":
         shop.promote(version)
