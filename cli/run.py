@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from weighbridge.core.settings import Settings
     from weighbridge.flows.release import Released
 
 
@@ -30,25 +31,29 @@ def run(recipe: Path, as_json: bool) -> None:
     settings = Settings()
     with (
         terminal.live_progress(terminal.stderr if as_json else terminal.console),
-        prefect_api(settings),
+        prefect_api(settings) as api,
     ):
         # Here, and not above: it imports Prefect, which reads its settings then and only once.
         from weighbridge.flows.release import release
 
         released = release(loaded)
     if as_json:
-        click.echo(json.dumps(_plain(released), indent=2))
+        click.echo(json.dumps(_plain(released, loaded.weigh.currency), indent=2))
         return
     _show(released)
-    _where_to_look(settings.mlflow_uri(), settings.home / "prefect")
+    _where_to_look(settings, released.chosen.name, api)
 
 
-def _plain(released: "Released") -> dict[str, Any]:
+def _plain(released: "Released", currency: str) -> dict[str, Any]:
+    """Return the result for programs: numbers, whose units are told once."""
+    from weighbridge.tasks.report import UNITS
+
     return {
         **released.chosen.model_dump(mode="json"),
         "headline": released.report.headline,
         "why": released.report.why,
-        "candidates": released.report.rows,
+        "candidates": released.report.figures,
+        "units": {**UNITS, "cost_per_million_tokens": currency},
         "serving": released.serving.model_dump(mode="json") if released.serving else None,
         "mlflow_run": released.run_id,
     }
@@ -64,7 +69,9 @@ def _show(released: "Released") -> None:
     chosen = released.chosen
     if released.serving is None:
         console.print(
-            f"{chosen.name} {chosen.version} is `challenger`; it serves once somebody promotes it."
+            f"{chosen.name} {chosen.version} is `challenger`; let it serve with: "
+            f"weighbridge promote {chosen.name} {chosen.version}",
+            soft_wrap=True,
         )
         return
     address = released.serving.address
@@ -85,11 +92,25 @@ def _show(released: "Released") -> None:
     click.echo(f"→ {Client(address).ask(prompt, max_tokens=64).text}\n")
 
 
-def _where_to_look(mlflow_uri: str, prefect_home: Path) -> None:
-    ui = (
-        f"mlflow ui --backend-store-uri {mlflow_uri}"
-        if mlflow_uri.startswith("sqlite")
-        else f"open {mlflow_uri}"
-    )
-    click.echo(f"versions and figures: {ui}")
-    click.echo(f"runs and report:      PREFECT_HOME={prefect_home} prefect server start")
+def _where_to_look(settings: "Settings", model: str, prefect_api: str | None) -> None:
+    """Say where versions, figures and runs of this installation are shown now."""
+    click.echo(f"versions and figures: {_mlflow_page(settings, model)}")
+    prefect = f"PREFECT_HOME={settings.home / 'prefect'} prefect server start"
+    # None: the server that the run had of its own is gone.
+    page = prefect_api.removesuffix("/api") if prefect_api else prefect
+    click.echo(f"runs and report:      {page}")
+
+
+def _mlflow_page(settings: "Settings", model: str) -> str:
+    """Return the page of a model; where no server runs, the command that brings one up."""
+    from weighbridge.core import service_addresses
+    from weighbridge.registry.mlflow_errors import without_secrets
+
+    uri, ports = settings.tracking_uri, service_addresses.read(settings.home)
+    if uri.startswith("http"):
+        return f"{without_secrets(uri).rstrip('/')}/#/models/{model}"
+    if ports and service_addresses.answers(f"{ports.url('mlflow')}/health"):
+        return f"{ports.url('mlflow')}/#/models/{model}"
+    uri = settings.mlflow_uri()
+    # The address of another database may hold a password.
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else "weighbridge up"

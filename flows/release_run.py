@@ -20,7 +20,9 @@ from weighbridge.rollout.champion import (
     WEIGHING,
     Champion,
     as_candidate,
+    built_release,
     find_champion,
+    find_measured,
 )
 from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
 from weighbridge.rollout.target_status import serving_at
@@ -158,17 +160,18 @@ class ReleaseRun:
         )
         # Once the Bento is there: a challenger may be promoted by anybody at any time.
         self.registry.set_challenger(version, winner.label)
-        return packaged.release(version.name, version.version)
+        release = packaged.release(version.name, version.version)
+        return release.model_copy(update={"peak_memory": _peak_memory(winner, weighed)})
 
     def champions_release(self) -> Release:
         """Return what serves now, so that it goes on serving."""
         champion = self.registry.version(self.recipe.name)
-        return Release(
-            name=champion.name,
-            version=champion.version,
-            bento=champion.tags[BENTO],
-            digest=champion.tags[BENTO_DIGEST],
-        )
+        measured = find_measured(self.registry, champion)
+        release = built_release(champion, measured.measurement.peak_memory if measured else 0)
+        if release is None:
+            # Deploying builds it; until then it is known by its version alone.
+            return Release(name=champion.name, version=champion.version, bento="", digest="")
+        return release
 
     def promotes(self) -> bool:
         """Whether the recipe's policy lets the challenger serve without being asked."""
@@ -250,6 +253,14 @@ class ReleaseRun:
         return weighing.weigh_one(
             labelled, downloaded.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
         )
+
+
+def _peak_memory(winner: Candidate, weighed: Weighed) -> int:
+    return next(
+        measurement.peak_memory
+        for measurement in weighed.measurements
+        if measurement.candidate.label == winner.label
+    )
 
 
 def champion_label(champion: Champion) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.serving.load_figures import LoadFigures
@@ -20,7 +20,20 @@ from weighbridge.tasks.select import Decision
 
 TEMPLATES = Path(__file__).parent
 _UNKNOWN = "—"
-_WON, _LOST = "winner", "no"
+_WON, _LOST = "winner", "not among those that were compared"
+UNITS: Final = {
+    "size": "bytes",
+    "peak_memory": "bytes",
+    "load_seconds": "seconds",
+    "seconds": "seconds",
+    "ttft_p50": "seconds",
+    "ttft_p95": "seconds",
+    "itl_p50": "seconds",
+    "itl_p95": "seconds",
+    "tokens_per_second": "output tokens per second, all streams together",
+    "requests_per_second": "requests per second, all streams together",
+}
+"""Of the figures in `WeighingReport.figures`, for programs; the price has the recipe's."""
 
 
 class Compared(Protocol):
@@ -47,12 +60,16 @@ class WeighingReport:
     rows: list[dict[str, str]]
     """One per candidate, by column title; `verdict` is `winner` or the reason why not."""
     before_after: list[dict[str, str]]
-    """Base against fine-tuned model, one per metric."""
+    """Base, fine-tuned model and what ships, one per metric."""
     facts: dict[str, str]
     markdown: str
     html: str
     chart: bytes
     """PNG."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Doubts, by candidate."""
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    """The rows as numbers, for programs: see `UNITS`."""
 
     def save(self, folder: Path) -> list[Path]:
         """Write `report.md`, `report.html` and `report.png`."""
@@ -79,6 +96,10 @@ class _Page:
     notes: dict[str, str]
     winner: str
     chart: str = field(default="", repr=False)
+
+    @property
+    def before_after_title(self) -> str:
+        return "Base, fine-tuned and winner" if self.winner else "Base against fine-tuned"
 
 
 def weighing_report(
@@ -108,7 +129,7 @@ def weighing_report(
         decided=decision.winner is not None,
         rows=rows,
         columns=list(rows[0]) if rows else [],
-        before_after=_before_after(evaluated),
+        before_after=_before_after(evaluated, _winner(ordered, decision)),
         facts={**(facts or {}), **_machine(ordered)},
         notes=decision.notes,
         winner=decision.winner or "",
@@ -124,7 +145,13 @@ def weighing_report(
         markdown=_markdown(page),
         html=_html(page),
         chart=chart,
+        notes=decision.notes,
+        figures=[_figures(measurement, decision) for measurement in ordered],
     )
+
+
+def _winner(measurements: Sequence[Measurement], decision: Decision) -> Measurement | None:
+    return next((one for one in measurements if one.candidate.label == decision.winner), None)
 
 
 def _headline(decision: Decision) -> str:
@@ -168,7 +195,39 @@ def _row(
         "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
-        "verdict": _WON if label == decision.winner else decision.reasons.get(label, _LOST),
+        "verdict": _verdict(label, decision),
+    }
+
+
+def _verdict(label: str, decision: Decision) -> str:
+    return _WON if label == decision.winner else decision.reasons.get(label, _LOST)
+
+
+def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
+    """Return a candidate's row as numbers; None stands for what was not measured."""
+    label = measurement.candidate.label
+    return {
+        "candidate": label,
+        "verdict": _verdict(label, decision),
+        "doubt": decision.notes.get(label),
+        "scores": score_figures(measurement.scores),
+        "test_scores": score_figures(measurement.test_scores),
+        "load": [load.model_dump(mode="json") for load in measurement.load],
+        "load_seconds": measurement.load_seconds,
+        "peak_memory": measurement.peak_memory or None,
+        "size": measurement.candidate.variant.artifact.size,
+        "cost_per_million_tokens": measurement.cost_per_million_tokens,
+    }
+
+
+def score_figures(scores: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
+    """Return scores with their intervals as numbers that JSON knows."""
+    return {
+        label: {
+            name: value if math.isfinite(value := getattr(score, name)) else None
+            for name in ("value", "low", "high")
+        }
+        for label, score in scores.items()
     }
 
 
@@ -188,7 +247,12 @@ def _sentence(text: str) -> str:
     return f"{text.rstrip('.')}." if text else ""
 
 
-def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
+def _before_after(evaluated: Compared | None, winner: Measurement | None) -> list[dict[str, str]]:
+    """Return the way from the base to what ships, one row per metric.
+
+    The test split, on which no choice was made, is told of what ships; of the fine-tuned model
+    where nothing does.
+    """
     if evaluated is None:
         return []
     return [
@@ -196,7 +260,14 @@ def _before_after(evaluated: Compared | None) -> list[dict[str, str]]:
             "metric": title_of(label),
             "base": _score(before),
             "fine-tuned": _score(evaluated.finetuned[label]),
-            "fine-tuned, test split": _score(evaluated.test.get(label)),
+            **(
+                {
+                    "winner": _score(winner.scores.get(label)),
+                    "winner, test split": _score(winner.test_scores.get(label)),
+                }
+                if winner
+                else {"fine-tuned, test split": _score(evaluated.test.get(label))}
+            ),
         }
         for label, before in evaluated.base.items()
         if label in evaluated.finetuned
@@ -245,7 +316,7 @@ def _markdown(page: _Page) -> str:
         parts.append(f"## In doubt\n\n{doubts}")
     if page.before_after:
         rows = [list(row.values()) for row in page.before_after]
-        parts.append(f"## Base against fine-tuned\n\n{_table(list(page.before_after[0]), rows)}")
+        parts.append(f"## {page.before_after_title}\n\n{_table(list(page.before_after[0]), rows)}")
     if page.facts:
         parts.append(
             "## What was weighed, and "

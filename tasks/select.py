@@ -15,7 +15,8 @@ from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.selection_rules import SelectionRules, highest_concurrency
 
-VERSION = 1
+# 2: a reason is given for the champion as well.
+VERSION = 2
 
 
 class Decision(BaseModel):
@@ -31,7 +32,7 @@ class Decision(BaseModel):
     )
     why: str = Field(description="One sentence.")
     reasons: dict[str, str] = Field(
-        default_factory=dict, description="Why not: by label, all but the winner."
+        default_factory=dict, description="Why not: by label, all but the winner; the champion too."
     )
     refused: list[str] = Field(
         default_factory=list, description="Labels of those outside the limits."
@@ -90,6 +91,8 @@ def select(
             if measurement != winner
         },
     }
+    if champion is not None and champion.candidate.label not in objections:
+        reasons[champion.candidate.label] = _of_the_champion(champion, winner, rules)
     return Decision(
         winner=winner.candidate.label if winner else None,
         # Where nobody is within the limits, the run has failed (require_winner), though the
@@ -115,7 +118,7 @@ def require_winner(decision: Decision) -> None:
     """
     if decision.winner is None and not decision.keeps_champion:
         reasons = (
-            "; ".join(f"{label}: {reason}" for label, reason in decision.reasons.items())
+            "; ".join(f"{label}: {decision.reasons[label]}" for label in decision.refused)
             or "none was measured"
         )
         raise GateFailed(
@@ -132,6 +135,19 @@ def is_same(measurement: Measurement, other: Measurement) -> bool:
         yours.variant.artifact.digest,
         yours.engine.kind,
     )
+
+
+def _of_the_champion(
+    champion: Measurement, winner: Measurement | None, rules: SelectionRules
+) -> str:
+    """Return what becomes of the version that serves."""
+    if winner is None:
+        return "it goes on serving"
+    label = winner.candidate.label
+    if is_same(winner, champion):
+        return f"it is {label}, which wins, and goes on serving"
+    why = rules.objections(champion).refused or rules.beats(winner, champion)
+    return f"{label} takes its place" + (f": {why}" if why else "")
 
 
 def _winner(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tasks.made import REFERENCE, exact, measured
-from weighbridge.tasks.report import WeighingReport, weighing_report
+from weighbridge.tasks.report import UNITS, WeighingReport, weighing_report
 from weighbridge.tasks.select import select
 from weighbridge.tasks.select_args import SelectArgs
 
@@ -18,7 +18,7 @@ from weighbridge.tasks.select_args import SelectArgs
 def report() -> WeighingReport:
     measurements = [
         measured("slow", speed=300),
-        measured("fast", speed=900),
+        measured("fast", speed=900).model_copy(update={"test_scores": {"exact_match": exact(150)}}),
         measured("bad", right=20),
         measured("dead", failure="died | <script>alert(1)</script>\nsecond line"),
     ]
@@ -55,6 +55,37 @@ def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
     }
     assert all(list(row) == list(report.rows[0]) for row in report.rows)
     assert "slower: 300 tokens/s against 900 tokens/s" in report.rows[1]["verdict"]
+
+
+def test_the_test_split_is_told_of_what_ships(report: WeighingReport) -> None:
+    assert report.before_after == [
+        {
+            "metric": "exact match",
+            "base": "0.005 (-0.005–0.015)",
+            "fine-tuned": "0.990 (0.980–1.000)",
+            "winner": "0.990 (0.980–1.000)",
+            "winner, test split": "0.750 (0.740–0.760)",
+        }
+    ]
+    for page in (report.html, report.markdown):
+        assert "winner, test split" in page
+        assert "0.750" in page
+
+
+def test_programs_get_numbers_whose_units_are_told(report: WeighingReport) -> None:
+    first = report.figures[0]
+    assert first["candidate"] == "llama_cpp/fast"
+    assert first["scores"]["exact_match"]["value"] == 0.99
+    assert first["test_scores"]["exact_match"]["value"] == 0.75
+    assert first["load"][1]["tokens_per_second"] == 900
+    assert (first["peak_memory"], first["size"]) == (50 << 20, 2 << 20)
+    assert report.figures[-1]["peak_memory"] is None, "the one that died was not measured"
+    numbers = {key for key, value in first.items() if isinstance(value, float | int)}
+    of_load = {key for key, value in first["load"][0].items() if isinstance(value, float)}
+    assert numbers | of_load <= {*UNITS, "cost_per_million_tokens"}
+    assert [figures["candidate"] for figures in report.figures] == [
+        row["candidate"] for row in report.rows
+    ]
 
 
 def test_markdown_tables_are_not_broken_by_what_engines_say(report: WeighingReport) -> None:

@@ -202,6 +202,23 @@ def test_a_champion_outside_the_limits_goes_whoever_is_slower() -> None:
     assert "the champion is out of the limits" in decision.why
 
 
+@pytest.mark.parametrize(
+    ("champion", "reason"),
+    [
+        (measured("old", speed=890), "it goes on serving"),
+        (measured("old", speed=500), "llama_cpp/a takes its place: 900 tokens/s against 500"),
+        (measured("a", speed=890, content="old"), "llama_cpp/a takes its place"),
+        (measured("old", content="a"), "it is llama_cpp/a, which wins, and goes on serving"),
+    ],
+)
+def test_the_champion_has_a_reason_as_every_other_has(champion: Measurement, reason: str) -> None:
+    serving = champion.candidate.model_copy(update={"label": "champion 6 (old)"})
+    decision = decide(
+        measured("a", speed=900), champion=champion.model_copy(update={"candidate": serving})
+    )
+    assert decision.reasons["champion 6 (old)"].startswith(reason)
+
+
 def test_the_champion_weighed_again_is_the_winner_it_was() -> None:
     again = measured("a", speed=500)
     decision = decide(again, measured("b", speed=510), champion=again)
