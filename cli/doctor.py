@@ -11,6 +11,8 @@ import click
 from weighbridge.core.settings import Settings
 
 GIB = 2**30
+NEEDED_GIB = 5
+"""Room for the environments of one engine and the artifacts of a small model."""
 
 
 @dataclass(frozen=True)
@@ -21,40 +23,48 @@ class Diagnosis:
     state: str
     ok: bool
     remedy: str = ""
+    optional: bool = False
+    """Whether most work goes without it, or a run gets it by itself."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every environment.")
 def doctor(as_json: bool) -> None:
     """Say what is missing on this machine, and how to get it."""
-    findings = list(_findings(Settings()))
+    settings = Settings()
+    environments = list(_environments(settings))
     if as_json:
+        findings = [*_disks(settings), *environments, *_programs()]
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        from weighbridge.cli.terminal import table
+        return
+    from weighbridge.cli.terminal import table
 
-        marks = {True: "[green]ok[/green]", False: "[yellow]missing[/yellow]"}
-        table(
-            ["", "what", "state", "how to get it"],
-            [
-                [marks[finding.ok], finding.what, finding.state, finding.remedy]
-                for finding in findings
-            ],
-        )
+    findings = [*_disks(settings), *_together(environments), *_programs()]
+    table(["", "what", "state", "how to get it"], [_row(finding) for finding in findings])
 
 
-def _findings(settings: Settings) -> Iterator[Diagnosis]:
-    from weighbridge.core import environments, plugins
+def _row(finding: Diagnosis) -> list[str]:
+    from rich.markup import escape
+
+    missing = "[dim]missing[/dim]" if finding.optional else "[yellow]missing[/yellow]"
+    mark = "[green]ok[/green]" if finding.ok else missing
+    return [mark, finding.what, escape(finding.state), escape(finding.remedy)]
+
+
+def _disks(settings: Settings) -> Iterator[Diagnosis]:
     from weighbridge.core.disk import free_bytes
 
     for label, folder in (("state", settings.home), ("cache", settings.cache)):
         free = free_bytes(folder) / GIB
-        yield Diagnosis(
-            f"disk for {label}",
-            f"{free:.0f} GiB free at {folder}",
-            free >= 5,
-            "make room, or move it",
-        )
+        enough = free >= NEEDED_GIB
+        remedy = "" if enough else "make room, or move it: WEIGHBRIDGE_HOME, WEIGHBRIDGE_CACHE"
+        state = f"{free:.0f} GiB free at {folder}"
+        yield Diagnosis(f"disk for {label}", state, enough, remedy)
+
+
+def _environments(settings: Settings) -> Iterator[Diagnosis]:
+    from weighbridge.core import environments, plugins
+
     for name in plugins.names("engine"):
         for device, lock in plugins.load("engine", name).locks.items():
             environment, whole = environments.locate(lock, settings.cache)
@@ -62,20 +72,39 @@ def _findings(settings: Settings) -> Iterator[Diagnosis]:
                 "a run builds what it needs; now: "
                 f"weighbridge engines install {name} --device {device}"
             )
-            state = str(environment.path) if whole else "environment not built yet"
-            # Not missing: a run builds it when it is needed.
-            yield Diagnosis(f"engine {name}, {device}", state, True, "" if whole else install)
-    for tool, remedy in (
-        ("haproxy", "serves every target: apt-get install haproxy"),
-        ("cmake", "for K-quants: apt-get install cmake"),
-        ("g++", "for K-quants: apt-get install g++"),
-    ):
-        # haproxy lies where only the superuser looks by default.
-        program = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-        yield Diagnosis(
-            tool, program or "not on the PATH", bool(program), "" if program else remedy
+            yield Diagnosis(
+                f"engine {name}, {device}",
+                str(environment.path) if whole else "environment not built yet",
+                whole,
+                "" if whole else install,
+                optional=True,
+            )
+
+
+def _together(environments: list[Diagnosis]) -> Iterator[Diagnosis]:
+    """Return one line for the environments that are there, and one for the others."""
+    for there in (True, False):
+        names = [
+            finding.what.removeprefix("engine ").replace(", ", "/")
+            for finding in environments
+            if finding.ok is there
+        ]
+        remedy = (
+            "" if there else "a run builds what it needs; now: weighbridge engines install NAME"
         )
+        if names:
+            yield Diagnosis("engines", ", ".join(names), there, remedy, optional=True)
+
+
+def _programs() -> Iterator[Diagnosis]:
+    # haproxy lies where only the superuser looks by default.
+    haproxy = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    remedy = "" if haproxy else "serves every target: apt-get install haproxy"
+    yield Diagnosis("haproxy", haproxy or "not on the PATH", bool(haproxy), remedy)
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    remedy = "" if compiler else "for K-quants and native builds: apt-get install g++"
+    yield Diagnosis("C++ compiler", compiler or "not on the PATH", bool(compiler), remedy)
     gpu = shutil.which("nvidia-smi")
-    yield Diagnosis(
-        "GPU", gpu or "no NVIDIA driver", True, "" if gpu else "needed by CUDA engines alone"
-    )
+    remedy = "" if gpu else "needed by CUDA engines alone"
+    yield Diagnosis("GPU", gpu or "no NVIDIA driver", bool(gpu), remedy, optional=True)

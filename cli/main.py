@@ -13,6 +13,14 @@ from weighbridge.core.errors import WeighbridgeError
 FULL = 8 << 20
 """Bytes of room with which databases and logs cannot be written any more."""
 
+_INTERRUPTED = {
+    "run": "interrupted; what is finished is kept: the same command goes on from there",
+    "promote": "interrupted; where the rollout is: weighbridge status",
+    "rollback": "interrupted; where the rollout is: weighbridge status",
+    "up": "interrupted; run the same command again to go on",
+}
+"""What is said after Ctrl-C, by command."""
+
 
 class LazyGroup(click.Group):
     """Finds a subcommand by name in a table, and imports its module only to run or describe it."""
@@ -128,15 +136,14 @@ def main(argv: list[str] | None = None) -> None:
             # Else click would end the process itself, with exit codes of its own.
             standalone_mode=False,
         )
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        # click makes the first of the second. 130 is what shells give a program that SIGINT ended.
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        click.echo(_INTERRUPTED.get(command, "interrupted"), err=True)
         sys.exit(130)
     except click.ClickException as exc:
         exc.show()
         sys.exit(2)
-    except KeyboardInterrupt:
-        # 130 is what shells give a program that SIGINT ended.
-        click.echo("interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
     except WeighbridgeError as exc:
         if verbose:
             raise

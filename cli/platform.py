@@ -146,9 +146,7 @@ def _health(service: "ServiceStatus") -> str:
 
 
 def _print_targets(targets: "list[TargetStatus]") -> None:
-    from rich.markup import escape
-
-    from weighbridge.cli.terminal import console, table
+    from weighbridge.cli.terminal import sentence, table
 
     rows = [
         [
@@ -166,7 +164,7 @@ def _print_targets(targets: "list[TargetStatus]") -> None:
     table(columns, rows)
     for target in targets:
         for line in _remarks(target):
-            console.print(f"{escape(target.target)}: {escape(line)}", soft_wrap=True)
+            sentence(f"{target.target}: {line}")
 
 
 def _remarks(target: "TargetStatus") -> list[str]:

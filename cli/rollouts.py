@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from weighbridge.cli.references import model_and_version
 from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return at once; see: we
 
 
 @click.command()
-@click.argument("name")
-@click.argument("version")
+@click.argument("name", metavar="NAME[@VERSION]")
+@click.argument("version", required=False)
 @click.option(
     "--now", is_flag=True, help="Skip the steps: all traffic to it as soon as it has answered."
 )
 @_no_wait
-def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
+def promote(name: str, version: str | None, now: bool, no_wait: bool) -> None:
     """Let VERSION of the model NAME be its champion, and wait until it serves.
 
     The same as moving the alias `champion` in MLflow. VERSION is a number or an alias, such as
@@ -34,7 +35,8 @@ def promote(name: str, version: str, now: bool, no_wait: bool) -> None:
     """
     from weighbridge.deployer.promotion import promote as move
 
-    _follow(move(name, version, Workspace()), no_wait=no_wait, now=now)
+    model, which = model_and_version(name, version)
+    _follow(move(model, which, Workspace()), no_wait=no_wait, now=now)
 
 
 @click.command()

@@ -4,13 +4,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from weighbridge.core.formatting import human_size
@@ -24,8 +24,8 @@ console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 GAP = 2
 """Characters between two columns."""
-LONGEST_LINE = 1000
-"""Characters of a line that is read by a program."""
+WORTH_READING = 10
+"""Characters of a sentence that say something."""
 
 
 def table(
@@ -38,25 +38,95 @@ def table(
 ) -> None:
     """Print rows under headings; columns named in `right` are figures, and set to the right.
 
-    With `one_line` a row never takes a second line: a terminal shows of its last cell what fits,
-    a file or pipe gets all of it.
+    Nothing is cut off and no word is broken: what does not fit side by side goes over several
+    lines, and where even the words don't, each row becomes a list. What is piped is never wrapped.
+    With `one_line` a terminal shows of the last cell, which is plain text, what fits beside the
+    others.
     """
-    grid = Table(
-        title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
-    )
-    for column in columns:
-        # Folded, not cut: what is left out of a name or figure is what somebody came for.
-        grid.add_column(
-            column,
-            justify="right" if column in right else "left",
-            overflow="fold",
-            no_wrap=one_line and column != columns[-1],
-        )
-    for *cells, last in rows:
-        ending = Text(last, no_wrap=True, overflow="ellipsis") if one_line else last
-        grid.add_row(*cells, ending)
-    is_read_by_program = one_line and not console.is_terminal
-    (Console(highlight=False, width=LONGEST_LINE) if is_read_by_program else console).print(grid)
+    cells = [[Text.from_markup(cell) for cell in row] for row in [columns, *rows]]
+    if one_line:
+        for row, (*_, last) in zip(cells[1:], rows, strict=True):
+            row[-1] = Text(last)
+        _cut_last(cells)
+    widths = _widths(cells, console.width if console.is_terminal else None)
+    if title:
+        _print(Text(title, style="italic"))
+    if widths is None:
+        _print_as_lists(cells)
+        return
+    for text in cells[0]:
+        text.stylize("bold")
+    for row in cells:
+        for line in _lines(row, widths, [column in right for column in columns]):
+            _print(line)
+
+
+def _cut_last(cells: Sequence[Sequence[Text]]) -> None:
+    """Cut the last cell of each row to what a terminal has left, where that is worth reading."""
+    others = list(zip(*cells, strict=True))[:-1]
+    left = console.width - sum(max(_width(cell.plain) for cell in one) + GAP for one in others)
+    for *_, last in cells if console.is_terminal and left >= WORTH_READING else ():
+        last.truncate(left, overflow="ellipsis")
+
+
+def sentence(text: str, style: str = "") -> None:
+    """Print prose: between words over several lines in a terminal, as one line where piped."""
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _widths(cells: Sequence[Sequence[Text]], room: int | None) -> list[int] | None:
+    """Return the width of each column; None where not even the longest words fit side by side."""
+    columns = list(zip(*cells, strict=True))
+    widest = [max(_width(cell.plain) for cell in column) for column in columns]
+    if room is None:
+        return widest
+    free = room - GAP * (len(columns) - 1)
+    widths = [
+        max(cell_len(word) for cell in column for word in cell.plain.split() or [""])
+        for column in columns
+    ]
+    if sum(widths) > free:
+        return None
+    while sum(widths) < free and widths != widest:
+        # To the column that would go over the most lines.
+        short = [most / max(1, width) for most, width in zip(widest, widths, strict=True)]
+        widths[short.index(max(short))] += 1
+    return widths
+
+
+def _lines(row: Sequence[Text], widths: Sequence[int], right: Sequence[bool]) -> Iterator[Text]:
+    """Return the lines of one row."""
+    wrapped = [
+        list(cell.wrap(console, max(1, width))) if cell.plain else []
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    for parts in zip_longest(*wrapped):
+        line = Text()
+        for part, width, to_the_right in zip(parts, widths, right, strict=True):
+            piece = part.copy() if part else Text()
+            piece.rstrip()
+            piece.align("right" if to_the_right else "left", width)
+            line.append_text(piece).append(" " * GAP)
+        line.rstrip()
+        yield line
+
+
+def _print_as_lists(cells: Sequence[Sequence[Text]]) -> None:
+    """Print every row as lines of heading and value."""
+    headings, *rows = cells
+    for number, row in enumerate(rows):
+        if number:
+            _print(Text())
+        for heading, cell in zip(headings, row, strict=True):
+            if cell.plain:
+                name = Text(f"{' '.join(heading.plain.split())}: " if heading.plain else "")
+                name.stylize("bold")
+                console.print(name.append_text(cell), soft_wrap=not console.is_terminal)
+
+
+def _print(line: Text) -> None:
+    # As it is: it was made to fit.
+    console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 class LiveSteps:
@@ -87,10 +157,13 @@ class LiveSteps:
         # The first line waits as long as the others: short work leaves none.
         if now - self._last_line.setdefault(step.what, now) >= 10:
             self._last_line[step.what] = now
-            self._screen.print(f"  {step.what}: {_amount(step)}")
+            amount = f": {shown}" if (shown := _amount(step)) else ""
+            self._screen.print(f"  {step.what}{amount}", markup=False, soft_wrap=True)
 
 
 def _amount(step: Step) -> str:
+    if not step.unit:
+        return "" if step.total is None else f"{step.done / (step.total or 1):.0%}"
     if step.unit == "B":
         done, total = human_size(step.done), human_size(step.total) if step.total else ""
     else:
@@ -163,33 +236,37 @@ def print_plan(plan: "Plan") -> None:
 
 
 def print_report(report: "WeighingReport") -> None:
-    """Print the report: base against fine-tuned, every candidate, and why not the others."""
+    """Print the report: base, fine-tuned and winner, every candidate, and why not the others."""
     if report.before_after:
         columns = list(report.before_after[0])
-        table(columns, [list(row.values()) for row in report.before_after])
+        table(columns, [[escape(cell) for cell in row.values()] for row in report.before_after])
         console.print()
     # One column per candidate: their names and figures are long, and a terminal is narrow.
-    titles = [title for title in report.rows[0] if title not in ("candidate", "verdict")]
+    titles = [
+        title
+        for title in (report.rows[0] if report.rows else ())
+        if title not in ("candidate", "verdict")
+    ]
     headings = ["", *(title.replace(" / ", "/") for title in titles)]
     candidates = [
         [
-            row["candidate"].replace("/", "/\n"),
+            row["candidate"].replace("/", "/\n").replace(" (", "\n("),
             *(row[title].replace(" (", "\n(") for title in titles),
         ]
         for row in report.rows
     ]
     for group in _that_fit_beside(headings, candidates):
         labels, *figures = zip(headings, *group, strict=True)
-        table(labels, figures, right=labels[1:])
+        escaped = [[escape(cell) for cell in row] for row in figures]
+        table([escape(label) for label in labels], escaped, right=labels[1:])
         console.print()
-    console.print(
-        f"[bold green]{escape(report.headline)}[/bold green]\n{escape(report.why)}", soft_wrap=True
-    )
+    sentence(report.headline, style="bold green")
+    sentence(report.why)
     for row in report.rows:
         if row["verdict"] != "winner":
-            console.print(
-                f"not {escape(row['candidate'])}: {escape(row['verdict'])}", soft_wrap=True
-            )
+            sentence(f"{row['candidate']}: {row['verdict']}")
+    for label, doubt in report.notes.items():
+        sentence(f"in doubt: {label}: {doubt}")
 
 
 def _that_fit_beside(
@@ -199,12 +276,18 @@ def _that_fit_beside(
     room = console.width - _width(headings)
     group: list[Sequence[str]] = []
     for column in columns:
-        if group and sum(_width(each) + GAP for each in [*group, column]) > room:
+        # What is piped is read by programs and searched: one table, however wide.
+        if (
+            group
+            and console.is_terminal
+            and sum(_width(each) + GAP for each in [*group, column]) > room
+        ):
             yield group
             group = []
         group.append(column)
     yield group
 
 
-def _width(column: Sequence[str]) -> int:
-    return max(cell_len(line) for cell in column for line in cell.splitlines() or [""])
+def _width(column: str | Sequence[str]) -> int:
+    cells = [column] if isinstance(column, str) else column
+    return max(cell_len(line) for cell in cells for line in cell.splitlines() or [""])

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import quoted
 from weighbridge.core.plugins import PluginArgs, names, suggestion
 from weighbridge.core.plugins import load as load_plugin
 
@@ -117,7 +118,7 @@ def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
     if error["type"] == "missing":
         return f"{text}missing"
     value = error["input"]
-    shown = f" (given: {value!r})" if isinstance(value, str | int | float | bool) else ""
+    shown = f" (given: {quoted(value)})" if isinstance(value, str | int | float | bool) else ""
     # pydantic puts this before the text of a validator's own ValueError.
     return f"{text}{error['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -7,6 +7,7 @@ from typing import Final
 from weighbridge.conformance.base import CheckFailed, CheckNotRun, Session, equal
 from weighbridge.conformance.http_client import HttpReply, ask, stream
 from weighbridge.conformance.reference import Question
+from weighbridge.core.formatting import quoted
 
 UNTAUGHT_CHAT: Final = [
     {"role": "user", "content": "Tell me of a lighthouse, 7 boats and the weather."}
@@ -73,7 +74,7 @@ def greedy(session: Session) -> str:
     # The reference goes on to the end of the context, where no engine needs to follow it.
     if not text or not endless.answer.startswith(text):
         raise CheckFailed(
-            f"'endless' at temperature 0: {text[:60]!r} is not how the reference begins"
+            f"'endless' at temperature 0: {quoted(text[:60])} is not how the reference begins"
         )
     return f"{len(session.reference.finite) + 1} answers equal those of {session.reference.made_by}"
 
@@ -91,7 +92,9 @@ def stop(session: Session) -> str:
             *_streamed_if_claimed(session, question, stop=[sequence]),
         ):
             equal(
-                (reply.text, reply.finish), (expected, "stop"), f"with stop sequence {sequence!r}"
+                (reply.text, reply.finish),
+                (expected, "stop"),
+                f"with stop sequence {quoted(sequence)}",
             )
     return "three sequences, none of them in the answer"
 
@@ -103,7 +106,7 @@ def max_tokens(session: Session) -> str:
         reply = ask(session, question, max_tokens=most)
         equal(reply.finish, "length", f"reason to end with max_tokens={most}")
         if not question.answer.startswith(reply.text) or len(reply.text) >= len(question.answer):
-            raise CheckFailed(f"with max_tokens={most} it says {reply.text[:80]!r}")
+            raise CheckFailed(f"with max_tokens={most} it says {quoted(reply.text[:80])}")
     return "cut after 1 and 3 tokens"
 
 
@@ -119,7 +122,7 @@ def seed(session: Session) -> str:
     if len(set(answers)) == 1:
         raise CheckFailed(
             f"{len(SEEDS)} seeds give one and the same answer at temperature "
-            f"{HIGH_TEMPERATURE:g}: {answers[0][:60]!r}"
+            f"{HIGH_TEMPERATURE:g}: {quoted(answers[0][:60])}"
         )
     return f"{len(set(answers))} answers to {len(SEEDS)} seeds, equal when asked again"
 
@@ -130,7 +133,7 @@ def tokenization(session: Session) -> str:
         equal(
             session.engine.tokenize(session.url, sample.text),
             sample.ids,
-            f"tokens of {sample.text[:40]!r}",
+            f"tokens of {quoted(sample.text[:40])}",
         )
     return f"{len(session.reference.texts)} texts as {session.reference.made_by} reads them"
 
@@ -184,7 +187,7 @@ def unicode(session: Session) -> str:
     torn = [piece for piece in reply.pieces if REPLACEMENT_CHARACTER in piece]
     if torn:
         raise CheckFailed(
-            f"{len(torn)} pieces of the stream hold torn characters, such as {torn[0]!r}"
+            f"{len(torn)} pieces of the stream hold torn characters, such as {quoted(torn[0])}"
         )
     equal(reply.text, question.answer, "the streamed answer")
     return f"{len(reply.pieces)} pieces of {len(question.answer_ids)} tokens, every character whole"
@@ -192,7 +195,7 @@ def unicode(session: Session) -> str:
 
 def _expect_answer(reply: HttpReply, question: Question) -> str:
     equal((reply.text, reply.finish), (question.answer, "stop"), f"answer to '{question.name}'")
-    return f"{reply.text[:60]!r}"
+    return quoted(reply.text[:60])
 
 
 def _expect_pieces(session: Session, question: Question) -> str:

@@ -14,6 +14,7 @@ import httpx
 from weighbridge.conformance.base import CheckFailed, Session
 from weighbridge.conformance.reference import Question
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import quoted
 from weighbridge.serving.event_stream import EventReader
 
 CHAT: Final = "/v1/chat/completions"
@@ -108,7 +109,8 @@ def _event(data: bytes) -> dict[str, Any]:
         # Decoded strictly: bytes that do not make a whole character must show.
         event: dict[str, Any] = json.loads(data.decode())
     except ValueError as exc:
-        raise CheckFailed(f"an event of the stream is not JSON in UTF-8: {data[:80]!r}") from exc
+        beginning = quoted(data[:80].decode(errors="replace"))
+        raise CheckFailed(f"an event of the stream is not JSON in UTF-8: {beginning}") from exc
     if "error" in event:
         raise CheckFailed(f"the stream broke off: {event['error']}")
     return event

@@ -16,6 +16,7 @@ from weighbridge.conformance.reference import Question, Reference, Scored, Token
 from weighbridge.core import machine
 from weighbridge.core.environments import one_at_a_time
 from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.formatting import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -138,7 +139,8 @@ def _questions(model: Any, tokenizer: PreTrainedTokenizerFast) -> list[Question]
         text = str(tokenizer.decode(answer))
         if text != lesson.answer and not (lesson.endless and text.startswith(lesson.answer)):
             raise WeighbridgeError(
-                "making the conformance reference", f"'{lesson.name}' is answered {text[:80]!r}"
+                "making the conformance reference",
+                f"'{lesson.name}' is answered {quoted(text[:80])}",
             )
         questions.append(
             Question(

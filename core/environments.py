@@ -177,9 +177,15 @@ def locate(lock: Path, cache: Path) -> tuple[Environment, bool]:
     # The same lock gives other wheels under another Python.
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(content + version.encode()).hexdigest()[:16]
-    environment = Environment(lock.stem, cache / "environments" / f"{lock.stem}-{digest}")
+    environment = Environment(_title(lock), cache / "environments" / f"{lock.stem}-{digest}")
     # The interpreter is a link to this machine's Python, which an upgrade of the system may remove.
     return environment, (environment.path / ".complete").exists() and environment.python.exists()
+
+
+def _title(lock: Path) -> str:
+    """Return what people call a lock's environment: an engine and an optimizer may share a name."""
+    kind = {"engines": "engine ", "optimizers": "optimizer "}.get(lock.parent.name, "")
+    return f"{kind}{lock.stem}"
 
 
 def ensure(lock: Path, cache: Path) -> Environment:
@@ -192,7 +198,7 @@ def ensure(lock: Path, cache: Path) -> Environment:
     environment, whole = locate(lock, cache)
     if whole:
         return environment
-    doing = f"building the environment '{environment.name}'"
+    doing = f"building the environment of {environment.name}"
     try:
         environment.path.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(environment.path, doing):
@@ -246,7 +252,7 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
         shutil.rmtree(environment.path, ignore_errors=True)
         raise
     (environment.path / ".complete").touch()
-    logger.info("environment '%s' built in %.0f s", environment.name, time.monotonic() - started)
+    logger.info("environment of %s built in %.0f s", environment.name, time.monotonic() - started)
 
 
 def run_uv(doing: str, *arguments: str) -> str:

@@ -1,4 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
+
+import json
+
+
+def quoted(value: object) -> str:
+    """Return a text in double quotes, line breaks and all in one line; numbers as they are."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def human_size(size: float) -> str:

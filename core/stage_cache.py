@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from weighbridge.core.files import replace_text
 from weighbridge.core.store import Store
 
 R = TypeVar("R")
+_SHORT = 30
+"""Characters of a value that a sentence on what changed tells."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +86,45 @@ def artifacts_in(value: Any) -> Iterator[Artifact]:
             yield from artifacts_in(item)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {
-            k: v
-            for key, item in value.items()
-            for k, v in _flat(item, f"{path}.{key}" if path else key).items()
-        }
-    if isinstance(value, list) and value:
-        return {
-            k: v
-            for index, item in enumerate(value)
-            for k, v in _flat(item, f"{path}[{index}]").items()
-        }
-    return {path: value}
+def _changes(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two canonical values differ, and both values there.
+
+    As far up as a person would name it: another plugin or a list of another length is one change.
+    """
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("kind") == now.get("kind"):
+        for key in {**before, **now}:
+            yield from _changes(before.get(key), now.get(key), f"{path}.{key}".removeprefix("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _changes(old, new, f"{path}[{index}]")
+    else:
+        yield path, before, now
 
 
 def _difference(before: Any, now: Any) -> str:
-    """Return the first few leaves in which two canonical values differ, for a person."""
-    old, new = _flat(before), _flat(now)
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    shown = [f"{key.removesuffix('.artifact')} changed" for key in changed[:3]]
-    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    """Return the first few things in which two canonical values differ, for a person."""
+    changes = dict.fromkeys(_named(*change) for change in _changes(before, now))
+    shown = list(changes)[:3]
+    return ", ".join(shown) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+
+
+def _named(path: str, before: Any, now: Any) -> str:
+    name = re.sub(r"\.(artifact|format)$", "", path.removeprefix("args."))
+    if name == path.removeprefix("args.") and _is_short(before) and _is_short(now):
+        return f"{name} is {_shown(now)}, was {_shown(before)}"
+    return f"{name} changed"
+
+
+def _is_short(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, bool | int | float | str) and len(str(value)) <= _SHORT
+    )
+
+
+def _shown(value: Any) -> str:
+    return "open" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 class StageCache:

@@ -172,4 +172,4 @@ def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
 
 def _environment(lock: Path, workspace: Workspace) -> str:
     environment, whole = locate(lock, workspace.settings.cache)
-    return f"environment {environment.name} ({'installed' if whole else 'will be installed'})"
+    return f"environment of {environment.name} ({'installed' if whole else 'will be installed'})"

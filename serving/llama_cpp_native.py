@@ -335,7 +335,7 @@ def _build_program(name: str, cache: Path) -> Path:
 
 @contextmanager
 def _ninja_progress(doing: str) -> Iterator[Any]:
-    with track(doing, 1, "step") as update:
+    with track(doing, 1) as update:
 
         def on_line(line: str) -> None:
             if steps := re.match(r"\[(\d+)/(\d+)\]", line):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from weighbridge.core.formatting import quoted
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
@@ -56,7 +57,7 @@ def an_engine_answers(name: str) -> None:
         assert answer.prompt_tokens > 0, f"the answer is {answer}"
         streamed = "".join(client.stream(messages, max_tokens=8))
         assert streamed == answer.text, (
-            f"{streamed!r} is streamed, {answer.text!r} is given at once"
+            f"{quoted(streamed)} is streamed, {quoted(answer.text)} is given at once"
         )
         tokens = engine.tokenize(running.url, "Order 12 is late.")
         assert tokens, "a text has no tokens"

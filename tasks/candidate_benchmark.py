@@ -195,7 +195,7 @@ class CandidateBenchmark:
             "%s: of %d settings the best is %s",
             self.candidate.label,
             len(settings),
-            self._note(winner),
+            ", ".join(f"{name} {value}" for name, value in self._note(winner).items()),
         )
         return winner.args
 

@@ -246,7 +246,8 @@ def engine_class(name: str) -> type[Engine[Any]]:
     plugin = load("engine", name)
     # An entry point can name anything, and a plain function would fail much later.
     if not (isinstance(plugin, type) and issubclass(plugin, Engine)):
-        wrong = f"{plugin!r} is no class derived from weighbridge.plugins.Engine"
+        found = getattr(plugin, "__qualname__", type(plugin).__name__)
+        wrong = f"{found} is no class derived from weighbridge.plugins.Engine"
         raise BadInput(f"loading engine '{name}'", wrong, "correct or remove its package")
     return plugin
 

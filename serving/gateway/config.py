@@ -160,7 +160,7 @@ def _check(fronts: Sequence[Front]) -> None:
             if not NAME.fullmatch(name) or name in RESERVED:
                 raise BadInput(
                     doing,
-                    f"{name!r} cannot be a name there",
+                    f"'{name}' cannot be a name there",
                     "use letters, digits, dots and dashes",
                 )
         if len(set(names)) < len(names):
@@ -169,7 +169,7 @@ def _check(fronts: Sequence[Front]) -> None:
             raise BadInput(doing, f"a health path of {front.target} is not a path")
         for operation in (operation for route in front.routes for operation in route.operations):
             if not is_operation(operation):
-                wrong = f"an engine of {front.target} declares {operation!r}"
+                wrong = f"an engine of {front.target} declares '{operation}'"
                 raise BadInput(doing, wrong, "an operation is written POST /v1/completions")
     ports = [front.port for front in fronts]
     for front in fronts:

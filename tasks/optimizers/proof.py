@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.formatting import quoted
 from weighbridge.core.progress import track
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine
@@ -135,7 +136,7 @@ def _compare_prompts(url: str, tokenizer: Any, rows: list[Row], doing: str) -> N
         if count != len(ids):
             wrong = (
                 f"the engine makes {count} tokens of a chat prompt of {len(ids)}: "
-                f"{messages[-1]['content'][:80]!r}"
+                f"{quoted(messages[-1]['content'][:80])}"
             )
             raise BadInput(
                 doing,
@@ -155,7 +156,7 @@ def _differ(tokenizer: Any, text: str, ids: list[int], engine_ids: list[int], do
         tokenizer.convert_ids_to_tokens(tokens[at : at + 3]) for tokens in (engine_ids, ids)
     )
     wrong = (
-        f"the engine cuts texts otherwise than the tokenizer: around {excerpt!r} it reads "
+        f"the engine cuts texts otherwise than the tokenizer: around {quoted(excerpt)} it reads "
         f"{engine_tokens}, not {expected_tokens}"
     )
     raise BadInput(

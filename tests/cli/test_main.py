@@ -1,12 +1,17 @@
 """The command line: help, exit codes, one line for every error."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from weighbridge.cli.doctor import doctor
 from weighbridge.cli.main import LazyGroup, main
+from weighbridge.cli.references import model_and_version
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,6 +88,48 @@ def test_a_full_disk_is_called_so_wherever_it_shows(
     assert exit_.value.code == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: writing: the disk is full; make room")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.exceptions.Abort])
+def test_after_an_interruption_it_says_that_the_run_goes_on_next_time(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("weighbridge.cli.main.cli.main", fail)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--verbose", "run", "x.yaml"])
+    assert exit_.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("demo@12",), ("demo", "12")])
+def test_a_version_is_named_either_way(words: tuple[str, ...]) -> None:
+    assert model_and_version(words[0], words[1] if words[1:] else None) == ("demo", "12")
+
+
+def test_a_version_is_neither_guessed_nor_named_twice() -> None:
+    assert model_and_version("demo", None, default="champion") == ("demo", "champion")
+    for name, version in (("demo", None), ("demo@1", "2")):
+        with pytest.raises(click.UsageError):
+            model_and_version(name, version)
+
+
+def test_doctor_says_of_what_is_missing_that_it_is_and_fits_a_screen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = CliRunner().invoke(doctor, []).output.splitlines()
+    assert len(lines) < 24
+    (compiler,) = [line for line in lines if "C++ compiler" in line]
+    assert compiler.startswith("missing")
+    assert "apt-get install g++" in compiler
+    (engines,) = [line for line in lines if "llama_cpp/cpu" in line]
+    assert engines.startswith("missing")
+    every_one = json.loads(CliRunner().invoke(doctor, ["--json"]).output)
+    assert "engine llama_cpp, cpu" in [finding["what"] for finding in every_one]
 
 
 def test_init_writes_a_recipe_that_loads_and_never_overwrites(tmp_path: Path) -> None:

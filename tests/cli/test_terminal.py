@@ -1,4 +1,4 @@
-"""What the terminal shows of a report."""
+"""What the terminal shows: reports, tables, progress."""
 
 import io
 import re
@@ -7,11 +7,22 @@ import pytest
 from rich.console import Console
 
 from weighbridge.cli import terminal
+from weighbridge.core.progress import Step
 from weighbridge.tasks.report import WeighingReport
 
 
-def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The report of so many candidates in a terminal of so many columns."""
+def screen(width: int, monkeypatch: pytest.MonkeyPatch, *, piped: bool = False) -> io.StringIO:
+    """What is printed to a terminal of so many columns, or into a pipe."""
+    out = io.StringIO()
+    made = Console(file=out, width=width, force_terminal=not piped, color_system=None)
+    monkeypatch.setattr(terminal, "console", made)
+    return out
+
+
+def shown(
+    candidates: int, width: int, monkeypatch: pytest.MonkeyPatch, *, piped: bool = False
+) -> str:
+    """The report of so many candidates."""
     rows = [
         {
             "candidate": f"llama_cpp/gguf-Q{number}",
@@ -21,15 +32,16 @@ def shown(candidates: int, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
         }
         for number in range(candidates)
     ]
-    out = io.StringIO()
-    monkeypatch.setattr(terminal, "console", Console(file=out, width=width))
-    terminal.print_report(
-        WeighingReport("reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b"")
+    out = screen(width, monkeypatch, piped=piped)
+    notes = {"llama_cpp/gguf-Q0": "too few rows"}
+    report = WeighingReport(
+        "reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b"", notes
     )
+    terminal.print_report(report)
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_every_candidates_figures_stay_whole_however_many_there_are(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,6 +58,73 @@ def test_candidates_that_fit_stand_in_one_table(monkeypatch: pytest.MonkeyPatch)
     assert shown(11, 80, monkeypatch).count("exact match") == 3
 
 
-def test_the_reasons_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    tail = shown(2, 80, monkeypatch).splitlines()[-3:]
-    assert tail == ["winner: the first", "It is fast.", "not llama_cpp/gguf-Q1: slower"]
+def test_a_piped_report_is_one_table_of_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(11, 80, monkeypatch, piped=True).count("exact match") == 1
+
+
+def test_reasons_and_doubts_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    tail = shown(2, 80, monkeypatch).splitlines()[-4:]
+    assert tail == [
+        "winner: the first",
+        "It is fast.",
+        "llama_cpp/gguf-Q1: slower",
+        "in doubt: llama_cpp/gguf-Q0: too few rows",
+    ]
+
+
+ROWS = [
+    ["shop", "[green]answers[/green]", "a sentence of several words", "http://127.0.0.1:3000"],
+    ["another-target", "down", "", "http://127.0.0.1:3001"],
+]
+COLUMNS = ["target", "health", "remark", "address"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 66, 80, 200])
+def test_no_word_is_broken_or_lost_at_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = screen(width, monkeypatch)
+    terminal.table(COLUMNS, ROWS)
+    words = out.getvalue().split()
+    for row in [
+        [cell.replace("[green]answers[/green]", "answers") for cell in row] for row in ROWS
+    ]:
+        for word in " ".join(row).split():
+            # Of lists the terminal may be narrower than a word: only there it is folded.
+            assert word in words or len(word) > width - len("address: ")
+    assert max(map(len, out.getvalue().splitlines())) <= width
+
+
+def test_a_piped_table_has_one_line_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = screen(40, monkeypatch, piped=True)
+    terminal.table(COLUMNS, ROWS)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "a sentence of several words  http://127.0.0.1:3000" in lines[1]
+
+
+def test_figures_are_set_to_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = screen(40, monkeypatch)
+    terminal.table(["what", "size"], [["a", "1 MiB"], ["b", "100 MiB"]], right=["size"])
+    assert out.getvalue().splitlines() == ["what     size", "a       1 MiB", "b     100 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        (Step("building llama.cpp", 0.0636364, 1, ""), "  building llama.cpp: 6%"),
+        (Step("fine-tuning", 3, 40, "steps"), "  fine-tuning: 3 / 40 steps"),
+        (Step("fetching", 1 << 20, 2 << 20, "B"), "  fetching: 1.0 MiB / 2.0 MiB"),
+        (Step("starting Bento demo:1", 0, None, ""), "  starting Bento demo:1"),
+    ],
+)
+def test_progress_in_a_log_is_a_line_with_an_amount_people_understand(
+    step: Step, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = screen(40, monkeypatch, piped=True)
+    monkeypatch.setattr(terminal.time, "monotonic", iter([0.0, 60.0]).__next__)
+    with terminal.live_progress(terminal.console):
+        steps = terminal.LiveSteps(None, terminal.console)  # type: ignore[arg-type]
+        steps(step)
+        steps(step)
+    assert out.getvalue().splitlines() == [line]

@@ -89,7 +89,7 @@ def test_another_lock_is_another_environment(tmp_path: Path, wheels: Path) -> No
 def test_a_version_nobody_has_is_named(tmp_path: Path, wheels: Path) -> None:
     lock = write_lock(tmp_path, make_wheel(wheels, "alpha").replace("1.0", "9.9"))
     with pytest.raises(
-        Unavailable, match=r"environment 'tool'.*alpha==9\.9.*index settings"
+        Unavailable, match=r"environment of tool.*alpha==9\.9.*index settings"
     ) as caught:
         ensure(lock, tmp_path / "cache")
     assert "\n" not in str(caught.value)

@@ -49,7 +49,19 @@ def test_second_run_reuses_and_says_since_when(cache: StageCache) -> None:
 def test_changed_argument_runs_again_and_is_named(cache: StageCache) -> None:
     run(cache, Args())
     again = run(cache, Args(rate=0.2))
-    assert (again.reused, again.why) == (False, "args.rate changed")
+    assert (again.reused, again.why) == (False, "rate is 0.2, was 0.1")
+
+
+def test_another_plugin_and_a_longer_list_are_one_change_each(cache: StageCache) -> None:
+    def asked(*engines: dict[str, object]) -> str:
+        inputs = {"args": {"engines": list(engines), "rate": 0.1}}
+        return cache.run("stage", 1, Made, inputs, lambda: make(cache.store)).why
+
+    vllm = {"kind": "vllm", **{f"option {n}": n for n in range(40)}}
+    gguf = {"kind": "llama_cpp", **{f"flag {n}": n for n in range(40)}}
+    asked(vllm)
+    assert asked(gguf) == "engines[0] changed"
+    assert asked(gguf, vllm) == "engines changed"
 
 
 def test_changed_stage_version_runs_again(cache: StageCache) -> None:
