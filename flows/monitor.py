@@ -163,12 +163,10 @@ def _roll_back(
     if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
     previous = target_operations.rollback_version(binding.target, workspace)
-    before = registry.version(binding.model, previous)
-    reconcile.check_servable(before, [binding], registry, workspace)
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, previous)
     # The alias first: until it has moved, the deployer would bring the fallen version back.
-    registry.promote(before)
+    registry.promote(registry.version(binding.model, previous))
     announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))
     result = reconcile.reconcile(binding, registry, workspace, "monitor", force=True)
     return f"{fell} ({judgement.why}); back to {previous}: {result.detail}"
