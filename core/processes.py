@@ -10,7 +10,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -239,9 +240,7 @@ def members(group: int) -> list[psutil.Process]:
 
 
 class PeakMemory:
-    """Samples the memory of a process group until stopped; pages shared by its processes count once
-    (PSS).
-    """
+    """Samples the memory of a process group until stopped: see `memory_of`."""
 
     def __init__(self, group: int, interval: float = 0.25) -> None:
         self.bytes = 0
@@ -260,15 +259,58 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.bytes = max(
-                self.bytes, sum(_proportional_size(process) for process in members(self._group))
-            )
+            pids = [process.pid for process in members(self._group)]
+            self.bytes = max(self.bytes, memory_of(pids))
             if self._done.wait(self._interval):
                 return
 
 
-def _proportional_size(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:
-        return 0
+def memory_of(pids: Iterable[int]) -> int:
+    """Return the bytes that processes would take if they ran alone on the machine.
+
+    What they share with each other counts once. What others map of the same files counts whole:
+    two engines that map one file of weights halve each other's share of it, and either would need
+    all of it by itself.
+    """
+    own, shares = 0, defaultdict[str, int](int)
+    largest = defaultdict[str, int](int)
+    for pid in pids:
+        for mapping in _mappings(pid):
+            if mapping.file:
+                shares[mapping.file] += mapping.share
+                largest[mapping.file] = max(largest[mapping.file], mapping.resident)
+            else:
+                own += mapping.share
+    # Where each of them touched another part, the shares tell more than the largest of them.
+    return own + sum(max(shares[file], largest[file]) for file in shares)
+
+
+@dataclass
+class _Mapping:
+    """A piece of a process's memory, in bytes."""
+
+    file: str
+    """Device, inode and offset of what is mapped; empty for memory of its own."""
+    resident: int = 0
+    share: int = 0
+    """What is resident, divided by the number of processes that share it (PSS)."""
+
+
+def _mappings(pid: int) -> Iterator[_Mapping]:
+    """Yield the memory of a process piece by piece; nothing of one that has ended."""
+    mapping: _Mapping | None = None
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
+        for line in lines:
+            key, *words = line.split()
+            if not key.endswith(":"):
+                # As proc(5) has it: addresses, permissions, offset, device, inode, path.
+                _, offset, device, inode = words[:4]
+                if mapping:
+                    yield mapping
+                mapping = _Mapping(f"{device} {inode} {offset}" if inode != "0" else "")
+            elif mapping and key == "Rss:":
+                mapping.resident = int(words[0]) * 1024
+            elif mapping and key == "Pss:":
+                mapping.share = int(words[0]) * 1024
+    if mapping:
+        yield mapping

@@ -18,7 +18,7 @@ from pydantic import Field
 from weighbridge.core.environments import Environment
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.machine import available_memory
-from weighbridge.core.processes import free_port
+from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
@@ -88,14 +88,11 @@ class LocalLiveness:
         )
 
     def memory(self) -> int:
-        """Return the bytes of all its processes, shared pages counted once."""
-        total = 0
+        """Return the bytes that all its processes would take alone on the machine."""
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self._pid)
-            for process in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-        return total
+            return memory_of([root.pid, *(child.pid for child in root.children(recursive=True))])
+        return 0
 
 
 class Local(Target[LocalArgs, LocalRevision]):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.processes import PeakMemory, Process, free_port, is_taken, listens
+from weighbridge.core.processes import PeakMemory, Process, free_port, is_taken, listens, memory_of
 
 FAMILY = (
     "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; "
@@ -103,6 +103,23 @@ def test_peak_memory_is_of_the_whole_group(tmp_path: Path) -> None:
     )
     with python(parent, tmp_path) as process, PeakMemory(process.pid, interval=0.02) as peak:
         process.wait_until(lambda: peak.bytes > 80_000_000, 20)
+
+
+def test_a_file_that_another_process_maps_as_well_counts_whole(tmp_path: Path) -> None:
+    """Two engines over the same weights: either would need all of them by itself."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"x" * 40_000_000)
+    engine = (
+        f"import mmap, time; f = open({str(weights)!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, "
+        "access=mmap.ACCESS_READ); sum(m[::4096]); print(1, flush=True); time.sleep(60)"
+    )
+    with python(engine, tmp_path) as one, python(engine, tmp_path / "other") as two:
+        for process in (one, two):
+            process.wait_until(lambda process=process: process.tail() != "", 20)  # type: ignore[misc]
+        assert memory_of([one.pid]) > 40_000_000
+        both = memory_of([one.pid, two.pid])
+        assert both < memory_of([one.pid]) + memory_of([two.pid]) - 40_000_000, "shared: once"
+    assert memory_of([one.pid]) == 0, "it has ended"
 
 
 def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
