@@ -258,10 +258,14 @@ def _fail(reports: Sequence[ConformanceReport], *, named: bool) -> None:
             )
 
 
-@engines.command()
+# Scripts call it by this name; `weighbridge prune` shows these environments too, and weights.
+@engines.command(hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(as_json: bool) -> None:
-    """Remove environments that no lock of today names and nothing that serves runs in."""
+    """Remove environments that no lock of today names and nothing that serves runs in.
+
+    For these and old weights: weighbridge prune.
+    """
     from dataclasses import asdict
 
     from weighbridge.cli.terminal import console

@@ -68,6 +68,10 @@ class LazyGroup(click.Group):
         "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
         "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),
         "engines": ("weighbridge.cli.engines:engines", "List engines; install their environments."),
+        "prune": (
+            "weighbridge.cli.prune:prune",
+            "Say which weights and environments nothing needs any more; remove them.",
+        ),
         "compat": (
             "weighbridge.cli.compat:compat",
             "Say what the newest release of every dependency would break.",

@@ -27,7 +27,7 @@ class Pruned:
     name: str
     bytes: int
     kept: str | None = None
-    """Why it is still there; None where it is gone."""
+    """Why it stays; None where it is gone, or would be."""
 
 
 def size_on_disk(folder: Path) -> int:
@@ -44,8 +44,10 @@ def size_on_disk(folder: Path) -> int:
     return sum(seen.values())
 
 
-def prune(cache: Path, named: Collection[Path], served: Collection[str] = ()) -> list[Pruned]:
-    """Remove the environments under `cache` that are not among `named`.
+def prune(
+    cache: Path, named: Collection[Path], served: Collection[str] = (), *, dry: bool = False
+) -> list[Pruned]:
+    """Remove the environments under `cache` that are not among `named`; `dry`, only say so.
 
     Those whose folder's name is in `served`, that a process runs in, or that are being built, stay.
     """
@@ -54,7 +56,12 @@ def prune(cache: Path, named: Collection[Path], served: Collection[str] = ()) ->
     reasons: dict[Path, str] = mapped(unnamed) | {
         path: "a Bento that is deployed runs in it" for path in unnamed if path.name in served
     }
-    return [_remove(path, reasons.get(path)) for path in unnamed]
+    return [
+        Pruned(path.name, size_on_disk(path), reasons.get(path))
+        if dry
+        else _remove(path, reasons.get(path))
+        for path in unnamed
+    ]
 
 
 def mapped(folders: Collection[Path]) -> dict[Path, str]:
@@ -97,10 +104,12 @@ def _remove(folder: Path, reason: str | None) -> Pruned:
     return Pruned(folder.name, size)
 
 
-def prune_environments(settings: Settings) -> list[Pruned]:
-    """Remove environments that no lock of today names and no deployed Bento runs in."""
+def prune_environments(settings: Settings, *, dry: bool = False) -> list[Pruned]:
+    """Remove environments that no lock of today names and no deployed Bento runs in; `dry`, only
+    say so.
+    """
     named = {locate(lock, settings.cache)[0].path for lock in locks()}
-    return prune(settings.cache, named, deployed(settings))
+    return prune(settings.cache, named, deployed(settings), dry=dry)
 
 
 def locks() -> set[Path]:

@@ -99,7 +99,7 @@ class Store:
 
     def blob(self, sha256: str) -> Path | None:
         """Return the stored file with this content, None if there is none."""
-        path = self._blob_path(sha256)
+        path = self.blob_path(sha256)
         whole = path.exists() and (
             path.stat().st_mtime_ns == UNTOUCHED or sha256_of(path) == sha256
         )
@@ -113,7 +113,7 @@ class Store:
         """
         size, sha256 = path.stat().st_size, sha256 or sha256_of(path)
         file = File(path=path.name, size=size, sha256=sha256)
-        final = self._blob_path(sha256)
+        final = self.blob_path(sha256)
         if not _is_whole(final, file):
             self._store_blob(path, final, adopt=adopt)
         return file
@@ -171,19 +171,44 @@ class Store:
         """
         return self._tree_is_whole(artifact.digest)
 
-    def remove(self, artifact: Artifact) -> None:
-        """Drop an artifact and those of its blobs that no other artifact links to."""
-        tree = self._tree_path(artifact.digest)
-        files = self.files(artifact.digest)
+    def digests(self) -> list[str]:
+        """Return the digest of every artifact that is stored."""
+        return [f"sha256:{path.name}" for path in sorted((self.root / "trees").glob("*"))]
+
+    def folder(self, digest: str) -> Path:
+        """Return the folder in which an artifact's files are, if it is stored."""
+        return self._tree_path(digest) / "files"
+
+    def blob_path(self, sha256: str) -> Path:
+        """Return where the file with this content is, if it is stored."""
+        return self.root / "blobs" / sha256[:2] / sha256
+
+    def leftovers(self, older_than: float) -> list[Path]:
+        """Return what broken-off downloads and killed processes left: files that belong to no
+        artifact, and scratch.
+
+        Args:
+            older_than: Unix time; what was changed after it may be in use.
+        """
+        blobs = (self.root / "blobs").glob("*/*")
+        scratch = (self.root / "tmp").glob("*")
+        return [
+            path
+            for path in sorted([*blobs, *scratch])
+            # The time of the last change of any kind: stored files all bear one date.
+            if path.lstat().st_ctime < older_than and (path.is_dir() or path.stat().st_nlink == 1)
+        ]
+
+    def remove(self, digest: str) -> None:
+        """Drop an artifact and those of its blobs that nothing else links to."""
+        tree = self._tree_path(digest)
+        files = self.files(digest)
         shutil.rmtree(tree)
         for file in files:
-            blob = self._blob_path(file.sha256)
+            blob = self.blob_path(file.sha256)
             # Every artifact that holds the file is one more link to it.
             if blob.exists() and blob.stat().st_nlink == 1:
                 blob.unlink()
-
-    def _blob_path(self, sha256: str) -> Path:
-        return self.root / "blobs" / sha256[:2] / sha256
 
     def _tree_path(self, digest: str) -> Path:
         return self.root / "trees" / digest.removeprefix("sha256:")
@@ -210,7 +235,7 @@ class Store:
             for file in files:
                 link = tree / "files" / file.path
                 link.parent.mkdir(parents=True, exist_ok=True)
-                os.link(self._blob_path(file.sha256), link)
+                os.link(self.blob_path(file.sha256), link)
             tree.mkdir(exist_ok=True)
             manifest = tree / "manifest.json"
             manifest.write_text(

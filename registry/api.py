@@ -1,5 +1,6 @@
 """The registry as the other layers use it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from weighbridge.core.store import Store
 from weighbridge.registry import (
     bindings,
     ledger,
+    logged_models,
     measurements,
     registration,
     runs,
@@ -271,6 +273,24 @@ class Registry:
             Unavailable: MLflow does not hold its files, or holds others.
         """
         return versions.restore(self.connection, version, store)
+
+    def files_here(self, version: Version) -> list[Path]:
+        """Return the artifact's files that MLflow keeps of a version on this machine."""
+        if not version.model_id:
+            return []
+        with self.connection.doing(f"looking for the files of version {version.version} in MLflow"):
+            folder = logged_models.folder_here(self.connection, version.model_id)
+        return list(logged_models.own_files(folder)) if folder else []
+
+    def remove_files(self, version: Version) -> None:
+        """Remove a version's files on this machine from MLflow, and note that on the version.
+
+        Its figures, its lineage and its tags stay.
+        """
+        with self.connection.doing(f"removing the files of version {version.version} from MLflow"):
+            if logged_models.remove_files(self.connection, version.model_id):
+                day = time.strftime("%Y-%m-%d")
+                versions.tag(self.connection, version, {versions.REMOVED: day})
 
     # Targets
 

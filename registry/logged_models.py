@@ -152,6 +152,25 @@ def fetch(connection: Connection, model_id: str, to: Path, path: str = "") -> Pa
     return Path(download_artifacts(artifact_uri=uri, dst_path=str(to), tracking_uri=connection.uri))
 
 
+def remove_files(connection: Connection, model_id: str) -> bool:
+    """Remove the artifact's files of a logged model; what we say about it stays.
+
+    Returns:
+        Whether they were on this machine: those in a bucket or at a server stay.
+    """
+    folder = folder_here(connection, model_id)
+    if folder is None:
+        return False
+    for path in list(own_files(folder)):
+        path.unlink()
+    return True
+
+
+def folder_here(connection: Connection, model_id: str) -> Path | None:
+    """Return the folder of a logged model on this machine; None where it is elsewhere."""
+    return local_folder(connection.client.get_logged_model(model_id).artifact_location)
+
+
 def own_files(folder: Path) -> Iterator[Path]:
     """Return the artifact's files in a logged model's folder: all but those of our own folder."""
     return (

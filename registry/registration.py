@@ -12,7 +12,7 @@ from weighbridge.core.formatting import human_size
 from weighbridge.registry import logged_models
 from weighbridge.registry.connection import Connection, checked_name
 from weighbridge.registry.runs import MlflowRun
-from weighbridge.registry.versions import FACTS, MAX_TAG, Role, Version, version_of
+from weighbridge.registry.versions import FACTS, MAX_TAG, REMOVED, Role, Version, version_of
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -81,7 +81,7 @@ def register(connection: Connection, run: MlflowRun, spec: VersionSpec) -> Versi
         connection.alone(f"version-{spec.identity}"),
     ):
         if (existing := _find(connection, name, spec.identity)) is not None:
-            return _with_link(connection, existing)
+            return _with_link(connection, _with_files(connection, existing, spec.artifact))
         model = logged_models.ensure(
             connection,
             run,
@@ -124,6 +124,15 @@ def _oldest(connection: Connection, spec: VersionSpec, created: Version) -> Vers
         return created
     connection.client.delete_model_version(created.name, created.version)
     return oldest
+
+
+def _with_files(connection: Connection, version: Version, artifact: Artifact) -> Version:
+    """Put the files back that were removed to make room, now that they were made again."""
+    if REMOVED in version.tags and version.model_id:
+        model = connection.client.get_logged_model(version.model_id)
+        logged_models.upload(connection, model, artifact)
+        connection.client.delete_model_version_tag(version.name, version.version, REMOVED)
+    return version
 
 
 def _with_link(

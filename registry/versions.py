@@ -19,6 +19,8 @@ Role = Literal["base", "adapter", "merged", "variant"]
 CHAMPION, CHALLENGER = "champion", "challenger"
 MEASURED, FACTS = "weighbridge.measured.", "weighbridge.facts"
 CANDIDATE = "candidate"
+REMOVED = "weights_removed"
+"""Tag: when the files were removed to make room. What was measured of them stays."""
 MAX_TAG = 5000
 """Characters that servers of MLflow have always taken as a tag; newer ones take more."""
 _NEAR = 0.85
@@ -227,7 +229,7 @@ def restore(connection: Connection, version: Version, store: Store) -> Artifact:
         # The store computes the digest anew: what MLflow kept may have been changed there.
         artifact = store.add(scratch / "files", cast(Format, version.format), origin)
     if artifact.digest != version.digest:
-        store.remove(artifact)
+        store.remove(artifact.digest)
         raise Unavailable(
             doing, f"its files have the digest {artifact.digest}, registered is {version.digest}"
         )

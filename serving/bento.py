@@ -162,6 +162,30 @@ def folder_of(tag: str) -> Path:
     return bentoml_home() / "bentos" / name / version
 
 
+def folders_of(tag: str, model: str) -> list[Path]:
+    """Return the folders of a Bento, and of its model, in BentoML's store: those that are there.
+
+    Args:
+        tag: The Bento's.
+        model: The version of its model there.
+    """
+    name, _, _ = tag.partition(":")
+    folders = (folder_of(tag), bentoml_home() / "models" / name / model)
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def remove(folder: Path) -> None:
+    """Remove a Bento or a model from BentoML's store; `latest` names the newest that is left."""
+    shutil.rmtree(folder)
+    latest = folder.parent / "latest"
+    others = (path for path in folder.parent.iterdir() if path.is_dir())
+    left = sorted(others, key=lambda path: path.stat().st_mtime)
+    if left and latest.exists() and latest.read_text().strip() == folder.name:
+        latest.write_text(left[-1].name)
+    elif not left:
+        shutil.rmtree(folder.parent)
+
+
 def build(contents: Contents, cache: Path) -> Built:
     """Return the Bento in BentoML's store, built if it is not there; half of one is never visible.
 

@@ -106,7 +106,7 @@ def test_removing_keeps_what_others_link_to(store: Store, tmp_path: Path) -> Non
     first = store.add(folder(tmp_path / "1", shared="t", own="one"), "safetensors")
     second = store.add(folder(tmp_path / "2", shared="t", own="two"), "safetensors")
     own = store.files(first.digest)[0]
-    store.remove(first)
+    store.remove(first.digest)
     assert store.blob(own.sha256) is None
     assert store.is_whole(second)
     with pytest.raises(Unavailable, match="not in the store"):

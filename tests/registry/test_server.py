@@ -51,7 +51,7 @@ def whole_release(registry: Registry, workspace: Workspace, make: Make) -> None:
     shown = registry.show("demo")
     assert shown.measurements == {"llama_cpp/gguf-Q8_0": '{"a": 1}'}
     assert shown.version.aliases == ("challenger", "champion")
-    workspace.store.remove(gguf)
+    workspace.store.remove(gguf.digest)
     assert registry.fetch(shown.version, workspace.store).digest == gguf.digest
     rollout_and_place(registry)
 

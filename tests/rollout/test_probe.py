@@ -70,7 +70,7 @@ def test_there_are_none_where_the_predictions_are_not(
 ) -> None:
     assert probe.questions_of(measured("unmeasured"), workspace.store, 5) == []
     assert measurement.predictions
-    workspace.store.remove(measurement.predictions)
+    workspace.store.remove(measurement.predictions.digest)
     assert probe.questions_of(measurement, workspace.store, 5) == []
     assert probe.judge([], measurement, max_drop=0.02).verdict == "inconclusive"
 

@@ -54,6 +54,6 @@ def test_a_part_that_is_gone_is_told(
     base: Artifact, adapter: Artifact, workspace: Workspace, tmp_path: Path
 ) -> None:
     merged = base.model_copy(update={"origin": {"base": base.digest, "adapter": adapter.digest}})
-    workspace.store.remove(adapter)
+    workspace.store.remove(adapter.digest)
     with pytest.raises(Unavailable, match="not in the store"):
         make(merged, workspace, tmp_path / "out")
