@@ -182,7 +182,9 @@ def _measured(
         "",
         workspace,
     )
-    return benchmark.tune([_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")])
+    payloads = [_payload(row.prompt, plan.tokens) for row in read_rows(data, "train")]
+    with benchmark.tuned(payloads) as (_, tuned):
+        return tuned
 
 
 def _payload(prompt: object, tokens: int) -> dict[str, object]:

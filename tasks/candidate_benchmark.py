@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
+from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -34,17 +35,12 @@ from weighbridge.tasks.weigh_args import WeighArgs
 
 logger = logging.getLogger(__name__)
 
-# Two rounds, because 0.6 seconds alone told one thread from two by chance on a busy machine, and
-# now and then the worse was taken.
-TUNING_SECONDS: Final = 0.6
+TUNING_SECONDS: Final = 1.5
+"""0.6 seconds told one thread from two by chance on a busy machine."""
 TUNING_MAX_SECONDS: Final = 10.0
 """Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
-NOISE: Final = 0.1
+NOISE: Final = 0.03
 """Part by which two runs of TUNING_SECONDS of the same thing may differ."""
-FINAL_SECONDS: Final = 1.5
-FINALISTS: Final = 3
-FINAL_NOISE: Final = 0.03
-"""The same for FINAL_SECONDS."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,9 @@ class CandidateBenchmark:
             Unavailable: the engine does not start, or dies while it is measured.
         """
         payloads = self._payloads()
-        tuned = self.tune(payloads)
         with (
+            self.tuned(payloads) as (running, tuned),
             track(f"weighing {self.candidate.label}", 4, "steps") as done,
-            self._serve(tuned) as running,
         ):
             with PeakMemory(running.process.pid) as peak:
                 # Speed first: after the questions of quality, the engine knows these prompts.
@@ -167,27 +162,49 @@ class CandidateBenchmark:
     def _rows(self, split: Split) -> list[Row]:
         return read_rows(self.data, split)[: self.metrics.limit]
 
-    def tune(self, payloads: Sequence[Payload]) -> EngineArgs:
-        """Return the options that give the most tokens over all concurrencies, among those worth
-        trying here.
+    def sized(self) -> EngineArgs:
+        """Return the engine's options with room for the rows and the load that is asked for."""
+        if not self.engine.takes_sizes:
+            return self.candidate.engine
+        artifact = self.candidate.variant.artifact
+        answer = max(self.metrics.max_new_tokens, self.args.max_tokens)
+        longest = longest_row(self.data, tokenizer_of(artifact), answer)
+        context = self.args.context or context_for(longest)
+        logger.info(
+            "%s: room for %d answers together of %d tokens each (weigh.concurrency, "
+            "weigh.context); the longest row takes %d",
+            self.candidate.label,
+            self.streams,
+            context,
+            longest,
+        )
+        return self.engine.sized_for(artifact.path, context, self.streams)
 
-        All are tried briefly; those whose speeds cannot be told apart are tried again for longer;
-        among those still alike, the shortest time to the first token wins.
+    @contextmanager
+    def tuned(self, payloads: Sequence[Payload]) -> Iterator[tuple[Running, EngineArgs]]:
+        """Serve under the options that give the most tokens over all concurrencies, among those
+        worth trying here.
+
+        Among those whose speeds cannot be told apart, the shortest time to the first token wins.
         """
-        options: Sequence[EngineArgs] = self.engine.tunings(machine.cores())
+        sized = self.sized()
+        options: Sequence[EngineArgs] = engine_for(sized).tunings(machine.cores())
         if not self.args.tune or len(options) < 2:
-            return options[0] if options else self.candidate.engine
-        settings = self._measure_briefly("tuning", options, payloads, TUNING_SECONDS)
-        finalists = _near(settings, NOISE)[:FINALISTS]
-        if len(finalists) > 1 and finalists[0].problem is None:
-            options = [finalist.args for finalist in finalists]
-            finalists = self._measure_briefly("finally tuning", options, payloads, FINAL_SECONDS)
-            # The longer measurement stands for the brief one.
-            settings = [
-                next((final for final in finalists if final.args == setting.args), setting)
-                for setting in settings
-            ]
-        winner = min(_near(finalists, FINAL_NOISE), key=lambda setting: setting.ttft_p95)
+            args = options[0] if options else sized
+            with self._serve(args) as running:
+                yield running, args
+            return
+        with ExitStack() as stack:
+            last, settings = self._measure_settings(stack, options, payloads)
+            winner = self._winner(settings)
+            # To start an engine takes longer than all that is asked of it meanwhile.
+            if last is None or settings[-1] != winner:
+                stack.close()
+                last = stack.enter_context(self._serve(winner.args))
+            yield last, winner.args
+
+    def _winner(self, settings: Sequence[_Setting]) -> _Setting:
+        winner = min(_near(settings, NOISE), key=lambda setting: setting.ttft_p95)
         if winner.problem is not None:
             raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
         self.tuning += [self._note(setting) for setting in settings]
@@ -197,7 +214,7 @@ class CandidateBenchmark:
             len(settings),
             ", ".join(f"{name} {value}" for name, value in self._note(winner).items()),
         )
-        return winner.args
+        return winner
 
     def _note(self, setting: _Setting) -> dict[str, int | float | str]:
         """Return what was tried, as the options that the recipe left open, and its figures."""
@@ -212,31 +229,39 @@ class CandidateBenchmark:
         }
         return note | ({} if setting.problem is None else {"problem": setting.problem})
 
-    def _measure_briefly(
-        self, doing: str, options: Sequence[EngineArgs], payloads: Sequence[Payload], seconds: float
-    ) -> list[_Setting]:
-        settings = []
-        with track(f"{doing} {self.candidate.label}", len(options), "settings") as done:
+    def _measure_settings(
+        self, stack: ExitStack, options: Sequence[EngineArgs], payloads: Sequence[Payload]
+    ) -> tuple[Running | None, list[_Setting]]:
+        """Measure every setting; leave the engine of the last one to the stack."""
+        settings, running = [], None
+        with track(f"tuning {self.candidate.label}", len(options), "settings") as done:
             for number, args in enumerate(options, start=1):
-                settings.append(self._measure_setting(args, payloads, seconds))
+                stack.close()
+                setting, running = self._measure_setting(stack, args, payloads)
+                settings.append(setting)
                 done(number)
-        return settings
+        return running, settings
 
     def _measure_setting(
-        self, args: EngineArgs, payloads: Sequence[Payload], seconds: float
-    ) -> _Setting:
+        self, stack: ExitStack, args: EngineArgs, payloads: Sequence[Payload]
+    ) -> tuple[_Setting, Running | None]:
         """Measure one setting, at the lowest and at the highest concurrency."""
         levels = sorted({min(self.args.concurrency), self.streams})
+        # From the other end: the engine that stays does not know yet what the load asks first.
+        backwards = payloads[::-1]
         try:
-            with self._serve(args) as running:
+            with ExitStack() as attempt:
+                running = attempt.enter_context(self._serve(args))
                 figures = self._run_levels(
-                    running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS
+                    running, backwards, levels, 1, TUNING_SECONDS, TUNING_MAX_SECONDS
                 )
+                stack.push(attempt.pop_all())
         except Unavailable as exc:
-            return _Setting(args, problem=str(exc))
+            return _Setting(args, problem=str(exc)), None
         rates = [level.tokens_per_second for level in figures]
         # A geometric mean: ratios count, not the larger figures of the higher concurrencies.
-        return _Setting(args, math.prod(rates) ** (1 / len(rates)), figures[-1].ttft_p95)
+        speed = math.prod(rates) ** (1 / len(rates))
+        return _Setting(args, speed, figures[-1].ttft_p95), running
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
         """Measure the speed at every concurrency."""

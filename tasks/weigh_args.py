@@ -22,6 +22,13 @@ class WeighArgs(BaseModel):
         min_length=1,
         description="Numbers of requests under way together, each measured.",
     )
+    context: int | None = Field(
+        None,
+        ge=256,
+        description="Tokens of prompt and answer together that each answer has room for, on "
+        "engines that reserve it; open: twice those of the longest row, 1024 at least, as far as "
+        "the model goes.",
+    )
     requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
     seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
     max_seconds: float = Field(

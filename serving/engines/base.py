@@ -94,6 +94,8 @@ class Engine(ABC, Generic[ArgsT]):
     """
     builds_natively: ClassVar[bool] = False
     """Whether `build_native` does anything."""
+    takes_sizes: ClassVar[bool] = False
+    """Whether `sized_for` does anything."""
 
     def __init__(self, args: ArgsT) -> None:
         self.args: Final = args
@@ -137,6 +139,16 @@ class Engine(ABC, Generic[ArgsT]):
     def env(self) -> dict[str, str]:
         """Return the environment variables that it needs on top of the caller's."""
         return {}
+
+    def sized_for(self, model: Path, tokens: int, answers: int) -> ArgsT:
+        """Return the arguments with room for a load, where the recipe leaves that open.
+
+        Args:
+            model: Folder of the artifact, in one of `formats`.
+            tokens: Of prompt and answer together, at most.
+            answers: Generated together, at most.
+        """
+        return self.args
 
     def tunings(self, cores: int) -> Sequence[ArgsT]:
         """Return the arguments worth measuring against each other on this machine.

@@ -27,6 +27,8 @@ FORCED_AT_ONCE: Final = 256
 """Most tokens that one request forces."""
 SPINS: Final = 3000
 """Turns that a thread waits actively for another: see `LlamaCpp.env` for what was measured."""
+MOST_SLOTS: Final = 256
+"""As many as llama-server takes."""
 CERTAIN: Final = 1e9
 """A bias with which a token is drawn whatever else is likely."""
 LIKELIEST: Final = (256, 8192, 10**7)
@@ -47,11 +49,13 @@ class LlamaCppArgs(EngineArgs):
     ctx_size: int | None = Field(
         None,
         ge=256,
-        description="Tokens of context of all slots together; open: the model's own, "
-        "up to 4096, per slot.",
+        description="Tokens of context of all slots together; open: `weigh.context` per slot.",
     )
     parallel: int | None = Field(
-        None, ge=1, le=256, description="Slots: requests decoded together."
+        None,
+        ge=1,
+        le=256,
+        description="Slots: requests decoded together; open: the highest `weigh.concurrency`.",
     )
     kv_unified: bool | None = Field(
         None,
@@ -86,6 +90,7 @@ class LlamaCpp(Engine[LlamaCppArgs]):
     packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
     builds_natively: ClassVar[bool] = True
+    takes_sizes: ClassVar[bool] = True
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
         """Return the command line of the native server, or of the launcher that takes the same
@@ -123,12 +128,27 @@ class LlamaCpp(Engine[LlamaCppArgs]):
         """
         return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", str(SPINS))}
 
+    def sized_for(self, model: Path, tokens: int, answers: int) -> LlamaCppArgs:
+        """Return the arguments with a slot for each answer, and that context in each.
+
+        The cache of keys and values is reserved for all of it when the server starts.
+        """
+        args, slots = self.args, self.args.parallel or min(answers, MOST_SLOTS)
+        each = min(trained_context(model / "model.gguf"), tokens)
+        return args.model_copy(
+            update={
+                "parallel": slots,
+                "ctx_size": args.ctx_size or slots * each,
+                "kv_unified": _is_shared(args),
+            }
+        )
+
     def tunings(self, cores: int) -> Sequence[LlamaCppArgs]:
-        """Return every number of threads worth trying with every number of slots worth trying."""
+        """Return every number of threads worth trying."""
         # Half of the cores as well: with a thread for each, other work on the machine makes all of
         # them wait at every barrier (3 to 10 times slower).
         threads = sorted({max(1, cores // 2), cores})
-        return variations(self.args, threads=threads, parallel=(4, 8))
+        return variations(self.args, threads=threads)
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
@@ -175,11 +195,6 @@ def _native(args: LlamaCppArgs) -> Path | None:
 def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     slots = args.parallel or AUTO_SLOTS
     context = args.ctx_size or slots * min(trained_context(weights), AUTO_CONTEXT)
-    shared = (
-        args.kv_unified
-        if args.kv_unified is not None
-        else (args.ctx_size is not None and args.parallel is None)
-    )
     # llama.cpp counts the cores that a container's quota leaves unused.
     threads = args.threads or limited_cores()
     options: dict[str, object] = {
@@ -198,12 +213,19 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     }
     return [
         *flags(options),
-        "--kv-unified" if shared else "--no-kv-unified",
+        "--kv-unified" if _is_shared(args) else "--no-kv-unified",
         # The chat template in the file itself, not the one built in that looks most like it.
         "--jinja",
         "--metrics",
         "--no-webui",
     ]
+
+
+def _is_shared(args: LlamaCppArgs) -> bool:
+    """Whether slots share one pool of context."""
+    if args.kv_unified is not None:
+        return args.kv_unified
+    return args.ctx_size is not None and args.parallel is None
 
 
 def _adapter(model: Path) -> list[str]:

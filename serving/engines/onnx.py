@@ -13,6 +13,9 @@ from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilit
 from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
 
+MOST_SLOTS = 256
+"""As many answers as our server decodes together."""
+
 
 class DecoderArgs(EngineArgs):
     """What one can say about a batched decoder, under the names that ONNX Runtime and its generate
@@ -31,10 +34,13 @@ class DecoderArgs(EngineArgs):
         "far slower beside other work.",
     )
     max_batch_size: int | None = Field(
-        None, ge=1, le=256, description="Answers decoded together; open: measured."
+        None,
+        ge=1,
+        le=256,
+        description="Answers decoded together; open: the highest `weigh.concurrency`.",
     )
     context_length: int | None = Field(
-        None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
+        None, ge=16, description="Tokens of prompt and answer; open: `weigh.context`."
     )
     chunk_size: int = Field(
         256,
@@ -55,10 +61,17 @@ class DecoderArgs(EngineArgs):
             "allow_spinning": self.allow_spinning,
         }
 
+    def sized_for(self, tokens: int, answers: int) -> Self:
+        """Return the arguments with room for so many answers of so many tokens each."""
+        sizes = {
+            "max_batch_size": self.max_batch_size or min(answers, MOST_SLOTS),
+            "context_length": self.context_length or tokens,
+        }
+        return self.model_copy(update=sizes)
+
     def tunings(self, cores: int) -> list[Self]:
-        """Return every number of threads worth trying with every number of slots worth trying."""
-        threads = sorted({1, max(1, cores // 2), cores})
-        return variations(self, intra_op_num_threads=threads, max_batch_size=(4, 8))
+        """Return every number of threads worth trying."""
+        return variations(self, intra_op_num_threads=sorted({1, max(1, cores // 2), cores}))
 
 
 class OnnxArgs(DecoderArgs):
@@ -77,11 +90,16 @@ class Onnx(ShimEngine[OnnxArgs]):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
     server: ClassVar[Path] = Path(__file__).with_name("onnx_server.py")
+    takes_sizes: ClassVar[bool] = True
 
     def options(self) -> Mapping[str, object]:
         """Return the options of our server."""
         return self.args.options()
 
+    def sized_for(self, model: Path, tokens: int, answers: int) -> OnnxArgs:
+        """Return the arguments with room for so many answers of so many tokens each."""
+        return self.args.sized_for(tokens, answers)
+
     def tunings(self, cores: int) -> Sequence[OnnxArgs]:
-        """Return every choice of threads and slots, where they are left open."""
+        """Return every choice of threads, where they are left open."""
         return self.args.tunings(cores)

@@ -37,12 +37,17 @@ class Triton(ShimEngine[TritonArgs]):
     packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
     server: ClassVar[Path] = Path(__file__).with_name("triton_server.py")
+    takes_sizes: ClassVar[bool] = True
 
     def options(self) -> Mapping[str, object]:
         """Return the options of our launcher of tritonserver."""
         delay = self.args.max_queue_delay_microseconds
         return {**self.args.options(), "max_queue_delay_microseconds": delay}
 
+    def sized_for(self, model: Path, tokens: int, answers: int) -> TritonArgs:
+        """Return the arguments with room for so many answers of so many tokens each."""
+        return self.args.sized_for(tokens, answers)
+
     def tunings(self, cores: int) -> Sequence[TritonArgs]:
-        """Return every choice of threads and slots, where they are left open."""
+        """Return every choice of threads, where they are left open."""
         return self.args.tunings(cores)

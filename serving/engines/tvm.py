@@ -11,6 +11,7 @@ from pydantic import Field
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilities, EngineArgs
 from weighbridge.serving.engines.command_line import variations
+from weighbridge.serving.engines.onnx import MOST_SLOTS
 from weighbridge.serving.engines.shim_engine import ShimEngine
 
 
@@ -25,10 +26,13 @@ class TvmArgs(EngineArgs):
         description="Threads that compute, as TVM_NUM_THREADS; open: measured, or one.",
     )
     max_batch_size: int | None = Field(
-        None, ge=1, le=256, description="Answers decoded together; open: measured."
+        None,
+        ge=1,
+        le=256,
+        description="Answers decoded together; open: the highest `weigh.concurrency`.",
     )
     max_total_seq_len: int | None = Field(
-        None, ge=16, description="Tokens of prompt and answer; open: the model's own, up to 4096."
+        None, ge=16, description="Tokens of prompt and answer; open: `weigh.context`."
     )
     prefill_chunk_size: int = Field(
         256,
@@ -50,6 +54,7 @@ class Tvm(ShimEngine[TvmArgs]):
         metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
     )
     server: ClassVar[Path] = Path(__file__).with_name("tvm_server.py")
+    takes_sizes: ClassVar[bool] = True
 
     def options(self) -> Mapping[str, object]:
         """Return the options of our server."""
@@ -68,6 +73,14 @@ class Tvm(ShimEngine[TvmArgs]):
         """
         return {"TVM_NUM_THREADS": str(self.args.num_threads or 1)}
 
+    def sized_for(self, model: Path, tokens: int, answers: int) -> TvmArgs:
+        """Return the arguments with room for so many answers of so many tokens each."""
+        sizes = {
+            "max_batch_size": self.args.max_batch_size or min(answers, MOST_SLOTS),
+            "max_total_seq_len": self.args.max_total_seq_len or tokens,
+        }
+        return self.args.model_copy(update=sizes)
+
     def tunings(self, cores: int) -> Sequence[TvmArgs]:
-        """Return every choice of threads and slots, where they are left open."""
-        return variations(self.args, num_threads=sorted({1, cores}), max_batch_size=(4, 8))
+        """Return every choice of threads, where they are left open."""
+        return variations(self.args, num_threads=sorted({1, cores}))

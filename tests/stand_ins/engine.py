@@ -37,13 +37,13 @@ class StandInArgs(EngineArgs):
     drains: bool = False
     flaws: tuple[str, ...] = ()
     threads: int | None = None
-    """Tuned: answers come `0.005 * |threads - 2|` s later."""
+    """Tuned: answers come `0.02 * |threads - 2|` s later."""
 
 
 def options(args: StandInArgs) -> list[str]:
     """Return the options of `openai.py` that make it do as `args` say."""
     given = args.model_dump(exclude={*EngineArgs.model_fields, "threads"})
-    given["first_delay"] += 0.005 * abs((args.threads or 2) - 2)
+    given["first_delay"] += 0.02 * abs((args.threads or 2) - 2)
     names = {name: name.replace("_", "-") for name in given}
     switches = [f"--{names[name]}" for name in openai.SWITCHES if given.pop(name)]
     switches += [f"--flaw={flaw}" for flaw in given.pop("flaws")]
