@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from weighbridge.core import loopback
 from weighbridge.core.files import replace_text
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
@@ -65,8 +66,7 @@ def choose(settings: Settings) -> Addresses:
 def answers(url: str, timeout: float = 5.0) -> bool:
     """Whether a service says that it is well."""
     try:
-        # Without the user's proxy, which knows nothing of this machine's own address.
-        return bool(httpx.get(url, timeout=timeout, trust_env=False).is_success)
+        return bool(loopback.get(url, timeout).is_success)
     except httpx.HTTPError:
         return False
 
@@ -102,8 +102,6 @@ def wake_deployer(home: Path, target: str, trigger: str) -> bool:
         return False
     request = {"target": target, "trigger": trigger}
     try:
-        return httpx.post(
-            f"{ports.url('deployer')}/wake", json=request, timeout=5, trust_env=False
-        ).is_success
+        return loopback.post(f"{ports.url('deployer')}/wake", request).is_success
     except httpx.HTTPError:
         return False

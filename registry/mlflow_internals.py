@@ -5,9 +5,10 @@
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -55,6 +56,23 @@ def import_lean() -> "type[MlflowClient]":
         sys.meta_path.remove(finder)
     client: type[MlflowClient] = MlflowClient
     return client
+
+
+def replace_command_by_server() -> None:
+    """Have `mlflow server` become the server that it starts, where it would wait for it.
+
+    That second process takes as much memory as the server itself.
+    """
+    from mlflow import server
+
+    def become(
+        command: list[str], *, extra_env: Mapping[str, str] | None = None, **_: object
+    ) -> None:
+        os.execvpe(command[0], command, {**os.environ, **(extra_env or {})})
+
+    # AttributeError where it is gone: assigned alone, the command would go on as before.
+    del server._exec_cmd
+    server._exec_cmd = become
 
 
 def make_sqlite(path: Path) -> None:

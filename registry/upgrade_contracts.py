@@ -54,6 +54,7 @@ def the_names_inside_mlflow_are_there() -> None:
     home = Settings().home
     home.mkdir(parents=True, exist_ok=True)
     mlflow_internals.import_lean()
+    mlflow_internals.replace_command_by_server()
     mlflow_internals.make_sqlite(home / "contract.db")
     # Another way to the same tables: it finds them, and has nothing to do.
     mlflow_internals.make_tables(f"sqlite:///{home / 'contract.db'}")

@@ -21,7 +21,7 @@ from weighbridge.rollout.sequential_test import SUSPICION, Judgement, evidence_a
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, load_metric
-from weighbridge.tasks.scoring import score_all
+from weighbridge.tasks.scoring import row_scores
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def _text_metrics(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
 
 def _scores(args: MetricArgs, texts: list[str], answered: Sequence[ProbeAnswer]) -> list[float]:
     references = [answer.question.reference for answer in answered]
-    return score_all([args], texts, references, None)[args.label()].per_example
+    return row_scores(args, texts, references)
 
 
 def _are_near(before: Sequence[float], again: Sequence[float]) -> bool:

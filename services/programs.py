@@ -107,7 +107,8 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
     commands: Mapping[str, Sequence[str]] = {
         "prefect": ("prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
         "mlflow": (
-            *("mlflow", "server", "--host", HOST, "--port", str(ports.mlflow), "--workers", "1"),
+            *("weighbridge.registry.server", "--host", HOST, "--port", str(ports.mlflow)),
+            *("--workers", "1"),
             *("--artifacts-destination", settings.mlflow_artifacts()),
         ),
         "deployer": ("weighbridge.deployer.deployer",),

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.core import service_addresses
+from weighbridge.core import loopback, service_addresses
 from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
 from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments
@@ -100,12 +100,7 @@ def _answers(name: str, ports: Addresses, supervisor: Supervisor, since: float) 
 def _polls(api: str, since: float) -> bool:
     """Whether a worker of our pool, started at this time, tells Prefect that it is there."""
     try:
-        response = httpx.post(
-            f"{api}/work_pools/{deployments.POOL}/workers/filter",
-            json={},
-            timeout=5,
-            trust_env=False,
-        )
+        response = loopback.post(f"{api}/work_pools/{deployments.POOL}/workers/filter", {})
     except httpx.HTTPError:
         return False
     if not response.is_success:

@@ -1,10 +1,10 @@
-"""Score answers: the one place that runs metrics, for evaluation and weighing alike."""
+"""Score answers: the one place that runs metrics, for evaluation, weighing and probes alike."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-from weighbridge.tasks.metrics.base import MetricArgs, Score, load_metric
+from weighbridge.tasks.metrics.base import MetricArgs, Score, ScoresRows, load_metric
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,17 @@ def score_all(
         else:
             scores[args.label()] = metric.score(args, inputs, references)
     return scores
+
+
+def row_scores(args: MetricArgs, answers: list[str], references: list[str]) -> list[float]:
+    """Return a metric's score of every row alone.
+
+    A process that stays, such as the deployer, does not load for it what only summaries need.
+    """
+    metric = load_metric(args.kind)
+    if isinstance(metric, ScoresRows):
+        return metric.score_rows(args, answers, references)
+    return metric.score(args, answers, references).per_example
 
 
 def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:

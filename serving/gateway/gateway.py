@@ -25,6 +25,7 @@ from pathlib import Path
 import httpx
 from filelock import FileLock
 
+from weighbridge.core import loopback
 from weighbridge.core.disk import is_full, recording
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.gateway.files import DesiredState, GatewayFiles
@@ -73,8 +74,8 @@ class Gateway:
     def answers(self) -> bool:
         """Whether a client gets an answer: of a worker, which the master alone says nothing of."""
         try:
-            # Any answer will do, and this is a short one. trust_env: no proxy of the user's.
-            httpx.get(f"http://127.0.0.1:{self.metrics_port}/", timeout=5, trust_env=False)
+            # Any answer will do, and this is a short one.
+            loopback.get(f"http://127.0.0.1:{self.metrics_port}/")
         except httpx.HTTPError:
             return False
         return self.running()

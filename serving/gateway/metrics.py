@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import httpx
 
+from weighbridge.core import loopback
+
 # Only the counters of responses have a `code`: the class of the status, such as 5xx.
 _LINE = re.compile(
     r'haproxy_server_(\w+)\{proxy="([^"]*)",server="([^"]*)"(?:,code="(\w+)")?\} (\S+)'
@@ -32,12 +34,7 @@ def figures(port: int | None, target: str, server: str) -> dict[str, float]:
     if port is None:
         return {}
     try:
-        text = (
-            # trust_env: no proxy of the user's may stand between us and our own machine.
-            httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False)
-            .raise_for_status()
-            .text
-        )
+        text = loopback.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text
     except httpx.HTTPError:
         return {}
     counted = {}

@@ -15,6 +15,7 @@ import httpx
 import psutil
 from pydantic import Field
 
+from weighbridge.core import loopback
 from weighbridge.core.environments import Environment
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.machine import available_memory
@@ -314,9 +315,8 @@ def _reachable(host: str) -> str:
 
 
 def _is_success(url: str) -> bool:
-    # trust_env: no proxy of the user's may stand between us and our own machine.
     try:
-        return bool(httpx.get(url, timeout=5, trust_env=False).is_success)
+        return bool(loopback.get(url).is_success)
     except httpx.HTTPError:
         return False
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +61,15 @@ class Metric(Protocol):
         """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its
         reference's tokens.
         """
+
+
+@runtime_checkable
+class ScoresRows(Protocol):
+    """What a metric may offer besides: the rows' scores alone, for less than `score` takes."""
+
+    def score_rows(
+        self, args: Any, predictions: list[Any], references: list[str]
+    ) -> list[float]: ...
 
 
 @cache

@@ -72,6 +72,21 @@ class NllArgs(MetricArgs):
         return self.report
 
 
+class RowsMetric:
+    """Scores rows by the function in `rows/`, as the module of the same name does."""
+
+    module: ClassVar[str]
+
+    def score_rows(self, args: Any, predictions: list[Any], references: list[str]) -> list[float]:
+        """Return every row's score."""
+        name, _, _ = self.module.partition(":")
+        rows = importlib.import_module(f"weighbridge.tasks.metrics.rows.{name}")
+        scores: list[float] = rows.score(
+            predictions, references, **args.model_dump(exclude={"kind"})
+        )
+        return scores
+
+
 class ModuleMetric:
     """What the shipped metrics share: their options go to a module, which scores every row."""
 
@@ -100,28 +115,28 @@ class ModuleMetric:
         return mean_score(result["per_example"])
 
 
-class ExactMatch(ModuleMetric):
+class ExactMatch(RowsMetric, ModuleMetric):
     """1 for an answer that equals its reference, else 0."""
 
     Args = ExactMatchArgs
     module = "exact_match:ExactMatch"
 
 
-class JsonFields(ModuleMetric):
+class JsonFields(RowsMetric, ModuleMetric):
     """Right fields among those of answer and reference: a missing and an invented one both cost."""
 
     Args = JsonFieldsArgs
     module = "json_fields:JsonFields"
 
 
-class RougeL(ModuleMetric):
+class RougeL(RowsMetric, ModuleMetric):
     """ROUGE-L of every answer, and its mean."""
 
     Args = RougeLArgs
     module = "rouge_l:RougeL"
 
 
-class Bleu(ModuleMetric):
+class Bleu(RowsMetric, ModuleMetric):
     """Corpus BLEU. Its rows hold BLEU of each sentence, whose mean is another figure."""
 
     Args = BleuArgs

@@ -7,6 +7,8 @@ import datasets
 import evaluate
 import sacrebleu
 
+from weighbridge.tasks.metrics.rows import bleu
+
 RESAMPLES = 1000
 
 
@@ -42,18 +44,11 @@ class Bleu(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         )
         centre = report.get("confidence_mean", corpus.score)
         half = report.get("confidence_var", 0.0)
-        # A sentence without one equal 4-gram would score 0; effective_order is what sacrebleu
-        # recommends for single sentences.
-        sentence = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
-        pairs = zip(predictions, references, strict=True)
         return {
             "bleu": corpus.score,
             # The interval lies around the mean of the resamples, which is not quite the score.
             "low": max(0.0, min(corpus.score, centre - half)),
             "high": min(100.0, max(corpus.score, centre + half)),
             "signature": str(metric.get_signature()),
-            "per_example": [
-                sentence.sentence_score(prediction, [reference]).score
-                for prediction, reference in pairs
-            ],
+            "per_example": bleu.score(predictions, references, tokenize, lowercase),
         }

@@ -1,11 +1,11 @@
 """Share of answers that equal their reference."""
 
-import re
-import string
 from typing import Any
 
 import datasets
 import evaluate
+
+from weighbridge.tasks.metrics.rows import exact_match
 
 
 class ExactMatch(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
@@ -24,30 +24,5 @@ class ExactMatch(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
     def _compute(
         self, predictions: list[str], references: list[str], **options: Any
     ) -> dict[str, Any]:
-        pairs = zip(predictions, references, strict=True)
-        scores = [
-            float(normalized(prediction, **options) == normalized(reference, **options))
-            for prediction, reference in pairs
-        ]
+        scores = exact_match.score(predictions, references, **options)
         return {"exact_match": sum(scores) / len(scores), "per_example": scores}
-
-
-def normalized(
-    text: str,
-    *,
-    strip: bool = True,
-    ignore_case: bool = False,
-    ignore_punctuation: bool = False,
-    ignore_numbers: bool = False,
-    regexes_to_ignore: tuple[str, ...] = (),
-) -> str:
-    """Return `text` without what does not count."""
-    # Patterns first, as in Hugging Face's own exact_match: they are written for the text as it is.
-    for pattern in regexes_to_ignore:
-        text = re.sub(pattern, "", text)
-    dropped = (string.punctuation if ignore_punctuation else "") + (
-        string.digits if ignore_numbers else ""
-    )
-    text = text.translate(str.maketrans("", "", dropped))
-    text = text.casefold() if ignore_case else text
-    return text.strip() if strip else text

@@ -4,7 +4,8 @@ from typing import Any
 
 import datasets
 import evaluate
-from rouge_score import rouge_scorer, tokenizers
+
+from weighbridge.tasks.metrics.rows import rouge_l
 
 
 class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
@@ -28,19 +29,5 @@ class RougeL(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
         use_stemmer: bool = False,
         tokenizer: str = "rouge",
     ) -> dict[str, Any]:
-        # None leaves rouge-score its own tokenizer, which alone knows use_stemmer.
-        splitter = Whitespace() if tokenizer == "whitespace" else None
-        scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=use_stemmer, tokenizer=splitter)
-        pairs = zip(predictions, references, strict=True)
-        scores = [
-            float(scorer.score(reference, prediction)["rougeL"].fmeasure)
-            for prediction, reference in pairs
-        ]
+        scores = rouge_l.score(predictions, references, use_stemmer, tokenizer)
         return {"rouge_l": sum(scores) / len(scores), "per_example": scores}
-
-
-class Whitespace(tokenizers.Tokenizer):  # type: ignore[misc] # rouge-score has no types
-    """Words between white space, as they are; rouge-score's own tokenizer knows a-z and 0-9."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return text.split()

@@ -3,6 +3,8 @@ path.
 """
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.metrics.base import Score, load_metric
 from weighbridge.tasks.metrics.shipped import NllArgs
+from weighbridge.tasks.scoring import row_scores
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
@@ -89,7 +92,7 @@ def test_json_fields_looks_at_the_named_fields_alone() -> None:
 
 @given(st.text(), st.text())
 def test_json_fields_survives_any_text(prediction: str, reference: str) -> None:
-    from weighbridge.tasks.metrics.modules.json_fields import share
+    from weighbridge.tasks.metrics.rows.json_fields import share
 
     assert 0.0 <= share(prediction, reference) <= 1.0
 
@@ -185,3 +188,26 @@ def test_a_metric_that_is_nowhere_is_said_in_one_line() -> None:
 def test_unknown_options_are_refused(kind: str) -> None:
     with pytest.raises(ValidationError):
         load_metric(kind).Args.model_validate({"kind": kind, "name": "x", "no_such_option": 1})
+
+
+@pytest.mark.parametrize("kind", ["exact_match", "json_fields", "rouge_l", "bleu"])
+def test_rows_alone_are_scored_as_with_the_summary(kind: str) -> None:
+    predictions = ['{"a": 1}', "the cat sat on the mat", "no"]
+    references = ['{"a": 1, "b": 2}', "the cat lay on the mat", "yes"]
+    args = load_metric(kind).Args(kind=kind)
+    assert (
+        row_scores(args, predictions, references)
+        == score(kind, predictions, references).per_example
+    )
+
+
+def test_rows_alone_take_nothing_that_a_resident_process_would_keep() -> None:
+    code = (
+        "import sys\n"
+        "from weighbridge.tasks.metrics.shipped import ExactMatchArgs\n"
+        "from weighbridge.tasks.scoring import row_scores\n"
+        "assert row_scores(ExactMatchArgs(), ['a'], ['a']) == [1.0]\n"
+        "print({'evaluate', 'datasets', 'pandas', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
