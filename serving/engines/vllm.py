@@ -25,6 +25,12 @@ CPU_KVCACHE_GIB: Final = 1
 """What the CPU build takes for its cache when nobody says how much; by itself it would take nearly
 all memory.
 """
+CPU_SERVER: Final = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
+"""The same server as `vllm serve`: the CPU build's `vllm` asks for the version of a package that is
+called otherwise.
+
+No module that is run (`-m`): the processes that it starts would each import the server once more.
+"""
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the highest rank of adapters."""
 ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
@@ -197,7 +203,7 @@ class Vllm(Engine[VllmArgs]):
         if wrong := _wrong_for_device(args, device):
             raise BadInput(doing, wrong)
         if device == "cuda":
-            require_gpus(args.tensor_parallel_size * args.pipeline_parallel_size, doing)
+            require_gpus(_ranks(args), doing)
         if device == "cpu" and args.quantization == "fp8":
             remedy = (
                 "give it FP8 weights (`kind: compressed_tensors`, `scheme: FP8_DYNAMIC`), or a GPU"
@@ -217,16 +223,7 @@ class Vllm(Engine[VllmArgs]):
         if self.device() == "cuda":
             program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
         else:
-            # The same server; the CPU build's `vllm` asks for the version of a package that is
-            # called otherwise.
-            program = [
-                str(python),
-                "-I",
-                "-m",
-                "vllm.entrypoints.openai.api_server",
-                "--model",
-                str(model),
-            ]
+            program = [str(python), "-I", "-c", CPU_SERVER, "--model", str(model)]
         address = ["--host", host, "--port", str(port)]
         # Guarded: where vLLM's first process is killed, its engine and workers would go on for
         # ever, with their memory.
@@ -244,6 +241,10 @@ class Vllm(Engine[VllmArgs]):
             variables["VLLM_CPU_KVCACHE_SPACE"] = str(args.cpu_kvcache_space or CPU_KVCACHE_GIB)
             if args.cpu_omp_threads_bind:
                 variables["VLLM_CPU_OMP_THREADS_BIND"] = args.cpu_omp_threads_bind
+            if args.cpu_omp_threads_bind == "nobind" and _ranks(args) == 1:
+                # A worker needs a process of its own where its threads are bound to cores. Without,
+                # it is in the engine's: one import of vLLM less, and its memory.
+                variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         return variables
 
     def tunings(self, cores: int) -> Sequence[VllmArgs]:
@@ -271,6 +272,11 @@ class Vllm(Engine[VllmArgs]):
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a chat, up to where the answer begins."""
         return vllm_client.chat_tokens(url, messages)
+
+
+def _ranks(args: VllmArgs) -> int:
+    """Return how many workers hold the model together."""
+    return args.tensor_parallel_size * args.pipeline_parallel_size
 
 
 def _options(args: VllmArgs) -> list[str]:

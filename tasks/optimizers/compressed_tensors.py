@@ -136,7 +136,10 @@ def _engine() -> Engine:
     """Return the engine that serves it, as it is asked here."""
     plugin = engine_class("vllm")
     # One question is asked, and compiling would only delay the answer.
-    options = {"kind": plugin.name, "enforce_eager": True, "max_num_seqs": 8}
+    options: dict[str, Any] = {"kind": plugin.name, "enforce_eager": True, "max_num_seqs": 8}
+    if plugin(plugin.Args.model_validate(options)).device() == "cpu":
+        # Threads that are bound to cores would need a process of their own.
+        options["cpu_omp_threads_bind"] = "nobind"
     return plugin(plugin.Args.model_validate(options))
 
 

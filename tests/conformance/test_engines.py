@@ -14,11 +14,14 @@ from weighbridge.conformance.runner import FIRST, check
 from weighbridge.core import plugins
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.serving.engines.devices import nvidia_devices
 
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"vllm": {"enforce_eager": True}}
+UNBOUND: Mapping[str, str] = {} if nvidia_devices() else {"cpu_omp_threads_bind": "nobind"}
+"""Bound to cores, vLLM would take the same one as every other vLLM here, and one process more."""
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"vllm": {"enforce_eager": True, **UNBOUND}}
 """Options under which an engine is checked here; none: as it would be tried first on this machine.
 
-vLLM compiles a model that it has not seen for minutes, at each of three starts.
+vLLM compiles a model that it has not seen for minutes, at each of its starts.
 """
 
 

@@ -176,6 +176,22 @@ def test_on_a_processor_the_rest_is_told_by_environment_variables() -> None:
     assert (told["VLLM_CPU_KVCACHE_SPACE"], told["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "0-1")
 
 
+@pytest.mark.parametrize(
+    ("options", "together"),
+    [
+        ({"cpu_omp_threads_bind": "nobind"}, True),
+        ({"cpu_omp_threads_bind": "nobind", "tensor_parallel_size": 2}, False),
+        ({"cpu_omp_threads_bind": "0-1"}, False),
+        ({}, False),
+    ],
+)
+def test_one_worker_whose_threads_are_bound_to_no_cores_needs_no_process_of_its_own(
+    options: dict[str, Any], together: bool
+) -> None:
+    told = Vllm(VllmArgs(device="cpu", **options)).env()
+    assert (told.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == together
+
+
 def test_a_processor_s_memory_is_not_all_taken() -> None:
     assert Vllm(VllmArgs(device="cpu")).env()["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
