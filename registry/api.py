@@ -301,13 +301,16 @@ class Registry:
         """
         return self.champion(model)
 
-    def bind(self, binding: Binding) -> None:
+    def bind(self, binding: Binding) -> Binding:
         """Let a target serve the champion of this model, and of no other.
+
+        Returns:
+            The binding with the time of its arguments, which is later than that of any before.
 
         Raises:
             BadInput: the deploy arguments are too long.
         """
-        bindings.bind(self.connection, binding)
+        return bindings.bind(self.connection, binding)
 
     def bindings(self) -> list[Binding]:
         """Return every target and the model it serves."""

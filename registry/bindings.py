@@ -1,6 +1,7 @@
 """Bindings of models to targets: kept in MLflow on the registered model, as tags."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,16 @@ class Binding(BaseModel):
     target: str
     model: str
     deploy: dict[str, Any] = Field(description="The recipe's `deploy` arguments, as JSON.")
+    since: float = Field(
+        0.0, description="Unix time at which these arguments were given; 0: not known."
+    )
 
 
-def bind(connection: Connection, binding: Binding) -> None:
+def bind(connection: Connection, binding: Binding) -> Binding:
     """Let a target serve the champion of this model, and of no other.
+
+    Returns:
+        The binding with the time of its arguments, which is later than that of any before.
 
     Raises:
         BadInput: the deploy arguments are too long.
@@ -43,10 +50,13 @@ def bind(connection: Connection, binding: Binding) -> None:
             and claims[binding.model]["deploy"] == binding.deploy
         ):
             _delete_claims(connection, binding.target, claims.keys() - {binding.model})
-            return
+            return binding.model_copy(update={"since": claims[binding.model]["since"]})
         # Set first, others deleted then: a process that is killed between leaves two claims, never
         # none.
-        text = json.dumps({"deploy": binding.deploy, "since": time.time()})
+        latest = claims[_newest(claims)]["since"] if claims else 0.0
+        # Later than any other, whatever the clocks of two machines say.
+        since = max(binding.since or time.time(), math.nextafter(latest, math.inf))
+        text = json.dumps({"deploy": binding.deploy, "since": since})
         if len(text) > _LONGEST_TAG:
             raise BadInput(
                 doing,
@@ -57,6 +67,7 @@ def bind(connection: Connection, binding: Binding) -> None:
             checked_name(binding.model), _TAG + binding.target, text
         )
         _delete_claims(connection, binding.target, claims.keys() - {binding.model})
+        return binding.model_copy(update={"since": since})
 
 
 def all_bindings(connection: Connection) -> list[Binding]:
@@ -74,7 +85,10 @@ def all_bindings(connection: Connection) -> list[Binding]:
 def _binding(tag: str, models: "list[RegisteredModel]") -> Binding:
     claims = {model.name: json.loads(model.tags[tag]) for model in models if tag in model.tags}
     model = _newest(claims)
-    return Binding(target=tag.removeprefix(_TAG), model=model, deploy=claims[model]["deploy"])
+    claim = claims[model]
+    return Binding(
+        target=tag.removeprefix(_TAG), model=model, deploy=claim["deploy"], since=claim["since"]
+    )
 
 
 def _newest(claims: dict[str, dict[str, Any]]) -> str:

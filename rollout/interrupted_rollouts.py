@@ -8,7 +8,7 @@ import logging
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
-from weighbridge.rollout.state import known_targets, traffic_shares
+from weighbridge.rollout.state import known_targets
 from weighbridge.serving.targets.base import Revision
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def repair(managed: ManagedTarget) -> None:
     if state.current is not None:
         known_revisions.add(state.current.name)
         _keep_running(managed, state.current)
-        if not managed.target.is_routed(traffic_shares(state)):
+        if not managed.is_routed():
             managed.route()
     for name in managed.target.running() - known_revisions:
         logger.warning("%s: %s runs and nobody knows why: it is stopped", managed.name, name)

@@ -6,9 +6,10 @@ process that died reads in the state (state.py) how far it came, and goes on fro
 
 import contextlib
 import logging
+import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
 from weighbridge.rollout import operator_commands
@@ -49,6 +50,7 @@ class ManagedTarget:
 
     name: str
     args: DeployArgs
+    """It was opened with; later ones may be in force by now, and the gateway goes by those."""
     workspace: Workspace
 
     @property
@@ -108,7 +110,52 @@ class ManagedTarget:
 
     def change_state(self, **changes: Any) -> TargetState[Any]:
         """Write the state down with some fields replaced, and return it."""
-        return self.save_state(self.load_state().model_copy(update=changes))
+        with self._state_lock():
+            return self.save_state(self.load_state().model_copy(update=changes))
+
+    # The arguments in force
+
+    def adopt(self, since: float) -> None:
+        """Write down that the arguments it was opened with are in force, unless later ones are.
+
+        Args:
+            since: Unix time at which they were given.
+        """
+        with self._state_lock():
+            state = self.load_state()
+            deploy_args = self.args.model_dump(mode="json")
+            if since < state.deploy_args_since or (since, deploy_args) == (
+                state.deploy_args_since,
+                state.deploy_args,
+            ):
+                return
+            changes = {"deploy_args": deploy_args, "deploy_args_since": since}
+            self.save_state(state.model_copy(update=changes))
+
+    def put_in_force(self) -> float:
+        """Have the arguments it was opened with hold from now on, also while a rollout goes on.
+
+        Returns:
+            The Unix time since which they hold.
+
+        Raises:
+            BadInput: the address can't be had so; what was in force before still is.
+        """
+        self.target.check()
+        with self._state_lock():
+            before = self.load_state()
+        # Later than those before, whatever has become of the clock.
+        since = max(time.time(), math.nextafter(before.deploy_args_since, math.inf))
+        self.adopt(since)
+        try:
+            if traffic_shares(before):
+                self.route()
+        except BadInput:
+            self.change_state(
+                deploy_args=before.deploy_args, deploy_args_since=before.deploy_args_since
+            )
+            raise
+        return since
 
     # The transitions of a rollout
 
@@ -132,7 +179,7 @@ class ManagedTarget:
             id=uuid.uuid4().hex, trigger=trigger, began=time.time(), next=new, previous=previous
         )
         self._write_begin(rollout.id, new.release, previous, trigger)
-        self.change_state(rollout=rollout, reason="", deploy_args=self.args.model_dump(mode="json"))
+        self.change_state(rollout=rollout, reason="")
         return rollout
 
     def finish_rollout(self, figures: dict[str, float], detail: str = "") -> None:
@@ -220,14 +267,22 @@ class ManagedTarget:
         self.change_state(reason=why)
 
     def route(self) -> None:
-        """Have the gateway share out new requests as the state says."""
-        self.target.route(traffic_shares(self.load_state()))
+        """Have the gateway share out new requests as the state says, by the arguments in force."""
+        # State and arguments are read inside the lock: whoever comes last goes by the newest.
+        with self._state_lock():
+            state = self.load_state()
+            self._target_in_force(state).route(traffic_shares(state))
+
+    def is_routed(self) -> bool:
+        """Whether the gateway does what the state says, by the arguments in force."""
+        state = self.load_state()
+        return self._target_in_force(state).is_routed(traffic_shares(state))
 
     def stop_drained(self) -> bool:
         """Stop what has drained, or has had its time; return whether nothing drains any more."""
         state = self.load_state()
         # A process that was killed may have written down that one drains, and no more than that.
-        if state.draining and not self.target.is_routed(traffic_shares(state)):
+        if state.draining and not self.is_routed():
             self.route()
         still_draining = tuple(
             draining for draining in state.draining if not self._stop_if_drained(draining)
@@ -241,6 +296,17 @@ class ManagedTarget:
 
     def _file_lock(self) -> FileLock:
         return FileLock(self.folder / "lock")
+
+    def _state_lock(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "state.lock")
+
+    def _target_in_force(self, state: TargetState[Any]) -> Target[Any, Any]:
+        """Return the target by the arguments in force: a rollout may have begun by earlier ones."""
+        args = read_deploy_args(self.name, state.deploy_args).target if state.deploy_args else None
+        if args is None or args == self.args.target:
+            return self.target
+        return target_for(self.name, args, self.home)
 
     def _draining(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
         until = time.time() + self.args.rollout.drain_seconds
@@ -291,7 +357,8 @@ class ManagedTarget:
         old = rollout.previous
         if rollout.swap and old is not None and not self.target.is_healthy(old):
             self._restore_previous(rollout, figures)
-        self.target.route(traffic_shares(back))
+        with self._state_lock():
+            self._target_in_force(self.load_state()).route(traffic_shares(back))
 
     def _write_begin(
         self, rollout: str, release: Release, previous: Revision | None, trigger: str
@@ -334,11 +401,23 @@ class ManagedTarget:
 
 
 def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
-    """Return a target with the arguments it was last deployed with; None where it never was."""
+    """Return a target with the arguments in force; None where nothing was ever deployed there."""
     deploy_args = read_state(folder_of(name, workspace.settings.home), Revision).deploy_args
     if not deploy_args:
         return None
-    return ManagedTarget(name, DeployArgs.model_validate(deploy_args), workspace)
+    return ManagedTarget(name, read_deploy_args(name, deploy_args), workspace)
+
+
+def read_deploy_args(name: str, document: Mapping[str, Any]) -> DeployArgs:
+    """Return the arguments of a target, as they were written down.
+
+    Raises:
+        BadInput: they are not understood any more.
+    """
+    try:
+        return DeployArgs.model_validate(document)
+    except ValueError as exc:
+        raise BadInput(f"reading target '{name}'", str(exc), "run its recipe again") from exc
 
 
 def mirror_ledger(managed: ManagedTarget, registry: Registry) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import operator_commands
@@ -24,15 +24,14 @@ from weighbridge.rollout.champion import (
     built_release,
     find_measured,
 )
-from weighbridge.rollout.deploy_args import DeployArgs
 
 # `recover` belongs to what the deployer takes this module for.
 from weighbridge.rollout.interrupted_rollouts import recover as recover
 from weighbridge.rollout.interrupted_rollouts import repair, resolve_interrupted
-from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger
+from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger, read_deploy_args
 from weighbridge.rollout.rollout import Rollout
-from weighbridge.rollout.state import TargetState
-from weighbridge.serving.targets.base import Release
+from weighbridge.rollout.state import TargetState, folder_of, read_state
+from weighbridge.serving.targets.base import Release, Revision
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.package import PackageArgs, package
 
@@ -56,17 +55,26 @@ class ReconcileResult:
 
 
 def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
-    """Return the target that a model is bound to, with the binding's arguments.
+    """Return the target that a model is bound to, with the arguments in force.
+
+    Those are the binding's, unless later ones are written down here: a binding that was read a
+    moment ago, or from an MLflow that was not told yet, never brings an earlier address back.
 
     Raises:
         BadInput: the arguments are not understood any more.
     """
-    try:
-        return ManagedTarget(binding.target, DeployArgs.model_validate(binding.deploy), workspace)
-    except ValueError as exc:
-        raise BadInput(
-            f"reading target '{binding.target}'", str(exc), "run its recipe again"
-        ) from exc
+    name, deploy = binding.target, binding.deploy
+    state = read_state(folder_of(name, workspace.settings.home), Revision)
+    if state.deploy_args and state.deploy_args_since > binding.since:
+        deploy = state.deploy_args
+    return ManagedTarget(name, read_deploy_args(name, deploy), workspace)
+
+
+def _with_arguments_in_force(binding: Binding, workspace: Workspace) -> ManagedTarget:
+    """Return the target with the arguments in force, once they are written down."""
+    managed = managed_target_of(binding, workspace)
+    managed.adopt(binding.since)
+    return managed
 
 
 def reconcile(
@@ -88,8 +96,9 @@ def reconcile(
         BadInput: the target's address belongs to somebody else.
         Unavailable: MLflow does not answer; what serves goes on.
     """
-    managed = managed_target_of(binding, workspace)
-    with managed.lock():
+    with managed_target_of(binding, workspace).lock():
+        # Inside the lock, and before anything is routed by them.
+        managed = _with_arguments_in_force(binding, workspace)
         resolve_interrupted(managed)
         repair(managed)
         # In any case: an attempt that failed is history too, and so is what was just resolved.
@@ -175,7 +184,7 @@ def _with_newest_arguments(
         for listed in registry.bindings()
         if (listed.target, listed.model) == (binding.target, binding.model)
     )
-    return managed_target_of(next(matching, binding), managed.workspace)
+    return _with_arguments_in_force(next(matching, binding), managed.workspace)
 
 
 def _keep(managed: ManagedTarget, serving: str, why: str) -> ReconcileResult:

@@ -8,6 +8,8 @@ It is kept in the target's folder, beside what else is known of the target::
     HOME/targets/NAME/checks.json     what monitoring saw (flows/monitor.py)
     HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its
                                       holder dies
+    HOME/targets/NAME/state.lock      held for one change of the state, or for making the gateway
+                                      follow it: new arguments do not wait for a rollout to end
 """
 
 from pathlib import Path
@@ -107,7 +109,12 @@ class TargetState(BaseModel, Generic[R]):
     deploy_args: dict[str, Any] = Field(
         default_factory=dict,
         validation_alias=AliasChoices("deploy_args", "deploy"),
-        description="The arguments it was last deployed with.",
+        description="The arguments in force, whether or not a version was rolled out by them.",
+    )
+    deploy_args_since: float = Field(
+        0.0,
+        description="Unix time at which they were given; 0: not known. Earlier ones never replace "
+        "them.",
     )
     desired_version: str = Field(
         "",
