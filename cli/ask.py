@@ -29,7 +29,8 @@ def ask(target: str, question: str, max_tokens: int) -> None:
         raise Unavailable(
             f"asking '{target}'", f"{serving.address} does not answer", "see: weighbridge status"
         )
-    client = Client(serving.address, headers=managed.target.credentials())
+    place = managed.target
+    client = Client(serving.address, headers=place.credentials(), certificate=place.certificate())
     for piece in client.stream([{"role": "user", "content": question}], max_tokens=max_tokens):
         click.echo(piece, nl=False)
     click.echo()

@@ -40,7 +40,7 @@ def run(recipe: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_plain(released, loaded.weigh.currency), indent=2))
         return
-    _show(released)
+    _show(released, loaded.deploy.name or loaded.name)
     _where_to_look(settings, released.chosen.name, api)
 
 
@@ -59,8 +59,10 @@ def _plain(released: "Released", currency: str) -> dict[str, Any]:
     }
 
 
-def _show(released: "Released") -> None:
+def _show(released: "Released", name: str) -> None:
     from weighbridge.cli.terminal import console, print_report
+    from weighbridge.core.workspace import Workspace
+    from weighbridge.rollout.target_operations import find_target
     from weighbridge.serving.openai_client import Client, request
 
     console.print()
@@ -74,13 +76,17 @@ def _show(released: "Released") -> None:
             soft_wrap=True,
         )
         return
-    address = released.serving.address
+    target = find_target(name, Workspace()).target
+    address, key = target.address, target.credentials()
     prompt: Any = released.example.model_dump()["prompt"]
     path, body = request(prompt, max_tokens=64)
     console.print(f"[bold]{chosen.name} {chosen.version} serves at {address}/v1[/bold]\n")
     command = [
         "curl",
         f"{address}{path}",
+        # On this machine the address has no name that the certificate could be for.
+        *(["--insecure"] if target.certificate() else []),
+        *(["-H", "Authorization: Bearer YOUR_KEY"] if key else []),
         "-H",
         "Content-Type: application/json",
         "-d",
@@ -88,8 +94,9 @@ def _show(released: "Released") -> None:
     ]
     # Not by rich, which would wrap the line that people copy.
     click.echo(shlex.join(command))
+    client = Client(address, headers=key, certificate=target.certificate())
     click.echo(f"\n{prompt if isinstance(prompt, str) else prompt[-1]['content']}")
-    click.echo(f"→ {Client(address).ask(prompt, max_tokens=64).text}\n")
+    click.echo(f"→ {client.ask(prompt, max_tokens=64).text}\n")
 
 
 def _where_to_look(settings: "Settings", model: str, prefect_api: str | None) -> None:

@@ -59,6 +59,11 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
             if winner
             else run.champions_release()
         )
-        serving = run.deploy(chosen) if winner is None or run.promotes() else None
+        if winner is None or run.promotes():
+            serving = run.deploy(chosen)
+        else:
+            # The winner waits; the address is as the recipe says all the same.
+            run.put_in_force()
+            serving = None
         example = read_rows(downloaded.data, "test")[0]
         return Released(chosen, report, serving, run.records.mlflow_run.run_id, example)

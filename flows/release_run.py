@@ -24,6 +24,7 @@ from weighbridge.rollout.champion import (
     find_champion,
     find_measured,
 )
+from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
 from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
 from weighbridge.rollout.target_status import serving_at
 from weighbridge.serving.targets.base import Release, Serving
@@ -67,8 +68,7 @@ class ReleaseRun:
             BadInput: the recipe asks for what cannot be, such as an address that is taken.
             Unavailable: this machine lacks what it needs, such as a device.
         """
-        managed = managed_target_of(self.binding(), self.workspace)
-        managed.target.check()
+        self._target().target.check()
         weighing.check(self.recipe.weigh)
 
     def download(self) -> Downloaded:
@@ -190,9 +190,8 @@ class ReleaseRun:
         """
         version = self.registry.version(release.name, release.version)
         previous_champion = self.registry.champion(release.name)
-        binding = self.binding()
         # The target's arguments before the alias: the deployer, woken by that, reads them at once.
-        self.registry.bind(binding)
+        binding = self.put_in_force()
         self.registry.promote(version)
 
         def call() -> StageOutcome[ReconcileResult]:
@@ -218,6 +217,17 @@ class ReleaseRun:
         run_stage("deploy", call)
         return self._until_drained(binding)
 
+    def put_in_force(self) -> Binding:
+        """Have what the recipe says of the target hold from now on, whatever serves there.
+
+        Raises:
+            BadInput: the address can't be had so; what was in force before still is.
+        """
+        # Here before MLflow: a process that is killed in between must not leave an address more
+        # open than the recipe says.
+        since = self._target().put_in_force()
+        return self.registry.bind(self.binding().model_copy(update={"since": since}))
+
     def binding(self) -> Binding:
         """Return the target of this recipe, with what its monitor has to know of the recipe."""
         deploy, select = self.recipe.deploy, self.recipe.select
@@ -229,6 +239,12 @@ class ReleaseRun:
             mode="json", exclude_unset=True
         )
         return Binding(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
+
+    def _target(self) -> ManagedTarget:
+        """Return the target with the arguments of this recipe, in force or not."""
+        binding = self.binding()
+        args = read_deploy_args(binding.target, binding.deploy)
+        return ManagedTarget(binding.target, args, self.workspace)
 
     def _until_drained(self, binding: Binding) -> Serving:
         """Return what serves now, once the version before has finished its requests."""

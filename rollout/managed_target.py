@@ -66,6 +66,11 @@ class ManagedTarget:
         return target_for(self.name, self.args.target, self.home)
 
     @cached_property
+    def _document(self) -> dict[str, Any]:
+        """The arguments it was opened with, as they are written down."""
+        return self.args.model_dump(mode="json")
+
+    @cached_property
     def outbox(self) -> Outbox:
         return Outbox(self.folder)
 
@@ -123,14 +128,10 @@ class ManagedTarget:
         """
         with self._state_lock():
             state = self.load_state()
-            deploy_args = self.args.model_dump(mode="json")
-            if since < state.deploy_args_since or (since, deploy_args) == (
-                state.deploy_args_since,
-                state.deploy_args,
-            ):
-                return
-            changes = {"deploy_args": deploy_args, "deploy_args_since": since}
-            self.save_state(state.model_copy(update=changes))
+            changes = {"deploy_args": self._document, "deploy_args_since": since}
+            is_known = changes == {name: getattr(state, name) for name in changes}
+            if since >= state.deploy_args_since and not is_known:
+                self.save_state(state.model_copy(update=changes))
 
     def put_in_force(self) -> float:
         """Have the arguments it was opened with hold from now on, also while a rollout goes on.
@@ -303,10 +304,10 @@ class ManagedTarget:
 
     def _target_in_force(self, state: TargetState[Any]) -> Target[Any, Any]:
         """Return the target by the arguments in force: a rollout may have begun by earlier ones."""
-        args = read_deploy_args(self.name, state.deploy_args).target if state.deploy_args else None
-        if args is None or args == self.args.target:
+        if not state.deploy_args or state.deploy_args == self._document:
             return self.target
-        return target_for(self.name, args, self.home)
+        args = read_deploy_args(self.name, state.deploy_args)
+        return target_for(self.name, args.target, self.home)
 
     def _draining(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
         until = time.time() + self.args.rollout.drain_seconds

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import operator_commands

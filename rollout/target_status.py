@@ -56,8 +56,14 @@ def status(workspace: Workspace, *, ask: bool = True) -> list[TargetStatus]:
     return [
         status_of(managed, ask=ask)
         for name in known_targets(workspace.settings.home)
-        if (managed := open_target(name, workspace))
+        if (managed := open_target(name, workspace)) and _was_asked_for(managed)
     ]
+
+
+def _was_asked_for(managed: ManagedTarget) -> bool:
+    """Whether a version was to serve there: an address may wait for a first promotion."""
+    state = managed.load_state()
+    return any((state.current, state.rollout, state.last_failure, state.reason))
 
 
 def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
@@ -68,7 +74,12 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     if restart and state.current and restart.revision != state.current.name:
         restart = None  # of a version that served earlier
     draining = ", ".join(entry.revision.name for entry in state.draining)
-    remarks = [state.reason, f"{draining} drains" if draining else "", state.alias_warning]
+    remarks = [
+        state.reason,
+        f"{draining} drains" if draining else "",
+        managed.target.problem() if ask else "",
+        state.alias_warning,
+    ]
     return TargetStatus(
         target=managed.name,
         address=serving.address,

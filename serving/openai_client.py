@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.event_stream import EventReader, read_events
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 OK: Final = 200
@@ -44,16 +47,28 @@ class RequestRefused(Unavailable):
 
 
 class Client:
-    """Asks one server; `url` is its base without `/v1`, `headers` go with every request. Safe for
-    several threads.
-    """
+    """Asks one server. Safe for several threads."""
 
     def __init__(
-        self, url: str, timeout: float = 120.0, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        timeout: float = 120.0,
+        headers: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
     ) -> None:
+        """Keep what every request needs; nothing is asked yet.
+
+        Args:
+            url: the server's base without `/v1`.
+            timeout: seconds that an answer may take.
+            headers: go with every request.
+            certificate: PEM file with the one certificate that the server may show, whatever its
+                name; None: any that this machine's authorities vouch for.
+        """
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
         self.headers = dict(headers or {})
+        self.certificate = certificate
 
     @cached_property
     def model(self) -> str:
@@ -64,7 +79,7 @@ class Client:
         """Return the names the server goes by; an adapter that stands for the model comes before
         its base.
         """
-        served = get(f"{self.url}/v1/models", self.timeout, self.headers)["data"]
+        served = self._ask("GET", "/v1/models", None)["data"]
         served.sort(key=lambda model: model.get("parent") != f"{model['id']}{BASE_SUFFIX}")
         return [str(model["id"]) for model in served]
 
@@ -76,7 +91,7 @@ class Client:
             Unavailable: it is not there, broke off, or sent something else than an answer.
         """
         path, body = request(prompt, model=self.model, **options)
-        response = post(f"{self.url}{path}", body, self.timeout, self.headers)
+        response = self._ask("POST", path, body)
         try:
             choice, usage = response["choices"][0], response.get("usage") or {}
             text = choice["text"] if isinstance(prompt, str) else choice["message"]["content"]
@@ -110,11 +125,14 @@ class Client:
                 if text:
                     yield text
 
+    def _ask(self, method: str, path: str, body: Payload | None) -> Any:
+        return _ask(method, f"{self.url}{path}", body, self.timeout, self.headers, self.certificate)
+
     def _events(self, url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         import httpx
 
         try:
-            with _http().stream(
+            with _http(self.certificate).stream(
                 "POST", url, json=body, timeout=self.timeout, headers=self.headers
             ) as response:
                 if response.status_code != OK:
@@ -184,11 +202,14 @@ def _ask(
     body: Mapping[str, Any] | None,
     timeout: float,
     headers: Mapping[str, str] | None,
+    certificate: Path | None = None,
 ) -> Any:
     import httpx
 
     try:
-        response = _http().request(method, url, json=body, timeout=timeout, headers=headers)
+        response = _http(certificate).request(
+            method, url, json=body, timeout=timeout, headers=headers
+        )
     except httpx.HTTPError as exc:
         raise Unavailable(f"asking {url}", _reason(exc)) from exc
     if response.status_code != OK:
@@ -200,14 +221,33 @@ def _ask(
 
 
 @cache
-def _http() -> httpx.Client:
+def _http(certificate: Path | None = None) -> httpx.Client:
     """Return a client that makes one connection per request: servers that promise to keep one open
     and close it break pooled ones.
     """
     import httpx  # recipes import engines, and engines this module
 
     # trust_env: no proxy of the user's may stand between us and an engine.
-    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+    return httpx.Client(
+        limits=httpx.Limits(max_keepalive_connections=0),
+        trust_env=False,
+        verify=_trusting(certificate) if certificate else True,
+    )
+
+
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    """Return a context that takes this one certificate, for whatever name it was made."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    # Else one that an authority has signed would need that authority's certificate as well.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except OSError as exc:
+        raise Unavailable("asking the address", f"{certificate}: {exc.strerror or exc}") from exc
+    return context
 
 
 def _reason(exc: httpx.HTTPError) -> str:

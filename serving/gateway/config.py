@@ -5,6 +5,7 @@ Nothing here touches haproxy.
 
 import hashlib
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,13 @@ from weighbridge.serving.client_requests import (
     is_operation,
     openai_error,
 )
-from weighbridge.serving.gateway.frontend import HEADER_BYTES, RETRY_AFTER, URL_BYTES, frontend
+from weighbridge.serving.gateway.frontend import (
+    ANYONE,
+    HEADER_BYTES,
+    RETRY_AFTER,
+    URL_BYTES,
+    frontend,
+)
 from weighbridge.serving.gateway.models import Front, Route
 from weighbridge.serving.gateway.syntax import address, json_word, milliseconds, quoted
 
@@ -65,8 +72,15 @@ class MapFile(NamedTuple):
     entries: dict[str, str]
 
 
-def render(fronts: Sequence[Front], settings: GlobalSettings) -> str:
-    """Return the whole file. Paths of maps and keys in it are relative to its folder.
+def render(
+    fronts: Sequence[Front], settings: GlobalSettings, certificates: Mapping[str, str]
+) -> str:
+    """Return the whole file. Paths of maps, keys and certificates are relative to its folder.
+
+    Args:
+        fronts: every target.
+        settings: what does not depend on them.
+        certificates: content of the file with certificate and key, of each target that has one.
 
     Raises:
         BadInput: names haproxy cannot have, or two targets at one address.
@@ -76,10 +90,10 @@ def render(fronts: Sequence[Front], settings: GlobalSettings) -> str:
     parts = [_global(settings, largest_body), _defaults(settings), _metrics(settings)]
     parts += [frontend(front, settings.connections) + _backend(front) for front in fronts]
     text = "\n".join(parts)
-    return _opening(digest(text, fronts)) + text
+    return _opening(digest(text, certificates)) + text
 
 
-def digest(text: str, fronts: Sequence[Front]) -> str:
+def digest(text: str, certificates: Mapping[str, str]) -> str:
     """Return what changes exactly when a reload is needed: not with the servers, which are changed
     at run time.
     """
@@ -87,20 +101,19 @@ def digest(text: str, fronts: Sequence[Front]) -> str:
     for line in text.splitlines():
         if not line.startswith("  server "):
             hashed.update(line.encode() + b"\n")
-    for front in fronts:
-        for name in (front.args.api_keys, front.args.tls):
-            hashed.update(contents(front, name) if name else b"-")
+    for target, certificate in sorted(certificates.items()):
+        hashed.update(f"{target}\n{certificate}\n".encode())
     return hashed.hexdigest()[:16]
 
 
-def contents(front: Front, name: str) -> bytes:
+def contents(front: Front, name: str) -> str:
     """Return the content of a file that a target's arguments name.
 
     Raises:
         BadInput: it cannot be read.
     """
     try:
-        return Path(name).expanduser().read_bytes()
+        return Path(name).read_text(errors="replace")
     except OSError as exc:
         raise BadInput(
             f"configuring the gateway of {front.target}", f"{name}: {exc.strerror}"
@@ -111,9 +124,12 @@ def keys(front: Front, own: str) -> str:
     """Return a file of the digests of every key that opens a target, `own` among them.
 
     Raises:
-        BadInput: the user's file holds something else than digests, perhaps a key itself.
+        BadInput: the user's file can't be read, or holds something else than digests, perhaps a key
+            itself.
     """
-    lines = contents(front, front.args.api_keys).decode(errors="replace").split("\n")
+    if not front.args.api_keys:
+        return f"{ANYONE}\n"
+    lines = contents(front, front.args.api_keys).split("\n")
     digests = [line.strip().lower() for line in lines if line.strip() and not line.startswith("#")]
     for number, key_digest in enumerate(digests, 1):
         if not re.fullmatch(r"[0-9a-f]{64}", key_digest):
@@ -121,6 +137,21 @@ def keys(front: Front, own: str) -> str:
             remedy = "printf %s KEY | sha256sum"
             raise BadInput(f"configuring the gateway of {front.target}", wrong, remedy)
     return "".join(f"{line}\n" for line in [*digests, own])
+
+
+def certificate(front: Front) -> str:
+    """Return a target's certificate and key. Raises BadInput where they can't be used."""
+    text = contents(front, front.args.tls)
+    try:
+        # The password, too, would have to be asked for: nobody is there.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(front.args.tls, password=str)
+    except (OSError, ValueError) as exc:
+        raise BadInput(
+            f"configuring the gateway of {front.target}",
+            f"{front.args.tls} is no certificate with its key: {exc}",
+            "put both into one PEM file",
+        ) from exc
+    return text
 
 
 class Maps(NamedTuple):

@@ -1,10 +1,12 @@
 """The gateway's files: its desired state, and haproxy's configuration made from it."""
 
 import hashlib
+import logging
 import resource
 import secrets
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,15 +15,18 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.machine import cores
 from weighbridge.serving.gateway import config
+from weighbridge.serving.gateway.frontend import ANYONE
 from weighbridge.serving.gateway.haproxy import alerts, executable
 from weighbridge.serving.gateway.models import Front
 from weighbridge.serving.gateway.ports import choose_metrics_port
+
+logger = logging.getLogger("weighbridge.gateway")
 
 CONNECTIONS = 4096
 THREADS = 4
 """More add nothing: an engine is slower by far than one thread of haproxy."""
 CONFIGURATION = "haproxy.cfg"
-TARGET_FILES = {".pins", ".health", ".operations", ".keys"}
+TARGET_FILES = {".pins", ".health", ".operations", ".keys", ".pem"}
 """Endings of the files that each target has beside it."""
 
 
@@ -79,7 +84,55 @@ class GatewayFiles:
         settings = config.GlobalSettings(
             desired.metrics_port, self._peers, connections, min(cores(), THREADS)
         )
-        return config.render(desired.fronts, settings)
+        certificates = {
+            front.target: self.certificate(front) for front in desired.fronts if front.args.tls
+        }
+        return config.render(desired.fronts, settings, certificates)
+
+    def keys(self, front: Front) -> str:
+        """Return the file of a target's keys, from what the user's file holds now.
+
+        Raises:
+            BadInput: that can't be used, and no keys are in force that could go on being so.
+        """
+        return self._newest_or_kept(f"{front.target}.keys", lambda: self._read_keys(front))
+
+    def certificate(self, front: Front) -> str:
+        """Return a target's certificate and key. Raises as `keys`."""
+        return self._newest_or_kept(f"{front.target}.pem", lambda: config.certificate(front))
+
+    def check_users(self, front: Front) -> None:
+        """Refuse a target whose own files can't be used. Raises BadInput."""
+        # Called for what they raise.
+        self._read_keys(front)
+        if front.args.tls:
+            config.certificate(front)
+
+    def written_keys(self, desired: DesiredState) -> dict[str, set[str]]:
+        """Return who is let in by a haproxy that is started now, by target."""
+        files = {front.target: self.folder / f"{front.target}.keys" for front in desired.fronts}
+        return {
+            target: set(file.read_text().split() if file.exists() else ())
+            for target, file in files.items()
+        }
+
+    def _read_keys(self, front: Front) -> str:
+        return config.keys(front, hashlib.sha256(self.key.encode()).hexdigest())
+
+    def _newest_or_kept(self, name: str, read: Callable[[], str]) -> str:
+        """Return what a file of the user's holds now, or what it held when it could be used.
+
+        A file that is gone, or is just being written, must neither open the address nor close it.
+        """
+        try:
+            return read()
+        except BadInput as exc:
+            copy = self.folder / name
+            kept = copy.read_text() if copy.exists() else ""
+            if not kept or kept.strip() == ANYONE:
+                raise
+            logger.warning("%s; what it held before goes on being in force", exc)
+            return kept
 
     def check(self, desired: DesiredState) -> None:
         """Have haproxy read what would be written, in a folder of its own.
@@ -108,18 +161,19 @@ class GatewayFiles:
 
     def _write_configuration(self, folder: Path, desired: DesiredState) -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        own_key = hashlib.sha256(self.key.encode()).hexdigest()
         for front in desired.fronts:
             for file, entries in config.maps(front):
                 _write(folder / file, "".join(f"{key} {value}\n" for key, value in entries.items()))
-            if front.args.api_keys:
-                _write(folder / f"{front.target}.keys", config.keys(front, own_key))
+            _write(folder / f"{front.target}.keys", self.keys(front))
+            if front.args.tls:
+                _write(folder / f"{front.target}.pem", self.certificate(front))
         text = self.render(desired)
         _write(folder / CONFIGURATION, text)
         # Last: until it is replaced, the configuration before names the files of targets that go.
-        targets = {front.target for front in desired.fronts}
+        with_tls = {front.target: bool(front.args.tls) for front in desired.fronts}
         for path in folder.iterdir():
-            if path.suffix in TARGET_FILES and path.stem not in targets:
+            is_needed = path.stem in with_tls and (path.suffix != ".pem" or with_tls[path.stem])
+            if path.suffix in TARGET_FILES and not is_needed:
                 path.unlink()
         return text
 

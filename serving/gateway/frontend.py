@@ -4,16 +4,19 @@ Nothing here touches haproxy.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from weighbridge.serving.client_requests import BODY_TOO_LARGE, UNKNOWN_OPERATION, openai_error
 from weighbridge.serving.gateway.models import ANY_ORIGIN, Front
-from weighbridge.serving.gateway.syntax import address, answer, milliseconds, quoted
+from weighbridge.serving.gateway.syntax import address, answer, milliseconds
 
 RETRY_AFTER: Final = 5
 """Seconds that a client is told to wait."""
 URL_BYTES: Final = 8 << 10
+ANYONE: Final = "anyone"
+"""In the file of keys: no key is needed. Whether one is needed changes at run time like the keys
+themselves, also for connections that a worker from before a reload still has.
+"""
 HEADER_BYTES: Final = 16 << 10
 """Most of a request's head: with its body it must fit into one buffer of haproxy's."""
 
@@ -92,8 +95,7 @@ def _counters(front: Front) -> Iterator[str]:
 
 
 def _bind(front: Front) -> str:
-    certificate = front.args.tls and quoted(Path(front.args.tls).expanduser().absolute())
-    tls = f" ssl crt {certificate} alpn h2,http/1.1" if certificate else ""
+    tls = f" ssl crt {front.target}.pem alpn h2,http/1.1" if front.args.tls else ""
     v6 = " v6only" if front.host == "::1" else ""
     return f"  bind {address(front.host, front.port)}{v6}{tls}"
 
@@ -155,13 +157,13 @@ def _cross_origin(front: Front) -> list[str]:
 
 
 def _keys(front: Front) -> list[str]:
-    if not front.args.api_keys:
-        return []
     # haproxy writes hex in capitals, sha256sum does not.
     has_key = f"{{ http_auth_bearer,sha2(256),hex,lower -m str -f {front.target}.keys }}"
-    # The engine must not see, nor log, a client's key.
+    is_open = f"{{ str({ANYONE}) -m str -f {front.target}.keys }}"
     return [
-        f"  http-request {answer(401, _NO_KEY, 'WWW-Authenticate Bearer')} unless {has_key}",
+        f"  http-request {answer(401, _NO_KEY, 'WWW-Authenticate Bearer')}"
+        f" unless {has_key} || {is_open}",
+        # The engine must not see, nor log, a client's key.
         "  http-request del-header Authorization",
     ]
 

@@ -8,14 +8,15 @@
     HOME/run/gateway/TARGET.health   path at which each says that it is well
     HOME/run/gateway/TARGET.operations  what clients may ask, each method with its path after it
     HOME/run/gateway/TARGET.keys     sha256 of every key that opens the target, our own included
+    HOME/run/gateway/TARGET.pem      its certificate and key, copied from the user's file
     HOME/run/gateway/key             our own key, for probes
     HOME/run/logs/gateway.log        a line of JSON per request
 
-What a target is (address, keys, TLS, queue) changes by a reload, which loses nothing: the worker
-that was replaced ends with its last request. What stands behind it (versions, weights) changes at
-run time. The files always say the same as the processes, so that a haproxy that was killed comes
-back as it was. Every change may be repeated after a crash at any point: it brings files and
-processes to the desired state, from whatever state they are in.
+What a target is (address, TLS, queue) changes by a reload, which loses nothing: the worker that was
+replaced ends with its last request. Who is let in, and what stands behind it (versions, weights),
+changes at run time. The files always say the same as the processes, so that a haproxy that was
+killed comes back as it was. Every change may be repeated after a crash at any point: it brings
+files and processes to the desired state, from whatever state they are in.
 """
 
 import contextlib
@@ -92,15 +93,24 @@ class Gateway:
             self._establish(desired)
 
     def check(self, front: Front) -> None:
-        """Refuse an address where the gateway could not listen, long before it has to.
+        """Refuse an address where the gateway could not listen so, long before it has to.
 
         Raises:
-            BadInput: the port belongs to somebody else.
+            BadInput: the port belongs to somebody else, or haproxy could not be configured so.
             Unavailable: haproxy is not installed.
         """
         # Called for what it raises.
         executable()
         check_port(front, self._workers())
+        self.check_users(front)
+        with self._locked():
+            actual = self._files.load_or_begin()
+            others = [other for other in actual.fronts if other.target != front.target]
+            self._files.check(actual.model_copy(update={"fronts": (*others, front)}))
+
+    def check_users(self, front: Front) -> None:
+        """Refuse a target whose files with keys and certificate can't be used. Raises BadInput."""
+        self._files.check_users(front)
 
     def apply(self, front: Front) -> None:
         """Make a target, and all that stands behind it, exactly this, losing no request.
@@ -129,6 +139,20 @@ class Gateway:
     def stop(self) -> None:
         """End haproxy, whatever it has under way; `ensure` brings it back as it was."""
         self._process.stop()
+
+    def is_current(self) -> bool:
+        """Whether haproxy goes by the keys and certificates that the users' files hold now.
+
+        Raises:
+            BadInput: a file can't be used, and nothing is in force that could go on being so.
+        """
+        desired = self._files.load()
+        if desired is None:
+            return False
+        keys = self._keys(desired)
+        return keys == self._files.written_keys(desired) and self._process.is_current(
+            self._files.render(desired), keys
+        )
 
     def fronts(self) -> list[Front]:
         """Return every target, as on disk."""
@@ -195,6 +219,8 @@ class Gateway:
         # Sorted: whether haproxy has to reload must not depend on the order of the calls.
         ordered = tuple(sorted(fronts, key=lambda front: front.target))
         desired = actual.model_copy(update={"fronts": ordered})
+        if new and not any(_has_same_files(new, front) for front in actual.fronts):
+            self.check_users(new)
         # What cannot be written down is refused before anybody else's ports are looked at.
         self._files.render(desired)
         if new:
@@ -215,7 +241,7 @@ class Gateway:
     def _establish(self, desired: DesiredState) -> None:
         # Files first: a haproxy that is killed in between comes back as desired.
         text = self._files.write(desired)
-        self._process.reconcile(desired, text)
+        self._process.reconcile(desired, text, self._files.written_keys(desired))
 
     def _establish_unwritten(self, desired: DesiredState, problem: OSError) -> None:
         """Change what stands behind the addresses, which takes no file: the disk is full.
@@ -227,7 +253,19 @@ class Gateway:
         with recording(self.folder):
             if not self._process.runs(text):
                 raise problem
-        self._process.reconcile(desired, text)
+        self._process.reconcile(desired, text, self._keys(desired))
+
+    def _keys(self, desired: DesiredState) -> dict[str, set[str]]:
+        """Return who is to be let in now, by target, whatever was written down. Raises BadInput."""
+        return {front.target: set(self._files.keys(front).split()) for front in desired.fronts}
+
+
+def _has_same_files(front: Front, other: Front) -> bool:
+    return (front.target, front.args.api_keys, front.args.tls) == (
+        other.target,
+        other.args.api_keys,
+        other.args.tls,
+    )
 
 
 def _state(server: Server, earlier: Sequence[Server]) -> ServerState:

@@ -170,6 +170,14 @@ class Master:
         entries = [line.split(" ", 2) for line in lines if line.startswith("0x")]
         return {entry[1]: entry[2] for entry in entries if len(entry) == 3}
 
+    def patterns(self, worker: int, file: str) -> set[str] | None:
+        """Return the entries of a list, as the worker has them; None where it has no such list."""
+        answer = self.ask_worker(worker, f"show acl {file}")
+        if answer.startswith("Unknown ACL"):
+            return None
+        # Each line: its address, the entry.
+        return {line.split(" ", 1)[1] for line in answer.splitlines() if line.startswith("0x")}
+
 
 def _servers(table: str) -> Iterator[Server]:
     for row in csv.DictReader(table.removeprefix("# ").splitlines()):

@@ -1,13 +1,15 @@
 """haproxy as a program of our supervisord: started, reloaded, and brought to the desired state."""
 
+import contextlib
 import time
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.files import CONFIGURATION, DesiredState
 from weighbridge.serving.gateway.haproxy import ALERT, Master, NotAnswering, alerts, executable
-from weighbridge.serving.gateway.runtime_commands import DELETE, runtime_commands
+from weighbridge.serving.gateway.runtime_commands import DELETE, key_commands, runtime_commands
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.unix_sockets import make_socket_folder
@@ -37,12 +39,22 @@ class HaproxyProcess:
         """JSON lines, one per request, among haproxy's own messages."""
         return self._supervisor.logs / f"{PROGRAM}.log"
 
-    def reconcile(self, desired: DesiredState, text: str) -> None:
+    def is_current(self, text: str, keys: Mapping[str, Set[str]]) -> bool:
+        """Whether it runs with this configuration, and lets in who has these keys, by target."""
+        if not self.runs(text):
+            return False
+        try:
+            return not any(self._key_commands(worker, keys) for worker in self.master.workers())
+        except NotAnswering:
+            return False
+
+    def reconcile(self, desired: DesiredState, text: str, keys: Mapping[str, Set[str]]) -> None:
         """Return when the processes are what the files say, and desired.
 
         Args:
             desired: what they shall be.
             text: the configuration that is on the disk.
+            keys: entries of the lists of keys, by target.
 
         Raises:
             ConfigurationRejected: haproxy does not take the configuration.
@@ -55,7 +67,10 @@ class HaproxyProcess:
         problem: str | None = None
         while True:
             try:
-                worker, *_ = self.master.workers()
+                worker, *replaced = self.master.workers()
+                # First, and also where a reload comes next: it leaves connections to this one.
+                for earlier in (worker, *replaced):
+                    self._update_keys(earlier, keys)
                 if self.master.description(worker) == description:
                     problem = self._update(worker, desired)
                     if problem is None:
@@ -136,6 +151,21 @@ class HaproxyProcess:
             command for command in self._commands(worker, desired) if not command.startswith(DELETE)
         ]
         return "; ".join(answers) if remaining else None
+
+    def _update_keys(self, worker: int, keys: Mapping[str, Set[str]]) -> None:
+        # One that was replaced may end at any moment, and the newest is looked at again anyway.
+        with contextlib.suppress(NotAnswering):
+            for command in self._key_commands(worker, keys):
+                self.master.ask_worker(worker, command)
+
+    def _key_commands(self, worker: int, keys: Mapping[str, Set[str]]) -> list[str]:
+        """Return what a worker still has to be told of keys."""
+        commands: list[str] = []
+        for target, wanted in keys.items():
+            actual = self.master.patterns(worker, f"{target}.keys")
+            if actual is not None:
+                commands += key_commands(target, wanted, actual)
+        return commands
 
     def _commands(self, worker: int, desired: DesiredState) -> list[str]:
         """Return what a worker still has to be told."""

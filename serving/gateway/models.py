@@ -1,6 +1,7 @@
 """What the gateway is asked for, and what it reports: value types, with no haproxy in them."""
 
 import re
+from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -87,6 +88,12 @@ class GatewayArgs(BaseModel):
                     "https://app.example.com"
                 )
         return origins
+
+    @field_validator("api_keys", "tls")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        """Return the path as every process finds it: the deployer works in another folder."""
+        return str(Path(path).expanduser().absolute()) if path else ""
 
 
 class Route(BaseModel):

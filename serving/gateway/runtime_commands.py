@@ -3,7 +3,7 @@
 Nothing here touches haproxy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
 
 from weighbridge.serving.gateway import config
@@ -49,6 +49,16 @@ def runtime_commands(
         *_put_in_maintenance(front, servers, removed),
         *_set_entries(operations, maps[operations.file]),
         *(f"{DELETE}{front.target}/{name}" for name in removed),
+    ]
+
+
+def key_commands(target: str, desired: Set[str], actual: Set[str]) -> list[str]:
+    """Return the commands that let in who has one of the desired keys, and nobody else."""
+    file = f"{target}.keys"
+    # Removed first: cut off in between, the address is closed to somebody rather than open.
+    return [
+        *(f"del acl {file} {key}" for key in sorted(actual - desired)),
+        *(f"add acl {file} {key}" for key in sorted(desired - actual)),
     ]
 
 

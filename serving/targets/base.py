@@ -214,6 +214,16 @@ class Target(ABC, Generic[A, R]):
         """Return the headers that a request of ours to the address must carry."""
         return {}
 
+    def certificate(self) -> Path | None:
+        """Return a file with the certificate that the address shows; None where any authority that
+        this machine trusts is to vouch for it, or where there is no TLS.
+        """
+        return None
+
+    def problem(self) -> str:
+        """Return what is wrong with the address although it is in service; empty for nothing."""
+        return ""
+
     def probe_endpoint(self, revision: R) -> tuple[str, dict[str, str]]:
         """Return where monitoring asks this revision, and the headers that it sends along.
 

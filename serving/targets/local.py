@@ -17,7 +17,7 @@ from pydantic import Field
 
 from weighbridge.core import loopback
 from weighbridge.core.environments import Environment
-from weighbridge.core.errors import Unavailable
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.machine import available_memory
 from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
@@ -125,6 +125,18 @@ class Local(Target[LocalArgs, LocalRevision]):
     def credentials(self) -> dict[str, str]:
         """Return our own key, where the address wants one."""
         return self._own_key() if self.args.gateway.api_keys else {}
+
+    def certificate(self) -> Path | None:
+        """Return the recipe's own file: our requests go to this machine, by no name that it has."""
+        return Path(self.args.gateway.tls) if self.args.gateway.tls else None
+
+    def problem(self) -> str:
+        """Return why the files with keys and certificate can't be used, where they can't."""
+        try:
+            self._gateway.check_users(self._front(()))
+        except BadInput as exc:
+            return f"{exc}; what it held before goes on being in force"
+        return ""
 
     def probe_endpoint(self, revision: LocalRevision) -> tuple[str, dict[str, str]]:
         """Return the address, with our own key and pinned to this revision.
@@ -243,6 +255,8 @@ class Local(Target[LocalArgs, LocalRevision]):
         """Whether the running gateway does exactly that."""
         front = self._front(shares)
         if not self._gateway.running() or front not in self._gateway.fronts():
+            return False
+        if not self._gateway.is_current():
             return False
         try:
             servers = self._gateway.servers(self.name)

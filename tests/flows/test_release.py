@@ -1,5 +1,6 @@
 """The whole chain: a base model goes in, an endpoint that answers comes out."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,11 +16,14 @@ import httpx
 import openai
 import psutil
 import pytest
+import yaml
 
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
 from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry
+from weighbridge.rollout.interrupted_rollouts import recover
 
 pytestmark = pytest.mark.slow
 
@@ -112,8 +116,6 @@ def small(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 def address(path: Path) -> str:
-    import yaml
-
     return f"http://127.0.0.1:{yaml.safe_load(path.read_text())['deploy']['target']['port']}"
 
 
@@ -127,7 +129,9 @@ def stages(output: str) -> dict[str, str]:
     return {name: text for _, name, text in lines}
 
 
-def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(there: FirstRun) -> None:
+def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_adds_keys(
+    there: FirstRun,
+) -> None:
     first, small = there.done, there.recipe
     assert first.returncode == 0, first.stderr + first.stdout
     assert f"serves at {address(small)}/v1" in first.stdout
@@ -162,8 +166,13 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(there:
     (rollout,) = registry.history("chain")
     assert (rollout.outcome, rollout.version) == ("serving", champion.version)
 
-    again = weighbridge("run", small)
+    with_keys = yaml.safe_load(small.read_text())
+    keys = there.folder / "keys"
+    keys.write_text(f"{hashlib.sha256(b'of the shop').hexdigest()}\n")
+    with_keys["deploy"]["target"]["gateway"] = {"api_keys": str(keys)}
+    again = weighbridge("run", write(there.folder / "keys.yaml", with_keys))
     assert again.returncode == 0, again.stderr + again.stdout
+    assert "Authorization: Bearer" in again.stdout
     said = stages(again.stdout)
     assert list(said) == [
         "download",
@@ -178,6 +187,15 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage(there:
     assert all(text.startswith("reused: ") for text in said.values()), said
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert len(registry.history("chain")) == 1
+    with pytest.raises(openai.AuthenticationError):
+        client.models.list()
+    assert client.with_options(api_key="of the shop").models.list().data
+    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    assert asked.stdout.strip("\n") == text.strip("\n")
+    # Without the alias, MLflow, or a rollout: what a deployer does that is started anew.
+    recover(Workspace())
+    with pytest.raises(openai.AuthenticationError):
+        client.models.list()
 
     plan = json.loads(weighbridge("plan", small, "--json").stdout)
     assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 7
@@ -267,7 +285,8 @@ def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
     assert "no candidate is within the limits" in done.stderr
     assert "tokens/s" in done.stderr
     assert Registry.connect(Settings()).champion("chain") == before
-    assert httpx.get(f"{address(there.recipe)}/health").status_code == 200
+    (target,) = json.loads(weighbridge("status", "--json").stdout)["targets"]
+    assert target["healthy"]
 
 
 def test_the_winner_waits_as_challenger_where_the_recipe_says_never(

@@ -21,16 +21,31 @@ def test_targets_are_listed_with_model_and_arguments(registry: Registry) -> None
         target="local", model="demo", deploy={"port": 3000, "target": {"kind": "local"}}
     )
     edge = Binding(target="edge.1", model="demo", deploy={})
-    registry.bind(local)
-    registry.bind(edge)
-    registry.bind(local)
+    local = registry.bind(local)
+    edge = registry.bind(edge)
+    assert registry.bind(local) == local
     assert registry.bindings() == [edge, local]
 
 
 def test_a_target_serves_one_model_and_the_later_word_holds(registry: Registry) -> None:
     for model, port in (("demo", 1), ("other", 2), ("demo", 3), ("demo", 4)):
-        registry.bind(Binding(target="local", model=model, deploy={"port": port}))
-        assert registry.bindings() == [Binding(target="local", model=model, deploy={"port": port})]
+        bound = registry.bind(Binding(target="local", model=model, deploy={"port": port}))
+        assert registry.bindings() == [bound]
+        assert (bound.model, bound.deploy) == (model, {"port": port})
+
+
+def test_every_word_on_a_target_is_later_than_the_one_before_whatever_the_clock_says(
+    registry: Registry,
+) -> None:
+    said = [(1, 50.0), (2, 40.0), (2, 60.0), (3, 0.0)]
+    words = [
+        registry.bind(Binding(target="local", model="demo", deploy={"port": port}, since=since))
+        for port, since in said
+    ]
+    assert [word.since for word in words[:2]] == [50.0, pytest.approx(50.0)]
+    assert words[1].since > words[0].since
+    assert words[2] == words[1], "nothing new was said"
+    assert words[3].since > 1e9
 
 
 def test_killed_between_the_new_model_and_the_old_one_the_new_one_holds(
@@ -45,7 +60,8 @@ def test_killed_between_the_new_model_and_the_old_one_the_new_one_holds(
         patched.setattr(registry.connection.client, "delete_registered_model_tag", refuse)
         with pytest.raises(KeyboardInterrupt):
             registry.bind(moved)
-    assert registry.bindings() == [moved]
+    [found] = registry.bindings()
+    assert (found.model, found.deploy) == ("other", {})
     registry.bind(moved)
     model = registry.connection.client.get_registered_model("demo")
     assert f"{_TAG}local" not in model.tags

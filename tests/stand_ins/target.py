@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from weighbridge.core.errors import Unavailable
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
@@ -59,6 +59,8 @@ class World:
     running: dict[str, "MemoryRevision"] = field(default_factory=dict)
     routes: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """Weight and draining by revision."""
+    door: str = ""
+    """How the address is kept."""
     in_flight: dict[str, int] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
     """Unix time at which each revision was started last."""
@@ -119,9 +121,10 @@ class World:
 
 
 class MemoryArgs(TargetArgs):
-    """Nothing to say."""
+    """How its address is kept, in a word; `taken` is one that can't be had."""
 
     kind: Literal["memory"] = "memory"
+    door: str = "open"
 
 
 class MemoryRevision(Revision):
@@ -231,13 +234,15 @@ class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
 
     def route(self, shares: Sequence[Share[MemoryRevision]]) -> None:
         routes = _routes(shares)
-        if routes == self.world.routes:
+        if self.is_routed(shares):
             return
+        if self.args.door == "taken":
+            raise BadInput("routing", "the address is somebody else's")
         with self.world.effect(f"route {routes}"):
-            self.world.routes = routes
+            self.world.routes, self.world.door = routes, self.args.door
 
     def is_routed(self, shares: Sequence[Share[MemoryRevision]]) -> bool:
-        return _routes(shares) == self.world.routes
+        return (_routes(shares), self.args.door) == (self.world.routes, self.world.door)
 
     def in_flight(self, revision: Revision) -> int:
         return self.world.in_flight.get(revision.name, 0)

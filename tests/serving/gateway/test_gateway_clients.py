@@ -1,6 +1,9 @@
 """The gateway, with a real haproxy: which version answers whom, who waits, and who is let in."""
 
 import hashlib
+import os
+import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -22,9 +25,10 @@ from tests.serving.gateway.gateways import (
 )
 from tests.serving.gateway.upstreams import Upstream, upstreams
 from tests.waiting import until
-from weighbridge.core.errors import BadInput
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port
 from weighbridge.serving.gateway.gateway import Gateway
+from weighbridge.serving.openai_client import Client
 
 
 def test_traffic_follows_the_weights(gateway: Gateway, two: list[Upstream]) -> None:
@@ -160,26 +164,115 @@ def test_a_key_written_as_it_is_is_refused(gateway: Gateway, tmp_path: Path) -> 
     assert "open-sesame" not in str(refused.value)
 
 
-def test_tls(gateway: Gateway, two: list[Upstream], tmp_path: Path) -> None:
-    port, pem = free_port(), tmp_path / "my certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    command += " -addext subjectAltName=IP:127.0.0.1"
-    command_line = [
-        *command.split(),
-        "-keyout",
-        str(tmp_path / "key"),
-        "-out",
-        str(tmp_path / "crt"),
-    ]
-    subprocess.run(command_line, check=True, capture_output=True)
-    pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())
-    gateway.apply(front(port, two[0], tls=str(pem)))
-    import ssl
+def write_certificate(pem: Path, name: str) -> Path:
+    """A new certificate with its key, signed by itself."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    key, certificate = pem.with_suffix(".key"), pem.with_suffix(".crt")
+    subprocess.run(
+        [*command.split(), "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    pem.write_text(certificate.read_text() + key.read_text())
+    return pem
 
-    context = ssl.create_default_context(cafile=tmp_path / "crt")
-    answer = httpx.post(f"https://127.0.0.1:{port}{ASK}", json={}, verify=context, trust_env=False)
-    assert answer.json() == {"by": "7"}
+
+def ask_over_tls(port: int, certificate: Path) -> str:
+    return Client(f"https://127.0.0.1:{port}", certificate=certificate)._ask("POST", ASK, {})["by"]
+
+
+def test_tls_with_a_certificate_that_is_renewed(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
+    port, pem = free_port(), write_certificate(tmp_path / "my certificate.pem", "shop.example")
+    gateway.apply(desired := front(port, two[0], tls=str(pem)))
+    first = shutil.copy(pem, tmp_path / "first.pem")
+    assert ask_over_tls(port, first) == "7"
+    with pytest.raises(httpx.HTTPError):
+        ask(port)
     with pytest.raises(BadInput):
         gateway.apply(front(port, two[0], tls=str(tmp_path / "nowhere")))
+    assert gateway.is_current()
+    write_certificate(pem, "shop.example")
+    assert not gateway.is_current()
+    gateway.apply(desired)
+    assert gateway.is_current()
+    second = shutil.copy(pem, tmp_path / "second.pem")
+    assert ask_over_tls(port, second) == "7"
+    with pytest.raises(Unavailable, match="certificate"):
+        ask_over_tls(port, first)
+    pem.write_text("half a certifi")
+    os.kill(master_of(gateway), signal.SIGKILL)
+    gateway.apply(desired)
+    assert ask_over_tls(port, second) == "7", "what could be used last"
     until(lambda: entries(gateway))
     assert entries(gateway)[0]["target"] == "demo"
+
+
+def test_a_key_that_is_removed_opens_nothing_more_and_no_connection_is_lost(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
+    port, keys = free_port(), tmp_path / "keys"
+    keys.write_text(digests("old", "stays"))
+    gateway.apply(desired := front(port, two[0], api_keys=str(keys)))
+    before = workers(gateway)
+    with (
+        keyed(port, "old") as old,
+        keyed(port, "stays") as stays,
+        keyed(port, "stays") as from_before,
+    ):
+        for client in (old, stays, from_before):
+            assert client.post(ASK, json={}).status_code == 200
+        assert gateway.is_current()
+        keys.write_text(digests("stays", "new"))
+        assert not gateway.is_current()
+        gateway.apply(desired)
+        assert gateway.is_current()
+        assert workers(gateway) == before
+        assert old.post(ASK, json={}).status_code == 401
+        assert stays.post(ASK, json={}).status_code == 200
+        assert ask(port, Authorization="Bearer new").status_code == 200
+        # A worker that a reload has replaced is told of keys as well.
+        gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
+        keys.write_text(digests("new"))
+        gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
+        assert len(workers(gateway)) == 2
+        assert from_before.post(ASK, json={}).status_code == 401
+    for broken in ("open-sesame\n", None):
+        keys.write_text(broken) if broken else keys.unlink()
+        gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
+        assert ask(port, Authorization="Bearer new").status_code == 200
+        assert (ask(port, Authorization="Bearer stays").status_code, ask(port).status_code) == (
+            401,
+            401,
+        )
+
+
+def test_keys_that_are_asked_for_hold_on_connections_that_were_open_before(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
+    port, keys = free_port(), tmp_path / "keys"
+    keys.write_text(digests("shop"))
+    gateway.apply(front(port, two[0]))
+    with keyed(port, "none") as client:
+        assert client.post(ASK, json={}).status_code == 200
+        gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
+        assert client.post(ASK, json={}).status_code == 401
+    gateway.stop()
+    gateway.ensure()
+    assert (ask(port).status_code, ask(port, Authorization="Bearer shop").status_code) == (401, 200)
+    gateway.apply(front(port, two[0]))
+    assert ask(port).status_code == 200
+
+
+def keyed(port: int, key: str) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}",
+        headers={"Authorization": f"Bearer {key}"},
+        trust_env=False,
+        timeout=20,
+    )
+
+
+def digests(*keys: str) -> str:
+    return "".join(f"{hashlib.sha256(key.encode()).hexdigest()}\n" for key in keys)
