@@ -1,9 +1,7 @@
 """The gateway, with a real haproxy: which version answers whom, who waits, and who is let in."""
 
 import hashlib
-import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -202,7 +200,7 @@ def test_tls_with_a_certificate_that_is_renewed(
     with pytest.raises(Unavailable, match="certificate"):
         ask_over_tls(port, first)
     pem.write_text("half a certifi")
-    os.kill(master_of(gateway), signal.SIGKILL)
+    gateway.stop()
     gateway.apply(desired)
     assert ask_over_tls(port, second) == "7", "what could be used last"
     until(lambda: entries(gateway))
