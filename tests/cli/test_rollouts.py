@@ -206,7 +206,7 @@ def test_abort_keeps_the_old_version_and_leaves_the_alias(
     weighbridge("promote", "demo", "2", "--no-wait")
     until(lambda: shop.state.rollout is not None and shop.state.rollout.share)
     assert "version 2 to shop is rolled back" in weighbridge("abort", "shop")
-    until(lambda: shop.state.rollout is None)
+    until(lambda: shop.state.rollout is None and shop.managed.is_routed())
     assert (shop.serves(), shop.registry.alias) == ("1", "2")
 
 

@@ -42,6 +42,7 @@ def test_a_kind_that_nobody_knows_is_told(tmp_path: Path) -> None:
 def test_what_is_optional_has_a_default(tmp_path: Path) -> None:
     class Plain(MemoryTarget):
         free_memory = Target.free_memory
+        traffic_figures = Target.traffic_figures
 
     target = Plain("shop", MemoryArgs(), tmp_path)
     target.check()
