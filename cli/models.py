@@ -125,7 +125,11 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
         for label, score in measurement.get(kept, {}).items()
     ]
     speed = [
-        [f"at concurrency {load['concurrency']}", f"{load['tokens_per_second']:.0f} tokens/s"]
+        [
+            f"at concurrency {load['concurrency']}",
+            f"{load['tokens_per_second']:.0f} tokens/s, "
+            f"{load['requests_per_second']:.3g} requests/s",
+        ]
         for load in measurement["load"]
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]

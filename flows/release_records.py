@@ -164,10 +164,13 @@ def _speed(measurement: Measurement) -> dict[str, float]:
     }
     if measurement.cost_per_million_tokens is not None:
         figures["cost_per_million_tokens"] = measurement.cost_per_million_tokens
+    if measurement.cost_per_thousand_requests is not None:
+        figures["cost_per_thousand_requests"] = measurement.cost_per_thousand_requests
     for load in measurement.load:
         at = f"at_{load.concurrency}"
         figures |= {
             f"tokens_per_second_{at}": load.tokens_per_second,
+            f"requests_per_second_{at}": load.requests_per_second,
             f"ttft_p50_{at}": load.ttft_p50,
             f"ttft_p95_{at}": load.ttft_p95,
             f"itl_p50_{at}": load.itl_p50,

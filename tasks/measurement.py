@@ -56,6 +56,9 @@ class Measurement(BaseModel):
     cost_per_million_tokens: float | None = Field(
         None, description="At the best throughput, in the recipe's currency."
     )
+    cost_per_thousand_requests: float | None = Field(
+        None, description="At the most requests per second, in the recipe's currency."
+    )
     tuning: list[dict[str, int | float | str]] = Field(
         default_factory=list, description="Options tried and tokens/s seen."
     )

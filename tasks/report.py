@@ -6,7 +6,7 @@ rows for a terminal.
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -183,18 +183,18 @@ def _row(
     label = measurement.candidate.label
     loads = {load.concurrency: load for load in measurement.load}
     at = decision.concurrency
-    speeds = [
-        f"{loads[count].tokens_per_second:,.0f}" if count in loads else _UNKNOWN for count in counts
-    ]
+    at_counts = f" at {' / '.join(map(str, counts))}" if counts else ""
+    measured = [loads.get(count) for count in counts]
     return {
         "candidate": label,
         **{title_of(key): _score(measurement.scores.get(key)) for key in metrics},
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
-        f"tokens/s at {' / '.join(map(str, counts))}" if counts else "tokens/s": " / ".join(speeds)
-        or _UNKNOWN,
+        f"tokens/s{at_counts}": _each(measured, lambda load: f"{load.tokens_per_second:,.0f}"),
+        f"requests/s{at_counts}": _each(measured, lambda load: f"{load.requests_per_second:,.3g}"),
         "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
+        f"{currency} / 1,000 requests": _number(measurement.cost_per_thousand_requests),
         "verdict": _verdict(label, decision),
     }
 
@@ -217,6 +217,7 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
         "peak_memory": measurement.peak_memory or None,
         "size": measurement.candidate.variant.artifact.size,
         "cost_per_million_tokens": measurement.cost_per_million_tokens,
+        "cost_per_thousand_requests": measurement.cost_per_thousand_requests,
     }
 
 
@@ -229,6 +230,10 @@ def score_figures(scores: Mapping[str, Score]) -> dict[str, dict[str, float | No
         }
         for label, score in scores.items()
     }
+
+
+def _each(loads: Sequence[LoadFigures | None], shown: Callable[[LoadFigures], str]) -> str:
+    return " / ".join(shown(load) if load else _UNKNOWN for load in loads) or _UNKNOWN
 
 
 def _score(score: Score | None) -> str:

@@ -2,9 +2,11 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision
@@ -28,6 +30,26 @@ _COLORS = (
 _INK = "#334155"
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """What a panel shows from left to right."""
+
+    title: str
+    figure: Callable[[Measurement, LoadFigures], float | None]
+    less_is_better: bool = False
+
+
+_TOKENS = _Axis("output tokens per second", lambda _, load: load.tokens_per_second)
+_REQUESTS = _Axis("requests per second", lambda _, load: load.requests_per_second)
+_REQUEST_COST = _Axis(
+    "cost of 1,000 requests, cheaper is right",
+    lambda measurement, _: measurement.cost_per_thousand_requests,
+    less_is_better=True,
+)
+SHORT_ANSWER = 16
+"""Tokens of an answer below which tokens per second say more about prompts than about answers."""
+
+
 def title_of(label: str) -> str:
     """Return a metric's label as people read it."""
     return "NLL" if label == "nll" else label.replace("_", " ")
@@ -38,23 +60,25 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    metrics = _metrics(measurements, decision)
+    metrics, axis = _metrics(measurements, decision), _axis(measurements, decision)
     figure = Figure(figsize=(5.2 * len(metrics) + 0.8, 4.4), dpi=120, layout="constrained")
     # Not through pyplot: it keeps figures in global state, and is not safe in the threads of flows.
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
-        _dress(panel, metric, decision)
+        _dress(panel, metric, axis, decision)
         for color, measurement in zip(
             _repeat(_COLORS, len(measurements)), measurements, strict=True
         ):
-            _mark(panel, measurement, metric, color, decision)
+            _mark(panel, measurement, metric, axis, color, decision)
         if any(
             not measurement.scores[metric].greater_is_better
             for measurement in measurements
             if metric in measurement.scores
         ):
             panel.invert_yaxis()
+        if axis.less_is_better:
+            panel.invert_xaxis()
     handles, labels = _legend(panels)
     if handles:
         figure.legend(
@@ -88,24 +112,47 @@ def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[st
     return [decision.metric, nll] if nll else [decision.metric]
 
 
+def _axis(measurements: Sequence[Measurement], decision: Decision) -> _Axis:
+    """Return what speed is where answers are as long as these: of requests, where they are short;
+    their cost, where a price is known and cost decides.
+    """
+    of_requests = decision.objective in ("requests", "request_cost")
+    if not of_requests and not _answers_are_short(measurements):
+        return _TOKENS
+    costs = decision.objective in ("cost", "request_cost") and any(
+        measurement.cost_per_thousand_requests is not None for measurement in measurements
+    )
+    return _REQUEST_COST if costs else _REQUESTS
+
+
+def _answers_are_short(measurements: Sequence[Measurement]) -> bool:
+    lengths = [
+        load.tokens_per_second / load.requests_per_second
+        for measurement in measurements
+        for load in measurement.load
+        if load.requests_per_second > 0
+    ]
+    return bool(lengths) and max(lengths) < SHORT_ANSWER
+
+
 def _repeat(colors: Sequence[str], number: int) -> list[str]:
     return [colors[index % len(colors)] for index in range(number)]
 
 
 def _mark(
-    panel: "Axes", measurement: Measurement, metric: str, color: str, decision: Decision
+    panel: "Axes",
+    measurement: Measurement,
+    metric: str,
+    axis: _Axis,
+    color: str,
+    decision: Decision,
 ) -> None:
     load, score = figures_at(measurement, decision.concurrency), measurement.scores.get(metric)
-    if (
-        load is None
-        or score is None
-        or not math.isfinite(score.value)
-        or not math.isfinite(load.tokens_per_second)
-    ):
+    x = axis.figure(measurement, load) if load else None
+    if x is None or score is None or not math.isfinite(score.value) or not math.isfinite(x):
         return
     label = measurement.candidate.label
     won, refused = label == decision.winner, label in decision.refused
-    x = load.tokens_per_second
     panel.errorbar(
         x,
         score.value,
@@ -133,9 +180,9 @@ def _interval(score: Score) -> list[list[float]]:
     return [[max(score.value - score.low, 0.0)], [max(score.high - score.value, 0.0)]]
 
 
-def _dress(panel: "Axes", metric: str, decision: Decision) -> None:
+def _dress(panel: "Axes", metric: str, axis: _Axis, decision: Decision) -> None:
     at = f" at concurrency {decision.concurrency}" if decision.concurrency else ""
-    panel.set_xlabel(f"output tokens per second{at}", color=_INK)
+    panel.set_xlabel(axis.title + ("" if axis.less_is_better else at), color=_INK)
     panel.set_ylabel(f"{title_of(metric)}, better is up", color=_INK)
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)

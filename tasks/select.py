@@ -16,7 +16,8 @@ from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.selection_rules import SelectionRules, highest_concurrency
 
 # 2: a reason is given for the champion as well.
-VERSION = 2
+# 3: requests and their cost may decide.
+VERSION = 3
 
 
 class Decision(BaseModel):

@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-Goal = Literal["throughput", "cost", "latency", "quality", "memory", "size"]
+Goal = Literal[
+    "throughput", "requests", "cost", "request_cost", "latency", "quality", "memory", "size"
+]
 
 
 class SelectArgs(BaseModel):
@@ -40,6 +42,9 @@ class SelectArgs(BaseModel):
     min_tokens_per_second: float | None = Field(
         None, gt=0, description="Output tokens of all streams together."
     )
+    min_requests_per_second: float | None = Field(
+        None, gt=0, description="Answers of all streams together: says more where they are short."
+    )
     max_memory: ByteSize | None = Field(
         None, gt=0, description="Peak of the whole engine: bytes, or `2 GiB`."
     )
@@ -48,6 +53,9 @@ class SelectArgs(BaseModel):
     )
     max_cost: float | None = Field(
         None, gt=0, description="Per million output tokens, in the recipe's currency."
+    )
+    max_request_cost: float | None = Field(
+        None, gt=0, description="Per 1,000 requests, in the recipe's currency."
     )
     max_errors: float = Field(
         0.0, ge=0, le=1, description="Share of requests under load that may fail."
@@ -58,7 +66,10 @@ class SelectArgs(BaseModel):
         description="Load at which speed counts, one of those weighed; empty: the highest.",
     )
     objective: Goal = Field(
-        "throughput", description="What decides among the candidates within the limits."
+        "throughput",
+        description="What decides among the candidates within the limits: tokens per second "
+        "(`throughput`) or per price (`cost`), requests per second (`requests`) or per price "
+        "(`request_cost`) where answers are short, and so on.",
     )
     min_improvement: float = Field(
         0.05,

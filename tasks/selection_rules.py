@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weighbridge.core.formatting import human_seconds, human_size
@@ -15,6 +15,8 @@ _ROUNDING = 1e-9
 """0.99 - 0.97 is a little more than 0.02."""
 _Z = 1.96
 """Standard errors to either side of a 95 % confidence interval."""
+_OF_LOAD: Collection[Goal] = ("throughput", "requests", "latency")
+"""Objectives of one concurrency."""
 _NO_COST = "its cost is not known: set weigh.price_per_hour"
 
 
@@ -40,6 +42,10 @@ _OBJECTIVES: Mapping[Goal, _Objective] = {
     "throughput": _Objective("fastest", "slower", True, lambda value: f"{value:,.0f} tokens/s"),
     "cost": _Objective(
         "cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"
+    ),
+    "requests": _Objective("fastest", "slower", True, lambda value: f"{value:,.3g} requests/s"),
+    "request_cost": _Objective(
+        "cheapest", "dearer", False, lambda value: f"{value:,.4g} per 1,000 requests"
     ),
     "latency": _Objective(
         "quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"
@@ -187,15 +193,16 @@ class SelectionRules:
         ):
             limit = f"{args.min_tokens_per_second:,.0f}"
             wrong.append(f"{load.tokens_per_second:,.0f} tokens/s {at} is below the limit {limit}")
+        least = args.min_requests_per_second
+        if least is not None and not load.requests_per_second >= least:
+            wrong.append(
+                f"{load.requests_per_second:,.3g} requests/s {at} is below the limit {least:,.3g}"
+            )
         return wrong
 
     def _footprint(self, measurement: Measurement) -> list[str]:
-        args, size, cost = (
-            self.args,
-            measurement.candidate.variant.artifact.size,
-            measurement.cost_per_million_tokens,
-        )
-        wrong = []
+        args, size = self.args, measurement.candidate.variant.artifact.size
+        wrong = self._costs(measurement)
         if args.max_memory is not None and measurement.peak_memory > args.max_memory:
             wrong.append(
                 f"{human_size(measurement.peak_memory)} of memory is above the limit "
@@ -205,11 +212,21 @@ class SelectionRules:
             wrong.append(
                 f"its size {human_size(size)} is above the limit {human_size(args.max_size)}"
             )
-        if args.max_cost is not None and cost is not None and not cost <= args.max_cost:
-            wrong.append(f"{cost:,.4g} per million tokens is above the limit {args.max_cost:,.4g}")
-        if args.max_cost is not None and cost is None:
-            wrong.append(_NO_COST)
         return wrong
+
+    def _costs(self, measurement: Measurement) -> list[str]:
+        wrong = []
+        for limit, cost, per in (
+            (self.args.max_cost, measurement.cost_per_million_tokens, "million tokens"),
+            (self.args.max_request_cost, measurement.cost_per_thousand_requests, "1,000 requests"),
+        ):
+            if limit is None:
+                continue
+            if cost is None:
+                wrong.append(_NO_COST)
+            elif not cost <= limit:
+                wrong.append(f"{cost:,.4g} per {per} is above the limit {limit:,.4g}")
+        return list(dict.fromkeys(wrong))
 
     def _unknown(self, measurement: Measurement) -> str | None:
         """Return that the objective's figure is not known: nothing can win on it then.
@@ -217,14 +234,12 @@ class SelectionRules:
         None where it is known, or where another limit says so already.
         """
         goal = self.args.objective
-        covered = goal == "quality" or (goal == "cost" and self.args.max_cost is not None)
-        unweighed = (
-            goal in ("throughput", "latency")
-            and figures_at(measurement, self.args.concurrency) is None
-        )
+        limited = {"cost": self.args.max_cost, "request_cost": self.args.max_request_cost}
+        covered = goal == "quality" or limited.get(goal) is not None
+        unweighed = goal in _OF_LOAD and figures_at(measurement, self.args.concurrency) is None
         if covered or unweighed or self.objective(measurement) is not None:
             return None
-        return _NO_COST if goal == "cost" else f"its {goal} is not known"
+        return _NO_COST if goal in limited else f"its {goal} is not known"
 
     def objective(self, measurement: Measurement) -> float | None:
         """Return the figure that decides; None where it is not known."""
@@ -234,7 +249,9 @@ class SelectionRules:
         )
         figures: Mapping[Goal, float | None] = {
             "throughput": load.tokens_per_second if load else None,
+            "requests": load.requests_per_second if load else None,
             "latency": load.ttft_p95 if load else None,
+            "request_cost": measurement.cost_per_thousand_requests,
             "cost": measurement.cost_per_million_tokens,
             "quality": score.value if score else None,
             # 0 where no sample was taken.
@@ -276,7 +293,7 @@ class SelectionRules:
         load = figures_at(measurement, self.args.concurrency)
         at = (
             f" at concurrency {load.concurrency}"
-            if load and self.args.objective in ("throughput", "latency")
+            if load and self.args.objective in _OF_LOAD
             else ""
         )
         figure = f"{self.shown(measurement)}{at}"

@@ -214,9 +214,14 @@ def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
 
     The price is no part of what is kept: it changes without anything being measured again.
     """
-    best = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
-    if args.price_per_hour is None or best <= 0:
+    price = args.price_per_hour
+    tokens = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
+    requests = max((figures.requests_per_second for figures in measurement.load), default=0.0)
+    if price is None:
         return measurement
     return measurement.model_copy(
-        update={"cost_per_million_tokens": args.price_per_hour / (best * 3600) * 1e6}
+        update={
+            "cost_per_million_tokens": price / (tokens * 3600) * 1e6 if tokens > 0 else None,
+            "cost_per_thousand_requests": price / (requests * 3600) * 1e3 if requests > 0 else None,
+        }
     )

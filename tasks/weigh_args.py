@@ -41,6 +41,6 @@ class WeighArgs(BaseModel):
         description="Measure the engine options that are left open, such as threads and slots.",
     )
     price_per_hour: float | None = Field(
-        None, ge=0, description="Of this machine; gives the cost per million tokens."
+        None, ge=0, description="Of this machine; gives the cost of tokens and of requests."
     )
     currency: str = Field("USD", description="Of the price; only shown.")

@@ -27,7 +27,12 @@ def nll(value: float) -> Score:
 
 
 def load(
-    tokens_per_second: float, concurrency: int = 1, *, ttft: float = 0.05, errors: int = 0
+    tokens_per_second: float,
+    concurrency: int = 1,
+    *,
+    ttft: float = 0.05,
+    errors: int = 0,
+    requests_per_second: float = 16,
 ) -> LoadFigures:
     return LoadFigures(
         concurrency=concurrency,
@@ -36,7 +41,7 @@ def load(
         output_tokens=1000,
         seconds=2.0,
         tokens_per_second=tokens_per_second,
-        requests_per_second=16,
+        requests_per_second=requests_per_second,
         ttft_p50=ttft / 2,
         ttft_p95=ttft,
         itl_p50=0.001,
@@ -54,6 +59,8 @@ def measured(
     size: int = 2 << 20,
     ttft: float = 0.05,
     cost: float | None = 0.1,
+    requests: float = 16,
+    request_cost: float | None = 0.2,
     failure: str = "",
     errors: int = 0,
     content: str = "",
@@ -68,10 +75,16 @@ def measured(
         ),
         scores={} if failure else {"exact_match": exact(right), "nll": nll(likelihood)},
         predictions=artifact.model_copy(update={"format": "jsonl"}),
-        load=[] if failure else [load(speed / 2), load(speed, 8, ttft=ttft, errors=errors)],
+        load=[]
+        if failure
+        else [
+            load(speed / 2, requests_per_second=requests / 2),
+            load(speed, 8, ttft=ttft, errors=errors, requests_per_second=requests),
+        ],
         load_seconds=0.4,
         peak_memory=0 if failure else memory,
         cost_per_million_tokens=None if failure else cost,
+        cost_per_thousand_requests=None if failure else request_cost,
         machine={"processor": "a processor", "cores": "2"},
         failure=failure,
     )

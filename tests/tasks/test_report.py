@@ -10,8 +10,9 @@ import pytest
 
 from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.tasks.report import UNITS, WeighingReport, weighing_report
+from weighbridge.tasks.report_chart import draw
 from weighbridge.tasks.select import select
-from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.select_args import Goal, SelectArgs
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,11 @@ def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
         "NLL": "0.010 (0.009–0.011)",
         "TTFT p50 / p95 at 8": "25 ms / 50 ms",
         "tokens/s at 1 / 8": "450 / 900",
+        "requests/s at 1 / 8": "8 / 16",
         "memory": "50.0 MiB",
         "size": "2.0 MiB",
         "EUR / M tokens": "0.1",
+        "EUR / 1,000 requests": "0.2",
         "verdict": "winner",
     }
     assert all(list(row) == list(report.rows[0]) for row in report.rows)
@@ -82,7 +85,7 @@ def test_programs_get_numbers_whose_units_are_told(report: WeighingReport) -> No
     assert report.figures[-1]["peak_memory"] is None, "the one that died was not measured"
     numbers = {key for key, value in first.items() if isinstance(value, float | int)}
     of_load = {key for key, value in first["load"][0].items() if isinstance(value, float)}
-    assert numbers | of_load <= {*UNITS, "cost_per_million_tokens"}
+    assert numbers | of_load <= {*UNITS, "cost_per_million_tokens", "cost_per_thousand_requests"}
     assert [figures["candidate"] for figures in report.figures] == [
         row["candidate"] for row in report.rows
     ]
@@ -123,6 +126,30 @@ def test_a_report_without_a_winner_says_so() -> None:
     assert made.headline == "no winner"
     assert "died" in made.markdown
     assert made.chart.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("objective", "tokens_per_second", "axis"),
+    [
+        ("throughput", 900, "output tokens per second"),
+        ("requests", 900, "requests per second"),
+        ("throughput", 48, "requests per second"),
+        ("request_cost", 900, "cost of 1,000 requests"),
+        ("cost", 48, "cost of 1,000 requests"),
+        ("cost", 900, "output tokens per second"),
+    ],
+)
+def test_the_chart_shows_requests_where_answers_are_short_or_they_decide(
+    objective: Goal, tokens_per_second: float, axis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, title, **unused: titles.append(title))
+    measurements = [measured("a", speed=tokens_per_second), measured("dead", failure="died")]
+    decision = select(measurements, REFERENCE, None, SelectArgs(objective=objective))
+    draw(measurements, decision, "")
+    assert all(title.startswith(axis) for title in titles)
 
 
 def test_matplotlib_is_not_imported_with_the_module() -> None:

@@ -25,7 +25,9 @@ def decide(
     ("objective", "winner"),
     [
         ("throughput", "fast"),
+        ("requests", "brisk"),
         ("cost", "cheap"),
+        ("request_cost", "thrifty"),
         ("latency", "quick"),
         ("quality", "good"),
         ("memory", "lean"),
@@ -36,6 +38,8 @@ def test_the_objective_decides_among_those_within_the_limits(objective: str, win
     decision = decide(
         measured("fast", speed=900),
         measured("cheap", cost=0.01),
+        measured("brisk", requests=20),
+        measured("thrifty", request_cost=0.1),
         measured("quick", ttft=0.01),
         measured("good", right=200),
         measured("lean", memory=1 << 20),
@@ -43,7 +47,7 @@ def test_the_objective_decides_among_those_within_the_limits(objective: str, win
         objective=objective,
     )
     assert decision.winner == f"llama_cpp/{winner}"
-    assert len(decision.reasons) == 5
+    assert len(decision.reasons) == 7
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,13 @@ def test_the_objective_decides_among_those_within_the_limits(objective: str, win
             {"min_tokens_per_second": 20},
             "10 tokens/s at concurrency 8 is below the limit 20",
         ),
+        (
+            measured("x", requests=1.5),
+            {"min_requests_per_second": 20},
+            "1.5 requests/s at concurrency 8 is below the limit 20",
+        ),
+        (measured("x"), {"max_request_cost": 0.1}, "0.2 per 1,000 requests is above the limit 0.1"),
+        (measured("x", request_cost=None), {"max_request_cost": 0.1}, "its cost is not known"),
         (measured("x"), {"max_memory": "20 MiB"}, "50.0 MiB of memory is above the limit 20.0 MiB"),
         (measured("x"), {"max_size": "1 MiB"}, "its size 2.0 MiB is above the limit 1.0 MiB"),
         (measured("x"), {"max_cost": 0.01}, "0.1 per million tokens is above the limit 0.01"),

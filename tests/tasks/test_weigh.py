@@ -122,6 +122,9 @@ def test_every_figure_is_there(
     assert measured.peak_memory > 1 << 20
     best = max(figures.tokens_per_second for figures in measured.load)
     assert measured.cost_per_million_tokens == pytest.approx(1000 / best)
+    assert measured.cost_per_thousand_requests == pytest.approx(
+        1 / max(figures.requests_per_second for figures in measured.load)
+    )
     assert measured.machine["cores"] == str(machine.cores())
 
 
