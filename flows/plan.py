@@ -13,8 +13,10 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
-from weighbridge.tasks.download import Pinned, missing_bytes, pin
+from weighbridge.tasks.data import read_rows
+from weighbridge.tasks.download import Downloaded, Pinned, missing_bytes, pin
 from weighbridge.tasks.optimizers.base import load_optimizer
+from weighbridge.tasks.training_memory import training_memory
 
 Action = Literal["reuse", "run", "wait"]
 STAGES: Final = (
@@ -27,6 +29,8 @@ STAGES: Final = (
     "package",
     "deploy",
 )
+ROWS_LOOKED_AT: Final = 10_000
+"""Rows whose lengths tell how much memory training takes."""
 R = TypeVar("R")
 
 
@@ -107,8 +111,7 @@ class _Forecaster:
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         yield from self._forecast(
             cached_stages.finetune_step(downloaded, recipe, workspace),
-            # Weights, gradients and the optimizer's state.
-            _memory("training", downloaded.model.size, 3),
+            _finetune_needs(downloaded, recipe),
         )
         finetuned = self.last
         yield from self._forecast(
@@ -151,10 +154,12 @@ def _download_needs(pinned: Pinned, forecaster: _Forecaster) -> Iterator[str]:
     yield f"{missing / 1e6:,.0f} MB to fetch and to keep"
 
 
-def _memory(what: str, weights: int, times: float) -> Iterator[str]:
+def _finetune_needs(downloaded: Downloaded, recipe: Recipe) -> Iterator[str]:
+    rows = read_rows(downloaded.data, "train", ROWS_LOOKED_AT)
+    memory = training_memory(downloaded.model.path, rows, recipe.finetune)
     yield (
-        f"about {weights * times / 1e9:,.1f} GB of memory for {what}, "
-        f"{weights / 1e9:,.1f} GB of disk for the result"
+        f"about {memory / 1e9:,.1f} GB of memory for training, "
+        f"{downloaded.model.size / 1e9:,.1f} GB of disk for the result"
     )
 
 

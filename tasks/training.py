@@ -1,6 +1,4 @@
-"""The training run of stage finetune: SFTTrainer, its checkpoints, its losses. Imports torch:
-import it late.
-"""
+"""The training run of stage finetune: checkpoints and losses. Imports torch: import it late."""
 
 from __future__ import annotations
 
@@ -9,34 +7,21 @@ import logging
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from weighbridge.core import progress
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
-from weighbridge.tasks import hf_models
-from weighbridge.tasks.encoding import Encoded, load_tokenizer
+from weighbridge.tasks.encoding import Encoded
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
+from weighbridge.tasks.trainers import make_trainer, several_ranks
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-IGNORE: Final = -100
-"""Label of a token that no loss is taken of."""
 WHOLE: Final = "weighbridge-whole.json"
 """Written last into a checkpoint; it names every file and its size."""
 KEPT: Final = ("loss", "learning_rate", "grad_norm", "epoch", "mean_token_accuracy", "entropy")
@@ -56,7 +41,7 @@ def train(
     # One rank tidies up: the others would delete under its hands.
     if is_first():
         _discard_others(folder, checkpoint)
-    trainer = _trainer(base, rows, args, folder)
+    trainer = make_trainer(base, rows, args, folder)
     logger.info(
         "fine-tuning on %d rows%s",
         len(rows),
@@ -117,17 +102,13 @@ def once(compute: Callable[[], T]) -> T:
 
     The trainer has joined the ranks by then.
     """
-    if not _several():
+    if not several_ranks():
         return compute()
     results: list[Any] = [compute() if is_first() else None]
     # It fills the list in place: the other ranks find the first one's result in it.
     torch.distributed.broadcast_object_list(results)
     result: T = results[0]
     return result
-
-
-def _several() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
@@ -189,102 +170,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
             self._since.clear()
 
 
-def _trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path) -> SFTTrainer:
-    from peft import LoraConfig
-    from trl import SFTTrainer
-
-    targets = (
-        args.target_modules if isinstance(args.target_modules, str) else list(args.target_modules)
-    )
-    lora = LoraConfig(
-        r=args.r,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    model, tokenizer, config = (
-        hf_models.load_model(base),
-        load_tokenizer(base),
-        _config(args, folder),
-    )
-    try:
-        with warnings.catch_warnings():
-            # Merged into weights that two layers share, such an adapter would change both layers.
-            warnings.filterwarnings("error", message=".*a tied layer is part of the adapter")
-            trainer = SFTTrainer(
-                model=model,
-                args=config,
-                train_dataset=_dataset(rows, args),
-                processing_class=tokenizer,
-                peft_config=lora,
-            )
-    except (ValueError, UserWarning) as exc:
-        wrong = " ".join(str(exc).split())[:300]
-        raise BadInput("preparing fine-tuning", wrong, "check finetune.target_modules") from exc
-    # Without a progress bar, the trainer prints the figures of every step to standard output.
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _dataset(rows: list[Encoded], args: FinetuneArgs) -> Dataset:
-    """Return token ids and labels; the trainer adds nothing to them."""
-    from datasets import Dataset
-
-    ids = [row.prompt + row.completion for row in rows]
-    labels = (
-        [[IGNORE] * len(row.prompt) + row.completion for row in rows]
-        if args.completion_only_loss
-        else ids
-    )
-    return Dataset.from_dict({"input_ids": ids, "labels": labels})
-
-
-def _config(args: FinetuneArgs, folder: Path) -> SFTConfig:
-    from trl import SFTConfig
-
-    on_cpu = hf_models.device() == "cpu"
-    config = SFTConfig(
-        output_dir=str(folder),
-        learning_rate=args.learning_rate,
-        lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=args.warmup_steps,
-        weight_decay=args.weight_decay,
-        num_train_epochs=args.num_train_epochs,
-        max_steps=args.max_steps,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        # Rows are measured before: without packing there is nothing to cut.
-        max_length=args.max_length if args.packing else None,
-        packing=args.packing,
-        bf16=args.bf16,
-        activation_checkpointing=args.gradient_checkpointing,
-        max_grad_norm=args.max_grad_norm,
-        seed=args.seed,
-        data_seed=args.seed,
-        save_strategy="steps",
-        save_steps=args.save_steps,
-        # Two: a run that is killed while it writes the newest one still has the one before.
-        save_total_limit=2,
-        # Every step: a mean over several would differ after a resume between two of them.
-        logging_steps=1,
-        # Else the trainer replaces a loss that is no number by the mean of the others.
-        logging_nan_inf_filter=False,
-        # Figures go to `on_log`; loggers of the trainer's own would open runs beside the flow's.
-        report_to="none",
-        disable_tqdm=True,
-        push_to_hub=False,
-        use_cpu=on_cpu,
-        # Pinned memory speeds up copies to a GPU; without one torch warns of it.
-        dataloader_pin_memory=not on_cpu,
-    )
-    if not _several():
-        # SFTTrainer refuses nn.DataParallel: of several GPUs without a launcher, one is used.
-        config._n_gpu = min(1, config.n_gpu)
-    return config
-
-
-def _steps(trainer: SFTTrainer) -> int:
+def _steps(trainer: Trainer) -> int:
     """Return how many optimizer steps the whole run has."""
     # The trainer counts them only when it begins, and the progress bar begins before.
     settings = trainer.args
@@ -297,12 +183,12 @@ def _steps(trainer: SFTTrainer) -> int:
     return steps
 
 
-def _facts(trainer: SFTTrainer, checkpoint: Path | None) -> dict[str, str]:
+def _facts(trainer: Trainer, checkpoint: Path | None) -> dict[str, str]:
     trainable = sum(
         parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad
     )
     return {
-        "trainer": "trl.SFTTrainer",
+        "trainer": f"{type(trainer).__module__.partition('.')[0]}.{type(trainer).__name__}",
         **{name: version(name) for name in ("trl", "peft", "transformers", "torch")},
         "device": str(trainer.args.device),
         "steps": str(trainer.state.global_step),
