@@ -116,16 +116,18 @@ def stages_alone(recipe: str) -> None:
         .run(workspace)
         .value
     )
-    tuned = (
-        cached_stages.finetune_step(downloaded, loaded, workspace, lambda step, losses: None)
+    args = loaded.finetune
+    assert args != "none", "the recipe fine-tunes"
+    model = (
+        cached_stages.finetune_step(downloaded, args, workspace, lambda step, losses: None)
         .run(workspace)
-        .value
+        .value.merged
     )
     evaluated = (
-        cached_stages.evaluate_step(downloaded, tuned, loaded, workspace).run(workspace).value
+        cached_stages.evaluate_step(downloaded, model, loaded, workspace).run(workspace).value
     )
     optimized = (
-        cached_stages.optimize_step(downloaded, tuned, loaded, workspace).run(workspace).value
+        cached_stages.optimize_step(downloaded, model, loaded, workspace).run(workspace).value
     )
     weighed = (
         cached_stages.weigh_step(downloaded, optimized, loaded, workspace).run(workspace).value
@@ -134,7 +136,7 @@ def stages_alone(recipe: str) -> None:
     winner = cached_stages.winner_of(decision, weighed)
     assert winner is not None
     cached_stages.package_step(
-        winner, cached_stages.lineage_of(downloaded, tuned, loaded), loaded, workspace
+        winner, cached_stages.lineage_of(downloaded, model, loaded), loaded, workspace
     ).run(workspace)
 
 

@@ -1,8 +1,8 @@
 """The recipe: one YAML file, one model, the sum of the stages' arguments."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.serving.engines.base import engine_class
@@ -18,6 +18,14 @@ from weighbridge.tasks.weigh_args import WeighArgs
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
+def _finetune(value: Any, _: Any) -> FinetuneArgs | Literal["none"]:
+    # Not by the union: its errors name every member that a value might have been.
+    return "none" if value == "none" else FinetuneArgs.model_validate(value)
+
+
+Finetune = Annotated[FinetuneArgs | Literal["none"], WrapValidator(_finetune)]
+
+
 class Recipe(BaseModel):
     """From a base model to a served one, stage by stage."""
 
@@ -27,8 +35,10 @@ class Recipe(BaseModel):
         pattern=NAME, description="Name of the registered model and of its experiment in MLflow."
     )
     download: DownloadArgs = Field(description="Base model and data: where their bytes come from.")
-    finetune: FinetuneArgs = Field(
-        default_factory=FinetuneArgs, description="LoRA fine-tune of the base model."
+    finetune: Finetune = Field(
+        default_factory=FinetuneArgs,
+        description="LoRA fine-tune of the base model; `none`: the model is finished, and released "
+        "as it was downloaded.",
     )
     evaluate: EvaluateArgs = Field(
         default_factory=EvaluateArgs,
@@ -56,6 +66,22 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"none of the engines ({kinds}) serves {', '.join(sorted(formats))}; add an engine "
                 "or a variant"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_no_fine_tune_where_there_is_none(self) -> Self:
+        if self.finetune != "none":
+            return self
+        if adapters := [v.label() for v in self.optimize.variants if v.keeps_adapter]:
+            raise ValueError(
+                f"{adapters[0]} leaves the fine-tune's adapter out of the weights, and `finetune` "
+                "is none; leave this variant out"
+            )
+        if self.evaluate.gate or self.evaluate.min_gain:
+            raise ValueError(
+                "evaluate.gate and evaluate.min_gain compare a fine-tune with its base, and "
+                "`finetune` is none; leave them out"
             )
         return self
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
 from weighbridge.core.stage_cache import Forecast, StageOutcome
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
 from weighbridge.tasks.download import Downloaded, Pinned
 from weighbridge.tasks.evaluate import Evaluated
 from weighbridge.tasks.finetune import Finetuned
-from weighbridge.tasks.finetune_args import OnLog
+from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged
@@ -62,30 +63,31 @@ def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Cache
 
 
 # Apart from the step: MLflow's run is begun with them, and the step then logs to that run.
-def finetune_inputs(downloaded: Downloaded, recipe: Recipe) -> dict[str, Any]:
-    return {"base": downloaded.model, "data": downloaded.data, "args": recipe.finetune}
+def finetune_inputs(downloaded: Downloaded, args: FinetuneArgs) -> dict[str, Any]:
+    return {"base": downloaded.model, "data": downloaded.data, "args": args}
 
 
 def finetune_step(
-    downloaded: Downloaded, recipe: Recipe, workspace: Workspace, on_log: OnLog = finetune.ignore
+    downloaded: Downloaded,
+    args: FinetuneArgs,
+    workspace: Workspace,
+    on_log: OnLog = finetune.ignore,
 ) -> CachedStage[Finetuned]:
     return CachedStage(
         "finetune",
         finetune.VERSION,
         Finetuned,
-        finetune_inputs(downloaded, recipe),
-        lambda: finetune.finetune(
-            downloaded.model, downloaded.data, recipe.finetune, workspace, on_log
-        ),
+        finetune_inputs(downloaded, args),
+        lambda: finetune.finetune(downloaded.model, downloaded.data, args, workspace, on_log),
     )
 
 
 def evaluate_step(
-    downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded, model: Artifact, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Evaluated]:
     inputs = {
         "base": downloaded.model,
-        "finetuned": finetuned.merged,
+        "finetuned": model,
         "data": downloaded.data,
         "args": recipe.evaluate,
     }
@@ -95,16 +97,16 @@ def evaluate_step(
         Evaluated,
         inputs,
         lambda: evaluate.evaluate(
-            downloaded.model, finetuned.merged, downloaded.data, recipe.evaluate, workspace
+            downloaded.model, model, downloaded.data, recipe.evaluate, workspace
         ),
     )
 
 
 def optimize_step(
-    downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded, model: Artifact, recipe: Recipe, workspace: Workspace
 ) -> CachedStage[Optimized]:
     inputs = {
-        "merged": finetuned.merged,
+        "merged": model,
         "data": downloaded.data,
         "args": recipe.optimize,
         "makers": optimize.makers(recipe.optimize),
@@ -114,7 +116,7 @@ def optimize_step(
         optimize.VERSION,
         Optimized,
         inputs,
-        lambda: optimize.optimize(finetuned.merged, downloaded.data, recipe.optimize, workspace),
+        lambda: optimize.optimize(model, downloaded.data, recipe.optimize, workspace),
     )
 
 
@@ -186,13 +188,16 @@ def package_step(
     )
 
 
-def lineage_of(downloaded: Downloaded, finetuned: Finetuned, recipe: Recipe) -> dict[str, str]:
-    """Return where a Bento comes from: digests from base model to merged weights."""
-    return {
+def lineage_of(downloaded: Downloaded, model: Artifact, recipe: Recipe) -> dict[str, str]:
+    """Return where a Bento comes from: digests from base model to merged weights; `model` are the
+    weights that its variant was made of.
+    """
+    lineage = {
         "recipe": recipe.name,
         "base": downloaded.model.digest,
         "base_source": downloaded.model.origin.get("uri", ""),
         "data": downloaded.data.digest,
-        "adapter": finetuned.adapter.digest,
-        "merged": finetuned.merged.digest,
     }
+    if model.digest == downloaded.model.digest:
+        return lineage
+    return {**lineage, "adapter": model.origin["adapter"], "merged": model.digest}

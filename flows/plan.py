@@ -15,6 +15,7 @@ from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import Downloaded, Pinned, missing_bytes, pin
+from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.training_memory import training_memory
 
@@ -79,10 +80,14 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
             why=f"follows {first_to_run}",
             needs=_needs(name, recipe, workspace),
         )
-        for name in STAGES[len(stages) :]
+        for name in _stages_of(recipe)[len(stages) :]
     ]
     free = free_bytes(workspace.settings.home)
     return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=free)
+
+
+def _stages_of(recipe: Recipe) -> list[str]:
+    return [name for name in STAGES if name != "finetune" or recipe.finetune != "none"]
 
 
 class _Forecaster:
@@ -109,18 +114,16 @@ class _Forecaster:
         # As in a release: what cannot be made is told before anything is trained.
         model_check.check(downloaded.model, downloaded.data, workspace)
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
-        yield from self._forecast(
-            cached_stages.finetune_step(downloaded, recipe, workspace),
-            _finetune_needs(downloaded, recipe),
-        )
-        finetuned = self.last
-        yield from self._forecast(
-            cached_stages.evaluate_step(downloaded, finetuned, recipe, workspace)
-        )
+        model = downloaded.model
+        if recipe.finetune != "none":
+            yield from self._forecast(
+                cached_stages.finetune_step(downloaded, recipe.finetune, workspace),
+                _finetune_needs(downloaded, recipe.finetune),
+            )
+            model = self.last.merged
+        yield from self._forecast(cached_stages.evaluate_step(downloaded, model, recipe, workspace))
         evaluated = self.last
-        yield from self._forecast(
-            cached_stages.optimize_step(downloaded, finetuned, recipe, workspace)
-        )
+        yield from self._forecast(cached_stages.optimize_step(downloaded, model, recipe, workspace))
         yield from self._forecast(
             cached_stages.weigh_step(downloaded, self.last, recipe, workspace)
         )
@@ -130,7 +133,7 @@ class _Forecaster:
         winner = cached_stages.winner_of(self.last, weighed)
         if winner is None:
             return
-        lineage = cached_stages.lineage_of(downloaded, finetuned, recipe)
+        lineage = cached_stages.lineage_of(downloaded, model, recipe)
         yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
         yield PlannedStage(
             stage="deploy", action="run", why="does nothing where the winner serves already"
@@ -154,9 +157,9 @@ def _download_needs(pinned: Pinned, forecaster: _Forecaster) -> Iterator[str]:
     yield f"{missing / 1e6:,.0f} MB to fetch and to keep"
 
 
-def _finetune_needs(downloaded: Downloaded, recipe: Recipe) -> Iterator[str]:
+def _finetune_needs(downloaded: Downloaded, args: FinetuneArgs) -> Iterator[str]:
     rows = read_rows(downloaded.data, "train", ROWS_LOOKED_AT)
-    memory = training_memory(downloaded.model.path, rows, recipe.finetune)
+    memory = training_memory(downloaded.model.path, rows, args)
     yield (
         f"about {memory / 1e9:,.1f} GB of memory for training, "
         f"{downloaded.model.size / 1e9:,.1f} GB of disk for the result"

@@ -36,17 +36,17 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         run.preflight()
         downloaded = run.download()
         run.check_model(downloaded)
-        finetuned = run.finetune(downloaded)
-        evaluated = run.evaluate(downloaded, finetuned)
-        optimized = run.optimize(downloaded, finetuned)
+        model = run.finetune(downloaded)
+        evaluated = run.evaluate(downloaded, model)
+        optimized = run.optimize(downloaded, model)
         weighed = run.weigh(downloaded, optimized)
         decision, measurements = run.select(downloaded, evaluated, weighed)
         report = weighing_report(
             decision,
             measurements,
-            evaluated,
+            evaluated if run.finetunes() else None,
             recipe.name,
-            facts=lineage_of(downloaded, finetuned, recipe),
+            facts=lineage_of(downloaded, model, recipe),
             currency=recipe.weigh.currency,
         )
         run.records.report(report, run.workspace)
@@ -55,9 +55,7 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         require_winner(decision)
         winner = winner_of(decision, weighed)
         chosen = (
-            run.package(downloaded, finetuned, winner, weighed)
-            if winner
-            else run.champions_release()
+            run.package(downloaded, model, winner, weighed) if winner else run.champions_release()
         )
         if winner is None or run.promotes():
             serving = run.deploy(chosen)

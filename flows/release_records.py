@@ -57,31 +57,32 @@ class ReleaseRecords:
         evaluated: Evaluated,
         downloaded: Downloaded,
         base: Version,
-        merged: Version,
+        model: Version,
         run: MlflowRun,
     ) -> None:
         """Log the metrics of base and fine-tuned model, each on its own logged model, and keep the
-        predictions as files.
+        predictions as files. Without a fine-tune both are one.
         """
         validation, test = (
             _dataset(downloaded.data, "validation"),
             _dataset(downloaded.data, "test"),
         )
-        # On the run as well, where base and fine-tuned model stand side by side.
-        run.log_metrics(_values(evaluated.base, "base."), validation)
-        run.log_metrics(_values(evaluated.finetuned), validation, merged.model_id)
-        run.log_metrics(_values(evaluated.base), validation, base.model_id)
-        run.log_metrics(_values(evaluated.test, "test."), test, merged.model_id)
+        run.log_metrics(_values(evaluated.finetuned), validation, model.model_id)
+        run.log_metrics(_values(evaluated.test, "test."), test, model.model_id)
+        if model != base:
+            # On the run as well, where base and fine-tuned model stand side by side.
+            run.log_metrics(_values(evaluated.base, "base."), validation)
+            run.log_metrics(_values(evaluated.base), validation, base.model_id)
         for file in sorted(evaluated.predictions.path.iterdir()):
             run.attach(file, "predictions")
 
-    def variants(self, variants: list[Variant], merged: Version) -> dict[str, Version]:
-        """Register a version per variant; return them by label."""
+    def variants(self, variants: list[Variant], model: Version) -> dict[str, Version]:
+        """Register a version per variant of a model; return them by label."""
         return {
             variant.label: self._register(
                 "variant",
                 variant.artifact,
-                merged,
+                model,
                 label=variant.label,
                 facts=variant.facts,
                 tags={"optimizer": variant.optimizer},

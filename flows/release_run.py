@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.stage_cache import StageOutcome, fingerprint
 from weighbridge.core.workspace import Workspace
@@ -33,7 +34,6 @@ from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
 from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.evaluate import Evaluated, gate
-from weighbridge.tasks.finetune import Finetuned
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.select import Decision
@@ -52,7 +52,7 @@ class ReleaseRun:
     registry: Registry
     records: ReleaseRecords
     versions: dict[str, Version] = field(default_factory=dict)
-    """By role (`base`, `merged`) and by variant label."""
+    """By role (`base`; `model`: the weights that are released) and by variant label."""
 
     @classmethod
     def begin(cls, recipe: Recipe) -> "ReleaseRun":
@@ -93,38 +93,46 @@ class ReleaseRun:
         model_check.check(downloaded.model, downloaded.data, self.workspace)
         optimizing.check(downloaded.model.path, self.recipe.optimize, self.workspace)
 
-    def finetune(self, downloaded: Downloaded) -> Finetuned:
-        inputs = cached_stages.finetune_inputs(downloaded, self.recipe)
-        with self.records.stage(
-            "finetune", inputs, self.recipe.finetune.model_dump(mode="json")
-        ) as run:
-            finetuned = self._stage(
-                cached_stages.finetune_step(downloaded, self.recipe, self.workspace, run.log_step)
-            )
-            self.versions["merged"] = self.records.finetuned(finetuned, self.versions["base"], run)
-        return finetuned
+    def finetunes(self) -> bool:
+        """Whether the recipe asks for a fine-tune, or releases the model as it was downloaded."""
+        return self.recipe.finetune != "none"
 
-    def evaluate(self, downloaded: Downloaded, finetuned: Finetuned) -> Evaluated:
-        """Score the fine-tuned model and its base.
+    def finetune(self, downloaded: Downloaded) -> Artifact:
+        """Return the weights to release: the fine-tune's, or the base's own."""
+        args = self.recipe.finetune
+        if args == "none":
+            self.versions["model"] = self.versions["base"]
+            return downloaded.model
+        inputs = cached_stages.finetune_inputs(downloaded, args)
+        with self.records.stage("finetune", inputs, args.model_dump(mode="json")) as run:
+            finetuned = self._stage(
+                cached_stages.finetune_step(downloaded, args, self.workspace, run.log_step)
+            )
+            self.versions["model"] = self.records.finetuned(finetuned, self.versions["base"], run)
+        return finetuned.merged
+
+    def evaluate(self, downloaded: Downloaded, model: Artifact) -> Evaluated:
+        """Score the weights to release, and the base of a fine-tune.
 
         Raises:
             GateFailed: the fine-tuned model is worse than its base.
         """
-        step = cached_stages.evaluate_step(downloaded, finetuned, self.recipe, self.workspace)
+        step = cached_stages.evaluate_step(downloaded, model, self.recipe, self.workspace)
         with self.records.stage("evaluate", step.inputs) as run:
             evaluated = self._stage(step)
             self.records.evaluated(
-                evaluated, downloaded, self.versions["base"], self.versions["merged"], run
+                evaluated, downloaded, self.versions["base"], self.versions["model"], run
             )
         # After both are recorded: a model that is refused has its figures in MLflow.
-        gate(evaluated, self.recipe.evaluate)
+        if self.finetunes():
+            gate(evaluated, self.recipe.evaluate)
         return evaluated
 
-    def optimize(self, downloaded: Downloaded, finetuned: Finetuned) -> Optimized:
+    def optimize(self, downloaded: Downloaded, model: Artifact) -> Optimized:
         optimized = self._stage(
-            cached_stages.optimize_step(downloaded, finetuned, self.recipe, self.workspace)
+            cached_stages.optimize_step(downloaded, model, self.recipe, self.workspace)
         )
-        self.versions |= self.records.variants(optimized.variants, self.versions["merged"])
+        self.versions |= self.records.variants(optimized.variants, self.versions["model"])
         return optimized
 
     def weigh(self, downloaded: Downloaded, optimized: Optimized) -> Weighed:
@@ -146,10 +154,10 @@ class ReleaseRun:
         return decision, [*weighed.measurements, *([champion] if champion else [])]
 
     def package(
-        self, downloaded: Downloaded, finetuned: Finetuned, winner: Candidate, weighed: Weighed
+        self, downloaded: Downloaded, model: Artifact, winner: Candidate, weighed: Weighed
     ) -> Release:
         """Build the winner's Bento; its version becomes the challenger."""
-        lineage = cached_stages.lineage_of(downloaded, finetuned, self.recipe)
+        lineage = cached_stages.lineage_of(downloaded, model, self.recipe)
         packaged = self._stage(
             cached_stages.package_step(winner, lineage, self.recipe, self.workspace)
         )

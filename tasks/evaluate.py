@@ -75,7 +75,9 @@ class Evaluated(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     base: dict[str, Score] = Field(description="On the validation split.")
-    finetuned: dict[str, Score] = Field(description="On the validation split.")
+    finetuned: dict[str, Score] = Field(
+        description="On the validation split; without a fine-tune, those of the base."
+    )
     test: dict[str, Score] = Field(
         default_factory=dict,
         description="Of the fine-tuned model, on the split no choice is made on.",
@@ -100,7 +102,7 @@ def evaluate(
     base: Artifact, finetuned: Artifact, data: Artifact, args: EvaluateArgs, workspace: Workspace
 ) -> Evaluated:
     """Answer the validation rows with both models, the test rows with the fine-tuned one, greedily,
-    and score them.
+    and score them. Where both are the same model, it answers once.
 
     Raises:
         BadInput: there are no validation rows, or a model or metric cannot be loaded.
@@ -114,8 +116,11 @@ def evaluate(
             "evaluating", "the data hold no validation rows", "give a validation file, or more rows"
         )
     before, after, unseen = _answer_all(base, finetuned, validation, test, args, workspace)
+    both = {"base": before, "finetuned": after}
+    if before is after:
+        del both["base"]
     with workspace.store.scratch() as scratch:
-        _write(scratch / "validation.jsonl", validation, {"base": before, "finetuned": after})
+        _write(scratch / "validation.jsonl", validation, both)
         _write(scratch / "test.jsonl", test, {"finetuned": unseen})
         origin = {
             "made_by": "evaluate",
@@ -125,7 +130,10 @@ def evaluate(
         }
         predictions = workspace.store.add(scratch, "jsonl", origin)
     for label, score in after.scores.items():
-        logger.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
+        if before is after:
+            logger.info("%s: %s", label, score)
+        else:
+            logger.info("%s: base %s, fine-tuned %s", label, before.scores[label], score)
     return Evaluated(
         base=before.scores,
         finetuned=after.scores,
@@ -168,7 +176,8 @@ def _answer_all(
 ) -> tuple[Answered, Answered, Answered]:
     """Return the base's answers on validation, the fine-tuned model's on validation and test."""
     passes = 2 if needs_logprobs(args.metrics) else 1
-    total = passes * (2 * len(validation) + len(test))
+    alone = base.digest == finetuned.digest
+    total = passes * ((1 if alone else 2) * len(validation) + len(test))
     done = 0
     with progress.track("evaluating", total, "rows") as update:
 
@@ -177,10 +186,10 @@ def _answer_all(
             done += rows
             update(done)
 
-        (before,) = _answer_once(base, [validation], args, workspace, advance)
         # Base and fine-tuned model one after the other: only one of them is in memory.
+        before = [] if alone else _answer_once(base, [validation], args, workspace, advance)
         after, unseen = _answer_once(finetuned, [validation, test], args, workspace, advance)
-    return before, after, unseen
+    return before[0] if before else after, after, unseen
 
 
 def _answer_once(

@@ -57,7 +57,7 @@ def select(
 ) -> Decision:
     """Return the winner among the measured candidates, and why not each of the others.
 
-    `reference` are the scores of the unquantized fine-tune. `champion` is how the serving candidate
+    `reference` are the scores of the unquantized model. `champion` is how the serving candidate
     was measured (on the same data, if the comparison is to be fair); it is not released anew,
     unless it is one of `measurements`, by label and artifact.
     """

@@ -21,13 +21,13 @@ class SelectArgs(BaseModel):
     max_loss: float | None = Field(
         0.02,
         ge=0,
-        description="How much worse than the unquantized fine-tune `metric` may be, in the "
+        description="How much worse than the unquantized model `metric` may be, in the "
         "metric's own unit.",
     )
     max_nll_increase: float | None = Field(
         0.05,
         ge=0,
-        description="How much higher than the unquantized fine-tune's the negative log-likelihood "
+        description="How much higher than the unquantized model's the negative log-likelihood "
         "per token may be: it shows damage that the answers don't show yet. Not applied where it "
         "was not measured.",
     )

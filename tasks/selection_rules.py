@@ -156,13 +156,13 @@ class SelectionRules:
             return Objections(None if label == self.args.metric else f"its {label} is not a number")
         lost = loss(before, after)
         difference = (
-            f"{label} is {abs(lost.value):.3g} worse than the unquantized fine-tune's "
+            f"{label} is {abs(lost.value):.3g} worse than the unquantized model's "
             f"{before.value:.4g}"
         )
         if lost.value > limit + _ROUNDING:
             return Objections(f"{difference} (allowed: {limit:.3g})")
         if lost.high > limit + _ROUNDING:
-            reference = f"the unquantized fine-tune's (allowed: {limit:.3g})"
+            reference = f"the unquantized model's (allowed: {limit:.3g})"
             doubt = f"{label} may be up to {lost.high:.3g} worse than {reference}"
             refused = (
                 f"{doubt}: too few rows to be sure" if self.args.on_doubt == "refuse" else None

@@ -28,6 +28,10 @@ class AdapterArgs(OptimizerArgs):
 
     kind: Literal["adapter"] = "adapter"
 
+    @property
+    def keeps_adapter(self) -> bool:
+        return True
+
 
 class Adapter:
     """Passes base and adapter on, linked."""

@@ -23,6 +23,11 @@ class OptimizerArgs(BaseModel):
         """Return the short name of the variant this makes, unique within a recipe: `gguf-Q8_0`."""
         return self.kind
 
+    @property
+    def keeps_adapter(self) -> bool:
+        """Whether it leaves a fine-tune's adapter out of the weights, and so needs one."""
+        return False
+
 
 class Optimizer(Protocol):
     """Turns a safetensors model into an artifact that some engine serves."""

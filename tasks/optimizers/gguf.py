@@ -97,6 +97,10 @@ class GgufArgs(OptimizerArgs):
         return f"gguf-{self.quantization}" + "-imatrix" * self.imatrix + "-adapter" * self.adapter
 
     @property
+    def keeps_adapter(self) -> bool:
+        return self.adapter
+
+    @property
     def tools(self) -> list[str]:
         """llama.cpp's programs that are needed."""
         native = not QUANTIZATIONS[self.quantization].numpy or self.imatrix

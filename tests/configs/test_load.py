@@ -106,3 +106,38 @@ def test_names_from_the_environment_are_filled_in(monkeypatch: pytest.MonkeyPatc
 def test_missing_file_says_how_to_start(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no such file; run: weighbridge init"):
         load(tmp_path / "none.yaml")
+
+
+NO_FINETUNE = VALID.replace("finetune:\n  r: 8", "finetune: none")
+
+
+def test_a_finished_model_needs_no_fine_tune() -> None:
+    recipe = parse(NO_FINETUNE)
+    assert recipe.finetune == "none"
+    assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("quantization: Q8_0", "adapter: true", "gguf-Q8_0-adapter leaves the fine-tune's adapter"),
+        ("kind: gguf\n      quantization: Q8_0", "kind: adapter", "adapter leaves the fine-tune's"),
+        ("optimize:", "evaluate: {min_gain: 0.1}\noptimize:", "leave them out"),
+        ("finetune: none", "finetune: nothing", "line 7, finetune: Input should be"),
+    ],
+)
+def test_what_only_a_fine_tune_has_is_refused_without_one(
+    before: str, after: str, expected: str
+) -> None:
+    text = NO_FINETUNE.replace(before, after)
+    if "kind: adapter" in text:
+        text = text.replace("kind: llama_cpp", "kind: vllm")
+    with pytest.raises(BadInput) as caught:
+        parse(text)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_run_form_offers_no_fine_tune_as_a_choice() -> None:
+    variants = json_schema()["properties"]["finetune"]["anyOf"]
+    assert [variant.get("const") for variant in variants] == [None, "none"]

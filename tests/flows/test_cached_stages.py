@@ -15,11 +15,11 @@ from weighbridge.tasks.optimizers.gguf import Gguf
 
 def optimize_inputs(workspace: Workspace) -> dict[str, Any]:
     downloaded: Any = SimpleNamespace(data="the data")
-    tuned: Any = SimpleNamespace(merged="the merged weights")
+    model: Any = "the merged weights"
     loaded = Recipe.model_validate(
         recipe("file:///model", "file:///data", deploy__target={"kind": "local", "port": 1})
     )
-    return dict(cached_stages.optimize_step(downloaded, tuned, loaded, workspace).inputs)
+    return dict(cached_stages.optimize_step(downloaded, model, loaded, workspace).inputs)
 
 
 def test_variants_are_made_again_where_their_optimizer_or_its_environment_is_another(

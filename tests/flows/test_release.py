@@ -386,3 +386,39 @@ def test_vllm_on_the_processor_wins_is_packaged_and_serves(
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip()
+
+
+def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
+    stages_done: FirstRun, tmp_path: Path, tiny_model: Path
+) -> None:
+    document = recipe(
+        f"file://{tiny_model}",
+        stages_done.data,
+        finetune="none",
+        optimize__variants=[{"kind": "gguf", "quantization": "Q8_0"}],
+    )
+    del document["evaluate"]["min_gain"]
+    path = write(tmp_path / "none.yaml", document)
+    done = weighbridge("run", path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    said = stages(done.stdout)
+    assert list(said) == [
+        "download",
+        "evaluate",
+        "optimize",
+        "weigh",
+        "select",
+        "package",
+        "deploy",
+    ]
+    assert said["download"].startswith("reused: ")
+    assert "fine-tuned" not in done.stdout
+    assert roles() == ["base", "variant"]
+    assert [v.role for v in Registry.connect(Settings()).show("chain").lineage] == [
+        "base",
+        "variant",
+    ]
+    assert httpx.get(f"{address(path)}/v1/models").status_code == 200
+    plan = json.loads(weighbridge("plan", path, "--json").stdout)
+    assert [entry["stage"] for entry in plan] == list(said)
+    assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 6

@@ -61,7 +61,7 @@ def test_the_objective_decides_among_those_within_the_limits(objective: str, win
         (
             measured("x", right=150),
             {},
-            "exact_match is 0.24 worse than the unquantized fine-tune's 0.99",
+            "exact_match is 0.24 worse than the unquantized model's 0.99",
         ),
         (measured("x", likelihood=0.2), {}, "nll is 0.19 worse"),
         (
