@@ -44,7 +44,7 @@ class Recipe(BaseModel):
         default_factory=EvaluateArgs,
         description="Metrics, and the gate that a fine-tune worse than its base fails.",
     )
-    optimize: OptimizeArgs = Field(description="Servable variants made out of the fine-tuned weights.")
+    optimize: OptimizeArgs = Field(description="Servable variants made out of these weights.")
     weigh: WeighArgs = Field(description="Engines the variants are measured on, and how.")
     select: SelectArgs = Field(
         default_factory=SelectArgs, description="Limits and objective that decide the winner."

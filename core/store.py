@@ -143,7 +143,11 @@ class Store:
     def assemble(
         self, files: list[File], format: Format, origin: Mapping[str, str] | None = None
     ) -> Artifact:
-        """Make an artifact out of blobs that are already stored."""
+        """Make an artifact out of blobs that are already stored.
+
+        Raises:
+            Unavailable: one of them is damaged or gone; what is put into the store again is whole.
+        """
         digest = digest_of(files)
         if not self._tree_is_whole(digest):
             self._build_tree(digest, files)
@@ -233,6 +237,13 @@ class Store:
         with self.scratch() as scratch:
             tree = scratch / "tree"
             for file in files:
+                # The damaged file of a damaged tree is its blob as well: both are one.
+                if not _is_whole(self._blob_path(file.sha256), file):
+                    raise Unavailable(
+                        f"putting artifact {digest[:19]} together",
+                        f"{file.path} is damaged or gone in the store",
+                        "make or fetch it again",
+                    )
                 link = tree / "files" / file.path
                 link.parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.blob_path(file.sha256), link)

@@ -21,12 +21,12 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import weighbridge
-from weighbridge.core.artifact import Artifact, File
+from weighbridge.core.artifact import Artifact, File, digest_of
 from weighbridge.core.environments import Environment, ensure, locks_of, one_at_a_time, uv
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
@@ -200,6 +200,9 @@ def build(contents: Contents, cache: Path) -> Built:
     with one_at_a_time(
         scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"
     ):
+        if (model / "model.yaml").exists() and digest_of_model(model) != contents.model.digest:
+            logger.warning("the model in %s is damaged: it is made again", model)
+            shutil.rmtree(model)
         if (folder / "bento.yaml").exists() and (model / "model.yaml").exists():
             return Built(contents.tag, folder, model, reused=True)
         environment = ensure(contents.lock, cache)
@@ -226,6 +229,37 @@ def build(contents: Contents, cache: Path) -> Built:
                 contents.bento_version,
             )
     return Built(contents.tag, folder, model, reused=False)
+
+
+def digest_of_model(folder: Path) -> str:
+    """Return the digest of the artifact that a model in BentoML's store was made of."""
+    files = [
+        File(
+            path=path.relative_to(folder).as_posix(),
+            size=path.stat().st_size,
+            sha256=_sha256(path, path.stat().st_mtime_ns),
+        )
+        for path in _files(folder)
+        # BentoML's own description, beside the artifact's files.
+        if path != folder / "model.yaml"
+    ]
+    return digest_of(files)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, changed: int) -> str:
+    """Return a file's digest, computed once per process as long as it bears the same time."""
+    return sha256_of(path)
+
+
+def is_whole(tag: str, candidate: BentoCandidate) -> bool:
+    """Whether BentoML's store has a Bento, and the very model that it was built with."""
+    name, _, version = candidate.model.partition(":")
+    model = bentoml_home() / "models" / name / version
+    # A model's version is the beginning of its digest, see `Contents`.
+    return (folder_of(tag) / "bento.yaml").exists() and digest_of_model(model).removeprefix(
+        "sha256:"
+    ).startswith(version)
 
 
 def export(built: Built, model: Artifact, store: Store, origin: Mapping[str, str]) -> Artifact:

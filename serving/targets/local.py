@@ -183,7 +183,9 @@ class Local(Target[LocalArgs, LocalRevision]):
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:
-        """Run it beside whatever runs, with no traffic."""
+        """Run it beside whatever runs, with no traffic. Raises Unavailable, where it is damaged."""
+        # Also of a version that was served before: its files may have been damaged since then.
+        folder = _bento_folder(revision.release, self.home)
         supervisord = self._supervisor
         supervisord.ensure()
         # Before it is started: its log must be read from where it ended until now.
@@ -193,7 +195,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             Program(
                 name=revision.program,
                 command=bento_process.serve_command(
-                    revision.folder, environment, "127.0.0.1", revision.management_port
+                    folder, environment, "127.0.0.1", revision.management_port
                 ),
                 log=_log_of(revision, supervisord),
                 # A file named like a Python package in the working directory would shadow that
@@ -353,16 +355,20 @@ def _bento_folder(release: Release, home: Path) -> Path:
     """Return the Bento to run: exported in the artifact store, or else in BentoML's store.
 
     Raises:
-        Unavailable: it is in neither.
+        Unavailable: it is whole in neither.
     """
-    store = Store(home / "store")
+    store, wrong = Store(home / "store"), "the Bento is not on this machine"
     with contextlib.suppress(Unavailable):
         files = store.files(release.digest)
+        wrong = "the Bento is damaged"
+        # Links to damaged files would be as damaged: `assemble` refuses them.
         artifact = store.assemble(files, "bento")
-        if any(file.path == "bento.yaml" for file in files) and store.is_whole(artifact):
+        if any(file.path == "bento.yaml" for file in files):
             return artifact.path
     folder = bento.folder_of(release.bento)
+    # Its model are links to the store's files, as a rule.
     if (folder / "bento.yaml").exists():
-        return folder
-    remedy = "run the recipe again to package it"
-    raise Unavailable(f"deploying {release.bento}", "the Bento is not on this machine", remedy)
+        if bento.is_whole(release.bento, bento_process.candidate_of(folder)):
+            return folder
+        wrong = "the model of the Bento is damaged"
+    raise Unavailable(f"deploying {release.bento}", wrong, "run the recipe again to package it")

@@ -111,3 +111,19 @@ def test_removing_keeps_what_others_link_to(store: Store, tmp_path: Path) -> Non
     assert store.is_whole(second)
     with pytest.raises(Unavailable, match="not in the store"):
         store.files(first.digest)
+
+
+def test_what_is_damaged_is_not_put_together_again_out_of_the_same_damage(
+    store: Store, tmp_path: Path
+) -> None:
+    artifact = store.add(folder(tmp_path, a="content"), "jsonl", adopt=False)
+    files = store.files(artifact.digest)
+    # Tree and blob are one file.
+    (artifact.path / "a").chmod(0o644)
+    (artifact.path / "a").write_text("CONTENT")
+    with pytest.raises(Unavailable, match="a is damaged or gone in the store; make or fetch it"):
+        store.assemble(files, "jsonl")
+    store.put_blob(folder(tmp_path, a="content") / "a", adopt=False)
+    again = store.assemble(files, "jsonl")
+    assert (again.path / "a").read_text() == "content"
+    assert store.is_whole(again)

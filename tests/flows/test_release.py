@@ -20,8 +20,10 @@ import yaml
 
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
+from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.flows.plan import plan
 from weighbridge.registry import Registry
 from weighbridge.rollout.interrupted_rollouts import recover
 
@@ -197,8 +199,8 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
 
-    plan = json.loads(weighbridge("plan", small, "--json").stdout)
-    assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 7
+    forecast = json.loads(weighbridge("plan", small, "--json").stdout)
+    assert [entry["action"] for entry in forecast[:-1]] == ["reuse"] * 7
     (target,) = json.loads(weighbridge("status", "--json").stdout)["targets"]
     assert target["healthy"]
     assert target["serving"]["version"] == target["wish"] == champion.version
@@ -419,6 +421,6 @@ def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
         "variant",
     ]
     assert httpx.get(f"{address(path)}/v1/models").status_code == 200
-    plan = json.loads(weighbridge("plan", path, "--json").stdout)
-    assert [entry["stage"] for entry in plan] == list(said)
-    assert [entry["action"] for entry in plan[:-1]] == ["reuse"] * 6
+    planned = plan(load(path)).stages
+    assert [stage.stage for stage in planned] == list(said)
+    assert [stage.action for stage in planned[:-1]] == ["reuse"] * 6

@@ -219,12 +219,18 @@ def test_a_build_that_fails_leaves_nothing_behind(
     assert bentos.files(tmp_path / "bentoml") <= {"tmp/weighbridge-demo.lock"}
 
 
-def test_half_a_bento_of_somebody_killed_is_replaced(
+def test_half_a_bento_of_somebody_killed_and_a_damaged_model_are_replaced(
     contents: bento.Contents, shared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
     (bento.folder_of(contents.tag) / "src").mkdir(parents=True)
-    assert (bento.build(contents, shared.settings.cache).folder / "bento.yaml").exists()
+    model = tmp_path / "bentoml" / "models" / contents.bento_name / contents.model_version
+    model.mkdir(parents=True)
+    (model / "model.yaml").touch()
+    (model / "model.gguf").write_bytes(b"damaged")
+    built = bento.build(contents, shared.settings.cache)
+    assert (built.folder / "bento.yaml").exists()
+    assert bento.digest_of_model(built.model) == contents.model.digest
 
 
 def test_bentoml_lists_it_with_its_lineage(built: bento.Built, environment: Environment) -> None:

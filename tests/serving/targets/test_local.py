@@ -1,6 +1,7 @@
 """Target `local`: versions are programs of supervisord, haproxy shares requests out among them."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ from tests.waiting import until
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store, link_or_copy
 from weighbridge.core.workspace import Workspace
+from weighbridge.serving import bento
+from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
@@ -163,3 +167,54 @@ def test_a_bento_that_is_nowhere_is_told(target: Local) -> None:
     assert not target.has(release)
     with pytest.raises(Unavailable, match="is not on this machine"):
         target.prepare(release, ())
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_bento_whose_weights_are_damaged_never_serves(
+    target: Local, home: Path, tmp_path: Path, exported: bool
+) -> None:
+    """The exported Bento and BentoML's own store hold links to one file of weights."""
+    store = Store(home / "store")
+    write(tmp_path / "model" / "model.gguf", "weights")
+    model = store.add(tmp_path / "model", "gguf")
+    tag, inside = f"damaged:{model.short}", f"models/damaged/{model.short}"
+    candidate = BentoCandidate(
+        name="damaged", label="", engine={"kind": "llama_cpp"}, model=tag, lock="environment/x.lock"
+    )
+    kept = bento.folder_of(tag)
+    write(kept / "bento.yaml", "name: damaged")
+    write(kept / "src" / "candidate.json", candidate.model_dump_json())
+    in_bentoml = bento.bentoml_home() / inside
+    write(in_bentoml / "model.yaml", "name: damaged")
+    link_or_copy(model.path / "model.gguf", in_bentoml / "model.gguf")
+    digest = "sha256:" + "0" * 64
+    if exported:
+        shutil.copytree(kept, tmp_path / "out")
+        shutil.copytree(in_bentoml, tmp_path / "out" / inside)
+        digest = store.add(tmp_path / "out", "bento").digest
+    release = Release(name="demo", version="1", bento=tag, digest=digest)
+    assert target.has(release)
+    revision = LocalRevision(
+        name="1",
+        release=release,
+        url="",
+        program="",
+        folder=kept,
+        environment=kept,
+        port=1,
+        management_port=2,
+        stop_seconds=1,
+        health="/health",
+    )
+
+    (model.path / "model.gguf").chmod(0o644)
+    (model.path / "model.gguf").write_text("WEIGHTS")
+    assert not target.has(release)
+    for serve in (lambda: target.prepare(release, ()), lambda: target.start(revision)):
+        with pytest.raises(Unavailable, match="is damaged; run the recipe again to package it"):
+            serve()
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
