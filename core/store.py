@@ -238,7 +238,7 @@ class Store:
             tree = scratch / "tree"
             for file in files:
                 # The damaged file of a damaged tree is its blob as well: both are one.
-                if not _is_whole(self._blob_path(file.sha256), file):
+                if not _is_whole(self.blob_path(file.sha256), file):
                     raise Unavailable(
                         f"putting artifact {digest[:19]} together",
                         f"{file.path} is damaged or gone in the store",
