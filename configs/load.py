@@ -1,7 +1,5 @@
 """Reading a recipe: environment names filled in, every complaint with its line and field."""
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,16 +9,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from weighbridge.configs import yaml_document
 from weighbridge.configs.recipe import Recipe
+from weighbridge.configs.variables import filled_in
 from weighbridge.core.errors import BadInput
 from weighbridge.core.formatting import quoted
 from weighbridge.core.plugins import PluginArgs, names, suggestion
 from weighbridge.core.plugins import load as load_plugin
 
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_SECRET = re.compile(
-    r"(?:^|_)(?:key|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE
-)
+MOST_COMPLAINTS = 10
 Location = tuple[int | str, ...]
 
 
@@ -44,67 +41,20 @@ def load(path: Path) -> Recipe:
 
 def parse(text: str, source: str = "recipe") -> Recipe:
     """Return the recipe in a YAML text; `source` names it in messages. Raises BadInput."""
-    try:
-        # Read twice: nodes know their lines, plain values are what pydantic validates.
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise BadInput(f"reading recipe {source}", " ".join(str(exc).split())) from exc
+    node, plain = yaml_document.read(text, source)
     if node is None or not isinstance(plain, dict):
         raise BadInput(
             f"reading recipe {source}", "it holds no mapping of stages", "run: weighbridge init"
         )
-    # PyYAML takes the last of two equal keys without a word.
-    _refuse_doubled_keys(node, source)
     try:
         # Filled in after parsing: what a variable holds cannot change the structure of the recipe.
-        return Recipe.model_validate(_filled_in(plain, source))
+        return Recipe.model_validate(filled_in(plain, source))
     except ValidationError as exc:
-        complaints = [_complaint(error, node, plain) for error in exc.errors()]
+        errors = exc.errors()
+        complaints = [_complaint(error, node, plain) for error in errors[:MOST_COMPLAINTS]]
+        if len(errors) > MOST_COMPLAINTS:
+            complaints.append(f"and {len(errors) - MOST_COMPLAINTS} more")
         raise BadInput(f"reading recipe {source}", "; ".join(complaints)) from exc
-
-
-def _filled_in(value: Any, source: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled_in(item, source) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_filled_in(item, source) for item in value]
-    if not isinstance(value, str):
-        return value
-    return _VARIABLE.sub(lambda match: _lookup(match["name"], match["default"], source), value)
-
-
-def _lookup(name: str, default: str | None, source: str) -> str:
-    if _SECRET.search(name):
-        raise BadInput(
-            f"reading recipe {source}",
-            f"${{{name}}} looks like a secret, and recipes are stored in clear",
-            "leave credentials to the tool's own chain (AWS_*, HF_TOKEN, …)",
-        )
-    value = os.environ.get(name, default)
-    if value is None:
-        raise BadInput(
-            f"reading recipe {source}",
-            f"environment variable {name} is not set",
-            f"export {name}=…",
-        )
-    return value
-
-
-def _refuse_doubled_keys(node: yaml.Node, source: str) -> None:
-    if isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            _refuse_doubled_keys(child, source)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise BadInput(
-                    f"reading recipe {source}", f"line {line}: '{key.value}' is there twice"
-                )
-            seen.add(key.value)
-            _refuse_doubled_keys(value, source)
 
 
 def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
 
-from weighbridge.rollout.deploy_args import DeployArgs
+from weighbridge.rollout.deploy_args import DeployArgs, target_name
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -53,6 +53,11 @@ class Recipe(BaseModel):
     deploy: DeployArgs = Field(
         description="Where the winner serves, and whether it is promoted by itself."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_target(cls, name: str) -> str:
+        return target_name(name)
 
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from weighbridge.core.errors import BadInput
 
 _POSTGRESQL = ("postgresql", "postgres")
 
@@ -61,13 +64,33 @@ class Settings(BaseSettings):
         description="Start Prefect and MLflow faster by names inside them that are not public. "
         "Where one is gone, or with false: by public names alone, a few seconds slower.",
     )
+    recipe_variables: str = Field(
+        "",
+        description="Names of environment variables that a recipe may use as `${NAME}`, with "
+        "commas between; without it: `WEIGHBRIDGE_…` and those that hold a path.",
+    )
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signs what MLflow tells the deployer; made by `weighbridge up`."
     )
 
+    def __init__(self, **values: Any) -> None:
+        """Read the settings. Raises BadInput where one cannot be right."""
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            # Without the values: one may hold a password.
+            wrong = [
+                f"WEIGHBRIDGE_{'_'.join(map(str, error['loc'])).upper()}: "
+                + error["msg"].removeprefix("Value error, ")
+                for error in exc.errors(include_input=False)
+            ]
+            raise BadInput("reading the settings", "; ".join(wrong)) from None
+
     @field_validator("home", "cache")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
+        if any(not character.isprintable() for character in str(path)):
+            raise ValueError("a path with a line break, or with another character of that kind")
         # Services and workers read the same settings in other working directories.
         return path.expanduser().absolute()
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SerializeAsAny, field_validator
 
 from weighbridge.core.plugins import PluginArgs
+from weighbridge.serving.gateway.config import RESERVED
 from weighbridge.serving.targets.base import TargetArgs
 from weighbridge.serving.targets.local import LocalArgs
 
@@ -114,3 +115,15 @@ class DeployArgs(BaseModel):
         "yet, or never; otherwise it waits as `challenger` until somebody moves the alias "
         "`champion`.",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        return target_name(name)
+
+
+def target_name(name: str) -> str:
+    """Return the name. Raises ValueError where the gateway has a section of that name."""
+    if name in RESERVED:
+        raise ValueError("is a name that the gateway keeps for itself; choose another")
+    return name

@@ -1,5 +1,6 @@
 """A program under supervisord: its section of the configuration, and its state."""
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ class Program:
         """Return its section of supervisord's configuration.
 
         Raises:
-            Unavailable: a word of the command has a line break, which an ini file cannot hold.
+            Unavailable: a value has what an ini file cannot hold.
         """
         # Through `env`: supervisord's own `environment=` strips quotes off the ends of values.
         variables = [f"{key}={value}" for key, value in sorted(self.environment.items())]
@@ -54,10 +55,6 @@ class Program:
             *variables,
             *self.command,
         ]
-        if any("\n" in word for word in command):
-            raise Unavailable(
-                "configuring supervisord", f"a line break in the command of {self.name}"
-            )
         section = {
             "command": escaped(shlex.join(command)),
             "directory": escaped(str(self.directory)),
@@ -100,5 +97,12 @@ class ProgramState:
 
 
 def escaped(text: str) -> str:
-    """Return a value as supervisord's configuration takes it: it expands `%(name)s`."""
+    """Return a value as supervisord's configuration takes it: it expands `%(name)s`.
+
+    Raises:
+        Unavailable: it has a line break, or what begins a comment there.
+    """
+    if re.search(r"[\r\n]|\s[;#]", text):
+        wrong = f"a line break, or a space before ; or #, cannot stand in {text!r}"
+        raise Unavailable("configuring supervisord", wrong, "choose another name")
     return text.replace("%", "%%")

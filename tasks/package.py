@@ -34,7 +34,7 @@ class PackageArgs(BaseModel):
     )
     push: str = Field(
         "",
-        pattern=r"^(s3://[^/]+.*)?$",
+        pattern=r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[^\x00-\x1f\x7f]*)?)?$",
         description="`s3://bucket/prefix` that the exported Bento is sent to as well; empty: "
         "nowhere.",
     )

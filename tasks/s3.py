@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import Field
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.field_types import PathText
 from weighbridge.tasks.sources.base import RemoteFile, SourceArgs
 from weighbridge.tasks.sources.ranges import ReadRange, Transient
 
@@ -50,13 +51,16 @@ class S3Location(SourceArgs):
     """
 
     kind: str = "s3"
-    bucket: str = Field(min_length=1, description="Name of the bucket.")
-    prefix: str = Field("", description="What the keys begin with, up to a slash.")
+    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the bucket.")
+    prefix: PathText = Field("", description="What the keys begin with, up to a slash.")
     endpoint_url: str = Field(
-        "", description="Address of the service; empty: AWS_ENDPOINT_URL, else Amazon's."
+        "",
+        # No user and password in it: a recipe is stored in clear.
+        pattern=r"^(https?://[^@\s\x00-\x1f\x7f]+)?$",
+        description="Address of the service; empty: AWS_ENDPOINT_URL, else Amazon's.",
     )
-    region: str = Field("", description="Region; empty: AWS's own configuration.")
-    profile: str = Field(
+    region: PathText = Field("", description="Region; empty: AWS's own configuration.")
+    profile: PathText = Field(
         "", description="Profile of AWS's shared configuration; empty: the default one."
     )
 

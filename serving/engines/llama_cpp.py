@@ -9,6 +9,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.field_types import Word
 from weighbridge.core.gguf_header import read_metadata
 from weighbridge.core.machine import limited_cores
 from weighbridge.core.settings import Settings
@@ -77,7 +78,7 @@ class LlamaCppArgs(EngineArgs):
     cache_ram: int = Field(
         256, ge=0, description="Most MiB kept of prompts that no slot holds any more."
     )
-    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    alias: Word = Field("model", description="Name of the model in `/v1/models`.")
 
 
 class LlamaCpp(Engine[LlamaCppArgs]):

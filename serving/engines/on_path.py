@@ -16,6 +16,7 @@ from pydantic import Field, create_model, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.field_types import PathText, Word
 from weighbridge.core.plugins import suggestion
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import flags
@@ -33,7 +34,7 @@ class OnPathArgs(EngineArgs):
     start_timeout: float = Field(
         900.0, gt=0, description="Seconds until the first real token must have come."
     )
-    program: str = Field(
+    program: PathText = Field(
         "", description="The program, if it is not on the PATH under its own name."
     )
 
@@ -207,7 +208,7 @@ ROWS: Final = (
         options={
             "num_shard": (int | None, Positive),
             "dtype": (Literal["float16", "bfloat16"] | None, None),
-            "quantize": (str | None, None),
+            "quantize": (Word | None, None),
             "kv_cache_dtype": (Literal["fp8_e4m3fn", "fp8_e5m2"] | None, None),
             "speculate": (int | None, Positive),
             "max_concurrent_requests": (int | None, Positive),
@@ -216,7 +217,7 @@ ROWS: Final = (
             "max_batch_prefill_tokens": (int | None, Positive),
             "max_batch_total_tokens": (int | None, Positive),
             "max_batch_size": (int | None, Positive),
-            "cuda_graphs": (str | None, None),
+            "cuda_graphs": (Word | None, None),
             "cuda_memory_fraction": (float | None, Share),
         },
         tokenize=_tgi_tokens,
@@ -238,13 +239,13 @@ ROWS: Final = (
             "--enable-metrics",
         ),
         options={
-            "served_model_name": (str, "model"),
+            "served_model_name": (Word, "model"),
             "dtype": (
                 Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None,
                 None,
             ),
-            "quantization": (str | None, None),
-            "kv_cache_dtype": (str | None, None),
+            "quantization": (Word | None, None),
+            "kv_cache_dtype": (Word | None, None),
             "context_length": (int | None, Positive),
             "tp_size": (int | None, Positive),
             "dp_size": (int | None, Positive),

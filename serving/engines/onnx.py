@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilities, EngineArgs
 from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
@@ -47,7 +48,7 @@ class DecoderArgs(EngineArgs):
         ge=1,
         description="Most tokens of a prompt read in one step, between which other answers go on.",
     )
-    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    alias: Word = Field("model", description="Name of the model in `/v1/models`.")
 
     def options(self) -> dict[str, object]:
         """Return the options of a server of ours over the model."""

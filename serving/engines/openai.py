@@ -17,6 +17,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import flags
 from weighbridge.serving.openai_client import Client, RequestRefused
@@ -35,7 +36,7 @@ class OpenAIArgs(EngineArgs):
     url: str = Field(
         "http://127.0.0.1:8000/v1",
         # No user and password in it: everybody on the machine can read a command line.
-        pattern=r"^https?://[^@\s]+$",
+        pattern=r"^https?://[^@\s\x00-\x1f\x7f]+$",
         description="The endpoint, with its `/v1`.",
     )
     api_key_env: str | None = Field(
@@ -43,9 +44,7 @@ class OpenAIArgs(EngineArgs):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Name of the environment variable that holds its key.",
     )
-    model: str | None = Field(
-        None, min_length=1, description="Model to ask for; open: the first that it lists."
-    )
+    model: Word | None = Field(None, description="Model to ask for; open: the first that it lists.")
 
 
 class OpenAI(Engine[OpenAIArgs]):

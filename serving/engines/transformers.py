@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
 from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.shim_engine import ShimEngine
@@ -35,7 +36,7 @@ class TransformersArgs(EngineArgs):
     max_length: int | None = Field(
         None, ge=16, description="Tokens of prompt and answer; open: the model's own."
     )
-    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    alias: Word = Field("model", description="Name of the model in `/v1/models`.")
 
 
 class Transformers(ShimEngine[TransformersArgs]):

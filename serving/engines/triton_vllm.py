@@ -11,6 +11,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 
 LAUNCHER: Final = Path(__file__).with_name("triton_vllm_server.py")
@@ -31,7 +32,7 @@ class TritonVllmArgs(EngineArgs):
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="Number format of weights and activations."
     )
-    quantization: str | None = Field(
+    quantization: Word | None = Field(
         None, description="Such as `fp8`; open: as the model's configuration says."
     )
     max_model_len: int | None = Field(

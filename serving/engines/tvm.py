@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.core.artifact import Format
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import AUTO_CONTEXT, AUTO_SLOTS, Capabilities, EngineArgs
 from weighbridge.serving.engines.command_line import variations
 from weighbridge.serving.engines.onnx import MOST_SLOTS
@@ -39,7 +40,7 @@ class TvmArgs(EngineArgs):
         ge=1,
         description="Most tokens of a prompt read in one step, between which other answers go on.",
     )
-    alias: str = Field("model", min_length=1, description="Name of the model in `/v1/models`.")
+    alias: Word = Field("model", description="Name of the model in `/v1/models`.")
 
 
 class Tvm(ShimEngine[TvmArgs]):

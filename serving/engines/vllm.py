@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.field_types import Word
 from weighbridge.serving.engines import vllm_client
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
 from weighbridge.serving.engines.command_line import guarded
@@ -63,7 +64,7 @@ class SpeculativeConfig(BaseModel):
         "ngram", description="Who guesses; `ngram` looks the prompt up and needs no second model."
     )
     num_speculative_tokens: int = Field(3, ge=1, le=64, description="Tokens guessed at a time.")
-    model: str | None = Field(
+    model: Word | None = Field(
         None, description="Folder of the guessing model, for the methods that have one."
     )
     prompt_lookup_min: int | None = Field(
@@ -96,7 +97,7 @@ class VllmArgs(EngineArgs):
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="Number format of weights and activations."
     )
-    quantization: str | None = Field(
+    quantization: Word | None = Field(
         None, description="Such as `fp8`; open: as the model's configuration says."
     )
     max_model_len: int | None = Field(
@@ -115,7 +116,7 @@ class VllmArgs(EngineArgs):
     pipeline_parallel_size: int = Field(
         1, ge=1, description="Groups of GPUs that hold layers one after another."
     )
-    kv_cache_dtype: str = Field("auto", description="Number format of cached keys and values.")
+    kv_cache_dtype: Word = Field("auto", description="Number format of cached keys and values.")
     enforce_eager: bool = Field(
         False, description="No compilation, no CUDA graphs: starts faster, answers slower."
     )
@@ -124,7 +125,7 @@ class VllmArgs(EngineArgs):
         None, description="Guess tokens ahead; open: don't."
     )
     enable_lora: bool = Field(False, description="Serve LoRA adapters beside the model.")
-    lora_modules: dict[str, str] = Field(
+    lora_modules: dict[Word, Word] = Field(
         default_factory=dict,
         description="Adapters loaded at start, name: folder. A request asks for one as `model`.",
     )
@@ -141,9 +142,7 @@ class VllmArgs(EngineArgs):
     shutdown_timeout: int = Field(
         6, ge=0, description="Seconds that answers under way get after SIGTERM; 0 cuts them."
     )
-    served_model_name: str = Field(
-        "model", min_length=1, description="Name of the model in `/v1/models`."
-    )
+    served_model_name: Word = Field("model", description="Name of the model in `/v1/models`.")
     cpu_kvcache_space: int | None = Field(
         None,
         ge=1,

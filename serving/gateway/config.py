@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.field_types import is_address
 from weighbridge.serving.client_requests import (
     BODY_TOO_SLOW,
     common_operations,
@@ -194,6 +195,8 @@ def _check(fronts: Sequence[Front]) -> None:
                     f"'{name}' cannot be a name there",
                     "use letters, digits, dots and dashes",
                 )
+        if not is_address(front.host):
+            raise BadInput(doing, f"{front.host!r} of {front.target} is no address")
         if len(set(names)) < len(names):
             raise BadInput(doing, f"{front.target} has two versions of one name")
         if any(not re.fullmatch(r"/[^\s\"'\\]*", route.health) for route in front.routes):

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from weighbridge.core.field_types import PathText
 from weighbridge.serving.client_requests import BODY_SECONDS, MAX_BODY_BYTES, OPENAI_OPERATIONS
 
 ANY_ORIGIN: Final = "*"
@@ -26,10 +27,10 @@ class GatewayArgs(BaseModel):
         256, ge=0, description="Requests that may wait; past it: 503 with Retry-After."
     )
     queue_seconds: float = Field(30.0, gt=0, description="Longest wait in the queue, in seconds.")
-    api_keys: str = Field(
+    api_keys: PathText = Field(
         "", description="File with the sha256 of one API key per line (hex); empty: no key needed."
     )
-    tls: str = Field("", description="PEM file with certificate and key; empty: plain HTTP.")
+    tls: PathText = Field("", description="PEM file with certificate and key; empty: plain HTTP.")
     max_body_bytes: int = Field(
         MAX_BODY_BYTES,
         ge=1 << 10,

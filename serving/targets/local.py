@@ -18,6 +18,7 @@ from pydantic import Field
 from weighbridge.core import loopback
 from weighbridge.core.environments import Environment
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.field_types import Address
 from weighbridge.core.machine import available_memory
 from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
@@ -41,7 +42,9 @@ class LocalArgs(TargetArgs):
     """Where the local target listens."""
 
     kind: Literal["local"] = "local"
-    host: str = Field("127.0.0.1", description="Address to listen at; 0.0.0.0 for every interface.")
+    host: Address = Field(
+        "127.0.0.1", description="Address to listen at; 0.0.0.0 for every interface."
+    )
     port: int = Field(8000, ge=1, le=65535, description="Port of the endpoint.")
     stop_seconds: int = Field(
         30, ge=1, description="Seconds between SIGTERM and SIGKILL when a version is stopped."

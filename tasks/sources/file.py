@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.field_types import PathText
 from weighbridge.core.store import sha256_of
 from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
 
@@ -19,7 +20,7 @@ class FileArgs(SourceArgs):
     """A folder or file on this machine."""
 
     kind: Literal["file"] = "file"
-    path: str = Field(
+    path: PathText = Field(
         min_length=1,
         description="Folder or file; `~` is the home folder; relative to where you are.",
     )

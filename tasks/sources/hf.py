@@ -43,7 +43,9 @@ class HubArgs(SourceArgs):
         "model", description="What kind of repository it is."
     )
     revision: str = Field(
-        "main", min_length=1, description="Branch, tag or commit; kept as the commit it stands for."
+        "main",
+        pattern=r"^[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*$",
+        description="Branch, tag or commit; kept as the commit it stands for.",
     )
 
     def uri(self, revision: str) -> str:

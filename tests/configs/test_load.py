@@ -1,5 +1,7 @@
 """Reading recipes: every complaint names line, field and what to do."""
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ deploy:
 )
 def test_every_recipe_in_the_tree_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/made")
-    monkeypatch.setenv("BUCKET", "models")
+    monkeypatch.setenv("WEIGHBRIDGE_BUCKET", "models")
     assert load(path).name
 
 
@@ -97,10 +99,112 @@ def test_missing_stage_is_named() -> None:
         parse(VALID.replace("weigh:\n  engines:\n    - kind: llama_cpp\n", ""))
 
 
-def test_names_from_the_environment_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL_NAME", "support")
-    assert parse(VALID.replace("name: demo", "name: ${MODEL_NAME}")).name == "support"
-    assert parse(VALID.replace("name: demo", "name: ${NOT_SET:-fallback}")).name == "fallback"
+def test_variables_meant_for_recipes_are_filled_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def filled_in(text: str) -> object:
+        return parse(VALID.replace("file:///models/base", text)).model_dump()["download"]["model"]
+
+    monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/not/there")
+    assert filled_in("file://${WEIGHBRIDGE_DEMO}/x")["path"] == "/not/there/x"  # type: ignore[index]
+    monkeypatch.setenv("CASES", str(tmp_path))
+    assert filled_in("file://${CASES}/x")["path"] == f"{tmp_path}/x"  # type: ignore[index]
+    monkeypatch.setenv("WEIGHBRIDGE_RECIPE_VARIABLES", "OTHER,BUCKET")
+    monkeypatch.setenv("BUCKET", "models")
+    assert filled_in("s3://${BUCKET}/x")["bucket"] == "models"  # type: ignore[index]
+    assert filled_in("s3://${NOT_SET:-fallback}/x")["bucket"] == "fallback"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://user:hidden@host/db"),
+        ("WEIGHBRIDGE_DATABASE_URL", "postgresql://user:hidden@host/db"),
+        ("WEIGHBRIDGE_TRACKING_URI", "http://user:hidden@host"),
+        ("WEIGHBRIDGE_SOURCE", "http://user:hidden@host"),
+        ("PGPASS", "hidden"),
+        ("PGPASS", "/hidden"),
+        ("WEIGHBRIDGE_API_KEY", "hidden"),
+    ],
+)
+def test_other_variables_are_refused_without_their_values(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=name) as caught:
+        parse(VALID.replace("file:///models/base", f"file:///${{{name}}}/base"))
+    assert "hidden" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ALIASES = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairwise("abcdefgh"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"a: &a [{', '.join('x' * 10)}]\n{ALIASES}\nname: *h", "more than 20,000 values"),
+        (f"name: {'[' * 9000}{']' * 9000}", "more than 40 levels"),
+        ("\n".join(" " * level + "a:" for level in range(300)), "more than 40 levels"),
+        ("name: &a [*a]", "line 1: *a stands inside of itself"),
+        ("name: &a {b: [*a]}", "line 1: *a stands inside of itself"),
+        (f"name: {'x' * 200_000}", "longer than 100,000 characters"),
+        ("name: 2024-13-01", "month must be in 1..12"),
+        (f"name: {'1' * 5000}", "Exceeds the limit"),
+        ('name: "\\ud800"', "line 1: half of a surrogate pair"),
+        (f"a: [{'1, ' * 15_000}1]\n" * 3, "longer than"),
+    ],
+    ids=range(10),
+)
+def test_no_text_takes_long_or_ends_in_a_traceback(text: str, expected: str) -> None:
+    began = time.process_time()
+    with pytest.raises(BadInput) as caught:
+        parse(text)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - began < 1
+
+
+def test_aliases_that_stay_small_are_taken() -> None:
+    text = VALID.replace("  r: 8", "  r: &rank 8\n  lora_alpha: *rank")
+    assert parse(text).finetune.lora_alpha == 8
+
+
+def test_of_very_many_mistakes_ten_are_told() -> None:
+    many = "\n".join(f"x{number}: 1" for number in range(50))
+    with pytest.raises(BadInput, match=r"and 40 more$"):
+        parse(f"{VALID}{many}\n")
+
+
+HOSTS = ["127.0.0.1 user root", "127.0.0.1\\n  user root", "::1%x user root", "unix@/s", "*", ""]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        *(("port: 8300", f'port: 8300\n    host: "{host}"', "host") for host in HOSTS),
+        ("name: demo", "name: weighbridge", "name"),
+        ("deploy:", "deploy:\n  name: weighbridge-metrics", "name"),
+        ("port: 8300", 'port: 8300\n    gateway: {tls: "/a\\nuser root"}', "tls"),
+        ("port: 8300", 'port: 8300\n    gateway: {api_keys: "/a\\0"}', "api_keys"),
+        ("- kind: llama_cpp", '- {kind: llama_cpp, alias: "--host=0.0.0.0"}', "alias"),
+        ("- kind: llama_cpp", '- {kind: llama_cpp, alias: "a\\0"}', "alias"),
+        ("file:///data", '"file:///data\\0"', "source"),
+    ],
+)
+def test_values_are_nothing_more_than_what_they_are_for(
+    before: str, after: str, field: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(VALID.replace(before, after))
+    assert field in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost", "192.168.1.20"])
+def test_addresses_are_taken(host: str) -> None:
+    recipe = parse(VALID.replace("port: 8300", f'port: 8300\n    host: "{host}"'))
+    assert recipe.deploy.target.model_dump()["host"] == host
 
 
 def test_missing_file_says_how_to_start(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A YAML text as nodes, which know their lines, and as plain values.
+
+Anybody's text is read in time and memory that follow from its length.
+"""
+
+from typing import Any
+
+import yaml
+
+from weighbridge.core.errors import BadInput
+
+LONGEST = 100_000
+"""Characters. PyYAML reads that many in about a second; our longest recipe has two thousand."""
+DEEPEST = 40
+"""Mappings and lists inside each other. PyYAML, pydantic and we walk them by recursion."""
+MOST_VALUES = 20_000
+"""Values once every alias stands for what it names: ten aliases of ten, seven times over, are ten
+million.
+"""
+
+
+def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """Return the text's nodes and its plain values; `source` names it in messages.
+
+    Raises:
+        BadInput: it is not YAML, too long, too deep, refers to itself, or has a key twice.
+    """
+    doing = f"reading recipe {source}"
+    if len(text) > LONGEST:
+        raise BadInput(doing, f"it is longer than {LONGEST:,} characters")
+    try:
+        _refuse_excess(text, doing)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            plain = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    # ValueError: a date such as 2024-13-01, or a number of five thousand digits.
+    except (yaml.YAMLError, ValueError) as exc:
+        raise BadInput(doing, " ".join(str(exc).split())) from exc
+    if node is not None:
+        # PyYAML takes the last of two equal keys without a word.
+        _refuse_doubled_keys(node, doing)
+    return node, plain
+
+
+def _refuse_excess(text: str, doing: str) -> None:
+    """Raise BadInput where the text is too deep, refers to itself, or grows past all bounds."""
+    open_anchors: list[str | None] = []
+    sizes: dict[str | None, int] = {}
+    # Of the values that are open, from the whole document to the innermost.
+    counts = [0]
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in open_anchors:
+                raise BadInput(doing, f"line {line}: *{event.anchor} stands inside of itself")
+            counts[-1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            if any("\ud800" <= character <= "\udfff" for character in event.value):
+                raise BadInput(doing, f"line {line}: half of a surrogate pair is no character")
+            sizes[event.anchor] = 1
+            counts[-1] += 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append(event.anchor)
+            counts.append(1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = counts.pop()
+            sizes[open_anchors.pop()] = size
+            counts[-1] += size
+        if len(open_anchors) > DEEPEST:
+            raise BadInput(doing, f"line {line}: more than {DEEPEST} levels inside each other")
+        if counts[-1] > MOST_VALUES:
+            raise BadInput(doing, f"line {line}: more than {MOST_VALUES:,} values")
+
+
+def _refuse_doubled_keys(node: yaml.Node, doing: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_doubled_keys(child, doing)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise BadInput(doing, f"line {line}: '{key.value}' is there twice")
+            seen.add(key.value)
+            _refuse_doubled_keys(value, doing)
