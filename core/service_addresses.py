@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from weighbridge.core import loopback
+from weighbridge.core import loopback, own_secrets
 from weighbridge.core.files import replace_text
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
@@ -101,7 +101,10 @@ def wake_deployer(home: Path, target: str, trigger: str) -> bool:
     if ports is None:
         return False
     request = {"target": target, "trigger": trigger}
+    token = own_secrets.read(home, "deployer")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = f"{ports.url('deployer')}/wake"
     try:
-        return loopback.post(f"{ports.url('deployer')}/wake", request).is_success
+        return loopback.post(url, request, headers=headers).is_success
     except httpx.HTTPError:
         return False

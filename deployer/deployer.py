@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
+from weighbridge.core import own_secrets
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -104,7 +107,8 @@ class Deployer:
         self._webhook_due = 0.0
         seen = SeenDeliveries(self._settings.home / "run" / "deliveries.json")
         callbacks = Callbacks(self.take_delivery, self.wake, self.status)
-        app = application(callbacks, self._settings.webhook_secret, seen)
+        wake_token = SecretStr(own_secrets.ensure(self._settings.home, "deployer"))
+        app = application(callbacks, self._settings.webhook_secret, wake_token, seen)
         self._receiver = Receiver(app, self._settings.deployer_port)
         self._watch = Watch(workspace)
 

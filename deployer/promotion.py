@@ -14,7 +14,7 @@ from weighbridge.core.errors import BadInput, GateFailed, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.registry.ledger import RolloutRecord, record_of
-from weighbridge.rollout import reconcile, target_operations, target_status
+from weighbridge.rollout import operator_commands, reconcile, target_operations, target_status
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.operator_commands import Command
 from weighbridge.rollout.reconcile import ReconcileResult
@@ -128,7 +128,7 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
             "run its recipe again",
         )
     version = registry.version(binding.model, number)
-    promotion = _promote(version, "rollback", at, registry, workspace)
+    promotion = _promote(version, reconcile.ROLLBACK, at, registry, workspace)
     # A target that was paused would not go back, and whoever asks for this wants it now.
     target_operations.command(target, "resume", workspace)
     return promotion
@@ -139,6 +139,10 @@ def _promote(
 ) -> Promotion:
     bindings = _bindings_of(version.name, registry)
     reconcile.check_servable(version, bindings, registry, workspace)
+    # Before the alias moves: MLflow's webhook may be faster than this process.
+    for binding in bindings if trigger == reconcile.ROLLBACK else ():
+        folder = reconcile.managed_target_of(binding, workspace).folder
+        operator_commands.note_rollback(folder, version.version)
     registry.promote(version)
     return Promotion(version, bindings, trigger, at)
 

@@ -23,12 +23,15 @@ from typing import Any
 import uvicorn
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
+from weighbridge.core.service_addresses import HOST
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +142,7 @@ class SeenDeliveries:
 def application(
     callbacks: Callbacks,
     secret: SecretStr,
+    wake_token: SecretStr,
     seen: SeenDeliveries,
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
@@ -155,6 +159,7 @@ def application(
         return JSONResponse({"detail": "taken"})
 
     async def wake(request: Request) -> JSONResponse:
+        _check_token(request.headers, wake_token.get_secret_value())
         fields = _wake_fields(await _body(request))
         callbacks.wake(fields.get("target", ""), fields.get("trigger", "wake"))
         return JSONResponse({"detail": "woken"}, 202)
@@ -176,7 +181,18 @@ def application(
         Route("/health", health),
         Route("/status", status),
     ]
-    return Starlette(routes=routes, exception_handlers={DeliveryRejected: rejected})
+    # A page of the web whose name was made to mean this machine says its own name here.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    return Starlette(
+        routes=routes, middleware=[hosts], exception_handlers={DeliveryRejected: rejected}
+    )
+
+
+def _check_token(headers: Mapping[str, str], token: str) -> None:
+    """Raise DeliveryRejected where a request is not authorized; without a token none is."""
+    given, expected = headers.get("authorization", ""), f"Bearer {token}"
+    if not token or not hmac.compare_digest(given.encode(), expected.encode()):
+        raise DeliveryRejected(401, "the token is missing or wrong")
 
 
 async def _body(request: Request) -> bytes:
@@ -224,7 +240,7 @@ class Receiver:
     def __init__(self, app: Starlette, port: int) -> None:
         try:
             # Not by uvicorn: where the port is taken, that ends the whole process.
-            self._listener = socket.create_server(("127.0.0.1", port))
+            self._listener = socket.create_server((HOST, port))
         except OSError as exc:
             remedy = "stop what listens there, or set WEIGHBRIDGE_DEPLOYER_PORT"
             raise Unavailable(
@@ -239,7 +255,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http://{HOST}:{self._listener.getsockname()[1]}"
 
     def start(self) -> None:
         self._thread.start()

@@ -1,5 +1,8 @@
-"""What a person tells a rollout: pause, resume, go on at once, abort. Kept beside the target."""
+"""What a person tells a rollout: pause, resume, go on at once, abort, go back. Kept beside the
+target.
+"""
 
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +14,8 @@ from weighbridge.core.files import replace_text
 
 Command = Literal["pause", "resume", "now", "abort"]
 
+ROLLBACK_SECONDS = 600.0
+"""A rollback that could not begin within that time is a promotion like any other."""
 _FILE = "orders.json"
 """Its older name: a command given before an update is still obeyed after it."""
 _LOCK = "orders.lock"
@@ -27,6 +32,15 @@ class OperatorCommands(BaseModel):
     """Id of the rollout that skips the steps it has left; empty for none."""
     abort: str = ""
     """Id of the rollout that is rolled back; empty for none."""
+    rollback_to: str = ""
+    """Version that somebody went back to: it serves without a canary; empty for none."""
+    rollback_at: float = 0.0
+    """Unix time at which that was asked for."""
+
+    def goes_back_to(self, version: str) -> bool:
+        """Whether this version is what somebody went back to, not long ago."""
+        is_recent = time.time() - self.rollback_at < ROLLBACK_SECONDS
+        return bool(version) and version == self.rollback_to and is_recent
 
 
 def read(folder: Path) -> OperatorCommands:
@@ -35,6 +49,14 @@ def read(folder: Path) -> OperatorCommands:
         return OperatorCommands.model_validate_json((folder / _FILE).read_bytes())
     except FileNotFoundError:
         return OperatorCommands()
+
+
+def note_rollback(folder: Path, version: str) -> None:
+    """Note that this version is gone back to; empty: that no version is, any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / _LOCK):
+        changes = {"rollback_to": version, "rollback_at": time.time()}
+        replace_text(folder / _FILE, read(folder).model_copy(update=changes).model_dump_json())
 
 
 def issue(folder: Path, command: Command, rollout: str) -> None:

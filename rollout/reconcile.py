@@ -37,6 +37,7 @@ from weighbridge.tasks.package import PackageArgs, package
 
 logger = logging.getLogger(__name__)
 
+ROLLBACK = "rollback"
 ALIAS_POLL = 1.0
 """Seconds between two looks at the alias while a rollout goes on."""
 
@@ -146,6 +147,7 @@ def _reconcile_locked(
             return _keep(managed, serving, f"no version of {binding.model} has the alias champion")
         if _serves(state, desired):
             managed.change_state(reason="", last_failure=None)
+            _forget_rollback(managed, desired)
             return ReconcileResult("nothing", f"version {serving} serves already", serving)
         if (why := _why_not_tried(managed, state, desired, force)) is not None:
             return _keep(managed, serving, why)
@@ -153,7 +155,9 @@ def _reconcile_locked(
         try:
             release, measurement = _releasable(managed, desired, registry)
             alias = _AliasWatch(binding.model, release.version, registry)
+            trigger = _checked(trigger, managed, desired)
             stopped = Rollout(managed, release, trigger, measurement, alias.superseded).run()
+            _forget_rollback(managed, desired)
         # BadInput goes on to the caller: another version would not make the address free.
         except Unavailable as exc:
             why = f"version {desired.version} can't be served: {exc}"
@@ -170,6 +174,22 @@ def _alias_warning(managed: ManagedTarget, binding: Binding, registry: Registry)
     if warning and warning != managed.load_state().alias_warning:
         logger.warning("%s: %s", managed.name, warning)
     return warning
+
+
+def _checked(trigger: str, managed: ManagedTarget, version: Version) -> str:
+    """Return the trigger; `rollback`, which skips the canary, exactly where `weighbridge rollback`
+    has noted this version beside the target.
+    """
+    # Whoever calls this can say anything: by HTTP, or as a parameter of a flow.
+    if operator_commands.read(managed.folder).goes_back_to(version.version):
+        return ROLLBACK
+    return trigger if trigger != ROLLBACK else "reconcile"
+
+
+def _forget_rollback(managed: ManagedTarget, version: Version) -> None:
+    """End the permission to skip the canary of this version: it was for this time alone."""
+    if operator_commands.read(managed.folder).rollback_to == version.version:
+        operator_commands.note_rollback(managed.folder, "")
 
 
 def _with_newest_arguments(

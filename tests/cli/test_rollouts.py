@@ -179,6 +179,24 @@ def test_rollback_goes_back_to_the_version_before_and_again_forward(shop: Machin
     assert (shop.serves(), shop.registry.alias) == ("2", "2")
 
 
+def test_rollback_skips_the_canary_and_no_later_promotion_of_that_version_does(
+    shop: Machine,
+) -> None:
+    weighbridge("promote", "demo", "1")
+    weighbridge("promote", "demo", "2")
+    weighbridge("rollback", "shop")
+    weighbridge("promote", "demo", "2")
+    weighbridge("promote", "demo", "1")
+    begun = [entry for entry in shop.registry.ledger if entry.event == "begin"]
+    assert [entry.fields["trigger"] for entry in begun] == [
+        "promote",
+        "promote",
+        "rollback",
+        "promote",
+        "promote",
+    ]
+
+
 def test_rollback_takes_back_what_is_being_rolled_out_even_paused(
     shop: Machine, deployer: Deployer
 ) -> None:

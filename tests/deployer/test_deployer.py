@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from tests.deployer.test_webhook_receiver import ALIAS
 from tests.waiting import soon
-from weighbridge.core import service_addresses
+from weighbridge.core import own_secrets, service_addresses
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.hang_watch import LOOKS
 from weighbridge.core.settings import Settings
@@ -111,7 +111,7 @@ class Bench:
     """A deployer over stand-ins, its loop on a thread."""
 
     def __init__(self, home: Path, *bindings: Binding) -> None:
-        self.mlflow, self.work = Mlflow(*bindings), Work()
+        self.home, self.mlflow, self.work = home, Mlflow(*bindings), Work()
         self.events: list[Announcement] = []
         settings = Settings(
             home=home, deployer_port=0, reconcile_seconds=3600, webhook_secret=SecretStr("s3cret")
@@ -152,9 +152,10 @@ class Bench:
         return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
 
     def wake(self, **call: str) -> None:
-        assert (
-            httpx.post(f"{self.deployer.url}/wake", json=call, trust_env=False).status_code == 202
-        )
+        headers = {"Authorization": f"Bearer {own_secrets.read(self.home, 'deployer')}"}
+        url = f"{self.deployer.url}/wake"
+        answer = httpx.post(url, json=call, headers=headers, trust_env=False)
+        assert answer.status_code == 202
 
     def close(self) -> None:
         for gate in self.work.held.values():

@@ -15,6 +15,7 @@ import pytest
 
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
+from weighbridge.core import own_secrets
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -129,7 +130,10 @@ def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
             lambda: target()["trigger"] == "webhook" and "never weighed" in target()["detail"]
         ), target()
         os.killpg(os.getpgid(server), signal.SIGKILL)
-        assert httpx.post(f"{deployer.url}/wake", trust_env=False).status_code == 202
+        token = own_secrets.read(workspace.settings.home, "deployer")
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.post(f"{deployer.url}/wake", headers=headers, trust_env=False)
+        assert answer.status_code == 202
         assert soon(lambda: deployer.status()["mlflow"]["answers"] is False, 60)
         assert "Traceback" not in deployer.log()
     finally:

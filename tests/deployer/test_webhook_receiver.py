@@ -27,6 +27,7 @@ from weighbridge.deployer.webhook_receiver import (
 )
 
 SECRET = "s3cret"
+TOKEN = "t0ken"
 ALIAS = {
     "entity": "model_version_alias",
     "action": "created",
@@ -44,7 +45,8 @@ class Desk:
         callbacks = Callbacks(
             self.deliveries.append, lambda *call: self.woken.append(call), lambda: {"targets": {}}
         )
-        self.receiver = Receiver(application(callbacks, SecretStr(secret), SeenDeliveries(path)), 0)
+        app = application(callbacks, SecretStr(secret), SecretStr(TOKEN), SeenDeliveries(path))
+        self.receiver = Receiver(app, 0)
         self.receiver.start()
         self.client = httpx.Client(base_url=self.receiver.url, trust_env=False, timeout=20)
 
@@ -167,9 +169,8 @@ def test_what_is_too_long_is_refused_before_it_is_read(desk: Desk) -> None:
 
     assert desk.client.post(PATH, content=endless()).status_code == 413
     with socket.create_connection(("127.0.0.1", int(desk.receiver.url.rpartition(":")[2]))) as raw:
-        raw.sendall(
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n".encode()
-        )
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n"
+        raw.sendall(f"{head}Content-Length: 10000000000\r\n\r\n".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
     assert desk.deliveries == []
 
@@ -189,19 +190,38 @@ def test_a_body_that_never_comes_is_not_waited_for(
     with socket.create_connection(
         ("127.0.0.1", int(desk.receiver.url.rpartition(":")[2])), timeout=10
     ) as raw:
-        raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123".encode())
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n"
+        raw.sendall(f"{head}Content-Length: 10\r\n\r\n123".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
 
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+
+
 def test_a_wake_up_call_names_a_target_or_means_all(desk: Desk) -> None:
-    assert desk.client.post("/wake").status_code == 202
-    assert (
-        desk.client.post("/wake", json={"target": "demo", "trigger": "promote"}).status_code == 202
-    )
+    call = {"target": "demo", "trigger": "promote"}
+    assert desk.client.post("/wake", headers=AUTHORIZED).status_code == 202
+    assert desk.client.post("/wake", headers=AUTHORIZED, json=call).status_code == 202
     assert desk.woken == [("", "wake"), ("demo", "promote")]
     for body in (b"[]", b"{", b'{"target": 7}', b'{"target": "../x"}'):
-        assert desk.client.post("/wake", content=body).status_code == 400
+        assert desk.client.post("/wake", headers=AUTHORIZED, content=body).status_code == 400
     assert len(desk.woken) == 2
+
+
+@pytest.mark.parametrize("header", ["", TOKEN, "Bearer t0ke", "Basic t0ken", "Bearer ä"])
+def test_a_wake_up_call_without_the_token_wakes_nobody(desk: Desk, header: str) -> None:
+    body, headers = '{"target":"demo","trigger":"rollback"}', {"Content-Type": "text/plain"}
+    if header:
+        headers["Authorization"] = header
+    encoded = {name: value.encode() for name, value in headers.items()}
+    assert desk.client.post("/wake", content=body, headers=encoded).status_code == 401
+    assert desk.woken == []
+
+
+def test_a_page_whose_name_was_made_to_mean_this_machine_is_told_nothing(desk: Desk) -> None:
+    for path in ("/status", "/health"):
+        headers = {"Host": f"evil.example:{desk.receiver.url.rpartition(':')[2]}"}
+        assert desk.client.get(path, headers=headers).status_code == 400
 
 
 def test_it_says_how_it_is(desk: Desk) -> None:
@@ -214,7 +234,8 @@ def test_it_says_how_it_is(desk: Desk) -> None:
 def test_a_taken_port_is_said_on_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         callbacks = Callbacks(lambda _: None, lambda *_: None, dict)
-        app = application(callbacks, SecretStr(""), SeenDeliveries(Path("/nowhere/seen")))
+        seen = SeenDeliveries(Path("/nowhere/seen"))
+        app = application(callbacks, SecretStr(""), SecretStr(""), seen)
         with pytest.raises(Unavailable, match="WEIGHBRIDGE_DEPLOYER_PORT"):
             Receiver(app, taken.getsockname()[1])
 

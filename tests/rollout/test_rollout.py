@@ -11,7 +11,8 @@ import pytest
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import target_operations, target_status
+from weighbridge.rollout import operator_commands, target_operations, target_status
+from weighbridge.rollout.reconcile import reconcile
 
 
 @pytest.fixture
@@ -260,3 +261,28 @@ def _until(holds: object) -> None:
     while not holds():  # type: ignore[operator]
         assert monotonic() < deadline
         sleep(0.002)
+
+
+def test_no_caller_skips_the_canary_by_calling_itself_a_rollback(shop: Machine) -> None:
+    shop.promote("1")
+    shop.registry.alias = "2"
+    reconcile(shop.binding, shop.registry, shop.workspace, "rollback")  # type: ignore[arg-type]
+    assert shop.serves() == "2"
+    triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
+    assert triggers == ["test", "reconcile"]
+
+
+def test_what_was_gone_back_to_skips_the_canary_whoever_asks_but_not_for_ever(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote("1")
+    operator_commands.note_rollback(shop.managed.folder, "2")
+    assert operator_commands.read(shop.managed.folder).goes_back_to("2")
+    assert not operator_commands.read(shop.managed.folder).goes_back_to("1")
+    with monkeypatch.context() as patch:
+        patch.setattr(operator_commands, "ROLLBACK_SECONDS", 0.0)
+        assert not operator_commands.read(shop.managed.folder).goes_back_to("2")
+    shop.promote("2")
+    triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
+    assert triggers == ["test", "rollback"]
+    assert not operator_commands.read(shop.managed.folder).goes_back_to("2")

@@ -1,0 +1,40 @@
+"""Secrets that an installation makes for itself: one file each, for its owner alone.
+
+::
+
+    HOME/secrets/prefect   login of Prefect's API and UI: user:password
+    HOME/secrets/deployer  what the deployer's wake-up calls are authorized by
+"""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from weighbridge.core.files import replace_text
+
+Name = Literal["prefect", "deployer"]
+PREFECT_USER = "weighbridge"
+
+
+def read(home: Path, name: Name) -> str | None:
+    """Return a secret; None where there is none yet."""
+    with contextlib.suppress(FileNotFoundError):
+        return (home / "secrets" / name).read_text().strip()
+    return None
+
+
+def ensure(home: Path, name: Name) -> str:
+    """Return a secret, which is made where there is none."""
+    path = home / "secrets" / name
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        value = secrets.token_urlsafe(32)
+        scratch = path.with_name(f"{name}.{os.getpid()}")
+        replace_text(scratch, f"{PREFECT_USER}:{value}" if name == "prefect" else value, mode=0o600)
+        # Whoever comes second takes the first one's.
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)
+        scratch.unlink()
+    return path.read_text().strip()
