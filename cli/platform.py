@@ -43,7 +43,10 @@ def up(as_json: bool, install: bool) -> None:
         click.echo(json.dumps(documents, indent=2))
         return
     _print_services(services)
-    hint = "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status"
+    hint = (
+        "\nrun a recipe in Prefect's UI, promote a version in MLflow's; see: weighbridge status\n"
+        f"Prefect's login is in {Settings().home / 'secrets' / 'prefect'}"
+    )
     terminal.console.print(hint, soft_wrap=True)
 
 

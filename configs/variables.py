@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.settings import Settings
+from weighbridge.core.settings import Settings, names
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _PREFIX = "WEIGHBRIDGE_"
@@ -70,7 +70,7 @@ def _lookup(name: str, default: str | None, source: str) -> str:
 
 
 def _is_meant_for_recipes(name: str) -> bool:
-    if name in Settings().recipe_variables.replace(",", " ").split():
+    if name in names(Settings().recipe_variables):
         return True
     # A setting may hold a password: that of the database does.
     is_setting = name.removeprefix(_PREFIX).lower() in Settings.model_fields

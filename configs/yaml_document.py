@@ -52,7 +52,7 @@ def _refuse_excess(text: str, doing: str) -> None:
     # Of the values that are open, from the whole document to the innermost.
     counts = [0]
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in open_anchors:
                 raise BadInput(doing, f"line {line}: *{event.anchor} stands inside of itself")

@@ -14,10 +14,14 @@ def get(url: str, timeout: float = 5.0) -> httpx.Response:
 
 
 def post(
-    url: str, document: object, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+    url: str,
+    document: object,
+    timeout: float = 5.0,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
 ) -> httpx.Response:
     """Return the answer to a POST of JSON. Raises httpx.HTTPError where none comes in time."""
-    return _request("POST", url, timeout, json=document, headers=headers)
+    return _request("POST", url, timeout, json=document, headers=headers, auth=auth)
 
 
 def _request(method: str, url: str, timeout: float, **options: Any) -> httpx.Response:

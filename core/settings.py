@@ -17,6 +17,11 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighbridge"
 
 
+def names(listed: str) -> list[str]:
+    """Return what a setting lists with commas, or white space, between."""
+    return listed.replace(",", " ").split()
+
+
 class Settings(BaseSettings):
     """Where state lives and which services are used; every field is ``WEIGHBRIDGE_<NAME>``."""
 
@@ -64,6 +69,16 @@ class Settings(BaseSettings):
         description="Start Prefect and MLflow faster by names inside them that are not public. "
         "Where one is gone, or with false: by public names alone, a few seconds slower.",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Names, with commas between, under which a reverse proxy of yours shows "
+        "Prefect's and MLflow's pages; this machine's own are always allowed.",
+    )
+    worker_variables: str = Field(
+        "",
+        description="Names of further environment variables that runs of the worker get, with "
+        "commas between; `*` stands for any characters.",
+    )
     recipe_variables: str = Field(
         "",
         description="Names of environment variables that a recipe may use as `${NAME}`, with "
@@ -103,6 +118,16 @@ class Settings(BaseSettings):
         ):
             raise ValueError("only postgresql://USER:PASSWORD@HOST/DATABASE is known")
         return url
+
+    def hosts(self) -> list[str]:
+        """Return the names under which the services may be asked."""
+        return ["127.0.0.1", "localhost", *names(self.allowed_hosts)]
+
+    def origins(self, port: int) -> list[str]:
+        """Return the origins of pages that may ask the service at this port."""
+        own = [f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")]
+        proxied = names(self.allowed_hosts)
+        return own + [f"{scheme}://{host}" for host in proxied for scheme in ("https", "http")]
 
     def mlflow_uri(self) -> str:
         """Return the address of MLflow: a server's, or that of a database."""

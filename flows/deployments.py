@@ -13,6 +13,7 @@ from weighbridge.core import processes
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.paths import PACKAGE
+from weighbridge.flows import prefect_settings
 
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
@@ -39,7 +40,7 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     """
     # Prefect is asked as well: its database may be another than the one that was registered in.
     registered, digest = home / "run" / "deployments", _digest()
-    if registered.exists() and registered.read_text() == digest and _known(api) >= set(NAMES):
+    if registered.exists() and registered.read_text() == digest and _known(api, home) >= set(NAMES):
         return False
     logger.info("registering the deployments of prefect.yaml")
     command = [
@@ -54,18 +55,23 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     ]
     # Prefect notes the working directory, and a worker changes to it before it runs a flow. Where
     # the description lies, `tasks` or `core` would stand for a library of that name.
-    deploy = processes.run("prefect deploy", command, env={**os.environ, **environment}, cwd=home)
-    if deploy.status != 0 or not _known(api) >= set(NAMES):
+    variables = {**os.environ, **environment, **prefect_settings.client_secrets(home)}
+    deploy = processes.run("prefect deploy", command, env=variables, cwd=home)
+    if deploy.status != 0 or not _known(api, home) >= set(NAMES):
         raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
     replace_text(registered, digest)
     return True
 
 
-def _known(api: str) -> set[str]:
+def _known(api: str, home: Path) -> set[str]:
     """Return the names of the deployments that Prefect has."""
     try:
         response = httpx.post(
-            f"{api}/deployments/filter", json={}, timeout=30, trust_env=False
+            f"{api}/deployments/filter",
+            json={},
+            auth=prefect_settings.login(home),
+            timeout=30,
+            trust_env=False,
         ).raise_for_status()
     except httpx.HTTPError as exc:
         raise Unavailable(

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text, replace_with_copy
+from weighbridge.core.private_folders import make_private
 from weighbridge.core.settings import Settings
 
 
@@ -21,7 +22,7 @@ def prepare_database(settings: Settings) -> None:
     one.
     """
     home = settings.home / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
+    make_private(home)
     with starting(home) as database:
         database.needs_migration(settings.cache)
 
@@ -58,7 +59,7 @@ class PrefectDatabase:
         template = self._template(cache)
         if not template.exists():
             return True
-        replace_with_copy(self._database, template)
+        replace_with_copy(self._database, template, mode=0o600)
         replace_text(self._version_file, self._version)
         return False
 

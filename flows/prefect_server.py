@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.fast_start import NAME_IS_GONE, warn_name_is_gone
+from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import Process
 from weighbridge.core.settings import Settings
 from weighbridge.flows import interrupted_runs, prefect_internals, prefect_settings
@@ -52,7 +53,11 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
             yield users_url
         return
     if platform_url := _platforms_api(settings):
-        with _environment(prefect_settings.for_platform(settings, platform_url)), logs_on_pages():
+        variables = {
+            **prefect_settings.for_platform(settings, platform_url),
+            **prefect_settings.client_secrets(settings.home),
+        }
+        with _environment(variables), logs_on_pages():
             yield platform_url
         return
     with _own_server(settings):
@@ -66,7 +71,8 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
 @contextlib.contextmanager
 def _own_server(settings: Settings) -> Iterator[None]:
     """Run a server for this block: on a thread where that goes, else as a process."""
-    (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
+    make_private(settings.home)
+    make_private(settings.home / "prefect")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
             contextlib.closing(socket.create_server((service_addresses.HOST, 0)))

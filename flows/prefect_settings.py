@@ -1,9 +1,11 @@
 """Prefect's settings, as environment variables: for a run, for the platform, for the user's API."""
 
 import os
+import secrets
 import tomllib
 from pathlib import Path
 
+from weighbridge.core import own_secrets
 from weighbridge.core.settings import Settings
 
 POSTGRESQL_SCHEMA = "prefect"
@@ -37,8 +39,21 @@ def for_every_api() -> dict[str, str]:
     }
 
 
+def login(home: Path) -> tuple[str, str] | None:
+    """Return user and password of the platform's API; None where it has never been up."""
+    user, separator, password = (own_secrets.read(home, "prefect") or "").partition(":")
+    return (user, password) if separator else None
+
+
+def client_secrets(home: Path) -> dict[str, str]:
+    """Return the settings by which Prefect's client logs in to the platform's API."""
+    auth = own_secrets.read(home, "prefect")
+    return {"PREFECT_API_AUTH_STRING": auth} if auth else {}
+
+
 def for_platform(settings: Settings, url: str) -> dict[str, str]:
     """Return the settings of the platform's server and of whoever reports to it; no secrets."""
+    port = int(url.removesuffix("/api").rpartition(":")[2])
     database = {"PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_SEARCH_PATH": POSTGRESQL_SCHEMA}
     if postgresql_url(settings) is None:
         database = {"PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(settings.home / "prefect")}
@@ -46,6 +61,7 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
         **for_every_api(),
         **_for_every_server(settings.home / "prefect", url),
         **database,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(settings.origins(port)),
         "PREFECT_SERVER_UI_ENABLED": "true",
         # Prefect's 10 s are how long somebody who presses Run in the UI may wait.
         "PREFECT_WORKER_QUERY_SECONDS": "3",
@@ -100,10 +116,15 @@ def for_own_server(home: Path, url: str, migrate: bool) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START",
     )
+    # Whoever is on this machine could else have its flows run, or their records changed.
+    auth = f"{own_secrets.PREFECT_USER}:{secrets.token_urlsafe(32)}"
     return {
         **for_every_api(),
         **_for_every_server(home, url),
         **dict.fromkeys(off, "false"),
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
         "PREFECT_API_DATABASE_CONNECTION_URL": _sqlite(home),
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(migrate),
         # No kind of it. `false` would still stand for vacuuming events.

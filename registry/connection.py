@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.private_folders import make_private
 from weighbridge.core.settings import Settings
 from weighbridge.registry.database import REMEDY, prepare_database
 from weighbridge.registry.loading import load_mlflow
@@ -139,6 +140,7 @@ def connect(settings: Settings) -> Connection:
         Unavailable: the server does not answer, or the database cannot be opened.
     """
     uri = settings.mlflow_uri()
+    make_private(settings.home)
     if uri.startswith(("http://", "https://")):
         _knock(uri)
     # The user's own server keeps files where it was told to, unless the user tells us otherwise.

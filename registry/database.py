@@ -100,7 +100,7 @@ def _make_tables_fast(uri: str, cache: Path) -> None:
         load_mlflow()
         mlflow_internals.make_tables(uri)
     elif not (database := Path(uri.removeprefix(_SQLITE))).exists():
-        replace_with_copy(database, _template(cache))
+        replace_with_copy(database, _template(cache), mode=0o600)
 
 
 def _check(database: Path) -> None:

@@ -8,6 +8,7 @@ import time
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import is_taken
 from weighbridge.core.progress import track
 from weighbridge.core.service_addresses import HOST
@@ -16,6 +17,7 @@ from weighbridge.flows import deployments, prefect_database, prefect_settings
 from weighbridge.registry.database import make_schema, prepare_database
 from weighbridge.services.programs import SERVICES, environment, service_names, service_programs
 from weighbridge.services.service_status import ServiceStatus, all_services
+from weighbridge.serving.bento import bentoml_home
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.reaper import kill_marked, marked
 from weighbridge.serving.supervisor import Supervisor
@@ -43,6 +45,9 @@ class Platform:
         """
         self._end_orphans()
         self._refuse_taken_ports()
+        make_private(self._home)
+        make_private(self._home / "prefect")
+        make_private(bentoml_home())
         ports = service_addresses.choose(self._settings)
         self._prepare_databases()
         self._supervisor.ensure()

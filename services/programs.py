@@ -3,8 +3,10 @@
 ::
 
     HOME/run/platform.json      their ports
-    HOME/secrets/platform.json  what they must know and nobody else may: database URL, keys (mode
-        0600)
+    HOME/secrets/platform.json  keys that are made once (mode 0600)
+    HOME/secrets/NAME.json      what one service must know, and no other one (mode 0600)
+    HOME/secrets/prefect        login of Prefect's API and UI
+    HOME/secrets/prefect.toml   a profile of Prefect's own command, with address and login
 """
 
 import base64
@@ -17,15 +19,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from weighbridge.core import own_secrets
 from weighbridge.core.files import replace_text
 from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
-from weighbridge.core.settings import Settings
+from weighbridge.core.settings import Settings, names
 from weighbridge.flows import deployments, prefect_settings
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 
 SERVICES = ("prefect", "mlflow", "deployer", "worker", WATCHDOG)
 WEBHOOK_SECRET = "WEIGHBRIDGE_WEBHOOK_SECRET"
+PREFECT_DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 ENCRYPTION_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 
 
@@ -36,28 +40,38 @@ def service_names(settings: Settings) -> list[str]:
 
 def service_programs(settings: Settings, ports: Addresses, logs: Path) -> list[Program]:
     """Return the services as supervisord is to run them, with logs in this folder."""
-    secrets_file = _write_secrets(settings)
-    # A part of the environment, so that a change of a secret starts the services anew.
-    digest = hashlib.sha256(secrets_file.read_bytes()).hexdigest()[:16]
-    variables = {**environment(settings, ports), "WEIGHBRIDGE_SECRETS": digest}
+    secrets_of = _secrets(settings)
+    _write_profile(settings, ports)
     return [
-        Program(
-            name=name,
-            command=_command(name, ports, settings),
-            log=log_of(name, logs),
-            # A folder named like a Python package in the working directory would shadow that
-            # package.
-            directory=logs,
-            environment=variables,
-            stop_seconds=15,
-            secrets=secrets_file,
-            mark=Supervisor(settings.home).mark_of(name),
-            # Runs that a killed worker had begun go on by themselves.
-            kill_leftovers=name != "worker",
-            retries=1000,
-        )
-        for name in service_names(settings)
+        _program(name, settings, ports, logs, secrets_of[name]) for name in service_names(settings)
     ]
+
+
+def _program(
+    name: str, settings: Settings, ports: Addresses, logs: Path, secrets_of_it: Mapping[str, str]
+) -> Program:
+    secrets_file = _folder(settings) / f"{name}.json"
+    text = json.dumps(secrets_of_it, indent=1)
+    _write(secrets_file, text)
+    # A part of the environment, so that a change of a secret starts the service anew.
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Program(
+        name=name,
+        command=_command(name, ports, settings),
+        log=log_of(name, logs),
+        # A folder named like a Python package in the working directory would shadow that package.
+        directory=logs,
+        environment={**environment(settings, ports), "WEIGHBRIDGE_SECRETS": digest},
+        stop_seconds=15,
+        secrets=secrets_file,
+        inherited=inherited(name, settings),
+        mark=Supervisor(settings.home).mark_of(name),
+        # Not of those that make environments and Bentos, which others may be meant to read.
+        umask="077" if name in ("prefect", "mlflow") else "",
+        # Runs that a killed worker had begun go on by themselves.
+        kill_leftovers=name != "worker",
+        retries=1000,
+    )
 
 
 def log_of(name: str, logs: Path) -> Path:
@@ -73,7 +87,6 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
     own_settings = {
         "HOME": settings.home,
         "CACHE": settings.cache,
-        "TRACKING_URI": settings.tracking_uri,
         "ARTIFACT_ROOT": settings.artifact_root,
         "PREFECT_PORT": ports.prefect,
         "MLFLOW_PORT": ports.mlflow,
@@ -82,11 +95,16 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
         "RECONCILE_SECONDS": settings.reconcile_seconds,
         "HISTORY_KEPT": settings.history_kept,
         "FAST_START": settings.fast_start,
+        "ALLOWED_HOSTS": settings.allowed_hosts,
     }
     return {
         **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own_settings.items()},
         **prefect_settings.for_platform(settings, ports.prefect_api),
         **_FOR_MLFLOW,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
+            pattern for host in settings.hosts() for pattern in (host, f"{host}:*")
+        ),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(settings.origins(ports.mlflow)),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -94,7 +112,6 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
 _FOR_MLFLOW: Mapping[str, str] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST},{HOST}:*,localhost,localhost:*",
     # The deployer listens on this machine, over plain HTTP.
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
     "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -103,9 +120,45 @@ _FOR_MLFLOW: Mapping[str, str] = {
 }
 
 
+_OF_EVERYBODY = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LC_*", "XDG_*"),
+    *("PYTHON*", "VIRTUAL_ENV", "PG*", "LD_LIBRARY_PATH", "COVERAGE_*"),
+    *("SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "*_PROXY", "*_proxy"),
+)
+_FOR_BUCKETS = ("AWS_*", "GOOGLE_*", "AZURE_*", "MLFLOW_*")
+# Not `PREFECT_*`: the user's own key for Prefect Cloud is for nobody here.
+_FOR_SERVER = tuple(f"PREFECT_{part}_*" for part in ("SERVER", "UI", "LOGGING"))
+_FOR_FLOWS = tuple(
+    f"PREFECT_{part}_*"
+    for part in ("LOGGING", "CLIENT", "WORKER", "RUNNER", "RESULTS", "TASKS", "FLOWS")
+)
+_FOR_RUNS = (
+    *("HF_*", "HUGGING*", "TRANSFORMERS_*", "TOKENIZERS_*", "TORCH*", "PYTORCH_*", "VLLM_*"),
+    *("CUDA_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "ROCR_*", "HIP_*"),
+    *("OMP_*", "GOMP_*", "MKL_*", "OPENBLAS_*", "BENTOML_*"),
+    *("UV_*", "PIP_*", "CC", "CXX", "CMAKE_*"),
+)
+_INHERITED: Mapping[str, Sequence[str]] = {
+    "prefect": (*_OF_EVERYBODY, *_FOR_SERVER),
+    "mlflow": (*_OF_EVERYBODY, *_FOR_BUCKETS),
+    "deployer": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_FLOWS, *_FOR_RUNS),
+    "worker": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_FLOWS, *_FOR_RUNS),
+    WATCHDOG: _OF_EVERYBODY,
+}
+"""Environment variables that a service gets from whoever called `weighbridge up`: the deployer
+builds and starts Bentos, the worker runs releases.
+"""
+
+
+def inherited(name: str, settings: Settings) -> tuple[str, ...]:
+    """Return the patterns of the variables that a service inherits."""
+    further = names(settings.worker_variables) if name == "worker" else []
+    return (*_INHERITED[name], *further)
+
+
 def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
     commands: Mapping[str, Sequence[str]] = {
-        "prefect": ("prefect", "server", "start", "--host", HOST, "--port", str(ports.prefect)),
+        "prefect": ("weighbridge.flows.prefect_platform_server", str(ports.prefect)),
         "mlflow": (
             *("weighbridge.registry.server", "--host", HOST, "--port", str(ports.mlflow)),
             *("--workers", "1"),
@@ -121,29 +174,58 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
     return [sys.executable, "-m", *commands[name]]
 
 
-def _write_secrets(settings: Settings) -> Path:
-    """Write what must not be in a command line into a file, and return it; keys are made once."""
-    path = settings.home / "secrets" / "platform.json"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    before: Mapping[str, str] = {}
+def _secrets(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return by service what must not be in a command line; keys are made once."""
+    path = _folder(settings) / "platform.json"
+    kept: Mapping[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
-        before = json.loads(path.read_text())
-    keys = {
-        WEBHOOK_SECRET: before.get(WEBHOOK_SECRET) or secrets.token_urlsafe(32),
-        # MLflow wants a key of Fernet's: 32 bytes in base64.
-        ENCRYPTION_KEY: before.get(ENCRYPTION_KEY)
-        or base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        kept = json.loads(path.read_text())
+    webhook_secret = kept.get(WEBHOOK_SECRET) or secrets.token_urlsafe(32)
+    # MLflow wants a key of Fernet's: 32 bytes in base64.
+    encryption_key = (
+        kept.get(ENCRYPTION_KEY) or base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    )
+    _write(path, json.dumps({WEBHOOK_SECRET: webhook_secret, ENCRYPTION_KEY: encryption_key}))
+    login = own_secrets.ensure(settings.home, "prefect")
+    # How MLflow is reached by whoever opens it as a database, or as a server of the user's.
+    mlflow = {"WEIGHBRIDGE_TRACKING_URI": settings.tracking_uri}
+    if database_url := settings.database_url.get_secret_value():
+        mlflow["WEIGHBRIDGE_DATABASE_URL"] = database_url
+    prefect_database = prefect_settings.postgresql_url(settings)
+    return {
+        "prefect": {
+            "PREFECT_SERVER_API_AUTH_STRING": login,
+            **({PREFECT_DATABASE: prefect_database} if prefect_database else {}),
+        },
+        "mlflow": {
+            "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri(),
+            ENCRYPTION_KEY: encryption_key,
+        },
+        "deployer": {"PREFECT_API_AUTH_STRING": login, WEBHOOK_SECRET: webhook_secret, **mlflow},
+        "worker": {"PREFECT_API_AUTH_STRING": login, **mlflow},
+        # By it the watchdog knows that no server of MLflow's is to be watched.
+        WATCHDOG: {"WEIGHBRIDGE_TRACKING_URI": settings.tracking_uri},
     }
-    text = json.dumps({**keys, **_database_urls(settings)}, indent=1)
+
+
+def _write_profile(settings: Settings, ports: Addresses) -> None:
+    """Write a profile with which Prefect's own command reaches the platform's API."""
+    login = own_secrets.ensure(settings.home, "prefect")
+    profile = f"""\
+active = "weighbridge"
+
+[profiles.weighbridge]
+PREFECT_API_URL = "{ports.prefect_api}"
+PREFECT_API_AUTH_STRING = "{login}"
+"""
+    _write(_folder(settings) / "prefect.toml", profile)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home / "secrets"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         replace_text(path, text, mode=0o600)
-    return path
-
-
-def _database_urls(settings: Settings) -> dict[str, str]:
-    """Return the addresses of the databases, which may hold a password."""
-    urls = {"MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri()}
-    if prefect_url := prefect_settings.postgresql_url(settings):
-        urls["WEIGHBRIDGE_DATABASE_URL"] = settings.database_url.get_secret_value()
-        urls["PREFECT_API_DATABASE_CONNECTION_URL"] = prefect_url
-    return urls

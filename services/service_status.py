@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighbridge.core import loopback, service_addresses
 from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
 from weighbridge.core.settings import Settings
-from weighbridge.flows import deployments
+from weighbridge.flows import deployments, prefect_settings
 from weighbridge.services.programs import log_of, service_names
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.supervisor import Supervisor
@@ -91,16 +91,20 @@ def _answers(name: str, ports: Addresses, supervisor: Supervisor, since: float) 
         "prefect": lambda: service_addresses.answers(f"{ports.prefect_api}/health"),
         "mlflow": lambda: service_addresses.answers(f"{ports.url('mlflow')}/health"),
         "deployer": lambda: service_addresses.answers(f"{ports.url('deployer')}/health"),
-        "worker": lambda: _polls(ports.prefect_api, since),
+        "worker": lambda: _polls(ports.prefect_api, supervisor.home, since),
         WATCHDOG: lambda: service_addresses.watchdog_looks(supervisor.home, since),
     }
     return checks[name]()
 
 
-def _polls(api: str, since: float) -> bool:
+def _polls(api: str, home: Path, since: float) -> bool:
     """Whether a worker of our pool, started at this time, tells Prefect that it is there."""
     try:
-        response = loopback.post(f"{api}/work_pools/{deployments.POOL}/workers/filter", {})
+        response = loopback.post(
+            f"{api}/work_pools/{deployments.POOL}/workers/filter",
+            {},
+            auth=prefect_settings.login(home),
+        )
     except httpx.HTTPError:
         return False
     if not response.is_success:

@@ -31,6 +31,7 @@ from weighbridge.core.environments import Environment, ensure, locks_of, one_at_
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.paths import PACKAGE
+from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
 from weighbridge.serving.bento_candidate import BentoCandidate
@@ -43,6 +44,7 @@ PACKED_CODE = (
     "core/artifact.py",
     "core/environments.py",
     "core/errors.py",
+    "core/field_types.py",
     "core/gguf_header.py",
     "core/machine.py",
     "core/parent_death.py",
@@ -196,7 +198,8 @@ def build(contents: Contents, cache: Path) -> Built:
     folder = folder_of(contents.tag)
     model = home / "models" / contents.bento_name / contents.model_version
     scratch_root = home / "tmp"
-    scratch_root.mkdir(parents=True, exist_ok=True)
+    make_private(home)
+    scratch_root.mkdir(exist_ok=True)
     with one_at_a_time(
         scratch_root / f"weighbridge-{contents.bento_name}", f"building Bento {contents.tag}"
     ):

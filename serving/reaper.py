@@ -2,13 +2,14 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I reaper.py [--await-port HOST PORT] [--secrets FILE] [--mark MARK]
+    python -I reaper.py [--await-port HOST PORT] [--inherit PATTERNS] [--secrets FILE] [--mark MARK]
         [--kill-leftovers] [--reap-group] -- COMMAND …
 
 The command takes this process's place, so no process is added.
 
 ``--await-port``      start the command once nobody listens there any more: a successor loads
                       everything it can while the one before still serves.
+``--inherit``         drop every environment variable whose name none of these patterns matches.
 ``--secrets``         read environment variables from a file, as JSON: everybody can read a command
                       line, and only its owner this file.
 ``--mark``            set this mark in the environment of the command, and so of all it starts.
@@ -21,6 +22,7 @@ The command takes this process's place, so no process is added.
 
 import argparse
 import contextlib
+import fnmatch
 import json
 import os
 import select
@@ -83,6 +85,13 @@ def kill_marked(mark: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def keep_matching(patterns: list[str]) -> None:
+    """Drop every environment variable whose name none of these patterns matches."""
+    for name in list(os.environ):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            del os.environ[name]
+
+
 def reap_group_after(pid: int) -> None:
     """Leave a process behind that waits for the end of process `pid` and then kills what is left of
     its group.
@@ -128,6 +137,7 @@ def main(arguments: list[str]) -> None:
     split = arguments.index("--")
     parser = argparse.ArgumentParser()
     parser.add_argument("--await-port", nargs=2)
+    parser.add_argument("--inherit")
     parser.add_argument("--secrets", type=Path)
     parser.add_argument("--mark")
     parser.add_argument("--kill-leftovers", action="store_true")
@@ -140,6 +150,8 @@ def main(arguments: list[str]) -> None:
         os.setsid()
     # Sockets of the parent's that the command would keep open, and so their ports taken.
     os.closerange(3, 4096)
+    if options.inherit is not None:
+        keep_matching(options.inherit.split(","))
     if options.secrets:
         os.environ.update(json.loads(options.secrets.read_text()))
     if options.mark:

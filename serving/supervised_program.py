@@ -25,12 +25,16 @@ class Program:
     """Between SIGTERM and SIGKILL."""
     secrets: Path | None = None
     """Further variables, as JSON in a file that its owner alone can read."""
+    inherited: Sequence[str] | None = None
+    """Patterns of the variables that it gets from supervisord's own environment; None: all."""
     mark: str | None = None
     """It and all it starts carry this in their environment: so they are found again."""
     kill_leftovers: bool = False
     """Before it starts, what still carries the mark is killed: children of one before that was
     killed may hold its port.
     """
+    umask: str = ""
+    """Of the files it makes, in octal; empty: supervisord's."""
     retries: int = 10
     """Starts in a row that fail before it is given up."""
 
@@ -43,6 +47,7 @@ class Program:
         # Through `env`: supervisord's own `environment=` strips quotes off the ends of values.
         variables = [f"{key}={value}" for key, value in sorted(self.environment.items())]
         options = ["--secrets", str(self.secrets)] if self.secrets else []
+        options += ["--inherit", ",".join(self.inherited)] if self.inherited is not None else []
         options += ["--mark", self.mark] if self.mark else []
         options += ["--kill-leftovers"] if self.kill_leftovers else []
         command = [
@@ -74,6 +79,8 @@ class Program:
             # As many as gateway/access_log.py follows: its BACKUPS.
             "stdout_logfile_backups": "3",
         }
+        if self.umask:
+            section["umask"] = self.umask
         return f"[program:{self.name}]\n" + "".join(
             f"{key}={value}\n" for key, value in section.items()
         )

@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
+from weighbridge.core.private_folders import make_private
 from weighbridge.serving.supervised_program import Program, ProgramState, escaped
 from weighbridge.serving.unix_sockets import make_socket_folder, short_socket
 
@@ -36,6 +37,19 @@ STOP_TIMEOUT = 60.0
 CALL_TIMEOUT = 10.0
 """Seconds that a call may take; those that stop a program come back when it has ended."""
 _SLOW_CALLS = frozenset({"stopProcessGroup"})
+
+_SECRETS = frozenset(
+    {
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+        "PREFECT_API_AUTH_STRING",
+        "PREFECT_API_DATABASE_CONNECTION_URL",
+        "PREFECT_SERVER_API_AUTH_STRING",
+        "WEIGHBRIDGE_DATABASE_URL",
+        "WEIGHBRIDGE_TRACKING_URI",
+        "WEIGHBRIDGE_WEBHOOK_SECRET",
+    }
+)
+"""Variables that hold secrets of the platform; a service gets its own by a file."""
 
 # Fault codes of `supervisor.xmlrpc.Faults`.
 _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
@@ -96,6 +110,7 @@ class Supervisor:
         Raises:
             Unavailable: it does not start.
         """
+        make_private(self.folder.parent)
         for folder in (self.folder, self.logs, self._programs):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "supervisord.lock"):
@@ -106,8 +121,16 @@ class Supervisor:
             # Written at every start: an update may have changed what is in it.
             replace_text(config, self._configuration())
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
+            # A run of the platform's worker may be what starts it: its secrets are not for those
+            # programs that serve.
+            variables = {key: value for key, value in os.environ.items() if key not in _SECRETS}
             started = subprocess.run(
-                command, cwd=self.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+                command,
+                cwd=self.folder,
+                env=variables,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
             )
             if started.returncode != 0:
                 message = " ".join((started.stderr or started.stdout).split())[-400:]

@@ -18,6 +18,7 @@ from weighbridge.core import service_addresses
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.flows import prefect_settings
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.versions import CANDIDATE
@@ -163,7 +164,10 @@ class Live:
             }
         }
         answer = httpx.post(
-            f"{self.ports.prefect_api}/events/filter", json=body, timeout=30
+            f"{self.ports.prefect_api}/events/filter",
+            json=body,
+            auth=prefect_settings.login(self.home),
+            timeout=30,
         ).raise_for_status()
         found: list[dict[str, Any]] = answer.json()["events"]
         return found

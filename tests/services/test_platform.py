@@ -23,7 +23,7 @@ from tests.waiting import until
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
-from weighbridge.flows import deployments
+from weighbridge.flows import deployments, prefect_settings
 from weighbridge.registry import Registry
 from weighbridge.services.platform import Platform
 from weighbridge.serving.reaper import marked
@@ -45,6 +45,7 @@ def _metrics_anywhere() -> Iterator[None]:
     """The gateway reads its port from the environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEIGHBRIDGE_METRICS_PORT", "0")
+        patch.setenv("FOR_NOBODY_HERE", "hidden")
         patch.delenv("PREFECT_API_URL", raising=False)
         yield
 
@@ -53,6 +54,8 @@ def _metrics_anywhere() -> Iterator[None]:
 def home(tmp_path_factory: pytest.TempPathFactory, _metrics_anywhere: None) -> Iterator[Path]:
     """Of a platform that is up; tests leave it up."""
     home = tmp_path_factory.mktemp("platform")
+    # As homes were made before.
+    home.chmod(0o755)
     try:
         Platform(settings(home)).up()
         yield home
@@ -77,7 +80,8 @@ def command_lines() -> str:
 def prefect(home: Path, path: str, **body: Any) -> httpx.Response:
     ports = service_addresses.read(home)
     assert ports is not None
-    return httpx.post(f"{ports.prefect_api}/{path}", json=body, timeout=60)
+    url, login = f"{ports.prefect_api}/{path}", prefect_settings.login(home)
+    return httpx.post(url, json=body, auth=login, timeout=60)
 
 
 def deployment(home: Path, name: str) -> dict[str, Any]:
@@ -117,6 +121,64 @@ def test_secrets_are_in_one_file_of_the_owners_and_in_no_command_line(home: Path
     kept = json.loads(path.read_text())
     assert {"WEIGHBRIDGE_WEBHOOK_SECRET", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"} <= set(kept)
     assert not [name for name, value in kept.items() if value in lines]
+    assert (prefect_settings.login(home) or ("", ""))[1] not in lines
+
+
+def test_prefect_takes_orders_from_whoever_is_logged_in_and_from_no_page_of_the_web(
+    home: Path,
+) -> None:
+    ports = service_addresses.read(home)
+    assert ports is not None
+    login = prefect_settings.login(home)
+
+    def asked(**options: Any) -> httpx.Response:
+        return httpx.post(f"{ports.prefect_api}/flows/filter", json={}, timeout=60, **options)
+
+    assert asked().status_code == 401
+    assert asked(auth=("weighbridge", "guess")).status_code == 401
+    foreign = asked(auth=login, headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in foreign.headers
+    own = asked(auth=login, headers={"Origin": f"http://localhost:{ports.prefect}"})
+    assert own.headers["access-control-allow-origin"] == f"http://localhost:{ports.prefect}"
+    assert asked(auth=login, headers={"Host": "evil.example"}).status_code == 400
+    # Its pages ask for the login by themselves, so they are shown without one.
+    assert httpx.get(ports.url("prefect"), timeout=60, follow_redirects=True).is_success
+
+
+def test_mlflow_answers_by_its_own_names_alone(home: Path) -> None:
+    ports = service_addresses.read(home)
+    assert ports is not None
+    url = f"{ports.url('mlflow')}/api/2.0/mlflow/experiments/create"
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        answer = httpx.post(url, json={"name": "theirs"}, headers=headers, timeout=60)
+        assert answer.status_code == 403
+
+
+def test_a_service_knows_its_own_secrets_and_nobody_elses(home: Path) -> None:
+    secret = {"auth": "_API_AUTH_STRING", "webhook": "WEBHOOK_SECRET", "key": "ENCRYPTION_KEY"}
+    known = {}
+    for name in (name for name in SERVICES if name != "gateway"):
+        environment = psutil.Process(processes(home)[name]).environ()
+        assert "FOR_NOBODY_HERE" not in environment
+        known[name] = {
+            kind
+            for kind, part in secret.items()
+            for variable in environment
+            if variable.endswith(part)
+        }
+    assert known == {
+        "prefect": {"auth"},
+        "mlflow": {"key"},
+        "deployer": {"auth", "webhook"},
+        "worker": {"auth"},
+    }
+
+
+def test_what_lies_in_the_home_is_its_owners_alone(home: Path) -> None:
+    databases = [*home.rglob("*.db"), *home.rglob("*.db-wal")]
+    assert len(databases) >= 2
+    for path in (home, home / "prefect", home / "run", home / "secrets", *databases):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path) -> None:
