@@ -53,7 +53,11 @@ def _plain(released: "Released", currency: str) -> dict[str, Any]:
         "headline": released.report.headline,
         "why": released.report.why,
         "candidates": released.report.figures,
-        "units": {**UNITS, "cost_per_million_tokens": currency},
+        "units": {
+            **UNITS,
+            "cost_per_million_tokens": currency,
+            "cost_per_thousand_requests": currency,
+        },
         "serving": released.serving.model_dump(mode="json") if released.serving else None,
         "mlflow_run": released.run_id,
     }

@@ -132,15 +132,13 @@ def _on_one_gpu(config: TrainingArguments) -> TrainingArguments:
 
 
 def _labelled(rows: list[Encoded], args: FinetuneArgs) -> list[dict[str, list[int]]]:
-    ignored = IGNORE if args.completion_only_loss else None
-    return [
-        {
-            "input_ids": row.prompt + row.completion,
-            "labels": (row.prompt if ignored is None else [ignored] * len(row.prompt))
-            + row.completion,
-        }
-        for row in rows
-    ]
+    labelled = []
+    for row in rows:
+        # Nothing predicts the first token of a row.
+        ignored = len(row.prompt) if args.completion_only_loss else 1
+        ids = row.prompt + row.completion
+        labelled.append({"input_ids": ids, "labels": [IGNORE] * ignored + ids[ignored:]})
+    return labelled
 
 
 def _batch(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ WIDE: Final = 4
 """Bytes of a number in training on a CPU: weights are widened to float32."""
 OF_ADAPTER: Final = 4 * WIDE
 """Bytes per number of the adapter: itself, its gradient and two means of the optimizer."""
-HIDDEN_KEPT: Final = 12
+HIDDEN_KEPT: Final = 14
 MIDDLE_KEPT: Final = 5
 """Vectors of the hidden and of the intermediate size that a layer keeps per token for the backward
 pass.
