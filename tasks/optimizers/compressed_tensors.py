@@ -19,6 +19,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.serving.engines.vllm_requirements import why_no_fp8
+from weighbridge.tasks.answer_end import write_stops
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.model_files import read_object
@@ -97,7 +98,7 @@ class CompressedTensors:
     """Makes a folder of safetensors that says in config.json how it is quantized."""
 
     Args: ClassVar[type[OptimizerArgs]] = CompressedTensorsArgs
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     format: ClassVar[Format] = "compressed_tensors"
     faithful: ClassVar[Mapping[str, str] | None] = None
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
@@ -198,6 +199,7 @@ def _collect(model: Path, quantized: Path, dtype: str, out: Path) -> None:
             and not path.name.endswith(".safetensors.index.json")
         ):
             shutil.copyfile(path, out / path.name)
+    write_stops(out, load_tokenizer(out))
     config = read_object("config.json", model / "config.json")
     # The older name of `dtype`: the base's would contradict the new one.
     config.pop("torch_dtype", None)

@@ -16,6 +16,8 @@ from weighbridge.core.progress import track
 from weighbridge.core.safetensors_header import read_header
 from weighbridge.core.store import link_or_copy
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.answer_end import write_stops
+from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.model_files import INDEX, read_object
 from weighbridge.tasks.optimizers.base import OptimizerArgs
 
@@ -41,7 +43,7 @@ class Unchanged:
     """Passes the model on; linked where nothing changes."""
 
     Args: ClassVar[type[OptimizerArgs]] = UnchangedArgs
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     format: ClassVar[Format] = "safetensors"
     faithful: ClassVar[Mapping[str, str] | None] = {"dtype": "auto"}
     lock: ClassVar[Path | None] = None
@@ -77,6 +79,9 @@ class Unchanged:
                 else:
                     link_or_copy(path, out / path.name)
                 update(done)
+        # The weights of a fine-tune have been told so; a model that is released as it came has not.
+        if (out / "tokenizer.json").exists():
+            write_stops(out, load_tokenizer(out))
         if stored_type:
             total = sum(_tensor_bytes(path) for path in _weights(out))
             _tell(out, args.dtype, total)

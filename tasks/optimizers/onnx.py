@@ -22,6 +22,8 @@ from weighbridge.core.plugins import suggestion
 from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.tasks.answer_end import write_stops
+from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.model_files import copy_all_but_weights, read_object
 from weighbridge.tasks.optimizers import proof
 from weighbridge.tasks.optimizers.base import OptimizerArgs
@@ -101,7 +103,7 @@ class Onnx:
     """Makes `model.onnx` with its data, `genai_config.json` and, beside them, `tokenizer/`."""
 
     Args: ClassVar[type[OptimizerArgs]] = OnnxArgs
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     format: ClassVar[Format] = "onnx"
     faithful: ClassVar[Mapping[str, str] | None] = {"precision": "fp32"}
     lock: ClassVar[Path | None] = Path(__file__).with_suffix(".lock")
@@ -126,6 +128,7 @@ class Onnx:
         report = _build(model, args, out, workspace)
         _check_claims(report, args)
         copy_all_but_weights(model.path, out / "tokenizer")
+        write_stops(out / "tokenizer", load_tokenizer(out / "tokenizer"))
         facts = {
             "precision": args.precision,
             "bits_per_weight": f"{report['bits_per_weight']:.3f}",

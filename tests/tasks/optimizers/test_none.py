@@ -108,3 +108,12 @@ def test_only_what_is_cast_needs_room(
     Unchanged().check(tiny_model, as_it_comes, workspace)
     with pytest.raises(Unavailable, match=r"the result takes up to .* 1000 B are free"):
         Unchanged().check(tiny_model, UnchangedArgs(dtype="bfloat16"), workspace)
+
+
+def test_a_model_that_is_released_as_it_came_names_what_ends_its_answers(
+    tiny_model: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    make(tiny_model, "auto", tmp_path / "out", workspace)
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    # llama.cpp stops at `<|endoftext|>`, which the tiny model itself does not name.
+    assert written["eos_token_id"] == [0, 2]
