@@ -18,8 +18,9 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import free_port
 from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 from weighbridge.serving.gateway.config import maps
+from weighbridge.serving.gateway.files import DesiredState
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.haproxy import Server
+from weighbridge.serving.gateway.haproxy import Server, alerts
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.gateway.runtime_commands import runtime_commands
 from weighbridge.serving.supervisor import Supervisor
@@ -274,10 +275,23 @@ def test_a_client_that_does_not_read_is_let_go_and_a_slow_version_is_waited_for(
     shared: Gateway, engine: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = serve(shared, engine, idle_seconds=0.5)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head("POST /large"))
+        until(lambda: engine.left == 1)
     monkeypatch.setattr(engine, "delay", 1.5)
     assert ask(port).status_code == 200
     port = serve(shared, engine, answer_seconds=0.5)
     assert ask(port).status_code == 504
+
+
+def test_an_error_quotes_what_haproxy_complains_of(gateway: Gateway) -> None:
+    nowhere = Front(target="demo", host="::no", port=9)
+    with pytest.raises(BadInput, match=r"haproxy says: \[ALERT\].*invalid address"):
+        gateway._files.check(DesiredState(metrics_port=1, fronts=(nowhere,)))
+    log = '{"target":"demo"}\n[NOTICE] new\n[ALERT] (7) : no\n  way\n{"target":"demo"}\n'
+    assert alerts(log) == "[ALERT] (7) : no"
+    assert alerts('{"target":"demo"}\nkilled\n') == "killed"
+    assert alerts('{"target":"demo"}\n') == ""
 
 
 def test_pages_of_other_origins_are_let_in_where_the_recipe_names_them(

@@ -15,6 +15,8 @@ from aiohttp import web
 
 CHUNKS = 12
 PAUSE = 0.1
+LARGE = 64 << 20
+"""Bytes: more than all buffers on the way hold."""
 ASK = "/v1/chat/completions"
 
 
@@ -45,6 +47,8 @@ class Upstream:
         self.seen: list[dict[str, str]] = []
         self.asked: list[str] = []
         """Methods and paths, those unknown to it among them."""
+        self.left = 0
+        """Large answers that the other side broke off."""
         self._background = _Background()
         self.port: int = self._background.run(self._start(port))
 
@@ -55,6 +59,7 @@ class Upstream:
         app.router.add_post(ASK, self._answer)
         app.router.add_post("/stream", self._stream)
         app.router.add_post("/broken", self._broken)
+        app.router.add_post("/large", self._large)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", port), backlog=512)
@@ -71,7 +76,7 @@ class Upstream:
         return web.Response(status=200 if self.healthy and request.path == self.health else 503)
 
     health = "/health"
-    operations = (f"POST {ASK}", "POST /stream", "POST /broken")
+    operations = (f"POST {ASK}", "POST /stream", "POST /broken", "POST /large")
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.seen.append(dict(request.headers))
@@ -91,6 +96,16 @@ class Upstream:
             await response.write(f"data: {self.name} {number}\n\n".encode())
             await asyncio.sleep(PAUSE)
         await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _large(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            for _ in range(LARGE >> 20):
+                await response.write(bytes(1 << 20))
+        except ConnectionError:
+            self.left += 1
         return response
 
     async def _broken(self, request: web.Request) -> web.StreamResponse:
