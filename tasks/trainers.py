@@ -57,10 +57,11 @@ def several_ranks() -> bool:
 
 
 def _needs_sft(model: PreTrainedModel, rows: list[Encoded], args: FinetuneArgs) -> bool:
-    """Whether SFTTrainer's own features are asked for: it packs rows, checkpoints activations, and
+    """Whether SFTTrainer's own features are of use: it packs rows, checkpoints activations, and
     never holds all logits at once.
     """
-    if args.packing or args.gradient_checkpointing:
+    # On a GPU its LM head scores the learned tokens alone, on a processor all of them.
+    if args.packing or args.gradient_checkpointing or hf_models.device() != "cpu":
         return True
     columns = max(len(row.completion) if args.completion_only_loss else len(row) for row in rows)
     vocabulary = model.config.get_text_config().vocab_size
