@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
-from weighbridge.serving.client_requests import OPENAI_OPERATIONS
+from weighbridge.serving.client_requests import OPENAI_OPERATIONS, is_operation
 
 AUTO_SLOTS: Final = 4
 """Answers decoded together where nobody says how many."""
@@ -253,7 +253,8 @@ def engine_class(name: str) -> type[Engine[Any]]:
     """Return the engine plugin of this name.
 
     Raises:
-        BadInput: There is none, or what a package registered is no `Engine`.
+        BadInput: There is none, or what a package registered is no `Engine`, or opens what is no
+            operation.
     """
     plugin = load("engine", name)
     # An entry point can name anything, and a plain function would fail much later.
@@ -261,6 +262,11 @@ def engine_class(name: str) -> type[Engine[Any]]:
         found = getattr(plugin, "__qualname__", type(plugin).__name__)
         wrong = f"{found} is no class derived from weighbridge.plugins.Engine"
         raise BadInput(f"loading engine '{name}'", wrong, "correct or remove its package")
+    # Here, since the gateway would refuse it after the whole release.
+    for operation in plugin.operations:
+        if not is_operation(operation):
+            wrong = f"it declares the operation {operation!r}"
+            raise BadInput(f"loading engine '{name}'", wrong, "write POST /v1/completions")
     return plugin
 
 

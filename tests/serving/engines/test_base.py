@@ -8,6 +8,7 @@ from tests.stand_ins.engine import StandInArgs, StandInEngine
 from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.engines.base import Engine, engine_class
+from weighbridge.serving.engines.onnx import Onnx
 
 
 def test_the_environment_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +43,12 @@ def test_what_is_registered_and_no_engine_is_refused_by_name(
         engine_class("wrong")
 
 
+def test_an_engine_that_opens_what_is_no_operation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Onnx, "operations", Engine.operations | {"/v1/rerank"})
+    with pytest.raises(BadInput, match="loading engine 'onnx': it declares the operation '/v1"):
+        engine_class("onnx")
+
+
 def test_an_engine_that_writes_only_its_command_has_the_defaults() -> None:
     class Plain(Engine[StandInArgs]):
         name = "plain"
@@ -54,6 +61,7 @@ def test_an_engine_that_writes_only_its_command_has_the_defaults() -> None:
     assert (engine.device(), engine.env(), engine.reason("log")) == ("cpu", {}, None)
     assert engine.tunings(8) == [engine.args]
     assert (engine.health, engine.packages) == ("/health", ())
+    assert "POST /v1/chat/completions" in engine.operations
     for ask in (
         lambda: engine.tokenize("http://127.0.0.1:1", "x"),
         lambda: engine.chat_tokens("http://127.0.0.1:1", []),
