@@ -7,11 +7,14 @@ outlives the process. `prefect_server` starts `prefect server start` instead whe
 import asyncio
 import contextlib
 import contextvars
+import queue
 import socket
 import sys
 import threading
 import time
 import warnings
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 STARTUP_TIMEOUT = 120.0
+IDLE_POLL = 2.0
+"""Seconds between two looks of an idle server's background worker."""
 SETTLE_TIMEOUT = 10.0
 """Seconds that the server may take for what it was sent, and then to stop."""
 
@@ -189,3 +194,31 @@ def read_settings_again() -> None:
         # A command of ours imports Prefect once its variables are set; only a program that imported
         # Prefect before it called us goes on with the settings it had.
         warn_name_is_gone("prefect", exc)
+
+
+def poll_seldom() -> None:
+    """Have an idle server look for work of its own every few seconds, not ten times a second.
+
+    New work wakes it at once all the same; what is planned for a time begins that much later.
+    """
+    from burner_redis.pubsub import PubSub  # type: ignore[import-untyped]
+    from docket import Worker
+    from prefect.server.api import background_workers
+
+    poll = timedelta(seconds=IDLE_POLL)
+    users: Any = background_workers
+    # AttributeError where it is gone: assigned alone, the server would go on as before.
+    del users.Worker
+    users.Worker = partial(Worker, minimum_check_interval=poll, scheduling_resolution=poll)
+    message_at_once = PubSub._queue_get
+
+    async def next_message(self: Any, timeout: float | None) -> Any:
+        if timeout == 0:
+            return await message_at_once(self, timeout)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return await asyncio.to_thread(self._queue.get, True, IDLE_POLL)
+            if timeout is not None:
+                return None
+
+    PubSub._queue_get = next_message

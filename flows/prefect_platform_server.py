@@ -8,13 +8,21 @@ Usage: ``python -m weighbridge.flows.prefect_platform_server PORT``, started by 
 
 import sys
 
+from weighbridge.core.fast_start import NAME_IS_GONE, warn_name_is_gone
 from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
+from weighbridge.flows import prefect_internals
 
 
 def main() -> None:
     """Serve until a signal ends the process. Settings come from the environment, as Prefect's."""
     import uvicorn
+
+    if Settings().fast_start:
+        try:
+            prefect_internals.poll_seldom()
+        except NAME_IS_GONE as exc:
+            warn_name_is_gone("prefect", exc)
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
     from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -9,6 +9,11 @@ from weighbridge.core import own_secrets
 from weighbridge.core.settings import Settings
 
 POSTGRESQL_SCHEMA = "prefect"
+_SELDOM = (
+    *("LATE_RUNS", "PAUSE_EXPIRATIONS", "CLEANUP_RECONCILER"),
+    *("FOREMAN", "CANCELLATION_CLEANUP", "REPOSSESSOR"),
+)
+"""What marks runs as late, workers as gone and the like: a minute later does no harm."""
 _LOGGING = Path(__file__).with_name("prefect_logging.yaml")
 
 
@@ -64,9 +69,15 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(settings.origins(port)),
         "PREFECT_SERVER_UI_ENABLED": "true",
         # Prefect's 10 s are how long somebody who presses Run in the UI may wait.
-        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
         # A worker that starts before the server says only with its next heartbeat that it is there.
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+        # Of an idle server's time these loops take the most; Prefect runs them every 5 to 20 s.
+        **dict.fromkeys(
+            (f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS" for service in _SELDOM), "60"
+        ),
+        # Within these, a schedule that somebody has just made is planned.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "30",
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
 from weighbridge.core.stage_cache import StageOutcome
-from weighbridge.flows import interrupted_runs
+from weighbridge.flows import interrupted_runs, prefect_internals
 from weighbridge.flows.prefect_server import prefect_api, server_inside
 
 
@@ -60,6 +60,7 @@ def the_names_inside_prefect_are_there() -> None:
     """Take all that `prefect_internals` takes from inside Prefect; without it, a start is slow."""
     settings = Settings()
     (settings.home / "prefect").mkdir(parents=True)
+    prefect_internals.poll_seldom()
     with (
         contextlib.closing(socket.create_server((HOST, 0))) as listener,
         server_inside(settings, listener),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def all_services(settings: Settings, supervisor: Supervisor) -> list[ServiceStat
     """Return how every service is, whether it runs or not."""
     ports = service_addresses.read(settings.home)
     restarts = service_addresses.watchdog_restarts(settings.home)
-    services = [
-        gateway_status(settings.home, supervisor),
-        *(service_status(name, ports, supervisor) for name in service_names(settings)),
-    ]
+    names = service_names(settings)
+    # At once: each may take seconds where it hangs.
+    with ThreadPoolExecutor(len(names)) as pool:
+        others = pool.map(lambda name: service_status(name, ports, supervisor), names)
+        services = [gateway_status(settings.home, supervisor), *others]
     return [
         service.model_copy(update={"restarted": restarts.get(service.name, 0.0)})
         for service in services
