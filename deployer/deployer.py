@@ -36,7 +36,7 @@ from weighbridge.deployer.webhook_receiver import (
     SeenDeliveries,
     application,
 )
-from weighbridge.flows.events import Announcer
+from weighbridge.flows.events import Announcer, rollout_ended
 from weighbridge.flows.interrupted_runs import mark_crashed
 from weighbridge.flows.prefect_settings import for_every_api, users_api
 from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
@@ -203,7 +203,9 @@ class Deployer:
         for name, binding in wanted.items():
             worker = self._workers.get(name)
             if worker is None:
-                self._workers[name] = TargetWorker(binding, self._reconcile_target)
+                self._workers[name] = TargetWorker(
+                    binding, self._reconcile_target, self._announce_result
+                )
             else:
                 worker.binding = binding
 
@@ -226,6 +228,16 @@ class Deployer:
             return work()
         job: ShadowedJob[ReconcileResult] = ShadowedJob(binding.target, trigger)
         return with_shadow_run(job, work, _state_of, frozenset({"weighbridge", self.tag}))
+
+    def _announce_result(self, binding: Binding, result: ReconcileResult) -> None:
+        """Tell Prefect how a rollout ended, for automations that tell people."""
+        failed = "taken-back" if result.is_taken_back else "failed"
+        outcome = {"deployed": "served", "failed": failed}.get(result.action, result.action)
+        self._announce(
+            rollout_ended(
+                binding.target, binding.model, result.tried, result.version, outcome, result.detail
+            )
+        )
 
     def _go_on_without_mlflow(self, why: str) -> None:
         """Note that MLflow is away, and settle what a target without a rollout needs settled."""

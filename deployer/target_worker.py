@@ -15,6 +15,8 @@ ROUTINE = "reconcile"
 _BY_PEOPLE = frozenset({"webhook", "promote", "rollback"})
 """Triggers behind which somebody moved, or confirmed, the alias."""
 
+OnResult = Callable[[Binding, ReconcileResult], None]
+"""Takes what a look came to, where that is news."""
 ReconcileTarget = Callable[[Binding, str, float], ReconcileResult]
 """Takes the binding, the trigger, and when somebody last asked (Unix time, 0: nobody did)."""
 
@@ -24,9 +26,10 @@ logger = logging.getLogger(__name__)
 class TargetWorker:
     """Reconciles one target on a thread of its own, whenever that is requested."""
 
-    def __init__(self, binding: Binding, reconcile: ReconcileTarget) -> None:
+    def __init__(self, binding: Binding, reconcile: ReconcileTarget, on_result: OnResult) -> None:
         self.binding = binding
         self._reconcile = reconcile
+        self._on_result = on_result
         self._requested = threading.Event()
         self._stopped = False
         self._trigger = ""
@@ -78,6 +81,7 @@ class TargetWorker:
                 self._busy_since = 0.0
 
     def _look(self, trigger: str) -> None:
+        result: ReconcileResult | None = None
         try:
             result = self._reconcile(self.binding, trigger, self._asked_at)
             outcome = {"action": result.action, "detail": result.detail, "version": result.version}
@@ -89,6 +93,12 @@ class TargetWorker:
             outcome = {"action": "error", "detail": str(exc), "version": version}
         before = (self._last.get("action"), self._last.get("detail"))
         # A look every few seconds would fill the log with the same line.
-        if outcome["action"] != "nothing" and before != (outcome["action"], outcome["detail"]):
+        is_news = outcome["action"] != "nothing" and before != (
+            outcome["action"],
+            outcome["detail"],
+        )
+        if is_news:
             logger.info("%s: %s: %s", self.binding.target, outcome["action"], outcome["detail"])
+        if result is not None and (is_news or result.action in ("deployed", "failed")):
+            self._on_result(self.binding, result)
         self._last = {**outcome, "trigger": trigger, "at": time.time()}

@@ -72,6 +72,31 @@ def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Ann
     )
 
 
+def rollout_ended(
+    target: str, model: str, version: str, serving: str, outcome: str, why: str
+) -> Announcement:
+    """Return the event of a rollout's end: `weighbridge.rollout.OUTCOME`.
+
+    Args:
+        target: where.
+        model: the registered model that serves there.
+        version: that was to serve; empty where none is desired.
+        serving: version that serves now; empty for none.
+        outcome: served, failed, taken-back or kept.
+        why: a sentence on it.
+    """
+    versions = {serving: "serving", version: "model-version"}
+    return Announcement(
+        event=f"weighbridge.rollout.{outcome}",
+        model=model,
+        payload={"target": target, "version": version, "serving": serving, "why": why},
+        related={
+            f"weighbridge.target.{target}": "target",
+            **{f"mlflow.model-version.{model}.{one}": versions[one] for one in versions if one},
+        },
+    )
+
+
 def announce(announcement: Announcement) -> bool:
     """Send an event to Prefect now; False where Prefect does not take it."""
     from prefect.client.orchestration import get_client

@@ -53,6 +53,10 @@ class ReconcileResult:
     detail: str
     version: str
     """That serves now; empty for none."""
+    tried: str = ""
+    """Version that was to serve; empty where it served already, or none is desired."""
+    is_taken_back: bool = False
+    """Of one that failed: a person wanted it so."""
 
 
 def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
@@ -150,7 +154,7 @@ def _reconcile_locked(
             _forget_rollback(managed, desired)
             return ReconcileResult("nothing", f"version {serving} serves already", serving)
         if (why := _why_not_tried(managed, state, desired, force)) is not None:
-            return _keep(managed, serving, why)
+            return _keep(managed, serving, why, desired.version)
         managed = _with_newest_arguments(managed, binding, registry)
         try:
             release, measurement = _releasable(managed, desired, registry)
@@ -161,11 +165,13 @@ def _reconcile_locked(
         # BadInput goes on to the caller: another version would not make the address free.
         except Unavailable as exc:
             why = f"version {desired.version} can't be served: {exc}"
-            return _keep(managed, serving, why)
+            return _keep(managed, serving, why, desired.version)
         if stopped is None:
-            return ReconcileResult("deployed", f"version {desired.version} serves", desired.version)
+            why = f"version {desired.version} serves"
+            return ReconcileResult("deployed", why, desired.version, desired.version)
         if stopped.outcome != "superseded":
-            return ReconcileResult("failed", stopped.why, serving)
+            by_person = stopped.outcome == "aborted"
+            return ReconcileResult("failed", stopped.why, serving, desired.version, by_person)
 
 
 def _alias_warning(managed: ManagedTarget, binding: Binding, registry: Registry) -> str:
@@ -207,13 +213,13 @@ def _with_newest_arguments(
     return _with_arguments_in_force(next(matching, binding), managed.workspace)
 
 
-def _keep(managed: ManagedTarget, serving: str, why: str) -> ReconcileResult:
+def _keep(managed: ManagedTarget, serving: str, why: str, tried: str = "") -> ReconcileResult:
     """Write down why the desired version is not tried; what serves goes on."""
     if managed.load_state().reason != why:
         goes_on = f"; version {serving} goes on serving" if serving else ""
         logger.warning("%s: %s%s", managed.name, why, goes_on)
     managed.change_state(reason=why)
-    return ReconcileResult("kept", why, serving)
+    return ReconcileResult("kept", why, serving, tried)
 
 
 def _serves(state: TargetState[Any], version: Version) -> bool:

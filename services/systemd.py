@@ -6,6 +6,7 @@ supervisord was killed.
     HOME/secrets/environment    variables of the unit, some of which may be secret (mode 0600)
 """
 
+import fnmatch
 import os
 import re
 import sys
@@ -15,27 +16,13 @@ from pathlib import Path
 from weighbridge.core.disk import recording
 from weighbridge.core.files import replace_text
 from weighbridge.core.settings import Settings
+from weighbridge.services.programs import inherited, service_names
 
 NAME = "weighbridge"
 START_SECONDS = 900
 """More than the services may take together, databases of a first start included."""
 STOP_SECONDS = 300
 """Versions that serve finish what they have."""
-_KEPT = ("WEIGHBRIDGE_", "AWS_", "MLFLOW_", "BENTOML_", "HF_", "UV_", "CUDA_", "NVIDIA_")
-"""Beginnings of the names of variables that services and engines read."""
-_KEPT_NAMES = frozenset(
-    {
-        "PATH",
-        "LD_LIBRARY_PATH",
-        "XDG_CACHE_HOME",
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-    }
-)
-"""In lower case too: proxies are written so."""
 
 
 def install(settings: Settings) -> tuple[Path, list[str]]:
@@ -48,7 +35,7 @@ def install(settings: Settings) -> tuple[Path, list[str]]:
         Unavailable: one of the files cannot be written.
     """
     environment = settings.home / "secrets" / "environment"
-    variables = {**_kept(os.environ), "WEIGHBRIDGE_HOME": str(settings.home)}
+    variables = {**_kept(os.environ, settings), "WEIGHBRIDGE_HOME": str(settings.home)}
     is_root = os.getuid() == 0
     path = unit_folder(is_root) / f"{NAME}.service"
     text = unit(settings.home, environment, "multi-user" if is_root else "default")
@@ -110,11 +97,16 @@ WantedBy={wanted_by}.target
 """
 
 
-def _kept(variables: Mapping[str, str]) -> dict[str, str]:
+def _kept(variables: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return what services inherit of these variables, and our own settings."""
+    inherits = {
+        pattern for name in service_names(settings) for pattern in inherited(name, settings)
+    }
     return {
         name: value
         for name, value in variables.items()
-        if (name.startswith(_KEPT) or name.upper() in _KEPT_NAMES) and "\n" not in value
+        if "\n" not in value
+        and any(fnmatch.fnmatchcase(name, pattern) for pattern in {*inherits, "WEIGHBRIDGE_*"})
     }
 
 

@@ -60,6 +60,9 @@ class Mlflow:
             raise Unavailable("asking MLflow", wrong)
 
 
+NOTHING = ReconcileResult("nothing", "version 7 serves already", "7")
+
+
 class Work:
     """Stands in for what is done at a target."""
 
@@ -72,6 +75,8 @@ class Work:
         self.failure = 0.0
         self.forced: list[bool] = []
         self.at_work: set[str] = set()
+        self.results: list[ReconcileResult] = []
+        """What the next looks come to; then nothing is to be done."""
 
     def reconcile(
         self,
@@ -91,7 +96,7 @@ class Work:
                 assert gate.wait(30)
             if error := self.wrong.pop(binding.target, None):
                 raise error
-            return ReconcileResult("nothing", "version 7 serves already", "7")
+            return self.results.pop(0) if self.results else NOTHING
         finally:
             self.at_work.discard(binding.target)
 
@@ -238,6 +243,41 @@ def test_a_forged_webhook_wakes_nobody(bench: Bench) -> None:
     time.sleep(0.3)
     assert len(bench.work.done) == 2
     assert bench.events == []
+
+
+@pytest.mark.parametrize(
+    ("result", "event"),
+    [
+        (ReconcileResult("deployed", "version 8 serves", "8", "8"), "served"),
+        (ReconcileResult("failed", "its answers", "7", "8"), "failed"),
+        (ReconcileResult("failed", "somebody aborted it", "7", "8", True), "taken-back"),
+        (ReconcileResult("kept", "it has no Bento", "7", "8"), "kept"),
+    ],
+)
+def test_every_end_of_a_rollout_is_an_event_of_prefects(
+    tmp_path: Path, result: ReconcileResult, event: str
+) -> None:
+    bench = Bench(tmp_path / "home", DEMO)
+    bench.work.results = [NOTHING, result, result]
+    try:
+        bench.start()
+        for count in (1, 2, 3, 4):
+            assert soon(lambda count=count: len(bench.work.done) >= count)
+            bench.wake(target="demo", trigger="promote")
+        # What is kept stays so at every look, and is told once; each of the others is a rollout.
+        wanted = 1 if event == "kept" else 2
+        assert soon(lambda: len(bench.events) == wanted)
+    finally:
+        bench.close()
+    assert {told.event for told in bench.events} == {f"weighbridge.rollout.{event}"}
+    told = bench.events[0]
+    assert told.payload == {
+        "target": "demo",
+        "version": "8",
+        "serving": result.version,
+        "why": result.detail,
+    }
+    assert told.related["weighbridge.target.demo"] == "target"
 
 
 def test_a_burst_while_a_rollout_goes_on_is_one_more_look_afterwards(bench: Bench) -> None:
