@@ -71,6 +71,12 @@ def token_that_ends(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
                 "the tokenizer has no end of text, so no answer would ever end",
                 "name an `eos_token` in the model's tokenizer_config.json",
             )
+        if tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+            raise BadInput(
+                "looking for what ends an answer",
+                "the tokenizer writes its end of text after every prompt",
+                "set `add_eos_token: false` in the model's tokenizer_config.json",
+            )
         return int(tokenizer.eos_token_id)
     end = _end_of_turn(tokenizer)
     if end is None:

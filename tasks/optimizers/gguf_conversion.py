@@ -121,13 +121,13 @@ def _run_converter(
     (folder := out.with_name("model")).symlink_to(model)
     command = script(SCRIPTS / "convert.py", LOCK, cache)
     command += [llama_cpp_native.source(cache), folder, out / "model.gguf"]
-    ends = ",".join(map(str, _ends(model)))
+    ends = ",".join(map(str, ends_of(model)))
     command += [checks.base_type(model).lower(), name, report, ends, *options]
     PROGRAM.run(command, doing, report=report, env=OFFLINE, cwd=out.parent)
     return report
 
 
-def _ends(model: Path) -> list[int]:
+def ends_of(model: Path) -> list[int]:
     """Return the tokens to name in the file: the end of text, the end of a turn, and any other at
     which llama.cpp would not stop by its spelling.
     """

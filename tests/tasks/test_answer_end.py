@@ -18,6 +18,7 @@ from weighbridge.tasks.answer_end import (
 )
 from weighbridge.tasks.data import Message, Row
 from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.optimizers.gguf_conversion import ends_of
 
 EACH = "{% for m in messages %}"
 NEXT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -95,6 +96,18 @@ def test_plain_text_without_an_end_of_text_is_refused_with_what_to_do(tiny_model
         encode(tokenizer, [Row(prompt="a", completion="b")])
 
 
+def test_a_tokenizer_that_ends_every_prompt_is_refused_with_what_to_do(tiny_model: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(tiny_model)
+    end = (str(tokenizer.eos_token), tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end[0]}", special_tokens=[end]
+    )
+    with pytest.raises(BadInput, match="add_eos_token: false"):
+        encode(tokenizer, [Row(prompt="a", completion="b")])
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -142,6 +155,20 @@ def test_every_engine_reads_the_stops_from_the_models_folder(
     assert json.loads(written)["temperature"] == 0.6
     write_stops(model, tokenizer)
     assert (model / "generation_config.json").read_bytes() == written
+
+
+def test_a_gguf_names_the_end_of_text_the_end_of_a_turn_and_what_llama_cpp_does_not_know(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = tokenizer_with(model, OTHER_END)
+    tokenizer.save_pretrained(model)
+    start, end, turn = (
+        int(tokenizer.convert_tokens_to_ids(token))
+        for token in ("<|im_start|>", "<|endoftext|>", "<|turn_over|>")
+    )
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, start]}))
+    assert ends_of(model) == [end, turn, start]
 
 
 def test_our_table_of_stops_is_llama_cpps() -> None:
