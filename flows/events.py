@@ -75,7 +75,7 @@ def rolled_back(target: str, model: str, version: str, to: str, why: str) -> Ann
 def rollout_ended(
     target: str, model: str, version: str, serving: str, outcome: str, why: str
 ) -> Announcement:
-    """Return the event of a rollout's end: `weighbridge.rollout.OUTCOME`.
+    """Return the event of a rollout's end: `weighbridge.rollout-OUTCOME`.
 
     Args:
         target: where.
@@ -87,7 +87,7 @@ def rollout_ended(
     """
     versions = {serving: "serving", version: "model-version"}
     return Announcement(
-        event=f"weighbridge.rollout.{outcome}",
+        event=f"weighbridge.rollout-{outcome}",
         model=model,
         payload={"target": target, "version": version, "serving": serving, "why": why},
         related={

@@ -269,7 +269,7 @@ def test_every_end_of_a_rollout_is_an_event_of_prefects(
         assert soon(lambda: len(bench.events) == wanted)
     finally:
         bench.close()
-    assert {told.event for told in bench.events} == {f"weighbridge.rollout.{event}"}
+    assert {told.event for told in bench.events} == {f"weighbridge.rollout-{event}"}
     told = bench.events[0]
     assert told.payload == {
         "target": "demo",
