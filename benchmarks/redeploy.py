@@ -184,7 +184,7 @@ def promotions(installed: Installation, count: int, figures: Figures) -> None:
     pair = installed.versions()
     waits: list[float] = []
     rollouts: list[RolloutRecord] = []
-    with Crowd(installed.url, HABITS) as crowd:
+    with Crowd(installed.url, HABITS, model=NAME) as crowd:
         time.sleep(BEFORE)
         # It begins with the version that does not serve, so that every move is a change.
         for number in range(count):
@@ -293,7 +293,8 @@ def _short_answers(
     urls: Mapping[str, str], streams: int, side: str
 ) -> tuple[float, float, float, int]:
     """Return requests per second, their median and 99th percentile in ms, and failures."""
-    with Crowd(urls[side], Habits(short=streams, streams=0, short_tokens=1, pause=0.0)) as crowd:
+    habits = Habits(short=streams, streams=0, short_tokens=1, pause=0.0)
+    with Crowd(urls[side], habits, model=NAME) as crowd:
         time.sleep(GATEWAY_SECONDS)
     answered = [request for request in crowd.requests if not request.problem]
     milliseconds = sorted(1000 * (request.ended - request.began) for request in answered)

@@ -83,7 +83,8 @@ def _show(released: "Released", name: str) -> None:
     target = find_target(name, Workspace()).target
     address, key = target.address, target.credentials()
     prompt: Any = released.example.model_dump()["prompt"]
-    path, body = request(prompt, max_tokens=64)
+    client = Client(address, headers=key, certificate=target.certificate())
+    path, body = request(prompt, model=client.model, max_tokens=64)
     console.print(f"[bold]{chosen.name} {chosen.version} serves at {address}/v1[/bold]\n")
     command = [
         "curl",
@@ -98,7 +99,6 @@ def _show(released: "Released", name: str) -> None:
     ]
     # Not by rich, which would wrap the line that people copy.
     click.echo(shlex.join(command))
-    client = Client(address, headers=key, certificate=target.certificate())
     click.echo(f"\n{prompt if isinstance(prompt, str) else prompt[-1]['content']}")
     click.echo(f"→ {client.ask(prompt, max_tokens=64).text}\n")
 

@@ -335,6 +335,7 @@ def _stage(contents: Contents, src: Path) -> None:
         label=contents.label,
         engine=contents.engine.model_dump(mode="json"),
         model=f"{contents.bento_name}:{contents.model_version}",
+        takes_name=True,
         lock=f"environment/{lock.name}",
     )
     (src / "candidate.json").write_text(candidate.model_dump_json(indent=1))

@@ -16,4 +16,8 @@ class BentoCandidate(BaseModel):
         description="The engine's arguments, with `kind`, as they were weighed."
     )
     model: str = Field(description="Tag of the model in BentoML's store.")
+    takes_name: bool = Field(
+        False,
+        description="Whether WEIGHBRIDGE_MODEL_NAME says by which name clients call the model.",
+    )
     lock: str = Field(description="The environment's lock, relative to the Bento's `src`.")

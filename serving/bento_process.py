@@ -37,9 +37,16 @@ def environment_of(folder: Path, cache: Path) -> Environment:
     return ensure(folder / "src" / candidate_of(folder).lock, cache)
 
 
-def variables(host: str, port: int) -> dict[str, str]:
-    """Return the environment variables under which a Bento's engine listens at this address."""
+def variables(host: str, port: int, name: str = "") -> dict[str, str]:
+    """Return the environment variables under which a Bento's engine listens at this address.
+
+    Args:
+        host: to listen at.
+        port: to listen at.
+        name: by which clients call the model; empty: the engine's own.
+    """
     return {
+        **({"WEIGHBRIDGE_MODEL_NAME": name} if name else {}),
         "WEIGHBRIDGE_ENGINE_HOST": host,
         "WEIGHBRIDGE_ENGINE_PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -5,7 +5,8 @@ options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
 On BentoML's port is what clients may ask, which `EnginePassthrough` passes on, beside BentoML's own
 `/livez`, `/readyz` and `/metrics`. A body may have as many bytes as `WEIGHBRIDGE_MAX_BODY_BYTES`
-says, or else a mebibyte.
+says, or else a mebibyte. The model goes by the name in `WEIGHBRIDGE_MODEL_NAME`, or else by the
+engine's own, unless the recipe gives it one.
 """
 
 import atexit
@@ -37,7 +38,9 @@ SOURCES = Path(__file__).resolve().parents[2]
 """The `src` of the Bento."""
 CANDIDATE = BentoCandidate.model_validate(json.loads((SOURCES / "candidate.json").read_text()))
 _PLUGIN = engine_class(CANDIDATE.engine["kind"])
-ENGINE = _PLUGIN(_PLUGIN.Args.model_validate(CANDIDATE.engine))
+_WEIGHED = _PLUGIN(_PLUGIN.Args.model_validate(CANDIDATE.engine))
+_NAME = os.environ.get("WEIGHBRIDGE_MODEL_NAME")
+ENGINE = _PLUGIN(_WEIGHED.called(_NAME)) if _NAME else _WEIGHED
 HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
 MAX_BODY = int(os.environ.get("WEIGHBRIDGE_MAX_BODY_BYTES") or MAX_BODY_BYTES)

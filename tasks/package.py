@@ -19,7 +19,7 @@ from weighbridge.serving import bento, bento_process
 from weighbridge.serving.targets.base import Release
 from weighbridge.tasks.measurement import Candidate
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 logger = logging.getLogger(__name__)
 

@@ -92,6 +92,8 @@ class Engine(ABC, Generic[ArgsT]):
     as `POST /v1/rerank`. The gateway, and the Bento where it is served alone, answer 404 to
     everything else: to metrics, and to whatever changes the server for others.
     """
+    name_option: ClassVar[str] = ""
+    """Option that says by which name clients call the model; empty: it has none."""
     builds_natively: ClassVar[bool] = False
     """Whether `build_native` does anything."""
     takes_sizes: ClassVar[bool] = False
@@ -139,6 +141,20 @@ class Engine(ABC, Generic[ArgsT]):
     def env(self) -> dict[str, str]:
         """Return the environment variables that it needs on top of the caller's."""
         return {}
+
+    def called(self, name: str) -> ArgsT:
+        """Return the arguments under which clients call the model by this name.
+
+        Unchanged where it has no option for that, or where the recipe gives another name.
+        """
+        args, option = self.args, self.name_option
+        if not option or getattr(args, option) != type(args).model_fields[option].default:
+            return args
+        return args.model_copy(update={option: name})
+
+    def model_names(self) -> frozenset[str]:
+        """Return every name by which clients may call the model; none where it does not say."""
+        return frozenset({getattr(self.args, self.name_option)} if self.name_option else ())
 
     def sized_for(self, model: Path, tokens: int, answers: int) -> ArgsT:
         """Return the arguments with room for a load, where the recipe leaves that open.

@@ -86,6 +86,7 @@ class LlamaCpp(Engine[LlamaCppArgs]):
 
     name: ClassVar[str] = "llama_cpp"
     Args: ClassVar[type[EngineArgs]] = LlamaCppArgs
+    name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)

@@ -86,6 +86,7 @@ class Onnx(ShimEngine[OnnxArgs]):
 
     name: ClassVar[str] = "onnx"
     Args: ClassVar[type[EngineArgs]] = OnnxArgs
+    name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)

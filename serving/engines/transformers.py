@@ -44,6 +44,7 @@ class Transformers(ShimEngine[TransformersArgs]):
 
     name: ClassVar[str] = "transformers"
     Args: ClassVar[type[EngineArgs]] = TransformersArgs
+    name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": LOCK, "cuda": LOCK}
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")

@@ -32,6 +32,7 @@ class Triton(ShimEngine[TritonArgs]):
 
     name: ClassVar[str] = "triton"
     Args: ClassVar[type[EngineArgs]] = TritonArgs
+    name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")

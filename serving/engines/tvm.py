@@ -48,6 +48,7 @@ class Tvm(ShimEngine[TvmArgs]):
 
     name: ClassVar[str] = "tvm"
     Args: ClassVar[type[EngineArgs]] = TvmArgs
+    name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("apache-tvm",)

@@ -175,6 +175,7 @@ class Vllm(Engine[VllmArgs]):
 
     name: ClassVar[str] = "vllm"
     Args: ClassVar[type[EngineArgs]] = VllmArgs
+    name_option: ClassVar[str] = "served_model_name"
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors", "compressed_tensors", "peft"})
     locks: ClassVar[Mapping[str, Path]] = {
         "cuda": Path(__file__).with_suffix(".lock"),
@@ -227,6 +228,15 @@ class Vllm(Engine[VllmArgs]):
         # Guarded: where vLLM's first process is killed, its engine and workers would go on for
         # ever, with their memory.
         return guarded([*program, *address, *_options(_with_adapter(self.args, model))], python)
+
+    def model_names(self) -> frozenset[str]:
+        """Return the model's name, those of the adapters that the recipe names, and that of the
+        base where the model is an adapter. None where more of them may be loaded at any time.
+        """
+        name, adapters = self.args.served_model_name, self.args.lora_modules
+        if self.args.allow_runtime_lora_updating:
+            return frozenset()
+        return frozenset({name, f"{name}{BASE_SUFFIX}", *adapters})
 
     def env(self) -> dict[str, str]:
         """Return variables by which it looks nothing up and reports nothing, and the options that

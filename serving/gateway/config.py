@@ -20,6 +20,7 @@ from weighbridge.serving.client_requests import (
     openai_error,
 )
 from weighbridge.serving.gateway.frontend import (
+    ANY_MODEL,
     ANYONE,
     HEADER_BYTES,
     RETRY_AFTER,
@@ -36,6 +37,7 @@ HARD_STOP = "1h"
 BUFFER_SPARE = 4 * (URL_BYTES + HEADER_BYTES)
 """Bytes of a buffer beside the largest body: for the request's head, and haproxy's own notes."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
 RESERVED = {"weighbridge-metrics", "weighbridge"}
 """Names of sections of our own."""
 
@@ -164,6 +166,8 @@ class Maps(NamedTuple):
     """Which versions may be pinned."""
     operations: MapFile
     """What clients may ask: each method with its path after it."""
+    models: MapFile
+    """Which models a request may name."""
 
 
 def maps(front: Front) -> Maps:
@@ -181,7 +185,17 @@ def maps(front: Front) -> Maps:
             f"{front.target}.operations",
             {operation.replace(" ", ""): "1" for operation in sorted(operations)},
         ),
+        MapFile(f"{front.target}.models", dict.fromkeys(_models(front), "1")),
     )
+
+
+def _models(front: Front) -> list[str]:
+    """Return the names that every version goes by; any where one does not say."""
+    routes = [route for route in front.routes if not route.draining]
+    names = {name for route in routes for name in route.models}
+    # A map's keys have no spaces, and nothing in them may have a meaning in a command.
+    are_told = all(route.models for route in routes) and all(map(_MODEL.fullmatch, names))
+    return sorted(names) if are_told and not front.args.any_model else [ANY_MODEL]
 
 
 def _check(fronts: Sequence[Front]) -> None:

@@ -26,7 +26,7 @@ CONNECTIONS = 4096
 THREADS = 4
 """More add nothing: an engine is slower by far than one thread of haproxy."""
 CONFIGURATION = "haproxy.cfg"
-TARGET_FILES = {".pins", ".health", ".operations", ".keys", ".pem"}
+TARGET_FILES = {".pins", ".health", ".operations", ".models", ".keys", ".pem"}
 """Endings of the files that each target has beside it."""
 
 

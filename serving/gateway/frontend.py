@@ -8,7 +8,7 @@ from typing import Final
 
 from weighbridge.serving.client_requests import BODY_TOO_LARGE, UNKNOWN_OPERATION, openai_error
 from weighbridge.serving.gateway.models import ANY_ORIGIN, Front
-from weighbridge.serving.gateway.syntax import address, answer, milliseconds
+from weighbridge.serving.gateway.syntax import address, answer, json_word, milliseconds
 
 RETRY_AFTER: Final = 5
 """Seconds that a client is told to wait."""
@@ -49,6 +49,8 @@ _TOO_MANY = openai_error(
     "rate_limit_exceeded",
 )
 _BUSY = openai_error("Every place is taken: try again later.", "server_error", "overloaded")
+ANY_MODEL: Final = "*"
+"""In the map of models: every name will do."""
 _COME_BACK = f"Retry-After {RETRY_AFTER}"
 # Of IPv6 whoever has one address has a network of 64 bits.
 _CLIENT = "src,ipmask(32,64)"
@@ -77,6 +79,7 @@ def frontend(front: Front, connections: int) -> str:
         *_keys(front),
         *_operations(front),
         *_body(front),
+        *_model(front),
         *_queue(front),
         f"  default_backend {front.target}\n",
     ]
@@ -196,6 +199,25 @@ def _body(front: Front) -> list[str]:
         f"  http-request {too_large}",
         f"  http-request wait-for-body time {milliseconds(front.args.request_seconds)}",
         f"  http-request {too_large}",
+    ]
+
+
+def _model(front: Front) -> list[str]:
+    # A body without a name, or that is no JSON, is the engine's to refuse.
+    named = "{ var(txn.model) -m len gt 0 }"
+    place = "NAME"
+    known = f"{{ var(txn.model),map({front.target}.models) -m found }}"
+    any_model = f"{{ str({ANY_MODEL}),map({front.target}.models) -m found }}"
+    refusal = openai_error(
+        f"The model `{place}` does not exist or you do not have access to it.",
+        "invalid_request_error",
+        "model_not_found",
+    )
+    text = json_word(refusal).replace(place, "%[var(txn.model),bytes(0,128),json(utf8s)]")
+    return [
+        "  http-request set-var(txn.model) req.body,json_query('$.model') if METH_POST",
+        f"  http-request return status 404 content-type application/json lf-string {text}"
+        f" if {named} !{known} !{any_model}",
     ]
 
 

@@ -68,6 +68,11 @@ class GatewayArgs(BaseModel):
         description="Connections that one client address may open within ten seconds; 0: any "
         "number.",
     )
+    any_model: bool = Field(
+        False,
+        description="Whether a request may name any model, for clients that can't be changed; an "
+        "engine that looks at the name itself, such as vLLM, still refuses others.",
+    )
     cors_origins: tuple[str, ...] = Field(
         (),
         description="Origins whose web pages may ask, such as https://app.example.com; `*` alone: "
@@ -112,6 +117,9 @@ class Route(BaseModel):
         False, description="Finishes what it has and gets nothing new, pinned or not."
     )
     health: str = Field("/health", description="Path that says 200 while the engine is well.")
+    models: tuple[str, ...] = Field(
+        (), description="Names by which requests may call its model; none: any."
+    )
     operations: tuple[str, ...] = Field(
         tuple(sorted(OPENAI_OPERATIONS)),
         description="What clients may ask of the engine: each a method and an exact path.",

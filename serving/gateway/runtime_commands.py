@@ -23,7 +23,8 @@ def runtime_commands(
     Their order keeps traffic whole at every point in between: a version gets its health path before
     it is started, may be pinned once it is there, loses weight when the others have gained it, and
     is put out of service last. An operation is closed before a version is there that does not
-    declare it, and opened when all are gone that don't.
+    declare it, and opened when all are gone that don't. A model's name is taken before a version is
+    there that goes by it, and refused when all are gone that do.
 
     Args:
         front: the desired state.
@@ -31,10 +32,11 @@ def runtime_commands(
         maps: the worker's maps of this target, by file.
     """
     removed = sorted(set(servers) - {route.name for route in front.routes})
-    health, pins, operations = config.maps(front)
+    health, pins, operations, models = config.maps(front)
     return [
         *_delete_entries(operations, maps[operations.file]),
         *_set_entries(health, maps[health.file]),
+        *_set_entries(models, maps[models.file]),
         *chain.from_iterable(
             _add_or_update(front, route, servers.get(route.name)) for route in front.routes
         ),
@@ -48,6 +50,7 @@ def runtime_commands(
         ),
         *_put_in_maintenance(front, servers, removed),
         *_set_entries(operations, maps[operations.file]),
+        *_delete_entries(models, maps[models.file]),
         *(f"{DELETE}{front.target}/{name}" for name in removed),
     ]
 

@@ -24,6 +24,7 @@ from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.serving import bento, bento_process
+from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.gateway.access_log import AccessLog
@@ -63,6 +64,9 @@ class LocalRevision(Revision):
     port: int = Field(description="Of its engine.")
     management_port: int = Field(description="BentoML's own.")
     health: str = "/health"
+    models: tuple[str, ...] = Field(
+        (), description="Names by which requests may call it; none: any, of an older Bento, too."
+    )
     operations: tuple[str, ...] = tuple(sorted(OPENAI_OPERATIONS))
     stop_seconds: int = 30
 
@@ -170,7 +174,8 @@ class Local(Target[LocalArgs, LocalRevision]):
         name = _free_name(release.version, taken)
         # A port of its own: the revision that serves now goes on listening at its own.
         port = free_port()
-        engine = engine_class(bento_process.candidate_of(folder).engine["kind"])
+        candidate = bento_process.candidate_of(folder)
+        engine = engine_class(candidate.engine["kind"])
         return LocalRevision(
             name=name,
             release=release,
@@ -183,6 +188,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             stop_seconds=self.args.stop_seconds,
             health=engine.health,
             operations=tuple(sorted(engine.operations)),
+            models=_model_names(candidate, self.name),
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:
@@ -204,7 +210,7 @@ class Local(Target[LocalArgs, LocalRevision]):
                 # A file named like a Python package in the working directory would shadow that
                 # package; the folder of logs holds none.
                 directory=supervisord.logs,
-                environment=bento_process.variables("127.0.0.1", revision.port),
+                environment=bento_process.variables("127.0.0.1", revision.port, self.name),
                 stop_seconds=revision.stop_seconds,
                 mark=supervisord.mark_of(revision.program),
                 kill_leftovers=True,
@@ -304,6 +310,7 @@ class Local(Target[LocalArgs, LocalRevision]):
                 weight=share.weight,
                 draining=share.draining,
                 health=share.revision.health,
+                models=share.revision.models,
                 operations=share.revision.operations,
             )
             for share in shares
@@ -352,6 +359,18 @@ def _tail(log: Path, start: int) -> str:
         # A log that is shorter than it was has been rotated: all of it is new.
         stream.seek(start if start <= log.stat().st_size else 0)
         return bento_process.last_words(stream.read().decode(errors="replace"))
+
+
+def _model_names(candidate: BentoCandidate, name: str) -> tuple[str, ...]:
+    """Return what requests may call a Bento that is started by this name; none: anything."""
+    if not candidate.takes_name:
+        return ()
+    plugin = engine_class(candidate.engine["kind"])
+    try:
+        engine = plugin(plugin.Args.model_validate(candidate.engine))
+    except ValueError:  # options of another version of the engine's plugin
+        return ()
+    return tuple(sorted(plugin(engine.called(name)).model_names()))
 
 
 def _bento_folder(release: Release, home: Path) -> Path:

@@ -2,6 +2,7 @@
 one wants them.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from weighbridge.registry import Binding, Registry
 from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.versions import CANDIDATE
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
-from weighbridge.rollout.managed_target import open_target
+from weighbridge.rollout.managed_target import ManagedTarget, open_target, read_deploy_args
 from weighbridge.rollout.state import TargetState
 from weighbridge.services.platform import Platform
 from weighbridge.serving.gateway.gateway import Gateway
@@ -84,9 +85,19 @@ class Live:
 
     def claim(self, **policy: Any) -> None:
         """Let the target serve the model, with this policy of rollouts."""
-        target = {"kind": "local", "port": self.port, "stop_seconds": 5}
+        self.registry.bind(self._binding({}, policy))
+
+    def keep_address(self, **gateway: Any) -> None:
+        """Have the gateway treat clients like this, as a release does that rolls nothing out."""
+        binding = self._binding(gateway, {})
+        args = read_deploy_args(MODEL, binding.deploy)
+        since = ManagedTarget(MODEL, args, self.workspace).put_in_force()
+        self.registry.bind(binding.model_copy(update={"since": since}))
+
+    def _binding(self, gateway: dict[str, Any], policy: dict[str, Any]) -> Binding:
+        target = {"kind": "local", "port": self.port, "stop_seconds": 5, "gateway": gateway}
         deploy = {"name": MODEL, "target": target, "rollout": {**POLICY, **policy}}
-        self.registry.bind(Binding(target=MODEL, model=MODEL, deploy=deploy))
+        return Binding(target=MODEL, model=MODEL, deploy=deploy)
 
     def add(self, *, peak_memory: int = 256 << 20, **faults: Any) -> str:
         """Register another version, weighed as one that knows every answer; its number."""
@@ -243,6 +254,13 @@ class Live:
     def kill(self, program: str) -> None:
         """As the kernel does that lacks memory."""
         os.kill(self.pid(program), signal.SIGKILL)
+
+    def deployer_began(self) -> float:
+        """Unix time at which the deployer that answers was started; 0 where none does."""
+        with contextlib.suppress(httpx.HTTPError):
+            url = f"{self.ports.url('deployer')}/status"
+            return float(httpx.get(url, trust_env=False, timeout=5).json()["since"])
+        return 0.0
 
     def well(self, seconds: float = 90) -> None:
         """Wait until every service answers."""

@@ -3,13 +3,18 @@ clients.
 """
 
 import contextlib
+import hashlib
 import os
 import signal
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -82,7 +87,7 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
         (old, by_itself, lambda: shop.alias(old)),
     ]
     begin = time.time()
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         for version, triggers, move in ways:
             began, asked = time.monotonic(), time.time()
             move()
@@ -110,7 +115,7 @@ def test_promoted_in_whatever_way_it_serves_and_no_request_is_lost(shop: Live) -
 
 def test_a_burst_of_promotions_ends_in_the_last_and_that_is_deployed_once(shop: Live) -> None:
     old, new, asked = shop.good, shop.other, time.time()
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         for number in [new, old] * 24 + [new]:
             shop.alias(number)
         shop.serves(new)
@@ -123,7 +128,7 @@ def test_a_burst_of_promotions_ends_in_the_last_and_that_is_deployed_once(shop: 
 
 def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
     old = shop.good
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         shop.no_alias()
         until(
             lambda: "no version" in shop.state.reason,
@@ -173,7 +178,7 @@ def test_a_bad_version_is_rolled_back_and_the_old_one_goes_on(shop: Live, how: s
     bad, old = BAD[how], shop.good
     number, asked = shop.add(**bad.faults), time.time()
     shop.claim(**bad.policy)
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         shop.alias(number)
         rollout = shop.failed(number, asked)
         began = time.monotonic()
@@ -199,7 +204,7 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(
     shop: Live, victim: str, phase: str
 ) -> None:
     shop.claim(step_seconds=2)
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         until(lambda: len(crowd.requests) > 20, 30, lambda: "clients should be answered")
         new, asked = shop.other, time.time()
         shop.alias(new)
@@ -229,7 +234,7 @@ def test_whoever_is_killed_while_a_version_is_rolled_out_it_serves_at_last(
 def test_prefect_and_mlflow_down_do_not_matter_to_who_asks(shop: Live) -> None:
     """Stopped, not killed: they take connections and never answer."""
     new, pids = shop.other, [shop.pid("prefect"), shop.pid("mlflow")]
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -243,10 +248,76 @@ def test_prefect_and_mlflow_down_do_not_matter_to_who_asks(shop: Live) -> None:
     shop.well()
 
 
+class Stranger:
+    """Asks without a key, again and again, from when it is entered; what it was told, in order."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.told: list[int | str] = []
+
+    def __enter__(self) -> "Stranger":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.05):
+            try:
+                self.told.append(models(self._url))
+            except httpx.HTTPError as exc:
+                self.told.append(type(exc).__name__)
+
+
+def models(url: str, key: str = "") -> int:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.get(f"{url}/v1/models", headers=headers, trust_env=False, timeout=10).status_code
+
+
+def test_keys_that_a_release_only_added_hold_whatever_dies(shop: Live, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(hashlib.sha256(b"first").hexdigest())
+    assert models(shop.url) == 200
+    shop.keep_address(api_keys=str(keys))
+    try:
+        with Stranger(shop.url) as stranger:
+            shop.kill("gateway")
+            until(lambda: answers(shop, "first"), BACK)
+            keys.write_text(hashlib.sha256(b"second").hexdigest())
+            until(lambda: answers(shop, "second"), BACK)
+            assert models(shop.url, "first") == 401
+            with contextlib.closing(sqlite3.connect(shop.home / "mlflow.db")) as mlflow:
+                mlflow.execute("BEGIN EXCLUSIVE")  # MLflow is away
+                shop.kill("deployer")
+                shop.kill("gateway")
+                since = time.time()
+                until(lambda: shop.deployer_began() > since, BACK)
+                until(lambda: answers(shop, "second"), BACK)
+                time.sleep(1)
+            assert models(shop.url, "first") == 401
+        assert stranger.told.count(401) > 50
+        # While haproxy is started again nobody listens.
+        assert set(stranger.told) <= {401, "ConnectError", "ReadError", "RemoteProtocolError"}
+    finally:
+        shop.keep_address()
+        shop.well()
+    until(lambda: models(shop.url) == 200, BACK)
+
+
+def answers(shop: Live, key: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return models(shop.url, key) == 200
+    return False
+
+
 def test_hints_that_nobody_took_are_made_up_for(shop: Live) -> None:
     """Longer than MLflow tries to deliver them."""
     old, new, deployer = shop.good, shop.other, shop.pid("deployer")
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         os.kill(deployer, signal.SIGSTOP)
         try:
             shop.alias(old)
@@ -264,7 +335,7 @@ def test_where_memory_holds_one_version_the_old_one_comes_back_when_the_new_one_
     """Nobody answers meanwhile, and that is said with the time to come back at."""
     number, asked, old = shop.add(garbage=True), time.time(), shop.good
     shop.claim(memory_reserve=1 << 50)
-    with Crowd(shop.url, HABITS) as crowd:
+    with Crowd(shop.url, HABITS, model=MODEL) as crowd:
         shop.alias(number)
         rollout = shop.failed(number, asked)
         shop.alias(old)
@@ -292,7 +363,7 @@ class Walk(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.crowd = Crowd(self.shop.url, HABITS).__enter__()
+        self.crowd = Crowd(self.shop.url, HABITS, model=MODEL).__enter__()
 
     @rule(version=st.sampled_from(["1", "2"]), through=st.sampled_from(["mlflow", "database"]))
     def promote(self, version: str, through: str) -> None:

@@ -142,11 +142,15 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
         {"role": "user", "content": "order 7"}
     ]
     whole = client.chat.completions.create(
-        model="model", messages=question, max_tokens=8, temperature=0
+        model="chain", messages=question, max_tokens=8, temperature=0
     )
     pieces = client.chat.completions.create(
-        model="model", messages=question, max_tokens=8, temperature=0, stream=True
+        model="chain", messages=question, max_tokens=8, temperature=0, stream=True
     )
+    assert [served.id for served in client.models.list()] == ["chain"]
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="gpt-4o", messages=question, max_tokens=8)
+    assert refused.value.code == "model_not_found"
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert text == whole.choices[0].message.content
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")

@@ -69,3 +69,19 @@ def test_an_engine_that_writes_only_its_command_has_the_defaults() -> None:
     ):
         with pytest.raises(NotImplementedError, match="plain"):
             ask()
+
+
+@pytest.mark.parametrize("name", ["llama_cpp", "vllm", "onnx", "triton", "tvm", "transformers"])
+def test_a_model_is_called_as_it_is_told_unless_the_recipe_names_it(name: str) -> None:
+    plugin = engine_class(name)
+    named = plugin(plugin(plugin.Args(kind=name)).called("shop"))
+    assert "shop" in named.model_names()
+    assert "model" not in named.model_names()
+    again = plugin(named.called("another"))
+    assert again.model_names() == named.model_names(), "the recipe's own word"
+
+
+def test_an_engine_without_a_word_on_it_is_called_anything() -> None:
+    engine = StandInEngine(StandInArgs())
+    assert engine.called("shop") == engine.args
+    assert engine.model_names() == frozenset()

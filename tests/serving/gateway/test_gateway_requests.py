@@ -356,3 +356,49 @@ def preflight(port: int, origin: str) -> httpx.Response:
 def test_what_is_no_origin_is_refused(origins: list[str]) -> None:
     with pytest.raises(ValidationError, match="origin"):
         GatewayArgs.model_validate({"cors_origins": origins})
+
+
+def named(shared: Gateway, *versions: tuple[Upstream, tuple[str, ...]], **args: object) -> Front:
+    """A target whose versions go by these names, once it is so."""
+    desired = front(free_port(), *(upstream for upstream, _ in versions), target="named", **args)
+    routes = tuple(
+        route.model_copy(update={"models": models})
+        for route, (_, models) in zip(desired.routes, versions, strict=True)
+    )
+    shared.apply(desired := desired.model_copy(update={"routes": routes}))
+    return desired
+
+
+def call(port: int, model: object, filler: int = 0) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": "x" * filler}], "model": model}
+    return httpx.post(f"http://127.0.0.1:{port}{ASK}", json=body, trust_env=False, timeout=20)
+
+
+def test_a_model_goes_by_its_name_and_by_no_other(shared: Gateway, engine: Upstream) -> None:
+    port = named(shared, (engine, ("shop", "shop/polite"))).port
+    for model in ("shop", "shop/polite", None):
+        assert call(port, model).status_code == 200
+    assert ask(port).status_code == 200, "without a name it is the engine's to say"
+    assert call(port, "shop", filler=900_000).status_code == 200
+    for model in ("gpt-4o", 'a"b\\', "shop ", "*", 7):
+        refused = call(port, model, filler=100_000)
+        assert (refused.status_code, refused.json()["error"]) == (
+            404,
+            {
+                "message": f"The model `{model}` does not exist or you do not have access to it.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "model_not_found",
+            },
+        )
+
+
+def test_any_name_will_do_where_a_recipe_or_a_version_says_so(
+    shared: Gateway, engine: Upstream
+) -> None:
+    assert call(named(shared, (engine, ("shop",)), any_model=True).port, "gpt-4o").is_success
+    with upstreams("8") as (older,):
+        assert call(named(shared, (engine, ("shop",)), (older, ())).port, "model").is_success
+        assert call(named(shared, (engine, ("shop",))).port, "model").status_code == 404
+    unwritable = named(shared, (engine, ("a name\ndel map",)))
+    assert call(unwritable.port, "anything").is_success
