@@ -133,4 +133,14 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
         for load in measurement["load"]
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
-    return [*scores, *speed, *memory]
+    return [*scores, *speed, *memory, *_limits(measurement)]
+
+
+def _limits(measurement: dict[str, Any]) -> list[list[str]]:
+    """Return what holds of a request that says nothing else. Older measurements do not tell."""
+    context, engine = measurement.get("context"), measurement["candidate"]["engine"]
+    rows = [["context per request", f"{context:,} tokens"]] if context else []
+    if "temperature" in engine:
+        sampling = f"temperature {engine['temperature']:g}, top_p {engine['top_p']:g}"
+        rows.append(["sampling by default", sampling])
+    return rows

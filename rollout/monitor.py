@@ -47,7 +47,14 @@ def check(
     between the measured score and the floor is by how much the answers to the same questions got
     worse.
     """
-    answers = probe.ask(url, questions, max_tokens=max_tokens, headers=headers, timeout=timeout)
+    answers = probe.ask(
+        url,
+        questions,
+        max_tokens=max_tokens,
+        sampling=measurement.candidate.engine.sampling(),
+        headers=headers,
+        timeout=timeout,
+    )
     max_drop = _allowed_drop(measurement.scores.get(metric), floor)
     return probe.judge(
         answers, measurement, max_drop=max_drop, alpha=alpha, metrics=metrics, metric=metric

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,11 +78,12 @@ def ask(
     questions: Sequence[ProbeQuestion],
     *,
     max_tokens: int = 128,
+    sampling: Mapping[str, float] = MappingProxyType({}),
     headers: Mapping[str, str] | None = None,
     concurrency: int = 2,
     timeout: float = 60.0,
 ) -> list[ProbeAnswer]:
-    """Return greedy answers to the questions, in their order.
+    """Return answers to the questions, in their order.
 
     After the first question that gets no answer in time no more are asked.
 
@@ -89,6 +91,7 @@ def ask(
         url: base URL, without `/v1`.
         questions: what is asked.
         max_tokens: longest answer, the same as when it was weighed.
+        sampling: how they are drawn, as when it was weighed; greedily where it says nothing.
         headers: sent with every request: the pin to a version, an API key.
         concurrency: questions under way at a time.
         timeout: seconds that one question waits for its answer.
@@ -101,7 +104,7 @@ def ask(
             problem = "not asked: another question got no answer"
             return ProbeAnswer(question=question, problem=problem)
         try:
-            text = client.ask(question.prompt, max_tokens=max_tokens).text
+            text = client.ask(question.prompt, max_tokens=max_tokens, **sampling).text
         except Unavailable as exc:
             gave_up.set()
             return ProbeAnswer(question=question, problem=str(exc))

@@ -173,6 +173,7 @@ class Rollout:
             self._ongoing.next.url,
             self._questions,
             max_tokens=self._measurement.max_new_tokens,
+            sampling=self._measurement.candidate.engine.sampling(),
         )
         deadline = time.monotonic() + self._policy.step_deadline
         while not answers.done():

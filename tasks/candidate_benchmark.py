@@ -114,6 +114,7 @@ class CandidateBenchmark:
                 for split in ("validation", "test"):
                     answers[split] = self.answers(running, split)
                     done(2 if split == "validation" else 3)
+            context = self._context(running, tuned)
             scores = {split: self.score(split_answers) for split, split_answers in answers.items()}
             done(4)
         return Measurement(
@@ -125,6 +126,7 @@ class CandidateBenchmark:
             load=load,
             load_seconds=running.load_seconds,
             peak_memory=peak.bytes,
+            context=context,
             tuning=self.tuning,
             machine={**machine.describe(), "build": self.build},
         )
@@ -151,13 +153,25 @@ class CandidateBenchmark:
                     f"whole log: {output}",
                 ) from exc
 
+    def _context(self, running: Running, args: EngineArgs) -> int | None:
+        """Return the context that a request has, and say so: options may divide it by slots."""
+        try:
+            context = engine_for(args).context(running.url)
+        except Unavailable as exc:
+            logger.warning("%s tells no context: %s", self.candidate.label, exc)
+            return None
+        if context:
+            logger.info("%s: a request has %d tokens of context", self.candidate.label, context)
+        return context
+
     def _payloads(self) -> list[Payload]:
         """Return every prompt once, validation first.
 
         An engine would not have to read a prompt that it has seen before.
         """
         rows = self._rows("validation") + read_rows(self.data, "train")
-        return [{**_body(row), "max_tokens": self.args.max_tokens} for row in rows]
+        options = {"max_tokens": self.args.max_tokens, **self.candidate.engine.sampling()}
+        return [{**_body(row), **options} for row in rows]
 
     def _rows(self, split: Split) -> list[Row]:
         return read_rows(self.data, split)[: self.metrics.limit]
@@ -314,10 +328,11 @@ class CandidateBenchmark:
         return figures
 
     def answers(self, running: Running, split: Split) -> _Answers:
-        """Return greedy answers to a split's prompts and, where a metric asks, the references'
-        log-probabilities.
+        """Return answers to a split's prompts, drawn as they will be where a request says nothing
+        of that, and, where a metric asks, the references' log-probabilities.
         """
         rows = self._rows(split)
+        options = {"max_tokens": self.metrics.max_new_tokens, **self.candidate.engine.sampling()}
         client = Client(running.url, self.args.request_timeout)
 
         def ask(row: Row) -> tuple[str, str | None]:
@@ -327,7 +342,7 @@ class CandidateBenchmark:
                 else [message.model_dump() for message in row.prompt]
             )
             try:
-                return client.ask(prompt, max_tokens=self.metrics.max_new_tokens).text, None
+                return client.ask(prompt, **options).text, None
             except RequestRefused as exc:
                 return "", str(exc)
 

@@ -59,6 +59,9 @@ class Measurement(BaseModel):
     cost_per_thousand_requests: float | None = Field(
         None, description="At the most requests per second, in the recipe's currency."
     )
+    context: int | None = Field(
+        None, description="Tokens that prompt and answer of one request may have together."
+    )
     tuning: list[dict[str, int | float | str]] = Field(
         default_factory=list, description="Options tried and tokens/s seen."
     )

@@ -13,6 +13,7 @@ from weighbridge.core.artifact import Format
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import load
 from weighbridge.serving.client_requests import OPENAI_OPERATIONS, is_operation
+from weighbridge.serving.openai_client import get
 
 AUTO_SLOTS: Final = 4
 """Answers decoded together where nobody says how many."""
@@ -35,6 +36,23 @@ class EngineArgs(BaseModel):
     start_timeout: float = Field(
         300.0, gt=0, description="Seconds until the first real token must have come."
     )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Of answers whose request names none, and of weighing; 0: the likeliest token.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the likeliest tokens that are drawn from, where a request names "
+        "none, and in weighing.",
+    )
+
+    def sampling(self) -> dict[str, float]:
+        """Return how what a request says nothing of is drawn, under OpenAI's names."""
+        return {"temperature": self.temperature, "top_p": self.top_p}
 
 
 # Covariant, so that an `Engine[VllmArgs]` may stand where an `Engine` is asked for: `args` is Final
@@ -208,6 +226,21 @@ class Engine(ABC, Generic[ArgsT]):
             Unavailable: The server does not answer.
         """
         raise NotImplementedError(f"{self.name} has no route that tells tokens")
+
+    def context(self, url: str) -> int | None:
+        """Return the tokens that prompt and answer of one request may have together.
+
+        Args:
+            url: Base address of the running server, without `/v1`.
+
+        Returns:
+            What its list of models says, as vLLM's and ours do; None where it says nothing.
+
+        Raises:
+            Unavailable: The server does not answer.
+        """
+        models = get(f"{url}/v1/models")["data"]
+        return next((model["max_model_len"] for model in models if "max_model_len" in model), None)
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a chat under the model's template, up to where the answer begins.

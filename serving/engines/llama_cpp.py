@@ -21,7 +21,7 @@ from weighbridge.serving.engines.base import (
     EngineArgs,
 )
 from weighbridge.serving.engines.command_line import flags, variations
-from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, post
+from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, get, post
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
 FORCED_AT_ONCE: Final = 256
@@ -172,6 +172,10 @@ class LlamaCpp(Engine[LlamaCppArgs]):
             )
         return logprobs
 
+    def context(self, url: str) -> int | None:
+        """Return the context of one slot: the server divides what it has among them."""
+        return int(get(f"{url}/props")["default_generation_settings"]["n_ctx"])
+
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids of a text: special tokens parsed, none added."""
         return _tokenize(url, text)
@@ -201,6 +205,8 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     threads = args.threads or limited_cores()
     options: dict[str, object] = {
         "alias": args.alias,
+        "temp": args.temperature,
+        "top-p": args.top_p,
         "ctx-size": context,
         "parallel": slots,
         "threads": threads,

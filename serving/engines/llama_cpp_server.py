@@ -47,6 +47,8 @@ def parse() -> argparse.Namespace:
     )
     for name in (*numbers, "--n-gpu-layers", "--cache-ram"):
         parser.add_argument(name, type=int)
+    for name in ("--temp", "--top-p"):
+        parser.add_argument(name, type=float)
     parser.add_argument("--kv-unified", action=argparse.BooleanOptionalAction)
     for name in ("--jinja", "--metrics", "--no-webui"):
         parser.add_argument(name, action="store_true")
@@ -75,6 +77,7 @@ def parameters(args: argparse.Namespace) -> Any:
     )
     params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_k.upper()}")
     params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{args.cache_type_v.upper()}")
+    params.sampling.temp, params.sampling.top_p = args.temp, args.top_p
     params.use_jinja = args.jinja
     if args.lora:
         adapter = xllamacpp.CommonAdapterLoraInfo()

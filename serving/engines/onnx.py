@@ -54,6 +54,7 @@ class DecoderArgs(EngineArgs):
         """Return the options of a server of ours over the model."""
         return {
             "alias": self.alias,
+            **self.sampling(),
             # The server takes the model's own where that is less.
             "context_length": self.context_length or AUTO_CONTEXT,
             "max_batch_size": self.max_batch_size or AUTO_SLOTS,

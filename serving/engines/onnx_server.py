@@ -19,7 +19,7 @@ from weighbridge.core.machine import cores
 from weighbridge.serving.engines.onnx_batch import OnnxDecoder, unknown_inputs
 from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
-from weighbridge.serving.shim.server import add_options, serve
+from weighbridge.serving.shim.server import add_options, sampling_of, serve
 
 
 class OnnxModel(HfTokenizer):
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--intra-op-num-threads", type=int)
     parser.add_argument("--allow-spinning", action="store_true")
     args = parser.parse_args()
-    serve(lambda: OnnxModel(args), args.host, args.port, args.alias)
+    serve(lambda: OnnxModel(args), args.host, args.port, args.alias, sampling=sampling_of(args))
 
 
 if __name__ == "__main__":

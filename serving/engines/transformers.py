@@ -59,7 +59,8 @@ class Transformers(ShimEngine[TransformersArgs]):
 
     def options(self) -> Mapping[str, object]:
         """Return the options of our server, which are called like ours."""
-        return self.args.model_dump(exclude=set(EngineArgs.model_fields))
+        own = self.args.model_dump(exclude=set(EngineArgs.model_fields))
+        return {**own, **self.args.sampling()}
 
     def env(self) -> dict[str, str]:
         """Return variables by which nothing is looked up elsewhere, and threads that wait for each

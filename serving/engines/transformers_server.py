@@ -25,7 +25,7 @@ if "weighbridge" not in sys.modules:
 
 from weighbridge.core.machine import limited_cores
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
-from weighbridge.serving.shim.server import add_options, serve
+from weighbridge.serving.shim.server import add_options, sampling_of, serve
 
 
 class Loaded:
@@ -166,7 +166,13 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(threads)
-    serve(functools.partial(Loaded, options), options.host, options.port, options.alias)
+    serve(
+        functools.partial(Loaded, options),
+        options.host,
+        options.port,
+        options.alias,
+        sampling=sampling_of(options),
+    )
 
 
 if __name__ == "__main__":

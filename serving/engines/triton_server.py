@@ -36,7 +36,7 @@ from weighbridge.core.processes import free_port, is_taken
 from weighbridge.serving.engines.triton_repository import MODEL, python_backend
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
 from weighbridge.serving.shim.protocol import Sampling, Token, TokenStream
-from weighbridge.serving.shim.server import add_options, serve
+from weighbridge.serving.shim.server import add_options, sampling_of, serve
 
 HOST: Final = "127.0.0.1"
 GRACE: Final = 5.0
@@ -264,7 +264,13 @@ def main() -> None:
     stopping = threading.Event()
     threading.Thread(target=_end_with, args=(server, stopping), daemon=True).start()
     try:
-        serve(lambda: TritonModel(args, f"{HOST}:{port}"), args.host, args.port, args.alias)
+        serve(
+            lambda: TritonModel(args, f"{HOST}:{port}"),
+            args.host,
+            args.port,
+            args.alias,
+            sampling=sampling_of(args),
+        )
     finally:
         stopping.set()
         _stop(server)

@@ -62,6 +62,7 @@ class Tvm(ShimEngine[TvmArgs]):
         """Return the options of our server."""
         return {
             "alias": self.args.alias,
+            **self.args.sampling(),
             # The server takes the model's own where that is less.
             "context_length": self.args.max_total_seq_len or AUTO_CONTEXT,
             "max_batch_size": self.args.max_batch_size or AUTO_SLOTS,

@@ -30,7 +30,7 @@ from weighbridge.serving.engines.tvm_llama import (
 )
 from weighbridge.serving.shim.batching import Batcher
 from weighbridge.serving.shim.hf_tokenizer import HfTokenizer
-from weighbridge.serving.shim.server import add_options, serve
+from weighbridge.serving.shim.server import add_options, sampling_of, serve
 
 # By its full name: run as a program, it is called `__main__`.
 logger = logging.getLogger("weighbridge.serving.engines.tvm_server")
@@ -101,7 +101,7 @@ def main() -> None:
     for name in ("--context-length", "--max-batch-size", "--chunk-size"):
         parser.add_argument(name, type=int, required=True)
     args = parser.parse_args()
-    serve(lambda: TvmModel(args), args.host, args.port, args.alias)
+    serve(lambda: TvmModel(args), args.host, args.port, args.alias, sampling=sampling_of(args))
 
 
 if __name__ == "__main__":

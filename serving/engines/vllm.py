@@ -40,6 +40,8 @@ NOT_FLAGS: Final = frozenset(
     {
         "kind",
         "start_timeout",
+        "temperature",
+        "top_p",
         "device",
         "lora_modules",
         "speculative_config",
@@ -297,6 +299,8 @@ def _options(args: VllmArgs) -> list[str]:
             arguments.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
             arguments += [f"--{flag}", str(value)]
+    # Over those of the model's own `generation_config.json`, which vLLM would take.
+    arguments += ["--override-generation-config", json.dumps(args.sampling())]
     if args.speculative_config:
         arguments += [
             "--speculative-config",

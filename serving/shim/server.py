@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -70,8 +71,11 @@ class ServerCounters:
 class ShimServer:
     """One model behind the API."""
 
-    def __init__(self, generator: Generator, name: str) -> None:
+    def __init__(
+        self, generator: Generator, name: str, sampling: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         self.generator = generator
+        self._sampling = sampling
         self.name = name
         self.counters = ServerCounters()
         # A thread per answer that the model can make at a time: other requests wait in its queue.
@@ -153,6 +157,9 @@ class ShimServer:
     async def _answer(self, http: web.Request, *, chat: bool) -> web.StreamResponse:
         self.counters.totals["requests"] += 1
         body = read_json(await http.read())
+        # null is as good as nothing.
+        told = {name: value for name, value in body.items() if value is not None}
+        body = {**body, **self._sampling, **told}
         request = read_completion_request(body, chat=chat, generator=self.generator)
         answer = CompletionResponse(
             request, self.generator, self.name, uuid.uuid4().hex, int(time.time())
@@ -278,16 +285,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--alias", default="model")
+    # Of requests that say nothing of them. By default as OpenAI's API has it.
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+
+
+def sampling_of(options: argparse.Namespace) -> dict[str, float]:
+    """Return what requests take that say nothing of it, of a script's options."""
+    return {"temperature": options.temperature, "top_p": options.top_p}
 
 
 def serve(
-    load: Callable[[], Generator], host: str, port: int, name: str, drain: float = DRAIN_SECONDS
+    load: Callable[[], Generator],
+    host: str,
+    port: int,
+    name: str,
+    drain: float = DRAIN_SECONDS,
+    sampling: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Load the model, listen until SIGTERM or SIGINT, then finish the answers under way for at most
     `drain` seconds.
+
+    Args:
+        load: returns the model.
+        host: to listen at.
+        port: to listen at.
+        name: of the model.
+        drain: seconds.
+        sampling: options of requests that say nothing of them.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    shim = ShimServer(load(), name)
+    shim = ShimServer(load(), name, sampling)
     asyncio.run(listen(shim.app(), host, port, drain))
 
 

@@ -17,8 +17,9 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import llama_cpp_native
 from weighbridge.serving.engine_process import Running, serve
+from weighbridge.serving.engines.base import AUTO_CONTEXT
 from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
-from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.serving.openai_client import Client, RequestRefused, post
 from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 
 
@@ -171,6 +172,18 @@ def test_it_answers_in_openais_api(running: Running) -> None:
     pieces = list(client.stream([{"role": "user", "content": "hello"}], max_tokens=5))
     assert answer.completion_tokens <= 5
     assert "".join(pieces) == answer.text
+
+
+def test_what_a_request_leaves_open_is_as_weighed_and_its_context_is_a_slots(
+    running: Running, gguf: Path
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 12}
+    greedy = post(f"{running.url}/v1/chat/completions", {**body, "temperature": 0})
+    for _ in range(3):
+        open_answer = post(f"{running.url}/v1/chat/completions", body)
+        assert open_answer["choices"][0]["message"] == greedy["choices"][0]["message"]
+    trained = trained_context(gguf / "model.gguf")
+    assert LlamaCpp(LlamaCppArgs()).context(running.url) == min(trained, AUTO_CONTEXT)
 
 
 def test_threads_that_wait_for_each_other_spin_a_little(

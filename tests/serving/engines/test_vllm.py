@@ -160,6 +160,8 @@ def test_guessing_ahead_is_told_as_json() -> None:
     command = words(
         VllmArgs(device="cuda", speculative_config=SpeculativeConfig(prompt_lookup_max=4))
     )
+    defaults = json.loads(command[command.index("--override-generation-config") + 1])
+    assert defaults == {"temperature": 0.0, "top_p": 1.0}
     told = json.loads(command[command.index("--speculative-config") + 1])
     assert told == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
 

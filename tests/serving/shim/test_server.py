@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, is_ready, post
+from weighbridge.serving.shim.protocol import Sampling, TokenStream
 from weighbridge.serving.shim.server import ShimServer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,14 +33,16 @@ ENGINE = Transformers(TransformersArgs())
 
 
 @contextmanager
-def served(generator: Bytes) -> Iterator[str]:
+def served(generator: Bytes, **sampling: float) -> Iterator[str]:
     """The shim in a thread of this process."""
     loop, end, port = asyncio.new_event_loop(), asyncio.Event(), free_port()
     ready = threading.Event()
 
     async def main() -> None:
         runner = web.AppRunner(
-            ShimServer(generator, "made").app(), handler_cancellation=True, shutdown_timeout=1
+            ShimServer(generator, "made", sampling).app(),
+            handler_cancellation=True,
+            shutdown_timeout=1,
         )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -166,6 +169,19 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
     assert Client(fine).ask(HELLO).text == "fine"
+
+
+def test_a_request_is_sampled_as_it_says_or_else_as_was_weighed() -> None:
+    class Noting(Bytes):
+        def generate(self, prompt: Sequence[int], sampling: Sampling) -> TokenStream:
+            seen.append((sampling.temperature, sampling.top_p))
+            return super().generate(prompt, sampling)
+
+    seen: list[tuple[float, float]] = []
+    with served(Noting("hi"), temperature=0.0, top_p=0.9) as url:
+        for options in ({}, {"temperature": None}, {"temperature": 0.7, "top_p": 1.0}):
+            post(f"{url}/v1/chat/completions", {"messages": HELLO, **options})
+    assert seen == [(0.0, 0.9), (0.0, 0.9), (0.7, 1.0)]
 
 
 def test_unknown_paths_and_methods_are_told_as_json(fine: str) -> None:
