@@ -23,7 +23,9 @@ def _finetune(value: Any, _: Any) -> FinetuneArgs | Literal["none"]:
     return "none" if value == "none" else FinetuneArgs.model_validate(value)
 
 
-Finetune = Annotated[FinetuneArgs | Literal["none"], WrapValidator(_finetune)]
+# The title is what Prefect's run form calls the choice.
+NoFinetune = Annotated[Literal["none"], Field(title="none")]
+Finetune = Annotated[FinetuneArgs | NoFinetune, WrapValidator(_finetune)]
 
 
 class Recipe(BaseModel):

@@ -245,3 +245,4 @@ def test_what_only_a_fine_tune_has_is_refused_without_one(
 def test_the_run_form_offers_no_fine_tune_as_a_choice() -> None:
     variants = json_schema()["properties"]["finetune"]["anyOf"]
     assert [variant.get("const") for variant in variants] == [None, "none"]
+    assert variants[1]["title"] == "none"
