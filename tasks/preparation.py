@@ -35,7 +35,7 @@ def prepare(
     _cut_off(splits, args)
     if args.train_on == "all":
         splits["train"] = [turn for row in splits["train"] for turn in each_turn(row)]
-    else:
+    elif reader.form == "messages":
         _tell_of_other_turns(splits["train"])
     for split in SPLITS:
         write_rows(splits[split], out / f"{split}.jsonl")

@@ -27,14 +27,15 @@ class RowReader:
     def __init__(self, args: DataArgs) -> None:
         self._mapped = args.columns
         self._every_turn = args.train_on == "all"
-        self._form = ""
+        self.form = ""
+        """What the rows have, by the first of them: `messages`, mapped columns, …"""
 
     def row(self, where: str, columns: Columns) -> Row:
         """Return one canonical row. Raises BadInput, naming the place, for other columns."""
         form = "mapped columns" if self._mapped else _recognize(where, columns)
-        self._form = self._form or form
-        if form != self._form:
-            wrong = f"it has {form}, the rows before have {self._form}"
+        self.form = self.form or form
+        if form != self.form:
+            wrong = f"it has {form}, the rows before have {self.form}"
             raise BadInput(f"reading {where}", wrong, "use one form throughout")
         try:
             made = _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)

@@ -415,6 +415,10 @@ def test_turns_that_are_not_learned_are_told_of(
     file = lines(tmp_path / "a.jsonl", {"messages": TURNS}, CHAT)
     every_split(tmp_path, file)
     assert "of 1 of 2 chats in train only the assistant's last turn is learned" in caplog.text
+    caplog.clear()
+    # Who gives prompts has said what is learned.
+    every_split(tmp_path, lines(file, {"prompt": TURNS[:4], "completion": TURNS[4:]}))
+    assert "learned" not in caplog.text
 
 
 def test_an_empty_turn_is_named_where_all_are_learned(tmp_path: Path) -> None:
