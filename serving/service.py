@@ -18,24 +18,39 @@ import os
 import signal
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 
-import aiohttp
 import bentoml
-import psutil
-
-from weighbridge.core.parent_death import die_with_parent
-from weighbridge.core.processes import free_port
-from weighbridge.serving.bento_candidate import BentoCandidate
-from weighbridge.serving.bento_middleware import EnginePassthrough
-from weighbridge.serving.client_requests import MAX_BODY_BYTES
-from weighbridge.serving.engines.base import engine_class
-from weighbridge.serving.passthrough import open_session
-
-logger = logging.getLogger("bentoml.service.weighbridge")
 
 SOURCES = Path(__file__).resolve().parents[2]
 """The `src` of the Bento."""
+INSTALL = (
+    f"python -m venv ENV && ENV/bin/pip install -r {SOURCES / 'requirements.txt'}, "
+    "then: ENV/bin/bentoml serve"
+)
+"""How to make an environment in which every Bento runs, wherever it was taken."""
+
+try:
+    import aiohttp
+    import psutil
+
+    from weighbridge.core.environments import ensure
+    from weighbridge.core.errors import WeighbridgeError
+    from weighbridge.core.parent_death import die_with_parent
+    from weighbridge.core.processes import free_port
+    from weighbridge.core.settings import Settings
+    from weighbridge.serving.bento_candidate import BentoCandidate
+    from weighbridge.serving.bento_middleware import EnginePassthrough
+    from weighbridge.serving.client_requests import MAX_BODY_BYTES
+    from weighbridge.serving.engines.base import engine_class
+    from weighbridge.serving.passthrough import open_session
+except ModuleNotFoundError as exc:
+    # Whoever types `bentoml serve` has BentoML, and perhaps nothing else of what it needs.
+    raise SystemExit(f"this Python has no {exc.name}, which the Bento needs: {INSTALL}") from exc
+
+logger = logging.getLogger("bentoml.service.weighbridge")
+
 CANDIDATE = BentoCandidate.model_validate(json.loads((SOURCES / "candidate.json").read_text()))
 _PLUGIN = engine_class(CANDIDATE.engine["kind"])
 _WEIGHED = _PLUGIN(_PLUGIN.Args.model_validate(CANDIDATE.engine))
@@ -46,6 +61,31 @@ PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
 MAX_BODY = int(os.environ.get("WEIGHBRIDGE_MAX_BODY_BYTES") or MAX_BODY_BYTES)
 # Clients may ask for the engine's health at its own path, too.
 OPERATIONS = ENGINE.operations | {f"GET {ENGINE.health}"}
+
+
+def _engines_python() -> Path:
+    """Return a Python that has the engine: this one, else that of the Bento's own lock, which is
+    made where it is not there yet.
+    """
+    if not _PLUGIN.packages or any(map(_is_installed, _PLUGIN.packages)):
+        return Path(sys.executable)
+    try:
+        return ensure(SOURCES / CANDIDATE.lock, Settings().cache).python
+    except (WeighbridgeError, OSError) as exc:
+        reason = f"this Python has no {_PLUGIN.packages[0]}, and no environment can be made ({exc})"
+        raise SystemExit(f"{reason}: {INSTALL}") from exc
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+# Now, and not once BentoML has started workers: it would start them again and again.
+PYTHON = _engines_python()
 
 
 def _engine_url() -> str:
@@ -108,7 +148,7 @@ class Weighbridge:
         # BentoML takes a command and no variables: the engine gets those of this process.
         os.environ.update(ENGINE.env())
         threading.Thread(target=_end_with_engine, daemon=True).start()
-        command = ENGINE.command(Path(self.model.path), HOST, PORT, Path(sys.executable))
+        command = ENGINE.command(Path(self.model.path), HOST, PORT, PYTHON)
         reaper = str(Path(__file__).with_name("reaper.py"))
         return [
             sys.executable,

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -320,14 +321,13 @@ def test_an_engine_that_dies_while_loading_is_told_at_once(
     assert time.monotonic() - started < 100
 
 
-def test_bentoml_serves_it_by_its_tag(
-    built: bento.Built, environment: Environment, tmp_path: Path
-) -> None:
+def test_any_bentoml_serves_it_by_its_tag(built: bento.Built, tmp_path: Path) -> None:
+    """As its README says: also the one beside Weighbridge, whose Python has no engine."""
     from weighbridge.core.processes import Process, free_port
 
     port = free_port()
     command = [
-        str(environment.bin("bentoml")),
+        str(Path(sys.executable).with_name("bentoml")),
         "serve",
         built.tag,
         "--host",
@@ -335,6 +335,26 @@ def test_bentoml_serves_it_by_its_tag(
         "--port",
         str(port),
     ]
-    env = {"BENTOML_HOME": os.environ["BENTOML_HOME"]}
+    env = {"BENTOML_HOME": os.environ["BENTOML_HOME"], "PYTHONPATH": ""}
     with Process("bentoml serve", command, log=tmp_path / "log", cwd=tmp_path, env=env) as process:
         process.wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), 120)
+
+
+def test_a_python_without_what_it_needs_is_told_in_one_line(
+    built: bento.Built, tmp_path: Path
+) -> None:
+    """Some Python with BentoML alone: here one to which psutil is hidden."""
+    (tmp_path / "psutil.py").write_text("raise ModuleNotFoundError(name='psutil')\n")
+    service = "import sys; sys.path.insert(0, sys.argv[1]); import weighbridge.serving.service"
+    done = subprocess.run(
+        [sys.executable, "-c", service, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(built.folder / "src")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("this Python has no psutil, which the Bento needs: python -m venv ENV")
+    assert line.endswith("ENV/bin/bentoml serve")
