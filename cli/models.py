@@ -1,5 +1,6 @@
 """Commands that read MLflow: models, show."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import click
 
 from weighbridge.cli.references import model_and_version
+from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.core.settings import Settings
+from weighbridge.tasks.measurement import Candidate
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import title_of
 
@@ -133,7 +136,7 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
         for load in measurement["load"]
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
-    return [*scores, *speed, *memory, *_limits(measurement)]
+    return [*scores, *speed, *memory, *_limits(measurement), *_options(measurement)]
 
 
 def _limits(measurement: dict[str, Any]) -> list[list[str]]:
@@ -144,3 +147,11 @@ def _limits(measurement: dict[str, Any]) -> list[list[str]]:
         sampling = f"temperature {engine['temperature']:g}, top_p {engine['top_p']:g}"
         rows.append(["sampling by default", sampling])
     return rows
+
+
+def _options(measurement: dict[str, Any]) -> list[list[str]]:
+    # An engine of another package may be gone from this machine, and its figures still be read.
+    with contextlib.suppress(ValueError, WeighbridgeError):
+        options = Candidate.model_validate(measurement["candidate"]).options
+        return [["engine's options", options]] if options else []
+    return []

@@ -24,6 +24,10 @@ console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 GAP = 2
 """Characters between two columns."""
+SHORT = 12
+"""Characters of a cell that is read as one, such as `31 min 12 s`."""
+LONG, FOLDED = 48, 24
+"""Characters of a word, such as a digest, that may be folded, and the least width of its column."""
 WORTH_READING = 10
 """Characters of a sentence that say something."""
 
@@ -41,32 +45,48 @@ def table(
     Nothing is cut off and no word is broken: what does not fit side by side goes over several
     lines, and where even the words don't, each row becomes a list. What is piped is never wrapped.
     With `one_line` a terminal shows of the last cell, which is plain text, what fits beside the
-    others.
+    others; where nothing does, it follows below its row.
     """
     cells = [[Text.from_markup(cell) for cell in row] for row in [columns, *rows]]
+    whole, endings = cells, list[str]()
     if one_line:
-        for row, (*_, last) in zip(cells[1:], rows, strict=True):
-            row[-1] = Text(last)
-        _cut_last(cells)
-    widths = _widths(cells, console.width if console.is_terminal else None)
+        cells, endings = _without_endings(cells, rows)
+    gap, widths = _layout(cells)
     if title:
         _print(Text(title, style="italic"))
     if widths is None:
-        _print_as_lists(cells)
+        _print_as_lists(whole)
         return
     for text in cells[0]:
         text.stylize("bold")
-    for row in cells:
-        for line in _lines(row, widths, [column in right for column in columns]):
+    for number, row in enumerate(cells):
+        for line in _lines(row, widths, [column in right for column in columns], gap):
             _print(line)
+        if endings and number and endings[number - 1]:
+            console.print(f"  {endings[number - 1]}", markup=False)
 
 
-def _cut_last(cells: Sequence[Sequence[Text]]) -> None:
-    """Cut the last cell of each row to what a terminal has left, where that is worth reading."""
+def _without_endings(
+    cells: list[list[Text]], rows: Sequence[Sequence[str]]
+) -> tuple[list[list[Text]], list[str]]:
+    """Cut the last cell of each row, plain text, to what a terminal has left beside the others.
+
+    Returns:
+        The cells; where too little is left, without the last ones, and those for lines of their
+        own.
+    """
+    endings = [row[-1] for row in rows]
+    for row, ending in zip(cells[1:], endings, strict=True):
+        row[-1] = Text(ending)
+    if not console.is_terminal:
+        return cells, []
     others = list(zip(*cells, strict=True))[:-1]
     left = console.width - sum(max(_width(cell.plain) for cell in one) + GAP for one in others)
-    for *_, last in cells if console.is_terminal and left >= WORTH_READING else ():
+    if left < WORTH_READING:
+        return [row[:-1] for row in cells], endings
+    for *_, last in cells:
         last.truncate(left, overflow="ellipsis")
+    return cells, []
 
 
 def sentence(text: str, style: str = "") -> None:
@@ -74,17 +94,23 @@ def sentence(text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _widths(cells: Sequence[Sequence[Text]], room: int | None) -> list[int] | None:
+def _layout(cells: Sequence[Sequence[Text]]) -> tuple[int, list[int] | None]:
+    """Return the gap between columns and their widths: no widths where none will do."""
+    room = console.width if console.is_terminal else None
+    for gap in (GAP, 1):
+        if (widths := _widths(cells, room, gap)) is not None:
+            return gap, widths
+    return GAP, None
+
+
+def _widths(cells: Sequence[Sequence[Text]], room: int | None, gap: int) -> list[int] | None:
     """Return the width of each column; None where not even the longest words fit side by side."""
     columns = list(zip(*cells, strict=True))
     widest = [max(_width(cell.plain) for cell in column) for column in columns]
     if room is None:
         return widest
-    free = room - GAP * (len(columns) - 1)
-    widths = [
-        max(cell_len(word) for cell in column for word in cell.plain.split() or [""])
-        for column in columns
-    ]
+    free = room - gap * (len(columns) - 1)
+    widths = [max(_narrowest(cell.plain) for cell in column) for column in columns]
     if sum(widths) > free:
         return None
     while sum(widths) < free and widths != widest:
@@ -94,7 +120,17 @@ def _widths(cells: Sequence[Sequence[Text]], room: int | None) -> list[int] | No
     return widths
 
 
-def _lines(row: Sequence[Text], widths: Sequence[int], right: Sequence[bool]) -> Iterator[Text]:
+def _narrowest(text: str) -> int:
+    """Return the least width of a cell: short ones, such as figures with a unit, stay in one."""
+    if _width(text) <= SHORT:
+        return _width(text)
+    words = (cell_len(word) for word in text.split() or [""])
+    return max(FOLDED if word > LONG else word for word in words)
+
+
+def _lines(
+    row: Sequence[Text], widths: Sequence[int], right: Sequence[bool], gap: int
+) -> Iterator[Text]:
     """Return the lines of one row."""
     wrapped = [
         list(cell.wrap(console, max(1, width))) if cell.plain else []
@@ -102,11 +138,11 @@ def _lines(row: Sequence[Text], widths: Sequence[int], right: Sequence[bool]) ->
     ]
     for parts in zip_longest(*wrapped):
         line = Text()
-        for part, width, to_the_right in zip(parts, widths, right, strict=True):
+        for part, width, to_the_right in zip(parts, widths, right, strict=False):
             piece = part.copy() if part else Text()
             piece.rstrip()
             piece.align("right" if to_the_right else "left", width)
-            line.append_text(piece).append(" " * GAP)
+            line.append_text(piece).append(" " * gap)
         line.rstrip()
         yield line
 

@@ -147,7 +147,7 @@ def _at_target(target: str, workspace: Workspace) -> Iterator[tuple[Release, str
     for draining in state.draining:
         yield draining.revision.release, f"drains at {target}"
     for release in state.previous_releases:
-        yield release, f"kept for a rollback of {target}"
+        yield release, f"a rollback of {target} goes back to it"
 
 
 def _in_ledgers(registry: Registry) -> Iterator[tuple[str, str, str]]:

@@ -33,6 +33,12 @@ class Candidate(BaseModel):
     variant: Variant
     engine: Annotated[SerializeAsAny[EngineArgs], PluginArgs("engine")]
 
+    @property
+    def options(self) -> str:
+        """Return the options that its engine does not have by default, for people."""
+        given = self.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+        return ", ".join(f"{name} {value}" for name, value in given.items())
+
 
 class Measurement(BaseModel):
     """Quality, speed, memory and cost of one candidate, through its own engine's HTTP endpoint."""

@@ -130,7 +130,7 @@ def weighing_report(
         rows=rows,
         columns=list(rows[0]) if rows else [],
         before_after=_before_after(evaluated, _winner(ordered, decision)),
-        facts={**(facts or {}), **_machine(ordered)},
+        facts={**(facts or {}), **_machine(ordered), **_options(ordered, decision)},
         notes=decision.notes,
         winner=decision.winner or "",
         chart=base64.b64encode(chart).decode(),
@@ -152,6 +152,11 @@ def weighing_report(
 
 def _winner(measurements: Sequence[Measurement], decision: Decision) -> Measurement | None:
     return next((one for one in measurements if one.candidate.label == decision.winner), None)
+
+
+def _options(measurements: Sequence[Measurement], decision: Decision) -> dict[str, str]:
+    winner = _winner(measurements, decision)
+    return {"options of the winner's engine": winner.candidate.options} if winner else {}
 
 
 def _headline(decision: Decision) -> str:

@@ -103,6 +103,30 @@ def test_a_piped_table_has_one_line_for_each_row(monkeypatch: pytest.MonkeyPatch
     assert "a sentence of several words  http://127.0.0.1:3000" in lines[1]
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 100])
+def test_of_a_row_in_one_line_what_has_no_room_is_cut_or_follows_below(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = screen(width, monkeypatch)
+    rows = [
+        ["11-28 16:14:38", "shop 5", "serving", ""],
+        ["11-28 16:15:00", "shop 6", "failed", WHY],
+    ]
+    terminal.table(["when", "version", "outcome", "why"], rows, one_line=True)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    if width >= 60:
+        assert lines[2].endswith("…")
+        assert len(lines) == 3
+    else:
+        assert " ".join(WHY.split()) in " ".join(out.getvalue().split())
+
+
+WHY = (
+    "it answers 3 of 16 questions otherwise than when it was weighed: [beyond doubt] worse, it says"
+)
+
+
 def test_figures_are_set_to_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
     out = screen(40, monkeypatch)
     terminal.table(["what", "size"], [["a", "1 MiB"], ["b", "100 MiB"]], right=["size"])

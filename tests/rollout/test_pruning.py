@@ -93,7 +93,7 @@ def test_of_older_releases_only_what_has_an_alias_serves_or_served_stays(
     assert why[second["small"].version] == "alias champion"
     assert why[second["large"].version] == "of the last release"
     assert why[first["base"].version] == "of the last release"
-    assert why[old.version] == "kept for a rollback of shop"
+    assert why[old.version] == "a rollback of shop goes back to it"
     assert whats(unneeded(registry, workspace)) == {"adapter", "merged", "small"}
 
 
