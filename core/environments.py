@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from weighbridge.core.bytecode import compile_modules
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import run, tells_of_full_disk
 from weighbridge.core.progress import track
@@ -238,21 +239,25 @@ def _build(environment: Environment, locks: list[Path], doing: str) -> None:
     try:
         with track(doing, None):
             run_uv(doing, "venv", "--python", sys.executable, str(environment.path))
-            options = [
-                "--require-hashes",
-                # Else every start compiles all that it imports, where bytecode cannot be written:
-                # importing Prefect then takes twice the CPU.
-                "--compile-bytecode",
-                "--python",
-                str(environment.python),
-            ]
+            options = ["--require-hashes", "--python", str(environment.python)]
             options += ["--no-deps"] * any(AS_IT_IS in _head(lock) for lock in locks)
             run_uv(doing, "pip", "install", *options, *requirements)
+            # Else every start compiles all that it imports, where bytecode cannot be written:
+            # importing Prefect then takes twice the CPU.
+            complaints = compile_modules(environment.path, environment.python, _others(environment))
+            if tells_of_full_disk(complaints):
+                raise Unavailable(doing, *_explain(complaints, 1))
     except BaseException:
         shutil.rmtree(environment.path, ignore_errors=True)
         raise
     (environment.path / ".complete").touch()
     logger.info("environment of %s built in %.0f s", environment.name, time.monotonic() - started)
+
+
+def _others(environment: Environment) -> list[Path]:
+    """Return the folders of the running environment, and of the finished ones beside this one."""
+    finished = environment.path.parent.glob("*/.complete")
+    return [Path(sys.prefix), *(mark.parent for mark in finished)]
 
 
 def run_uv(doing: str, *arguments: str) -> str:

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 PACKED_CODE = (
     "core/__init__.py",
     "core/artifact.py",
+    "core/bytecode.py",
     "core/environments.py",
     "core/errors.py",
     "core/field_types.py",
