@@ -99,6 +99,8 @@ class _Page:
 
     @property
     def before_after_title(self) -> str:
+        if "base" not in self.before_after[0]:
+            return "What ships"
         return "Base, fine-tuned and winner" if self.winner else "Base against fine-tuned"
 
 
@@ -261,27 +263,33 @@ def _before_after(evaluated: Compared | None, winner: Measurement | None) -> lis
     """Return the way from the base to what ships, one row per metric.
 
     The test split, on which no choice was made, is told of what ships; of the fine-tuned model
-    where nothing does.
+    where nothing does. Where nothing was fine-tuned, the way is that of the winner alone.
     """
     if evaluated is None:
-        return []
+        labels = winner.scores if winner else {}
+        return [{"metric": title_of(label), **_of_winner(winner, label)} for label in labels]
     return [
         {
             "metric": title_of(label),
             "base": _score(before),
             "fine-tuned": _score(evaluated.finetuned[label]),
             **(
-                {
-                    "winner": _score(winner.scores.get(label)),
-                    "winner, test split": _score(winner.test_scores.get(label)),
-                }
-                if winner
-                else {"fine-tuned, test split": _score(evaluated.test.get(label))}
+                _of_winner(winner, label)
+                or {"fine-tuned, test split": _score(evaluated.test.get(label))}
             ),
         }
         for label, before in evaluated.base.items()
         if label in evaluated.finetuned
     ]
+
+
+def _of_winner(winner: Measurement | None, label: str) -> dict[str, str]:
+    if winner is None:
+        return {}
+    return {
+        "winner": _score(winner.scores.get(label)),
+        "winner, test split": _score(winner.test_scores.get(label)),
+    }
 
 
 def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:

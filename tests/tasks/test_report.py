@@ -75,6 +75,18 @@ def test_the_test_split_is_told_of_what_ships(report: WeighingReport) -> None:
         assert "0.750" in page
 
 
+def test_without_a_fine_tune_the_test_split_is_told_of_what_ships_as_well() -> None:
+    winner = measured("fast").model_copy(update={"test_scores": {"exact_match": exact(150)}})
+    decision = select([winner], REFERENCE, None, SelectArgs())
+    made = weighing_report(decision, [winner], None, "demo")
+    assert made.before_after[0] == {
+        "metric": "exact match",
+        "winner": "0.990 (0.980–1.000)",
+        "winner, test split": "0.750 (0.740–0.760)",
+    }
+    assert "## What ships" in made.markdown
+
+
 def test_programs_get_numbers_whose_units_are_told(report: WeighingReport) -> None:
     first = report.figures[0]
     assert first["candidate"] == "llama_cpp/fast"
