@@ -22,16 +22,18 @@ from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
 from tests.waiting import until
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput
+from weighbridge.core.processes import is_taken
 from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments, prefect_settings
 from weighbridge.registry import Registry
 from weighbridge.services.platform import Platform
-from weighbridge.serving.reaper import marked
+from weighbridge.serving.reaper import MARK, marked
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(900)"]
 SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker", "watchdog"]
 
 
@@ -171,6 +173,7 @@ def test_a_service_knows_its_own_secrets_and_nobody_elses(home: Path) -> None:
         "mlflow": {"key"},
         "deployer": {"auth", "webhook"},
         "worker": {"auth"},
+        "watchdog": set(),
     }
 
 
@@ -271,10 +274,31 @@ def test_whatever_is_killed_is_back_by_itself(home: Path) -> None:
     until(back, 90)
 
 
+def test_after_a_power_cut_up_ends_what_is_left_over_and_brings_back_what_served(
+    home: Path,
+) -> None:
+    host, ports = Supervisor(home), service_addresses.read(home)
+    assert ports is not None
+    host.add(Program("shop@7", SLEEP, host.logs / "shop.log", host.logs))
+    os.kill(int((home / "run" / "supervisord.pid").read_text()), signal.SIGKILL)
+    until(lambda: not is_taken(ports.mlflow), 30)
+    for path in (*(home / "run").rglob("*.sock"), *(home / "run").rglob("*.pid")):
+        path.unlink()
+    address = ("127.0.0.1", ports.mlflow)
+    code = f"import http.server as h; h.HTTPServer({address}, None).serve_forever()"
+    orphan = subprocess.Popen([sys.executable, "-c", code], env={MARK: host.mark_of("mlflow")})
+    until(lambda: is_taken(ports.mlflow), 30)
+    given = {f"{name}_port": port for name, port in ports.model_dump().items()}
+    services = Platform(settings(home).model_copy(update=given)).up()
+    assert all(part.answers for part in services)
+    assert orphan.wait(10) == -signal.SIGKILL
+    until(lambda: processes(home)["shop@7"], 30)
+    host.remove("shop@7")
+
+
 def test_down_leaves_no_process_and_up_brings_back_what_served(home: Path) -> None:
     host = Supervisor(home)
-    words = [sys.executable, "-c", "import time; time.sleep(900)"]
-    host.add(Program("shop@7", words, host.logs / "shop.log", host.logs))
+    host.add(Program("shop@7", SLEEP, host.logs / "shop.log", host.logs))
     platform = Platform(settings(home))
     until(lambda: processes(home)["shop@7"], 90)
     pids = [*processes(home).values(), *marked(f"{home}:")]
