@@ -9,6 +9,7 @@ from typing import ClassVar
 import click
 
 from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.proxies import keep_loopback_direct
 
 FULL = 8 << 20
 """Bytes of room with which databases and logs cannot be written any more."""
@@ -132,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else argv
     verbose = "--verbose" in arguments
+    keep_loopback_direct()
     try:
         # --verbose may stand anywhere on the line.
         cli.main(

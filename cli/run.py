@@ -119,7 +119,8 @@ def _mlflow_page(settings: "Settings", model: str) -> str:
 
     uri, ports = settings.tracking_uri, service_addresses.read(settings.home)
     if uri.startswith("http"):
-        return f"{without_secrets(uri).rstrip('/')}/#/models/{model}"
+        # A browser asks for the login.
+        return f"{without_secrets(uri).replace('***@', '').rstrip('/')}/#/models/{model}"
     if ports and service_addresses.answers(f"{ports.url('mlflow')}/health"):
         return f"{ports.url('mlflow')}/#/models/{model}"
     uri = settings.mlflow_uri()

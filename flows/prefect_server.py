@@ -22,6 +22,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.fast_start import NAME_IS_GONE, warn_name_is_gone
 from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import Process
+from weighbridge.core.proxies import keep_loopback_direct
 from weighbridge.core.settings import Settings
 from weighbridge.flows import interrupted_runs, prefect_internals, prefect_settings
 from weighbridge.flows.prefect_database import starting
@@ -46,6 +47,7 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     Raises:
         Unavailable: the server does not start, or the user's own does not answer.
     """
+    keep_loopback_direct()
     if users_url := users_api():
         _reach(users_url)
         # It is the user's Prefect: what the user has set stays.

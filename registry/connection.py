@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import urllib.error
 import urllib.request
@@ -9,14 +10,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.private_folders import make_private
+from weighbridge.core.proxies import keep_loopback_direct
 from weighbridge.core.settings import Settings
 from weighbridge.registry.database import REMEDY, prepare_database
 from weighbridge.registry.loading import load_mlflow
@@ -141,7 +145,9 @@ def connect(settings: Settings) -> Connection:
     """
     uri = settings.mlflow_uri()
     make_private(settings.home)
+    keep_loopback_direct()
     if uri.startswith(("http://", "https://")):
+        uri = _logged_in(uri)
         _knock(uri)
     # The user's own server keeps files where it was told to, unless the user tells us otherwise.
     own_files = not settings.tracking_uri or bool(settings.artifact_root)
@@ -177,13 +183,30 @@ def _database_born(client: "MlflowClient") -> int:
     return 0
 
 
+def _logged_in(uri: str) -> str:
+    """Return a server's address without the user and password in it, which MLflow's client gets
+    by its own variables: so they are in no message, log or page.
+    """
+    try:
+        url = urlsplit(uri)
+    except ValueError:
+        return uri  # asking it says what is wrong
+    login, separator, host = url.netloc.rpartition("@")
+    if not separator:
+        return uri
+    user, _, password = login.partition(":")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+    return urlunsplit(url._replace(netloc=host))
+
+
 def _knock(uri: str) -> None:
     """Raise Unavailable where no server answers: MLflow's client would try again for minutes."""
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
     except urllib.error.HTTPError:
         return  # it answers; what it thinks of us comes with the first real call
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, HTTPException) as exc:
         raise Unavailable(
             f"connecting to MLflow at {without_secrets(uri)}",
             one_line(exc),

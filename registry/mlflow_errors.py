@@ -8,6 +8,9 @@ from weighbridge.core.errors import Unavailable, WeighbridgeError
 
 _BELOW = ("mlflow", "requests", "urllib3", "sqlalchemy", "alembic", "botocore", "boto3")
 
+_LOGIN = r"://[^/\s]*@"
+"""User and password in an address; a password may have an @ in it."""
+
 
 @contextmanager
 def translated(doing: str, remedy: str) -> Iterator[None]:
@@ -25,10 +28,10 @@ def translated(doing: str, remedy: str) -> Iterator[None]:
 
 def one_line(exc: BaseException) -> str:
     """Return an error's own words, shortened, on one line."""
-    text = " ".join(str(exc).split())
+    text = re.sub(_LOGIN, "://***@", " ".join(str(exc).split()))
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def without_secrets(uri: str) -> str:
     """Return a URI without the password in it, nor the options after its path."""
-    return re.sub(r"://[^@/]*@", "://***@", uri).partition("?")[0]
+    return re.sub(_LOGIN, "://***@", uri).partition("?")[0]

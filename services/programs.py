@@ -21,6 +21,7 @@ from pathlib import Path
 
 from weighbridge.core import own_secrets
 from weighbridge.core.files import replace_text
+from weighbridge.core.proxies import direct_hosts
 from weighbridge.core.service_addresses import HOST, WATCHDOG, Addresses
 from weighbridge.core.settings import Settings, names
 from weighbridge.flows import deployments, prefect_settings
@@ -100,6 +101,7 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
     return {
         **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own_settings.items()},
         **prefect_settings.for_platform(settings, ports.prefect_api),
+        **direct_hosts(),
         **_FOR_MLFLOW,
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
             pattern for host in settings.hosts() for pattern in (host, f"{host}:*")

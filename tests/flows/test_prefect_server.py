@@ -43,6 +43,10 @@ SCRIPT = """
 def _no_api_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
         monkeypatch.delenv(name, raising=False)
+    # One that nobody can be reached through.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
 
 
 def start(name: str, seconds: float = 0.0) -> "subprocess.Popen[str]":

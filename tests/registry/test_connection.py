@@ -15,6 +15,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, mlflow_internals
 from weighbridge.registry.connection import checked_name
+from weighbridge.registry.mlflow_errors import one_line
 from weighbridge.registry.mlflow_internals import LeftOut
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +135,19 @@ def test_an_experiment_deleted_in_the_ui_is_named_with_its_remedy(registry: Regi
 def test_names_that_would_break_somewhere_are_refused(name: str) -> None:
     with pytest.raises(BadInput, match="choose another name"):
         checked_name(name)
+
+
+def test_a_login_in_the_address_is_in_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    caplog.set_level("DEBUG")
+    for host in (f"127.0.0.1:{free_port()}", "[::1", "127.0.0.1:none"):
+        address = f"http://somebody:hid@den@{host}/path?key=hidden"
+        with pytest.raises(Unavailable, match="connecting to MLflow at") as caught:
+            Registry.connect(Settings(home=tmp_path, tracking_uri=address))
+        assert "den" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert "hid@den" not in caplog.text
+    assert one_line(ValueError("bad http://a:b@c@host/x")) == "bad http://***@host/x"

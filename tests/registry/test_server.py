@@ -1,5 +1,6 @@
 """The same against a real tracking server, and with artifacts in a real S3 service."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,8 +76,17 @@ def rollout_and_place(registry: Registry) -> None:
     assert registry.bindings() == [binding]
 
 
-def test_a_release_on_a_tracking_server(server: str, workspace: Workspace, make: Make) -> None:
-    registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=server))
+def test_a_release_on_a_tracking_server_with_a_login_beside_a_proxy(
+    server: str, workspace: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    address = server.replace("://", "://user:p%40ss:w@rd@")
+    registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=address))
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "user"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@ss:w@rd"
     whole_release(registry, workspace, make)
     model = registry.connection.client.get_logged_model(registry.version("demo", "1").model_id)
     assert model.artifact_location.startswith("mlflow-artifacts:")
