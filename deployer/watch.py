@@ -25,7 +25,7 @@ WATCHDOG_GRACE = 120.0
 
 
 class Watch:
-    """Looks at every engine that serves, and at the watchdog, every few seconds."""
+    """Looks at every engine that serves, its address, and the watchdog, every few seconds."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -49,6 +49,7 @@ class Watch:
                 managed = open_target(name, self._workspace)
                 if managed is not None:
                     self._engines.setdefault(name, EngineWatch()).look(managed)
+                    managed.keep_address()
         with self._surviving(WATCHDOG):
             self._look_at_watchdog()
 

@@ -274,6 +274,17 @@ class ManagedTarget:
             state = self.load_state()
             self._target_in_force(state).route(traffic_shares(state))
 
+    def keep_address(self) -> None:
+        """Have the address follow arguments and files, also while MLflow or a rollout keeps others.
+
+        While a version is rolled out only who is let in changes: the rollout does all else.
+        """
+        state = self.load_state()
+        if state.rollout is not None:
+            self._target_in_force(state).refresh_access()
+        elif traffic_shares(state) and not self.is_routed():
+            self.route()
+
     def is_routed(self) -> bool:
         """Whether the gateway does what the state says, by the arguments in force."""
         state = self.load_state()

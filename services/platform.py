@@ -4,23 +4,29 @@ gateway alive.
 Everything listens on the loopback interface alone. What serves does not need any of it.
 """
 
+import logging
 import time
 
 from weighbridge.core import service_addresses
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import is_taken
 from weighbridge.core.progress import track
 from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
 from weighbridge.flows import deployments, prefect_database, prefect_settings
 from weighbridge.registry.database import make_schema, prepare_database
+from weighbridge.rollout.managed_target import open_target
+from weighbridge.rollout.state import known_targets, traffic_shares
 from weighbridge.services.programs import SERVICES, environment, service_names, service_programs
 from weighbridge.services.service_status import ServiceStatus, all_services
 from weighbridge.serving.bento import bentoml_home
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.reaper import kill_marked, marked
 from weighbridge.serving.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT = 300.0
 """Seconds for all of them together; the first start makes databases."""
@@ -51,7 +57,7 @@ class Platform:
         ports = service_addresses.choose(self._settings)
         self._prepare_databases()
         self._supervisor.ensure()
-        Gateway(self._home).ensure()
+        self._bring_gateway_up()
         programs = service_programs(self._settings, ports, self._supervisor.logs)
         for program in programs:
             self._supervisor.add(program)
@@ -79,6 +85,21 @@ class Platform:
     def services(self) -> list[ServiceStatus]:
         """Return how every service is, whether it runs or not."""
         return all_services(self._settings, self._supervisor)
+
+    def _bring_gateway_up(self) -> None:
+        """Have haproxy run by the latest arguments of every target.
+
+        Its own files may be older: a process may have been killed before it could change them.
+        """
+        workspace = Workspace(self._settings)
+        for name in known_targets(self._home):
+            try:
+                managed = open_target(name, workspace)
+                if managed and traffic_shares(managed.load_state()):
+                    managed.route()
+            except WeighbridgeError as exc:
+                logger.warning("%s: %s", name, exc)
+        Gateway(self._home).ensure()
 
     def _end_orphans(self) -> None:
         """End what a supervisord that was killed left behind of the services."""

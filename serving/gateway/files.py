@@ -116,6 +116,11 @@ class GatewayFiles:
             for target, file in files.items()
         }
 
+    def write_keys(self, desired: DesiredState) -> None:
+        """Write down who is let in now."""
+        for front in desired.fronts:
+            _write(self.folder / f"{front.target}.keys", self.keys(front))
+
     def _read_keys(self, front: Front) -> str:
         return config.keys(front, hashlib.sha256(self.key.encode()).hexdigest())
 

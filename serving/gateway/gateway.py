@@ -154,6 +154,24 @@ class Gateway:
             self._files.render(desired), keys
         )
 
+    def refresh_keys(self) -> None:
+        """Let in who has one of the keys that the users' files hold now, at every target.
+
+        Addresses and versions stay as they are.
+
+        Raises:
+            BadInput: a file can't be used, and nothing is in force that could go on being so.
+        """
+        with self._locked():
+            desired = self._files.load()
+            if desired is None:
+                return
+            keys = self._keys(desired)
+            if keys != self._files.written_keys(desired):
+                with recording(self.folder):
+                    self._files.write_keys(desired)
+            self._process.update_keys(keys)
+
     def fronts(self) -> list[Front]:
         """Return every target, as on disk."""
         desired = self._files.load()

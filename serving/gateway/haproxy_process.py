@@ -67,10 +67,9 @@ class HaproxyProcess:
         problem: str | None = None
         while True:
             try:
-                worker, *replaced = self.master.workers()
+                worker, *_ = self.master.workers()
                 # First, and also where a reload comes next: it leaves connections to this one.
-                for earlier in (worker, *replaced):
-                    self._update_keys(earlier, keys)
+                self.update_keys(keys)
                 if self.master.description(worker) == description:
                     problem = self._update(worker, desired)
                     if problem is None:
@@ -152,11 +151,14 @@ class HaproxyProcess:
         ]
         return "; ".join(answers) if remaining else None
 
-    def _update_keys(self, worker: int, keys: Mapping[str, Set[str]]) -> None:
-        # One that was replaced may end at any moment, and the newest is looked at again anyway.
+    def update_keys(self, keys: Mapping[str, Set[str]]) -> None:
+        """Have every worker let in who has these keys, those included that a reload replaced."""
+        # One may end at any moment; one that is started reads the keys from their files.
         with contextlib.suppress(NotAnswering):
-            for command in self._key_commands(worker, keys):
-                self.master.ask_worker(worker, command)
+            for worker in self.master.workers():
+                with contextlib.suppress(NotAnswering):
+                    for command in self._key_commands(worker, keys):
+                        self.master.ask_worker(worker, command)
 
     def _key_commands(self, worker: int, keys: Mapping[str, Set[str]]) -> list[str]:
         """Return what a worker still has to be told of keys."""

@@ -220,6 +220,12 @@ class Target(ABC, Generic[A, R]):
         """
         return None
 
+    def refresh_access(self) -> None:
+        """Have who is let in follow the files that the arguments name, whatever else goes on.
+
+        Nothing else of the address may change by this: a rollout may be under way.
+        """
+
     def problem(self) -> str:
         """Return what is wrong with the address although it is in service; empty for nothing."""
         return ""

@@ -137,6 +137,10 @@ class Local(Target[LocalArgs, LocalRevision]):
         """Return the recipe's own file: our requests go to this machine, by no name that it has."""
         return Path(self.args.gateway.tls) if self.args.gateway.tls else None
 
+    def refresh_access(self) -> None:
+        """Have haproxy let in who has one of the keys that the users' files hold now."""
+        self._gateway.refresh_keys()
+
     def problem(self) -> str:
         """Return why the files with keys and certificate can't be used, where they can't."""
         try:

@@ -52,6 +52,9 @@ def test_arguments_of_a_release_that_rolls_nothing_out_are_those_that_recovery_g
     shop.registry.down = True
     recover(shop.workspace)
     assert shop.world.door == "locked"
+    shop.world.door = "open"
+    shop.managed.keep_address()  # as the deployer's watch does, whatever MLflow does
+    assert shop.world.door == "locked"
     target = target_operations.find_target("shop", shop.workspace).target
     assert target.args.door == "locked", "so it is asked, and shown, there"
 
@@ -84,6 +87,9 @@ def test_new_arguments_do_not_wait_for_a_rollout_to_end_and_it_goes_on_by_them(
     until(lambda: shop.state.rollout is not None and shop.state.rollout.phase == "shift")
     said_by(shop, bound(shop, "locked", 0.0)).put_in_force()
     assert shop.world.door == "locked"
+    routes = dict(shop.world.routes)
+    shop.managed.keep_address()
+    assert (shop.world.refreshed, shop.world.routes) == (1, routes)
     target_operations.command("shop", "now", shop.workspace)
     rolling.join()
     assert (shop.serves(), shop.world.door) == ("2", "locked")

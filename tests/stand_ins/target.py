@@ -61,6 +61,8 @@ class World:
     """Weight and draining by revision."""
     door: str = ""
     """How the address is kept."""
+    refreshed: int = 0
+    """How often only who is let in was to follow its files."""
     in_flight: dict[str, int] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
     """Unix time at which each revision was started last."""
@@ -240,6 +242,9 @@ class MemoryTarget(Target[MemoryArgs, MemoryRevision]):
             raise BadInput("routing", "the address is somebody else's")
         with self.world.effect(f"route {routes}"):
             self.world.routes, self.world.door = routes, self.args.door
+
+    def refresh_access(self) -> None:
+        self.world.refreshed += 1
 
     def is_routed(self, shares: Sequence[Share[MemoryRevision]]) -> bool:
         return (_routes(shares), self.args.door) == (self.world.routes, self.world.door)

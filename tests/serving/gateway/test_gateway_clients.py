@@ -233,7 +233,8 @@ def test_a_key_that_is_removed_opens_nothing_more_and_no_connection_is_lost(
         # A worker that a reload has replaced is told of keys as well.
         gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
         keys.write_text(digests("new"))
-        gateway.apply(front(port, two[0], api_keys=str(keys), queue=9))
+        gateway.refresh_keys()
+        assert gateway.is_current()
         assert len(workers(gateway)) == 2
         assert from_before.post(ASK, json={}).status_code == 401
     for broken in ("open-sesame\n", None):
