@@ -13,9 +13,9 @@ from typing import Any, Final
 from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
 
-LONGEST_HEADER: Final = 16 << 20
-"""Bytes. The format allows 100 MB, which may take gigabytes of memory once it is parsed; a tensor
-takes about 120 bytes, so that a hundred thousand find room in this.
+LONGEST_HEADER: Final = 8 << 20
+"""Bytes, which take two seconds and 250 MB of memory at worst. The format allows 100 MB; a tensor
+takes about 120 bytes, so that seventy thousand find room in this.
 """
 MOST_DIMENSIONS: Final = 64
 """As many as numpy and PyTorch allow."""
