@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import quoted
 
 REAPER = Path(__file__).with_name("reaper.py")
 
@@ -110,6 +111,6 @@ def escaped(text: str) -> str:
         Unavailable: it has a line break, or what begins a comment there.
     """
     if re.search(r"[\r\n]|\s[;#]", text):
-        wrong = f"a line break, or a space before ; or #, cannot stand in {text!r}"
+        wrong = f"a line break, or a space before ; or #, cannot stand in {quoted(text)}"
         raise Unavailable("configuring supervisord", wrong, "choose another name")
     return text.replace("%", "%%")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import quoted
 from weighbridge.tasks.model_files import read_object
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def _check_configuration(model: Path) -> None:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         code = ", and its own code (auto_map) is never run" if "auto_map" in config else ""
-        wrong = f"transformers {__version__} does not have its model_type {str(kind)[:80]!r}{code}"
+        named = quoted(str(kind)[:80])
+        wrong = f"transformers {__version__} does not have its model_type {named}{code}"
         raise BadInput(doing, wrong, remedy)
     try:
         AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)

@@ -314,7 +314,7 @@ def engine_class(name: str) -> type[Engine[Any]]:
     # Here, since the gateway would refuse it after the whole release.
     for operation in plugin.operations:
         if not is_operation(operation):
-            wrong = f"it declares the operation {operation!r}"
+            wrong = f"it declares the operation '{operation}'"
             raise BadInput(f"loading engine '{name}'", wrong, "write POST /v1/completions")
     return plugin
 

@@ -210,7 +210,7 @@ def _check(fronts: Sequence[Front]) -> None:
                     "use letters, digits, dots and dashes",
                 )
         if not is_address(front.host):
-            raise BadInput(doing, f"{front.host!r} of {front.target} is no address")
+            raise BadInput(doing, f"'{front.host}' of {front.target} is no address")
         if len(set(names)) < len(names):
             raise BadInput(doing, f"{front.target} has two versions of one name")
         if any(not re.fullmatch(r"/[^\s\"'\\]*", route.health) for route in front.routes):

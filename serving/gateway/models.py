@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from weighbridge.core.field_types import PathText
+from weighbridge.core.formatting import quoted
 from weighbridge.serving.client_requests import BODY_SECONDS, MAX_BODY_BYTES, OPENAI_OPERATIONS
 
 ANY_ORIGIN: Final = "*"
@@ -89,8 +90,8 @@ class GatewayArgs(BaseModel):
                 raise ValueError("`*` stands alone: any origin, or those that are named")
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin: write scheme and host, and a port that is not the "
-                    "scheme's own, in small letters and without a path, as browsers send it: "
+                    f"{quoted(origin)} is no origin: write scheme and host, and a port that is not "
+                    "the scheme's own, in small letters and without a path, as browsers send it: "
                     "https://app.example.com"
                 )
         return origins

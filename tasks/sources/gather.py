@@ -27,7 +27,7 @@ from weighbridge.core.artifact import File
 from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
-from weighbridge.core.formatting import human_size
+from weighbridge.core.formatting import human_size, quoted
 from weighbridge.core.progress import track
 from weighbridge.core.store import Store, sha256_of
 from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs, load_source
@@ -63,7 +63,7 @@ class Gathering:
             if not _stays_below(file.path):
                 raise BadInput(
                     f"reading the listing of {self._uri}",
-                    f"{file.path[:200]!r} is no path below the folder",
+                    f"{quoted(file.path[:200])} is no path below the folder",
                     "give a source whose files lie where they say",
                 )
 
