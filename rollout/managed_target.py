@@ -316,9 +316,12 @@ class ManagedTarget:
     def _target_in_force(self, state: TargetState[Any]) -> Target[Any, Any]:
         """Return the target by the arguments in force: a rollout may have begun by earlier ones."""
         if not state.deploy_args or state.deploy_args == self._document:
-            return self.target
-        args = read_deploy_args(self.name, state.deploy_args)
-        return target_for(self.name, args.target, self.home)
+            target = self.target
+        else:
+            args = read_deploy_args(self.name, state.deploy_args)
+            target = target_for(self.name, args.target, self.home)
+        # States from before the time was kept may have missed the latest arguments.
+        return target if state.deploy_args_since else target.not_more_open()
 
     def _draining(self, revision: Revision, rollout: str) -> DrainingRevision[Any]:
         until = time.time() + self.args.rollout.drain_seconds

@@ -6,7 +6,7 @@ How a rollout goes is the same at all of them: weighbridge/rollout/rollout.py.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -219,6 +219,13 @@ class Target(ABC, Generic[A, R]):
         this machine trusts is to vouch for it, or where there is no TLS.
         """
         return None
+
+    def not_more_open(self) -> Self:
+        """Return the same target, as closed as its address is now where the arguments are less so.
+
+        For arguments of which nobody knows whether they are the latest.
+        """
+        return self
 
     def refresh_access(self) -> None:
         """Have who is let in follow the files that the arguments name, whatever else goes on.

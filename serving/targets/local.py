@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import httpx
 import psutil
@@ -136,6 +136,15 @@ class Local(Target[LocalArgs, LocalRevision]):
     def certificate(self) -> Path | None:
         """Return the recipe's own file: our requests go to this machine, by no name that it has."""
         return Path(self.args.gateway.tls) if self.args.gateway.tls else None
+
+    def not_more_open(self) -> Self:
+        """Return the same with the keys and the certificate that the gateway has, if it has any."""
+        fronts = {front.target: front.args for front in self._gateway.fronts()}
+        wanted, actual = self.args.gateway, fronts.get(self.name, GatewayArgs())
+        closed = wanted.model_copy(
+            update={"api_keys": wanted.api_keys or actual.api_keys, "tls": wanted.tls or actual.tls}
+        )
+        return type(self)(self.name, self.args.model_copy(update={"gateway": closed}), self.home)
 
     def refresh_access(self) -> None:
         """Have haproxy let in who has one of the keys that the users' files hold now."""

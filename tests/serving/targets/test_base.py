@@ -8,6 +8,8 @@ from tests.stand_ins import target as memory
 from tests.stand_ins.target import MemoryArgs, MemoryRevision, MemoryTarget
 from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput
+from weighbridge.serving.gateway.files import DesiredState
+from weighbridge.serving.gateway.models import Front, GatewayArgs
 from weighbridge.serving.targets.base import Release, Target, TargetArgs, target_for
 from weighbridge.serving.targets.local import Local, LocalArgs
 
@@ -72,3 +74,16 @@ def test_past_tls_monitoring_asks_the_engine_itself(tmp_path: Path) -> None:
 def test_before_the_gateway_was_ever_up_there_are_no_figures(tmp_path: Path) -> None:
     target = Local("shop", LocalArgs(port=8123), tmp_path)
     assert target.traffic_figures(REVISION) == {}  # type: ignore[arg-type]
+
+
+def test_arguments_of_unknown_age_take_no_key_and_no_certificate_away(tmp_path: Path) -> None:
+    keyed = GatewayArgs(api_keys="/etc/keys", tls="/etc/endpoint.pem")
+    front = Front(target="shop", port=8123, args=keyed)
+    (tmp_path / "run").mkdir()
+    desired = DesiredState(metrics_port=1, fronts=(front,))
+    (tmp_path / "run" / "gateway.json").write_text(desired.model_dump_json())
+    older = Local("shop", LocalArgs(port=8123), tmp_path)
+    assert older.not_more_open().args.gateway == keyed
+    other = LocalArgs.model_validate({"port": 8123, "gateway": {"api_keys": "/etc/other"}})
+    assert Local("shop", other, tmp_path).not_more_open().args.gateway.api_keys == "/etc/other"
+    assert Local("new", LocalArgs(), tmp_path).not_more_open().args == LocalArgs()
