@@ -34,23 +34,29 @@ NOT_OFFLINE = frozenset({"hub"})
 def a_model_is_fine_tuned() -> None:
     """Train two steps of LoRA on a tiny model and merge them.
 
-    SFTTrainer, PEFT, Dataset and saved weights work together.
+    Both trainers (rows in packs bring SFTTrainer), PEFT, Dataset and saved weights work together.
     """
     from weighbridge.tasks.finetune import finetune
     from weighbridge.tasks.finetune_args import FinetuneArgs
 
     workspace = Workspace()
-    args = FinetuneArgs(
-        r=4, max_steps=2, per_device_train_batch_size=2, save_steps=1, max_length=256
-    )
-    tuned = finetune(_base(workspace), _data(workspace), args, workspace)
-    assert [entry["step"] for entry in tuned.losses] == [1.0, 2.0], (
-        f"the losses are of steps {tuned.losses}"
-    )
-    assert {path.name for path in tuned.adapter.path.iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
+    for packing in (False, True):
+        args = FinetuneArgs(
+            r=4,
+            max_steps=2,
+            per_device_train_batch_size=2,
+            save_steps=1,
+            max_length=256,
+            packing=packing,
+        )
+        tuned = finetune(_base(workspace), _data(workspace), args, workspace)
+        assert [entry["step"] for entry in tuned.losses] == [1.0, 2.0], (
+            f"the losses are of steps {tuned.losses}"
+        )
+        assert {path.name for path in tuned.adapter.path.iterdir()} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
 
 
 def answers_are_scored() -> None:
