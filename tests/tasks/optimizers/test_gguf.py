@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests import adapters
+from tests.tasks.optimizers.pre_tokenizers import BYTES, bpe, split
 from tests.tasks.optimizers.rows import write_rows
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
@@ -27,12 +28,8 @@ from weighbridge.tasks.optimizers import gguf_checks
 from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 from weighbridge.tasks.optimizers.gguf_conversion import SCRIPTS
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
-from weighbridge.tasks.optimizers.gguf_scripts.convert import Refusal, name_of
 
 MACHINE_CACHE = Settings().cache
-LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + (
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 native_tools = pytest.mark.skipif(
     llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None,
     reason=f"not built: {llama_cpp_native.INSTALL}",
@@ -154,53 +151,6 @@ def test_missing_tools_are_one_line_with_the_command_that_helps(
 
 
 # Pre-tokenizers
-
-
-def bpe(*steps: dict[str, Any], **model: Any) -> dict[str, Any]:
-    return {
-        "model": {"type": "BPE", **model},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)},
-    }
-
-
-def split(pattern: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-        **changes,
-    }
-
-
-BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
-BYTES_AND_WORDS = {**BYTES, "use_regex": True}
-
-
-def test_pre_tokenizers_are_known_by_their_pattern() -> None:
-    assert name_of(bpe(split(LLAMA_3), BYTES, ignore_merges=True)) == "llama-bpe"
-    assert name_of(bpe(split(LLAMA_3), BYTES, ignore_merges=False)) == "smaug-bpe"
-    assert name_of(bpe(split(LLAMA_3.replace("{1,3}", "")), BYTES)) == "qwen2"
-    assert name_of(bpe(BYTES_AND_WORDS)) == "gpt-2"
-    assert name_of({"model": {"type": "BPE"}, "pre_tokenizer": BYTES_AND_WORDS}) == "gpt-2"
-    assert name_of(bpe({"type": "Digits", "individual_digits": True}, BYTES_AND_WORDS)) == "smollm"
-
-
-@pytest.mark.parametrize(
-    "tokenizer",
-    [
-        bpe(split(r"\w+"), BYTES),
-        bpe(split(LLAMA_3, invert=True), BYTES),
-        bpe(split(LLAMA_3), BYTES_AND_WORDS),
-        bpe({**BYTES_AND_WORDS, "add_prefix_space": True}),
-        bpe({"type": "Whitespace"}),
-        {"model": {"type": "Unigram"}, "pre_tokenizer": BYTES_AND_WORDS},
-        {"model": {"type": "BPE"}, "pre_tokenizer": None},
-    ],
-)
-def test_any_other_pre_tokenizer_is_refused(tokenizer: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
-        name_of(tokenizer)
 
 
 def with_tokenizer(model: Path, to: Path, **changes: Any) -> Path:
