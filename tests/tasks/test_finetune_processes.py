@@ -1,0 +1,134 @@
+"""Fine-tuning in processes: a killed run ends as if nothing happened, and ranks train together."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.fine_tuning import STEPS, arguments, run_folders
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.finetune import Finetuned, finetune
+from weighbridge.tasks.finetune_args import FinetuneArgs
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.finetune import FinetuneArgs, finetune
+
+base, data = map(Artifact.model_validate_json, sys.argv[1:3])
+told = []
+def on_log(step, figures):
+    told.append(step)
+    print("step", step, flush=True)
+result = finetune(base, data, FinetuneArgs.model_validate_json(sys.argv[3]), Workspace(), on_log)
+print(result.model_dump_json(), flush=True)
+"""
+
+
+def start(
+    base: Artifact, data: Artifact, args: FinetuneArgs, *launcher: str, **variables: str
+) -> subprocess.Popen[str]:
+    script = base.path.parents[2] / "script.py"
+    script.write_text(SCRIPT)
+    words = [base.model_dump_json(), data.model_dump_json(), args.model_dump_json()]
+    command = [sys.executable, *launcher, str(script), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    output = subprocess.STDOUT if variables else None
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=output, text=True, env=environment, cwd=ROOT
+    )
+
+
+def test_threads_that_wait_for_each_other_sleep(
+    base: Artifact, data: Artifact, workspace: Workspace
+) -> None:
+    process = start(base, data, arguments(max_steps=1), OMP_DISPLAY_ENV="verbose")
+    said, _ = process.communicate(timeout=300)
+    assert "GOMP_SPINCOUNT = '0'" in said
+
+
+def last_result(process: subprocess.Popen[str]) -> Finetuned:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return Finetuned.model_validate_json(
+        next(line for line in out.splitlines() if line.startswith("{"))
+    )
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_between_ends_with_the_losses_of_an_uninterrupted_one(
+    base: Artifact,
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    args = arguments(max_steps=16, save_steps=4, lora_dropout=0.1, gradient_accumulation_steps=2)
+    process = start(base, data, args)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 10"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    (folder,) = run_folders(workspace)
+    assert (folder / "checkpoint-8").is_dir()
+    # As if the kill had come while a later checkpoint was written.
+    shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-12")
+    (folder / "checkpoint-12" / "optimizer.pt").write_bytes(b"half")
+
+    resumed = last_result(start(base, data, args))
+    assert resumed.facts["resumed_from"] == "checkpoint-8"
+    assert not run_folders(workspace)
+
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "other"))
+    whole = last_result(start(base, data, args))
+    assert whole.facts["resumed_from"] == ""
+    assert resumed.losses == whole.losses
+    assert resumed.merged.digest == whole.merged.digest
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_step_trains_no_step_again(
+    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weighbridge.tasks import merging
+
+    def killed(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "write_merged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(base, data, arguments(), workspace)
+    started = time.monotonic()
+    result = finetune(base, data, arguments(), workspace)
+    assert result.facts["resumed_from"] == f"checkpoint-{STEPS}"
+    assert len(result.losses) == STEPS
+    assert result.seconds <= time.monotonic() - started
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_train_together_and_one_of_them_writes(
+    base: Artifact, data: Artifact, workspace: Workspace
+) -> None:
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+    )
+    result = last_result(start(base, data, arguments(), *launcher, "--rdzv-endpoint=localhost:0"))
+    assert len(result.losses) == STEPS
+    assert workspace.store.is_whole(result.merged)
+    assert not run_folders(workspace)
