@@ -51,8 +51,13 @@ demo: system $(READY) ## A base model goes in, an endpoint that answers comes ou
 	@$(BIN)/python -m examples.support_tickets --shared
 	@WEIGHBRIDGE_DEMO="$$($(BIN)/python -m examples.support_tickets --where)" $(BIN)/weighbridge run configs/demo.yaml
 
+# In the background: fetching and building them takes as long as to lint, and the tests begin with what is there.
+.PHONY: environments
+environments: $(READY)
+	@$(BIN)/python -m tests.environments </dev/null >/dev/null 2>&1 &
+
 .PHONY: test
-test: system $(READY) lint ## Lint, types, layers, every test
+test: system $(READY) environments lint ## Lint, types, layers, every test
 	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
 	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
