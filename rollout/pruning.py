@@ -13,15 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weighbridge.core.errors import Unavailable
+from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.pruning import mapped
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
-from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
+from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, find_measured
 from weighbridge.rollout.state import folder_of, known_targets, read_state
 from weighbridge.serving import bento
 from weighbridge.serving.targets.base import Release, Revision
-from weighbridge.tasks.measurement import Measurement
 
 IN_USE_SECONDS = 86400.0
 """Age from which what nothing names is taken for left behind, and not for being made right now."""
@@ -188,10 +187,11 @@ def _brought_by(version: Version, registry: Registry) -> dict[str, str]:
     digests = {version.digest: what}
     if BENTO_DIGEST in version.tags:
         digests[version.tags[BENTO_DIGEST]] = f"Bento of {what}"
-    document = registry.measurement_of(version)
-    answers = Measurement.model_validate_json(document).predictions if document else None
-    if answers is not None:
-        digests[answers.digest] = f"answers of {what}: it is probed with them"
+    # A measurement that cannot be read, or is of a plugin that is gone, is probed with nothing.
+    with suppress(ValueError, WeighbridgeError):
+        measured = find_measured(registry, version)
+        if measured and (answers := measured.measurement.predictions):
+            digests[answers.digest] = f"answers of {what}: it is probed with them"
     return digests
 
 
@@ -256,6 +256,9 @@ def _is_text(value: object, digest: str) -> bool:
 
 
 def _leftovers(workspace: Workspace) -> Iterator[Holding]:
+    for folder in sorted((workspace.settings.home / "runs").glob("*/")):
+        why = "the next run of its recipe goes on from there"
+        yield Holding("checkpoints of a fine-tune that was broken off", (folder,), why)
     paths = workspace.store.leftovers(time.time() - IN_USE_SECONDS)
     if paths:
         yield Holding("what broken-off downloads and killed runs left", tuple(paths))

@@ -1,13 +1,17 @@
 """Old weights: what is needed stays and says why; the rest goes from wherever it is linked."""
 
+import json
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from tests.tasks.made import measured
+from weighbridge.cli.prune import prune
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
@@ -74,6 +78,14 @@ def unneeded(registry: Registry, workspace: Workspace) -> list[pruning.Holding]:
     return [one for one in pruning.holdings(registry, workspace) if not one.why]
 
 
+def told(*options: str) -> dict[str, Any]:
+    """What the command says."""
+    done = CliRunner().invoke(prune, [*options, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
 def whats(holdings: list[pruning.Holding]) -> set[str]:
     return {one.version.label if one.version else one.what for one in holdings}
 
@@ -98,20 +110,22 @@ def test_of_older_releases_only_what_has_an_alias_serves_or_served_stays(
 
 
 def test_what_nothing_needs_goes_from_every_place_and_frees_what_was_said(
-    registry: Registry, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # Environments are pruned as well, and those of this machine are none of this test's.
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pruning, "IN_USE_SECONDS", -60.0)
     first, second = (released(registry, workspace, number) for number in (1, 2))
     registry.promote(second["small"])
-    before, holdings = taken(workspace.settings.home), unneeded(registry, workspace)
-    said = pruning.freed_by(path for holding in holdings for path in holding.paths)
-    for holding in holdings:
-        pruning.remove(holding, registry, workspace)
+    before = taken(workspace.settings.home)
+    said = told()["freed"]
+    assert taken(workspace.settings.home) == before, "nothing goes without --yes"
+    assert told("--yes")["freed"] == said
     # Adapter, merged weights and both variants of the first release, and the answers to them.
     assert before - taken(workspace.settings.home) == 6 * SIZE
     manifests = 6 * 4096
     assert 6 * SIZE <= said <= 6 * SIZE + manifests
-    assert unneeded(registry, workspace) == []
+    assert all(item["kept"] for item in told()["items"])
     version = registry.version("demo", first["small"].version)
     assert REMOVED in version.tags
     assert registry.measurement_of(version), "its figures stay"
