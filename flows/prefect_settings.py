@@ -68,10 +68,11 @@ def for_platform(settings: Settings, url: str) -> dict[str, str]:
         **database,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(settings.origins(port)),
         "PREFECT_SERVER_UI_ENABLED": "true",
-        # Prefect's 10 s are how long somebody who presses Run in the UI may wait.
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        # How long somebody who presses Run in the UI may wait. Every question costs an idle server
+        # 20 ms of a processor.
+        "PREFECT_WORKER_QUERY_SECONDS": "10",
         # A worker that starts before the server says only with its next heartbeat that it is there.
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
         # Of an idle server's time these loops take the most; Prefect runs them every 5 to 20 s.
         **dict.fromkeys(
             (f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS" for service in _SELDOM), "60"
