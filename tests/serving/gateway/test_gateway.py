@@ -2,6 +2,7 @@
 request.
 """
 
+import errno
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.serving.gateway.gateways import (
@@ -72,6 +74,46 @@ def test_every_change_of_versions_under_load_loses_nothing(
     assert load.wrong == []
     assert min(load.answered["7"], load.answered["8"]) > 50
     assert workers(gateway) == before
+
+
+def test_with_a_full_disk_traffic_moves_all_the_same_and_nothing_else_does(
+    gateway: Gateway, two: list[Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, (old, new) = free_port(), two
+    gateway.apply(front(port, old, new, weights=(90, 10)))
+    back = front(port, old, new, weights=(100, 0))
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("weighbridge.serving.gateway.files.replace_text", no_room)
+        gateway.apply(back)
+        assert {server.name: server.weight for server in gateway.servers("demo")} == {
+            old.name: 100,
+            new.name: 0,
+        }
+        with pytest.raises(Unavailable, match=r"No space left on device; make room on the disk"):
+            gateway.apply(front(port, old, queue=9))
+    assert back not in gateway.fronts()
+    gateway.apply(back)
+    assert back in gateway.fronts()
+
+
+def test_a_worker_that_stands_still_answers_nobody_and_ends_with_its_master(
+    gateway: Gateway, two: list[Upstream], home: Path
+) -> None:
+    port = free_port()
+    gateway.apply(front(port, two[0]))
+    assert gateway.answers()
+    [worker] = workers(gateway)
+    os.kill(worker, signal.SIGSTOP)
+    assert gateway.running()
+    assert not gateway.answers()
+    assert Supervisor(home).kill("gateway")
+    until(gateway.answers)
+    assert not psutil.pid_exists(worker)
+    assert ask(port).json() == {"by": "7"}
 
 
 def test_reloads_under_load_lose_nothing_and_streams_end_whole(
