@@ -6,6 +6,7 @@ It is kept in the target's folder, beside what else is known of the target::
     HOME/targets/NAME/ledger.jsonl    lines of the ledger that MLflow may not have yet (outbox.py)
     HOME/targets/NAME/orders.json     what people told the rollout (operator_commands.py)
     HOME/targets/NAME/checks.json     what monitoring saw (flows/monitor.py)
+    HOME/targets/NAME/restart.json    the last restart of an engine that hung (engine_watch.py)
     HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its
                                       holder dies
     HOME/targets/NAME/state.lock      held for one change of the state, or for making the gateway
