@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -18,6 +19,8 @@ from weighbridge.flows import prefect_settings
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
 DESCRIPTION = PACKAGE / "prefect.yaml"
+_EARLIER_SCHEDULES = frozenset({("monitor", "every-5-minutes"), ("reconcile", "every-10-minutes")})
+"""Deployment and slug."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,25 +62,42 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     deploy = processes.run("prefect deploy", command, env=variables, cwd=home)
     if deploy.status != 0 or not _known(api, home) >= set(NAMES):
         raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
+    _remove_earlier_schedules(api, home)
     replace_text(registered, digest)
     return True
 
 
+def _remove_earlier_schedules(api: str, home: Path) -> None:
+    """Remove schedules that an earlier `prefect.yaml` had: Prefect adds the new ones to them."""
+    for deployment in _deployments(api, home):
+        for schedule in deployment["schedules"]:
+            if (deployment["name"], schedule["slug"]) in _EARLIER_SCHEDULES:
+                path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+                _ask("DELETE", f"{api}/{path}", home)
+
+
 def _known(api: str, home: Path) -> set[str]:
     """Return the names of the deployments that Prefect has."""
+    return {deployment["name"] for deployment in _deployments(api, home)}
+
+
+def _deployments(api: str, home: Path) -> list[dict[str, Any]]:
+    deployments: list[dict[str, Any]] = _ask("POST", f"{api}/deployments/filter", home).json()
+    return deployments
+
+
+def _ask(method: str, url: str, home: Path) -> httpx.Response:
+    """Return Prefect's answer. Raises Unavailable where it gives none, or refuses."""
+    login = prefect_settings.login(home)
+    body: dict[str, str] | None = {} if method == "POST" else None
     try:
-        response = httpx.post(
-            f"{api}/deployments/filter",
-            json={},
-            auth=prefect_settings.login(home),
-            timeout=30,
-            trust_env=False,
+        return httpx.request(
+            method, url, json=body, auth=login, timeout=30, trust_env=False
         ).raise_for_status()
     except httpx.HTTPError as exc:
         raise Unavailable(
             "asking Prefect for its deployments", str(exc), "see: weighbridge status"
         ) from exc
-    return {deployment["name"] for deployment in response.json()}
 
 
 def _digest() -> str:
