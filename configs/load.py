@@ -18,6 +18,8 @@ from weighbridge.core.plugins import PluginArgs, names, suggestion
 from weighbridge.core.plugins import load as load_plugin
 
 MOST_COMPLAINTS = 10
+LONGEST_SHOWN = 200
+"""Characters of a value in a complaint."""
 Location = tuple[int | str, ...]
 
 
@@ -68,7 +70,11 @@ def _complaint(error: ErrorDetails, node: yaml.Node, plain: Any) -> str:
     if error["type"] == "missing":
         return f"{text}missing"
     value = error["input"]
-    shown = f" (given: {quoted(value)})" if isinstance(value, str | int | float | bool) else ""
+    shown = ""
+    if isinstance(value, str | int | float | bool):
+        text_of_value = quoted(value)
+        rest = "…" if len(text_of_value) > LONGEST_SHOWN else ""
+        shown = f" (given: {text_of_value[:LONGEST_SHOWN]}{rest})"
     # pydantic puts this before the text of a validator's own ValueError.
     return f"{text}{error['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -170,6 +170,12 @@ def test_aliases_that_stay_small_are_taken() -> None:
     assert parse(text).finetune.lora_alpha == 8
 
 
+def test_of_a_very_long_value_the_beginning_is_told() -> None:
+    with pytest.raises(BadInput, match="line 1, name: ") as caught:
+        parse(VALID.replace("name: demo", f"name: {'X' * 50_000}"))
+    assert len(str(caught.value)) < 500
+
+
 def test_of_very_many_mistakes_ten_are_told() -> None:
     many = "\n".join(f"x{number}: 1" for number in range(50))
     with pytest.raises(BadInput, match=r"and 40 more$"):
