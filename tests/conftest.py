@@ -18,6 +18,19 @@ MACHINE_CACHE = Settings().cache
 PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deployer", "services")]
 """Where Prefect's server runs inside the test process, and brings its own warnings with it."""
 
+LONG_FILES = frozenset(
+    {
+        "test_bento.py",
+        "test_faults.py",
+        "test_gateway.py",
+        "test_local.py",
+        "test_package.py",
+        "test_rollout_faults.py",
+        "test_webhooks.py",
+    }
+)
+"""Files whose tests are none of them slow, and take a minute together."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -26,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # xdist hands out whole files in this order. A long one that begins last would leave the other
     # workers idle, so files with many slow tests come first, and the quick ones fill up the end.
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (-slow[item.path], item.path.name not in LONG_FILES))
 
 
 @pytest.fixture(autouse=True)
