@@ -22,7 +22,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.fast_start import NAME_IS_GONE, warn_name_is_gone
 from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import Process
-from weighbridge.core.proxies import keep_loopback_direct
+from weighbridge.core.proxies import direct_hosts
 from weighbridge.core.settings import Settings
 from weighbridge.flows import interrupted_runs, prefect_internals, prefect_settings
 from weighbridge.flows.prefect_database import starting
@@ -47,7 +47,13 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
     Raises:
         Unavailable: the server does not start, or the user's own does not answer.
     """
-    keep_loopback_direct()
+    with _environment(direct_hosts()), _api_of_somebody(settings) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _api_of_somebody(settings: Settings) -> Iterator[str | None]:
+    """Give the user's API, the platform's, or one of this process's own."""
     if users_url := users_api():
         _reach(users_url)
         # It is the user's Prefect: what the user has set stays.
