@@ -17,9 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
-from weighbridge.registry import Registry
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.rollout.outbox import Outbox
@@ -179,7 +178,7 @@ class ManagedTarget:
         rollout: OngoingRollout[Any] = OngoingRollout(
             id=uuid.uuid4().hex, trigger=trigger, began=time.time(), next=new, previous=previous
         )
-        self._write_begin(rollout.id, new.release, previous, trigger)
+        self.outbox.write_begin(rollout.id, self.name, new.release, previous, trigger)
         self.change_state(rollout=rollout, reason="")
         return rollout
 
@@ -195,7 +194,7 @@ class ManagedTarget:
         # After a swap the old version was stopped already: nothing of it is left to drain.
         drains = () if old is None or rollout.swap else (self._draining(old, rollout.id),)
         # The ledger before the state: after a crash in between this method is called once more.
-        self._write_end(rollout, "serving", "pass", detail, figures)
+        self.outbox.write_end(rollout.id, "serving", "pass", detail, figures)
         self.change_state(
             current=rollout.next.model_copy(update={"since": time.time()}),
             rollout=None,
@@ -237,7 +236,7 @@ class ManagedTarget:
             self.outbox.write(rollout.id, "back", why=why)
             if rollout.swap:
                 self._restore_previous(rollout, figures)
-            self._write_end(rollout, outcome, verdict, why, figures)
+            self.outbox.write_end(rollout.id, outcome, verdict, why, figures)
             self.change_state(**changes)
         except Unavailable:
             self._go_back_unwritten(rollout, state.model_copy(update=changes), figures)
@@ -252,7 +251,8 @@ class ManagedTarget:
         """
         try:
             with self._file_lock().acquire(timeout=0):
-                self._write_begin(restart := uuid.uuid4().hex, revision.release, revision, "watch")
+                restart = uuid.uuid4().hex
+                self.outbox.write_begin(restart, self.name, revision.release, revision, "watch")
                 self.outbox.write(restart, "restart", revision=revision.name, at=at)
                 self.outbox.write(restart, "end", outcome="restarted", verdict="error", detail=why)
         except Timeout:
@@ -375,45 +375,6 @@ class ManagedTarget:
         with self._state_lock():
             self._target_in_force(self.load_state()).route(traffic_shares(back))
 
-    def _write_begin(
-        self, rollout: str, release: Release, previous: Revision | None, trigger: str
-    ) -> None:
-        """Write into the ledger what is about to be done."""
-        self.outbox.write(
-            rollout,
-            "begin",
-            target=self.name,
-            model=release.name,
-            version=release.version,
-            previous=previous.release.version if previous else "",
-            trigger=trigger,
-            digests={"bento": release.digest},
-            bento=release.bento,
-        )
-
-    def _write_end(
-        self,
-        rollout: OngoingRollout[Any],
-        outcome: str,
-        verdict: str,
-        detail: str,
-        figures: dict[str, float],
-    ) -> None:
-        """Write into the ledger how the rollout ended."""
-        counts = {name: int(figures.pop(name, 0)) for name in ("requests", "failed")}
-        evidence = {name: round(value, 4) for name, value in figures.items()}
-        if self.outbox.ended(rollout.id):
-            return  # it was written before a crash
-        self.outbox.write(
-            rollout.id,
-            "end",
-            outcome=outcome,
-            verdict=verdict,
-            detail=detail,
-            evidence=evidence,
-            **counts,
-        )
-
 
 def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
     """Return a target with the arguments in force; None where nothing was ever deployed there."""
@@ -433,15 +394,3 @@ def read_deploy_args(name: str, document: Mapping[str, Any]) -> DeployArgs:
         return DeployArgs.model_validate(document)
     except ValueError as exc:
         raise BadInput(f"reading target '{name}'", str(exc), "run its recipe again") from exc
-
-
-def mirror_ledger(managed: ManagedTarget, registry: Registry) -> None:
-    """Bring the ledger's new lines into MLflow; where it does not answer, they wait."""
-    entries = managed.outbox.unmirrored()
-    if not entries:
-        return
-    try:
-        registry.mirror(entries)
-        managed.outbox.mirrored(len(entries), keep=managed.load_state().rollout is not None)
-    except WeighbridgeError as exc:
-        logger.warning("the ledger of %s waits: %s", managed.name, exc)

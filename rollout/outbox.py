@@ -6,12 +6,17 @@ An entry is written before the effect that it tells of, so a rollout needs no ML
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from weighbridge.core.disk import recording
 from weighbridge.core.files import replace_text
 from weighbridge.registry.ledger_entries import LedgerEntry
+from weighbridge.serving.targets.base import Release, Revision
+
+COUNTS = ("requests", "failed")
+"""Figures of a rollout that are columns of their own in the ledger."""
 
 
 class Outbox:
@@ -36,6 +41,48 @@ class Outbox:
             stream.write(separator + entry.model_dump_json().encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def write_begin(
+        self, rollout: str, target: str, release: Release, previous: Revision | None, trigger: str
+    ) -> None:
+        """Add that a release is about to be tried at a target, in place of the previous one.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
+        self.write(
+            rollout,
+            "begin",
+            target=target,
+            model=release.name,
+            version=release.version,
+            previous=previous.release.version if previous else "",
+            trigger=trigger,
+            digests={"bento": release.digest},
+            bento=release.bento,
+        )
+
+    def write_end(
+        self, rollout: str, outcome: str, verdict: str, detail: str, figures: Mapping[str, float]
+    ) -> None:
+        """Add how a rollout ended, unless that was written before a crash.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
+        if self.ended(rollout):
+            return
+        counts = {name: int(figures.get(name, 0)) for name in COUNTS}
+        evidence = {name: round(value, 4) for name, value in figures.items() if name not in COUNTS}
+        self.write(
+            rollout,
+            "end",
+            outcome=outcome,
+            verdict=verdict,
+            detail=detail,
+            evidence=evidence,
+            **counts,
+        )
 
     def entries(self) -> list[LedgerEntry]:
         """Return every entry of the file, but not one that a crash cut off."""

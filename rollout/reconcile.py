@@ -28,7 +28,7 @@ from weighbridge.rollout.champion import (
 # `recover` belongs to what the deployer takes this module for.
 from weighbridge.rollout.interrupted_rollouts import recover as recover
 from weighbridge.rollout.interrupted_rollouts import repair, resolve_interrupted
-from weighbridge.rollout.managed_target import ManagedTarget, mirror_ledger, read_deploy_args
+from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
 from weighbridge.rollout.rollout import Rollout
 from weighbridge.rollout.state import TargetState, folder_of, read_state
 from weighbridge.serving.targets.base import Release, Revision
@@ -110,7 +110,7 @@ def reconcile(
         try:
             return _reconcile_locked(managed, binding, registry, trigger, force)
         finally:
-            mirror_ledger(managed, registry)
+            _mirror_ledger(managed, registry)
 
 
 def failed_at(binding: Binding, workspace: Workspace) -> float:
@@ -340,3 +340,15 @@ def _packaged(
     packaged = package(candidate, version.name, "", lineage, PackageArgs(), workspace)
     registry.tag(version, {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest})
     return packaged.release(version.name, version.version).model_copy(update={"peak_memory": peak})
+
+
+def _mirror_ledger(managed: ManagedTarget, registry: Registry) -> None:
+    """Bring the ledger's new lines into MLflow; where it does not answer, they wait."""
+    entries = managed.outbox.unmirrored()
+    if not entries:
+        return
+    try:
+        registry.mirror(entries)
+        managed.outbox.mirrored(len(entries), keep=managed.load_state().rollout is not None)
+    except WeighbridgeError as exc:
+        logger.warning("the ledger of %s waits: %s", managed.name, exc)

@@ -34,46 +34,12 @@ from weighbridge.core.paths import PACKAGE
 from weighbridge.core.private_folders import make_private
 from weighbridge.core.processes import run
 from weighbridge.core.store import Store, link_or_copy, sha256_of
+from weighbridge.serving import bento_code
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 
 logger = logging.getLogger(__name__)
 
-PACKED_CODE = (
-    "core/__init__.py",
-    "core/artifact.py",
-    "core/bytecode.py",
-    "core/environments.py",
-    "core/errors.py",
-    "core/field_types.py",
-    "core/gguf_header.py",
-    "core/machine.py",
-    "core/parent_death.py",
-    "core/paths.py",
-    "core/plugins.py",
-    "core/processes.py",
-    "core/progress.py",
-    "core/safetensors_header.py",
-    "core/settings.py",
-    "core/strict_json.py",
-    "plugins/*.py",
-    "serving/__init__.py",
-    "serving/bento_candidate.py",
-    "serving/bento_middleware.py",
-    "serving/client_requests.py",
-    "serving/event_stream.py",
-    "serving/openai_client.py",
-    "serving/llama_cpp_native.py",
-    "serving/service.py",
-    "serving/reaper.py",
-    "serving/passthrough.py",
-    "serving/engines/*.py",
-    "serving/shim/*.py",
-)
-"""What the service imports, engines included, and what engines of other packages import of ours,
-and nothing else: a change elsewhere makes no new version of a Bento. A test holds the list to what
-is imported.
-"""
 BUILDER = Path(__file__).with_name("bento_build.py")
 FORMAT = 1
 """To be raised when this module or the builder lays a Bento out differently: the same inputs then
@@ -119,7 +85,7 @@ class Contents:
             "engine": self.engine.model_dump(mode="json"),
             "model": self.model.digest,
             "lineage": dict(self.lineage),
-            "code": _digest_of_code(),
+            "code": bento_code.digest(),
             "locks": [sha256_of(lock) for lock in locks_of(self.lock)],
             "programs": [sha256_of(program) for program in self.programs()],
         }
@@ -305,20 +271,11 @@ def _put(store: Store, path: Path, to: str) -> File:
     return store.put_blob(path, adopt=False).model_copy(update={"path": to})
 
 
-def _code() -> list[Path]:
-    return [path for pattern in PACKED_CODE for path in sorted(PACKAGE.glob(pattern))]
-
-
-def _digest_of_code() -> str:
-    lines = [f"{sha256_of(path)}  {path.relative_to(PACKAGE)}\n" for path in _code()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def _stage(contents: Contents, src: Path) -> None:
     """Lay out what becomes the Bento's `src`."""
     (src / "weighbridge").mkdir(parents=True)
     shutil.copyfile(weighbridge.__file__, src / "weighbridge" / "__init__.py")
-    for path in _code():
+    for path in bento_code.files():
         target = src / "weighbridge" / path.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)

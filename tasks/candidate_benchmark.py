@@ -24,6 +24,7 @@ from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
+from weighbridge.tasks.candidate_answers import Answers, examples
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
@@ -41,17 +42,6 @@ TUNING_MAX_SECONDS: Final = 10.0
 """Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
 NOISE: Final = 0.03
 """Part by which two runs of TUNING_SECONDS of the same thing may differ."""
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What the engine said to one split's rows."""
-
-    rows: list[Row]
-    texts: list[str]
-    problems: list[str | None]
-    """Why there is no answer, by row; None where there is one."""
-    logprobs: list[list[float]] | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ class CandidateBenchmark:
                 # Speed first: after the questions of quality, the engine knows these prompts.
                 load = self.load(running, payloads)
                 done(1)
-                answers: dict[Split, _Answers] = {}
+                answers: dict[Split, Answers] = {}
                 for split in ("validation", "test"):
                     answers[split] = self.answers(running, split)
                     done(2 if split == "validation" else 3)
@@ -327,7 +317,7 @@ class CandidateBenchmark:
                 )
         return figures
 
-    def answers(self, running: Running, split: Split) -> _Answers:
+    def answers(self, running: Running, split: Split) -> Answers:
         """Return answers to a split's prompts, drawn as they will be where a request says nothing
         of that, and, where a metric asks, the references' log-probabilities.
         """
@@ -347,7 +337,7 @@ class CandidateBenchmark:
                 return "", str(exc)
 
         replies = self._all(ask, rows)
-        return _Answers(
+        return Answers(
             rows,
             [text for text, _ in replies],
             [problem for _, problem in replies],
@@ -378,7 +368,7 @@ class CandidateBenchmark:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def score(self, answers: _Answers) -> dict[str, Score]:
+    def score(self, answers: Answers) -> dict[str, Score]:
         if not answers.rows:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
@@ -387,14 +377,14 @@ class CandidateBenchmark:
         )
 
     def _keep(
-        self, answers: Mapping[Split, _Answers], scores: Mapping[Split, Mapping[str, Score]]
+        self, answers: Mapping[Split, Answers], scores: Mapping[Split, Mapping[str, Score]]
     ) -> Artifact:
         """Store every example with its answer and scores, as one artifact."""
         with self.workspace.store.scratch() as scratch:
             for split, split_answers in answers.items():
                 lines = (
                     json.dumps(example, ensure_ascii=False) + "\n"
-                    for example in _examples(split_answers, scores[split])
+                    for example in examples(split_answers, scores[split])
                 )
                 (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
             return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
@@ -419,18 +409,3 @@ def tokenizer_of(artifact: Artifact) -> Path:
     """Return the folder with the Hugging Face tokenizer of a servable artifact."""
     beside = artifact.path / "tokenizer"
     return beside if beside.is_dir() else artifact.path
-
-
-def _examples(answers: _Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(answers.rows):
-        example = {
-            "prompt": row.model_dump()["prompt"],
-            "reference": row.reference,
-            "answer": answers.texts[number],
-        }
-        if (problem := answers.problems[number]) is not None:
-            example["problem"] = problem
-        example["scores"] = {
-            name: score.per_example[number] for name, score in scores.items() if score.per_example
-        }
-        yield example

@@ -1,0 +1,37 @@
+"""What a candidate's engine answered, and the examples that are kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weighbridge.tasks.data import Row
+from weighbridge.tasks.metrics.base import Score
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the engine said to one split's rows."""
+
+    rows: list[Row]
+    texts: list[str]
+    problems: list[str | None]
+    """Why there is no answer, by row; None where there is one."""
+    logprobs: list[list[float]] | None
+
+
+def examples(answers: Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
+    """Yield every row with its answer, and its score by every metric that scores rows."""
+    for number, row in enumerate(answers.rows):
+        example = {
+            "prompt": row.model_dump()["prompt"],
+            "reference": row.reference,
+            "answer": answers.texts[number],
+        }
+        if (problem := answers.problems[number]) is not None:
+            example["problem"] = problem
+        example["scores"] = {
+            name: score.per_example[number] for name, score in scores.items() if score.per_example
+        }
+        yield example
