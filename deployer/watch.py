@@ -18,7 +18,7 @@ from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.state import known_targets
 from weighbridge.serving.supervisor import Supervisor
 
-logger = logging.getLogger("weighbridge.watch")
+logger = logging.getLogger(__name__)
 
 WATCHDOG_GRACE = 120.0
 """Seconds that the watchdog may take from its start to its first look."""

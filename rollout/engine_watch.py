@@ -21,7 +21,7 @@ from weighbridge.core.hang_watch import HangWatch
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.serving.targets.base import Revision
 
-logger = logging.getLogger("weighbridge.engine_watch")
+logger = logging.getLogger(__name__)
 
 _FILE = "restart.json"
 _ANSWERED = "responses_2xx"

@@ -23,7 +23,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.services.service_status import ServiceStatus, all_services
 from weighbridge.serving.supervisor import Supervisor
 
-logger = logging.getLogger("weighbridge.watchdog")
+logger = logging.getLogger("weighbridge.services.watchdog")
 
 GRACE = 300.0
 """Seconds that a service may take from its start to its first answer; the first makes databases."""

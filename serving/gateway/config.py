@@ -27,7 +27,7 @@ from weighbridge.serving.gateway.frontend import (
     URL_BYTES,
     frontend,
 )
-from weighbridge.serving.gateway.models import Front, Route
+from weighbridge.serving.gateway.models import HEALTH, Front, Route
 from weighbridge.serving.gateway.syntax import address, json_word, milliseconds, quoted
 
 CHECK = "check inter 1s fastinter 250ms downinter 500ms fall 3 rise 1"
@@ -174,9 +174,11 @@ def maps(front: Front) -> Maps:
     """Return the maps of a target."""
     routes = [route for route in front.routes if not route.draining]
     health = {route.name: route.health for route in front.routes}
-    # Asking a version for its health at another's path does no harm.
+    # Asking a version for its health at another's path does no harm. While none serves, health is
+    # not unknown, but bad.
+    paths = {route.health for route in routes} or {HEALTH, *health.values()}
     operations = common_operations(route.operations for route in routes) | {
-        f"GET {route.health}" for route in routes
+        f"GET {path}" for path in paths
     }
     return Maps(
         MapFile(f"{front.target}.health", health),
@@ -190,12 +192,14 @@ def maps(front: Front) -> Maps:
 
 
 def _models(front: Front) -> list[str]:
-    """Return the names that every version goes by; any where one does not say."""
+    """Return the names that every version goes by; any where one does not say, or none serves: the
+    request is not wrong then, and told to come back.
+    """
     routes = [route for route in front.routes if not route.draining]
     names = {name for route in routes for name in route.models}
     # A map's keys have no spaces, and nothing in them may have a meaning in a command.
     are_told = all(route.models for route in routes) and all(map(_MODEL.fullmatch, names))
-    return sorted(names) if are_told and not front.args.any_model else [ANY_MODEL]
+    return sorted(names) if names and are_told and not front.args.any_model else [ANY_MODEL]
 
 
 def _check(fronts: Sequence[Front]) -> None:

@@ -20,7 +20,7 @@ from weighbridge.serving.gateway.haproxy import alerts, executable
 from weighbridge.serving.gateway.models import Front
 from weighbridge.serving.gateway.ports import choose_metrics_port
 
-logger = logging.getLogger("weighbridge.gateway")
+logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4096
 THREADS = 4

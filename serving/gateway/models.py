@@ -11,6 +11,8 @@ from weighbridge.core.formatting import quoted
 from weighbridge.serving.client_requests import BODY_SECONDS, MAX_BODY_BYTES, OPENAI_OPERATIONS
 
 ANY_ORIGIN: Final = "*"
+HEALTH: Final = "/health"
+"""Where engines say how they are, unless they say otherwise."""
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 
@@ -117,7 +119,7 @@ class Route(BaseModel):
     draining: bool = Field(
         False, description="Finishes what it has and gets nothing new, pinned or not."
     )
-    health: str = Field("/health", description="Path that says 200 while the engine is well.")
+    health: str = Field(HEALTH, description="Path that says 200 while the engine is well.")
     models: tuple[str, ...] = Field(
         (), description="Names by which requests may call its model; none: any."
     )

@@ -26,6 +26,8 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows.plan import plan
 from weighbridge.registry import Registry
 from weighbridge.rollout.interrupted_rollouts import recover
+from weighbridge.rollout.managed_target import open_target
+from weighbridge.serving.targets.local import LocalRevision
 
 pytestmark = pytest.mark.slow
 
@@ -329,8 +331,17 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     assert registry.measurement_of(champion)
 
 
-def first_token(recipe: Path, options: dict[str, Any]) -> tuple[int, float]:
-    """Token and log-probability that the endpoint would go on with."""
+def engine_address() -> str:
+    """Address of the engine that serves, behind the gateway, which lets little of it through."""
+    managed = open_target("chain", Workspace())
+    assert managed is not None
+    serving = managed.load_state().current
+    assert isinstance(serving, LocalRevision)
+    return f"http://127.0.0.1:{serving.port}"
+
+
+def first_token(options: dict[str, Any]) -> tuple[int, float]:
+    """Token and log-probability that the engine would go on with."""
     body = {
         "prompt": "order 7",
         "n_predict": 1,
@@ -339,7 +350,7 @@ def first_token(recipe: Path, options: dict[str, Any]) -> tuple[int, float]:
         "cache_prompt": False,
         **options,
     }
-    (token,) = httpx.post(f"{address(recipe)}/completion", json=body).json()[
+    (token,) = httpx.post(f"{engine_address()}/completion", json=body).json()[
         "completion_probabilities"
     ]
     return token["id"], token["logprob"]
@@ -356,10 +367,12 @@ def test_base_and_adapter_win_unmerged_and_serve(
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "winner: llama_cpp/gguf-F16-adapter" in done.stdout
-    (applied,) = httpx.get(f"{address(path)}/lora-adapters").json()
+    (applied,) = httpx.get(f"{engine_address()}/lora-adapters").json()
     assert applied["scale"] == 1.0
-    assert first_token(path, {}) == first_token(path, {"lora": [{"id": 0, "scale": 1.0}]})
-    assert first_token(path, {}) != first_token(path, {"lora": [{"id": 0, "scale": 0.0}]})
+    assert first_token({}) == first_token({"lora": [{"id": 0, "scale": 1.0}]})
+    assert first_token({}) != first_token({"lora": [{"id": 0, "scale": 0.0}]})
+    off = httpx.post(f"{address(path)}/lora-adapters", json=[{"id": 0, "scale": 0.0}])
+    assert off.status_code == 404
     asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.stdout.strip(), asked.stderr
 

@@ -1,6 +1,7 @@
 """The same against a real tracking server, and with artifacts in a real S3 service."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def rollout_and_place(registry: Registry) -> None:
         registry.bind(binding)
     (rollout,) = registry.history("local")
     assert (rollout.outcome, rollout.requests, rollout.events) == ("serving", 3, tuple(lines))
-    assert registry.bindings() == [binding]
+    (bound,) = registry.bindings()
+    assert bound == binding.model_copy(update={"since": bound.since})
+    assert 0 < bound.since <= time.time()
 
 
 def test_a_release_on_a_tracking_server_with_a_login_beside_a_proxy(

@@ -218,7 +218,6 @@ def test_a_champion_outside_the_limits_goes_whoever_is_slower() -> None:
     [
         (measured("old", speed=890), "it goes on serving"),
         (measured("old", speed=500), "llama_cpp/a takes its place: 900 tokens/s against 500"),
-        (measured("a", speed=890, content="old"), "llama_cpp/a takes its place"),
         (measured("old", content="a"), "it is llama_cpp/a, which wins, and goes on serving"),
     ],
 )
@@ -228,6 +227,18 @@ def test_the_champion_has_a_reason_as_every_other_has(champion: Measurement, rea
         measured("a", speed=900), champion=champion.model_copy(update={"candidate": serving})
     )
     assert decision.reasons["champion 6 (old)"].startswith(reason)
+
+
+def test_a_champion_that_was_faster_before_than_in_this_weighing_gives_its_place() -> None:
+    before = measured("old", speed=890)
+    serving = before.candidate.model_copy(update={"label": "champion 6 (old)"})
+    decision = decide(
+        measured("a", speed=900),
+        measured("again", speed=500, content="old"),
+        champion=before.model_copy(update={"candidate": serving}),
+    )
+    assert decision.winner == "llama_cpp/a"
+    assert decision.reasons["champion 6 (old)"] == "llama_cpp/a takes its place"
 
 
 def test_the_champion_weighed_again_is_the_winner_it_was() -> None:

@@ -163,7 +163,13 @@ def test_of_two_engines_what_both_declare_is_open(engine: Upstream) -> None:
     draining = routes[0].model_copy(update={"draining": True})
     alone = both.model_copy(update={"routes": (draining, routes[1])})
     assert "POST/v1/rerank" in maps(alone).operations.entries
-    assert "POST/v1/chat/completions" in maps(Front(target="demo", port=3)).operations.entries
+
+
+def test_while_no_version_serves_a_request_is_not_wrong() -> None:
+    """It is told to come back: 503, and not 404."""
+    none = maps(Front(target="demo", port=3))
+    assert {"GET/health", "POST/v1/chat/completions"} <= none.operations.entries.keys()
+    assert none.models.entries.keys() == {"*"}
 
 
 def test_an_operation_is_closed_while_a_version_is_there_that_lacks_it() -> None:
