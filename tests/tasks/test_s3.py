@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.stand_ins.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 from tests.tasks.models import TAKEN, args, model, rows, write
@@ -194,12 +195,16 @@ def test_missing_credentials_are_said(bucket: str, monkeypatch: pytest.MonkeyPat
     [
         ("no-such-bucket", "x", "there is no such bucket"),
         ("", "nothing", "there is nothing below it"),
-        ("not a bucket", "x", "Invalid bucket name"),
     ],
 )
 def test_what_is_not_there_is_named(bucket: str, name: str, prefix: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         S3Source().list_files(place(name or bucket, prefix))
+
+
+def test_what_cannot_be_a_buckets_name_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(ValidationError, match="bucket"):
+        place("not a bucket")
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3:/x"])

@@ -112,7 +112,7 @@ def test_a_worker_that_stands_still_answers_nobody_and_ends_with_its_master(
     assert not gateway.answers()
     assert Supervisor(home).kill("gateway")
     until(gateway.answers)
-    assert not psutil.pid_exists(worker)
+    until(lambda: not psutil.pid_exists(worker))
     assert ask(port).json() == {"by": "7"}
 
 
