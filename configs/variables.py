@@ -19,8 +19,6 @@ _PREFIX = "WEIGHBRIDGE_"
 _SECRET = re.compile(
     r"(?:^|_)(?:key|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE
 )
-
-
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
@@ -56,9 +54,7 @@ def _lookup(name: str, default: str | None, source: str) -> str:
         raise BadInput(doing, f"${{{name}}} holds a line break, or a character of that kind")
     if not _is_meant_for_recipes(name) and not _is_path(value):
         raise BadInput(
-            doing,
-            f"${{{name}}} is not for recipes, which are stored in clear",
-            f"name it {_PREFIX}{name}, or export WEIGHBRIDGE_RECIPE_VARIABLES={name}",
+            doing, f"${{{name}}} is not for recipes, which are stored in clear", _how_to_mean(name)
         )
     if _PASSWORD.search(value):
         raise BadInput(
@@ -72,9 +68,20 @@ def _lookup(name: str, default: str | None, source: str) -> str:
 def _is_meant_for_recipes(name: str) -> bool:
     if name in names(Settings().recipe_variables):
         return True
-    # A setting may hold a password: that of the database does.
-    is_setting = name.removeprefix(_PREFIX).lower() in Settings.model_fields
-    return name.startswith(_PREFIX) and not is_setting
+    return name.startswith(_PREFIX) and not _is_setting(name)
+
+
+def _is_setting(name: str) -> bool:
+    """Whether it is one of ours, which may hold a password: that of the database does."""
+    return name.startswith(_PREFIX) and name.removeprefix(_PREFIX).lower() in Settings.model_fields
+
+
+def _how_to_mean(name: str) -> str:
+    """Return how to say that a variable is for recipes."""
+    listed = f"export WEIGHBRIDGE_RECIPE_VARIABLES={name}"
+    another = f"{_PREFIX}{name}"
+    is_free = not name.startswith(_PREFIX) and not _is_setting(another)
+    return f"name it {another}, or {listed}" if is_free else listed
 
 
 def _is_path(value: str) -> bool:

@@ -38,7 +38,11 @@ def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
             loader.dispose()
     # ValueError: a date such as 2024-13-01, or a number of five thousand digits.
     except (yaml.YAMLError, ValueError) as exc:
-        raise BadInput(doing, " ".join(str(exc).split())) from exc
+        # The brace of a variable ends a plain value there.
+        is_variable = "flow mapping" in str(exc) and "${" in text
+        remedy = 'between braces, write a value with a variable in quotes: "${NAME}"'
+        wrong = " ".join(str(exc).split())
+        raise BadInput(doing, wrong, remedy if is_variable else "") from exc
     if node is not None:
         # PyYAML takes the last of two equal keys without a word.
         _refuse_doubled_keys(node, doing)

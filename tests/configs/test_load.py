@@ -218,6 +218,31 @@ def test_missing_file_says_how_to_start(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("PLACE", "name it WEIGHBRIDGE_PLACE, or export WEIGHBRIDGE_RECIPE_VARIABLES=PLACE"),
+        # What it would be called otherwise is a setting.
+        ("CACHE", "in clear; export WEIGHBRIDGE_RECIPE_VARIABLES=CACHE"),
+    ],
+)
+def test_a_refused_variable_is_told_a_name_that_would_do(
+    name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "somewhere")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: a-${{{name}}}\n")
+    with pytest.raises(BadInput, match=told):
+        load(recipe)
+
+
+def test_a_variable_between_braces_is_told_to_be_quoted(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("deploy: {target: {kind: local, gateway: {tls: ${WEIGHBRIDGE_TLS}}}}\n")
+    with pytest.raises(BadInput, match=r'in quotes: "\$\{NAME\}"'):
+        load(recipe)
+
+
 NO_FINETUNE = VALID.replace("finetune:\n  r: 8", "finetune: none")
 
 
