@@ -10,7 +10,7 @@ import httpx
 
 def get(url: str, timeout: float = 5.0) -> httpx.Response:
     """Return the answer to a GET. Raises httpx.HTTPError where none comes in time."""
-    return _request("GET", url, timeout)
+    return request("GET", url, timeout)
 
 
 def post(
@@ -21,10 +21,11 @@ def post(
     auth: tuple[str, str] | None = None,
 ) -> httpx.Response:
     """Return the answer to a POST of JSON. Raises httpx.HTTPError where none comes in time."""
-    return _request("POST", url, timeout, json=document, headers=headers, auth=auth)
+    return request("POST", url, timeout, json=document, headers=headers, auth=auth)
 
 
-def _request(method: str, url: str, timeout: float, **options: Any) -> httpx.Response:
+def request(method: str, url: str, timeout: float, **options: Any) -> httpx.Response:
+    """Return the answer to a request with httpx's options. Raises httpx.HTTPError as above."""
     # trust_env: no proxy of the user's may stand between us and our own machine. verify: reading
     # every certificate of the machine takes 20 ms for each client, and this is plain HTTP.
     return httpx.request(

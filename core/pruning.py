@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +34,25 @@ def size_on_disk(folder: Path) -> int:
     """Return the bytes that a folder takes; files that are linked several times within it count
     once.
     """
-    seen: dict[int, int] = {}
-    for path, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                status = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a third faster over 50,000 files
-                # Blocks of 512 bytes, whatever the blocks of the file system are.
-                seen[status.st_ino] = status.st_blocks * 512
-    return sum(seen.values())
+    return sum({inode: size for inode, size, _ in files_in([folder])}.values())
+
+
+def files_in(paths: Iterable[Path]) -> Iterator[tuple[int, int, int]]:
+    """Yield inode, bytes on the disk and number of links of every file among these paths, or in one
+    of them that is a folder; each path once.
+    """
+    for file in {file for path in paths for file in _files_below(path)}:
+        with contextlib.suppress(OSError):
+            status = os.lstat(file)
+            # Blocks of 512 bytes, whatever the blocks of the file system are.
+            yield status.st_ino, status.st_blocks * 512, status.st_nlink
+
+
+def _files_below(path: Path) -> Iterator[str]:
+    if not path.is_dir():
+        yield str(path)
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118 - a third faster over 50,000 files
 
 
 def prune(

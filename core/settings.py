@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from weighbridge.core.errors import BadInput
 
 _POSTGRESQL = ("postgresql", "postgres")
+_OWN_HOSTS = ("127.0.0.1", "localhost")
 
 
 def _default_cache() -> Path:
@@ -121,11 +122,11 @@ class Settings(BaseSettings):
 
     def hosts(self) -> list[str]:
         """Return the names under which the services may be asked."""
-        return ["127.0.0.1", "localhost", *names(self.allowed_hosts)]
+        return [*_OWN_HOSTS, *names(self.allowed_hosts)]
 
     def origins(self, port: int) -> list[str]:
         """Return the origins of pages that may ask the service at this port."""
-        own = [f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")]
+        own = [f"http://{host}:{port}" for host in _OWN_HOSTS]
         proxied = names(self.allowed_hosts)
         return own + [f"{scheme}://{host}" for host in proxied for scheme in ("https", "http")]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from weighbridge.core import processes
+from weighbridge.core import loopback, processes
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.paths import PACKAGE
@@ -91,9 +91,7 @@ def _ask(method: str, url: str, home: Path) -> httpx.Response:
     login = prefect_settings.login(home)
     body: dict[str, str] | None = {} if method == "POST" else None
     try:
-        return httpx.request(
-            method, url, json=body, auth=login, timeout=30, trust_env=False
-        ).raise_for_status()
+        return loopback.request(method, url, 30, json=body, auth=login).raise_for_status()
     except httpx.HTTPError as exc:
         raise Unavailable(
             "asking Prefect for its deployments", str(exc), "see: weighbridge status"

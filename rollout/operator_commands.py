@@ -53,10 +53,7 @@ def read(folder: Path) -> OperatorCommands:
 
 def note_rollback(folder: Path, version: str) -> None:
     """Note that this version is gone back to; empty: that no version is, any more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / _LOCK):
-        changes = {"rollback_to": version, "rollback_at": time.time()}
-        replace_text(folder / _FILE, read(folder).model_copy(update=changes).model_dump_json())
+    _change(folder, {"rollback_to": version, "rollback_at": time.time()})
 
 
 def issue(folder: Path, command: Command, rollout: str) -> None:
@@ -79,11 +76,11 @@ def issue(folder: Path, command: Command, rollout: str) -> None:
         "abort": {"paused": False, "abort": rollout},
     }
     with recording(folder / _FILE):
-        folder.mkdir(parents=True, exist_ok=True)
-        _issue(folder, changes[command])
+        _change(folder, changes[command])
 
 
-def _issue(folder: Path, changes: dict[str, object]) -> None:
+def _change(folder: Path, changes: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     # Two people may give commands at once: neither must undo the other's.
     with FileLock(folder / _LOCK):
         in_force = read(folder).model_copy(update=changes)

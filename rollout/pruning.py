@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
-from weighbridge.core.pruning import mapped
+from weighbridge.core.pruning import files_in, mapped
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, find_measured
@@ -41,7 +41,7 @@ class Holding:
     @property
     def bytes(self) -> int:
         """Return what it takes; a file that is linked several times counts once."""
-        return sum({inode: size for inode, size, _ in _files(self.paths)}.values())
+        return sum({inode: size for inode, size, _ in files_in(self.paths)}.values())
 
 
 @dataclass
@@ -66,7 +66,8 @@ def holdings(registry: Registry, workspace: Workspace) -> list[Holding]:
     of_versions = [_of_version(version, needs, registry, workspace) for version in versions]
     taken = {digest for holding in of_versions for digest in holding.digests}
     digests = [digest for digest in workspace.store.digests() if digest not in taken]
-    others = [_of_digest(digest, needs, workspace) for digest in digests]
+    stages = _stages_of_texts(workspace)
+    others = [_of_digest(digest, needs, stages, workspace) for digest in digests]
     found = [one for one in [*of_versions, *others, *_leftovers(workspace)] if one.paths]
     used = mapped({_folder(path) for one in found if not one.why for path in one.paths})
     return [one if one.why else _unless_used(one, used) for one in found]
@@ -95,20 +96,10 @@ def freed_by(paths: Iterable[Path]) -> int:
     """Return the bytes that removing these paths would free: files with no other link."""
     sizes: dict[int, int] = {}
     links_left: dict[int, int] = {}
-    for inode, size, links in _files(paths):
+    for inode, size, links in files_in(paths):
         sizes[inode] = size
         links_left[inode] = links_left.get(inode, links) - 1
     return sum(size for inode, size in sizes.items() if links_left[inode] <= 0)
-
-
-def _files(paths: Iterable[Path]) -> Iterator[tuple[int, int, int]]:
-    """Yield inode, size on the disk and number of links of every file, each path once."""
-    every = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
-    for file in every:
-        with suppress(OSError):
-            status = file.lstat()
-            if not file.is_dir():
-                yield status.st_ino, status.st_blocks * 512, status.st_nlink
 
 
 def _needs(versions: Sequence[Version], registry: Registry, workspace: Workspace) -> _Needs:
@@ -226,10 +217,12 @@ def _bento_folders(version: Version) -> list[Path]:
     return bento.folders_of(version.tags[BENTO], version.short)
 
 
-def _of_digest(digest: str, needs: _Needs, workspace: Workspace) -> Holding:
+def _of_digest(
+    digest: str, needs: _Needs, stages: Mapping[str, str], workspace: Workspace
+) -> Holding:
     """Return an artifact in the store that is no version's and no version's Bento."""
     why = needs.digests.get(digest, "")
-    if not why and (stage := _stage_with_text(digest, workspace)):
+    if not why and (stage := stages.get(digest)):
         why = f"data or answers of the finished stage {stage}"
     age = time.time() - workspace.store.folder(digest).parent.stat().st_ctime
     if not why and age < IN_USE_SECONDS:
@@ -238,21 +231,27 @@ def _of_digest(digest: str, needs: _Needs, workspace: Workspace) -> Holding:
     return Holding(f"artifact {digest.removeprefix('sha256:')[:12]}", paths, why, None, (digest,))
 
 
-def _stage_with_text(digest: str, workspace: Workspace) -> str:
-    """Return a stage whose result holds an artifact of texts, not weights; empty for none."""
+def _stages_of_texts(workspace: Workspace) -> dict[str, str]:
+    """Return, by digest, a stage whose result holds this artifact of texts, not weights."""
+    stages: dict[str, str] = {}
     for record in sorted(workspace.stages.root.glob("*/*.json")):
-        text = record.read_text(errors="replace")
-        if digest in text and _is_text(json.loads(text), digest):
-            return record.parent.name
-    return ""
+        # One that cannot be read keeps nothing.
+        with suppress(ValueError):
+            for digest in _texts_in(json.loads(record.read_text(errors="replace"))):
+                stages.setdefault(digest, record.parent.name)
+    return stages
 
 
-def _is_text(value: object, digest: str) -> bool:
+def _texts_in(value: object) -> Iterator[str]:
+    """Yield the digests of the artifacts of texts in a stage's record."""
     if isinstance(value, dict):
-        if digest in (value.get("digest"), value.get("artifact")):
-            return value.get("format") == "jsonl"
-        return any(_is_text(item, digest) for item in value.values())
-    return isinstance(value, list) and any(_is_text(item, digest) for item in value)
+        if value.get("format") == "jsonl":
+            yield from (str(value[key]) for key in ("digest", "artifact") if key in value)
+        for item in value.values():
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _leftovers(workspace: Workspace) -> Iterator[Holding]:

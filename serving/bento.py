@@ -131,6 +131,11 @@ def folder_of(tag: str) -> Path:
     return bentoml_home() / "bentos" / name / version
 
 
+def model_folder(name: str, version: str) -> Path:
+    """Return the folder of a model in BentoML's store."""
+    return bentoml_home() / "models" / name / version
+
+
 def folders_of(tag: str, model: str) -> list[Path]:
     """Return the folders of a Bento, and of its model, in BentoML's store: those that are there.
 
@@ -139,7 +144,7 @@ def folders_of(tag: str, model: str) -> list[Path]:
         model: The version of its model there.
     """
     name, _, _ = tag.partition(":")
-    folders = (folder_of(tag), bentoml_home() / "models" / name / model)
+    folders = (folder_of(tag), model_folder(name, model))
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -163,7 +168,7 @@ def build(contents: Contents, cache: Path) -> Built:
     """
     home = bentoml_home()
     folder = folder_of(contents.tag)
-    model = home / "models" / contents.bento_name / contents.model_version
+    model = model_folder(contents.bento_name, contents.model_version)
     scratch_root = home / "tmp"
     make_private(home)
     scratch_root.mkdir(exist_ok=True)
@@ -225,7 +230,7 @@ def _sha256(path: Path, changed: int) -> str:
 def is_whole(tag: str, candidate: BentoCandidate) -> bool:
     """Whether BentoML's store has a Bento, and the very model that it was built with."""
     name, _, version = candidate.model.partition(":")
-    model = bentoml_home() / "models" / name / version
+    model = model_folder(name, version)
     # A model's version is the beginning of its digest, see `Contents`.
     return (folder_of(tag) / "bento.yaml").exists() and digest_of_model(model).removeprefix(
         "sha256:"

@@ -104,6 +104,16 @@ class ProgramState:
         return self.state in {"STARTING", "RUNNING"}
 
 
+def logged_since(log: Path, start: int) -> str:
+    """Return what was logged since a log was `start` bytes long; empty where there is none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as stream:
+        # A log that is shorter than it was has been rotated: all of it is new.
+        stream.seek(start if start <= log.stat().st_size else 0)
+        return stream.read().decode(errors="replace")
+
+
 def escaped(text: str) -> str:
     """Return a value as supervisord's configuration takes it: it expands `%(name)s`.
 

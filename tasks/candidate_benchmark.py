@@ -326,13 +326,8 @@ class CandidateBenchmark:
         client = Client(running.url, self.args.request_timeout)
 
         def ask(row: Row) -> tuple[str, str | None]:
-            prompt = (
-                row.prompt
-                if isinstance(row.prompt, str)
-                else [message.model_dump() for message in row.prompt]
-            )
             try:
-                return client.ask(prompt, **options).text, None
+                return client.ask(_prompt(row), **options).text, None
             except RequestRefused as exc:
                 return "", str(exc)
 
@@ -390,10 +385,15 @@ class CandidateBenchmark:
             return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
 
 
-def _body(row: Row) -> dict[str, Any]:
+def _prompt(row: Row) -> str | list[dict[str, str]]:
     if isinstance(row.prompt, str):
-        return {"prompt": row.prompt}
-    return {"messages": [message.model_dump() for message in row.prompt]}
+        return row.prompt
+    return [message.model_dump() for message in row.prompt]
+
+
+def _body(row: Row) -> dict[str, Any]:
+    prompt = _prompt(row)
+    return {"prompt" if isinstance(prompt, str) else "messages": prompt}
 
 
 def _died(running: Running) -> bool:

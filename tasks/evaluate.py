@@ -175,9 +175,8 @@ def _answer_all(
     workspace: Workspace,
 ) -> tuple[Answered, Answered, Answered]:
     """Return the base's answers on validation, the fine-tuned model's on validation and test."""
-    passes = 2 if needs_logprobs(args.metrics) else 1
     alone = base.digest == finetuned.digest
-    total = passes * ((1 if alone else 2) * len(validation) + len(test))
+    total = _passes(args) * ((1 if alone else 2) * len(validation) + len(test))
     done = 0
     with progress.track("evaluating", total, "rows") as update:
 
@@ -190,6 +189,11 @@ def _answer_all(
         before = [] if alone else _answer_once(base, [validation], args, workspace, advance)
         after, unseen = _answer_once(finetuned, [validation, test], args, workspace, advance)
     return before[0] if before else after, after, unseen
+
+
+def _passes(args: EvaluateArgs) -> int:
+    """Return how often a model goes through the rows: to answer, and for log-probabilities."""
+    return 2 if needs_logprobs(args.metrics) else 1
 
 
 def _answer_once(
@@ -218,7 +222,7 @@ def _answer_once(
     )
     if outcome.reused:
         logger.info("answers of model %s reused: %s", model.short, outcome.why)
-        advance((2 if needs_logprobs(args.metrics) else 1) * sum(map(len, splits)))
+        advance(_passes(args) * sum(map(len, splits)))
     return outcome.value
 
 

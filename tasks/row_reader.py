@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput
 from weighbridge.tasks.column_text import fields_of, text_of_value
-from weighbridge.tasks.data import ColumnMapping, DataArgs, Row
+from weighbridge.tasks.data import ColumnMapping, DataArgs, Message, Row
 
 NOT_PASSED_ON: Final = (
     *("tools", "functions", "function_call", "documents", "chat_template_kwargs", "system"),
@@ -59,12 +59,7 @@ def _names(columns: Columns) -> str:
 
 def _refuse_no_text(row: Row) -> None:
     """Raise ValueError for a row that asks nothing, answers nothing, or is no Unicode text."""
-    prompt = [row.prompt] if isinstance(row.prompt, str) else [m.content for m in row.prompt]
-    answers = (
-        [row.completion]
-        if isinstance(row.completion, str)
-        else [message.content for message in row.completion]
-    )
+    prompt, answers = _texts(row.prompt), _texts(row.completion)
     try:
         "".join((*prompt, *answers)).encode()
     except UnicodeEncodeError as exc:
@@ -74,6 +69,10 @@ def _refuse_no_text(row: Row) -> None:
         raise ValueError("prompt: it is empty")
     if not all(answer.strip() for answer in answers):
         raise ValueError("completion: the answer is empty")
+
+
+def _texts(part: list[Message] | str) -> list[str]:
+    return [part] if isinstance(part, str) else [message.content for message in part]
 
 
 def _recognize(where: str, columns: Columns) -> str:

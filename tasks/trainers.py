@@ -20,7 +20,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.tasks import hf_models
 from weighbridge.tasks.encoding import Encoded, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs
-from weighbridge.tasks.generation import LOGITS_AT_ONCE
+from weighbridge.tasks.training_memory import MOST_LOGITS
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -65,7 +65,7 @@ def _needs_sft(model: PreTrainedModel, rows: list[Encoded], args: FinetuneArgs) 
         return True
     columns = max(len(row.completion) if args.completion_only_loss else len(row) for row in rows)
     vocabulary = model.config.get_text_config().vocab_size
-    return bool(args.per_device_train_batch_size * columns * vocabulary > LOGITS_AT_ONCE)
+    return bool(args.per_device_train_batch_size * columns * vocabulary > MOST_LOGITS)
 
 
 def _lora(args: FinetuneArgs) -> LoraConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,7 @@ def training_memory(model: Path, rows: Sequence[Row], args: FinetuneArgs) -> int
     config = read_object("config.json", model / "config.json")
     config = config.get("text_config") or config
     shapes = {name: shape for name, _, shape in tensors(model)}
-    weights = sum(_size(shape) for shape in shapes.values())
+    weights = sum(map(math.prod, shapes.values()))
     adapted = sum(
         args.r * sum(shape)
         for name, shape in shapes.items()
@@ -89,13 +90,6 @@ def _tokens(model: Path, texts: list[str]) -> list[list[int]]:
 
 def _text(part: Any) -> str:
     return part if isinstance(part, str) else "\n".join(message.content for message in part)
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _number(config: dict[str, Any], *names: str) -> int:

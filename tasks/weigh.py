@@ -25,6 +25,7 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 2: records of version 1 were taken with engines that were tuned and started in another way.
 # 3: the token that ends an answer is the one that ends a turn.
 # 4: room for the rows and the load alone, one round of tuning, and memory counted whole.
+# 5: answers are drawn as they are served.
 VERSION = 5
 logger = logging.getLogger(__name__)
 

@@ -41,11 +41,12 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
 RESERVED = {"weighbridge-metrics", "weighbridge"}
 """Names of sections of our own."""
 
+_BROKE_OFF = openai_error("The version that was asked broke off.", "server_error", "bad_gateway")
 _PAGES: Final[Mapping[int, Mapping[str, Any]]] = {
     400: openai_error("This is not an HTTP request.", "invalid_request_error", "bad_request"),
     408: BODY_TOO_SLOW,
-    500: openai_error("The version that was asked broke off.", "server_error", "bad_gateway"),
-    502: openai_error("The version that was asked broke off.", "server_error", "bad_gateway"),
+    500: _BROKE_OFF,
+    502: _BROKE_OFF,
     503: openai_error(
         "No version answers right now: try again later.", "server_error", "unavailable"
     ),

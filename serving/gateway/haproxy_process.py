@@ -10,7 +10,7 @@ from weighbridge.serving.gateway import config
 from weighbridge.serving.gateway.files import CONFIGURATION, DesiredState
 from weighbridge.serving.gateway.haproxy import ALERT, Master, NotAnswering, alerts, executable
 from weighbridge.serving.gateway.runtime_commands import DELETE, key_commands, runtime_commands
-from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervised_program import Program, logged_since
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.unix_sockets import make_socket_folder
 
@@ -189,19 +189,13 @@ class HaproxyProcess:
         """
         # What it writes comes to the log through supervisord, and so a little later.
         deadline = time.monotonic() + LOG_DELAY
-        while ALERT not in (log := self._log_since(log_start)) and time.monotonic() < deadline:
+        while (
+            ALERT not in (log := logged_since(self.log, log_start)) and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         state = self._supervisor.state(PROGRAM)
         said_nothing = f"haproxy says nothing, and is {state.state if state else 'not running'}"
         return alerts(log) or said_nothing
-
-    def _log_since(self, start: int) -> str:
-        if not self.log.exists():
-            return ""
-        with self.log.open("rb") as stream:
-            # A log that is shorter than it was has been rotated: all of it is new.
-            stream.seek(start if start <= self.log.stat().st_size else 0)
-            return stream.read().decode(errors="replace")
 
 
 def _description(text: str) -> str:

@@ -32,7 +32,7 @@ from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.metrics import figures
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.openai_client import is_ready
-from weighbridge.serving.supervised_program import Program
+from weighbridge.serving.supervised_program import Program, logged_since
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 
@@ -368,10 +368,7 @@ def _tail(log: Path, start: int) -> str:
     """Return what was logged last, since the log was `start` bytes long."""
     if not log.exists():
         return "(nothing)"
-    with log.open("rb") as stream:
-        # A log that is shorter than it was has been rotated: all of it is new.
-        stream.seek(start if start <= log.stat().st_size else 0)
-        return bento_process.last_words(stream.read().decode(errors="replace"))
+    return bento_process.last_words(logged_since(log, start))
 
 
 def _model_names(candidate: BentoCandidate, name: str) -> tuple[str, ...]:

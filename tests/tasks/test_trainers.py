@@ -42,7 +42,7 @@ def test_both_trainers_learn_the_same(
     arguments = args(completion_only_loss=completion_only)
     name, plain = losses(tiny_model, tmp_path / "plain", arguments)
     assert name == "Trainer"
-    monkeypatch.setattr(trainers, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(trainers, "MOST_LOGITS", 1)
     name, sft = losses(tiny_model, tmp_path / "sft", arguments)
     assert name == "SFTTrainer"
     assert len(plain) == 2
