@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class AccessLog:
         self._log = log
         self._target = target
         self._rest = b""
+        # Lines reach the file a moment after their requests ended: some of before still come.
+        self._since = time.time()
         self._inode, self._offset = 0, 0
         with contextlib.suppress(FileNotFoundError):
             state = log.stat()
@@ -31,7 +34,7 @@ class AccessLog:
         """
         *lines, self._rest = (self._rest + b"".join(self._added())).split(b"\n")
         requests = (_parse(line, self._target) for line in lines if line.startswith(b"{"))
-        return [request for request in requests if request]
+        return [request for request in requests if request and request.at >= self._since]
 
     def _added(self) -> Iterator[bytes]:
         """Yield what was added to the file last read, and all of those that came after it.

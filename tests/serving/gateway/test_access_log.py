@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.supervisor import Supervisor
 
+LATER = 32503680000.0
+"""Unix time, in seconds, after every test."""
 
-def line(number: int, target: str = "demo") -> str:
-    entry = {"target": target, "server": "7", "status": 200, "ms": number, "ended": 5, "cut": "--"}
-    return json.dumps({**entry, "type": "text/event-stream; charset=utf-8", "pinned": 1}) + "\n"
+
+def line(number: int, target: str = "demo", ended: float = LATER) -> str:
+    entry = {"target": target, "server": "7", "status": 200, "ms": number, "cut": "--"}
+    entry |= {"ended": round(ended * 1000), "type": "text/event-stream; charset=utf-8", "pinned": 1}
+    return json.dumps(entry) + "\n"
 
 
 def write(log: Path, *numbers: int, target: str = "demo") -> None:
@@ -54,9 +59,16 @@ def test_reads_what_is_new_of_its_target_alone(tmp_path: Path) -> None:
         "7",
         True,
         True,
-        0.005,
+        LATER,
     )
     assert traffic.read() == []
+
+
+def test_a_line_that_comes_late_is_not_of_now(tmp_path: Path) -> None:
+    before, log = time.time(), tmp_path / "gateway.log"
+    traffic = AccessLog(log, "demo")
+    log.write_text(line(1, ended=before - 0.1) + line(2))
+    assert numbers(traffic.read()) == [2]
 
 
 def test_a_line_that_is_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
