@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -192,5 +193,6 @@ def _line(text: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    # As the API says it: `null`, not `None`.
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 120 else f"{text[:70]} … {text[-40:]}"
