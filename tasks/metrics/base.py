@@ -2,9 +2,9 @@
 
 import math
 from functools import cache
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.plugins import load
 
@@ -22,7 +22,10 @@ class MetricArgs(BaseModel):
 
 
 class Score(BaseModel):
-    """One metric over a data set."""
+    """One metric over a data set.
+
+    Records of earlier releases have no `ids`, `clusters`, `weights`, `statistics` and `figure`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +38,28 @@ class Score(BaseModel):
     alone.
     """
     greater_is_better: bool = True
+    ids: list[str] = Field(
+        default_factory=list,
+        description="One per row: two scores are compared over the rows that both have.",
+    )
+    clusters: list[str] = Field(
+        default_factory=list,
+        description="What each row belongs to, such as its document: rows of one cluster are not "
+        "independent. Empty: each row stands by itself.",
+    )
+    weights: list[float] = Field(
+        default_factory=list,
+        description="How much each row counts in `value`, such as its tokens; empty: all alike.",
+    )
+    statistics: list[list[float]] = Field(
+        default_factory=list,
+        description="Of a corpus figure: what it is computed of, per row, to be added up.",
+    )
+    figure: Literal["mean", "exponential", "bleu"] = Field(
+        "mean",
+        description="What `value` is: the weighted mean of `per_example`, the exponential of that "
+        "of their logarithms, or corpus BLEU of `statistics`.",
+    )
 
     def __str__(self) -> str:
         """Return `0.984 (0.953–0.995)`, for people; small figures keep two digits that say
