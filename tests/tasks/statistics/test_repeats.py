@@ -1,0 +1,123 @@
+"""Repeated runs: what they show, when to stop, and how often they err."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from weighbridge.tasks.statistics.repeats import (
+    boundaries,
+    drift,
+    faster,
+    levels,
+    planned_looks,
+    resolution,
+    tied,
+)
+
+FLAT = [100.0, 101.0, 99.0, 100.5, 99.5]
+
+
+def times(factor: float, runs: list[float]) -> list[float]:
+    """Runs of one that is so many times as fast, give or take half a percent."""
+    return [
+        run * factor * wobble
+        for run, wobble in zip(runs, (1.004, 0.997, 1.002, 0.999, 0.998), strict=True)
+    ]
+
+
+def test_boundaries_are_the_published_ones_of_lan_and_demets() -> None:
+    """Pocock type, five looks, 0.05 two-sided: Reboussin et al., Controlled Clin. Trials 2000."""
+    assert boundaries((1, 2, 3, 4, 5), 0.025) == pytest.approx(
+        (2.438, 2.427, 2.410, 2.397, 2.386), abs=0.001
+    )
+
+
+@pytest.mark.parametrize("looks", [(5,), (5, 8, 12, 15), (5, 10, 15, 20), (3, 4)])
+def test_equal_candidates_differ_in_five_of_a_hundred_however_many_looks(
+    looks: tuple[int, ...],
+) -> None:
+    logs = np.random.default_rng(1).standard_normal((40_000, looks[-1]))
+    differ = np.zeros(len(logs), bool)
+    for look, level in zip(looks, levels(looks, 0.025), strict=True):
+        part = logs[:, :look]
+        score = part.mean(axis=1) / part.std(axis=1, ddof=1) * math.sqrt(look)
+        differ |= np.abs(score) > t.isf(level, look - 1)
+    assert differ.mean() == pytest.approx(0.05, abs=0.005)
+
+
+def test_looks_are_at_most_four_and_end_at_the_budget() -> None:
+    assert planned_looks(5, 20) == (5, 10, 15, 20)
+    assert planned_looks(5, 7) == (5, 6, 7)
+    assert planned_looks(5, 5) == planned_looks(5, 3) == (5,)
+
+
+def test_the_lower_end_decides_not_the_estimate() -> None:
+    assert faster(FLAT, times(1.10, FLAT), 0.05).verdict == "shown"
+    assert faster(FLAT, times(1.02, FLAT), 0.05).verdict == "refuted"
+    noisy = [run * wobble for run, wobble in zip(FLAT, (1.2, 1.0, 1.15, 0.98, 1.22), strict=True)]
+    claim = faster(FLAT, noisy, 0.05)
+    assert (claim.verdict, round(claim.estimate, 2)) == ("undecided", 0.11)
+    assert claim.needed
+    assert claim.low < 0.05 < claim.high
+    assert "5 repeats" in claim.why
+
+
+def test_what_is_needed_decides_when_it_is_there() -> None:
+    noise = np.random.default_rng(3).standard_normal(5)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+
+    def claim(blocks: int) -> str:
+        logs = np.resize(noise, blocks) * 0.1 + math.log(1.12)
+        return faster([1.0] * blocks, [*np.exp(logs)], 0.05, looks=(blocks,)).verdict
+
+    needed = faster([1.0] * 5, [*np.exp(noise * 0.1 + math.log(1.12))], 0.05).needed
+    assert needed
+    assert claim(math.ceil(needed / 5) * 5) == "shown"
+    assert claim(max(5, needed // 10 * 5)) == "undecided"
+
+
+def test_an_equal_one_is_not_faster_though_nothing_more_was_asked() -> None:
+    assert faster(FLAT, FLAT, 0.0).verdict != "shown"
+
+
+def test_before_the_first_look_and_between_two_nothing_more_is_known() -> None:
+    better = times(1.10, FLAT)
+    assert faster(FLAT[:4], better[:4], 0.05).verdict == "undecided"
+    first = faster(FLAT, better, 0.05, looks=(5, 8))
+    assert faster([*FLAT, 1.0], [*better, 500.0], 0.05, looks=(5, 8)) == first
+    assert first.low < faster(FLAT, better, 0.05).low, "looking again is paid for"
+
+
+@pytest.mark.parametrize("figure", [0.0, math.nan, math.inf])
+def test_a_repeat_without_a_figure_proves_nothing(figure: float) -> None:
+    claim = faster(FLAT, [*FLAT[:4], figure], 0.05)
+    assert (claim.verdict, claim.needed) == ("undecided", None)
+
+
+def test_a_tie_is_an_interval_within_one_percent() -> None:
+    assert tied(FLAT, times(1.001, FLAT)).verdict == "shown"
+    assert tied(FLAT, times(1.05, FLAT)).verdict == "refuted"
+    assert tied(FLAT, times(1.01, FLAT)).verdict == "undecided"
+
+
+def test_a_machine_that_became_slower_or_cannot_repeat_itself_is_not_steady() -> None:
+    start = [(100.0, 100.5), (100.2, 99.8)]
+    same = drift(start, [(100.1, 100.0), (99.7, 100.2)])
+    assert same.steady
+    slower = drift(start, [(90.0, 90.2), (90.1, 89.9)])
+    assert not slower.steady
+    assert slower.change == pytest.approx(-0.1, abs=0.01)
+    assert "10.1% slower" in slower.why
+    differs = drift([(100.0, 104.0), (100.0, 104.1)], [(100.0, 103.9), (100.0, 104.0)])
+    assert not differs.steady
+    assert "differs from itself" in differs.why
+    assert not drift(start, []).steady
+    assert not drift(start, [(0.0, 100.0), (100.0, 100.0)]).steady
+
+
+def test_what_repeats_can_show_shrinks_with_their_number() -> None:
+    few, many = resolution(0.1, 5), resolution(0.1, 20)
+    assert few == pytest.approx(0.18, abs=0.02)
+    assert many == pytest.approx(0.069, abs=0.005)
