@@ -9,6 +9,7 @@ from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.statistics.repeats import Drift
 
 
 class Variant(BaseModel):
@@ -38,6 +39,32 @@ class Candidate(BaseModel):
         """Return the options that its engine does not have by default, for people."""
         given = self.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return ", ".join(f"{name} {value}" for name, value in given.items())
+
+
+class Repeat(BaseModel):
+    """One short run of a candidate, in a fresh process, beside the others' runs of its block."""
+
+    model_config = ConfigDict(frozen=True)
+
+    block: int
+    load: LoadFigures
+
+
+class Noise(BaseModel):
+    """What a weighing found of the noise in its speeds, with the plan by which they were repeated.
+
+    Repeats may be compared where all of this is equal: they are of one weighing.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    weighing: str = Field(description="Identifies the repeats of one weighing.")
+    looks: tuple[int, ...] = Field(
+        description="Numbers of blocks after which it was planned to look."
+    )
+    ended: str = Field(description="Why no more blocks were run, as a sentence.")
+    reference: str = Field(description="Label of the candidate that was measured at both ends.")
+    drift: Drift
 
 
 class Measurement(BaseModel):
@@ -71,6 +98,11 @@ class Measurement(BaseModel):
     tuning: list[dict[str, int | float | str]] = Field(
         default_factory=list, description="Options tried and tokens/s seen."
     )
+    repeats: list[Repeat] = Field(
+        default_factory=list,
+        description="Short runs in the same blocks as other finalists', at the load that decides.",
+    )
+    noise: Noise | None = Field(None, description="Of its repeats; None where there are none.")
     machine: dict[str, str] = Field(
         default_factory=dict, description="Processor, cores, memory, engine version."
     )
