@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
-from benchmarks.loads import LONG, Payloads, by_side, demo_model
+from benchmarks.loads import LONG, Payloads, by_side, demo_model, ttft_ms
 from weighbridge.core import plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure, locate
@@ -290,7 +290,7 @@ def _add(figures: Figures, key: str, turns: dict[str, list[LoadFigures]]) -> Non
     figures.add_many(
         f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second)
     )
-    figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
+    figures.add_many(f"{key}_ttft_ms", by_side(turns, ttft_ms))
     figures.add(
         f"{key}_errors", sum(load.errors for loads in turns.values() for load in loads), at_most=0
     )

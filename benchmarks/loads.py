@@ -3,6 +3,7 @@ send them to.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,11 @@ def by_side(
 ) -> dict[str, list[float]]:
     """Return one figure of every turn of every side."""
     return {side: [figure(load) for load in loads] for side, loads in turns.items()}
+
+
+def ttft_ms(load: LoadFigures) -> float:
+    """Return the median time to the first token; no number where there was none."""
+    return math.nan if load.ttft_p50 is None else 1000 * load.ttft_p50
 
 
 def demo_model(workspace: Workspace) -> "Downloaded":

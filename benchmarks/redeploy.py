@@ -20,6 +20,7 @@ Usage: python -m benchmarks.redeploy [--promotions N] [--only promotions|restart
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -50,8 +51,8 @@ from weighbridge.services.platform import Platform
 from weighbridge.serving import bento_process
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.models import Front, Route
-from weighbridge.serving.load_figures import percentile
 from weighbridge.serving.openai_client import is_ready
+from weighbridge.serving.quantiles import percentile
 
 NAME = "switch"
 PROMOTIONS = 20
@@ -300,8 +301,8 @@ def _short_answers(
     milliseconds = sorted(1000 * (request.ended - request.began) for request in answered)
     return (
         len(answered) / GATEWAY_SECONDS,
-        percentile(milliseconds, 0.5),
-        percentile(milliseconds, 0.99),
+        percentile(milliseconds, 0.5) or math.nan,
+        percentile(milliseconds, 0.99) or math.nan,
         len(crowd.problems),
     )
 

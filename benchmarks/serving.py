@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common import Figures, alternate, report
-from benchmarks.loads import LONG, SHORT, Payloads, by_side, demo_model
+from benchmarks.loads import LONG, SHORT, Payloads, by_side, demo_model, ttft_ms
 from benchmarks.random_gguf import B_300M, write
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.settings import Settings
@@ -91,7 +91,7 @@ def measure(model: Model, workspace: Workspace, figures: Figures) -> None:
             figures.add_many(
                 f"{key}_tokens_per_second", by_side(turns, lambda load: load.tokens_per_second)
             )
-            figures.add_many(f"{key}_ttft_ms", by_side(turns, lambda load: 1000 * load.ttft_p50))
+            figures.add_many(f"{key}_ttft_ms", by_side(turns, ttft_ms))
             for side in SIDES[1:]:
                 # The goal is that of the address clients are given; what BentoML's own port costs
                 # is told beside it.

@@ -169,11 +169,15 @@ def _speed(measurement: Measurement) -> dict[str, float]:
         figures["cost_per_thousand_requests"] = measurement.cost_per_thousand_requests
     for load in measurement.load:
         at = f"at_{load.concurrency}"
-        figures |= {
+        seen = {
             f"tokens_per_second_{at}": load.tokens_per_second,
             f"requests_per_second_{at}": load.requests_per_second,
             f"ttft_p50_{at}": load.ttft_p50,
             f"ttft_p95_{at}": load.ttft_p95,
             f"itl_p50_{at}": load.itl_p50,
+            f"tpot_p50_{at}": load.tpot_p50,
+            f"tpot_p95_{at}": load.tpot_p95,
         }
+        # MLflow takes numbers alone: what is not known has no metric.
+        figures |= {name: value for name, value in seen.items() if value is not None}
     return figures

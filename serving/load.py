@@ -6,7 +6,6 @@ Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``.
 import argparse
 import asyncio
 import ipaddress
-import json
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -15,11 +14,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from weighbridge.core.errors import BadInput
-from weighbridge.serving.load_figures import LoadFigures, figures_of
+from weighbridge.serving.load_figures import LoadFigures, SpeedLimits, figures_of
+from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
-from weighbridge.serving.openai_client import OK, Client, Payload
+from weighbridge.serving.openai_client import Client, Payload
 
-HEADERS: Final = {"Content-Type": "application/json"}
+SILENCE_POLL: Final = 0.05
+"""Seconds between two looks at what is still under way."""
 
 
 def run_load(
@@ -31,13 +32,18 @@ def run_load(
     requests: int | None = None,
     max_seconds: float = 60.0,
     timeout: float = 120.0,
+    limits: SpeedLimits | None = None,
+    wait_for_silent: bool = True,
     remote: bool = False,
 ) -> LoadFigures:
     """Send the payloads in their order, each once and streamed, `concurrency` at a time.
 
     Figures are of the steady span: from the moment as many requests have ended as there are
     streams, until no new one is sent, which is when the payloads are used up, or `requests` of them
-    after at least `seconds`. After `max_seconds` what is under way is dropped.
+    after at least `seconds`, or after `max_seconds`. What is under way then is cut off, and counts
+    with its age; but a request that has been silent for longer than any answered one ever was is
+    waited for until something comes or `timeout` makes it an error, unless `wait_for_silent` is
+    off.
 
     Raises:
         BadInput: there are too few payloads to fill the streams, or the host is another machine's
@@ -47,9 +53,10 @@ def run_load(
     _check(url, payloads, concurrency, remote=remote)
     # With fewer there would be no span in which all streams are busy.
     enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
-    run = LoadRun(url, payloads, concurrency, enough, seconds, timeout, Client(url, timeout).model)
-    run.go(max_seconds)
-    return figures_of(run.answers, concurrency, run.started, run.exhausted)
+    sender = Sender(url, Client(url, timeout).model, timeout)
+    run = LoadRun(sender, payloads, concurrency, enough, seconds)
+    run.go(max_seconds, wait_for_silent)
+    return figures_of(run.answers, concurrency, run.started, run.exhausted, run.ended, limits)
 
 
 def _check(url: str, payloads: Sequence[Payload], concurrency: int, *, remote: bool) -> None:
@@ -80,51 +87,51 @@ class LoadRun:
 
     def __init__(
         self,
-        url: str,
+        sender: Sender,
         payloads: Sequence[Payload],
         concurrency: int,
         enough: int,
         seconds: float,
-        timeout: float,
-        model: str,
     ) -> None:
         self.answers: list[StreamedAnswer] = []
         self.started = 0.0
         self.exhausted = 0.0
         """When the first worker found that nothing new is to be sent."""
-        self._url = url.rstrip("/").removesuffix("/v1")
+        self.ended = 0.0
+        """When what was still under way was cut off."""
+        self._sender = sender
         self._payloads = iter(payloads)
         self._concurrency = concurrency
         self._enough = enough
-        self._model = model
         self._seconds = seconds
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
 
-    def go(self, max_seconds: float) -> None:
-        """Send everything, or what fits into `max_seconds`; what is under way then is dropped."""
-        asyncio.run(self._go(max_seconds))
+    def go(self, max_seconds: float, wait_for_silent: bool) -> None:
+        """Send everything, or what fits into `max_seconds`."""
+        asyncio.run(self._go(max_seconds, wait_for_silent))
 
-    async def _go(self, max_seconds: float) -> None:
-        # Engines close a connection after a stream while they promise to keep it: never take one
-        # again.
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session:
+    async def _go(self, max_seconds: float, wait_for_silent: bool) -> None:
+        async with self._sender.session() as session:
             self.started = time.perf_counter()
             workers = [asyncio.create_task(self._work(session)) for _ in range(self._concurrency)]
-            _, unfinished = await asyncio.wait(workers, timeout=max_seconds)
+            await asyncio.wait(workers, timeout=max_seconds)
             self.exhausted = self.exhausted or time.perf_counter()
-            for worker in unfinished:
-                worker.cancel()
-            # The CancelledError of a worker that was dropped is no Exception, and is passed over.
-            for outcome in await asyncio.gather(*workers, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    raise outcome
+            while wait_for_silent and self._is_silent(time.perf_counter()):
+                await asyncio.sleep(SILENCE_POLL)
+            self.ended = time.perf_counter()
+            await cancel(workers)
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether something under way has been silent for longer than any answered request."""
+        longest = max(
+            (answer.longest_silence() for answer in self.answers if answer.whole), default=0.0
+        )
+        return any(not answer.ended and answer.silence(now) > longest for answer in self.answers)
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         for payload in self._payloads:
             answer = StreamedAnswer(time.perf_counter())
             self.answers.append(answer)
-            answer.close(await self._send(session, payload, answer))
+            await self._sender.send(session, payload, answer)
             if self.exhausted or self._has_enough():
                 break
         self.exhausted = self.exhausted or time.perf_counter()
@@ -134,32 +141,6 @@ class LoadRun:
             len(self.answers) >= self._enough
             and time.perf_counter() >= self.started + self._seconds
         )
-
-    async def _send(
-        self, session: aiohttp.ClientSession, payload: Payload, answer: StreamedAnswer
-    ) -> str | None:
-        """Return why it did not work, None where it did."""
-        path, body = _compose(payload, self._model)
-        try:
-            async with session.post(self._url + path, data=body, headers=HEADERS) as response:
-                if response.status != OK:
-                    return f"HTTP {response.status}: {(await response.text())[:200]}"
-                async for chunk in response.content.iter_any():
-                    answer.see(chunk)
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            return str(exc) or type(exc).__name__
-        return None
-
-
-def _compose(payload: Payload, model: str) -> tuple[str, bytes]:
-    path = "/v1/chat/completions" if "messages" in payload else "/v1/completions"
-    options = {
-        "model": model,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    return path, json.dumps({**options, **payload}).encode()
 
 
 def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
@@ -208,11 +189,16 @@ def _line(figures: LoadFigures, cpu: float) -> str:
     return (
         f"concurrency {figures.concurrency:3d}: {figures.tokens_per_second:8.1f} tokens/s, "
         f"{figures.requests_per_second:6.2f} requests/s, "
-        f"first token {figures.ttft_p50 * 1000:.0f} ms (p95 {figures.ttft_p95 * 1000:.0f}), "
-        f"between tokens {figures.itl_p50 * 1000:.1f} ms "
-        f"(p95 {figures.itl_p95 * 1000:.1f}), {figures.errors} of {figures.requests} failed, "
+        f"first token {milliseconds(figures.ttft_p50)} (p95 {milliseconds(figures.ttft_p95)}), "
+        f"per token {milliseconds(figures.tpot_p50)} (p95 {milliseconds(figures.tpot_p95)}), "
+        f"{figures.errors} of {figures.requests} failed, {figures.unfinished} were cut off, "
         f"own CPU {cpu:.2f} s"
     )
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return a time for people, `?` where it is not known."""
+    return "?" if seconds is None else f"{seconds * 1000:.3g} ms"
 
 
 if __name__ == "__main__":

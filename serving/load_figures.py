@@ -5,75 +5,192 @@ loop for that.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_streams import StreamedAnswer
 
 
-class LoadFigures(BaseModel):
-    """One run at one concurrency. Times in seconds, of the span in which all streams were busy."""
+class SpeedLimits(BaseModel):
+    """What an answer must keep to count: the objective of a service."""
 
     model_config = ConfigDict(frozen=True)
 
-    concurrency: int
+    ttft: float | None = Field(None, gt=0, description="Seconds to the first token.")
+    tpot: float | None = Field(None, gt=0, description="Seconds per token after the first.")
+    percentile: float = Field(
+        0.95, gt=0, lt=1, description="Which part of all requests must keep both."
+    )
+
+    def kept_by(self, answer: StreamedAnswer) -> bool:
+        """Whether it was answered whole and in time."""
+        if not answer.whole:
+            return False
+        late = self.ttft is not None and (
+            not answer.arrivals or answer.arrivals[0] - answer.started > self.ttft
+        )
+        slow = self.tpot is not None and answer.tpot is not None and answer.tpot > self.tpot
+        return not (late or slow)
+
+    def may_be_kept_by(self, answer: StreamedAnswer, now: float) -> bool:
+        """Whether one that is under way may still be answered in time, as far as is seen."""
+        first = answer.arrivals[0] if answer.arrivals else now
+        return self.ttft is None or first - answer.started <= self.ttft
+
+
+class LoadFigures(BaseModel):
+    """One run at one concurrency or rate. Times in seconds, of the span in which it was steady.
+
+    A figure is None where nothing was seen that it could be of.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    concurrency: int = Field(description="Requests under way together; of a rate: the most seen.")
     requests: int
     errors: int = Field(description="Failed or truncated.")
     output_tokens: int
     seconds: float
     tokens_per_second: float = Field(description="Output tokens of all streams together.")
     requests_per_second: float
-    ttft_p50: float = Field(description="Time to first token, median.")
-    ttft_p95: float
-    itl_p50: float = Field(description="Inter-token latency, median.")
-    itl_p95: float
+    ttft_p50: float | None = Field(description="Time to first token, median.")
+    ttft_p95: float | None
+    itl_p50: float | None = Field(
+        description="Time between two pieces of an answer, of one or more tokens, median."
+    )
+    itl_p95: float | None
+    tpot_p50: float | None = Field(
+        None, description="Per request, (last - first) / (tokens - 1), median."
+    )
+    tpot_p95: float | None = None
+    unfinished: int = Field(
+        0, description="Under way when the run ended: in every percentile with their age."
+    )
+    answer_tokens: float | None = Field(
+        None, description="Output tokens of an answer, mean of those answered whole."
+    )
+    goodput: float | None = Field(
+        None, description="Requests per second that were answered whole and kept the limits."
+    )
+    ttft: Latencies | None = Field(None, description="All of them, for whoever sets a limit.")
+    tpot: Latencies | None = None
+    cached_share: float | None = Field(
+        None, description="Part of the prompts' tokens that the engine had in its prefix cache."
+    )
+    rate: float | None = Field(
+        None, description="Requests per second that were sent, as a Poisson process; None: closed."
+    )
+    lag_p95: float | None = Field(
+        None, description="How late the generator itself sent its requests."
+    )
 
 
 def figures_of(
-    answers: Sequence[StreamedAnswer], concurrency: int, started: float, exhausted: float
+    answers: Sequence[StreamedAnswer],
+    concurrency: int,
+    started: float,
+    exhausted: float,
+    now: float,
+    limits: SpeedLimits | None = None,
 ) -> LoadFigures:
     """Return the figures of the steady span; of the whole run, where there is no such span.
 
     Args:
-        answers: everything that was asked, failures included.
+        answers: everything that was asked, failures and what is under way included.
+        concurrency: how many streams there were.
         started: when the run began.
         exhausted: when the first stream found that nothing new was to be sent.
+        now: when what was under way was cut off.
+        limits: which answers count for the goodput.
     """
     begin, end = _steady_span(answers, concurrency, started, exhausted)
+    # One that began before the span may have met an idle engine: only if it was not answered does
+    # it count all the same. Where all began before, all count.
+    steady = [answer for answer in answers if answer.started >= begin or not answer.whole]
+    measured = steady if any(answer.started >= begin for answer in steady) else answers
+    ended = [answer for answer in answers if begin < answer.ended <= end]
+    return summary(answers, measured, ended, concurrency, (begin, end), now, limits)
+
+
+def summary(
+    answers: Sequence[StreamedAnswer],
+    measured: Sequence[StreamedAnswer],
+    counted: Sequence[StreamedAnswer],
+    concurrency: int,
+    span: tuple[float, float],
+    now: float,
+    limits: SpeedLimits | None,
+) -> LoadFigures:
+    """Return figures of a run whose steady span is known.
+
+    Args:
+        answers: everything that was asked.
+        measured: those whose latencies count.
+        counted: those that the requests per second are of.
+        concurrency: how many were under way together.
+        span: when it began and ended.
+        now: when what was under way was cut off.
+        limits: which answers count for the goodput.
+    """
     # Everything is divided by it: never 0, however short the run.
-    span = max(end - begin, 1e-9)
-    successful = [answer for answer in answers if not answer.error]
-    # One that began before the span may have met an idle engine; where all did, all count.
-    measured = [answer for answer in successful if answer.started >= begin] or successful
-    tokens = sum(_tokens_between(answer, begin, end) for answer in successful)
-    ttft = sorted(answer.arrivals[0] - answer.started for answer in measured if answer.arrivals)
-    itl = sorted(gap for answer in measured for gap in _gaps(answer))
+    seconds = max(span[1] - span[0], 1e-9)
+    tokens = _tokens_in(answers, span)
+    whole = [answer for answer in answers if answer.whole]
+    ttft, tpot, itl = _ttft(measured, now), _tpot(measured, now), _itl(measured, now)
+    limits = limits or SpeedLimits()
     return LoadFigures(
         concurrency=concurrency,
         requests=len(answers),
-        errors=len(answers) - len(successful),
+        errors=sum(1 for answer in answers if answer.error is not None),
+        unfinished=sum(1 for answer in answers if not answer.ended),
         output_tokens=round(tokens),
-        seconds=span,
-        tokens_per_second=tokens / span,
-        requests_per_second=sum(1 for answer in successful if begin < answer.ended <= end) / span,
-        ttft_p50=percentile(ttft, 0.5),
-        ttft_p95=percentile(ttft, 0.95),
-        itl_p50=percentile(itl, 0.5),
-        itl_p95=percentile(itl, 0.95),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        requests_per_second=sum(1 for answer in counted if answer.whole) / seconds,
+        goodput=sum(1 for answer in counted if limits.kept_by(answer)) / seconds,
+        ttft_p50=ttft.percentile(0.5),
+        ttft_p95=ttft.percentile(0.95),
+        tpot_p50=tpot.percentile(0.5),
+        tpot_p95=tpot.percentile(0.95),
+        itl_p50=itl.percentile(0.5),
+        itl_p95=itl.percentile(0.95),
+        answer_tokens=statistics.fmean(answer.tokens for answer in whole) if whole else None,
+        ttft=ttft,
+        tpot=tpot,
+        cached_share=_cached_share(answers),
     )
 
 
-def percentile(ordered: Sequence[float], part: float) -> float:
-    """Return the value below which `part` of the ordered values lie, between neighbours where
-    needed; 0 of nothing.
-    """
-    if not ordered:
-        return 0.0
-    position = part * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+def _ttft(answers: Sequence[StreamedAnswer], now: float) -> Latencies:
+    silent = [answer for answer in answers if not answer.arrivals]
+    return Latencies.of(
+        (answer.arrivals[0] - answer.started for answer in answers if answer.arrivals),
+        (now - answer.started for answer in silent if not answer.ended),
+        sum(1 for answer in silent if answer.error is not None),
+    )
+
+
+def _tpot(answers: Sequence[StreamedAnswer], now: float) -> Latencies:
+    """Return TPOT of every request; of one under way, what it comes to if a token came now."""
+    begun = [answer for answer in answers if answer.arrivals]
+    return Latencies.of(
+        (pace for answer in begun if answer.whole and (pace := answer.tpot) is not None),
+        ((now - answer.arrivals[0]) / sum(answer.pieces) for answer in begun if not answer.ended),
+        sum(1 for answer in answers if answer.error is not None),
+    )
+
+
+def _itl(answers: Sequence[StreamedAnswer], now: float) -> Latencies:
+    gaps = (
+        later - earlier
+        for answer in answers
+        for earlier, later in itertools.pairwise(answer.arrivals)
+    )
+    waits = (answer.silence(now) for answer in answers if answer.arrivals and not answer.ended)
+    return Latencies.of(gaps, waits)
 
 
 def _steady_span(
@@ -90,15 +207,27 @@ def _steady_span(
     return started, max([exhausted, *ended])
 
 
-def _tokens_between(answer: StreamedAnswer, begin: float, end: float) -> float:
-    """Return how many tokens came in the span. A delta may hold several tokens, or half of one:
-    each counts its share.
+def _tokens_in(answers: Sequence[StreamedAnswer], span: tuple[float, float]) -> float:
+    """Return how many tokens came in the span, failed answers left out. A delta may hold several
+    tokens, or half of one: each counts its share; of an answer under way, as those of the others.
     """
-    if not answer.arrivals:
-        return 0.0
-    inside = sum(1 for arrival in answer.arrivals if begin < arrival <= end)
-    return inside * (answer.tokens or len(answer.arrivals)) / len(answer.arrivals)
+    whole = [answer for answer in answers if answer.whole]
+    deltas = sum(sum(answer.pieces) for answer in whole)
+    per_delta = sum(answer.tokens for answer in whole) / deltas if deltas else 1.0
+    total = 0.0
+    for answer in answers:
+        if answer.error is None and answer.arrivals:
+            inside = sum(
+                count
+                for arrival, count in zip(answer.arrivals, answer.pieces, strict=True)
+                if span[0] < arrival <= span[1]
+            )
+            share = answer.tokens / sum(answer.pieces) if answer.ended else per_delta
+            total += inside * share
+    return total
 
 
-def _gaps(answer: StreamedAnswer) -> Iterator[float]:
-    return (later - earlier for earlier, later in itertools.pairwise(answer.arrivals))
+def _cached_share(answers: Sequence[StreamedAnswer]) -> float | None:
+    told = [answer for answer in answers if answer.cached_tokens is not None]
+    prompts = sum(answer.prompt_tokens or 0 for answer in told)
+    return sum(answer.cached_tokens or 0 for answer in told) / prompts if prompts else None

@@ -227,10 +227,9 @@ class CandidateBenchmark:
             for name, value in setting.args.model_dump().items()
             if value != getattr(self.candidate.engine, name)
         }
-        note |= {
-            "tokens_per_second": round(setting.tokens_per_second, 1),
-            "ttft_p95": round(setting.ttft_p95, 4),
-        }
+        note |= {"tokens_per_second": round(setting.tokens_per_second, 1)}
+        if math.isfinite(setting.ttft_p95):
+            note["ttft_p95"] = round(setting.ttft_p95, 4)
         return note | ({} if setting.problem is None else {"problem": setting.problem})
 
     def _measure_settings(
@@ -257,7 +256,7 @@ class CandidateBenchmark:
             with ExitStack() as attempt:
                 running = attempt.enter_context(self._serve(args))
                 figures = self._run_levels(
-                    running, backwards, levels, 1, TUNING_SECONDS, TUNING_MAX_SECONDS
+                    running, backwards, levels, 1, TUNING_SECONDS, TUNING_MAX_SECONDS, tuning=True
                 )
                 stack.push(attempt.pop_all())
         except Unavailable as exc:
@@ -265,7 +264,9 @@ class CandidateBenchmark:
         rates = [level.tokens_per_second for level in figures]
         # A geometric mean: ratios count, not the larger figures of the higher concurrencies.
         speed = math.prod(rates) ** (1 / len(rates))
-        return _Setting(args, speed, figures[-1].ttft_p95), running
+        # Where too few got a first token to know, nothing can be said for it.
+        ttft = figures[-1].ttft_p95
+        return _Setting(args, speed, math.inf if ttft is None else ttft), running
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
         """Measure the speed at every concurrency."""
@@ -288,6 +289,8 @@ class CandidateBenchmark:
         requests: int,
         seconds: float,
         max_seconds: float,
+        *,
+        tuning: bool = False,
     ) -> list[LoadFigures]:
         """Run every level, each with prompts of its own as far as there are enough."""
         # Recipes import this module, and the generator an event loop.
@@ -309,6 +312,8 @@ class CandidateBenchmark:
                     seconds=seconds,
                     max_seconds=max_seconds,
                     timeout=self.args.request_timeout,
+                    # Of tuning, bad options need no more time than they were given.
+                    wait_for_silent=not tuning,
                 )
             )
             if not running.process.alive():

@@ -30,6 +30,12 @@ UNITS: Final = {
     "ttft_p95": "seconds",
     "itl_p50": "seconds",
     "itl_p95": "seconds",
+    "tpot_p50": "seconds",
+    "tpot_p95": "seconds",
+    "lag_p95": "seconds",
+    "rate": "requests per second that were sent",
+    "goodput": "requests per second that were answered whole and kept the limits",
+    "answer_tokens": "output tokens of an answer, mean",
     "tokens_per_second": "output tokens per second, all streams together",
     "requests_per_second": "requests per second, all streams together",
 }
@@ -219,13 +225,18 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
         "doubt": decision.notes.get(label),
         "scores": score_figures(measurement.scores),
         "test_scores": score_figures(measurement.test_scores),
-        "load": [load.model_dump(mode="json") for load in measurement.load],
+        "load": [_load_figures(load) for load in measurement.load],
         "load_seconds": measurement.load_seconds,
         "peak_memory": measurement.peak_memory or None,
         "size": measurement.candidate.variant.artifact.size,
         "cost_per_million_tokens": measurement.cost_per_million_tokens,
         "cost_per_thousand_requests": measurement.cost_per_thousand_requests,
     }
+
+
+def _load_figures(load: LoadFigures) -> dict[str, Any]:
+    # The latencies themselves are in the record, for whoever judges by them.
+    return load.model_dump(mode="json", exclude={"ttft", "tpot"})
 
 
 def score_figures(scores: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
@@ -248,7 +259,11 @@ def _score(score: Score | None) -> str:
 
 
 def _ttft(load: LoadFigures | None) -> str:
-    return f"{human_seconds(load.ttft_p50)} / {human_seconds(load.ttft_p95)}" if load else _UNKNOWN
+    return f"{_seconds(load.ttft_p50)} / {_seconds(load.ttft_p95)}" if load else _UNKNOWN
+
+
+def _seconds(value: float | None) -> str:
+    return _UNKNOWN if value is None else human_seconds(value)
 
 
 def _number(value: float | None) -> str:

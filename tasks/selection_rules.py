@@ -184,9 +184,8 @@ class SelectionRules:
         elif not math.isfinite(share):
             wrong.append(f"its errors {at} are not a number")
         # `not … <=`, here and below: a figure that is no number breaks the limit, too.
-        if args.max_ttft_p95 is not None and not load.ttft_p95 <= args.max_ttft_p95:
-            limit = human_seconds(args.max_ttft_p95)
-            wrong.append(f"p95 TTFT {human_seconds(load.ttft_p95)} {at} is above the limit {limit}")
+        if args.max_ttft_p95 is not None:
+            wrong += _ttft_beyond(load, args.max_ttft_p95)
         if (
             args.min_tokens_per_second is not None
             and not load.tokens_per_second >= args.min_tokens_per_second
@@ -346,6 +345,24 @@ class SelectionRules:
             else f"{self.args.min_improvement:.0%}"
         )
         return f"not better than the champion by {margin} without losing quality: {comparison}"
+
+
+def _ttft_beyond(load: LoadFigures, limit: float) -> list[str]:
+    at = f"at concurrency {load.concurrency}"
+    if load.ttft_p95 is None:
+        return [f"its p95 TTFT {at} is not known: {_unanswered(load)}"]
+    # `not … <=`: a figure that is no number breaks the limit, too.
+    if not load.ttft_p95 <= limit:
+        seen = human_seconds(load.ttft_p95)
+        return [f"p95 TTFT {seen} {at} is above the limit {human_seconds(limit)}"]
+    return []
+
+
+def _unanswered(load: LoadFigures) -> str:
+    """Return why a percentile of the first token is not known."""
+    without = load.ttft.open_count + load.ttft.never if load.ttft else load.requests
+    total = load.ttft.total if load.ttft else load.requests
+    return f"{without} of {total} requests got no first token"
 
 
 def _joined(parts: Iterable[str | None]) -> str | None:

@@ -26,7 +26,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 3: the token that ends an answer is the one that ends a turn.
 # 4: room for the rows and the load alone, one round of tuning, and memory counted whole.
 # 5: answers are drawn as they are served.
-VERSION = 5
+# 6: requests under way at the end count, time per token is of the request, pieces are not spread.
+VERSION = 6
 logger = logging.getLogger(__name__)
 
 # Nothing listens there: of the command, only the program is looked at.

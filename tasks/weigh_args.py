@@ -32,7 +32,10 @@ class WeighArgs(BaseModel):
     requests: int = Field(32, ge=1, description="Fewest requests per concurrency.")
     seconds: float = Field(2.0, ge=0, description="Least time per concurrency.")
     max_seconds: float = Field(
-        60.0, gt=0, description="Most time per concurrency; what is under way then is dropped."
+        60.0,
+        gt=0,
+        description="Most time per concurrency; what is under way then is cut off and counts with "
+        "its age. What hangs is waited for, up to `request_timeout`.",
     )
     max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
     request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")

@@ -5,7 +5,7 @@ import pytest
 from tests.stand_ins.openai import Behaviour, serve
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.load import main, run_load
-from weighbridge.serving.load_figures import percentile
+from weighbridge.serving.load_figures import SpeedLimits
 from weighbridge.serving.openai_client import Payload
 
 
@@ -35,8 +35,12 @@ def test_every_payload_is_sent_once_and_every_token_counted(chat: bool) -> None:
 def test_times_are_those_of_the_server() -> None:
     with serve(Behaviour(default="a b c d e", first_delay=0.05, token_delay=0.02)) as server:
         figures = run_load(server.url, payloads(12), 2)
+    assert figures.ttft_p50
     assert 0.05 <= figures.ttft_p50 < 0.1
+    assert figures.itl_p50
     assert 0.019 <= figures.itl_p50 < 0.04
+    assert figures.tpot_p50
+    assert 0.019 <= figures.tpot_p50 < 0.04
     seconds_per_answer = 0.05 + 4 * 0.02
     assert figures.tokens_per_second == pytest.approx(2 * 5 / seconds_per_answer, rel=0.35)
     assert figures.requests_per_second == pytest.approx(2 / seconds_per_answer, rel=0.4)
@@ -65,11 +69,63 @@ def test_an_answer_that_takes_too_long_is_an_error() -> None:
     assert figures.tokens_per_second == 0
 
 
-def test_time_is_bounded_and_what_is_dropped_is_no_error() -> None:
+def test_time_is_bounded_and_what_is_cut_off_is_no_error_but_counts() -> None:
     with serve(Behaviour(default=" ".join("x" * 8), token_delay=0.2)) as server:
-        figures = run_load(server.url, payloads(50), 4, max_seconds=0.5)
+        figures = run_load(server.url, payloads(50), 4, max_seconds=0.5, wait_for_silent=False)
     assert figures.seconds < 1
     assert figures.tokens_per_second > 0
+    assert (figures.errors, figures.unfinished) == (0, 4)
+    # None has ended: what is known of their pace is that so far.
+    assert figures.tpot
+    assert (figures.tpot.count, figures.tpot.open_count) == (0, 4)
+
+
+@pytest.mark.parametrize("fault", ["hang_every", "stall_every"])
+def test_an_engine_that_hangs_is_waited_for_until_it_is_an_error(fault: str) -> None:
+    with serve(Behaviour.of(fault, every=6)) as server:
+        figures = run_load(server.url, payloads(40), 4, max_seconds=0.3, timeout=0.6)
+    # All four streams hang in the end, after 24 requests.
+    assert (figures.requests, figures.errors, figures.unfinished) == (24, 4, 0)
+    if fault == "hang_every":
+        assert figures.ttft_p50 is not None
+        assert figures.ttft_p95 is None
+
+
+def test_without_waiting_what_hangs_stands_in_every_percentile_with_its_age() -> None:
+    with serve(Behaviour(hang_every=6)) as server:
+        figures = run_load(server.url, payloads(40), 4, max_seconds=0.3, wait_for_silent=False)
+    assert (figures.errors, figures.unfinished) == (0, 4)
+    assert figures.ttft_p95 is None
+    assert figures.ttft
+    assert figures.ttft.overruns(0.1)[0] == 4
+
+
+def test_where_nothing_came_no_percentile_is_known() -> None:
+    with serve(Behaviour(hang_every=1)) as server:
+        figures = run_load(server.url, payloads(4), 2, max_seconds=0.1, timeout=0.2)
+    assert figures.errors == figures.requests == 2
+    assert figures.ttft_p50 is figures.ttft_p95 is figures.itl_p50 is figures.tpot_p50 is None
+    assert figures.answer_tokens is None
+
+
+def test_time_per_token_is_of_the_request_and_pieces_are_not_spread_out() -> None:
+    words = " ".join("abcdefghijklmnop")
+    with serve(Behaviour(default=words, token_delay=0.02, per_piece=4)) as server:
+        figures = run_load(server.url, [{**one, "max_tokens": 16} for one in payloads(6)], 1)
+    assert figures.answer_tokens == 16
+    assert figures.itl_p50
+    assert 0.02 <= figures.itl_p50 < 0.03
+    # Four pieces of four tokens: (last - first) / 15.
+    assert figures.tpot_p50 == pytest.approx(3 * figures.itl_p50 / 15, rel=0.1)
+
+
+def test_goodput_counts_answers_that_are_whole_and_in_time() -> None:
+    with serve(Behaviour(first_delay=0.02, error_every=3)) as server:
+        kept = run_load(server.url, payloads(12), 1, limits=SpeedLimits(ttft=1.0))
+        late = run_load(server.url, payloads(12), 1, limits=SpeedLimits(ttft=0.01))
+    assert kept.goodput == pytest.approx(kept.requests_per_second)
+    assert kept.requests_per_second > 0
+    assert late.goodput == 0
 
 
 def test_it_goes_on_until_enough_requests_and_enough_time() -> None:
@@ -93,12 +149,6 @@ def test_too_few_payloads_are_refused() -> None:
 def test_nobody_there_is_said() -> None:
     with pytest.raises(Unavailable, match="asking http"):
         run_load("http://127.0.0.1:9", payloads(8), 1)
-
-
-def test_percentiles_lie_between_neighbours() -> None:
-    assert percentile([], 0.5) == 0
-    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
-    assert percentile([1.0, 2.0, 3.0], 1.0) == 3.0
 
 
 def test_the_command_prints_a_line_per_concurrency(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,12 @@ class Behaviour:
     """The stream ends properly, but without a reason and without `[DONE]`."""
     break_every: int = 0
     """An error is told within the stream."""
+    hang_every: int = 0
+    """Nothing comes, for as long as the server runs."""
+    stall_every: int = 0
+    """Nothing more comes after the first half of the answer, for as long as the server runs."""
+    per_piece: int = 1
+    """Tokens in one piece of a stream."""
     die_after: int = 0
     """The process ends at this request."""
     die_seconds: float = 0.0
@@ -167,6 +173,7 @@ class Server(ThreadingHTTPServer):
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._now: set[int] = set()
+        self.over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -202,6 +209,7 @@ class Server(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *unused: object) -> None:
+        self.over.set()
         self.shutdown()
         self.server_close()
 
@@ -261,6 +269,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.leaked += [b"\1" * (behaviour.leak << 20)] if behaviour.leak else []
         time.sleep(behaviour.first_delay * behaviour.slower)
+        if _hits(behaviour.hang_every, number):
+            self.server.over.wait()
+            return
         if _hits(behaviour.error_every, number) or random.random() < behaviour.error_share:
             self._json(500, {"error": {"message": "the stand-in fails as it was told"}})
             return
@@ -329,8 +340,13 @@ class Handler(BaseHTTPRequestHandler):
             )
         if "one_piece" in behaviour.flaws:
             tokens = ["".join(tokens)]
+        size = behaviour.per_piece
+        tokens = ["".join(tokens[start : start + size]) for start in range(0, len(tokens), size)]
         for place, token in enumerate(tokens):
             if place * 2 >= len(tokens):
+                if _hits(behaviour.stall_every, number):
+                    self.server.over.wait()
+                    return
                 if _hits(behaviour.truncate_every, number):
                     self.close_connection = True
                     return

@@ -21,7 +21,7 @@ from weighbridge.serving.engines import llama_cpp
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks import candidate_benchmark
-from weighbridge.tasks.candidate_benchmark import TUNING_MAX_SECONDS, CandidateBenchmark
+from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
@@ -171,8 +171,10 @@ def test_every_setting_is_started_once_and_the_best_is_measured(
         started.append(options.threads or 0)
         return serve(scale, options)
 
-    def run(scale: CandidateBenchmark, running: Running, *given: Any) -> list[LoadFigures]:
-        if len(given) == 5 and given[-1] != TUNING_MAX_SECONDS:
+    def run(
+        scale: CandidateBenchmark, running: Running, *given: Any, tuning: bool = False
+    ) -> list[LoadFigures]:
+        if not tuning:
             return run_levels(scale, running, *given)
         threads = started[-1]
         if not speeds[threads]:
