@@ -21,6 +21,7 @@ def small_recipe(folder: Path, name: str, *, variants: int = 1, **changes: dict[
     recipe["select"] = {
         "metric": recipe["select"]["metric"],
         "max_loss": None,
+        "max_nll_increase": None,
         "objective": "throughput",
     }
     for section, fields in changes.items():

@@ -92,6 +92,33 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _selects_by_what_is_measured(self) -> Self:
+        """Refuse limits and objectives that no measurement of this recipe can tell."""
+        select, weigh = self.select, self.weigh
+        metrics = {metric.label(): metric for metric in self.evaluate.metrics}
+        if select.metric not in metrics:
+            raise ValueError(
+                f"select.metric '{select.metric}' is none of evaluate.metrics: {', '.join(metrics)}"
+            )
+        if select.needs_price and weigh.price_per_hour is None:
+            raise ValueError(
+                f"select asks for a cost ({select.needs_price}), and there is no "
+                "weigh.price_per_hour"
+            )
+        if select.concurrency is not None and select.concurrency not in weigh.concurrency:
+            weighed = ", ".join(map(str, weigh.concurrency))
+            raise ValueError(
+                f"select.concurrency {select.concurrency} is none of weigh.concurrency: {weighed}"
+            )
+        lowest, highest = metrics[select.metric].bounds
+        if select.floor is not None and not lowest <= select.floor <= highest:
+            raise ValueError(
+                f"select.floor {select.floor:.4g}: {select.metric} lies between {lowest:g} and "
+                f"{highest:g}"
+            )
+        return self
+
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a recipe, for editors and for Prefect's run form."""

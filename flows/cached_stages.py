@@ -146,12 +146,19 @@ def weigh_step(
 
 
 def select_step(
-    weighed: Weighed, evaluated: Evaluated, champion: Measurement | None, recipe: Recipe
+    weighed: Weighed,
+    evaluated: Evaluated,
+    champion: Measurement | None,
+    recipe: Recipe,
+    unweighed: str = "",
 ) -> CachedStage[Decision]:
+    """Return the step; `unweighed` says why nothing is known of a champion that there is."""
     inputs = {
         "measurements": weighed.measurements,
         "reference": evaluated.finetuned,
+        "test_reference": evaluated.test,
         "champion": champion,
+        "unweighed": unweighed,
         "args": recipe.select,
     }
     return CachedStage(
@@ -159,7 +166,14 @@ def select_step(
         select.VERSION,
         Decision,
         inputs,
-        lambda: select.select(weighed.measurements, evaluated.finetuned, champion, recipe.select),
+        lambda: select.select(
+            weighed.measurements,
+            evaluated.finetuned,
+            champion,
+            recipe.select,
+            evaluated.test,
+            unweighed,
+        ),
     )
 
 

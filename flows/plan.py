@@ -17,6 +17,7 @@ from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import Downloaded, Pinned, missing_bytes, pin
 from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
+from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.training_memory import training_memory
 
 Action = Literal["reuse", "run", "wait"]
@@ -114,6 +115,8 @@ class _Forecaster:
         # As in a release: what cannot be made is told before anything is trained.
         model_check.check(downloaded.model, downloaded.data, workspace)
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
+        rows = len(read_rows(downloaded.data, "test"))
+        proving_rows.check_rows(rows, recipe.select, recipe.evaluate)
         model = downloaded.model
         if recipe.finetune != "none":
             yield from self._forecast(

@@ -22,7 +22,6 @@ from weighbridge.rollout.champion import (
     Champion,
     as_candidate,
     built_release,
-    find_champion,
     find_measured,
 )
 from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
@@ -32,11 +31,13 @@ from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import model_check
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
+from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.evaluate import Evaluated, gate
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.select import Decision
+from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.weigh import Weighed
 
 logger = logging.getLogger(__name__)
@@ -84,14 +85,16 @@ class ReleaseRun:
         return downloaded
 
     def check_model(self, downloaded: Downloaded) -> None:
-        """Check that this model can read the data, and that every variant can be made of it: hours
-        before they are made.
+        """Check that this model can read the data, that every variant can be made of it, and that
+        there are rows enough to show the limits: hours before they are made.
 
         Raises:
-            BadInput: it cannot, or an optimizer cannot take such a model.
+            BadInput: it cannot, an optimizer cannot take such a model, or there are too few rows.
         """
         model_check.check(downloaded.model, downloaded.data, self.workspace)
         optimizing.check(downloaded.model.path, self.recipe.optimize, self.workspace)
+        rows = len(read_rows(downloaded.data, "test"))
+        proving_rows.check_rows(rows, self.recipe.select, self.recipe.evaluate)
 
     def finetunes(self) -> bool:
         """Whether the recipe asks for a fine-tune, or releases the model as it was downloaded."""
@@ -149,8 +152,13 @@ class ReleaseRun:
         self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed
     ) -> tuple[Decision, list[Measurement]]:
         """Return the decision, and every measurement it looked at, the champion's included."""
-        champion = self._champion_measured(downloaded, weighed)
-        decision = self._stage(cached_stages.select_step(weighed, evaluated, champion, self.recipe))
+        champion, unweighed = self._champion_measured(downloaded, evaluated, weighed)
+        step = cached_stages.select_step(weighed, evaluated, champion, self.recipe, unweighed)
+        decision = self._stage(step)
+        if decision.finalist_score is not None:
+            rows = read_rows(downloaded.data, "test")
+            uses = proving_rows.count_use(rows, fingerprint(step.inputs), self.workspace)
+            decision = decision.model_copy(update={"test_uses": uses})
         return decision, [*weighed.measurements, *([champion] if champion else [])]
 
     def package(
@@ -263,20 +271,37 @@ class ReleaseRun:
     def _stage(self, step: cached_stages.CachedStage[R]) -> R:
         return run_stage(step.name, lambda: step.run(self.workspace)).value
 
-    def _champion_measured(self, downloaded: Downloaded, weighed: Weighed) -> Measurement | None:
-        """Measure the champion as the candidates were; None where there is none, or where it won
-        this very weighing.
+    def _champion_measured(
+        self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed
+    ) -> tuple[Measurement | None, str]:
+        """Measure the champion as the candidates were; else say why nothing is known of it.
+
+        Neither where there is none, or where it won this very weighing by this recipe.
         """
-        champion = find_champion(self.registry, self.recipe.name)
-        if champion is None or champion.weighing == fingerprint(weighed):
-            return None
+        version = self.registry.champion(self.recipe.name)
+        if version is None:
+            return None, ""
+        champion = find_measured(self.registry, version)
+        if champion is None:
+            return None, _unknown_champion(version, "it was never weighed")
+        decided = cached_stages.select_step(weighed, evaluated, None, self.recipe)
+        if champion.weighing == fingerprint(weighed) and decided.forecast(self.workspace).value:
+            return None, ""
         candidate = as_candidate(champion, self.registry, self.workspace)
         if candidate is None:
-            return None
+            return None, _unknown_champion(version, "its weights are not to be had")
         labelled = candidate.model_copy(update={"label": champion_label(champion)})
-        return weighing.weigh_one(
+        measured = weighing.weigh_one(
             labelled, downloaded.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
         )
+        return measured, ""
+
+
+def _unknown_champion(version: Version, why: str) -> str:
+    return (
+        f"version {version.version} of {version.name} could not be compared: {why}; another takes "
+        f"its place by hand (weighbridge promote {version.name} VERSION)"
+    )
 
 
 def _peak_memory(winner: Candidate, weighed: Weighed) -> int:

@@ -40,24 +40,6 @@ def alias_warning(registry: Registry, name: str) -> str:
     )
 
 
-def find_champion(registry: Registry, name: str) -> Champion | None:
-    """Return the champion of a model.
-
-    None where there is none, or where the alias names a version that was never weighed.
-    """
-    version = registry.champion(name)
-    if version is None:
-        return None
-    champion = find_measured(registry, version)
-    if champion is None:
-        logger.warning(
-            "champion %s %s was never weighed: the winner is not compared with it",
-            name,
-            version.version,
-        )
-    return champion
-
-
 def find_measured(registry: Registry, version: Version) -> Champion | None:
     """Return a version and how it was measured; None where it never was."""
     document = registry.measurement_of(version)

@@ -10,7 +10,7 @@ from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision
-from weighbridge.tasks.selection_rules import figures_at
+from weighbridge.tasks.selection.objective import figures_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

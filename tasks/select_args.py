@@ -1,8 +1,8 @@
 """Limits on candidates and what decides among them, as a recipe says it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Goal = Literal[
     "throughput", "requests", "cost", "request_cost", "latency", "quality", "memory", "size"
@@ -21,20 +21,27 @@ class SelectArgs(BaseModel):
     max_loss: float | None = Field(
         0.02,
         ge=0,
-        description="How much worse than the unquantized model `metric` may be, in the "
-        "metric's own unit.",
+        description="How much worse than its own unquantized weights a candidate may be in "
+        "`metric`, in the metric's own unit.",
     )
     max_nll_increase: float | None = Field(
         0.05,
         ge=0,
-        description="How much higher than the unquantized model's the negative log-likelihood "
-        "per token may be: it shows damage that the answers don't show yet. Not applied where it "
-        "was not measured.",
+        description="How much higher than that of its own unquantized weights the negative "
+        "log-likelihood per token may be: it shows damage that the answers don't show yet. Not "
+        "applied where it was not measured.",
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        description="How much worse than the champion's `metric` may be, in its own unit, where "
+        "the objective is better: the rule of challenger against champion alone.",
     )
     on_doubt: Literal["accept", "refuse"] = Field(
-        "accept",
-        description="What to do when a loss is within its limit, but its 95 % confidence interval "
-        "reaches beyond.",
+        "refuse",
+        description="What becomes of a candidate whose floor or loss is undecided, its 95 % "
+        "interval reaching over the limit: not released (`refuse`), or released where the figure "
+        "itself is within the limit (`accept`; the report says so).",
     )
     max_ttft_p95: float | None = Field(
         None, gt=0, description="Seconds to the first token, 95th percentile."
@@ -74,6 +81,27 @@ class SelectArgs(BaseModel):
     min_improvement: float = Field(
         0.05,
         ge=0,
-        description="How much better than the champion's the objective must be to take its place: "
-        "a share of it (0.05 is 5 %); for objective `quality` in the metric's own unit.",
+        description="How much better than the champion's the objective must at least be, by the "
+        "lower end of its interval, to take its place: a share of it (0.05 is 5 %). Not applied "
+        "where quality is the objective: there it is enough to be better beyond doubt.",
     )
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        """Refuse a loss that no number of rows can show."""
+        for name in ("max_loss", "max_nll_increase"):
+            if getattr(self, name) == 0 and self.on_doubt == "refuse":
+                raise ValueError(
+                    f"{name} 0 cannot be shown by any number of rows: give a limit above 0, or "
+                    "`on_doubt: accept`"
+                )
+        return self
+
+    @property
+    def needs_price(self) -> str:
+        """Return the field that asks for a cost; empty where none does."""
+        if self.objective in ("cost", "request_cost"):
+            return f"objective {self.objective}"
+        if self.max_cost is not None:
+            return "max_cost"
+        return "max_request_cost" if self.max_request_cost is not None else ""

@@ -14,6 +14,8 @@ class MetricArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """Least and greatest value that a score can have."""
     kind: str
 
     def label(self) -> str:

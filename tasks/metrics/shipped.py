@@ -17,6 +17,7 @@ from weighbridge.tasks.metrics.intervals import bootstrap, mean_score
 class ExactMatchArgs(MetricArgs):
     """An answer counts when it equals its reference."""
 
+    bounds: ClassVar[tuple[float, float]] = (0, 1)
     kind: Literal["exact_match"] = "exact_match"
     strip: bool = Field(True, description="White space at both ends does not count.")
     ignore_case: bool = Field(False, description="Upper and lower case are the same.")
@@ -30,6 +31,7 @@ class ExactMatchArgs(MetricArgs):
 class JsonFieldsArgs(MetricArgs):
     """How much of a JSON answer is right; an answer that is not JSON is wrong."""
 
+    bounds: ClassVar[tuple[float, float]] = (0, 1)
     kind: Literal["json_fields"] = "json_fields"
     fields: tuple[str, ...] = Field(
         (),
@@ -41,6 +43,7 @@ class JsonFieldsArgs(MetricArgs):
 class RougeLArgs(MetricArgs):
     """ROUGE-L's F-measure, as rouge-score computes it."""
 
+    bounds: ClassVar[tuple[float, float]] = (0, 1)
     kind: Literal["rouge_l"] = "rouge_l"
     use_stemmer: bool = Field(False, description="Compare English words by their stem.")
     tokenizer: Literal["rouge", "whitespace"] = Field(
@@ -53,6 +56,7 @@ class RougeLArgs(MetricArgs):
 class BleuArgs(MetricArgs):
     """Corpus BLEU, 0 to 100, as sacrebleu computes it."""
 
+    bounds: ClassVar[tuple[float, float]] = (0, 100)
     kind: Literal["bleu"] = "bleu"
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
         "13a", description="sacrebleu's tokenizer."
@@ -63,6 +67,7 @@ class BleuArgs(MetricArgs):
 class NllArgs(MetricArgs):
     """Negative log-likelihood per reference token; it shows damage that answers don't show yet."""
 
+    bounds: ClassVar[tuple[float, float]] = (0, math.inf)
     kind: Literal["nll"] = "nll"
     report: Literal["nll", "perplexity"] = Field(
         "nll", description="Nats per token, or their exponential."

@@ -17,6 +17,7 @@ def exact(right: int, rows: int = 200) -> Score:
         low=share - 0.01,
         high=share + 0.01,
         per_example=[1.0] * right + [0.0] * (rows - right),
+        ids=[str(row) for row in range(rows)],
     )
 
 
@@ -64,16 +65,21 @@ def measured(
     failure: str = "",
     errors: int = 0,
     content: str = "",
+    test: int | None = None,
 ) -> Measurement:
-    """One candidate on llama.cpp; `content` tells two artifacts of one label apart."""
+    """One candidate on llama.cpp; `content` tells two artifacts of one label apart, and `test` is
+    how many of the test rows are right, where it is not as many as of the others.
+    """
     digest = "sha256:" + (content or label).encode().hex().ljust(64, "0")[:64]
     artifact = Artifact(digest=digest, format="gguf", path=Path("/nowhere"), size=size)
     variant = Variant(label=label, optimizer="gguf", artifact=artifact)
+    scores = {} if failure else {"exact_match": exact(right), "nll": nll(likelihood)}
     return Measurement(
         candidate=Candidate(
             label=f"llama_cpp/{label}", variant=variant, engine=LlamaCppArgs(kind="llama_cpp")
         ),
-        scores={} if failure else {"exact_match": exact(right), "nll": nll(likelihood)},
+        scores=scores,
+        test_scores=scores if test is None else {**scores, "exact_match": exact(test)},
         predictions=artifact.model_copy(update={"format": "jsonl"}),
         load=[]
         if failure

@@ -1,24 +1,24 @@
 """select: limits, objective, champion."""
 
 import math
+import re
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.made import REFERENCE, exact, measured, nll
+from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.core.errors import GateFailed
-from weighbridge.tasks.measurement import Measurement
-from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.measurement import Measurement, Noise, Repeat
 from weighbridge.tasks.select import Decision, require_winner, select
 from weighbridge.tasks.select_args import SelectArgs
-from weighbridge.tasks.selection_rules import loss
+from weighbridge.tasks.statistics.repeats import Drift
 
 
 def decide(
     *measurements: Measurement, champion: Measurement | None = None, **limits: Any
 ) -> Decision:
-    return select(measurements, REFERENCE, champion, SelectArgs(**limits))
+    return select(measurements, REFERENCE, champion, SelectArgs(**limits), REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,16 @@ def decide(
 )
 def test_the_objective_decides_among_those_within_the_limits(objective: str, winner: str) -> None:
     decision = decide(
-        measured("fast", speed=900),
-        measured("cheap", cost=0.01),
-        measured("brisk", requests=20),
-        measured("thrifty", request_cost=0.1),
-        measured("quick", ttft=0.01),
+        measured("fast", right=180, speed=900),
+        measured("cheap", right=180, cost=0.01),
+        measured("brisk", right=180, requests=20),
+        measured("thrifty", right=180, request_cost=0.1),
+        measured("quick", right=180, ttft=0.01),
         measured("good", right=200),
-        measured("lean", memory=1 << 20),
-        measured("small", size=1 << 10),
+        measured("lean", right=180, memory=1 << 20),
+        measured("small", right=180, size=1 << 10),
         objective=objective,
+        max_loss=0.2,
     )
     assert decision.winner == f"llama_cpp/{winner}"
     assert len(decision.reasons) == 7
@@ -137,34 +138,96 @@ def test_nothing_measured_is_no_winner() -> None:
         require_winner(decide())
 
 
-def test_ties_go_to_the_better_then_the_smaller() -> None:
-    assert decide(measured("a"), measured("b", right=199)).winner == "llama_cpp/b"
-    assert decide(measured("a"), measured("b", size=1)).winner == "llama_cpp/b"
+def test_ties_go_to_fewer_changed_options_then_to_the_smaller() -> None:
+    tuned = measured("b", speed=504)
+    engine = tuned.candidate.engine.model_copy(update={"threads": 2})
+    tuned = tuned.model_copy(
+        update={"candidate": tuned.candidate.model_copy(update={"engine": engine})}
+    )
+    decision = decide(measured("a"), tuned)
+    assert decision.winner == "llama_cpp/a"
+    assert "is tied with the fastest" in decision.why
+    assert decide(measured("a"), measured("b", size=1, speed=496)).winner == "llama_cpp/b"
+    assert decide(measured("a"), measured("b", size=1, speed=490)).winner == "llama_cpp/a"
 
 
-def test_a_loss_within_the_limit_but_beyond_it_in_its_interval_is_noted_or_refused_as_asked() -> (
-    None
-):
+def test_in_quality_those_are_tied_that_are_not_told_apart() -> None:
+    asked = {"objective": "quality", "max_loss": None}
+    assert decide(measured("a", right=200), measured("b", size=1), **asked).winner == "llama_cpp/b"
+    assert (
+        decide(measured("a", right=200), measured("b", right=190, size=1), **asked).winner
+        == "llama_cpp/a"
+    )
+
+
+def test_a_doubt_is_not_released_and_not_refuted_and_tells_the_rows_that_decide() -> None:
     doubtful = measured("x", right=196)
-    accepted = decide(doubtful, max_loss=0.015)
+    refused = decide(doubtful, max_loss=0.015)
+    assert (refused.winner, refused.refused, refused.verdict) == (None, [], "undecided")
+    with pytest.raises(
+        GateFailed, match=r"undecided: .* may be up to .*; [0-9,]+ rows would decide"
+    ):
+        require_winner(refused)
+    assert "more rows in the test split" in str(_failure(refused))
+
+
+def _failure(decision: Decision) -> GateFailed:
+    with pytest.raises(GateFailed) as stop:
+        require_winner(decision)
+    return stop.value
+
+
+def test_a_doubt_is_released_where_the_recipe_accepts_it_and_the_report_says_so() -> None:
+    accepted = decide(measured("x", right=196), max_loss=0.015, on_doubt="accept")
     assert accepted.winner == "llama_cpp/x"
     assert "may be up to" in accepted.notes["llama_cpp/x"]
-    refused = decide(doubtful, max_loss=0.015, on_doubt="refuse")
-    assert "too few rows to be sure" in refused.reasons["llama_cpp/x"]
+    assert "released in doubt (select.on_doubt: accept)" in accepted.why
+    beyond = decide(measured("x", right=194), max_loss=0.015, on_doubt="accept")
+    assert beyond.winner is None, "its figure itself is beyond the limit"
 
 
-def test_losses_are_compared_row_by_row_where_the_rows_are_the_same() -> None:
-    same = loss(exact(150), exact(150))
-    assert (same.low, same.value, same.high) == (0, 0, 0)
-    apart = loss(exact(150), exact(150).model_copy(update={"per_example": []}))
-    assert apart.low < 0 < apart.high
+def test_a_floor_is_kept_by_the_end_of_the_interval() -> None:
+    kept = decide(measured("x", right=198), floor=0.97)
+    assert kept.winner == "llama_cpp/x"
+    doubtful = decide(measured("x", right=198), floor=0.985)
+    assert (doubtful.winner, doubtful.verdict) == (None, "undecided")
+    assert "may be below the limit 0.985" in doubtful.why
+    assert "rows would decide" in doubtful.why
+
+
+def test_an_undecided_limit_never_ends_what_serves() -> None:
+    decision = decide(measured("a", right=196), champion=measured("old"), max_loss=0.015)
+    assert (decision.winner, decision.keeps_champion) == (None, True)
+    require_winner(decision)
+
+
+def test_the_test_rows_decide_about_the_one_that_the_validation_rows_chose() -> None:
+    decision = decide(measured("fast", speed=900, test=150), measured("slow"))
+    assert (decision.finalist, decision.winner) == ("llama_cpp/fast", None)
+    assert decision.verdict == "refuted"
+    assert decision.finalist_score == exact(150)
+    assert "on the test rows exact_match is 0.24 worse" in str(_failure(decision))
+    assert decision.reasons["llama_cpp/slow"].startswith("slower"), "no second one is tried"
+
+
+def test_the_likeliest_to_be_shown_to_keep_the_limits_is_chosen() -> None:
+    decision = decide(measured("fast", speed=900, right=196), measured("sure"), max_loss=0.02)
+    assert decision.winner == "llama_cpp/sure"
+    assert "may be up to" in decision.notes["llama_cpp/fast"]
+    assert decision.reasons["llama_cpp/fast"].startswith("less likely to be shown")
+
+
+def test_rows_of_the_choice_prove_nothing() -> None:
+    alone = measured("a").model_copy(update={"test_scores": {}})
+    decision = decide(alone)
+    assert decision.winner is None
+    assert "was not measured on the test split" in decision.why
 
 
 def test_a_lower_score_is_a_gain_where_lower_is_better() -> None:
-    assert loss(nll(0.2), nll(0.1)).value == pytest.approx(-0.1)
     as_quality = SelectArgs(metric="nll", objective="quality")
     best = select(
-        [measured("a", likelihood=0.02), measured("b", likelihood=0.01)],
+        [measured("a", likelihood=0.02), measured("b", likelihood=0.01, size=3 << 20)],
         REFERENCE,
         None,
         as_quality,
@@ -172,19 +235,82 @@ def test_a_lower_score_is_a_gain_where_lower_is_better() -> None:
     assert best.winner == "llama_cpp/b"
 
 
-def test_the_champion_keeps_its_place_when_nobody_is_better_by_enough() -> None:
-    decision = decide(measured("a", speed=510), champion=measured("old", speed=500))
-    assert decision.winner is None
-    assert decision.keeps_champion
-    assert "not better than the champion by 5%" in decision.reasons["llama_cpp/a"]
+def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> Measurement:
+    """Run again at these shares of its speed, beside others of the same weighing."""
+    figures = measurement.load[-1]
+    runs = [
+        Repeat(
+            block=block,
+            load=figures.model_copy(
+                update={"tokens_per_second": figures.tokens_per_second * share}
+            ),
+        )
+        for block, share in enumerate(shares)
+    ]
+    noise = Noise(
+        weighing="w",
+        looks=(len(shares),),
+        ended="planned",
+        reference="old",
+        drift=Drift.model_construct(steady=steady, why="the machine became slower"),
+    )
+    return measurement.model_copy(update={"repeats": runs, "noise": noise})
+
+
+STEADY, OTHERWISE = (1.0, 1.01, 0.99, 1.005, 0.995), (1.004, 1.0, 0.995, 1.0, 1.001)
+"""Five runs, as shares of their mean."""
+NOISY = (1.2, 0.8, 1.1, 0.9, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "steady", "right", "winner", "words"),
+    [
+        (STEADY, True, 200, "llama_cpp/a", "600 tokens/s against 500 tokens/s"),
+        (NOISY, True, 200, None, "5 repeats"),
+        (STEADY, False, 200, None, "the machine became slower"),
+        (STEADY, True, 194, None, "undecided whether its exact_match is worse than the champion's"),
+        (STEADY, True, 180, None, "beyond doubt worse"),
+    ],
+)
+def test_speed_takes_the_champions_place_by_its_repeats_where_quality_is_shown_to_be_no_worse(
+    shares: tuple[float, ...], steady: bool, right: int, winner: str | None, words: str
+) -> None:
+    decision = decide(
+        repeated(measured("a", speed=600, right=right), *shares, steady=steady),
+        champion=repeated(measured("old", speed=500, right=200), *OTHERWISE, steady=steady),
+        max_loss=0.2,
+        margin=0.03,
+    )
+    assert decision.winner == winner
+    assert decision.keeps_champion == (winner is None)
+    assert words in decision.reasons["llama_cpp/old"] if winner else words in decision.why
+
+
+def test_candidates_that_repeats_do_not_tell_apart_are_tied() -> None:
+    one, other = measured("a", speed=600), measured("b", speed=500, size=1)
+    assert decide(one, other).winner == "llama_cpp/a"
+    assert decide(repeated(one, *NOISY), repeated(other, *OTHERWISE)).winner == "llama_cpp/b"
+
+
+def test_speed_that_was_measured_once_takes_nobodys_place() -> None:
+    decision = decide(measured("a", speed=600), champion=measured("old", speed=500))
+    assert (decision.winner, decision.keeps_champion) == (None, True)
+    assert decision.verdict == "undecided"
+    assert "measured once: repeats decide (weigh.repeats)" in decision.reasons["llama_cpp/a"]
     require_winner(decision)
 
 
-def test_the_champion_goes_when_somebody_is_better_by_enough() -> None:
-    decision = decide(measured("a", speed=600), champion=measured("old", speed=500))
-    assert decision.winner == "llama_cpp/a"
-    assert not decision.keeps_champion
-    assert "600 tokens/s against 500 tokens/s" in decision.why
+def test_a_size_decides_by_itself() -> None:
+    for size, winner in ((1_900_000, "llama_cpp/a"), (2_050_000, None)):
+        decision = decide(
+            measured("a", size=size), champion=measured("old"), objective="size", margin=0.05
+        )
+        assert decision.winner == winner
+    assert "takes the champion's place: 1.8 MiB against 2.0 MiB (the figures themselves" in (
+        decide(
+            measured("a", size=1_900_000), champion=measured("old"), objective="size", margin=0.05
+        ).why
+    )
 
 
 def test_the_champion_goes_when_somebody_answers_better_beyond_doubt() -> None:
@@ -195,6 +321,34 @@ def test_the_champion_goes_when_somebody_answers_better_beyond_doubt() -> None:
     )
     assert decision.winner == "llama_cpp/a"
     assert "beyond doubt better" in decision.why
+
+
+@pytest.mark.parametrize("right", [180, 198])
+def test_a_champion_is_not_put_out_by_anothers_fine_tune(right: int) -> None:
+    decision = decide(
+        measured("a", right=right, speed=400), champion=measured("old", right=right), max_loss=0.2
+    )
+    assert (decision.winner, decision.keeps_champion) == (None, True)
+
+
+@pytest.mark.parametrize("speed", [100, 100_000])
+def test_a_champion_that_could_not_be_measured_stays(speed: float) -> None:
+    lost = measured("old", failure="the engine\ndied")
+    for decision in (
+        decide(measured("a", speed=speed), champion=lost),
+        select(
+            [measured("a", speed=speed)],
+            REFERENCE,
+            None,
+            SelectArgs(),
+            REFERENCE,
+            unweighed="version 6 could not be compared: it was never weighed",
+        ),
+    ):
+        assert (decision.winner, decision.keeps_champion) == (None, True)
+        assert decision.verdict == "undecided"
+        assert re.search("could not be (measured: the engine died|compared)", decision.why)
+        require_winner(decision)
 
 
 def test_speed_does_not_buy_a_loss_of_quality_against_the_champion() -> None:
@@ -217,7 +371,7 @@ def test_a_champion_outside_the_limits_goes_whoever_is_slower() -> None:
     ("champion", "reason"),
     [
         (measured("old", speed=890), "it goes on serving"),
-        (measured("old", speed=500), "llama_cpp/a takes its place: 900 tokens/s against 500"),
+        (measured("old", right=150), "llama_cpp/a takes its place: its exact_match is 0.99"),
         (measured("old", content="a"), "it is llama_cpp/a, which wins, and goes on serving"),
     ],
 )
@@ -229,16 +383,18 @@ def test_the_champion_has_a_reason_as_every_other_has(champion: Measurement, rea
     assert decision.reasons["champion 6 (old)"].startswith(reason)
 
 
-def test_a_champion_that_was_faster_before_than_in_this_weighing_gives_its_place() -> None:
-    before = measured("old", speed=890)
+def test_a_champion_that_was_smaller_before_than_in_this_weighing_gives_its_place() -> None:
+    before = measured("old", memory=50 << 20)
     serving = before.candidate.model_copy(update={"label": "champion 6 (old)"})
     decision = decide(
-        measured("a", speed=900),
-        measured("again", speed=500, content="old"),
+        measured("a", memory=80 << 20),
+        measured("again", memory=90 << 20, content="old"),
         champion=before.model_copy(update={"candidate": serving}),
+        objective="memory",
+        margin=0.05,
     )
     assert decision.winner == "llama_cpp/a"
-    assert decision.reasons["champion 6 (old)"] == "llama_cpp/a takes its place"
+    assert decision.reasons["champion 6 (old)"].startswith("llama_cpp/a takes its place: 80.0 MiB")
 
 
 def test_the_champion_weighed_again_is_the_winner_it_was() -> None:
@@ -258,9 +414,3 @@ def test_sizes_are_read_as_people_write_them() -> None:
     assert SelectArgs(max_memory="2 GiB").max_memory == 2 << 30  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="max_memory"):
         SelectArgs(max_memory="two")  # type: ignore[arg-type]
-
-
-def test_interval_of_unpaired_scores_grows_with_theirs() -> None:
-    wide = Score(value=0.5, low=0.3, high=0.7, per_example=[])
-    narrow = Score(value=0.5, low=0.49, high=0.51, per_example=[])
-    assert loss(wide, wide).high > loss(narrow, narrow).high

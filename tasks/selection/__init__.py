@@ -1,0 +1,1 @@
+"""The rules of `select`: limits, the objective, the finalist, and the champion's place."""

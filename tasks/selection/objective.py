@@ -1,0 +1,184 @@
+"""The objective: the figure that decides among candidates, and by how much one is better."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.select_args import Goal, SelectArgs
+from weighbridge.tasks.selection.evidence import Evidence, exact, unknown
+from weighbridge.tasks.statistics.paired import better
+from weighbridge.tasks.statistics.repeats import TIE, faster
+from weighbridge.tasks.statistics.verdict import Claim
+
+_OF_LOAD: Mapping[Goal, Callable[[LoadFigures], float]] = {
+    "throughput": lambda load: load.tokens_per_second,
+    "cost": lambda load: load.tokens_per_second,
+    "requests": lambda load: load.requests_per_second,
+    "request_cost": lambda load: load.requests_per_second,
+    "latency": lambda load: 1 / load.ttft_p95 if load.ttft_p95 else math.nan,
+}
+"""Objectives that another run would give otherwise: the figure of one, so that more is better."""
+_AT_A_CONCURRENCY: Collection[Goal] = ("throughput", "requests", "latency")
+NO_COST: Final = "its cost is not known: set weigh.price_per_hour"
+
+
+@dataclass(frozen=True)
+class _Goal:
+    best: str
+    """As an adjective: `fastest`."""
+    worse: str
+    greater_is_better: bool
+    shown: Callable[[float], str]
+
+
+_GOALS: Mapping[Goal, _Goal] = {
+    "throughput": _Goal("fastest", "slower", True, lambda value: f"{value:,.0f} tokens/s"),
+    "cost": _Goal("cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"),
+    "requests": _Goal("fastest", "slower", True, lambda value: f"{value:,.3g} requests/s"),
+    "request_cost": _Goal(
+        "cheapest", "dearer", False, lambda value: f"{value:,.4g} per 1,000 requests"
+    ),
+    "latency": _Goal("quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"),
+    "quality": _Goal("best in quality", "worse in quality", True, lambda value: f"{value:.4g}"),
+    "memory": _Goal("smallest in memory", "larger in memory", False, human_size),
+    "size": _Goal("smallest", "larger", False, human_size),
+}
+
+
+def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
+    """Return the load figures at a concurrency; None means the highest that was measured."""
+    level = concurrency or highest_concurrency([measurement])
+    return next((load for load in measurement.load if load.concurrency == level), None)
+
+
+def highest_concurrency(measurements: Sequence[Measurement]) -> int | None:
+    """Return the highest concurrency at which any of them was measured."""
+    return max(
+        (load.concurrency for measurement in measurements for load in measurement.load),
+        default=None,
+    )
+
+
+class Objective:
+    """Reads one objective out of measurements."""
+
+    def __init__(self, args: SelectArgs) -> None:
+        self.args = args
+        self.goal = _GOALS[args.objective]
+
+    @property
+    def is_quality(self) -> bool:
+        return self.args.objective == "quality"
+
+    def value(self, measurement: Measurement) -> float | None:
+        """Return the figure that decides; None where it is not known."""
+        load = figures_at(measurement, self.args.concurrency)
+        score = measurement.scores.get(self.args.metric)
+        figures: Mapping[Goal, float | None] = {
+            "throughput": load.tokens_per_second if load else None,
+            "requests": load.requests_per_second if load else None,
+            "latency": load.ttft_p95 if load else None,
+            "request_cost": measurement.cost_per_thousand_requests,
+            "cost": measurement.cost_per_million_tokens,
+            "quality": score.value if score else None,
+            # 0 where no sample was taken.
+            "memory": measurement.peak_memory or None,
+            "size": measurement.candidate.variant.artifact.size,
+        }
+        value = figures[self.args.objective]
+        known = not measurement.failure and value is not None and math.isfinite(value)
+        return float(value) if known and value is not None else None
+
+    def missing(self, measurement: Measurement) -> str | None:
+        """Return that the figure is not known: nothing can win on it then."""
+        goal = self.args.objective
+        if self.value(measurement) is not None or self.is_quality:
+            return None
+        return NO_COST if goal in ("cost", "request_cost") else f"its {goal} is not known"
+
+    def shown(self, measurement: Measurement) -> str:
+        """Return the figure for a person."""
+        value = self.value(measurement)
+        return "unknown" if value is None else self.goal.shown(value)
+
+    def at(self, measurement: Measurement) -> str:
+        """Return under which load the figure was taken; empty where none belongs to it."""
+        load = figures_at(measurement, self.args.concurrency)
+        known = load and self.args.objective in _AT_A_CONCURRENCY
+        return f" at concurrency {load.concurrency}" if known and load else ""
+
+    def rank(self, measurement: Measurement) -> float:
+        """Return the figure so that less is better; infinite where it is not known."""
+        value = self.value(measurement)
+        if value is None:
+            return math.inf
+        return -value if self._more_is_better(measurement) else value
+
+    def tied(self, one: Measurement, other: Measurement) -> bool:
+        """Whether two differ by no more than 1 %, or are not told apart by their repeats."""
+        mine, yours = self.value(one), self.value(other)
+        if mine is None or yours is None:
+            return mine is yours
+        if abs(mine - yours) <= TIE * max(abs(mine), abs(yours)):
+            return True
+        if self.is_quality:
+            label = self.args.metric
+            return better(one.scores[label], other.scores[label]).verdict == "undecided"
+        return all(
+            (claim := self._faster(*pair, 0.0)) is not None and claim.verdict == "undecided"
+            for pair in ((one, other), (other, one))
+        )
+
+    def improvement(self, champion: Measurement, challenger: Measurement) -> Evidence:
+        """Return whether the challenger's figure is better by `min_improvement`.
+
+        The lower end of the repeats' interval decides. A figure that has none, such as a size,
+        decides by itself.
+        """
+        rule = f"{self.args.objective} better by {self.args.min_improvement:.3g}"
+        mine, yours = self.value(challenger), self.value(champion)
+        if mine is None or yours is None:
+            return unknown(rule, f"{self.args.objective} was not measured of both")
+        between = f"{self.shown(challenger)} against {self.shown(champion)}"
+        if self.args.objective not in _OF_LOAD:
+            return self._exact(rule, mine, yours, between)
+        claim = self._faster(champion, challenger, self.args.min_improvement)
+        if claim is None:
+            return unknown(rule, f"{between}, measured once: repeats decide (weigh.repeats)")
+        claim = claim.model_copy(update={"why": f"{between}: {claim.why}"})
+        seen = claim.estimate > 0 and claim.estimate >= self.args.min_improvement
+        return Evidence(rule=rule, claim=claim, seen=seen)
+
+    def _faster(
+        self, champion: Measurement, challenger: Measurement, min_improvement: float
+    ) -> Claim | None:
+        """Return what the repeats say; None where both were not repeated beside each other."""
+        noise = challenger.noise
+        if noise is None or noise != champion.noise:
+            return None
+        runs = (self._runs(champion), self._runs(challenger))
+        claim = faster(*runs, min_improvement, looks=noise.looks)
+        if noise.drift.steady:
+            return claim
+        why = f"nothing is believed of speeds: {noise.drift.why} ({claim.why})"
+        return claim.model_copy(update={"verdict": "undecided", "why": why})
+
+    def _runs(self, measurement: Measurement) -> list[float]:
+        """Return the figure of every repeat, so that more is better."""
+        return [_OF_LOAD[self.args.objective](repeat.load) for repeat in measurement.repeats]
+
+    def _exact(self, rule: str, mine: float, yours: float, between: str) -> Evidence:
+        gain = (mine - yours) * (1 if self.goal.greater_is_better else -1)
+        share = gain / abs(yours) if yours else 0.0
+        # min_improvement may be 0, and a candidate that is only equal replaces nobody.
+        better = share > 0 and share >= self.args.min_improvement
+        return exact(rule, better, f"{between} (the figures themselves decide)", share)
+
+    def _more_is_better(self, measurement: Measurement) -> bool:
+        if self.is_quality:
+            return measurement.scores[self.args.metric].greater_is_better
+        return self.goal.greater_is_better
