@@ -25,6 +25,7 @@ def examples(answers: Answers, scores: Mapping[str, Score]) -> Iterator[dict[str
     """Yield every row with its answer, and its score by every metric that scores rows."""
     for number, row in enumerate(answers.rows):
         example = {
+            "id": row.id,
             "prompt": row.model_dump()["prompt"],
             "reference": row.reference,
             "answer": answers.texts[number],

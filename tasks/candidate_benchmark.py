@@ -29,9 +29,10 @@ from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.scoring import needs_logprobs, score_all
+from weighbridge.tasks.scoring import needs_logprobs, score_rows
 from weighbridge.tasks.weigh_args import WeighArgs
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class CandidateBenchmark:
         return [{**_body(row), **options} for row in rows]
 
     def _rows(self, split: Split) -> list[Row]:
-        return read_rows(self.data, split)[: self.metrics.limit]
+        return evaluation_rows(self.data, split, self.metrics.limit)
 
     def sized(self) -> EngineArgs:
         """Return the engine's options with room for the rows and the load that is asked for."""
@@ -372,9 +373,7 @@ class CandidateBenchmark:
         if not answers.rows:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
-        return score_all(
-            metrics, answers.texts, [row.reference for row in answers.rows], answers.logprobs
-        )
+        return score_rows(metrics, answers.texts, answers.rows, answers.logprobs)
 
     def _keep(
         self, answers: Mapping[Split, Answers], scores: Mapping[Split, Mapping[str, Score]]

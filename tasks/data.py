@@ -41,6 +41,8 @@ class Row(BaseModel):
 
     prompt: list[Message] | StrictStr = Field(min_length=1)
     completion: list[Message] | StrictStr = Field(min_length=1)
+    id: StrictStr = Field("", description="Of the column that `data.id` names.")
+    cluster: StrictStr = Field("", description="Of the column that `data.cluster` names.")
 
     @property
     def is_chat(self) -> bool:
@@ -107,6 +109,22 @@ class DataArgs(BaseModel):
     columns: ColumnMapping | None = Field(
         None, description="Templates over columns, where rows are in no form we know."
     )
+    id: str = Field(
+        "",
+        description="Column that names each row, no two alike; empty: rows go by what they ask and "
+        "answer.",
+    )
+    cluster: str = Field(
+        "",
+        description="Column of what rows belong to: a document, a customer, a template. Rows of "
+        "one cluster are not independent evidence, and stay in one split where splits are cut off. "
+        "Empty: each row stands by itself.",
+    )
+    shared_rows: Literal["refuse", "drop", "keep"] = Field(
+        "refuse",
+        description="What to do with rows of test that are in train or validation as well: refuse "
+        "them, drop them from test, or keep them, which makes its scores better than they are.",
+    )
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -133,4 +151,4 @@ def read_rows(data: Artifact, split: Split, most: int | None = None) -> list[Row
 def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Write canonical rows, one JSON object a line."""
     with path.open("w", encoding="utf-8") as stream:
-        stream.writelines(row.model_dump_json() + "\n" for row in rows)
+        stream.writelines(row.model_dump_json(exclude_defaults=True) + "\n" for row in rows)

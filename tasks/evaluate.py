@@ -19,13 +19,15 @@ from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.answer_end import tokens_that_stop
-from weighbridge.tasks.data import Row, Split, read_rows
+from weighbridge.tasks.data import Row, Split
 from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
-from weighbridge.tasks.scoring import needs_logprobs, score_all, worse_by
+from weighbridge.tasks.scoring import needs_logprobs, score_rows, worse_by
 
-VERSION: Final = 2
+# 3: scores hold the ids of their rows.
+VERSION: Final = 3
 Advance = Callable[[int], None]
 """Takes the rows done since the last call."""
 logger = logging.getLogger(__name__)
@@ -52,7 +54,12 @@ class EvaluateArgs(BaseModel):
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
     batch_size: int = Field(64, ge=1, description="Rows answered at a time.")
-    limit: int | None = Field(None, ge=1, description="Only the first so many rows of each split.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Only so many rows of each split: a sample, the same for every model, of all "
+        "clusters alike.",
+    )
 
     @model_validator(mode="after")
     def _labels_are_clear(self) -> EvaluateArgs:
@@ -83,8 +90,8 @@ class Evaluated(BaseModel):
         description="Of the fine-tuned model, on the split no choice is made on.",
     )
     predictions: Artifact = Field(
-        description="validation.jsonl and test.jsonl: prompt, reference, answers of both models, "
-        "scores by metric."
+        description="validation.jsonl and test.jsonl: id, prompt, reference, answers of both "
+        "models, scores by metric."
     )
     seconds: float = 0.0
 
@@ -110,7 +117,7 @@ def evaluate(
     started = time.monotonic()
     let_waiting_threads_sleep()
     # Rows are read, and too few refused, before torch is imported and a model is loaded.
-    validation, test = (read_rows(data, split)[: args.limit] for split in _SPLITS)
+    validation, test = (evaluation_rows(data, split, args.limit) for split in _SPLITS)
     if not validation:
         raise BadInput(
             "evaluating", "the data hold no validation rows", "give a validation file, or more rows"
@@ -257,17 +264,18 @@ def _answer(
                 logprobs = generation.logprobs(
                     loaded, encoded, batch_size=args.batch_size, advance=advance
                 )
-            references = [row.reference for row in rows]
-            scores = score_all(args.metrics, answers, references, logprobs)
+            scores = score_rows(args.metrics, answers, rows, logprobs)
             answered.append(Answered(answers=answers, scores=scores))
     return answered
 
 
 def _write(path: Path, rows: Sequence[Row], models: dict[str, Answered]) -> None:
-    """Write one JSON object a row: `prompt`, `reference`, and by model `answer` and `scores`."""
+    """Write one JSON object a row: `id`, `prompt`, `reference`, and by model its `answer` and
+    `scores`.
+    """
     with path.open("w", encoding="utf-8") as stream:
         for index, row in enumerate(rows):
-            entry: dict[str, Any] = row.model_dump(include={"prompt"}) | {
+            entry: dict[str, Any] = row.model_dump(include={"id", "prompt"}) | {
                 "reference": row.reference
             }
             for name, answered in models.items():

@@ -13,6 +13,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.tasks.data import SPLITS, DataArgs, Row, Split, write_rows
 from weighbridge.tasks.data_files import read_columns
 from weighbridge.tasks.row_reader import RowReader, each_turn
+from weighbridge.tasks.split_checks import check_splits, groups_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def prepare(
         for split in files
     }
     _cut_off(splits, args)
+    check_splits(splits, args)
     if args.train_on == "all":
         splits["train"] = [turn for row in splits["train"] for turn in each_turn(row)]
     elif reader.form == "messages":
@@ -82,7 +84,9 @@ def _tell_of_other_turns(train: Sequence[Row]) -> None:
 
 
 def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
-    """Move rows from train into the splits that are missing; equal prompts stay together."""
+    """Move rows from train into the splits that are missing; equal prompts stay together, and so
+    do clusters.
+    """
     fractions: dict[Split, float] = {
         "validation": args.validation_fraction,
         "test": args.test_fraction,
@@ -91,19 +95,19 @@ def _cut_off(splits: dict[Split, list[Row]], args: DataArgs) -> None:
     if not missing:
         return
     train = splits["train"]
-    keys = [row.model_dump_json(include={"prompt"}) for row in train]
+    keys = groups_of(train)
     prompts = list(dict.fromkeys(keys))  # a set has another order in every process
     if len(prompts) <= len(missing):
-        wrong = (
-            f"{len(prompts)} different prompts in train are too few to cut "
-            f"{' and '.join(missing)} off"
-        )
+        apart = f"different values of '{args.cluster}'" if args.cluster else "different prompts"
+        wrong = f"{len(prompts)} {apart} in train are too few to cut {' and '.join(missing)} off"
         raise BadInput("splitting the data", wrong, "give more rows, or files for these splits")
     random.Random(args.seed).shuffle(prompts)
     most = (len(prompts) - 1) // len(missing)  # train keeps one prompt at least
     split_of: dict[str, Split] = {}
     for split in missing:
-        count = min(math.ceil(len(prompts) * fractions[split]), most)
+        # One cluster would prove nothing of others.
+        least = 2 if args.cluster else 1
+        count = min(max(math.ceil(len(prompts) * fractions[split]), least), most)
         taken, prompts = prompts[:count], prompts[count:]
         split_of.update(dict.fromkeys(taken, split))
     for split in ("train", *missing):

@@ -27,6 +27,7 @@ class RowReader:
     def __init__(self, args: DataArgs) -> None:
         self._mapped = args.columns
         self._every_turn = args.train_on == "all"
+        self._names = {"id": args.id, "cluster": args.cluster}
         self.form = ""
         """What the rows have, by the first of them: `messages`, mapped columns, …"""
 
@@ -39,7 +40,7 @@ class RowReader:
             raise BadInput(f"reading {where}", wrong, "use one form throughout")
         try:
             made = _from_columns(columns, self._mapped) if self._mapped else MAKERS[form](columns)
-            row = Row.model_validate(made)
+            row = Row.model_validate({**made, **self._named(columns)})
             for turn in each_turn(row) if self._every_turn else [row]:
                 _refuse_no_text(turn)
         except KeyError as exc:
@@ -50,6 +51,22 @@ class RowReader:
         except ValueError as exc:
             raise BadInput(f"reading {where}", str(exc)) from exc
         return row
+
+    def _named(self, columns: Columns) -> dict[str, str]:
+        """Return the row's id and its cluster, as far as the recipe names a column for them."""
+        return {
+            what: _name_in(columns, column, what) for what, column in self._names.items() if column
+        }
+
+
+def _name_in(columns: Columns, column: str, what: str) -> str:
+    try:
+        name = text_of_value(columns[column]).strip()
+    except ValueError as exc:
+        raise ValueError(f"the column '{column}' of data.{what} {exc}") from exc
+    if not name:
+        raise ValueError(f"the column '{column}' of data.{what} is empty")
+    return name
 
 
 def _names(columns: Columns) -> str:

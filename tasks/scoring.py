@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from weighbridge.tasks.data import Row
 from weighbridge.tasks.metrics.base import MetricArgs, Score, ScoresRows, load_metric
+from weighbridge.tasks.metrics.intervals import with_interval
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,28 @@ def score_all(
         else:
             scores[args.label()] = metric.score(args, inputs, references)
     return scores
+
+
+def score_rows(
+    metrics: Sequence[MetricArgs],
+    answers: list[str],
+    rows: Sequence[Row],
+    logprobs: list[list[float]] | None,
+) -> dict[str, Score]:
+    """Return what `score_all` does, with the ids and clusters of the rows; intervals are over
+    clusters where there are any.
+    """
+    scores = score_all(metrics, answers, [row.reference for row in rows], logprobs)
+    return {label: _of_rows(score, rows) for label, score in scores.items()}
+
+
+def _of_rows(score: Score, rows: Sequence[Row]) -> Score:
+    # A metric that exists for a whole corpus alone has no rows that could be named.
+    if len(score.per_example) != len(rows):
+        return score
+    clusters = [row.cluster for row in rows] if all(row.cluster for row in rows) else []
+    score = score.model_copy(update={"ids": [row.id for row in rows], "clusters": clusters})
+    return with_interval(score) if clusters else score
 
 
 def row_scores(args: MetricArgs, answers: list[str], references: list[str]) -> list[float]:

@@ -27,7 +27,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 4: room for the rows and the load alone, one round of tuning, and memory counted whole.
 # 5: answers are drawn as they are served.
 # 6: requests under way at the end count, time per token is of the request, pieces are not spread.
-VERSION = 6
+# 7: scores hold the ids of their rows.
+VERSION = 7
 logger = logging.getLogger(__name__)
 
 # Nothing listens there: of the command, only the program is looked at.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.intervals import bootstrap, mean_score
+from weighbridge.tasks.metrics.intervals import mean_score, with_interval
 
 
 class ExactMatchArgs(MetricArgs):
@@ -148,8 +148,16 @@ class Bleu(RowsMetric, ModuleMetric):
     module = "bleu:Bleu"
 
     def summarize(self, result: dict[str, Any]) -> Score:
-        ends_and_rows = {name: result[name] for name in ("low", "high", "per_example")}
-        return Score(value=result["bleu"], **ends_and_rows)
+        return with_interval(
+            Score(
+                value=result["bleu"],
+                low=result["bleu"],
+                high=result["bleu"],
+                per_example=result["per_example"],
+                statistics=result["statistics"],
+                figure="bleu",
+            )
+        )
 
 
 class Nll(ModuleMetric):
@@ -161,25 +169,22 @@ class Nll(ModuleMetric):
 
     def score(self, args: NllArgs, predictions: list[Any], references: list[str]) -> Score:
         result = self.compute({"predictions": predictions, "references": references})
-        score = self.summarize(result)
-        return score if args.report == "nll" else _exponential(score)
-
-    def summarize(self, result: dict[str, Any]) -> Score:
-        low, high = bootstrap(result["per_example"], weights=result["tokens"])
-        return Score(
-            value=result["nll"],
-            low=low,
-            high=high,
-            per_example=result["per_example"],
-            greater_is_better=False,
+        rows = result["per_example"]
+        exponential = args.report == "perplexity"
+        value = result[args.report]
+        return with_interval(
+            Score(
+                value=value,
+                low=value,
+                high=value,
+                per_example=[raised(row) for row in rows] if exponential else rows,
+                greater_is_better=False,
+                weights=result["tokens"],
+                figure="exponential" if exponential else "mean",
+            )
         )
 
 
-def _exponential(score: Score) -> Score:
-    def raised(nats: float) -> float:
-        # e to the power of 710 is more than a float can hold.
-        return math.exp(min(nats, 700.0))
-
-    ends = {"low": raised(score.low), "high": raised(score.high)}
-    rows = [raised(row) for row in score.per_example]
-    return Score(value=raised(score.value), per_example=rows, greater_is_better=False, **ends)
+def raised(nats: float) -> float:
+    """Return the exponential, as far as a float can hold it: e to the power of 710 is more."""
+    return math.exp(min(nats, 700.0))

@@ -7,8 +7,8 @@ Which method decides depends on the scores:
   worse";
 - the same in clusters: the exact test of signs over the clusters' sums, of which McNemar's is the
   case of one row each, and Tango's interval over clusters, scaled to their spread;
-- everything else (graded answers, ratios, corpus figures): the studentised bootstrap of the
-  difference over clusters, or Tango's interval scaled to the differences where few differ;
+- everything else (graded answers, ratios, corpus figures): the test of signs and its interval,
+  by random halves of the clusters; where few differ, Tango's interval scaled to the differences;
 - scores without ids, or whose rows don't tell the value: the intervals of the two, taken as
   independent (G. Y. Zou, A. Donner, Construction of confidence limits about effect measures,
   Statistics in Medicine 27 (2008), 1693-1702). On the same rows that is too wide, never too narrow.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 FEW = 40
-"""Clusters that differ, below which the bootstrap has too little to draw from."""
+"""Clusters that differ, below which halves of them say too little of what has not been seen."""
 NAMED = 3
 """Ids of rows left out that are named."""
 
@@ -59,6 +59,12 @@ class Comparison:
     how: str
     """What was compared and by what, for people."""
 
+    def differs(self, alpha: float) -> bool:
+        """Whether the two are shown to differ, in whichever direction."""
+        if self.p is None:
+            return self.low > 0 or self.high < 0
+        return self.p <= alpha
+
 
 def better(champion: Score, challenger: Score, alpha: float = 0.05) -> Claim:
     """Claim that the challenger is better than the champion.
@@ -69,13 +75,9 @@ def better(champion: Score, challenger: Score, alpha: float = 0.05) -> Claim:
     compared = _compare(champion, challenger, alpha)
     if isinstance(compared, str):
         return _unknown(compared)
-    low, high = compared.low, compared.high
-    proved = compared.p is None or compared.p <= alpha
     verdict: Verdict = "undecided"
-    if proved and compared.estimate > 0 and (low > 0 or compared.p is not None):
-        verdict = "shown"
-    elif proved and compared.estimate < 0 and (high < 0 or compared.p is not None):
-        verdict = "refuted"
+    if compared.differs(alpha):
+        verdict = "shown" if compared.estimate > 0 else "refuted"
     return _claim(verdict, compared, compared.estimate, alpha)
 
 
@@ -198,29 +200,40 @@ def _of_figures(
     import numpy as np
 
     sign = 1.0 if first.greater_is_better else -1.0
-    mine, theirs = summands(first)[pairs.first], summands(second)[pairs.second]
-    both = np.concatenate([mine, theirs], axis=1)
-    sums = resampling.by_cluster(both, clusters)
-    figure = resampling.difference(figure_of(first), mine.shape[1])
-    differing = len(
-        {*np.flatnonzero((sums[:, : mine.shape[1]] != sums[:, mine.shape[1] :]).any(1))}
-    )
-    rows, groups = len(mine), len(sums)
-    how = f"{rows} rows" + (f" in {groups} clusters" if clusters else "")
-    moved = resampling.influence(sums, figure)
-    error = resampling.standard_error(moved)
+    before, after = summands(first)[pairs.first], summands(second)[pairs.second]
+    width, rows = before.shape[1], len(before)
+    sums = resampling.by_cluster(np.concatenate([before, after], axis=1), clusters)
+    figure = resampling.difference(figure_of(first), width)
+    estimate = float(figure.value(sums.sum(axis=0)))
+    differing = int((sums[:, :width] != sums[:, width:]).any(axis=1).sum())
+    how = f"{rows} rows" + (f" in {len(sums)} clusters" if clusters else "")
     if differing < FEW:
-        estimate = float(figure.value(sums.sum(axis=0)))
         # To first order: what each cluster adds to the difference, in the scale of their mean.
-        shares = [float(share) for share in (moved + estimate / groups) * groups]
-        most = _range(first, second)
-        low, high = _scaled_tango(shares, most, proportions.normal_quantile(alpha))
+        shares = resampling.influence(sums, figure) * len(sums) + estimate
+        low, high = _scaled_tango(
+            shares.tolist(), _range(first, second), proportions.normal_quantile(alpha)
+        )
         how += f", of which {differing} differ"
     else:
-        estimate, low, high, error = resampling.bootstrap(sums, figure, alpha)
+        low, high = resampling.interval(sums, figure, alpha)
     ends = sorted((sign * low, sign * high))
-    spread = error * math.sqrt(rows)
-    return Comparison(sign * estimate, ends[0], ends[1], spread, rows, None, how + _left_out(pairs))
+    return Comparison(
+        estimate=sign * estimate,
+        low=ends[0],
+        high=ends[1],
+        spread=resampling.standard_error(sums, figure) * math.sqrt(rows),
+        rows=rows,
+        p=_chance_of_parts(sums, figure, estimate),
+        how=how + _left_out(pairs),
+    )
+
+
+def _chance_of_parts(sums: "Numbers", figure: resampling.Figure, estimate: float) -> float:
+    """Return the two-sided mid-p value of "no difference": the test of signs, on random parts."""
+    import numpy as np
+
+    off = resampling.of_parts(sums, figure) * math.copysign(1.0, estimate)
+    return float(min(1.0, 2 * (np.mean(off < 0) + np.mean(off == 0) / 2)))
 
 
 def _range(first: Score, second: Score) -> float:

@@ -1,12 +1,20 @@
-"""Bootstrap of figures over clusters: means, ratios such as nats per token, corpus BLEU.
+"""Resampling of figures over clusters: means, ratios such as nats per token, corpus BLEU.
 
 Each of these figures is a smooth function of sums over rows: a mean of (score, 1), a ratio of
-(weight * score, weight), BLEU of counts. So a resample of the rows is a weighted sum, and its
-standard error follows from the function's gradient (the delta method).
+(weight * score, weight), BLEU of counts. So the figure of a part of the rows is one of sums again.
+
+The parts are random halves, each cluster in or out by the toss of a coin: the figures of such
+parts are typical values of the true figure (J. A. Hartigan, Using subsample values as typical
+values, JASA 64 (1969), 1303-1317), which lies between the 2.5 % smallest and the 2.5 % largest of
+them in 95 % of cases, whatever the clusters' sizes, where errors are symmetric. It is Fisher's
+test of signs turned round. The bootstrap draws the few longest rows not at all or several times:
+at 150 rows of lognormal length (1.5) its percentile interval covers 90 %, BCa 86 %, and the
+studentised one 92 % at a third more width, where this one covers 94 % (`benchmarks/coverage.py`).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,11 +23,14 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-RESAMPLES = 2000
+PARTS = 2000
+"""Random halves; half of them are the complements of the others."""
 # Any fixed number: the same scores shall have the same interval in every run.
 SEED = 20240229
-AT_ONCE = 4_000_000
-"""Numbers held at a time: rows times resamples would not fit for long tests."""
+AT_ONCE = 8_000_000
+"""Numbers held at a time: clusters times parts would not fit for long tests."""
+FEWEST = 6
+"""Clusters whose parts reach 95 %: the range of all 2^5 - 1 covers 1 - 2/2^5, which is less."""
 
 
 class Figure(NamedTuple):
@@ -28,14 +39,6 @@ class Figure(NamedTuple):
     value: Callable[["Numbers"], "Numbers"]
     gradient: Callable[["Numbers"], "Numbers"]
     """Derivative by each sum, in the shape of the sums."""
-
-
-class Interval(NamedTuple):
-    estimate: float
-    low: float
-    high: float
-    error: float
-    """Standard error of the estimate."""
 
 
 def _ratio(sums: "Numbers") -> "Numbers":
@@ -142,48 +145,71 @@ def influence(sums: "Numbers", figure: Figure) -> "Numbers":
     return moved
 
 
-def standard_error(moved: "Numbers") -> float:
-    """Return the standard error of a figure, given its clusters' influence."""
-    clusters = len(moved)
+def standard_error(sums: "Numbers", figure: Figure) -> float:
+    """Return the standard error of a figure, to first order; 0 of one cluster alone."""
+    clusters = len(sums)
+    if clusters < 2:
+        return 0.0
+    moved = influence(sums, figure)
     return math.sqrt(float((moved**2).sum()) * clusters / (clusters - 1))
 
 
-def bootstrap(sums: "Numbers", figure: Figure, alpha: float = 0.05) -> Interval:
-    """Return the studentised bootstrap interval of a figure, with a fixed seed.
+def interval(sums: "Numbers", figure: Figure, alpha: float = 0.05) -> tuple[float, float]:
+    """Return the interval of level 1 - `alpha` of a figure, given the sums of each cluster.
 
-    `sums` has a line per cluster, which are drawn with replacement. B. Efron, R. J. Tibshirani, An
-    Introduction to the Bootstrap (1993), section 12.5. The percentile interval covers too little
-    below some hundred rows, and far too little where lengths vary much.
+    Below six clusters it is Student's. One alone has no width: its spread is not known.
     """
     import numpy as np
 
+    if len(sums) < FEWEST:
+        return _student(sums, figure, alpha)
+    low, high = np.quantile(of_parts(sums, figure), [alpha / 2, 1 - alpha / 2])
+    return float(low), float(high)
+
+
+def _student(sums: "Numbers", figure: Figure, alpha: float) -> tuple[float, float]:
+    from scipy.special import stdtrit
+
     estimate = float(figure.value(sums.sum(axis=0)))
     if len(sums) < 2:
-        return Interval(estimate, -math.inf, math.inf, math.inf)
-    error = standard_error(influence(sums, figure))
-    if not error > 0:
-        return Interval(estimate, estimate, estimate, 0.0)
-    low, high = np.quantile(_studentised(sums, figure, estimate), [alpha / 2, 1 - alpha / 2])
-    return Interval(estimate, estimate - float(high) * error, estimate - float(low) * error, error)
+        return estimate, estimate
+    half = float(stdtrit(len(sums) - 1, 1 - alpha / 2)) * standard_error(sums, figure)
+    return estimate - half, estimate + half
 
 
-def _studentised(sums: "Numbers", figure: Figure, estimate: float) -> "Numbers":
-    """Return, for every resample, how many of its own standard errors it lies off."""
+def of_parts(sums: "Numbers", figure: Figure) -> "Numbers":
+    """Return the figure of every random part of the clusters."""
     import numpy as np
 
-    generator = np.random.default_rng(SEED)
-    clusters = len(sums)
-    parts = []
+    total = sums.sum(axis=0)
+    halves = np.concatenate([part @ sums for part in _parts(len(sums))])
+    parts = np.concatenate([halves, total - halves])
+    # A part without any cluster has no figure.
+    return figure.value(parts[parts.any(axis=1)])
+
+
+def _parts(clusters: int) -> Iterator["Numbers"]:
+    """Yield which clusters are in which parts, in pieces that fit into memory."""
+    import numpy as np
+
     most = max(1, AT_ONCE // clusters)
-    for start in range(0, RESAMPLES, most):
-        count = min(most, RESAMPLES - start)
-        times = generator.multinomial(clusters, np.full(clusters, 1 / clusters), count)
-        drawn = times @ sums
-        moved = figure.gradient(drawn) @ sums.T
-        variances = (times * moved**2).sum(axis=1) * clusters / (clusters - 1)
-        off = figure.value(drawn) - estimate
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # A resample of one row over and over has no error of its own: as far off as can be.
-            parts.append(np.where(off == 0, 0.0, off / np.sqrt(variances)))
-    studentised: Numbers = np.concatenate(parts)
-    return studentised
+    if most >= PARTS // 2:
+        yield _tossed(clusters)
+        return
+    generator = np.random.default_rng(SEED)
+    for start in range(0, PARTS // 2, most):
+        yield _toss(generator, min(most, PARTS // 2 - start), clusters)
+
+
+@lru_cache(maxsize=4)
+def _tossed(clusters: int) -> "Numbers":
+    """Return all parts of so many clusters; a gate asks for the same ones time and again."""
+    import numpy as np
+
+    return _toss(np.random.default_rng(SEED), PARTS // 2, clusters)
+
+
+def _toss(generator: "np.random.Generator", parts: int, clusters: int) -> "Numbers":
+    import numpy as np
+
+    return generator.integers(0, 2, (parts, clusters)).astype(np.float64)

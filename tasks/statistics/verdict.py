@@ -10,7 +10,8 @@ Verdict = Literal["shown", "refuted", "undecided"]
 class Claim(BaseModel):
     """A verdict with the figures that it was read from."""
 
-    model_config = ConfigDict(frozen=True)
+    # JSON has no infinity: where nothing is known, an interval has no ends.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     verdict: Verdict
     estimate: float = Field(description="What was seen, in the unit that `why` names.")

@@ -43,7 +43,8 @@ def prepared(tmp_path: Path, files: dict[Split, Path], **fields: Any) -> dict[Sp
 
 def every_split(tmp_path: Path, file: Path, **fields: Any) -> list[Row]:
     """The rows of one file, given for all three splits."""
-    return prepared(tmp_path, {"train": file, "validation": file, "test": file}, **fields)["train"]
+    files: dict[Split, Path] = {"train": file, "validation": file, "test": file}
+    return prepared(tmp_path, files, shared_rows="keep", **fields)["train"]
 
 
 def refused(tmp_path: Path, file: Path, **fields: Any) -> str:
@@ -396,7 +397,7 @@ TURNS = [
 def test_all_turns_of_train_are_learned_on_request(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"messages": TURNS})
     every = {"train": file, "validation": file, "test": file}
-    splits = prepared(tmp_path, every, train_on="all")
+    splits = prepared(tmp_path, every, train_on="all", shared_rows="keep")
     assert [(len(row.prompt), row.reference) for row in splits["train"]] == [(2, "1"), (4, "2")]
     assert [row.reference for row in splits["validation"]] == ["2"]
 
@@ -426,3 +427,96 @@ def test_an_empty_turn_is_named_where_all_are_learned(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"messages": turns})
     assert every_split(tmp_path, file)
     assert "line 1: completion: the answer is empty" in refused(tmp_path, file, train_on="all")
+
+
+def numbered(*numbers: int, **columns: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"{n}?", "completion": f"{n}", **columns} for n in numbers]
+
+
+def test_ids_and_clusters_come_of_the_columns_that_are_named(tmp_path: Path) -> None:
+    rows = [{**row, "number": n, "customer": "AB"[n % 2]} for n, row in enumerate(numbered(1, 2))]
+    files: dict[Split, Path] = {"train": lines(tmp_path / "a.jsonl", *rows)}
+    for split, first in (("validation", 10), ("test", 20)):
+        others = [{**row, "number": first + n} for n, row in enumerate(rows)]
+        others = [{**row, "prompt": f"{split} {row['prompt']}"} for row in others]
+        files[split] = lines(tmp_path / f"{split}.jsonl", *others)
+    splits = prepared(tmp_path, files, id="number", cluster="customer")
+    assert [(row.id, row.cluster) for row in splits["test"]] == [("20", "A"), ("21", "B")]
+    splits = prepared(tmp_path, files)
+    assert [(row.id, row.cluster) for row in splits["test"]] == [("", ""), ("", "")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "words"),
+    [
+        ({}, {"id": "number"}, "a.jsonl, line 1: there is no column 'number'"),
+        ({"number": ""}, {"id": "number"}, "line 1: the column 'number' of data.id is empty"),
+        ({"c": None}, {"cluster": "c"}, "line 1: the column 'c' of data.cluster is empty"),
+        (
+            {"number": 7},
+            {"id": "number"},
+            "the id '7' in column 'number' is that of row 1 of train and of row 2 of train",
+        ),
+        (
+            {"c": "A"},
+            {"cluster": "c"},
+            "all 4 rows of validation have 'A' in column 'c'; one cluster proves nothing of others",
+        ),
+    ],
+)
+def test_ids_and_clusters_that_cannot_be_right_are_refused(
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], words: str
+) -> None:
+    assert words in refused(
+        tmp_path, lines(tmp_path / "a.jsonl", *numbered(1, 2, 3, 4, **columns)), **options
+    )
+
+
+def test_clusters_and_equal_prompts_stay_in_one_split(tmp_path: Path) -> None:
+    rows = [
+        # Documents 0 and 20 begin with the same prompt, and so on.
+        {"prompt": f"{n if n % 5 else n % 100}?", "completion": f"{n}", "document": f"{n // 5}"}
+        for n in range(200)
+    ]
+    splits = prepared(tmp_path, {"train": lines(tmp_path / "a.jsonl", *rows)}, cluster="document")
+    for values in (lambda row: row.cluster, lambda row: row.prompt):
+        found = [{values(row) for row in splits[split]} for split in SPLITS]
+        assert not found[0] & found[1]
+        assert not (found[0] | found[1]) & found[2]
+
+
+def shared(tmp_path: Path) -> dict[Split, Path]:
+    return {
+        "train": lines(tmp_path / "train.jsonl", *numbered(1, 2, 3)),
+        "validation": lines(tmp_path / "validation.jsonl", *numbered(4, 5)),
+        "test": lines(tmp_path / "test.jsonl", *numbered(6, 5, 7, 1)),
+    }
+
+
+def test_rows_of_test_that_are_elsewhere_as_well_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        prepared(tmp_path, shared(tmp_path))
+    assert "2 of 4 rows of test are in train and validation as well, the first as row 2" in str(
+        caught.value
+    )
+    assert "set data.shared_rows: drop, or keep" in str(caught.value)
+
+
+def test_rows_of_test_that_are_elsewhere_are_dropped_or_kept_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = prepared(tmp_path, shared(tmp_path), shared_rows="drop")
+    assert [row.reference for row in splits["test"]] == ["6", "7"]
+    assert (
+        "2 of 4 rows of test are in train and validation as well, and were dropped" in caplog.text
+    )
+    assert len(prepared(tmp_path, shared(tmp_path), shared_rows="keep")["test"]) == 4
+
+
+def test_rows_of_validation_that_are_learned_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = shared(tmp_path)
+    lines(files["validation"], *numbered(2, 4))
+    prepared(tmp_path, files, shared_rows="drop")
+    assert "1 of 2 rows of validation are in train as well" in caplog.text

@@ -108,7 +108,12 @@ def test_data_may_be_several_files_of_a_pattern(
         {"x/train-1.jsonl": rows(10), "x/train-2.jsonl": rows(10), "x/test.jsonl": rows(7)},
     )
     data = here.data.model_copy(
-        update={"train": "x/train-*.jsonl", "validation": "x/test.jsonl", "test": "x/test.jsonl"}
+        update={
+            "train": "x/train-*.jsonl",
+            "validation": "x/test.jsonl",
+            "test": "x/test.jsonl",
+            "shared_rows": "keep",
+        }
     )
     got = fetched(here.model_copy(update={"data": data}), workspace).data
     assert [len(read_rows(got, split)) for split in ("train", "validation", "test")] == [20, 7, 7]

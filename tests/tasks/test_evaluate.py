@@ -17,8 +17,10 @@ from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Message, Row, write_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
+from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import Score
-from weighbridge.tasks.scoring import score_all
+from weighbridge.tasks.metrics.shipped import ExactMatchArgs
+from weighbridge.tasks.scoring import score_all, score_rows
 
 
 def chat(number: int) -> Row:
@@ -118,11 +120,15 @@ def test_both_models_are_scored_and_every_answer_is_kept(
     assert len((result.predictions.path / "test.jsonl").read_text().splitlines()) == 4
 
 
-def test_limit_takes_the_first_rows(workspace: Workspace, tmp_path: Path, tiny_model: Path) -> None:
+def test_limit_takes_a_sample_the_same_for_every_model(
+    workspace: Workspace, tmp_path: Path, tiny_model: Path
+) -> None:
     base, other = two_models(workspace, tmp_path, tiny_model)
     data = stored_rows(workspace, validation=[chat(n) for n in range(9)])
     result = evaluate(base, other, data, EvaluateArgs(limit=3, max_new_tokens=2), workspace)
     assert len(result.base["nll"].per_example) == 3
+    expected = [row.id for row in evaluation_rows(data, "validation", 3)]
+    assert result.base["nll"].ids == result.finetuned["exact_match"].ids == expected
     assert result.test == {}
 
 
@@ -233,3 +239,16 @@ def test_arguments_survive_their_own_json() -> None:
 
 def test_metrics_that_need_log_probabilities_are_left_out_where_there_are_none() -> None:
     assert set(score_all(EvaluateArgs().metrics, ["a"], ["a"], None)) == {"exact_match"}
+
+
+def test_scores_hold_the_ids_and_clusters_of_their_rows() -> None:
+    answers = [str(number % 2) for number in range(40)]
+    alone = [Row(prompt=f"{n}?", completion="1", id=str(n)) for n in range(40)]
+    together = [row.model_copy(update={"cluster": str(n % 2)}) for n, row in enumerate(alone)]
+    metrics = [ExactMatchArgs()]
+    apart = score_rows(metrics, answers, alone, None)["exact_match"]
+    clustered = score_rows(metrics, answers, together, None)["exact_match"]
+    assert (apart.ids, apart.clusters) == ([str(n) for n in range(40)], [])
+    assert clustered.clusters == [str(n % 2) for n in range(40)]
+    # Two documents, one wholly right and one wholly wrong, say next to nothing.
+    assert clustered.high - clustered.low > 2 * (apart.high - apart.low)

@@ -17,6 +17,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.metrics.base import Score, load_metric
 from weighbridge.tasks.metrics.shipped import NllArgs
 from weighbridge.tasks.scoring import row_scores
+from weighbridge.tasks.statistics.rows import follows_from_rows
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
@@ -118,6 +119,32 @@ def test_bleu_equals_sacrebleus_own() -> None:
     assert result.value == pytest.approx(sacrebleu.corpus_bleu(said, [wanted]).score)
     assert 0 <= result.low <= result.value <= result.high <= 100
     assert len(result.per_example) == 2
+
+
+def test_what_bleu_is_made_of_gives_it_again() -> None:
+    """Of all rows, and of any part of them, as sacrebleu computes it."""
+    import numpy as np
+    import sacrebleu
+
+    from weighbridge.tasks.statistics.resampling import BLEU
+
+    said = ["the cat sat on the mat", "no dog at all", "there is a dog in the garden", "a b", "x"]
+    wanted = ["the cat sat on a mat", "a dog", "there is a dog in the garden now, or", "b a", "y"]
+    statistics = np.array(score("bleu", said, wanted).statistics)
+    for part in ([0, 1, 2, 3, 4], [0, 1], [1, 3], [2, 2, 4], [3], [4]):
+        texts = [[side[number] for number in part] for side in (said, wanted)]
+        expected = sacrebleu.corpus_bleu(texts[0], [texts[1]]).score
+        assert BLEU.value(statistics[part].sum(axis=0)) == pytest.approx(expected)
+
+
+def test_ratios_and_corpus_figures_follow_from_their_rows() -> None:
+    logprobs = [[-1.0, -2.0, -3.0], [-10.0], [-0.5, -0.1]]
+    for report in ("nll", "perplexity"):
+        result = score("nll", logprobs, ["a b c", "d", "e f"], report=report)
+        assert result.weights == [3, 1, 2]
+        assert follows_from_rows(result)
+    assert follows_from_rows(score("bleu", ["a b c d e", "x y"], ["a b c d f", "x z"]))
+    assert not follows_from_rows(result.model_copy(update={"weights": []}))
 
 
 def test_nll_weighs_every_token_alike() -> None:
