@@ -1,4 +1,4 @@
-"""The command that runs a recipe: run."""
+"""The command that runs a recipe, or repeats a release: run."""
 
 import json
 import shlex
@@ -7,21 +7,65 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weighbridge.cli.references import model_and_version
+
 if TYPE_CHECKING:
     from weighbridge.core.settings import Settings
     from weighbridge.flows.release import Released
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to stderr."
 )
-def run(recipe: Path, as_json: bool) -> None:
+@click.option(
+    "--replay",
+    metavar="NAME@VERSION",
+    help="Make and measure a released version again, and say which figures leave the intervals "
+    "that were recorded. Nothing is registered or served.",
+)
+def run(recipe: Path | None, as_json: bool, replay: str | None) -> None:
     """Run RECIPE: download, finetune, evaluate, optimize, weigh, select, package, deploy.
 
     Finished stages are reused, also those of a run that was killed. Nothing needs to be running.
     """
+    if (recipe is None) == (replay is None):
+        raise click.UsageError("give a RECIPE to run, or --replay NAME@VERSION")
+    if replay is not None:
+        _replay(*model_and_version(replay, None), as_json)
+    elif recipe is not None:
+        _run(recipe, as_json)
+
+
+def _replay(name: str, which: str, as_json: bool) -> None:
+    from weighbridge.cli import terminal
+    from weighbridge.core.errors import GateFailed
+    from weighbridge.core.settings import Settings
+    from weighbridge.flows.prefect_server import prefect_api
+    from weighbridge.tasks.replay import outside
+
+    with (
+        terminal.live_progress(terminal.stderr if as_json else terminal.console),
+        prefect_api(Settings()),
+    ):
+        from weighbridge.flows.replay import replay
+
+        replayed = replay(name, which)
+    rows = [figure.model_dump(mode="json") for figure in replayed.figures]
+    if as_json:
+        click.echo(json.dumps({"version": replayed.version.version, "figures": rows}, indent=2))
+    else:
+        terminal.table(list(rows[0]), [list(row.values()) for row in rows])
+    if left := outside(replayed.figures):
+        raise GateFailed(
+            f"replaying {name} {replayed.version.version}",
+            f"{', '.join(left)} left the interval that was recorded",
+            "what differs between then and now: the machine, an engine's build, the sources",
+        )
+
+
+def _run(recipe: Path, as_json: bool) -> None:
     from weighbridge.cli import terminal
     from weighbridge.configs.load import load
     from weighbridge.core.settings import Settings

@@ -1,6 +1,7 @@
 """Where a stage works: settings, the artifact store and the record of finished stages."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from weighbridge.core.settings import Settings
 from weighbridge.core.stage_cache import StageCache
@@ -12,6 +13,8 @@ class Workspace:
     """Handed to every stage; made once per process from the settings."""
 
     settings: Settings = field(default_factory=Settings)
+    records: Path | None = None
+    """Where finished stages are noted; None: with all others of the home."""
 
     @property
     def store(self) -> Store:
@@ -19,7 +22,7 @@ class Workspace:
 
     @property
     def stages(self) -> StageCache:
-        return StageCache(self.settings.home / "stages", self.store)
+        return StageCache(self.records or self.settings.home / "stages", self.store)
 
     @property
     def checks(self) -> StageCache:

@@ -41,19 +41,19 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         optimized = run.optimize(downloaded, model)
         weighed = run.weigh(downloaded, optimized)
         decision, measurements = run.select(downloaded, evaluated, weighed)
+        winner = winner_of(decision, weighed)
         report = weighing_report(
             decision,
             measurements,
             evaluated if run.finetunes() else None,
             recipe.name,
-            facts=lineage_of(downloaded, model, recipe),
+            facts={**lineage_of(downloaded, model, recipe), **run.how_to_repeat(winner)},
             currency=recipe.weigh.currency,
         )
         run.records.report(report, run.workspace)
         publish_weighing(report.markdown, report.rows, report.chart, f"{recipe.name}-report")
         # After the report, which says of each candidate why it did not win.
         require_winner(decision)
-        winner = winner_of(decision, weighed)
         chosen = (
             run.package(downloaded, model, winner, weighed) if winner else run.champions_release()
         )

@@ -16,6 +16,9 @@ from weighbridge.tasks.measurement import Measurement, Variant
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report import WeighingReport
 
+RECIPE = "recipe.json"
+"""Kept with the run of a release: everything that it was asked for."""
+
 
 class ReleaseRecords:
     """One release in MLflow: its run, the runs of its stages, the versions it makes."""
@@ -30,6 +33,8 @@ class ReleaseRecords:
             params=recipe.model_dump(mode="json", exclude_none=True),
             tags=self.tags,
         )
+        if not self.mlflow_run.continued:
+            self.mlflow_run.keep_text(recipe.model_dump_json(indent=1), RECIPE)
 
     def stage(
         self, name: str, inputs: Mapping[str, object], params: Mapping[str, object] | None = None

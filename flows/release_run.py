@@ -18,6 +18,7 @@ from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
     BENTO,
     BENTO_DIGEST,
+    RELEASE_RUN,
     WEIGHING,
     Champion,
     as_candidate,
@@ -170,7 +171,12 @@ class ReleaseRun:
             cached_stages.package_step(winner, lineage, self.recipe, self.workspace)
         )
         version = self.versions[winner.variant.label]
-        facts = {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest, WEIGHING: fingerprint(weighed)}
+        facts = {
+            BENTO: packaged.tag,
+            BENTO_DIGEST: packaged.digest,
+            WEIGHING: fingerprint(weighed),
+            RELEASE_RUN: self.records.mlflow_run.run_id,
+        }
         self.registry.tag(
             version, facts | ({"bento_pushed": packaged.pushed} if packaged.pushed else {})
         )
@@ -178,6 +184,13 @@ class ReleaseRun:
         self.registry.set_challenger(version, winner.label)
         release = packaged.release(version.name, version.version)
         return release.model_copy(update={"peak_memory": _peak_memory(winner, weighed)})
+
+    def how_to_repeat(self, winner: Candidate | None) -> dict[str, str]:
+        """Return the command that makes and measures the winner again, for the report."""
+        if winner is None:
+            return {}
+        version = self.versions[winner.variant.label]
+        return {"to repeat it": f"weighbridge run --replay {version.name}@{version.version}"}
 
     def champions_release(self) -> Release:
         """Return what serves now, so that it goes on serving."""

@@ -99,6 +99,14 @@ class Registry:
             run.log_params(params)
         return run
 
+    def text_of_run(self, run_id: str, name: str) -> str:
+        """Return a text that was kept with a run.
+
+        Raises:
+            Unavailable: there is no such run or text, or it cannot be fetched.
+        """
+        return runs.text_of(self.connection, run_id, name)
+
     # Versions
 
     def register(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -202,6 +203,11 @@ class MlflowRun:
         with self._writing(file.name):
             self.connection.client.log_artifact(self.run_id, str(file), folder or None)
 
+    def keep_text(self, text: str, name: str) -> None:
+        """Keep a text with the run, as a file."""
+        with self._writing(name):
+            self.connection.client.log_text(self.run_id, text, name)
+
     def flush(self) -> None:
         """Write the live metrics that still wait."""
         pending, self._pending = self._pending, []
@@ -268,6 +274,19 @@ class MlflowRun:
     def _writing(self, what: str) -> Iterator[None]:
         with self.connection.doing(f"writing {what} of run '{self.name}' into MLflow"):
             yield
+
+
+def text_of(connection: Connection, run_id: str, name: str) -> str:
+    """Return a text that was kept with a run.
+
+    Raises:
+        Unavailable: there is no such run or text, or it cannot be fetched.
+    """
+    with (
+        connection.doing(f"reading {name} of run {run_id} from MLflow"),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        return Path(connection.client.download_artifacts(run_id, name, scratch)).read_text()
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

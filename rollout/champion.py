@@ -15,6 +15,8 @@ BENTO, BENTO_DIGEST = "bento", "bento_digest"
 """Version tags: what serves this version."""
 WEIGHING = "weighing"
 """Version tag: fingerprint of the weighing that this version won."""
+RELEASE_RUN = "release_run"
+"""Version tag: MLflow's id of the release that packaged it."""
 
 
 @dataclass(frozen=True)

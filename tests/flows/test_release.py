@@ -212,6 +212,23 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
     assert target["serving"]["version"] == target["wish"] == champion.version
 
 
+def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(there: FirstRun) -> None:
+    before = roles()
+    done = weighbridge("run", "--replay", "chain@champion", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    figures = {row["figure"]: row for row in json.loads(done.stdout)["figures"]}
+    made = ("base", "adapter", "merged")
+    assert [figures[name]["agreement"] for name in made] == ["equal"] * 3
+    assert figures["exact match"]["agreement"] == "equal"
+    assert figures["NLL, test split"]["agreement"] in ("equal", "inside")
+    assert "requests/s at concurrency 2" in figures
+    assert roles() == before
+    assert len(Registry.connect(Settings()).history("chain")) == 1
+    refused = weighbridge("run", "--replay", "chain@1")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: replaying chain 1: it was never weighed")
+
+
 def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
     small: Path, tmp_path: Path
 ) -> None:
