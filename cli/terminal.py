@@ -268,6 +268,8 @@ def print_plan(plan: "Plan") -> None:
         for stage in plan.stages
     ]
     table(["stage", "action", "why", "needs"], rows)
+    for line in plan.evidence:
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"{human_size(plan.disk_free)} of disk free")
 
 

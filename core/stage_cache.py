@@ -155,7 +155,7 @@ class StageCache:
         # Held while it is computed, so that a second process waits for the result and then reuses
         # it.
         with FileLock(record.with_suffix(".lock")):
-            forecast = self._look(record, identity, TypeAdapter(result))
+            forecast = self._look(stage, record, identity, TypeAdapter(result))
             if forecast.value is not None:
                 return StageOutcome(forecast.value, reused=True, why=forecast.why, seconds=0.0)
             started = time.monotonic()
@@ -172,19 +172,34 @@ class StageCache:
     ) -> Forecast[R]:
         """Return what `run` would do, without doing it."""
         identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
-        return self._look(self._record(stage, identity), identity, TypeAdapter(result))
+        return self._look(stage, self._record(stage, identity), identity, TypeAdapter(result))
+
+    def newest(self, stage: str, result: type[R], about: str) -> R | None:
+        """Return the newest result of a stage whose record names `about`, such as a digest."""
+        for record in reversed(self._records(stage)):
+            text = record.read_text()
+            if about in text:
+                try:
+                    return TypeAdapter(result).validate_python(json.loads(text)["value"])
+                except (ValueError, KeyError):
+                    return None
+        return None
+
+    def _records(self, stage: str) -> list[Path]:
+        """Return the records of a stage, the oldest first."""
+        return sorted((self.root / stage).glob("*.json"), key=lambda path: path.stat().st_mtime)
 
     def _record(self, stage: str, identity: Mapping[str, Any]) -> Path:
         return self.root / stage / f"{fingerprint(identity)}.json"
 
     def _look(
-        self, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]
+        self, stage: str, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]
     ) -> Forecast[R]:
         try:
             saved = json.loads(record.read_text())
             value = adapter.validate_python(saved["value"])
         except FileNotFoundError:
-            return Forecast(None, self._why_missing(record.parent, identity))
+            return Forecast(None, self._why_missing(stage, identity))
         except (ValueError, KeyError, ValidationError):
             return Forecast(None, "the record of the last run cannot be read")
         for artifact in artifacts_in(value):
@@ -194,9 +209,9 @@ class StageCache:
                 )
         return Forecast(value, f"same inputs and arguments as on {saved['finished']}")
 
-    def _why_missing(self, folder: Path, identity: Mapping[str, Any]) -> str:
+    def _why_missing(self, stage: str, identity: Mapping[str, Any]) -> str:
         """Return what differs from the newest record of the stage, whoever made that."""
-        records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        records = self._records(stage)
         if not records:
             return "not run before"
         previous = json.loads(records[-1].read_text())["identity"]

@@ -10,7 +10,7 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.disk import free_bytes
 from weighbridge.core.environments import locate
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import cached_stages
+from weighbridge.flows import cached_stages, evidence_forecast
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.data import read_rows
@@ -53,6 +53,8 @@ class Plan(BaseModel):
     stages: list[PlannedStage]
     disk_free: int
     """Bytes free where artifacts are kept."""
+    evidence: list[str] = []
+    """What the data can show, as far as they are known."""
 
 
 class _Blocked(Exception):
@@ -68,8 +70,9 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
     """
     workspace = workspace or Workspace()
     stages: list[PlannedStage] = []
+    forecaster = _Forecaster(recipe, workspace)
     try:
-        for stage in _Forecaster(recipe, workspace).stages():
+        for stage in forecaster.stages():
             stages.append(stage)
     except _Blocked:
         pass
@@ -84,7 +87,9 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
         for name in _stages_of(recipe)[len(stages) :]
     ]
     free = free_bytes(workspace.settings.home)
-    return Plan(recipe=recipe.name, stages=stages + waiting, disk_free=free)
+    return Plan(
+        recipe=recipe.name, stages=stages + waiting, disk_free=free, evidence=forecaster.evidence
+    )
 
 
 def _stages_of(recipe: Recipe) -> list[str]:
@@ -99,6 +104,7 @@ class _Forecaster:
         self.workspace = workspace
         self.last: Any = None
         """Result of the stage that was forecast last."""
+        self.evidence: list[str] = []
 
     def stages(self) -> Iterator[PlannedStage]:
         """Return one line per stage whose inputs are known.
@@ -117,6 +123,7 @@ class _Forecaster:
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         rows = len(read_rows(downloaded.data, "test"))
         proving_rows.check_rows(rows, recipe.select, recipe.evaluate)
+        self.evidence = evidence_forecast.lines(rows, recipe, downloaded.data, workspace)
         model = downloaded.model
         if recipe.finetune != "none":
             yield from self._forecast(

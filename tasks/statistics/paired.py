@@ -98,6 +98,14 @@ def not_worse(reference: Score, score: Score, margin: float, alpha: float = 0.05
     return _claim(verdict, compared, compared.estimate + margin, alpha)
 
 
+def spread(first: Score, second: Score) -> float | None:
+    """Return the standard deviation of a row's difference between two scores; None where the two
+    cannot be paired. Of right and wrong answers its square is the discordance.
+    """
+    compared = _compare(first, second, alpha=0.05)
+    return None if isinstance(compared, str) or not compared.rows else compared.spread
+
+
 def _unknown(why: str) -> Claim:
     return Claim(verdict="undecided", estimate=math.nan, low=-math.inf, high=math.inf, why=why)
 

@@ -1,0 +1,76 @@
+"""What the test rows of a recipe can show, said before anything is measured."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Final
+
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.metrics.shipped import ExactMatchArgs
+from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.statistics.paired import spread
+from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_margin
+from weighbridge.tasks.weigh import Weighed
+
+USUAL_DISCORDANCE: Final = 0.1
+"""Share of rows that one of two models alone answers rightly, where nothing was weighed yet."""
+
+
+def lines(rows: int, recipe: Recipe, data: Artifact, workspace: Workspace) -> list[str]:
+    """Return in a line or two what so many test rows can show; none where nobody can tell.
+
+    The spread of the rows' differences is that of the last weighing on these data. Before one, it
+    is known of right and wrong answers alone.
+    """
+    rows = min(rows, recipe.evaluate.limit or rows)
+    label = recipe.select.metric
+    of_right_and_wrong = any(
+        isinstance(metric, ExactMatchArgs) and metric.label() == label
+        for metric in recipe.evaluate.metrics
+    )
+    weighed = workspace.stages.newest("weigh", Weighed, data.digest)
+    seen = _spread_seen(weighed.measurements if weighed else [], label)
+    if not rows or (seen is None and not of_right_and_wrong):
+        return []
+    if seen is None:
+        whence, deviation = "as is usual", math.sqrt(USUAL_DISCORDANCE)
+    else:
+        # One row that differs may come yet where none did.
+        whence, deviation = "as in the last weighing", max(seen, 1 / math.sqrt(rows))
+    differ = (
+        f"one of two models alone is right in {100 * deviation**2:.3g} % of rows"
+        if of_right_and_wrong
+        else f"the rows' differences spread by {deviation:.2g}"
+    )
+    told = (
+        f"{rows:,} test rows show that {label} is not worse by "
+        f"{smallest_margin(rows, deviation):.2g}, in {100 * POWER:.0f} % of cases where it is "
+        f"equal ({differ}, {whence})"
+    )
+    return [told, *_of_limits(rows, deviation, recipe.select)]
+
+
+def _of_limits(rows: int, deviation: float, args: SelectArgs) -> list[str]:
+    """Return in a line which limits take more rows than there are."""
+    limits = {"select.margin": args.margin, "select.max_loss": args.max_loss}
+    takes = {name: rows_for(limit, deviation) for name, limit in limits.items() if limit}
+    more = [
+        f"{name} {limits[name]:.3g} takes {count:,} test rows"
+        for name, count in takes.items()
+        if count > rows
+    ]
+    return ["; ".join(more)] if more else []
+
+
+def _spread_seen(measurements: Sequence[Measurement], label: str) -> float | None:
+    """Return the largest spread between two candidates' rows; None where there are no two."""
+    scores = [
+        score
+        for measurement in measurements
+        if (score := measurement.test_scores.get(label) or measurement.scores.get(label))
+    ]
+    spreads = [spread(first, second) for first, second in combinations(scores, 2)]
+    return max((known for known in spreads if known is not None), default=None)
