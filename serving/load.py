@@ -1,13 +1,14 @@
-"""Load generator: what an OpenAI endpoint does under a given concurrency.
+"""Load generator: what an OpenAI endpoint does under a given concurrency, or at a given rate.
 
-Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``.
+Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``, or ``--rate 2,5 --ttft 0.5``.
 """
 
 import argparse
 import asyncio
 import ipaddress
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,8 +18,12 @@ from weighbridge.core.errors import BadInput
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits, figures_of
 from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
+from weighbridge.serving.open_loop import run_rate
 from weighbridge.serving.openai_client import Client, Payload
+from weighbridge.serving.rate_search import highest_rate
 
+TIMEOUT: Final = 120.0
+"""Seconds that one answer may take."""
 SILENCE_POLL: Final = 0.05
 """Seconds between two looks at what is still under way."""
 
@@ -31,7 +36,7 @@ def run_load(
     seconds: float = 0.0,
     requests: int | None = None,
     max_seconds: float = 60.0,
-    timeout: float = 120.0,
+    timeout: float = TIMEOUT,
     limits: SpeedLimits | None = None,
     wait_for_silent: bool = True,
     remote: bool = False,
@@ -157,7 +162,7 @@ def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure an endpoint and print one line per concurrency."""
+    """Measure an endpoint and print one line per concurrency or rate."""
     parser = argparse.ArgumentParser(
         prog="python -m weighbridge.serving.load", description="Measure an OpenAI endpoint."
     )
@@ -165,29 +170,81 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--concurrency", default="1,4,8", help="one number or several, with commas (%(default)s)"
     )
-    parser.add_argument("--requests", type=int, default=64, help="per concurrency (%(default)s)")
+    parser.add_argument(
+        "--rate",
+        help="requests per second instead, as a Poisson process: numbers with commas, or `highest` "
+        "for the highest at which the limits hold",
+    )
+    parser.add_argument("--ttft", type=float, help="limit in seconds; needed with --rate")
+    parser.add_argument("--tpot", type=float, help="limit in seconds")
+    parser.add_argument(
+        "--percentile", type=float, default=0.95, help="which must keep them (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=64, help="per concurrency or rate (%(default)s)"
+    )
     parser.add_argument("--max-tokens", type=int, default=64, help="of one answer (%(default)s)")
     parser.add_argument(
-        "--max-seconds", type=float, default=60, help="per concurrency (%(default)s)"
+        "--max-seconds", type=float, default=60, help="per concurrency or rate (%(default)s)"
     )
     parser.add_argument(
         "--remote", action="store_true", help="allow a host other than this machine"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per concurrency")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     args = parser.parse_args(arguments)
-    for level in (int(number) for number in args.concurrency.split(",")):
-        payloads = made_up_payloads(max(args.requests, 4 * level), args.max_tokens)
+    for run in _at_rates(args) if args.rate else _at_levels(args):
         cpu = time.process_time()
-        figures = run_load(
-            args.url, payloads, level, max_seconds=args.max_seconds, remote=args.remote
-        )
+        figures = run()
         spent = time.process_time() - cpu
         print(figures.model_dump_json() if args.json else _line(figures, spent), flush=True)
 
 
+def _limits(args: argparse.Namespace) -> SpeedLimits:
+    return SpeedLimits(ttft=args.ttft, tpot=args.tpot, percentile=args.percentile)
+
+
+def _at_levels(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
+    for level in (int(number) for number in args.concurrency.split(",")):
+        yield partial(
+            run_load,
+            args.url,
+            made_up_payloads(max(args.requests, 4 * level), args.max_tokens),
+            level,
+            max_seconds=args.max_seconds,
+            limits=_limits(args),
+            remote=args.remote,
+        )
+
+
+def _at_rates(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
+    payloads, limits = made_up_payloads(args.requests, args.max_tokens), _limits(args)
+    _check(args.url, payloads, 1, remote=args.remote)
+    sender = Sender(args.url, Client(args.url).model, TIMEOUT)
+    run = partial(
+        run_rate,
+        sender,
+        payloads,
+        limits=limits,
+        requests=args.requests,
+        seconds=args.max_seconds,
+        seed=args.seed,
+    )
+    if args.rate != "highest":
+        yield from (partial(run, rate) for rate in map(float, args.rate.split(",")))
+        return
+    closed = run_load(args.url, payloads, 4, requests=16, remote=args.remote)
+    _, tried = highest_rate(run, limits, max(closed.requests_per_second, 0.1))
+    yield from (partial(lambda seen: seen, figures) for figures in tried)
+
+
 def _line(figures: LoadFigures, cpu: float) -> str:
+    at = f"concurrency {figures.concurrency:3d}"
+    if figures.rate is not None:
+        verdict = "saturated" if figures.saturated else f"limits {figures.objective}"
+        at = f"rate {figures.rate:.3g}/s, {figures.within or 0:.1%} within, {verdict}"
     return (
-        f"concurrency {figures.concurrency:3d}: {figures.tokens_per_second:8.1f} tokens/s, "
+        f"{at}: {figures.tokens_per_second:8.1f} tokens/s, "
         f"{figures.requests_per_second:6.2f} requests/s, "
         f"first token {milliseconds(figures.ttft_p50)} (p95 {milliseconds(figures.ttft_p95)}), "
         f"per token {milliseconds(figures.tpot_p50)} (p95 {milliseconds(figures.tpot_p95)}), "

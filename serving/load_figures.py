@@ -7,11 +7,16 @@ loop for that.
 import itertools
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_streams import StreamedAnswer
+from weighbridge.serving.quantiles import Decided
+
+MOST_LAG: Final = 0.05
+"""Part of the limit by which the generator itself may be late."""
 
 
 class SpeedLimits(BaseModel):
@@ -35,10 +40,12 @@ class SpeedLimits(BaseModel):
         slow = self.tpot is not None and answer.tpot is not None and answer.tpot > self.tpot
         return not (late or slow)
 
-    def may_be_kept_by(self, answer: StreamedAnswer, now: float) -> bool:
-        """Whether one that is under way may still be answered in time, as far as is seen."""
+    def may_be_kept_by(self, answer: StreamedAnswer, now: float, most_tokens: int) -> bool:
+        """Whether one that is under way may still be answered in time, of so many tokens."""
         first = answer.arrivals[0] if answer.arrivals else now
-        return self.ttft is None or first - answer.started <= self.ttft
+        if self.ttft is not None and first - answer.started > self.ttft:
+            return False
+        return self.tpot is None or now - first <= self.tpot * most_tokens
 
 
 class LoadFigures(BaseModel):
@@ -86,6 +93,21 @@ class LoadFigures(BaseModel):
     lag_p95: float | None = Field(
         None, description="How late the generator itself sent its requests."
     )
+    within: float | None = Field(
+        None, description="Part of the requests that were answered whole and kept the limits."
+    )
+    saturated: bool = Field(False, description="Ended early: more came than was answered.")
+    objective: Decided | None = Field(
+        None, description="Whether the limits are kept; None where none were given."
+    )
+
+    def void(self, limits: SpeedLimits) -> bool:
+        """Whether the generator itself was too late for its figures to be the engine's."""
+        return (
+            self.lag_p95 is not None
+            and limits.ttft is not None
+            and self.lag_p95 > MOST_LAG * limits.ttft
+        )
 
 
 def figures_of(

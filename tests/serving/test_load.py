@@ -157,3 +157,11 @@ def test_the_command_prints_a_line_per_concurrency(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["concurrency   1", "concurrency   2"]
     assert all("0 of 8 failed" in line for line in lines)
+
+
+def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve() as server:
+        main([server.url, "--rate", "50,100", "--ttft", "2", "--requests", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["rate 50/s", "rate 100/s"]
+    assert all("100.0% within, limits undecided" in line for line in lines)
