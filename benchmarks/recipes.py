@@ -17,7 +17,7 @@ def small_recipe(folder: Path, name: str, *, variants: int = 1, **changes: dict[
     recipe["finetune"] |= {"max_steps": 2, "save_steps": 2}
     recipe["evaluate"] |= {"limit": 8, "max_new_tokens": 4, "min_gain": -1.0}
     recipe["optimize"]["variants"] = recipe["optimize"]["variants"][:variants]
-    recipe["weigh"] |= {"concurrency": [1], "requests": 2, "max_tokens": 4}
+    recipe["weigh"] |= {"concurrency": [1], "requests": 2, "max_tokens": 4, "repeats": 0}
     recipe["select"] = {
         "metric": recipe["select"]["metric"],
         "max_loss": None,

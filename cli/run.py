@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     "that were recorded. Nothing is registered or served.",
 )
 def run(recipe: Path | None, as_json: bool, replay: str | None) -> None:
-    """Run RECIPE: download, finetune, evaluate, optimize, weigh, select, package, deploy.
+    """Run RECIPE: download, finetune, evaluate, optimize, weigh, repeat, select, package,
+    deploy.
 
     Finished stages are reused, also those of a run that was killed. Nothing needs to be running.
     """

@@ -12,7 +12,7 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.stage_cache import Forecast, StageOutcome
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks import download, evaluate, finetune, optimize, package, select, weigh
+from weighbridge.tasks import download, evaluate, finetune, optimize, package, repeat, select, weigh
 from weighbridge.tasks.download import Downloaded, Pinned
 from weighbridge.tasks.evaluate import Evaluated
 from weighbridge.tasks.finetune import Finetuned
@@ -20,6 +20,7 @@ from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged
+from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.weigh import Weighed
 
@@ -142,6 +143,62 @@ def weigh_step(
         ),
         # A candidate that failed, by a full memory perhaps, is tried again by the next run.
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
+    )
+
+
+def repeat_step(
+    downloaded: Downloaded,
+    evaluated: Evaluated,
+    weighed: Weighed,
+    champion: Measurement | None,
+    recipe: Recipe,
+    workspace: Workspace,
+) -> CachedStage[Repeated]:
+    attempt = 0
+    while True:
+        step = _repeat_step(downloaded, evaluated, weighed, champion, recipe, workspace, attempt)
+        earlier = step.forecast(workspace).value
+        if earlier is None or not repeat.is_void(earlier):
+            return step
+        attempt += 1
+
+
+def _repeat_step(
+    downloaded: Downloaded,
+    evaluated: Evaluated,
+    weighed: Weighed,
+    champion: Measurement | None,
+    recipe: Recipe,
+    workspace: Workspace,
+    attempt: int,
+) -> CachedStage[Repeated]:
+    inputs = {
+        "measurements": weighed.measurements,
+        "reference": evaluated.finetuned,
+        "champion": champion,
+        "data": downloaded.data,
+        "metrics": recipe.evaluate,
+        "args": recipe.weigh,
+        "select": recipe.select,
+        "attempt": attempt,
+    }
+    return CachedStage(
+        "repeat",
+        repeat.VERSION,
+        Repeated,
+        inputs,
+        lambda: repeat.repeat(
+            weighed.measurements,
+            evaluated.finetuned,
+            champion,
+            downloaded.data,
+            recipe.evaluate,
+            recipe.weigh,
+            recipe.select,
+            workspace,
+            attempt,
+        ),
+        keep=lambda repeated: not repeated.failed,
     )
 
 

@@ -27,6 +27,7 @@ STAGES: Final = (
     "evaluate",
     "optimize",
     "weigh",
+    "repeat",
     "select",
     "package",
     "deploy",
@@ -139,7 +140,10 @@ class _Forecaster:
         )
         weighed = self.last
         # Without the champion, which would have to be measured first.
-        yield from self._forecast(cached_stages.select_step(weighed, evaluated, None, recipe))
+        yield from self._forecast(
+            cached_stages.repeat_step(downloaded, evaluated, weighed, None, recipe, workspace)
+        )
+        yield from self._forecast(cached_stages.select_step(self.last, evaluated, None, recipe))
         winner = cached_stages.winner_of(self.last, weighed)
         if winner is None:
             return

@@ -37,6 +37,7 @@ from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.evaluate import Evaluated, gate
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
+from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.weigh import Weighed
@@ -154,13 +155,15 @@ class ReleaseRun:
     ) -> tuple[Decision, list[Measurement]]:
         """Return the decision, and every measurement it looked at, the champion's included."""
         champion, unweighed = self._champion_measured(downloaded, evaluated, weighed)
-        step = cached_stages.select_step(weighed, evaluated, champion, self.recipe, unweighed)
+        repeated = self._stage(self._repeat_step(downloaded, evaluated, weighed, champion))
+        champion = repeated.champion
+        step = cached_stages.select_step(repeated, evaluated, champion, self.recipe, unweighed)
         decision = self._stage(step)
         if decision.finalist_score is not None:
             rows = read_rows(downloaded.data, "test")
             uses = proving_rows.count_use(rows, fingerprint(step.inputs), self.workspace)
             decision = decision.model_copy(update={"test_uses": uses})
-        return decision, [*weighed.measurements, *([champion] if champion else [])]
+        return decision, [*repeated.measurements, *([champion] if champion else [])]
 
     def package(
         self, downloaded: Downloaded, model: Artifact, winner: Candidate, weighed: Weighed
@@ -297,8 +300,9 @@ class ReleaseRun:
         champion = find_measured(self.registry, version)
         if champion is None:
             return None, _unknown_champion(version, "it was never weighed")
-        decided = cached_stages.select_step(weighed, evaluated, None, self.recipe)
-        if champion.weighing == fingerprint(weighed) and decided.forecast(self.workspace).value:
+        if champion.weighing == fingerprint(weighed) and self._decided(
+            downloaded, evaluated, weighed
+        ):
             return None, ""
         candidate = as_candidate(champion, self.registry, self.workspace)
         if candidate is None:
@@ -308,6 +312,25 @@ class ReleaseRun:
             labelled, downloaded.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
         )
         return measured, ""
+
+    def _decided(self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed) -> bool:
+        """Whether this recipe made a decision of this weighing while nothing served."""
+        repeated = self._repeat_step(downloaded, evaluated, weighed, None).forecast(self.workspace)
+        if repeated.value is None:
+            return False
+        step = cached_stages.select_step(repeated.value, evaluated, None, self.recipe)
+        return step.forecast(self.workspace).value is not None
+
+    def _repeat_step(
+        self,
+        downloaded: Downloaded,
+        evaluated: Evaluated,
+        weighed: Weighed,
+        champion: Measurement | None,
+    ) -> cached_stages.CachedStage[Repeated]:
+        return cached_stages.repeat_step(
+            downloaded, evaluated, weighed, champion, self.recipe, self.workspace
+        )
 
 
 def _unknown_champion(version: Version, why: str) -> str:

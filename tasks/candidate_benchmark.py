@@ -282,6 +282,29 @@ class CandidateBenchmark:
                 )
         return figures
 
+    def repeat(self, concurrency: int, block: int) -> LoadFigures:
+        """Start the candidate afresh, as it was tuned, and measure its speed briefly.
+
+        Whatever runs in one block gets the same prompts, in the next block others.
+
+        Raises:
+            Unavailable: the engine does not start, or dies meanwhile.
+        """
+        payloads = self._payloads()
+        first = block * self.args.requests % len(payloads)
+        rotated = [*payloads[first:], *payloads[:first]]
+        with self._serve(self.candidate.engine) as running:
+            (figures,) = self._run_levels(
+                running,
+                rotated,
+                [concurrency],
+                1,
+                self.args.repeat_seconds,
+                max(TUNING_MAX_SECONDS, 4 * self.args.repeat_seconds),
+                tuning=True,
+            )
+        return figures
+
     def _run_levels(
         self,
         running: Running,

@@ -97,15 +97,7 @@ def select(
         unweighed: why nothing is known of a champion that there is: then it stays.
     """
     limits = Limits(args)
-    standings = {
-        measurement.candidate.label: limits.standing(measurement, "validation", reference)
-        for measurement in measurements
-    }
-    refused = {
-        label: standing.why
-        for label, standing in standings.items()
-        if standing.verdict == "refuted" or not (args.on_doubt == "refuse" or standing.seen)
-    }
+    standings, refused = stand(measurements, reference, limits)
     within = [one for one in measurements if one.candidate.label not in refused]
     incumbent = _incumbent(champion, unweighed, measurements, within, test_reference or {})
     serving = incumbent.measurement if incumbent else None
@@ -132,6 +124,22 @@ def select(
         finalist_score=_test_score(finalist, ruling, args),
         evidence=ruling.evidence,
     )
+
+
+def stand(
+    measurements: Sequence[Measurement], reference: Mapping[str, Score], limits: Limits
+) -> tuple[dict[str, Standing], dict[str, str]]:
+    """Return by label how each candidate stands on the validation rows, and why some are out."""
+    standings = {
+        measurement.candidate.label: limits.standing(measurement, "validation", reference)
+        for measurement in measurements
+    }
+    refused = {
+        label: standing.why
+        for label, standing in standings.items()
+        if standing.verdict == "refuted" or not (limits.args.on_doubt == "refuse" or standing.seen)
+    }
+    return standings, refused
 
 
 def require_winner(decision: Decision) -> None:

@@ -31,6 +31,11 @@ from weighbridge.tasks.weigh_args import WeighArgs
 VERSION = 7
 logger = logging.getLogger(__name__)
 
+NO_PART: Final = {
+    *("engines", "price_per_hour", "currency"),
+    *("repeats", "max_repeats", "repeat_seconds"),
+}
+"""Settings that change nothing about the measurement of one candidate."""
 # Nothing listens there: of the command, only the program is looked at.
 DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
@@ -131,8 +136,7 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
-    # Other engines of the recipe and the price change nothing about this measurement.
-    settings = args.model_dump(exclude={"engines", "price_per_hour", "currency"})
+    settings = args.model_dump(exclude=NO_PART)
     return {
         "artifact": candidate.variant.artifact,
         "engine": candidate.engine,

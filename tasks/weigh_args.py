@@ -1,11 +1,14 @@
 """How candidates are weighed, as a recipe says it."""
 
-from typing import Annotated
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
+
+FEWEST_REPEATS: Final = 3
+"""Student's interval of two runs is 4.5 times as wide."""
 
 
 class WeighArgs(BaseModel):
@@ -43,7 +46,30 @@ class WeighArgs(BaseModel):
         True,
         description="Measure the engine options that are left open, such as threads and slots.",
     )
+    repeats: int = Field(
+        5,
+        ge=0,
+        description="Blocks at least in which the finalists run again, each in a fresh process, "
+        "before one is called faster than another; 0: none is, and no champion is replaced for "
+        "its speed.",
+    )
+    max_repeats: int = Field(
+        20,
+        ge=0,
+        description="Blocks at most, where there is a champion to beat; it is looked up to four "
+        "times whether they are enough.",
+    )
+    repeat_seconds: float = Field(1.5, gt=0, description="Least time of one of these runs.")
     price_per_hour: float | None = Field(
         None, ge=0, description="Of this machine; gives the cost of tokens and of requests."
     )
     currency: str = Field("USD", description="Of the price; only shown.")
+
+    @model_validator(mode="after")
+    def _repeats_suffice(self) -> Self:
+        if 0 < self.repeats < FEWEST_REPEATS:
+            raise ValueError(
+                f"repeats {self.repeats}: no spread is known of so few; give {FEWEST_REPEATS} at "
+                "least, or 0 for none"
+            )
+        return self

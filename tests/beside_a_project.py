@@ -162,6 +162,7 @@ def demo(installation: Installation, model: Path, data: Path, port: int) -> dict
         "requests": 4,
         "seconds": 0.2,
         "max_tokens": 8,
+        "repeats": 0,
     }
     # A random model of a busy machine: neither good nor surely fast.
     limits = ("floor", "max_loss", "max_nll_increase", "max_ttft_p95", "max_memory")

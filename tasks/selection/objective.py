@@ -11,7 +11,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, exact, unknown
 from weighbridge.tasks.statistics.paired import better
-from weighbridge.tasks.statistics.repeats import TIE, faster
+from weighbridge.tasks.statistics.repeats import TIE, faster, tied
 from weighbridge.tasks.statistics.verdict import Claim
 
 _OF_LOAD: Mapping[Goal, Callable[[LoadFigures], float]] = {
@@ -118,20 +118,43 @@ class Objective:
             return math.inf
         return -value if self._more_is_better(measurement) else value
 
+    @property
+    def is_speed(self) -> bool:
+        """Whether another run would give another figure."""
+        return self.args.objective in _OF_LOAD
+
+    def speed(self, load: LoadFigures) -> float:
+        """Return the figure of one run so that more is better; NaN where it has none."""
+        return _OF_LOAD[self.args.objective](load)
+
+    def best(self, measurements: Sequence[Measurement]) -> Measurement:
+        """Return the best by the estimates: by those of the repeats where there are some."""
+        first = min(measurements, key=self.rank)
+        beside = [one for one in measurements if _beside(first, one)]
+        return max(beside, key=self._mean, default=first)
+
     def tied(self, one: Measurement, other: Measurement) -> bool:
-        """Whether two differ by no more than 1 %, or are not told apart by their repeats."""
+        """Whether two differ by no more than 1 %: of repeats, the whole interval."""
         mine, yours = self.value(one), self.value(other)
         if mine is None or yours is None:
             return mine is yours
+        if one.noise is not None and _beside(one, other):
+            claim = tied(self._runs(one), self._runs(other), looks=one.noise.looks)
+            return claim.verdict == "shown"
         if abs(mine - yours) <= TIE * max(abs(mine), abs(yours)):
             return True
         if self.is_quality:
             label = self.args.metric
             return better(one.scores[label], other.scores[label]).verdict == "undecided"
-        return all(
-            (claim := self._faster(*pair, 0.0)) is not None and claim.verdict == "undecided"
-            for pair in ((one, other), (other, one))
-        )
+        return False
+
+    def told_apart(self, one: Measurement, other: Measurement) -> str:
+        """Return whether repeats tell the first from the second; empty where there are none."""
+        claim = self._faster(other, one, 0.0)
+        if claim is None:
+            return ""
+        told = "told apart" if claim.verdict == "shown" else "not told apart"
+        return f"{told} by repeats ({claim.why})"
 
     def improvement(self, champion: Measurement, challenger: Measurement) -> Evidence:
         """Return whether the challenger's figure is better by `min_improvement`.
@@ -158,7 +181,7 @@ class Objective:
     ) -> Claim | None:
         """Return what the repeats say; None where both were not repeated beside each other."""
         noise = challenger.noise
-        if noise is None or noise != champion.noise:
+        if noise is None or not _beside(champion, challenger):
             return None
         runs = (self._runs(champion), self._runs(challenger))
         claim = faster(*runs, min_improvement, looks=noise.looks)
@@ -169,7 +192,14 @@ class Objective:
 
     def _runs(self, measurement: Measurement) -> list[float]:
         """Return the figure of every repeat, so that more is better."""
-        return [_OF_LOAD[self.args.objective](repeat.load) for repeat in measurement.repeats]
+        return [self.speed(repeat.load) for repeat in measurement.repeats]
+
+    def _mean(self, measurement: Measurement) -> float:
+        """Return the geometric mean of the repeats; 0 where one has no figure."""
+        runs = self._runs(measurement)
+        if not all(figure > 0 for figure in runs):
+            return 0.0
+        return math.exp(math.fsum(map(math.log, runs)) / max(len(runs), 1))
 
     def _exact(self, rule: str, mine: float, yours: float, between: str) -> Evidence:
         gain = (mine - yours) * (1 if self.goal.greater_is_better else -1)
@@ -182,3 +212,8 @@ class Objective:
         if self.is_quality:
             return measurement.scores[self.args.metric].greater_is_better
         return self.goal.greater_is_better
+
+
+def _beside(one: Measurement, other: Measurement) -> bool:
+    """Whether both were repeated in the same blocks."""
+    return one.noise is not None and one.noise == other.noise

@@ -166,7 +166,7 @@ def faster(
             if found.high < math.log1p(min_improvement)
             else "undecided"
         ),
-        f"at least {min_improvement:.1%} faster",
+        f"at least {min_improvement:.1%} faster" if min_improvement else "faster",
         lambda found: _needed(
             abs(found.mean - math.log1p(min_improvement)), found.spread, levels(looks, alpha / 2)
         ),
@@ -254,62 +254,64 @@ def resolution(spread: float, blocks: int, alpha: float = 0.05) -> float:
 
 
 class Drift(BaseModel):
-    """What one candidate, measured under two labels at start and end, says of the machine."""
+    """What one candidate, measured under two labels from start to end, says of the machine."""
 
     model_config = ConfigDict(frozen=True)
 
-    change: float = Field(description="Of the machine's speed, from start to end: a share.")
-    labels: Claim = Field(description="That the candidate differs from itself.")
+    change: float | None = Field(
+        description="Of the machine's speed, from the first blocks to the last: a share; None: "
+        "not known."
+    )
+    differs: Verdict = Field(description="On the claim that the candidate differs from itself.")
     steady: bool = Field(description="Whether differences in speed may be believed.")
     why: str = Field(description="One sentence.")
 
 
 def drift(
-    start: Sequence[tuple[float, float]],
-    end: Sequence[tuple[float, float]],
+    one: Sequence[float],
+    again: Sequence[float],
+    others: Sequence[Sequence[float]] = (),
     alpha: float = 0.05,
+    looks: tuple[int, ...] = (5,),
     limit: float = DRIFT,
 ) -> Drift:
-    """Return whether the machine held its speed, from one candidate's figures under two labels.
+    """Return whether the machine held its speed from the first blocks to the last.
 
     Args:
-        start: both labels' figures, one pair after the other, before everything else was measured.
-        end: the same, afterwards.
-        alpha: two-sided error of the comparison of the labels.
-        limit: by how much start and end may differ, a share.
+        one: figures of one candidate, block by block.
+        again: its figures under a second label, of the same blocks.
+        others: of other candidates that ran in these blocks: each is compared with itself.
+        alpha: two-sided error of all looks together, where nothing but noise is between the labels.
+        looks: numbers of blocks after which it was planned to look.
+        limit: by how much the last third may differ from the first, a share.
     """
-    pairs = [*start, *end]
-    first, second = ([pair[label] for pair in pairs] for label in (0, 1))
-    labels = _differs(first, second, alpha)
-    if labels.why.startswith("a repeat") or len(pairs) < 2 or not (start and end):
-        return Drift(change=math.nan, labels=labels, steady=False, why=labels.why)
-    begun, ended = (
-        math.fsum(math.log(value) for pair in part for value in pair) / (2 * len(part))
-        for part in (start, end)
-    )
-    change = math.expm1(ended - begun)
-    if labels.verdict == "shown":
-        why = f"one candidate under two labels differs from itself: {labels.why}"
-    elif abs(change) > limit:
-        why = (
-            f"the machine became {abs(change):.1%} {'faster' if change > 0 else 'slower'} while "
-            f"it was measured on (at most {limit:.0%})"
-        )
-    else:
-        return Drift(
-            change=change,
-            labels=labels,
-            steady=True,
-            why=f"the machine held its speed ({change:+.1%})",
-        )
-    return Drift(change=change, labels=labels, steady=False, why=why)
-
-
-def _differs(first: Sequence[float], second: Sequence[float], alpha: float) -> Claim:
-    found = _interval(first, second, alpha, (max(len(first), 2),))
-    return _claim(
-        found,
-        lambda interval: "shown" if interval.low > 0 or interval.high < 0 else "undecided",
-        "different",
+    labels = _claim(
+        _interval(one, again, alpha, looks),
+        lambda found: "shown" if found.low > 0 or found.high < 0 else "undecided",
+        "different under two labels",
         lambda _: None,
     )
+    if math.isnan(labels.estimate):
+        return Drift(change=None, differs="undecided", steady=False, why=labels.why)
+    third = math.ceil(len(one) / 3)
+    change = math.expm1(
+        math.fsum(_rise(figures, third) for figures in (one, again, *others)) / (2 + len(others))
+    )
+    steady = labels.verdict != "shown" and abs(change) <= limit
+    if labels.verdict == "shown":
+        why = f"one candidate differs from itself: {labels.why}"
+    elif steady:
+        why = f"the machine held its speed ({change:+.1%})"
+    elif math.isnan(change):
+        why = "a repeat has no figure: whether the machine held its speed is not known"
+    else:
+        became = "faster" if change > 0 else "slower"
+        why = f"the machine became {abs(change):.1%} {became} meanwhile (at most {limit:.0%})"
+    known = None if math.isnan(change) else change
+    return Drift(change=known, differs=labels.verdict, steady=steady, why=why)
+
+
+def _rise(figures: Sequence[float], part: int) -> float:
+    """Return by how much the log of the last figures is above that of the first ones."""
+    logs = [math.log(figure) if figure > 0 else math.nan for figure in figures]
+    return (math.fsum(logs[-part:]) - math.fsum(logs[:part])) / part

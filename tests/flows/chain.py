@@ -68,6 +68,7 @@ def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
             "requests": 4,
             "seconds": 0.2,
             "max_tokens": 8,
+            "repeats": 0,
             "price_per_hour": 0.1,
         },
         "select": {"max_loss": None, "max_nll_increase": None},

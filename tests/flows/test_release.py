@@ -188,6 +188,7 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
         "evaluate",
         "optimize",
         "weigh",
+        "repeat",
         "select",
         "package",
         "deploy",
@@ -206,7 +207,7 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
         client.models.list()
 
     forecast = json.loads(weighbridge("plan", small, "--json").stdout)
-    assert [entry["action"] for entry in forecast[:-1]] == ["reuse"] * 7
+    assert [entry["action"] for entry in forecast[:-1]] == ["reuse"] * 8
     (target,) = json.loads(weighbridge("status", "--json").stdout)["targets"]
     assert target["healthy"]
     assert target["serving"]["version"] == target["wish"] == champion.version
@@ -445,6 +446,7 @@ def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
         "evaluate",
         "optimize",
         "weigh",
+        "repeat",
         "select",
         "package",
         "deploy",

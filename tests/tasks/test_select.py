@@ -286,10 +286,17 @@ def test_speed_takes_the_champions_place_by_its_repeats_where_quality_is_shown_t
     assert words in decision.reasons["llama_cpp/old"] if winner else words in decision.why
 
 
-def test_candidates_that_repeats_do_not_tell_apart_are_tied() -> None:
+def test_of_candidates_that_repeats_tie_the_smaller_one_is_chosen_else_the_estimate() -> None:
     one, other = measured("a", speed=600), measured("b", speed=500, size=1)
     assert decide(one, other).winner == "llama_cpp/a"
-    assert decide(repeated(one, *NOISY), repeated(other, *OTHERWISE)).winner == "llama_cpp/b"
+    in_doubt = decide(repeated(one, *NOISY), repeated(other, *OTHERWISE))
+    assert in_doubt.winner == "llama_cpp/a"
+    assert "from llama_cpp/b it is not told apart by repeats" in in_doubt.why
+    assert "not told apart by repeats" in in_doubt.reasons["llama_cpp/b"]
+    shown = decide(repeated(one, *STEADY), repeated(other, *OTHERWISE))
+    assert "it is told apart by repeats (faster is shown" in shown.why
+    equal = measured("a", speed=500)
+    assert decide(repeated(equal, *STEADY), repeated(other, *OTHERWISE)).winner == "llama_cpp/b"
 
 
 def test_speed_that_was_measured_once_takes_nobodys_place() -> None:

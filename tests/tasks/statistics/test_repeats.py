@@ -103,18 +103,23 @@ def test_a_tie_is_an_interval_within_one_percent() -> None:
 
 
 def test_a_machine_that_became_slower_or_cannot_repeat_itself_is_not_steady() -> None:
-    start = [(100.0, 100.5), (100.2, 99.8)]
-    same = drift(start, [(100.1, 100.0), (99.7, 100.2)])
-    assert same.steady
-    slower = drift(start, [(90.0, 90.2), (90.1, 89.9)])
-    assert not slower.steady
-    assert slower.change == pytest.approx(-0.1, abs=0.01)
-    assert "10.1% slower" in slower.why
-    differs = drift([(100.0, 104.0), (100.0, 104.1)], [(100.0, 103.9), (100.0, 104.0)])
-    assert not differs.steady
-    assert "differs from itself" in differs.why
-    assert not drift(start, []).steady
-    assert not drift(start, [(0.0, 100.0), (100.0, 100.0)]).steady
+    again = times(1.001, FLAT)
+    assert drift(FLAT, again).steady
+    slower = [1.0, 1.0, 0.95, 0.9, 0.9]
+    slowed = drift(*([a * b for a, b in zip(runs, slower, strict=True)] for runs in (FLAT, again)))
+    assert not slowed.steady
+    assert slowed.change == pytest.approx(-0.1, abs=0.01)
+    assert "slower meanwhile" in slowed.why
+    assert "differs from itself" in drift(FLAT, times(1.03, FLAT)).why
+    assert not drift(FLAT[:3], again[:3]).steady
+    assert not drift(FLAT, [*again[:4], 0.0]).steady
+
+
+def test_what_ran_beside_the_reference_tells_of_the_machine_too() -> None:
+    lucky = [1.0, 1.0, 1.0, 1.05, 1.05]
+    assert not drift(lucky, lucky).steady
+    assert drift(lucky, lucky, [FLAT, FLAT]).steady
+    assert not drift(FLAT, FLAT, [[100, 100, 100, 100, 0]]).steady
 
 
 def test_what_repeats_can_show_shrinks_with_their_number() -> None:

@@ -1,0 +1,254 @@
+"""Stage repeat: the finalists in speed run again, in blocks beside each other -> repeats, noise.
+
+The larger of two single runs is often the luckier one: runs of one candidate spread by 7 %. So
+those that may win run again, each time in a fresh process, in blocks of shuffled order: what the
+machine does meanwhile meets all of them alike. One of them, the champion where there is one, runs
+twice in every block: where its two labels differ, or where the machine became faster or slower,
+nothing is believed of speeds (tasks/statistics/repeats.py).
+"""
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.progress import track
+from weighbridge.core.stage_cache import fingerprint
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks import weigh
+from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
+from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.measurement import Measurement, Noise, Repeat
+from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.select import is_same, stand
+from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.finalist import in_order
+from weighbridge.tasks.selection.limits import Limits
+from weighbridge.tasks.selection.objective import Objective, highest_concurrency
+from weighbridge.tasks.statistics.repeats import drift, faster, planned_looks, tied
+from weighbridge.tasks.weigh import Weighed
+from weighbridge.tasks.weigh_args import WeighArgs
+
+VERSION = 1
+NEAR: Final = 0.15
+"""Part by which a third one may be behind the best: twice the spread of single runs."""
+AGAIN: Final = "again"
+"""Second label of the one that runs twice in every block."""
+logger = logging.getLogger(__name__)
+
+
+class Repeated(Weighed):
+    """The measurements of every candidate, with repeats where speeds are compared."""
+
+    champion: Measurement | None
+    noise: Noise | None = None
+    failed: bool = False
+    """Whether an engine failed meanwhile: then it is tried again by the next run."""
+
+
+class Block(BaseModel):
+    """One run of every finalist, by label."""
+
+    runs: dict[str, LoadFigures]
+
+
+def is_void(repeated: Repeated) -> bool:
+    """Whether nothing could be believed where a champion was to be beaten: the next run tries
+    again.
+    """
+    noise = repeated.noise
+    return repeated.champion is not None and noise is not None and not noise.drift.steady
+
+
+def finalists(
+    measurements: Sequence[Measurement],
+    reference: Mapping[str, Score],
+    champion: Measurement | None,
+    args: SelectArgs,
+) -> list[Measurement]:
+    """Return those whose speeds are compared: the champion, else the best by the estimates, then
+    the one or two next. None where there is nothing to compare.
+    """
+    standings, refused = stand(measurements, reference, Limits(args))
+    serving = next((one for one in measurements if champion and is_same(one, champion)), champion)
+    if serving is not None and serving.failure:
+        return []
+    within = [
+        one for one in measurements if one.candidate.label not in refused and one is not serving
+    ]
+    ranked = in_order(within, standings, serving, args)
+    values = [Objective(args).value(one) or 0.0 for one in ranked[:3]]
+    near = len(values) == 3 and abs(values[0] - values[2]) <= NEAR * abs(values[0])
+    chosen = [*([serving] if serving else []), *ranked[: 3 if near else 2]]
+    return chosen if len(chosen) > 1 else []
+
+
+def repeat(
+    measurements: Sequence[Measurement],
+    reference: Mapping[str, Score],
+    champion: Measurement | None,
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    select: SelectArgs,
+    workspace: Workspace,
+    attempt: int = 0,
+) -> Repeated:
+    """Repeat the finalists until they are told apart, tied, or the budget is used up.
+
+    Every block is kept by itself, so a run that was killed goes on after its last one.
+
+    Args:
+        measurements: of the candidates, each taken once.
+        reference: scores of the unquantized model.
+        champion: how the version that serves was measured; None where nothing serves.
+        data: the rows, whose prompts are the load.
+        metrics: how many rows are used.
+        args: how many blocks, and how long each run takes.
+        select: limits and objective.
+        workspace: where blocks are kept.
+        attempt: another number measures anew.
+    """
+    found: list[Measurement] = []
+    if args.repeats and Objective(select).is_speed:
+        found = finalists(measurements, reference, champion, select)
+    if not found:
+        return Repeated(measurements=list(measurements), champion=champion)
+    level = select.concurrency or highest_concurrency(found)
+    assert level is not None, "those within the limits have been measured under load"
+    looks = planned_looks(args.repeats, args.max_repeats if champion else args.repeats)
+    plan = _Plan(found, level, looks, data, metrics, args, select, workspace, attempt)
+    blocks, ended, failed = plan.run()
+    noise = plan.noise(blocks, ended)
+    logger.info("the finalists were repeated: %s; %s", noise.ended, noise.drift.why)
+    labels = {one.candidate.label for one in found}
+
+    def repeated(one: Measurement) -> Measurement:
+        label = one.candidate.label
+        if label not in labels:
+            return one
+        return one.model_copy(update={"repeats": _repeats(blocks, label), "noise": noise})
+
+    return Repeated(
+        measurements=[repeated(one) for one in measurements],
+        champion=repeated(champion) if champion else None,
+        noise=noise,
+        failed=failed,
+    )
+
+
+def _repeats(blocks: Sequence[Block], label: str) -> list[Repeat]:
+    return [Repeat(block=number, load=block.runs[label]) for number, block in enumerate(blocks)]
+
+
+@dataclass
+class _Plan:
+    """Who runs in every block, how, and after which blocks is looked."""
+
+    finalists: list[Measurement]
+    """The first one is what the others are compared with."""
+    level: int
+    looks: tuple[int, ...]
+    data: Artifact
+    metrics: EvaluateArgs
+    args: WeighArgs
+    select: SelectArgs
+    workspace: Workspace
+    attempt: int
+
+    @property
+    def reference(self) -> str:
+        return self.finalists[0].candidate.label
+
+    @cached_property
+    def runners(self) -> dict[str, Measurement]:
+        """Return who runs in a block, by label."""
+        labelled = {one.candidate.label: one for one in self.finalists}
+        return {**labelled, f"{self.reference} {AGAIN}": self.finalists[0]}
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Return all that a block depends on, but its number."""
+        candidates = {
+            label: weigh.inputs_of(
+                one.candidate, self.data, self.metrics, self.args, self.workspace
+            )
+            for label, one in self.runners.items()
+        }
+        return {
+            "candidates": candidates,
+            "level": self.level,
+            "seconds": self.args.repeat_seconds,
+            "attempt": self.attempt,
+        }
+
+    def run(self) -> tuple[list[Block], str, bool]:
+        """Return the blocks, why there are no more, and whether that is a failure."""
+        blocks: list[Block] = []
+        with track("repeating the finalists", self.looks[-1], "blocks") as done:
+            for number in range(self.looks[-1]):
+                try:
+                    blocks.append(self._block(number))
+                except WeighbridgeError as exc:
+                    logger.warning("a repeat failed: %s", exc)
+                    return blocks, f"a repeat failed: {exc}", True
+                done(number + 1)
+                if number + 1 in self.looks and self._decided(blocks):
+                    return blocks, f"all is decided after {number + 1} blocks", False
+        return blocks, f"the budget of {len(blocks)} blocks is used up", False
+
+    def _block(self, number: int) -> Block:
+        inputs = {**self.inputs, "block": number}
+        return self.workspace.stages.run(
+            "repeat.block", VERSION, Block, inputs, lambda: self._measure(number)
+        ).value
+
+    def _measure(self, number: int) -> Block:
+        order = list(self.runners)
+        random.Random(f"{fingerprint(self.inputs)} {number}").shuffle(order)
+        return Block(runs={label: self._run(label, number) for label in order})
+
+    def _run(self, label: str, number: int) -> LoadFigures:
+        benchmark = CandidateBenchmark(
+            self.runners[label].candidate, self.data, self.metrics, self.args, "", self.workspace
+        )
+        # Without the single latencies: they are many, and nobody asks a repeat for them.
+        return benchmark.repeat(self.level, number).model_copy(update={"ttft": None, "tpot": None})
+
+    def _speeds(self, blocks: Sequence[Block], label: str) -> list[float]:
+        objective = Objective(self.select)
+        return [objective.speed(block.runs[label]) for block in blocks]
+
+    def _decided(self, blocks: Sequence[Block]) -> bool:
+        """Whether every finalist is faster, not faster, or tied with the first one."""
+        first = self._speeds(blocks, self.reference)
+        return all(
+            faster(first, runs, self.select.min_improvement, looks=self.looks).verdict
+            != "undecided"
+            or tied(first, runs, looks=self.looks).verdict == "shown"
+            for runs in (self._speeds(blocks, one.candidate.label) for one in self.finalists[1:])
+        )
+
+    def noise(self, blocks: Sequence[Block], ended: str) -> Noise:
+        one, again, *others = (
+            self._speeds(blocks, label)
+            for label in (
+                self.reference,
+                f"{self.reference} {AGAIN}",
+                *(measurement.candidate.label for measurement in self.finalists[1:]),
+            )
+        )
+        return Noise(
+            weighing=fingerprint(self.inputs),
+            looks=self.looks,
+            ended=ended,
+            reference=self.reference,
+            drift=drift(one, again, others, looks=self.looks),
+        )
