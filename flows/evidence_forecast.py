@@ -10,13 +10,19 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs
+from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.statistics.paired import spread
+from weighbridge.tasks.statistics.repeats import log_spread, resolution
 from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_margin
 from weighbridge.tasks.weigh import Weighed
 
 USUAL_DISCORDANCE: Final = 0.1
 """Share of rows that one of two models alone answers rightly, where nothing was weighed yet."""
+
+USUAL_SPREAD: Final = 0.07
+"""Spread of the logs of single runs of one candidate, of twelve runs on a quiet machine."""
 
 
 def lines(rows: int, recipe: Recipe, data: Artifact, workspace: Workspace) -> list[str]:
@@ -73,4 +79,33 @@ def _spread_seen(measurements: Sequence[Measurement], label: str) -> float | Non
         if (score := measurement.test_scores.get(label) or measurement.scores.get(label))
     ]
     spreads = [spread(first, second) for first, second in combinations(scores, 2)]
+    return max((known for known in spreads if known is not None), default=None)
+
+
+def of_speed(recipe: Recipe, data: Artifact, workspace: Workspace) -> list[str]:
+    """Return in a line what the repeats can show of speeds; none where no speed decides.
+
+    The spread is that of the last repeats on these data, else the usual one.
+    """
+    weigh, objective = recipe.weigh, Objective(recipe.select)
+    if not (objective.is_speed and weigh.repeats):
+        return []
+    repeated = workspace.stages.newest("repeat", Repeated, data.digest)
+    seen = _spread_of_repeats(repeated, objective) if repeated else None
+    whence = "as is usual" if seen is None else "as in the last repeats"
+    deviation = USUAL_SPREAD * math.sqrt(2) if seen is None else seen
+    most, least = max(weigh.repeats, weigh.max_repeats), recipe.select.min_improvement
+    truth = resolution(deviation, weigh.repeats, most, least)
+    return [
+        f"{most} repeats show that one is {least:.0%} faster than the champion, in "
+        f"{100 * POWER:.0f} % of cases where it is {truth:.0%} faster (the ratio of two runs "
+        f"spreads by {deviation:.1%}, {whence})"
+    ]
+
+
+def _spread_of_repeats(repeated: Repeated, objective: Objective) -> float | None:
+    """Return the largest spread of two candidates' ratios; None where none were repeated."""
+    measurements = [*repeated.measurements, *([repeated.champion] if repeated.champion else [])]
+    runs = [objective.runs(one) for one in measurements if one.repeats]
+    spreads = [log_spread(*pair) for pair in combinations(runs, 2)]
     return max((known for known in spreads if known is not None), default=None)

@@ -124,7 +124,10 @@ class _Forecaster:
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         rows = len(read_rows(downloaded.data, "test"))
         proving_rows.check_rows(rows, recipe.select, recipe.evaluate)
-        self.evidence = evidence_forecast.lines(rows, recipe, downloaded.data, workspace)
+        self.evidence = [
+            *evidence_forecast.lines(rows, recipe, downloaded.data, workspace),
+            *evidence_forecast.of_speed(recipe, downloaded.data, workspace),
+        ]
         model = downloaded.model
         if recipe.finetune != "none":
             yield from self._forecast(

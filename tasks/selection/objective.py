@@ -139,7 +139,7 @@ class Objective:
         if mine is None or yours is None:
             return mine is yours
         if one.noise is not None and _beside(one, other):
-            claim = tied(self._runs(one), self._runs(other), looks=one.noise.looks)
+            claim = tied(self.runs(one), self.runs(other), looks=one.noise.looks)
             return claim.verdict == "shown"
         if abs(mine - yours) <= TIE * max(abs(mine), abs(yours)):
             return True
@@ -183,20 +183,20 @@ class Objective:
         noise = challenger.noise
         if noise is None or not _beside(champion, challenger):
             return None
-        runs = (self._runs(champion), self._runs(challenger))
+        runs = (self.runs(champion), self.runs(challenger))
         claim = faster(*runs, min_improvement, looks=noise.looks)
         if noise.drift.steady:
             return claim
         why = f"nothing is believed of speeds: {noise.drift.why} ({claim.why})"
         return claim.model_copy(update={"verdict": "undecided", "why": why})
 
-    def _runs(self, measurement: Measurement) -> list[float]:
+    def runs(self, measurement: Measurement) -> list[float]:
         """Return the figure of every repeat, so that more is better."""
         return [self.speed(repeat.load) for repeat in measurement.repeats]
 
     def _mean(self, measurement: Measurement) -> float:
         """Return the geometric mean of the repeats; 0 where one has no figure."""
-        runs = self._runs(measurement)
+        runs = self.runs(measurement)
         if not all(figure > 0 for figure in runs):
             return 0.0
         return math.exp(math.fsum(map(math.log, runs)) / max(len(runs), 1))

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from statistics import NormalDist, stdev
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,7 @@ DRIFT: Final = 0.03
 """Part by which a machine may have become faster or slower during a weighing."""
 MOST_NEEDED: Final = 10_000
 """More blocks than these are nothing to be told: nobody will run them."""
+_LOOKS_COST: Final = 1.2
 _GRID: Final = 801
 _DRAWS: Final = 100_000
 """They leave the factor, and so the error, uncertain by a fiftieth of itself."""
@@ -239,18 +241,44 @@ def _needed(gap: float, spread: float, planned: tuple[float, ...]) -> int | None
     return blocks
 
 
-def resolution(spread: float, blocks: int, alpha: float = 0.05) -> float:
-    """Return the difference, a share, that so many blocks show four times in five.
+def resolution(
+    spread: float, fewest: int, most: int, min_improvement: float, alpha: float = 0.05
+) -> float:
+    """Return how much faster, a share, one has to be to be shown faster by `min_improvement` four
+    times in five.
 
     Args:
         spread: standard deviation of the log of one block's ratio.
-        blocks: of both candidates.
-        alpha: two-sided error.
+        fewest: blocks at the first look.
+        most: blocks at the last one.
+        min_improvement: what is to be shown, a share.
+        alpha: two-sided error of all looks together.
     """
-    from scipy.stats import t
+    # Looking four times takes 1.2 times the blocks (Jennison and Turnbull, table 2.2).
+    blocks = most if most <= fewest else max(fewest, most / _LOOKS_COST)
+    certain, power = (_student(level, blocks - 1) for level in (1 - alpha / 2, 0.8))
+    return math.exp((certain + power) * spread / math.sqrt(blocks)) * (1 + min_improvement) - 1
 
-    certain, power = t.isf(alpha / 2, blocks - 1), t.isf(0.2, blocks - 1)
-    return math.expm1(float(certain + power) * spread / math.sqrt(blocks))
+
+def _student(level: float, freedom: float) -> float:
+    """Return a quantile of Student's distribution, by the expansion of Abramowitz and Stegun
+    (26.7.5): a plan must not wait for SciPy.
+    """
+    z = NormalDist().inv_cdf(level)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / freedom**number for number, term in enumerate(terms, start=1))
+
+
+def log_spread(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return the standard deviation of the log of one block's ratio; None where it is not known."""
+    pairs = list(zip(one, other, strict=True))
+    if len(pairs) < 2 or not all(figure > 0 for pair in pairs for figure in pair):
+        return None
+    return stdev(math.log(second / first) for first, second in pairs)
 
 
 class Drift(BaseModel):

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows.chain import recipe
-from tests.tasks.made import measured
+from tests.tasks.made import load, measured
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows.evidence_forecast import lines
+from weighbridge.flows.evidence_forecast import lines, of_speed
+from weighbridge.tasks.measurement import Repeat
+from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.weigh import Weighed
 
 DATA = Artifact(digest="sha256:" + "d" * 64, format="jsonl", path=Path("/nowhere"), size=1)
@@ -59,3 +61,32 @@ def test_nothing_is_said_of_graded_answers_before_a_weighing(workspace: Workspac
         evaluate__metrics=[{"kind": "rouge_l"}], select__metric="rouge_l", evaluate__min_gain=0.0
     )
     assert lines(150, graded, DATA, workspace) == []
+
+
+def test_what_the_repeats_can_show_of_speeds(workspace: Workspace) -> None:
+    repeats = asked(weigh__repeats=5)
+    (usual,) = of_speed(repeats, DATA, workspace)
+    assert "20 repeats show that one is 5% faster" in usual
+    assert "in 80 % of cases where it is 13% faster" in usual
+    assert "spreads by 9.9%, as is usual" in usual
+    assert of_speed(asked(), DATA, workspace) == [], "no repeats"
+    assert of_speed(asked(weigh__repeats=5, select__objective="size"), DATA, workspace) == []
+    runs = {"steady": (1.0, 1.01, 0.99, 1.005), "other": (1.01, 0.99, 1.0, 1.005)}
+    seen = Repeated(
+        measurements=[
+            made.model_copy(
+                update={
+                    "repeats": [
+                        Repeat(block=number, load=load(500 * share))
+                        for number, share in enumerate(shares)
+                    ]
+                }
+            )
+            for made, shares in ((measured(name), shares) for name, shares in runs.items())
+        ],
+        champion=None,
+    )
+    workspace.stages.run("repeat", 1, Repeated, {"data": DATA.digest}, lambda: seen)
+    (line,) = of_speed(repeats, DATA, workspace)
+    assert "spreads by 1.4%, as in the last repeats" in line
+    assert "where it is 6% faster" in line

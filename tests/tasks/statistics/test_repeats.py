@@ -122,7 +122,19 @@ def test_what_ran_beside_the_reference_tells_of_the_machine_too() -> None:
     assert not drift(FLAT, FLAT, [[100, 100, 100, 100, 0]]).steady
 
 
-def test_what_repeats_can_show_shrinks_with_their_number() -> None:
-    few, many = resolution(0.1, 5), resolution(0.1, 20)
-    assert few == pytest.approx(0.18, abs=0.02)
-    assert many == pytest.approx(0.069, abs=0.005)
+@pytest.mark.parametrize(("fewest", "most"), [(5, 5), (5, 20), (10, 40)])
+def test_what_a_plan_names_is_shown_four_times_in_five(fewest: int, most: int) -> None:
+    looks, threshold = planned_looks(fewest, most), math.log1p(0.05)
+    truth = math.log1p(resolution(0.1, fewest, most, 0.05))
+    logs = np.random.default_rng(2).normal(truth, 0.1, (8_000, most))
+    shown = np.zeros(len(logs), bool)
+    for look, level in zip(looks, levels(looks, 0.025), strict=True):
+        part = logs[:, :look]
+        half = t.isf(level, look - 1) * part.std(axis=1, ddof=1) / math.sqrt(look)
+        shown |= part.mean(axis=1) - half >= threshold
+    assert shown.mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_more_repeats_show_less() -> None:
+    assert resolution(0.1, 5, 5, 0.05) == pytest.approx(0.24, abs=0.02)
+    assert resolution(0.1, 5, 20, 0.05) == pytest.approx(0.13, abs=0.01)
