@@ -11,6 +11,7 @@ from weighbridge.core.disk import free_bytes
 from weighbridge.core.environments import locate
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages, evidence_forecast
+from weighbridge.rollout.deploy_args import answers_of_steps
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.data import read_rows
@@ -153,7 +154,10 @@ class _Forecaster:
         lineage = cached_stages.lineage_of(downloaded, model, recipe)
         yield from self._forecast(cached_stages.package_step(winner, lineage, recipe, workspace))
         yield PlannedStage(
-            stage="deploy", action="run", why="does nothing where the winner serves already"
+            stage="deploy",
+            action="run",
+            why="does nothing where the winner serves already",
+            needs=_needs("deploy", recipe, workspace),
         )
 
     def _forecast(
@@ -184,7 +188,11 @@ def _finetune_needs(downloaded: Downloaded, args: FinetuneArgs) -> Iterator[str]
 
 
 def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
-    """Return the environments a stage works in, and whether they are there."""
+    """Return the environments a stage works in, and whether they are there; of a deployment the
+    answers that it takes.
+    """
+    if stage == "deploy":
+        return [answers_of_steps(recipe.deploy.rollout)]
     locks: dict[str, Path] = {}
     if stage == "optimize":
         plugins = [load_optimizer(variant.kind) for variant in recipe.optimize.variants]

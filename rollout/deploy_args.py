@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SerializeAsAny, field_validator
 
 from weighbridge.core.plugins import PluginArgs
+from weighbridge.rollout.extra_errors import UNREACHABLE, answers_needed
 from weighbridge.serving.gateway.config import RESERVED
 from weighbridge.serving.targets.base import TargetArgs
 from weighbridge.serving.targets.local import LocalArgs
@@ -20,7 +21,7 @@ class RolloutArgs(BaseModel):
     )
     step_seconds: float = Field(5.0, ge=0, description="Shortest time of a step.")
     step_deadline: float = Field(
-        120.0, gt=0, description="Seconds after which a step that is not decided is ended."
+        1800.0, gt=0, description="Seconds after which a step that is not decided is ended."
     )
     start_deadline: float = Field(
         600.0, gt=0, description="Seconds until a real completion must have come back."
@@ -43,14 +44,31 @@ class RolloutArgs(BaseModel):
     max_score_drop: float = Field(
         0.1, ge=0, le=1, description="Allowed fall of the probe's score under that measured."
     )
+    max_extra_errors: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="Errors that the new version may have more than the old one, of all its "
+        "requests. At a share of the traffic so many times more are allowed as keep the cost: ten "
+        "times at 10 %.",
+    )
     max_latency_ratio: float = Field(
-        2.0, ge=1, description="Allowed ratio of the new version's latency to the old's."
+        1.5, ge=1, description="Allowed ratio of the new version's latency to the old's."
+    )
+    exclude_harm: Literal["busy", "always", "never"] = Field(
+        "busy",
+        description="When a step passes only once more harm than that is excluded: `busy`, where "
+        "clients ask enough for it within the step's deadline; always; or never. Else "
+        "`min_requests` answers without a sign of harm do.",
+    )
+    warm_up: int = Field(
+        50, ge=0, description="First answers of the new version whose latency does not count."
     )
     error_rate: float = Field(
         0.01,
         gt=0,
         lt=0.5,
-        description="Chance that a good version is turned back by one of the comparisons.",
+        description="Chance that a good version is turned back by its errors, and by its latency.",
     )
     memory_factor: float = Field(
         2.0, ge=1, description="Allowed ratio of its memory to the peak that was measured."
@@ -62,6 +80,10 @@ class RolloutArgs(BaseModel):
         "rollback",
         description="What follows when a step can't be decided: no data is never a pass.",
     )
+
+    def most_extra(self, share: int) -> float:
+        """Return the extra errors (0 to 1) above which a step at `share` percent excludes all."""
+        return min(1.0, self.max_extra_errors * 100 / share)
 
     @field_validator("steps")
     @classmethod
@@ -120,6 +142,25 @@ class DeployArgs(BaseModel):
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         return target_name(name)
+
+
+def answers_of_steps(policy: RolloutArgs) -> str:
+    """Return what a rollout beside an old version takes, in a sentence."""
+    if policy.exclude_harm == "never":
+        return f"{policy.min_requests} answers of the new version at each step"
+    usual = {"without an error": 0.0, "where both fail at 1 %": 0.01, "at 5 %": 0.05}
+    takes = ", ".join(
+        f"{_in_words(max(answers_needed(policy.most_extra(s), rate) for s in policy.steps))} {name}"
+        for name, rate in usual.items()
+    )
+    return (
+        f"answers of a new version until {100 * policy.max_extra_errors:g} points of extra errors "
+        f"are excluded: {takes}"
+    )
+
+
+def _in_words(answers: int) -> str:
+    return f"{answers:,}" if answers < UNREACHABLE else "more than any rollout has"
 
 
 def target_name(name: str) -> str:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds between two looks at a rollout."""
+AT_ONCE = {"steps": (100,), "step_seconds": 0.0, "exclude_harm": "never"}
+"""Going back must be quick, and goes to what has served already."""
 MEMORY_EVERY = 1.0
 """Seconds between two looks at a version's memory: adding up its processes costs more than POLL."""
 SWAP_RESERVE = 1.05
@@ -75,13 +77,11 @@ class Rollout:
         self._trigger = trigger
         self._measurement = measurement
         self._superseded = superseded
-        policy = managed.args.rollout
-        self._policy = policy
-        # Going back must be quick, and goes to what has served already.
-        self._steps, self._step_seconds = (
-            ((100,), 0.0) if trigger == "rollback" else (policy.steps, policy.step_seconds)
-        )
+        self._policy = managed.args.rollout
+        if trigger == "rollback":
+            self._policy = self._policy.model_copy(update=AT_ONCE)
         self._evidence: dict[str, float] = {}
+        self._shown = ""
         self._memory_due = 0.0
         self._questions = self._probe_questions()
         self._pool = ThreadPoolExecutor(1)
@@ -191,43 +191,42 @@ class Rollout:
         # Where nothing else serves there is nobody to share the traffic with, nor to compare with.
         if self._ongoing.previous is None or self._ongoing.swap:
             return
-        for share in self._steps:
-            if self._skips_steps():
-                return
-            self._enter("shift", share=share)
-            self._observe(share)
+        number, steps = 0, self._policy.steps
+        while number < len(steps) and not self._skips_steps():
+            self._enter("shift", share=steps[number], shown=self._shown)
+            number += 1 if self._observe(steps[number]) else -1
 
-    def _observe(self, share: int) -> None:
-        """Wait until this step is decided: enough was seen, and nothing speaks against it."""
+    def _observe(self, share: int) -> bool:
+        """Wait until this step is decided, and return whether it is passed; else both versions are
+        to be compared again at the step before. Raise RolloutStopped where it failed.
+        """
         began = time.monotonic()
         self._canary.begin_step()
         while not self._skips_steps():
             self._tick()
             self._canary.look(share)
-            judgement = self._canary.judge()
+            judgement = self._canary.judge(share)
             waited = time.monotonic() - began
             if judgement.verdict == "fail":
                 why = f"at {share} % of the traffic: {judgement.why}"
+                if self._canary.compares_again(share):
+                    self._note(f"{why}; nobody else served, so both are compared again")
+                    return False
                 raise RolloutStopped("failed", "fail", why)
-            if judgement.verdict == "pass" and waited >= self._step_seconds:
-                logger.info(
-                    "%s: version %s at %d %%: %s",
-                    self._managed.name,
-                    self._release.version,
-                    share,
-                    judgement.why,
-                )
-                return
+            if judgement.verdict == "pass" and waited >= self._policy.step_seconds:
+                self._note(f"at {share} % of the traffic: {judgement.why}")
+                return True
             if waited > self._policy.step_deadline:
                 self._accept(judgement, f"at {share} % of the traffic")
-                return
+                return True
             self._canary.ask()
+        return True
 
     def _finish(self) -> None:
         """Commit: from here on it is only ever finished."""
         # Requests that ended since the last look are figures of this rollout too.
         self._canary.look(self._ongoing.share)
-        self._enter("commit", committed=True)
+        self._enter("commit", committed=True, shown=self._shown)
         self._managed.finish_rollout(self._figures())
         logger.info("%s serves %s", self._managed.name, self._release.bento)
 
@@ -262,6 +261,11 @@ class Rollout:
         self._ongoing = self._ongoing.model_copy(update={"phase": phase, **changes})
         self._managed.change_state(rollout=self._ongoing)
         self._managed.route()
+
+    def _note(self, shown: str) -> None:
+        """Keep what a step has shown for the ledger and the state, which the next phase writes."""
+        logger.info("%s: version %s %s", self._managed.name, self._release.version, shown)
+        self._shown = shown
 
     def _tick(
         self, deadline: float = float("inf"), wrong: str = "", verdict: str = "inconclusive"
@@ -343,7 +347,7 @@ class Rollout:
         """Return what was seen while it went on."""
         canary = self._canary
         return {
-            **canary.judge().evidence,
+            **canary.figures(),
             **self._evidence,
             "requests": canary.requests,
             "failed": canary.failed,

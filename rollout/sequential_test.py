@@ -17,13 +17,15 @@ Sources:
 """
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.rollout import extra_errors
+from weighbridge.rollout.extra_errors import Counts
+from weighbridge.rollout.latency_test import LatencyTest
 from weighbridge.serving.gateway.models import FinishedRequest
 
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
@@ -36,23 +38,21 @@ TOLERATED: Final = 0.01
 """Error rate that a version may have where no other one tells what is usual."""
 ALONE: Final = 0.9
 """Share of the requests above which the old version's few say nothing of the same minutes."""
-JITTER: Final = 0.01
-"""Seconds by which an answer may come later whatever the ratio: of two answers that take a few
-milliseconds, chance says which is slower.
-"""
 
-_ODDS: Final = (2.0, 5.0, 20.0, 100.0)
-"""How many times more often the new version is betted to fail."""
-_STAKES: Final = (0.25, 0.5, 0.75, 0.95)
-"""Parts of the largest stake that cannot ruin. None is 1: a wealth of 0 never grows again."""
+_ODDS: Final = (2.0, 4.0, 8.0, 20.0, 100.0, 1000.0)
+"""How many times more often the new version is betted to fail: a mixture over a grid, as a beta
+mixture has no closed form where the share changes from step to step.
+"""
+_STAKES: Final = (0.5, 0.95)
+"""Parts of the largest stake that cannot ruin. None is 1: a wealth of 0 never grows again. Two
+alone: each bettor more costs a question of the few there are.
+"""
 _LARGEST_LOG: Final = 700.0
 """exp of more than 709 is no float any more."""
 _SERVER_ERROR: Final = 500
 _OK: Final = range(200, 300)
 _LONG, _SHORT = 128, 32
 """Requests over which the new version's share is counted, where nobody tells it."""
-_KEPT: Final = 512
-"""Latencies kept: for medians, and of the old version to be compared with."""
 
 
 class Judgement(BaseModel):
@@ -99,12 +99,11 @@ def evidence_above(values: Sequence[float], bound: float, lowest: float) -> floa
     The values lie in [lowest, 1]. It is prod(1 + s * (x - bound)), averaged over stakes s in
     (0, 1 / (bound - lowest)).
     """
-    stakes = _STAKES[1::2]  # two alone: each bettor more costs a question of the few there are
-    wealth = WealthProcess(len(stakes))
+    wealth = WealthProcess(len(_STAKES))
     # Where the bound is close to the lowest value the largest stake would grow without limit.
     largest = 1 / max(bound - lowest, 0.05)
     for value in values:
-        wealth.bet([1 + stake * largest * (value - bound) for stake in stakes])
+        wealth.bet([1 + stake * largest * (value - bound) for stake in _STAKES])
     return wealth.e_value
 
 
@@ -115,18 +114,12 @@ class Comparison:
     (5xx, or an answer that the server's side broke off). Requests pinned to a version, those that
     clients gave up, those tried at another version first and 4xx don't count.
 
-    The evidence is the mean of three e-values, which is one again: errors while both serve, the
-    error rate where the new version serves alone, latency.
+    Errors and latency are evidence of their own. Errors during a warm-up count.
     """
 
-    def __init__(
-        self, *, alpha: float = 0.01, max_latency_ratio: float = 2.0, min_requests: int = 20
-    ) -> None:
-        self.alpha = alpha
-        self.min_requests = min_requests
-        self._errors = _ErrorsOfBoth()
-        self._rate = _ErrorRateAlone()
-        self._latency = _Latency(max_latency_ratio)
+    def __init__(self, *, max_latency_ratio: float = 2.0, warm_up: int = 0) -> None:
+        self.errors = ErrorTest()
+        self.latency = LatencyTest(max_latency_ratio, warm_up)
 
     def see(
         self,
@@ -151,68 +144,44 @@ class Comparison:
 
     def _take(self, request: FinishedRequest, is_new: bool, is_first: bool, share: float) -> None:
         # The higher of both: a share that is too high only makes the test slower.
-        share = 1.0 if is_first else max(share, self._errors.observed_share())
+        share = 1.0 if is_first else max(share, self.errors.observed_share())
         failed = is_failed(request)
-        # The bet comes before the count: odds that knew of this request would make the wealth no
-        # supermartingale.
-        if share < ALONE:
-            self._errors.bet(is_new, failed, share)
-        elif is_new:
-            self._rate.bet(failed, self._errors)
-        self._errors.count(is_new, failed)
+        self.errors.take(is_new, failed, share)
         if not failed:
-            self._latency.bet(request, is_new)
+            self.latency.take(request, is_new)
 
-    @property
-    def evidence(self) -> float:
-        """The e-value against H0: it is neither less reliable nor slower than allowed."""
-        parts = (self._errors.wealth, self._rate.wealth, self._latency.wealth)
-        return sum(wealth.e_value for wealth in parts) / len(parts)
-
-    def judge(self) -> Judgement:
-        """Fail as soon as harm is proven; pass only with enough requests and no sign of it."""
-        evidence, answered = self.evidence, self._errors.requests[True]
-        if evidence >= 1 / self.alpha:
-            return self._judgement("fail", f"the new version {self._harm()}")
-        if answered < self.min_requests:
-            return self._judgement(
-                "inconclusive",
-                f"it answered {answered} of the {self.min_requests} requests that it takes",
-            )
-        if evidence >= SUSPICION:
-            return self._judgement(
-                "inconclusive", f"not proven, but it looks as if the new version {self._harm()}"
-            )
-        return self._judgement("pass", f"no sign of harm in {answered} requests")
-
-    def _harm(self) -> str:
-        """Return what the new version does worse, going by the strongest of the three."""
-        errors, latency = self._errors, self._latency
-        if latency.wealth.e_value > max(errors.wealth.e_value, self._rate.wealth.e_value):
+    def harm(self) -> str:
+        """Return what the new version does worse, going by the stronger evidence."""
+        latency = self.latency
+        if latency.evidence > self.errors.evidence:
             new, old = latency.medians()
             slower = f"is more than {latency.ratio:g} times slower"
             return f"{slower}: median {new:.3g} s, {old:.3g} s before"
-        (old_failed, old_requests), (new_failed, new_requests) = errors.of(False), errors.of(True)
-        before = f", {old_failed} of {old_requests} before" if old_requests else ""
-        return f"fails more often: {new_failed} of {new_requests} requests{before}"
+        old_counts, new_counts = self.errors.of(False), self.errors.of(True)
+        before = (
+            f", {old_counts.failed} of {old_counts.requests} before" if old_counts.requests else ""
+        )
+        return f"fails more often: {new_counts.failed} of {new_counts.requests} requests{before}"
 
-    def _judgement(self, verdict: Verdict, why: str) -> Judgement:
-        old_failed, old_requests = self._errors.of(False)
-        new_failed, new_requests = self._errors.of(True)
-        new_seconds, old_seconds = self._latency.medians()
+    def figures(self) -> dict[str, float]:
+        """Return what was seen."""
+        old, new = self.errors.of(False), self.errors.of(True)
+        new_seconds, old_seconds = self.latency.medians()
         figures = {
-            "requests_new": new_requests,
-            "requests_old": old_requests,
-            "errors_new": new_failed,
-            "errors_old": old_failed,
+            "requests_new": new.requests,
+            "requests_old": old.requests,
+            "errors_new": new.failed,
+            "errors_old": old.failed,
             "seconds_new": new_seconds,
             "seconds_old": old_seconds,
-            "evidence": self.evidence,
-            "alpha": self.alpha,
+            "evidence": max(self.errors.evidence, self.latency.evidence),
+            "evidence_errors": self.errors.evidence,
+            "evidence_latency": self.latency.evidence,
+            "extra_errors_below": extra_errors.bound(old, new),
+            "latency_ratio_below": self.latency.bound(),
         }
         # A median of nothing is not a number, and JSON has no such value.
-        evidence = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-        return Judgement(verdict=verdict, why=why, evidence=evidence)
+        return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
 def is_failed(request: FinishedRequest) -> bool:
@@ -226,21 +195,32 @@ def _counts(request: FinishedRequest) -> bool:
     return request.status in _OK or request.status >= _SERVER_ERROR
 
 
-class _ErrorsOfBoth:
-    """At which version does the next error happen, while both serve?
+class ErrorTest:
+    """Does the new version fail more often? One wealth over a rollout, betted in two ways.
 
-    H0: at the new one with a probability of at most p, its share of the requests. A bettor who
-    thinks that the new version fails `odds` times as often puts q = odds * p / (1 - p + odds * p)
-    on it. The likelihood ratio is the factor: q / p where the error is the new version's, (1 - q) /
-    (1 - p) where it is the old one's. How often errors come, and whether that changes with the
-    hour, does not matter.
+    While both serve: at which of them does the next error happen? H0: at the new one with a
+    probability of at most p, its share of the requests. A bettor who thinks that the new version
+    fails `odds` times as often puts q = odds * p / (1 - p + odds * p) on it. The likelihood ratio
+    is the factor: q / p where the error is the new version's, (1 - q) / (1 - p) where it is the old
+    one's. How often errors come, and whether that changes with the hour, does not matter.
+
+    Where the new version serves alone: does it fail more often than the old one did before? H0:
+    each request fails with a probability of at most r, the old version's rate with two standard
+    errors added, and at least `TOLERATED`. A bettor who thinks that it is q > r multiplies by q / r
+    at an error, by (1 - q) / (1 - r) otherwise: again a likelihood ratio. No request is betted on
+    in both ways, so the product of the factors is one e-process.
     """
 
     def __init__(self) -> None:
-        self.wealth = WealthProcess(len(_ODDS))
-        self.requests = {False: 0, True: 0}
-        self.failed = {False: 0, True: 0}
+        self._wealth = WealthProcess(len(_ODDS))
+        self._requests = {False: 0, True: 0}
+        self._failed = {False: 0, True: 0}
         self._recent: deque[bool] = deque(maxlen=_LONG)
+
+    @property
+    def evidence(self) -> float:
+        """The e-value against H0: it fails no more often."""
+        return self._wealth.e_value
 
     def observed_share(self) -> float:
         """Return the new version's part of the requests of late.
@@ -251,74 +231,38 @@ class _ErrorsOfBoth:
         recent = list(self._recent)
         return max((sum(window) + 1) / (len(window) + 2) for window in (recent, recent[-_SHORT:]))
 
-    def bet(self, is_new: bool, failed: bool, share: float) -> None:
+    def take(self, is_new: bool, failed: bool, share: float) -> None:
+        """Bet on a request, then count it.
+
+        Args:
+            is_new: whether the new version answered.
+            failed: or did not.
+            share: the part of the requests that it gets.
+        """
+        # The bet comes before the count: odds that knew of this request would make the wealth no
+        # supermartingale.
+        if share < ALONE:
+            self._bet_where(is_new, failed, share)
+        elif is_new:
+            self._bet_how_often(failed)
+        self._recent.append(is_new)
+        self._requests[is_new] += 1
+        self._failed[is_new] += failed
+
+    def of(self, is_new: bool) -> Counts:
+        """Return the errors and the requests of one version."""
+        return Counts(self._failed[is_new], self._requests[is_new])
+
+    def _bet_where(self, is_new: bool, failed: bool, share: float) -> None:
         if failed:
             chances = [odds * share / (1 - share + odds * share) for odds in _ODDS]
-            self.wealth.bet([q / share if is_new else (1 - q) / (1 - share) for q in chances])
+            self._wealth.bet([q / share if is_new else (1 - q) / (1 - share) for q in chances])
 
-    def count(self, is_new: bool, failed: bool) -> None:
-        self._recent.append(is_new)
-        self.requests[is_new] += 1
-        self.failed[is_new] += failed
-
-    def of(self, is_new: bool) -> tuple[int, int]:
-        """Return the errors and the requests of one version."""
-        return self.failed[is_new], self.requests[is_new]
-
-
-class _ErrorRateAlone:
-    """Where the new version serves alone: does it fail more often than the old one did before?
-
-    H0: each request fails with a probability of at most r, the old version's rate with two standard
-    errors added, and at least `TOLERATED`. A bettor who thinks that it is q > r multiplies by q / r
-    at an error, by (1 - q) / (1 - r) otherwise: again a likelihood ratio.
-    """
-
-    def __init__(self) -> None:
-        self.wealth = WealthProcess(len(_ODDS))
-
-    def bet(self, failed: bool, errors: _ErrorsOfBoth) -> None:
-        before, requests = errors.of(False)
+    def _bet_how_often(self, failed: bool) -> None:
+        before, requests = self.of(False)
         # The standard error of a count of rare events is its square root (Poisson).
         usual = (before + 1 + 2 * math.sqrt(before)) / (requests + 1) if requests else 0.0
         # Below 1, since 1 - rate is divided by.
         rate = min(max(usual, TOLERATED), 0.9)
         chances = [odds * rate / (1 - rate + odds * rate) for odds in _ODDS]
-        self.wealth.bet([q / rate if failed else (1 - q) / (1 - rate) for q in chances])
-
-
-class _Latency:
-    """Pairs of a new request with a recent old one of the same kind, stream or not.
-
-    No request is used twice, so that the pairs are independent of each other. H0: P(new > ratio *
-    old) <= 1/2 in each pair. The wealth is prod(1 + s * x), where x is 1 if it was greater, else
-    -1: a sign test by betting.
-    """
-
-    def __init__(self, ratio: float) -> None:
-        self.ratio = ratio
-        self.wealth = WealthProcess(len(_STAKES))
-        self._unpaired: dict[bool, deque[float]] = {
-            stream: deque(maxlen=_KEPT) for stream in (False, True)
-        }
-        self._seconds: dict[bool, deque[float]] = {
-            is_new: deque(maxlen=_KEPT) for is_new in (False, True)
-        }
-
-    def bet(self, request: FinishedRequest, is_new: bool) -> None:
-        self._seconds[is_new].append(request.seconds)
-        unpaired = self._unpaired[request.stream]
-        if not is_new:
-            unpaired.append(request.seconds)
-        elif unpaired:
-            # The newest old one: it met the same load.
-            sign = 1 if request.seconds > self.ratio * unpaired.pop() + JITTER else -1
-            self.wealth.bet([1 + stake * sign for stake in _STAKES])
-
-    def medians(self) -> tuple[float, float]:
-        """Return the seconds of the new and of the old version; nan for one without requests."""
-        new, old = (
-            statistics.median(self._seconds[is_new]) if self._seconds[is_new] else math.nan
-            for is_new in (True, False)
-        )
-        return new, old
+        self._wealth.bet([q / rate if failed else (1 - q) / (1 - rate) for q in chances])

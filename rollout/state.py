@@ -46,6 +46,7 @@ class OngoingRollout(BaseModel, Generic[R]):
         False, description="The gateway knows it; with share 0 only pinned requests reach it."
     )
     share: int = Field(0, description="Percent of new requests that it gets.")
+    shown: str = Field("", description="What its last step has shown, in a sentence.")
     swap: bool = Field(
         False, description="Memory does not hold both: the old one was stopped first."
     )

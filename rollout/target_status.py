@@ -76,6 +76,7 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     draining = ", ".join(entry.revision.name for entry in state.draining)
     remarks = [
         state.reason,
+        rollout.shown if rollout else "",
         f"{draining} drains" if draining else "",
         managed.target.problem() if ask else "",
         state.alias_warning,

@@ -93,4 +93,11 @@ def _parse(line: bytes, target: str) -> FinishedRequest | None:
         # A plus before the count: another version was tried in the end.
         moved=str(entry.get("retries", "")).startswith("+"),
         at=entry["ended"] / 1000,
+        first_byte=_seconds(entry.get("first_byte_ms", -1)),
+        bytes=max(entry.get("bytes", 0) - entry.get("head", 0), 0),
     )
+
+
+def _seconds(milliseconds: int) -> float | None:
+    """Return a time of haproxy's, which is -1 where it did not come to that."""
+    return milliseconds / 1000 if milliseconds >= 0 else None

@@ -324,6 +324,7 @@ def _backend(front: Front) -> str:
         # An engine lets in pages of any origin; who may is the gateway's to say.
         "  http-response del-header Access-Control- -m beg",
         "  http-response set-var(txn.type) res.fhdr(Content-Type)",
+        "  http-response set-var(txn.head) res.hdrs,length",
         "  http-response set-header X-Weighbridge-Version %[srv_name]",
         *(f"  {_server(route, front)}" for route in front.routes),
     ]

@@ -26,7 +26,7 @@ _LOG = (
     '"ended":%[date(0,ms)],"cut":"%ts","type":"%[var(txn.type),json(utf8s)]",'
     '"pinned":%[var(txn.pinned)],"id":"%[var(txn.id),bytes(0,128),json(utf8s)]",'
     '"method":"%[var(txn.method),json(utf8s)]","path":"%[var(txn.path),bytes(0,256),json(utf8s)]",'
-    '"bytes":%B,"queue_ms":%Tw,"retries":"%rc"}'
+    '"bytes":%B,"head":%[var(txn.head)],"queue_ms":%Tw,"retries":"%rc"}'
 )
 """A line of the access log, with haproxy's names for the values; AccessLog reads it."""
 
@@ -117,6 +117,7 @@ def _identity() -> list[str]:
         "  http-request set-var(txn.method) method",
         "  http-request set-var(txn.path) path",
         "  http-request set-var(txn.pinned) bool(false)",
+        "  http-request set-var(txn.head) int(0)",
         "  http-request set-header X-Request-ID %[uuid()]"
         " unless { req.hdr(X-Request-ID) -m len gt 0 }",
         "  http-request set-var(txn.id) req.fhdr(X-Request-ID)",

@@ -173,3 +173,7 @@ class FinishedRequest(BaseModel):
         description="Another version was tried first, in vain: the time is not this one's alone.",
     )
     at: float = Field(description="Unix time at which it ended.")
+    first_byte: float | None = Field(
+        None, description="Seconds until the version sent its answer's head; empty: not known."
+    )
+    bytes: int = Field(0, description="Length of the answer's body; 0: not known.")

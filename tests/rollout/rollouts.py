@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,9 +172,10 @@ class _Client:
     def __init__(self, version: Version) -> None:
         self._version = version
 
-    def ask(self, prompt: object, **options: object) -> None:
+    def ask(self, prompt: object, **options: object) -> SimpleNamespace:
         if random.random() < self._version.error_share:
             raise Unavailable("asking", "HTTP 500")
+        return SimpleNamespace(text="an answer")
 
 
 __all__ = ["Crash", "Machine", "machine"]

@@ -286,3 +286,35 @@ def test_what_was_gone_back_to_skips_the_canary_whoever_asks_but_not_for_ever(
     triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
     assert triggers == ["test", "rollback"]
     assert not operator_commands.read(shop.managed.folder).goes_back_to("2")
+
+
+def steps_passed(shop: Machine) -> list[str]:
+    """What each step has shown, as the ledger tells it."""
+    told = [entry.fields.get("shown", "") for entry in shop.registry.ledger]
+    return [shown for shown in told if shown]
+
+
+def test_a_step_passes_when_harm_is_excluded_and_the_ledger_says_so(shop: Machine) -> None:
+    shop.promote("1")
+    assert shop.promote("2").action == "deployed"
+    assert [shown.partition(" after ")[0] for shown in steps_passed(shop)] == [
+        "at 10 % of the traffic: 20 points of extra errors are excluded",
+        "at 50 % of the traffic: 4 points of extra errors and 1.5 times the latency are excluded",
+        "at 100 % of the traffic: 2 points of extra errors are excluded",
+    ]
+
+
+def test_a_version_that_fails_a_little_more_often_does_not_come_to_serve(shop: Machine) -> None:
+    shop.world.versions["2"] = Version(error_share=0.05)
+    shop.promote("1")
+    assert shop.promote("2").action == "failed"
+    assert shop.serves() == "1"
+
+
+def test_where_nobody_asks_the_questions_decide_and_the_ledger_says_so(shop: Machine) -> None:
+    shop.world.busy = False
+    shop.promote("1")
+    assert shop.promote("2").action == "deployed"
+    assert all("clients ask too little" in shown for shown in steps_passed(shop))
+    shop.policy |= {"exclude_harm": "always", "step_deadline": 0.05}
+    assert shop.promote("3").action == "failed"
