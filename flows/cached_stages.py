@@ -216,6 +216,7 @@ def select_step(
         "test_reference": evaluated.test,
         "champion": champion,
         "unweighed": unweighed,
+        "answer_tokens": evaluated.answer_tokens,
         "args": recipe.select,
     }
     return CachedStage(
@@ -230,6 +231,7 @@ def select_step(
             recipe.select,
             evaluated.test,
             unweighed,
+            evaluated.answer_tokens,
         ),
     )
 

@@ -27,7 +27,7 @@ from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.candidate_answers import Answers, examples
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
-from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
+from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.measurement import Candidate, Measurement
@@ -113,6 +113,7 @@ class CandidateBenchmark:
             scores=scores["validation"],
             test_scores=scores["test"],
             predictions=self._keep(answers, scores),
+            answer_tokens=self._answer_tokens(answers),
             max_new_tokens=self.metrics.max_new_tokens,
             load=load,
             load_seconds=running.load_seconds,
@@ -397,6 +398,15 @@ class CandidateBenchmark:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
         return score_rows(metrics, answers.texts, answers.rows, answers.logprobs)
+
+    def _answer_tokens(self, answers: Mapping[Split, Answers]) -> dict[str, float]:
+        """Return how long answers are: what speed is to be compared at."""
+        folder = tokenizer_of(self.candidate.variant.artifact)
+        if not (folder / "tokenizer.json").is_file():
+            return {}
+        tokenizer = load_tokenizer(folder)
+        means = {split: mean_tokens(tokenizer, one.texts) for split, one in answers.items()}
+        return {split: mean for split, mean in means.items() if mean is not None}
 
     def _keep(
         self, answers: Mapping[Split, Answers], scores: Mapping[Split, Mapping[str, Score]]

@@ -86,6 +86,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Enco
     ]
 
 
+def mean_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float | None:
+    """Return how many tokens a text has on average; None of no text."""
+    if not texts:
+        return None
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return sum(map(len, ids)) / len(texts)
+
+
 def _texts(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[str, str]:
     """Return prompt and completion as the model reads them."""
     if isinstance(row.prompt, str) or isinstance(row.completion, str):

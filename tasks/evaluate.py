@@ -20,14 +20,15 @@ from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Row, Split
-from weighbridge.tasks.encoding import encode, load_tokenizer
+from weighbridge.tasks.encoding import encode, load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, score_rows, worse_by
 
 # 3: scores hold the ids of their rows.
-VERSION: Final = 3
+# 4: the answers' tokens are counted.
+VERSION: Final = 4
 Advance = Callable[[int], None]
 """Takes the rows done since the last call."""
 logger = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ class Evaluated(BaseModel):
         default_factory=dict,
         description="Of the fine-tuned model, on the split no choice is made on.",
     )
+    answer_tokens: dict[str, float] = Field(
+        default_factory=dict,
+        description="Tokens of an answer of the fine-tuned model, mean by split.",
+    )
     predictions: Artifact = Field(
         description="validation.jsonl and test.jsonl: id, prompt, reference, answers of both "
         "models, scores by metric."
@@ -103,6 +108,7 @@ class Answered(BaseModel):
 
     answers: list[str]
     scores: dict[str, Score]
+    answer_tokens: float | None = Field(None, description="Tokens of an answer, mean.")
 
 
 def evaluate(
@@ -145,6 +151,11 @@ def evaluate(
         base=before.scores,
         finetuned=after.scores,
         test=unseen.scores,
+        answer_tokens={
+            split: answered.answer_tokens
+            for split, answered in zip(_SPLITS, (after, unseen), strict=True)
+            if answered.answer_tokens is not None
+        },
         predictions=predictions,
         seconds=time.monotonic() - started,
     )
@@ -265,7 +276,8 @@ def _answer(
                     loaded, encoded, batch_size=args.batch_size, advance=advance
                 )
             scores = score_rows(args.metrics, answers, rows, logprobs)
-            answered.append(Answered(answers=answers, scores=scores))
+            tokens = mean_tokens(tokenizer, answers)
+            answered.append(Answered(answers=answers, scores=scores, answer_tokens=tokens))
     return answered
 
 

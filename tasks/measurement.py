@@ -82,6 +82,11 @@ class Measurement(BaseModel):
     predictions: Artifact | None = Field(
         description="JSONL, one row per example: prompt, reference, answer, scores."
     )
+    answer_tokens: dict[str, float] = Field(
+        default_factory=dict,
+        description="Tokens of an answer, mean by split, counted by the model's own tokenizer "
+        "whatever the engine counts; empty where the artifact has none.",
+    )
     max_new_tokens: int = Field(128, description="Longest answer that was asked for, in tokens.")
     load: list[LoadFigures]
     load_seconds: float = Field(description="From process start to the first real token.")

@@ -84,6 +84,7 @@ def select(
     args: SelectArgs,
     test_reference: Mapping[str, Score] | None = None,
     unweighed: str = "",
+    answer_tokens: Mapping[str, float] | None = None,
 ) -> Decision:
     """Return the winner among the measured candidates, and why not each of the others.
 
@@ -95,8 +96,9 @@ def select(
         args: limits and objective.
         test_reference: as `reference`, on the test rows.
         unweighed: why nothing is known of a champion that there is: then it stays.
+        answer_tokens: mean tokens of the unquantized weights' answers, by split.
     """
-    limits = Limits(args)
+    limits = Limits(args, answer_tokens or {})
     standings, refused = stand(measurements, reference, limits)
     within = [one for one in measurements if one.candidate.label not in refused]
     incumbent = _incumbent(champion, unweighed, measurements, within, test_reference or {})

@@ -43,6 +43,12 @@ class SelectArgs(BaseModel):
         "interval reaching over the limit: not released (`refuse`), or released where the figure "
         "itself is within the limit (`accept`; the report says so).",
     )
+    max_length_change: float | None = Field(
+        0.1,
+        gt=0,
+        description="How far the mean tokens of an answer may be from those of its own unquantized "
+        "weights, up and down, as a share: tokens per second are of the same work only then.",
+    )
     max_ttft_p95: float | None = Field(
         None, gt=0, description="Seconds to the first token, 95th percentile."
     )

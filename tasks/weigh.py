@@ -28,7 +28,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 5: answers are drawn as they are served.
 # 6: requests under way at the end count, time per token is of the request, pieces are not spread.
 # 7: scores hold the ids of their rows.
-VERSION = 7
+# 8: the answers' tokens are counted.
+VERSION = 8
 logger = logging.getLogger(__name__)
 
 NO_PART: Final = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
@@ -17,6 +18,7 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, exact, reasons
 from weighbridge.tasks.selection.objective import NO_COST, Objective, figures_at
 from weighbridge.tasks.statistics.paired import not_worse
+from weighbridge.tasks.statistics.quantiles import limit_verdict
 from weighbridge.tasks.statistics.verdict import Claim, Verdict
 
 _ROUNDING = 1e-9
@@ -43,8 +45,10 @@ class Standing:
 class Limits:
     """Applies the limits of one recipe."""
 
-    def __init__(self, args: SelectArgs) -> None:
+    def __init__(self, args: SelectArgs, answer_tokens: Mapping[str, float] | None = None) -> None:
+        """Take the limits, and the mean tokens of the unquantized weights' answers by split."""
         self.args = args
+        self.answer_tokens = answer_tokens or {}
         self.objective = Objective(args)
 
     def standing(
@@ -59,6 +63,7 @@ class Limits:
         scores = measurement.test_scores if rows == "test" else measurement.scores
         evidence = [
             *self._quality(scores, rows, reference),
+            *self._same_work(measurement, rows, reference),
             *self._speed(measurement),
             *self._footprint(measurement),
         ]
@@ -152,6 +157,24 @@ class Limits:
             seen=lost <= limit + _ROUNDING,
         )
 
+    def _same_work(
+        self, measurement: Measurement, rows: Rows, reference: Mapping[str, Score]
+    ) -> Iterator[Evidence]:
+        """Compare the length of the answers, as MLPerf Inference does: 90 to 110 % of the
+        reference's mean, else tokens per second are of other work.
+        """
+        limit = self.args.max_length_change
+        before, after = self.answer_tokens.get(rows), measurement.answer_tokens.get(rows)
+        # Of a model whose weights are another's, there is nothing to compare with.
+        if limit is None or not before or after is None or not reference:
+            return
+        change = after / before - 1
+        why = (
+            f"its answers have {after:.3g} tokens, the unquantized model's {before:.3g} (allowed: "
+            f"{1 - limit:.0%} to {1 + limit:.0%} of that)"
+        )
+        yield exact("max_length_change", abs(change) <= limit + _ROUNDING, why, change)
+
     def _speed(self, measurement: Measurement) -> Iterator[Evidence]:
         args, load = self.args, figures_at(measurement, self.args.concurrency)
         if load is None:
@@ -235,7 +258,28 @@ def _first_token(load: LoadFigures, most: float) -> Evidence:
         why = f"its p95 TTFT {at} is not known: {without} of {total} requests got no first token"
         return exact(rule, False, why)
     seen = f"p95 TTFT {human_seconds(load.ttft_p95)} {at}"
+    if load.ttft is not None:
+        return _decided_first_token(load, load.ttft, most, seen)
+    # An older record: the percentile alone is known.
     return _most(rule, load.ttft_p95, most, seen, human_seconds(most))
+
+
+def _decided_first_token(
+    load: LoadFigures, latencies: Latencies, most: float, seen: str
+) -> Evidence:
+    claim = limit_verdict(latencies, most)
+    words = {
+        "shown": f"{seen} is within the limit {human_seconds(most)}",
+        "refuted": f"{seen} is above the limit {human_seconds(most)}",
+        "undecided": f"undecided: {seen} may be above the limit {human_seconds(most)}"
+        + (f"; {claim.needed:,} requests would decide" if claim.needed else ""),
+    }
+    why = f"{words[claim.verdict]} ({claim.why})"
+    return Evidence(
+        rule="max_ttft_p95",
+        claim=claim.model_copy(update={"why": why}),
+        seen=load.ttft_p95 is not None and load.ttft_p95 <= most,
+    )
 
 
 def _least(rule: str, value: float, limit: float, seen: str, shown: str) -> Evidence:

@@ -71,7 +71,7 @@ def recipe(model: str, data: str, **changes: Any) -> dict[str, Any]:
             "repeats": 0,
             "price_per_hour": 0.1,
         },
-        "select": {"max_loss": None, "max_nll_increase": None},
+        "select": {"max_loss": None, "max_nll_increase": None, "max_length_change": None},
         "deploy": {"target": {"kind": "local", "port": free_port()}},
     }
     for path, value in changes.items():

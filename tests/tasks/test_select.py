@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.core.errors import GateFailed
+from weighbridge.serving.latencies import Latencies
 from weighbridge.tasks.measurement import Measurement, Noise, Repeat
 from weighbridge.tasks.select import Decision, require_winner, select
 from weighbridge.tasks.select_args import SelectArgs
@@ -421,3 +422,35 @@ def test_sizes_are_read_as_people_write_them() -> None:
     assert SelectArgs(max_memory="2 GiB").max_memory == 2 << 30  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="max_memory"):
         SelectArgs(max_memory="two")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "within"), [(20.0, True), (18.0, True), (22.0, True), (17.9, False), (44.0, False)]
+)
+def test_who_answers_at_another_length_does_other_work(tokens: float, within: bool) -> None:
+    lengths = {"validation": 20.0, "test": 20.0}
+    rambler = measured("rambler", speed=2000).model_copy(
+        update={"answer_tokens": {"validation": tokens, "test": tokens}}
+    )
+    steady = measured("steady", speed=900).model_copy(update={"answer_tokens": lengths})
+    decision = select(
+        [rambler, steady], REFERENCE, None, SelectArgs(), REFERENCE, answer_tokens=lengths
+    )
+    assert decision.winner == f"llama_cpp/{'rambler' if within else 'steady'}"
+    if not within:
+        assert (
+            "the unquantized model's 20 (allowed: 90% to 110% of that)"
+            in (decision.reasons["llama_cpp/rambler"])
+        )
+
+
+@pytest.mark.parametrize(
+    ("requests", "winner", "why"),
+    [(90, "llama_cpp/x", "is within the limit 200 ms"), (50, None, "90 requests would decide")],
+)
+def test_a_limit_of_p95_takes_requests_enough(requests: int, winner: str | None, why: str) -> None:
+    candidate = measured("x")
+    load = candidate.load[-1].model_copy(update={"ttft": Latencies.of([0.05] * requests)})
+    decision = decide(candidate.model_copy(update={"load": [load]}), max_ttft_p95=0.2)
+    assert decision.winner == winner
+    assert why in " ".join(piece.claim.why for piece in decision.evidence)
