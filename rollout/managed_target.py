@@ -56,7 +56,7 @@ class ManagedTarget:
     def home(self) -> Path:
         return self.workspace.settings.home
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return folder_of(self.name, self.home)
 

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -19,11 +20,11 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe, target_operations
 from weighbridge.rollout.interrupted_rollouts import recover
-from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.rollout.state import known_targets
+from weighbridge.rollout.state import folder_of, read_state, state_file
+from weighbridge.serving.targets.base import Revision
 
 KINDS = get_args(get_type_hints(Fault)["kind"])
 
@@ -81,7 +82,7 @@ def watched(
         )
         for owner, name in effects:
             monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
-        world.swapping = lambda: _is_swapping(shop)  # type: ignore[method-assign]
+        world.swapping = _is_swapping(workspace.settings.home)  # type: ignore[method-assign]
         yield shop
 
 
@@ -100,12 +101,23 @@ def _counted(world: Watched, original: Any, name: str) -> Any:
     return effect
 
 
-def _is_swapping(shop: Machine) -> bool:
-    if not known_targets(shop.workspace.settings.home):
-        return False
-    managed = open_target("shop", shop.workspace)
-    rollout = managed.load_state().rollout if managed else None
-    return rollout is not None and rollout.swap
+def _is_swapping(home: Path) -> Callable[[], bool]:
+    """Whether the state that is written down tells of a swap; it is parsed when it has changed."""
+    folder = folder_of("shop", home)
+    known: tuple[bytes, bool] = (b"", False)
+
+    def look() -> bool:
+        nonlocal known
+        try:
+            content = state_file(folder).read_bytes()
+        except FileNotFoundError:
+            return False
+        if content != known[0]:
+            rollout = read_state(folder, Revision).rollout
+            known = content, rollout is not None and rollout.swap
+        return known[1]
+
+    return look
 
 
 @dataclass(frozen=True)
