@@ -11,6 +11,7 @@ from weighbridge.flows.run_form import RunForm
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks.data import Row, read_rows
 from weighbridge.tasks.report import WeighingReport, weighing_report
+from weighbridge.tasks.report_sections import data_card
 from weighbridge.tasks.select import require_winner
 
 
@@ -47,7 +48,13 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
             measurements,
             evaluated if run.finetunes() else None,
             recipe.name,
-            facts={**lineage_of(downloaded, model, recipe), **run.how_to_repeat(winner)},
+            champion=next(iter(measurements[len(weighed.measurements) :]), None),
+            facts={
+                **lineage_of(downloaded, model, recipe),
+                **data_card(downloaded.data),
+                **run.costs(winner, weighed),
+                **run.how_to_repeat(winner),
+            },
             currency=recipe.weigh.currency,
         )
         run.records.report(report, run.workspace)

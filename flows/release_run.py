@@ -38,6 +38,7 @@ from weighbridge.tasks.evaluate import Evaluated, gate
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.repeat import Repeated
+from weighbridge.tasks.report_sections import costs
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.weigh import Weighed
@@ -56,6 +57,8 @@ class ReleaseRun:
     records: ReleaseRecords
     versions: dict[str, Version] = field(default_factory=dict)
     """By role (`base`; `model`: the weights that are released) and by variant label."""
+    training_seconds: float | None = None
+    """What the fine-tune took, in this run or in the one that it is reused of."""
 
     @classmethod
     def begin(cls, recipe: Recipe) -> "ReleaseRun":
@@ -113,6 +116,7 @@ class ReleaseRun:
             finetuned = self._stage(
                 cached_stages.finetune_step(downloaded, args, self.workspace, run.log_step)
             )
+            self.training_seconds = finetuned.seconds
             self.versions["model"] = self.records.finetuned(finetuned, self.versions["base"], run)
         return finetuned.merged
 
@@ -187,6 +191,11 @@ class ReleaseRun:
         self.registry.set_challenger(version, winner.label)
         release = packaged.release(version.name, version.version)
         return release.model_copy(update={"peak_memory": _peak_memory(winner, weighed)})
+
+    def costs(self, winner: Candidate | None, weighed: Weighed) -> dict[str, str]:
+        """Return what this release cost and what serving it costs, for the report."""
+        measured = next((one for one in weighed.measurements if one.candidate == winner), None)
+        return costs(measured, self.training_seconds, self.recipe.weigh)
 
     def how_to_repeat(self, winner: Candidate | None) -> dict[str, str]:
         """Return the command that makes and measures the winner again, for the report."""

@@ -25,6 +25,7 @@ from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.optimize import OptimizeArgs
 from weighbridge.tasks.replay import ReplayedFigure, compare
+from weighbridge.tasks.report_page import table
 
 R = TypeVar("R")
 
@@ -144,7 +145,5 @@ def _weigh_again(
 
 
 def _markdown(version: Version, rows: list[dict[str, str]]) -> str:
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"# {version.name} {version.version}, made and measured again\n\n{table}\n"
+    figures = table(list(rows[0]), [list(row.values()) for row in rows])
+    return f"# {version.name} {version.version}, made and measured again\n\n{figures}\n"

@@ -16,9 +16,10 @@ from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import draw, title_of
+from weighbridge.tasks.report_page import Page, html, markdown
+from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
 from weighbridge.tasks.select import Decision
 
-TEMPLATES = Path(__file__).parent
 _UNKNOWN = "—"
 _WON, _LOST = "winner", "not among those that were compared"
 UNITS: Final = {
@@ -87,42 +88,21 @@ class WeighingReport:
         return files
 
 
-@dataclass(frozen=True)
-class _Page:
-    """What the templates see."""
-
-    name: str
-    headline: str
-    why: str
-    decided: bool
-    rows: list[dict[str, str]]
-    columns: list[str]
-    before_after: list[dict[str, str]]
-    facts: dict[str, str]
-    notes: dict[str, str]
-    winner: str
-    chart: str = field(default="", repr=False)
-
-    @property
-    def before_after_title(self) -> str:
-        if "base" not in self.before_after[0]:
-            return "What ships"
-        return "Base, fine-tuned and winner" if self.winner else "Base against fine-tuned"
-
-
 def weighing_report(
     decision: Decision,
     measurements: Sequence[Measurement],
     evaluated: Compared | None,
     name: str,
     *,
+    champion: Measurement | None = None,
     facts: Mapping[str, str] | None = None,
     currency: str = "USD",
 ) -> WeighingReport:
     """Return everything that a reader of the weighing wants to know.
 
-    `facts` are shown as they are: recipe, base model, data, digests. The machine is taken from the
-    measurements.
+    `champion` is what served, if it was weighed and is another one: its answers are shown beside
+    those of the finalist. `facts` are shown as they are: recipe, base model, data, digests, costs.
+    The machine is taken from the measurements.
     """
     # The winner first; sorted() leaves the others in the order in which they were measured.
     ordered = sorted(
@@ -130,7 +110,7 @@ def weighing_report(
     )
     rows = _rows(ordered, decision, currency)
     chart = draw(ordered, decision, _headline(decision))
-    page = _Page(
+    page = Page(
         name=name,
         headline=_headline(decision),
         why=_sentence(decision.why),
@@ -141,6 +121,9 @@ def weighing_report(
         facts={**(facts or {}), **_machine(ordered), **_options(ordered, decision)},
         notes=decision.notes,
         winner=decision.winner or "",
+        evidence=evidence_rows(decision),
+        proved=on_test_rows(decision),
+        differing=_differing(ordered, decision, champion),
         chart=base64.b64encode(chart).decode(),
     )
     return WeighingReport(
@@ -150,8 +133,8 @@ def weighing_report(
         rows=rows,
         before_after=page.before_after,
         facts=page.facts,
-        markdown=_markdown(page),
-        html=_html(page),
+        markdown=markdown(page),
+        html=html(page),
         chart=chart,
         notes=decision.notes,
         figures=[_figures(measurement, decision) for measurement in ordered],
@@ -160,6 +143,15 @@ def weighing_report(
 
 def _winner(measurements: Sequence[Measurement], decision: Decision) -> Measurement | None:
     return next((one for one in measurements if one.candidate.label == decision.winner), None)
+
+
+def _differing(
+    measurements: Sequence[Measurement], decision: Decision, champion: Measurement | None
+) -> tuple[str, list[dict[str, str]]] | None:
+    finalist = next((one for one in measurements if one.candidate.label == decision.finalist), None)
+    if finalist is None or champion is None:
+        return None
+    return differing_answers(finalist, champion, decision.metric)
 
 
 def _options(measurements: Sequence[Measurement], decision: Decision) -> dict[str, str]:
@@ -317,57 +309,3 @@ def _machine(measurements: Sequence[Measurement]) -> dict[str, str]:
         for key, value in machines[0].items()
         if all(other.get(key) == value for other in machines)
     }
-
-
-def _interval_apart(text: str) -> tuple[str, str]:
-    """Return a score's value, and its interval without the brackets."""
-    value, _, interval = text.partition(" (")
-    return value, interval.rstrip(")")
-
-
-def _html(page: _Page) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A name that the template misspells is an error, not an empty place on the page.
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["interval_apart"] = _interval_apart
-    return environment.get_template("report.html").render(page=page)
-
-
-def _markdown(page: _Page) -> str:
-    parts = [f"# {page.name}: {page.headline}", page.why]
-    if page.rows:
-        parts.append(_table(page.columns, [_emphasized(row, page.winner) for row in page.rows]))
-    if page.notes:
-        doubts = "\n".join(f"- {label}: {note}" for label, note in page.notes.items())
-        parts.append(f"## In doubt\n\n{doubts}")
-    if page.before_after:
-        rows = [list(row.values()) for row in page.before_after]
-        parts.append(f"## {page.before_after_title}\n\n{_table(list(page.before_after[0]), rows)}")
-    if page.facts:
-        parts.append(
-            "## What was weighed, and "
-            f"where\n\n{_table(['', ''], [list(fact) for fact in page.facts.items()])}"
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _emphasized(row: Mapping[str, str], winner: str) -> list[str]:
-    bold = {"candidate", "verdict"} if row["candidate"] == winner else set()
-    return [f"**{value}**" if column in bold else value for column, value in row.items()]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns), *rows])
-
-
-def _line(cells: Sequence[str]) -> str:
-    # A bar would end the cell and a line break the table: reasons may quote an engine's log.
-    escaped = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"

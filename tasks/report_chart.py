@@ -71,6 +71,7 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
             _repeat(_COLORS, len(measurements)), measurements, strict=True
         ):
             _mark(panel, measurement, metric, axis, color, decision)
+        _draw_front(panel, measurements, metric, axis, decision)
         if any(
             not measurement.scores[metric].greater_is_better
             for measurement in measurements
@@ -147,10 +148,10 @@ def _mark(
     color: str,
     decision: Decision,
 ) -> None:
-    load, score = figures_at(measurement, decision.concurrency), measurement.scores.get(metric)
-    x = axis.figure(measurement, load) if load else None
-    if x is None or score is None or not math.isfinite(score.value) or not math.isfinite(x):
+    place, score = _place(measurement, metric, axis, decision), measurement.scores.get(metric)
+    if place is None or score is None:
         return
+    x, _ = place
     label = measurement.candidate.label
     won, refused = label == decision.winner, label in decision.refused
     panel.errorbar(
@@ -174,6 +175,42 @@ def _mark(
         facecolors="white" if refused and not won else color,
         label=f"{label} (winner)" if won else label,
     )
+
+
+def _place(
+    measurement: Measurement, metric: str, axis: _Axis, decision: Decision
+) -> tuple[float, float] | None:
+    """Return where a candidate stands; None where one of both figures is not known."""
+    load, score = figures_at(measurement, decision.concurrency), measurement.scores.get(metric)
+    x = axis.figure(measurement, load) if load else None
+    if x is None or score is None or not math.isfinite(score.value) or not math.isfinite(x):
+        return None
+    return x, score.value
+
+
+def _draw_front(
+    panel: "Axes", measurements: Sequence[Measurement], metric: str, axis: _Axis, decision: Decision
+) -> None:
+    """Join the candidates within the limits that no other one is better than in both figures."""
+    places = {
+        place: measurement.scores[metric].greater_is_better
+        for measurement in measurements
+        if measurement.candidate.label not in decision.refused
+        and (place := _place(measurement, metric, axis, decision))
+    }
+    front: list[tuple[float, float]] = []
+    # From the fastest or cheapest on: whoever follows has to be better in quality.
+    for (x, y), greater in sorted(
+        places.items(),
+        key=lambda item: (
+            item[0][0] if axis.less_is_better else -item[0][0],
+            -item[0][1] if item[1] else item[0][1],
+        ),
+    ):
+        if not front or (y > front[-1][1] if greater else y < front[-1][1]):
+            front.append((x, y))
+    if len(front) > 1:
+        panel.plot(*zip(*front, strict=True), color=_INK, alpha=0.35, linestyle="--", zorder=0)
 
 
 def _interval(score: Score) -> list[list[float]]:

@@ -33,7 +33,7 @@ VERSION = 8
 logger = logging.getLogger(__name__)
 
 NO_PART: Final = {
-    *("engines", "price_per_hour", "currency"),
+    *("engines", "price_per_hour", "hosted_price", "currency"),
     *("repeats", "max_repeats", "repeat_seconds"),
 }
 """Settings that change nothing about the measurement of one candidate."""

@@ -68,6 +68,12 @@ class WeighArgs(BaseModel):
     price_per_hour: float | None = Field(
         None, ge=0, description="Of this machine; gives the cost of tokens and of requests."
     )
+    hosted_price: float | None = Field(
+        None,
+        gt=0,
+        description="Of a million output tokens at a hosted endpoint; the report then says from "
+        "which load on this machine is cheaper.",
+    )
     currency: str = Field("USD", description="Of the price; only shown.")
 
     @model_validator(mode="after")

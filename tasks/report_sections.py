@@ -1,0 +1,180 @@
+"""Sections of the report beside its table of candidates: each is rows or facts, as text."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.formatting import human_seconds
+from weighbridge.tasks.data import Message, read_rows
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.select import Decision
+from weighbridge.tasks.selection.evidence import Evidence
+from weighbridge.tasks.weigh_args import WeighArgs
+
+T = TypeVar("T")
+EXAMPLES: Final = 8
+"""Rows shown on which finalist and champion differ: more are in the predictions in MLflow."""
+LONGEST: Final = 240
+"""Characters of a prompt or answer that are shown."""
+
+
+def evidence_rows(decision: Decision) -> list[dict[str, str]]:
+    """Return the rules that decided about the finalist: verdict, figures, and what would decide."""
+    return [
+        {
+            "rule": piece.rule,
+            "rows": piece.rows or "—",
+            "verdict": piece.claim.verdict,
+            "what was seen": piece.claim.why,
+            "would decide": _needed(piece),
+        }
+        for piece in decision.evidence
+    ]
+
+
+def _needed(piece: Evidence) -> str:
+    if piece.claim.verdict != "undecided":
+        return "—"
+    if piece.claim.needed is None:
+        return "not known"
+    return f"{piece.claim.needed:,} {'rows' if piece.rows else 'repeats'}"
+
+
+def on_test_rows(decision: Decision) -> str:
+    """Return what the test rows said of the finalist, and how often they were asked; empty where
+    they were not.
+    """
+    if decision.finalist_score is None:
+        return ""
+    often = (
+        f" These rows have made {decision.test_uses} decisions." if decision.test_uses > 1 else ""
+    )
+    if decision.test_uses > 2:
+        often += " Rows that decide often are learnt by choosing: take new ones."
+    return (
+        f"{decision.finalist} has {decision.metric} {decision.finalist_score} on the test rows, "
+        f"which chose nothing.{often}"
+    )
+
+
+def differing_answers(
+    finalist: Measurement, champion: Measurement, metric: str
+) -> tuple[str, list[dict[str, str]]]:
+    """Return a sentence, and rows of the test split whose score is another for the two.
+
+    Rows that the finalist answers better and worse take turns, so that both are seen.
+    """
+    ours, theirs = _predictions(finalist, metric), _predictions(champion, metric)
+    pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
+    better = [pair for pair in pairs if _gain(*pair, metric) > 0]
+    worse = [pair for pair in pairs if _gain(*pair, metric) < 0]
+    said = (
+        f"Of {len(pairs)} test rows that both answered {finalist.candidate.label} is better on "
+        f"{len(better)} and worse on {len(worse)}."
+    )
+    return said, [_shown(*pair, metric) for pair in _in_turns(better, worse)][:EXAMPLES]
+
+
+def _predictions(measurement: Measurement, metric: str) -> dict[str, dict[str, Any]]:
+    """Return the answers to the test rows by row id; none where a record names no rows."""
+    score = measurement.test_scores.get(metric)
+    if measurement.predictions is None or score is None or not score.ids:
+        return {}
+    file = measurement.predictions.path / "test.jsonl"
+    # A champion may have been weighed on another machine, or its predictions been removed here.
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return dict(zip(score.ids, map(json.loads, lines), strict=True))
+
+
+def _gain(ours: dict[str, Any], theirs: dict[str, Any], metric: str) -> float:
+    both = [row.get("scores", {}).get(metric) for row in (ours, theirs)]
+    if any(score is None or not math.isfinite(score) for score in both):
+        return 0.0
+    return float(both[0] - both[1])
+
+
+def _in_turns(first: Sequence[T], second: Sequence[T]) -> Iterator[T]:
+    for number in range(max(len(first), len(second))):
+        yield from first[number : number + 1]
+        yield from second[number : number + 1]
+
+
+def _shown(ours: dict[str, Any], theirs: dict[str, Any], metric: str) -> dict[str, str]:
+    prompt = ours["prompt"]
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+    return {
+        "prompt": _short(text),
+        "reference": _short(ours["reference"]),
+        "finalist": _short(ours["answer"]),
+        "champion": _short(theirs["answer"]),
+        metric.replace(
+            "_", " "
+        ): f"{ours['scores'][metric]:g} against {theirs['scores'][metric]:g}",
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+
+
+def data_card(data: Artifact) -> dict[str, str]:
+    """Return how much data there is, and how long what is judged by it is."""
+    with (data.path / "train.jsonl").open("rb") as stream:
+        counts = {"train": sum(1 for _ in stream)}
+    judged = {split: read_rows(data, split) for split in ("validation", "test")}
+    counts |= {split: len(rows) for split, rows in judged.items()}
+    rows = [row for rows in judged.values() for row in rows]
+    card = {"rows": ", ".join(f"{count:,} {split}" for split, count in counts.items())}
+    clusters = {row.cluster for row in rows if row.cluster}
+    if clusters:
+        card["rows"] += f"; validation and test are of {len(clusters):,} clusters"
+    if rows:
+        card["prompts"] = _lengths([_length(row.prompt) for row in rows])
+        card["references"] = _lengths([len(row.reference) for row in rows])
+    return card
+
+
+def _length(prompt: list[Message] | str) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(turn.content) for turn in prompt)
+
+
+def _lengths(lengths: Sequence[int]) -> str:
+    return f"{statistics.median(lengths):,.0f} characters at the median, {max(lengths):,} at most"
+
+
+def costs(
+    winner: Measurement | None, training_seconds: float | None, args: WeighArgs
+) -> dict[str, str]:
+    """Return what training took and cost, and from which load on the winner's machine pays."""
+    price, currency = args.price_per_hour, args.currency
+    facts = {}
+    if training_seconds is not None:
+        cost = f", {price * training_seconds / 3600:,.3g} {currency}" if price is not None else ""
+        facts["training"] = f"{human_seconds(training_seconds)}{cost}"
+    ours = winner.cost_per_million_tokens if winner else None
+    if args.hosted_price is not None and ours is not None and price:
+        facts["break-even"] = _break_even(ours, price, args.hosted_price, currency)
+    return facts
+
+
+def _break_even(ours: float, price: float, hosted: float, currency: str) -> str:
+    """Return from which load on a machine at `price` an hour is cheaper than a hosted endpoint.
+
+    Args:
+        ours: cost of a million tokens at full load.
+        price: of the machine, an hour.
+        hosted: price of a million tokens elsewhere.
+        currency: of all three.
+    """
+    against = f"{hosted:,.3g} {currency} per million tokens elsewhere"
+    if ours >= hosted:
+        return f"none: at full load a million tokens cost {ours:,.3g} {currency}, against {against}"
+    return (
+        f"from {price / hosted:,.3g} million tokens an hour on, {ours / hosted:.0%} of what it can "
+        f"answer, against {against}"
+    )

@@ -1,0 +1,169 @@
+"""Sections of the report: what decided, where two models differ, what it cost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.made import REFERENCE, exact, measured
+from weighbridge.core.artifact import Artifact
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
+from weighbridge.tasks.data import Row, write_rows
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.report import weighing_report
+from weighbridge.tasks.report_sections import (
+    EXAMPLES,
+    costs,
+    data_card,
+    differing_answers,
+    evidence_rows,
+    on_test_rows,
+)
+from weighbridge.tasks.select import select
+from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.weigh_args import WeighArgs
+
+
+def answered(folder: Path, label: str, right: set[int], rows: int = 40) -> Measurement:
+    """A candidate that answers these test rows right, and the others wrong."""
+    folder = folder / label
+    folder.mkdir()
+    lines = [
+        {
+            "id": "",
+            "prompt": [{"role": "user", "content": f"question {row} <b>"}],
+            "reference": f"r{row}",
+            "answer": f"r{row}" if row in right else f"{label} {row}" + "!" * 500,
+            "scores": {"exact_match": float(row in right)},
+        }
+        for row in range(rows)
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score = exact(len(right), rows).model_copy(
+        update={"per_example": [float(row in right) for row in range(rows)]}
+    )
+    made = measured(label)
+    assert made.predictions is not None
+    kept = made.predictions.model_copy(update={"path": folder})
+    return made.model_copy(update={"predictions": kept, "test_scores": {"exact_match": score}})
+
+
+def test_rows_on_which_two_models_differ_are_shown_from_both_sides(tmp_path: Path) -> None:
+    finalist = answered(tmp_path, "new", set(range(20)))
+    champion = answered(tmp_path, "old", set(range(10, 23)))
+    said, rows = differing_answers(finalist, champion, "exact_match")
+    assert said == (
+        "Of 40 test rows that both answered llama_cpp/new is better on 10 and worse on 3."
+    )
+    assert len(rows) == EXAMPLES
+    assert [row["exact match"] for row in rows[:6]] == ["1 against 0", "0 against 1"] * 3
+    assert rows[0]["prompt"] == "question 0 <b>"
+    assert (rows[0]["finalist"], rows[0]["reference"]) == ("r0", "r0")
+    assert rows[0]["champion"].startswith("old 0!")
+    assert len(rows[0]["champion"]) < 300
+
+
+def test_models_are_compared_by_row_and_not_by_place(tmp_path: Path) -> None:
+    finalist, champion = (answered(tmp_path, name, {0, 1}) for name in ("new", "old"))
+    score = champion.test_scores["exact_match"]
+    shifted = score.model_copy(update={"ids": [f"other {row}" for row in score.ids]})
+    elsewhere = champion.model_copy(update={"test_scores": {"exact_match": shifted}})
+    said, rows = differing_answers(finalist, elsewhere, "exact_match")
+    assert said.startswith("Of 0 test rows")
+    assert rows == []
+
+
+def test_what_is_gone_or_of_an_older_release_differs_in_nothing(tmp_path: Path) -> None:
+    finalist, champion = (answered(tmp_path, name, {0}) for name in ("new", "old"))
+    nameless = champion.test_scores["exact_match"].model_copy(update={"ids": []})
+    for without in (
+        {"predictions": None},
+        {"test_scores": {"exact_match": nameless}},
+        {"test_scores": {}},
+    ):
+        assert (
+            differing_answers(finalist, champion.model_copy(update=without), "exact_match")[1] == []
+        )
+    (tmp_path / "old" / "test.jsonl").unlink()
+    assert differing_answers(finalist, champion, "exact_match")[1] == []
+
+
+def test_the_report_tells_what_decided_and_escapes_what_models_say(tmp_path: Path) -> None:
+    finalist, champion = answered(tmp_path, "new", set(range(30))), answered(tmp_path, "old", {1})
+    decision = select([finalist], REFERENCE, None, SelectArgs(), REFERENCE)
+    assert decision.evidence
+    report = weighing_report(decision, [finalist], None, "demo", champion=champion)
+    for page in (report.markdown, report.html):
+        assert "What decided" in page
+        assert "Where finalist and champion differ" in page
+    assert "question 0 &lt;b&gt;" in report.html
+    assert "question 0 <b>" not in report.html
+
+
+def test_every_rule_that_decided_has_its_verdict_and_what_would_decide(tmp_path: Path) -> None:
+    few = answered(tmp_path, "few", set(range(39)))
+    reference = {"exact_match": exact(40, 40)}
+    decision = select([few], reference, None, SelectArgs(max_loss=0.05), reference)
+    rows = {row["rule"]: row for row in evidence_rows(decision)}
+    assert rows["max_loss"]["verdict"] == "undecided"
+    assert rows["max_loss"]["would decide"].endswith(" rows")
+    assert set(rows["max_loss"]) == {"rule", "rows", "verdict", "what was seen", "would decide"}
+
+
+def test_the_test_rows_score_is_told_and_from_the_third_use_on_that_they_wear_out() -> None:
+    decision = select([measured("a")], REFERENCE, None, SelectArgs(), REFERENCE)
+    once = on_test_rows(decision.model_copy(update={"test_uses": 1}))
+    assert once.startswith("llama_cpp/a has exact_match 0.99")
+    assert "decisions" not in once
+    thrice = on_test_rows(decision.model_copy(update={"test_uses": 3}))
+    assert "have made 3 decisions" in thrice
+    assert "take new ones" in thrice
+    assert on_test_rows(decision.model_copy(update={"finalist_score": None})) == ""
+
+
+def test_the_data_card_counts_rows_and_lengths(tmp_path: Path) -> None:
+    for split, count in (("train", 5), ("validation", 2), ("test", 3)):
+        rows = [
+            Row(prompt="x" * (10 + row), completion="ok", cluster=f"c{row}") for row in range(count)
+        ]
+        write_rows(rows, tmp_path / f"{split}.jsonl")
+    data = Artifact(digest="sha256:" + "0" * 64, format="jsonl", path=tmp_path, size=1)
+    assert data_card(data) == {
+        "rows": "5 train, 2 validation, 3 test; validation and test are of 3 clusters",
+        "prompts": "11 characters at the median, 12 at most",
+        "references": "2 characters at the median, 2 at most",
+    }
+
+
+@pytest.mark.parametrize(
+    ("hosted", "said"),
+    [
+        (
+            0.4,
+            "from 0.25 million tokens an hour on, 25% of what it can answer, against 0.4 EUR per "
+            "million tokens elsewhere",
+        ),
+        (
+            0.05,
+            "none: at full load a million tokens cost 0.1 EUR, against 0.05 EUR per million tokens "
+            "elsewhere",
+        ),
+    ],
+)
+def test_the_load_from_which_an_own_machine_pays(hosted: float, said: str) -> None:
+    args = WeighArgs(
+        engines=[LlamaCppArgs(kind="llama_cpp")],
+        price_per_hour=0.1,
+        hosted_price=hosted,
+        currency="EUR",
+    )
+    assert costs(measured("a", cost=0.1), 1800.0, args) == {
+        "training": "1800.0 s, 0.05 EUR",
+        "break-even": said,
+    }
+
+
+def test_without_prices_only_the_time_is_told() -> None:
+    args = WeighArgs(engines=[LlamaCppArgs(kind="llama_cpp")], hosted_price=1.0)
+    assert costs(measured("a", cost=None), 1800.0, args) == {"training": "1800.0 s"}
+    assert costs(None, None, args) == {}
