@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.statistics import proportions, resampling
-from weighbridge.tasks.statistics.rows import figure_of, follows_from_rows, summands
+from weighbridge.tasks.statistics.rows import (
+    figure_of,
+    follows_from_rows,
+    is_right_or_wrong,
+    summands,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +32,9 @@ def with_interval(score: Score) -> Score:
     if not follows_from_rows(score):
         return score
     sums = resampling.by_cluster(summands(score), score.clusters)
-    if score.figure == "mean" and not score.weights and _is_share(score):
+    if is_right_or_wrong(score) and not score.clusters:
+        low, high = proportions.wilson(sum(score.per_example), len(score.per_example), Z)
+    elif score.figure == "mean" and not score.weights and _is_share(score):
         low, high = _of_share(sums)
     else:
         low, high = resampling.interval(sums, figure_of(score), ALPHA)
@@ -63,8 +70,11 @@ def _of_share(sums: "NDArray[np.float64]") -> tuple[float, float]:
     """
     total, rows = sums.sum(axis=0)
     share = float(total / rows)
-    trials = float(len(sums))
     error = resampling.standard_error(sums, resampling.RATIO)
-    if error > 0:
-        trials = share * (1 - share) / error**2
-    return proportions.wilson(share * trials, trials, Z)
+    if not error > 0:
+        return proportions.wilson(share * len(sums), len(sums), Z)
+    trials = share * (1 - share) / error**2
+    # The spread itself is estimated, of as many clusters: Student's quantile.
+    return proportions.wilson(
+        share * trials, trials, proportions.student_quantile(ALPHA, len(sums) - 1)
+    )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FEW = 40
 """Clusters that differ, below which halves of them say too little of what has not been seen."""
+ROUNDING = 1e-9
 NAMED = 3
 """Ids of rows left out that are named."""
 
@@ -241,7 +242,9 @@ def _chance_of_parts(sums: "Numbers", figure: resampling.Figure, estimate: float
     import numpy as np
 
     off = resampling.of_parts(sums, figure) * math.copysign(1.0, estimate)
-    return float(min(1.0, 2 * (np.mean(off < 0) + np.mean(off == 0) / 2)))
+    # Sums of equal numbers may differ in their last digits.
+    none = np.abs(off) <= ROUNDING * np.abs(off).max()
+    return float(min(1.0, 2 * (np.mean((off < 0) & ~none) + np.mean(none) / 2)))
 
 
 def _range(first: Score, second: Score) -> float:

@@ -16,6 +16,13 @@ def normal_quantile(alpha: float) -> float:
     return NormalDist().inv_cdf(1 - alpha / 2)
 
 
+def student_quantile(alpha: float, freedom: int) -> float:
+    """Return the two-sided quantile of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - alpha / 2))
+
+
 def wilson(successes: float, trials: float, z: float) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion.
 

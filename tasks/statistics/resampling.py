@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from weighbridge.tasks.statistics.proportions import student_quantile
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.float64]
 
-PARTS = 2000
+PARTS = 4000
 """Random halves; half of them are the complements of the others."""
 # Any fixed number: the same scores shall have the same interval in every run.
 SEED = 20240229
-AT_ONCE = 8_000_000
+AT_ONCE = 4_000_000
 """Numbers held at a time: clusters times parts would not fit for long tests."""
 FEWEST = 6
 """Clusters whose parts reach 95 %: the range of all 2^5 - 1 covers 1 - 2/2^5, which is less."""
@@ -168,12 +170,10 @@ def interval(sums: "Numbers", figure: Figure, alpha: float = 0.05) -> tuple[floa
 
 
 def _student(sums: "Numbers", figure: Figure, alpha: float) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
     estimate = float(figure.value(sums.sum(axis=0)))
     if len(sums) < 2:
         return estimate, estimate
-    half = float(stdtrit(len(sums) - 1, 1 - alpha / 2)) * standard_error(sums, figure)
+    half = student_quantile(alpha, len(sums) - 1) * standard_error(sums, figure)
     return estimate - half, estimate + half
 
 
@@ -201,7 +201,7 @@ def _parts(clusters: int) -> Iterator["Numbers"]:
         yield _toss(generator, min(most, PARTS // 2 - start), clusters)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _tossed(clusters: int) -> "Numbers":
     """Return all parts of so many clusters; a gate asks for the same ones time and again."""
     import numpy as np
