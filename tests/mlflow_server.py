@@ -10,7 +10,11 @@ from typing import Final
 
 import httpx
 
+from tests.conftest import MACHINE_CACHE
+from weighbridge.core import loopback
 from weighbridge.core.processes import Process, free_port
+from weighbridge.core.settings import Settings
+from weighbridge.registry.database import prepare_database
 
 CALLS_THIS_MACHINE: Final = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -22,11 +26,17 @@ CALLS_THIS_MACHINE: Final = {
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, **variables: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of one on SQLite in `folder`, which takes artifacts over HTTP."""
+    """Address and process id of one on SQLite in `folder`, which takes artifacts over HTTP.
+
+    Started as `weighbridge up` does it: MLflow's own command is a process more, and makes its
+    tables anew.
+    """
+    prepare_database(Settings(home=folder, cache=MACHINE_CACHE, tracking_uri=""))
     port = free_port()
     command = [
-        Path(sys.executable).with_name("mlflow"),
-        "server",
+        sys.executable,
+        "-m",
+        "weighbridge.registry.server",
         "--port",
         str(port),
         "--workers",
@@ -47,6 +57,6 @@ def mlflow_server(folder: Path, **variables: str) -> Iterator[tuple[str, int]]:
 def is_well(url: str) -> bool:
     """Whether `/health` under this address answers well."""
     try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success
+        return loopback.get(f"{url}/health", timeout=2).is_success
     except httpx.HTTPError:
         return False
