@@ -111,6 +111,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"select.concurrency {select.concurrency} is none of weigh.concurrency: {weighed}"
             )
+        if select.objective == "goodput" and weigh.arrivals != "poisson":
+            raise ValueError("select.objective goodput: give weigh.arrivals `poisson` and limits")
         lowest, highest = metrics[select.metric].bounds
         if select.floor is not None and not lowest <= select.floor <= highest:
             raise ValueError(

@@ -181,6 +181,7 @@ def _repeat_step(
         "args": recipe.weigh,
         "select": recipe.select,
         "attempt": attempt,
+        "answer_tokens": evaluated.answer_tokens,
     }
     return CachedStage(
         "repeat",
@@ -197,6 +198,7 @@ def _repeat_step(
             recipe.select,
             workspace,
             attempt,
+            evaluated.answer_tokens,
         ),
         keep=lambda repeated: not repeated.failed,
     )

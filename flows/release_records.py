@@ -172,6 +172,8 @@ def _speed(measurement: Measurement) -> dict[str, float]:
         figures["cost_per_million_tokens"] = measurement.cost_per_million_tokens
     if measurement.cost_per_thousand_requests is not None:
         figures["cost_per_thousand_requests"] = measurement.cost_per_thousand_requests
+    if (goodput := measurement.sustained) is not None:
+        figures["goodput"] = goodput
     for load in measurement.load:
         at = f"at_{load.concurrency}"
         seen = {

@@ -25,6 +25,7 @@ from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.candidate_answers import Answers, examples
+from weighbridge.tasks.candidate_rates import measure_rates, speed_limits
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer, mean_tokens
@@ -100,6 +101,7 @@ class CandidateBenchmark:
             with PeakMemory(running.process.pid) as peak:
                 # Speed first: after the questions of quality, the engine knows these prompts.
                 load = self.load(running, payloads)
+                goodput, rates = measure_rates(running.url, payloads, load, self.args)
                 done(1)
                 answers: dict[Split, Answers] = {}
                 for split in ("validation", "test"):
@@ -116,6 +118,8 @@ class CandidateBenchmark:
             answer_tokens=self._answer_tokens(answers),
             max_new_tokens=self.metrics.max_new_tokens,
             load=load,
+            goodput=goodput,
+            rates=rates,
             load_seconds=running.load_seconds,
             peak_memory=peak.bytes,
             context=context,
@@ -337,6 +341,7 @@ class CandidateBenchmark:
                     seconds=seconds,
                     max_seconds=max_seconds,
                     timeout=self.args.request_timeout,
+                    limits=speed_limits(self.args),
                     # Of tuning, bad options need no more time than they were given.
                     wait_for_silent=not tuning,
                 )

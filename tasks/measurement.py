@@ -89,6 +89,14 @@ class Measurement(BaseModel):
     )
     max_new_tokens: int = Field(128, description="Longest answer that was asked for, in tokens.")
     load: list[LoadFigures]
+    goodput: LoadFigures | None = Field(
+        None,
+        description="At the highest rate that kept the limits; None where none did, or none was "
+        "asked for.",
+    )
+    rates: list[LoadFigures] = Field(
+        default_factory=list, description="At every rate that was tried, in that order."
+    )
     load_seconds: float = Field(description="From process start to the first real token.")
     peak_memory: int = Field(description="Bytes, whole process group.")
     cost_per_million_tokens: float | None = Field(
@@ -114,3 +122,13 @@ class Measurement(BaseModel):
     failure: str = Field(
         "", description="Why it could not be measured; then every figure is empty."
     )
+
+    @property
+    def sustained(self) -> float | None:
+        """Return the requests per second that keep the limits, at the highest rate at which enough
+        of them do; 0 where no such rate was found, None where none was looked for.
+        """
+        if not self.rates:
+            return None
+        best = self.goodput
+        return (best.rate or 0.0) * (best.within or 0.0) if best else 0.0

@@ -72,11 +72,12 @@ def finalists(
     reference: Mapping[str, Score],
     champion: Measurement | None,
     args: SelectArgs,
+    answer_tokens: Mapping[str, float] | None = None,
 ) -> list[Measurement]:
     """Return those whose speeds are compared: the champion, else the best by the estimates, then
     the one or two next. None where there is nothing to compare.
     """
-    standings, refused = stand(measurements, reference, Limits(args))
+    standings, refused = stand(measurements, reference, Limits(args, answer_tokens))
     serving = next((one for one in measurements if champion and is_same(one, champion)), champion)
     if serving is not None and serving.failure:
         return []
@@ -100,6 +101,7 @@ def repeat(
     select: SelectArgs,
     workspace: Workspace,
     attempt: int = 0,
+    answer_tokens: Mapping[str, float] | None = None,
 ) -> Repeated:
     """Repeat the finalists until they are told apart, tied, or the budget is used up.
 
@@ -115,10 +117,11 @@ def repeat(
         select: limits and objective.
         workspace: where blocks are kept.
         attempt: another number measures anew.
+        answer_tokens: mean tokens of the unquantized model's answers, by split.
     """
     found: list[Measurement] = []
     if args.repeats and Objective(select).is_speed:
-        found = finalists(measurements, reference, champion, select)
+        found = finalists(measurements, reference, champion, select, answer_tokens)
     if not found:
         return Repeated(measurements=list(measurements), champion=champion)
     level = select.concurrency or highest_concurrency(found)

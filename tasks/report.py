@@ -218,6 +218,7 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
         "scores": score_figures(measurement.scores),
         "test_scores": score_figures(measurement.test_scores),
         "load": [_load_figures(load) for load in measurement.load],
+        "goodput": measurement.sustained,
         "load_seconds": measurement.load_seconds,
         "peak_memory": measurement.peak_memory or None,
         "size": measurement.candidate.variant.artifact.size,

@@ -5,7 +5,15 @@ from typing import Literal, Self
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 Goal = Literal[
-    "throughput", "requests", "cost", "request_cost", "latency", "quality", "memory", "size"
+    "throughput",
+    "requests",
+    "cost",
+    "request_cost",
+    "latency",
+    "quality",
+    "memory",
+    "size",
+    "goodput",
 ]
 
 
@@ -82,7 +90,8 @@ class SelectArgs(BaseModel):
         "throughput",
         description="What decides among the candidates within the limits: tokens per second "
         "(`throughput`) or per price (`cost`), requests per second (`requests`) or per price "
-        "(`request_cost`) where answers are short, and so on.",
+        "(`request_cost`) where answers are short, requests per second that keep the limits of "
+        "`weigh` (`goodput`, with weigh.arrivals `poisson`), and so on.",
     )
     min_improvement: float = Field(
         0.05,

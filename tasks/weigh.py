@@ -223,8 +223,7 @@ def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
     The price is no part of what is kept: it changes without anything being measured again.
     """
     price = args.price_per_hour
-    tokens = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
-    requests = max((figures.requests_per_second for figures in measurement.load), default=0.0)
+    tokens, requests = _best_speed(measurement)
     if price is None:
         return measurement
     return measurement.model_copy(
@@ -233,3 +232,15 @@ def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
             "cost_per_thousand_requests": price / (requests * 3600) * 1e3 if requests > 0 else None,
         }
     )
+
+
+def _best_speed(measurement: Measurement) -> tuple[float, float]:
+    """Return tokens and requests per second: at the goodput where rates were tried, of answers that
+    were whole and in time; else the most that any concurrency had.
+    """
+    if measurement.rates:
+        requests = measurement.sustained or 0.0
+        lengths = measurement.goodput.answer_tokens if measurement.goodput else None
+        return requests * (lengths or 0.0), requests
+    tokens = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
+    return tokens, max((figures.requests_per_second for figures in measurement.load), default=0.0)

@@ -1,6 +1,6 @@
 """How candidates are weighed, as a recipe says it."""
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -45,6 +45,27 @@ class WeighArgs(BaseModel):
         description="Most time per concurrency; what is under way then is cut off and counts with "
         "its age. What hangs is waited for, up to `request_timeout`.",
     )
+    arrivals: Literal["closed", "poisson"] = Field(
+        "closed",
+        description="`closed`: as many requests under way as `concurrency` says. `poisson`: after "
+        "that, requests also come by themselves, at the highest rate at which `ttft_limit` and "
+        "`tpot_limit` hold (select.objective `goodput`).",
+    )
+    ttft_limit: float | None = Field(
+        None, gt=0, description="Seconds to the first token that a request of the goodput keeps."
+    )
+    tpot_limit: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds per token after the first that a request of the goodput keeps, on "
+        "average over its answer.",
+    )
+    limit_percentile: float = Field(
+        0.95, gt=0, lt=1, description="Which part of all requests must keep both."
+    )
+    rate_requests: int = Field(400, ge=10, description="Requests per rate that is tried, at most.")
+    rate_seconds: float = Field(20.0, gt=0, description="Time per rate that is tried, at most.")
+    most_rates: int = Field(8, ge=1, description="How many rates are tried at most.")
     max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
     request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
     tune: bool = Field(
@@ -75,6 +96,15 @@ class WeighArgs(BaseModel):
         "which load on this machine is cheaper.",
     )
     currency: str = Field("USD", description="Of the price; only shown.")
+
+    @model_validator(mode="after")
+    def _rates_have_a_limit(self) -> Self:
+        if self.arrivals == "poisson" and self.ttft_limit is None:
+            raise ValueError(
+                "arrivals poisson: the highest rate is the one at which a limit holds; give "
+                "ttft_limit"
+            )
+        return self
 
     @model_validator(mode="after")
     def _repeats_suffice(self) -> Self:

@@ -45,8 +45,23 @@ _GOALS: Mapping[Goal, _Goal] = {
     "latency": _Goal("quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"),
     "quality": _Goal("best in quality", "worse in quality", True, lambda value: f"{value:.4g}"),
     "memory": _Goal("smallest in memory", "larger in memory", False, human_size),
+    "goodput": _Goal(
+        "best within its limits",
+        "slower within its limits",
+        True,
+        lambda value: f"{value:,.3g} requests/s that keep the limits",
+    ),
     "size": _Goal("smallest", "larger", False, human_size),
 }
+
+
+def _bracket(measurement: Measurement) -> tuple[float, float]:
+    """Return the highest rate at which the limits are met, and the lowest at which they are missed,
+    both beyond doubt.
+    """
+    met = (load.rate or 0.0 for load in measurement.rates if load.objective == "met")
+    missed = (load.rate or 0.0 for load in measurement.rates if load.objective == "missed")
+    return max(met, default=0.0), min(missed, default=math.inf)
 
 
 def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
@@ -85,6 +100,7 @@ class Objective:
             "request_cost": measurement.cost_per_thousand_requests,
             "cost": measurement.cost_per_million_tokens,
             "quality": score.value if score else None,
+            "goodput": measurement.sustained or None,
             # 0 where no sample was taken.
             "memory": measurement.peak_memory or None,
             "size": measurement.candidate.variant.artifact.size,
@@ -98,6 +114,8 @@ class Objective:
         goal = self.args.objective
         if self.value(measurement) is not None or self.is_quality:
             return None
+        if measurement.sustained == 0:
+            return f"it kept the limits at none of {len(measurement.rates)} rates"
         return NO_COST if goal in ("cost", "request_cost") else f"its {goal} is not known"
 
     def shown(self, measurement: Measurement) -> str:
@@ -167,6 +185,8 @@ class Objective:
         if mine is None or yours is None:
             return unknown(rule, f"{self.args.objective} was not measured of both")
         between = f"{self.shown(challenger)} against {self.shown(champion)}"
+        if self.args.objective == "goodput":
+            return self._sustains(rule, champion, challenger, between)
         if self.args.objective not in _OF_LOAD:
             return self._exact(rule, mine, yours, between)
         claim = self._faster(champion, challenger, self.args.min_improvement)
@@ -175,6 +195,28 @@ class Objective:
         claim = claim.model_copy(update={"why": f"{between}: {claim.why}"})
         seen = claim.estimate > 0 and claim.estimate >= self.args.min_improvement
         return Evidence(rule=rule, claim=claim, seen=seen)
+
+    def _sustains(
+        self, rule: str, champion: Measurement, challenger: Measurement, between: str
+    ) -> Evidence:
+        """Return whether the challenger keeps the limits at a rate that is higher by enough than
+        one at which the champion misses them; each as decided at every rate that was tried.
+        """
+        least = 1 + self.args.min_improvement
+        mine, yours = _bracket(challenger), _bracket(champion)
+        # One that is only equal replaces nobody, whatever the rounding of its rates.
+        shown = mine[0] >= least * yours[1] and mine[0] > 0
+        refuted = mine[1] < least * yours[0]
+        estimate = (challenger.sustained or 0.0) / (champion.sustained or math.inf) - 1
+        claim = Claim(
+            verdict="shown" if shown else "refuted" if refuted else "undecided",
+            estimate=estimate,
+            low=mine[0] / yours[1] - 1 if yours[1] else math.inf,
+            high=mine[1] / yours[0] - 1 if yours[0] else math.inf,
+            why=f"{between}: its limits are met at {mine[0]:.3g} requests/s, the champion's missed "
+            f"at {yours[1]:.3g}",
+        )
+        return Evidence(rule=rule, claim=claim, seen=estimate >= self.args.min_improvement)
 
     def _faster(
         self, champion: Measurement, challenger: Measurement, min_improvement: float

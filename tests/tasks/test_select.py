@@ -454,3 +454,40 @@ def test_a_limit_of_p95_takes_requests_enough(requests: int, winner: str | None,
     decision = decide(candidate.model_copy(update={"load": [load]}), max_ttft_p95=0.2)
     assert decision.winner == winner
     assert why in " ".join(piece.claim.why for piece in decision.evidence)
+
+
+def at_rates(label: str, met: float, missed: float, found: float) -> Measurement:
+    """A candidate that was shown to keep its limits at one rate, and to miss them at another."""
+    made = measured(label)
+    load = made.load[-1]
+    rates = [
+        load.model_copy(update={"rate": rate, "within": within, "objective": objective})
+        for rate, within, objective in (
+            (met, 1.0, "met"),
+            (found, 0.96, "undecided"),
+            (missed, 0.5, "missed"),
+        )
+    ]
+    return made.model_copy(update={"rates": rates, "goodput": rates[1]})
+
+
+@pytest.mark.parametrize(
+    ("challenger", "takes"),
+    [((12.0, 15.0, 14.0), True), ((10.0, 15.0, 14.0), False), ((7.0, 8.5, 8.0), False)],
+)
+def test_goodput_replaces_a_champion_where_the_rates_do_not_overlap(
+    challenger: tuple[float, float, float], takes: bool
+) -> None:
+    champion = at_rates("champion", 9.0, 11.0, 10.0)
+    decision = decide(
+        at_rates("x", *challenger), champion=champion, objective="goodput", margin=0.1
+    )
+    assert (decision.winner == "llama_cpp/x") is takes
+    assert decision.keeps_champion is not takes
+
+
+def test_who_keeps_its_limits_at_no_rate_is_out() -> None:
+    idle = at_rates("idle", 1.0, 2.0, 1.5).model_copy(update={"goodput": None})
+    decision = decide(idle, at_rates("x", 9.0, 11.0, 10.0), objective="goodput")
+    assert decision.winner == "llama_cpp/x"
+    assert "it kept the limits at none of 3 rates" in decision.reasons["llama_cpp/idle"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
@@ -350,3 +351,23 @@ def test_an_engine_whose_device_is_missing_is_refused_before_anything_is_made(
     )
     with pytest.raises(Unavailable, match="starting vllm: there is no NVIDIA device here"):
         check(wanted)
+
+
+def test_the_highest_rate_that_keeps_the_limits_is_looked_for_where_a_recipe_asks(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    rates = args(
+        arrivals="poisson", ttft_limit=1.0, rate_requests=20, most_rates=2, price_per_hour=3.6
+    )
+    (measured,) = weigh([variant()], data, METRICS, rates, workspace).measurements
+    assert not measured.failure
+    assert 1 <= len(measured.rates) <= 2
+    assert measured.goodput in measured.rates
+    assert measured.sustained
+    # At the goodput, not at the most that a concurrency had.
+    assert measured.cost_per_thousand_requests == pytest.approx(1 / measured.sustained)
+
+
+def test_rates_need_a_limit() -> None:
+    with pytest.raises(ValidationError, match="give ttft_limit"):
+        args(arrivals="poisson")
