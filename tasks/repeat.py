@@ -151,6 +151,24 @@ def _repeats(blocks: Sequence[Block], label: str) -> list[Repeat]:
     return [Repeat(block=number, load=block.runs[label]) for number, block in enumerate(blocks)]
 
 
+def is_decided(
+    one: Sequence[float],
+    again: Sequence[float],
+    others: Sequence[Sequence[float]],
+    min_improvement: float,
+    looks: tuple[int, ...],
+) -> bool:
+    """Whether each of the others is faster, not faster, or tied with the first one, and what is
+    shown can be believed.
+    """
+    claims = [faster(one, runs, min_improvement, looks=looks).verdict for runs in others]
+    open_ones = [runs for runs, claim in zip(others, claims, strict=True) if claim == "undecided"]
+    if any(tied(one, runs, looks=looks).verdict != "shown" for runs in open_ones):
+        return False
+    # A machine that only seems to drift, by the noise of few blocks, does so no more with many.
+    return "shown" not in claims or drift(one, again, others, looks=looks).steady
+
+
 @dataclass
 class _Plan:
     """Who runs in every block, how, and after which blocks is looked."""
@@ -230,24 +248,19 @@ class _Plan:
         return [objective.speed(block.runs[label]) for block in blocks]
 
     def _decided(self, blocks: Sequence[Block]) -> bool:
-        """Whether every finalist is faster, not faster, or tied with the first one."""
-        first = self._speeds(blocks, self.reference)
-        return all(
-            faster(first, runs, self.select.min_improvement, looks=self.looks).verdict
-            != "undecided"
-            or tied(first, runs, looks=self.looks).verdict == "shown"
-            for runs in (self._speeds(blocks, one.candidate.label) for one in self.finalists[1:])
-        )
+        one, again, *others = self._by_label(blocks)
+        return is_decided(one, again, others, self.select.min_improvement, self.looks)
+
+    def _by_label(self, blocks: Sequence[Block]) -> list[list[float]]:
+        """Return the figures of the first finalist, of its second label, and of the others."""
+        labels = [one.candidate.label for one in self.finalists]
+        return [
+            self._speeds(blocks, label)
+            for label in (labels[0], f"{self.reference} {AGAIN}", *labels[1:])
+        ]
 
     def noise(self, blocks: Sequence[Block], ended: str) -> Noise:
-        one, again, *others = (
-            self._speeds(blocks, label)
-            for label in (
-                self.reference,
-                f"{self.reference} {AGAIN}",
-                *(measurement.candidate.label for measurement in self.finalists[1:]),
-            )
-        )
+        one, again, *others = self._by_label(blocks)
         return Noise(
             weighing=fingerprint(self.inputs),
             looks=self.looks,

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from statistics import NormalDist, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -131,13 +131,12 @@ def _interval(
     pairs = list(zip(before[:blocks], after[:blocks], strict=True))
     if any(not (math.isfinite(value) and value > 0) for pair in pairs for value in pair):
         return "a repeat has no figure"
-    import numpy as np
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    logs = np.array([math.log(new / old) for old, new in pairs])
-    mean, spread = float(logs.mean()), float(logs.std(ddof=1))
+    logs = [math.log(new / old) for old, new in pairs]
+    mean, spread = fmean(logs), stdev(logs)
     level = levels(looks, alpha / 2)[len(reached) - 1]
-    half = float(t.isf(level, blocks - 1)) * spread / math.sqrt(blocks)
+    half = float(-stdtrit(blocks - 1, level)) * spread / math.sqrt(blocks)
     return _Interval(mean=mean, low=mean - half, high=mean + half, spread=spread, blocks=blocks)
 
 
@@ -231,12 +230,12 @@ def _needed(gap: float, spread: float, planned: tuple[float, ...]) -> int | None
 
     At the level of the last planned look.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if spread <= 0 or gap <= spread * 1.96 / math.sqrt(MOST_NEEDED):
         return None
     blocks = 3
-    while float(t.isf(planned[-1], blocks - 1)) * spread / math.sqrt(blocks) > gap:
+    while float(-stdtrit(blocks - 1, planned[-1])) * spread / math.sqrt(blocks) > gap:
         blocks += max(1, blocks // 50)
     return blocks
 
@@ -311,7 +310,7 @@ def drift(
         others: of other candidates that ran in these blocks: each is compared with itself.
         alpha: two-sided error of all looks together, where nothing but noise is between the labels.
         looks: numbers of blocks after which it was planned to look.
-        limit: by how much the last third may differ from the first, a share.
+        limit: by how much the last half may differ from the first, a share.
     """
     labels = _claim(
         _interval(one, again, alpha, looks),
@@ -321,9 +320,9 @@ def drift(
     )
     if math.isnan(labels.estimate):
         return Drift(change=None, differs="undecided", steady=False, why=labels.why)
-    third = math.ceil(len(one) / 3)
+    half = len(one) // 2
     change = math.expm1(
-        math.fsum(_rise(figures, third) for figures in (one, again, *others)) / (2 + len(others))
+        math.fsum(_rise(figures, half) for figures in (one, again, *others)) / (2 + len(others))
     )
     steady = labels.verdict != "shown" and abs(change) <= limit
     if labels.verdict == "shown":

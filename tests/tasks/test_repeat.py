@@ -191,15 +191,25 @@ def test_nothing_is_shown_where_the_machine_became_slower_and_the_next_run_tries
     again: Callable[..., Repeated],
 ) -> None:
     runs = Runs({"champion": 500, "fast": 600}, pace=lambda block: 1.0 if block < 2 else 0.9)
-    repeated = again(runs, FAST, champion=CHAMPION)
+    repeated = again(runs, FAST, champion=CHAMPION, max_repeats=5)
     assert repeated.champion
     claim = improvement(repeated.champion, repeated.measurements[0])
     assert claim.verdict == "undecided"
     assert "slower meanwhile" in claim.why
     assert is_void(repeated)
     anew = Runs({"champion": 500, "fast": 600})
-    assert not is_void(again(anew, FAST, champion=CHAMPION, attempt=1))
+    assert not is_void(again(anew, FAST, champion=CHAMPION, attempt=1, max_repeats=5))
     assert len(anew.seen) == 15, "nothing of the attempt before is used"
+
+
+def test_more_blocks_are_run_where_few_only_seem_to_show_a_slower_machine(
+    again: Callable[..., Repeated],
+) -> None:
+    runs = Runs({"champion": 500, "fast": 600}, pace=lambda block: 0.9 if block == 4 else 1.0)
+    repeated = again(runs, FAST, champion=CHAMPION)
+    assert 1 + max(block for block, _ in runs.seen) == 10
+    assert repeated.champion
+    assert improvement(repeated.champion, repeated.measurements[0]).verdict == "shown"
 
 
 def test_a_killed_run_goes_on_after_its_last_block(again: Callable[..., Repeated]) -> None:
