@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.intervals import mean_score
+from weighbridge.tasks.metrics.intervals import with_interval
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -62,16 +62,14 @@ class HubMetric:
                 for prediction, reference in zip(predictions, references, strict=True)
             ]
         value = math.fsum(overall) / len(overall) if isinstance(overall, list) else overall
-        ends = {"low": value, "high": value}
-        if rows:
-            means = mean_score(rows)
-            # A corpus figure is not the mean of its rows: their spread is laid around the figure.
-            ends = {
-                "low": value - (means.value - means.low),
-                "high": value + (means.high - means.value),
-            }
-        return Score(
-            value=value, per_example=rows, greater_is_better=args.greater_is_better, **ends
+        return with_interval(
+            Score(
+                value=value,
+                low=value,
+                high=value,
+                per_example=rows,
+                greater_is_better=args.greater_is_better,
+            )
         )
 
 

@@ -26,11 +26,11 @@ def with_interval(score: Score) -> Score:
     """Return the score with the interval that its rows, their weights and their clusters give.
 
     Shares between 0 and 1 have Wilson's, everything else that of random halves (see
-    `weighbridge.tasks.statistics.resampling`). A figure that cannot be computed of its rows keeps
-    what it has.
+    `weighbridge.tasks.statistics.resampling`). A figure that is not the mean of its rows, as one of
+    a whole corpus, has the spread of that mean around itself; without rows it keeps what it has.
     """
     if not follows_from_rows(score):
-        return score
+        return _around(score)
     sums = resampling.by_cluster(summands(score), score.clusters)
     if is_right_or_wrong(score) and not score.clusters:
         low, high = proportions.wilson(sum(score.per_example), len(score.per_example), Z)
@@ -41,6 +41,18 @@ def with_interval(score: Score) -> Score:
         least, most = _BOUNDS[score.figure]
         low, high = max(low, least), min(high, most)
     return score.model_copy(update={"low": low, "high": high})
+
+
+def _around(score: Score) -> Score:
+    """Return the score with the spread of its rows' mean around its own value."""
+    if not score.per_example or score.figure != "mean" or score.weights:
+        return score
+    mean = math.fsum(score.per_example) / len(score.per_example)
+    if not (math.isfinite(mean) and math.isfinite(score.value)):
+        return score
+    rows = with_interval(score.model_copy(update={"value": mean}))
+    ends = {"low": score.value - (mean - rows.low), "high": score.value + (rows.high - mean)}
+    return score.model_copy(update=ends)
 
 
 def mean_score(per_example: list[float], *, greater_is_better: bool = True) -> Score:

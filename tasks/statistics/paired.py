@@ -244,7 +244,10 @@ def _chance_of_parts(sums: "Numbers", figure: resampling.Figure, estimate: float
     off = resampling.of_parts(sums, figure) * math.copysign(1.0, estimate)
     # Sums of equal numbers may differ in their last digits.
     none = np.abs(off) <= ROUNDING * np.abs(off).max()
-    return float(min(1.0, 2 * (np.mean((off < 0) & ~none) + np.mean(none) / 2)))
+    # A part without any cluster has no figure, and no difference.
+    of_none = int(none.sum()) + resampling.PARTS - len(off)
+    below = int(((off < 0) & ~none).sum())
+    return min(1.0, 2 * (below + of_none / 2) / resampling.PARTS)
 
 
 def _range(first: Score, second: Score) -> float:

@@ -78,6 +78,13 @@ def test_rows_that_say_the_same_in_a_cluster_count_once(values: list[float]) -> 
     assert apart.high - apart.low < (together.high - together.low) / 2
 
 
-def test_a_figure_that_does_not_follow_from_its_rows_keeps_its_interval() -> None:
-    score = Score(value=3.0, low=2.0, high=4.0, per_example=[1.0, 2.0])
+def test_a_corpus_figure_has_the_spread_of_its_rows_around_itself() -> None:
+    rows = [1.0, 2.0, 3.0] * 20
+    score = with_interval(Score(value=5.0, low=5.0, high=5.0, per_example=rows))
+    mean = mean_score(rows)
+    assert (score.low, score.high) == pytest.approx((mean.low + 3, mean.high + 3))
+
+
+def test_a_figure_without_rows_keeps_its_interval() -> None:
+    score = Score(value=3.0, low=2.0, high=4.0, per_example=[])
     assert with_interval(score) == score

@@ -4,10 +4,12 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.statistics.paired import better, not_worse
+from weighbridge.tasks.statistics.resampling import BLEU
 
 ROWS = 200
 
@@ -134,3 +136,62 @@ def test_long_rows_count_for_as_many_tokens_as_they_have() -> None:
     claim = better(first, scored(worse_in_long, weights=weights, greater_is_better=False))
     assert claim.verdict == "refuted"
     assert claim.estimate == pytest.approx(-0.098, abs=0.02)
+
+
+@pytest.mark.parametrize(("documents", "verdict"), [(4, "undecided"), (8, "shown")])
+def test_few_documents_prove_nothing_however_alike_they_are(documents: int, verdict: str) -> None:
+    first = graded(1)
+    second = [score + 0.1 for score in first]
+    names = [str(number % documents) for number in range(ROWS)]
+    assert better(scored(first, clusters=names), scored(second, clusters=names)).verdict == verdict
+
+
+def test_of_many_equal_graded_answers_a_few_that_differ_prove_nothing() -> None:
+    first, second = graded(1), graded(1)
+    second[:3] = [score + 0.5 for score in second[:3]]
+    claim = better(scored(first), scored(second))
+    assert claim.verdict == "undecided"
+    assert "200 rows, of which 3 differ" in claim.why
+    # One of them more would be a chance of 1 in 2^5 to either side, and one more 1 in 2^6.
+    second[3:6] = [score + 0.5 for score in second[3:6]]
+    assert better(scored(first), scored(second)).verdict == "shown"
+    assert not_worse(scored(first), scored(first), 0.03).verdict == "shown"
+    assert not_worse(scored(first[:30]), scored(first[:30]), 0.03).verdict == "undecided"
+
+
+def perplexity(nats: list[float]) -> Score:
+    weights = [float(1 + number % 50) for number in range(ROWS)]
+    mean = math.fsum(x * w for x, w in zip(nats, weights, strict=True)) / math.fsum(weights)
+    return scored([math.exp(x) for x in nats], greater_is_better=False).model_copy(
+        update={"value": math.exp(mean), "weights": weights, "figure": "exponential"}
+    )
+
+
+def test_perplexity_is_compared_as_a_figure_of_all_tokens() -> None:
+    before, after = perplexity(graded(1)), perplexity(graded(1, -0.05))
+    claim = better(before, after)
+    assert (claim.verdict, claim.estimate) == ("shown", before.value - after.value)
+    assert claim.low < claim.estimate < claim.high
+    assert better(before, perplexity(graded(1))).verdict == "undecided"
+
+
+def bleu(wrong: float) -> Score:
+    """Answers of eight words, of which so large a part has its last word wrong."""
+    draw = random.Random(3)
+    right = [8 - (draw.random() < wrong) for _ in range(ROWS)]
+    statistics = [
+        [*(float(words - order) for words in (right[n], 8) for order in range(4)), 8.0, 8.0]
+        for n in range(ROWS)
+    ]
+    value = float(BLEU.value(np.sum(statistics, axis=0)))
+    return scored([0.0] * ROWS).model_copy(
+        update={"value": value, "statistics": statistics, "figure": "bleu"}
+    )
+
+
+def test_bleu_is_compared_as_a_figure_of_the_corpus() -> None:
+    before, after = bleu(0.2), bleu(0.6)
+    claim = better(before, after)
+    assert (claim.verdict, claim.estimate) == ("refuted", after.value - before.value)
+    assert claim.low < claim.estimate < claim.high < 0
+    assert better(before, bleu(0.2)).verdict == "undecided"
