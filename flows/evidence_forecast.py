@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import Final
 
 from weighbridge.configs.recipe import Recipe
-from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs
@@ -25,11 +24,11 @@ USUAL_SPREAD: Final = 0.07
 """Spread of the logs of single runs of one candidate, of twelve runs on a quiet machine."""
 
 
-def lines(rows: int, recipe: Recipe, data: Artifact, workspace: Workspace) -> list[str]:
+def lines(rows: int, recipe: Recipe, data: str, workspace: Workspace) -> list[str]:
     """Return in a line or two what so many test rows can show; none where nobody can tell.
 
-    The spread of the rows' differences is that of the last weighing on these data. Before one, it
-    is known of right and wrong answers alone.
+    The spread of the rows' differences is that of the last weighing on `data`, a digest; empty:
+    they are not here yet. Before one, it is known of right and wrong answers alone.
     """
     rows = min(rows, recipe.evaluate.limit or rows)
     label = recipe.select.metric
@@ -37,7 +36,7 @@ def lines(rows: int, recipe: Recipe, data: Artifact, workspace: Workspace) -> li
         isinstance(metric, ExactMatchArgs) and metric.label() == label
         for metric in recipe.evaluate.metrics
     )
-    weighed = workspace.stages.newest("weigh", Weighed, data.digest)
+    weighed = workspace.stages.newest("weigh", Weighed, data) if data else None
     seen = _spread_seen(weighed.measurements if weighed else [], label)
     if not rows or (seen is None and not of_right_and_wrong):
         return []
@@ -82,15 +81,15 @@ def _spread_seen(measurements: Sequence[Measurement], label: str) -> float | Non
     return max((known for known in spreads if known is not None), default=None)
 
 
-def of_speed(recipe: Recipe, data: Artifact, workspace: Workspace) -> list[str]:
+def of_speed(recipe: Recipe, data: str, workspace: Workspace) -> list[str]:
     """Return in a line what the repeats can show of speeds; none where no speed decides.
 
-    The spread is that of the last repeats on these data, else the usual one.
+    The spread is that of the last repeats on `data`, a digest, else the usual one.
     """
     weigh, objective = recipe.weigh, Objective(recipe.select)
     if not (objective.is_speed and weigh.repeats):
         return []
-    repeated = workspace.stages.newest("repeat", Repeated, data.digest)
+    repeated = workspace.stages.newest("repeat", Repeated, data) if data else None
     seen = _spread_of_repeats(repeated, objective) if repeated else None
     whence = "as is usual" if seen is None else "as in the last repeats"
     deviation = USUAL_SPREAD * math.sqrt(2) if seen is None else seen

@@ -15,7 +15,7 @@ from weighbridge.rollout.deploy_args import answers_of_steps
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.data import read_rows
-from weighbridge.tasks.download import Downloaded, Pinned, missing_bytes, pin
+from weighbridge.tasks.download import Downloaded, Pinned, local_test_rows, missing_bytes, pin
 from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.selection import proving_rows
@@ -116,6 +116,8 @@ class _Forecaster:
         """
         recipe, workspace = self.recipe, self.workspace
         pinned = pin(recipe.download, workspace)
+        count = local_test_rows(pinned, recipe.download.data)
+        self._tell_evidence(count or 0, "")
         yield from self._forecast(
             cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
         )
@@ -125,10 +127,7 @@ class _Forecaster:
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
         rows = len(read_rows(downloaded.data, "test"))
         proving_rows.check_rows(rows, recipe.select, recipe.evaluate)
-        self.evidence = [
-            *evidence_forecast.lines(rows, recipe, downloaded.data, workspace),
-            *evidence_forecast.of_speed(recipe, downloaded.data, workspace),
-        ]
+        self._tell_evidence(rows, downloaded.data.digest)
         model = downloaded.model
         if recipe.finetune != "none":
             yield from self._forecast(
@@ -159,6 +158,12 @@ class _Forecaster:
             why="does nothing where the winner serves already",
             needs=_needs("deploy", recipe, workspace),
         )
+
+    def _tell_evidence(self, rows: int, data: str) -> None:
+        self.evidence = [
+            *evidence_forecast.lines(rows, self.recipe, data, self.workspace),
+            *evidence_forecast.of_speed(self.recipe, data, self.workspace),
+        ]
 
     def _forecast(
         self, step: cached_stages.CachedStage[Any], needs: Iterable[str] = ()

@@ -8,8 +8,8 @@ parts are typical values of the true figure (J. A. Hartigan, Using subsample val
 values, JASA 64 (1969), 1303-1317), which lies between the 2.5 % smallest and the 2.5 % largest of
 them in 95 % of cases, whatever the clusters' sizes, where errors are symmetric. It is Fisher's
 test of signs turned round. The bootstrap draws the few longest rows not at all or several times:
-at 150 rows of lognormal length (1.5) its percentile interval covers 90 %, BCa 86 %, and the
-studentised one 92 % at a third more width, where this one covers 94 % (`benchmarks/coverage.py`).
+at 150 rows of lognormal length (1.5, the law of `benchmarks/coverage.py`) its percentile interval
+covers 90 %, BCa 87 %, and the studentised one 92 % at a third more width, where this covers 94 %.
 """
 
 import math

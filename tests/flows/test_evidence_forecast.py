@@ -1,19 +1,17 @@
 """What a plan says of the data: which margin the test rows can show, and what the limits take."""
 
-from pathlib import Path
 from typing import Any
 
 from tests.flows.chain import recipe
 from tests.tasks.made import load, measured
 from weighbridge.configs.recipe import Recipe
-from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.evidence_forecast import lines, of_speed
 from weighbridge.tasks.measurement import Repeat
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.weigh import Weighed
 
-DATA = Artifact(digest="sha256:" + "d" * 64, format="jsonl", path=Path("/nowhere"), size=1)
+DATA = "sha256:" + "d" * 64
 
 
 def asked(**changes: Any) -> Recipe:
@@ -32,7 +30,7 @@ def weigh(workspace: Workspace, *right: int) -> None:
     weighed = Weighed(
         measurements=[measured(f"number {n}", right=count) for n, count in enumerate(right)]
     )
-    workspace.stages.run("weigh", 1, Weighed, {"data": DATA.digest}, lambda: weighed)
+    workspace.stages.run("weigh", 1, Weighed, {"data": DATA}, lambda: weighed)
 
 
 def test_before_a_weighing_a_tenth_of_the_answers_is_taken_to_differ(workspace: Workspace) -> None:
@@ -86,7 +84,7 @@ def test_what_the_repeats_can_show_of_speeds(workspace: Workspace) -> None:
         ],
         champion=None,
     )
-    workspace.stages.run("repeat", 1, Repeated, {"data": DATA.digest}, lambda: seen)
+    workspace.stages.run("repeat", 1, Repeated, {"data": DATA}, lambda: seen)
     (line,) = of_speed(repeats, DATA, workspace)
     assert "spreads by 1.4%, as in the last repeats" in line
     assert "where it is 6% faster" in line
