@@ -85,7 +85,7 @@ class WeighArgs(BaseModel):
         description="Blocks at most, where there is a champion to beat; it is looked up to four "
         "times whether they are enough.",
     )
-    repeat_seconds: float = Field(1.5, gt=0, description="Least time of one of these runs.")
+    repeat_seconds: float = Field(1.0, gt=0, description="Least time of one of these runs.")
     price_per_hour: float | None = Field(
         None, ge=0, description="Of this machine; gives the cost of tokens and of requests."
     )

@@ -227,9 +227,10 @@ class Objective:
             return None
         runs = (self.runs(champion), self.runs(challenger))
         claim = faster(*runs, min_improvement, looks=noise.looks)
-        if noise.drift.steady:
+        if noise.drift.steady or math.isnan(claim.estimate):
             return claim
-        why = f"nothing is believed of speeds: {noise.drift.why} ({claim.why})"
+        seen = f"{claim.estimate:+.1%} ({claim.low:+.1%} to {claim.high:+.1%})"
+        why = f"no speed is shown, for {noise.drift.why}; seen: {seen}"
         return claim.model_copy(update={"verdict": "undecided", "why": why})
 
     def runs(self, measurement: Measurement) -> list[float]:
