@@ -1,11 +1,13 @@
 """Score answers: the one place that runs metrics, for evaluation, weighing and probes alike."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.tasks.data import Row
-from weighbridge.tasks.metrics.base import MetricArgs, Score, ScoresRows, load_metric
+from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score, ScoresRows, load_metric
 from weighbridge.tasks.metrics.intervals import with_interval
 
 logger = logging.getLogger(__name__)
@@ -30,8 +32,21 @@ def score_all(
         if inputs is None:
             logger.warning("metric %s left out: there are no log-probabilities", args.label())
         else:
-            scores[args.label()] = metric.score(args, inputs, references)
+            scores[args.label()] = _score(metric, args, inputs, references)
     return scores
+
+
+def _score(metric: Metric, args: MetricArgs, inputs: list[Any], references: list[str]) -> Score:
+    try:
+        return metric.score(args, inputs, references)
+    except WeighbridgeError:
+        raise
+    # Whatever a plugin of somebody else's raises: it must not end a weighing with a traceback.
+    except Exception as exc:
+        said = " ".join(f"{type(exc).__name__}: {exc}".split())
+        raise BadInput(
+            f"scoring with metric '{args.label()}'", said, "check its options, and the plugin"
+        ) from exc
 
 
 def score_rows(
@@ -44,7 +59,22 @@ def score_rows(
     clusters where there are any.
     """
     scores = score_all(metrics, answers, [row.reference for row in rows], logprobs)
+    for label, score in scores.items():
+        _tell_of_no_numbers(label, score, rows)
     return {label: _of_rows(score, rows) for label, score in scores.items()}
+
+
+def _tell_of_no_numbers(label: str, score: Score, rows: Sequence[Row]) -> None:
+    places = [place for place, value in enumerate(score.per_example) if not math.isfinite(value)]
+    if places and len(score.per_example) == len(rows):
+        logger.warning(
+            "metric %s gave no number for %d of %d rows, the first with id %s: nothing can be "
+            "shown by it",
+            label,
+            len(places),
+            len(rows),
+            rows[places[0]].id,
+        )
 
 
 def _of_rows(score: Score, rows: Sequence[Row]) -> Score:

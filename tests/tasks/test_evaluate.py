@@ -3,6 +3,7 @@ stopped.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from weighbridge.core import progress
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import scoring
 from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Message, Row, write_rows
 from weighbridge.tasks.encoding import encode, load_tokenizer
@@ -252,3 +254,34 @@ def test_scores_hold_the_ids_and_clusters_of_their_rows() -> None:
     assert clustered.clusters == [str(n % 2) for n in range(40)]
     # Two documents, one wholly right and one wholly wrong, say next to nothing.
     assert clustered.high - clustered.low > 2 * (apart.high - apart.low)
+
+
+class Broken:
+    """A plugin of somebody else's that cannot score these rows."""
+
+    uses = "text"
+
+    def __init__(self, row: float | None) -> None:
+        self.row = row
+
+    def score(self, args: object, predictions: list[str], references: list[str]) -> Score:
+        if self.row is None:
+            raise ZeroDivisionError("division\nby zero")
+        rows = [1.0, self.row]
+        return Score(value=sum(rows) / 2, low=0, high=1, per_example=rows)
+
+
+def test_a_metric_that_raises_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "load_metric", lambda kind: Broken(None))
+    with pytest.raises(BadInput, match="metric 'exact_match': ZeroDivisionError: division by zero"):
+        score_all([ExactMatchArgs()], ["a"], ["a"], None)
+
+
+def test_a_row_without_a_number_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scoring, "load_metric", lambda kind: Broken(float("nan")))
+    rows = [Row(prompt="a", completion="b", id=name, cluster=name) for name in ("x", "y")]
+    score = score_rows([ExactMatchArgs()], ["a", "b"], rows, None)["exact_match"]
+    assert "metric exact_match gave no number for 1 of 2 rows, the first with id y" in caplog.text
+    assert math.isnan(score.value)
