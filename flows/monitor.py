@@ -5,6 +5,7 @@ A version that falls twice in a row is rolled back without anybody asking for it
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -20,13 +21,14 @@ from weighbridge.rollout import monitor as checks
 from weighbridge.rollout import probe, reconcile, target_operations
 from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
-from weighbridge.rollout.monitor import MonitorCheck
+from weighbridge.rollout.monitor import Evidence, MonitorCheck
 from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
 
 logger = logging.getLogger(__name__)
 
+ALL_ROWS = 1_000_000
 CHECKS_KEPT = 50
 """Checks remembered per target: more than two are needed only where some had no verdict."""
 
@@ -37,6 +39,10 @@ class MonitorLog(BaseModel):
     checks: list[MonitorCheck] = []
     server: str = Field("", description="Revision that the counters are of.")
     counters: dict[str, float] = Field({}, description="Of the gateway, at the last look.")
+    asked: int = Field(0, description="Probe questions asked so far: the rows come in turn.")
+    evidence: Evidence = Field(
+        default_factory=Evidence, description="Carried for as long as one revision serves."
+    )
 
 
 @release_flow(name="monitor", flow_run_name="monitor")
@@ -91,9 +97,18 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     if state.rollout is not None:
         return True, "a rollout is under way: it judges by itself"
     version = registry.version(state.current.release.name, state.current.release.version)
-    judgement = _judge(managed, state.current, version, registry)
     log = _read_log(managed)
-    figures = {**judgement.evidence, **_traffic_figures(managed, state.current, log)}
+    if log.server != state.current.name:
+        # After each rollout from the beginning: what was seen of another says nothing of this one.
+        log.server, log.counters, log.evidence = state.current.name, {}, Evidence()
+    traffic = _traffic_figures(managed, state.current, log)
+    judgement = checks.both(
+        _judge(managed, state.current, version, registry, log, traffic),
+        checks.judge_traffic(traffic, log.evidence, managed.args.monitor),
+        managed.args.monitor,
+    )
+    gateway = {f"gateway.{key}": value for key, value in traffic.items()}
+    figures = {**judgement.evidence, **gateway}
     check = MonitorCheck(version=version.version, verdict=judgement.verdict, at=time.time())
     log.checks = [*log.checks, check][-CHECKS_KEPT:]
     # Before MLflow is told: that it is away must not hide a fall.
@@ -109,36 +124,42 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
 
 
 def _judge(
-    managed: ManagedTarget, current: Revision, version: Version, registry: Registry
+    managed: ManagedTarget,
+    current: Revision,
+    version: Version,
+    registry: Registry,
+    log: MonitorLog,
+    traffic: Mapping[str, float],
 ) -> Judgement:
     champion = find_measured(registry, version)
     if champion is None:
         return Judgement(verdict="inconclusive", why="it was never weighed", evidence={})
     args, measurement = managed.args.monitor, champion.measurement
-    questions = probe.questions_of(measurement, managed.workspace.store, args.questions)
+    rows = probe.questions_of(measurement, managed.workspace.store, ALL_ROWS)
+    questions = checks.next_questions(rows, log.asked, args.questions)
+    log.asked += len(questions)
     url, headers = managed.target.probe_endpoint(current)
-    return checks.check(
+    judgement = checks.check(
         url,
         measurement,
         questions,
         args.floor,
+        evidence=log.evidence,
+        rows=len(rows),
         metric=args.metric,
         max_tokens=measurement.max_new_tokens,
         headers=headers,
     )
+    drift = checks.input_drift(traffic, rows)
+    return judgement.model_copy(update={"evidence": {**judgement.evidence, **drift}})
 
 
 def _traffic_figures(
     managed: ManagedTarget, current: Revision, log: MonitorLog
 ) -> dict[str, float]:
     """Return what was counted since the last look, and keep today's counters in the log."""
-    counters = managed.target.traffic_figures(current)
-    # Another revision's counters say nothing of this one.
-    earlier_counters = log.counters if log.server == current.name else {}
-    log.server, log.counters = current.name, counters
-    if not counters:
-        return {}
-    return {f"gateway.{key}": value for key, value in since(earlier_counters, counters).items()}
+    earlier, log.counters = log.counters, managed.target.traffic_figures(current)
+    return since(earlier, log.counters) if log.counters else {}
 
 
 def _as_number(judgement: Judgement) -> dict[str, float]:

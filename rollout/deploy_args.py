@@ -98,7 +98,17 @@ class MonitorArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    questions: int = Field(16, ge=1, description="Probe questions at each look.")
+    questions: int = Field(
+        32, ge=1, description="Probe questions at each look; all rows come in turn."
+    )
+    act_on: tuple[Literal["answers", "errors", "latency"], ...] = Field(
+        ("answers", "errors"),
+        description="What a version is taken back for; the rest is shown. Latency depends on how "
+        "much clients ask at an hour.",
+    )
+    max_latency_ratio: float = Field(
+        2.0, ge=1, description="Of the average latency to the usual one, above which it is slow."
+    )
     metric: str = Field(
         "", description="Metric that the floor is of; empty: the one that `select` chooses by."
     )

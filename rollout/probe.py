@@ -11,14 +11,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.store import Store
-from weighbridge.rollout.sequential_test import SUSPICION, Judgement, evidence_above
+from weighbridge.rollout.sequential_test import SUSPICION, Judgement, wealth_above
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, load_metric
@@ -114,6 +114,18 @@ def ask(
         return list(pool.map(answer, questions))
 
 
+class Drops(NamedTuple):
+    """By how much each answer is worse than the weighed one."""
+
+    values: list[float]
+    """Each within [lowest, 1]."""
+    bound: float
+    """What their mean may be."""
+    lowest: float
+    what: str
+    """What they say, in words."""
+
+
 def judge(
     answers: Sequence[ProbeAnswer],
     measurement: Measurement,
@@ -121,9 +133,32 @@ def judge(
     max_drop: float,
     alpha: float = 0.01,
     metrics: Sequence[MetricArgs] = (),
-    metric: str = "",
 ) -> Judgement:
     """Fail where a drop of more than `max_drop` is proven.
+
+    Args:
+        answers: what was said now.
+        measurement: how the version was weighed.
+        max_drop: allowed fall of the score, in the metric's own unit.
+        alpha: largest chance to be wrong.
+        metrics: as for `drops_of`.
+    """
+    if not answers:
+        return Judgement(verdict="inconclusive", why="there are no probe questions")
+    drops = drops_of(answers, measurement, max_drop=max_drop, metrics=metrics)
+    evidence = wealth_above(drops.values, drops.bound, drops.lowest).e_value
+    return judgement_of(answers, drops, evidence, alpha)
+
+
+def drops_of(
+    answers: Sequence[ProbeAnswer],
+    measurement: Measurement,
+    *,
+    max_drop: float,
+    metrics: Sequence[MetricArgs] = (),
+    metric: str = "",
+) -> Drops:
+    """Return by how much the answers that there are got worse.
 
     Where no metric can be computed, or the weighed answers were no good either, the share of
     changed answers counts.
@@ -132,51 +167,49 @@ def judge(
         answers: what was said now.
         measurement: how the version was weighed.
         max_drop: allowed fall of the score, in the metric's own unit.
-        alpha: largest chance to be wrong.
         metrics: the recipe's; empty: those of the measurement, with their default options if these
             give the scores that it holds.
         metric: label of the one that counts; empty: the first that can be computed.
     """
     answered = [answer for answer in answers if not answer.problem]
-    if not answers:
-        return Judgement(verdict="inconclusive", why="there are no probe questions")
     scores = _scores_before_and_now(answered, measurement, metrics, metric)
     # A score that was low cannot fall by more than it was: then only the words can tell.
     if scores and sum(before for before, _ in scores) > max_drop * len(scores):
         drops = [before - now for before, now in scores]
         # A score may rise as far as it may fall; a share of changed answers is never below 0.
-        judgement = _judge(drops, max_drop, -1.0, alpha, "the score fell by")
-    else:
-        changed = [
-            float(answer.text.strip() != answer.question.answer.strip()) for answer in answered
-        ]
-        judgement = _judge(changed, max(CHANGED, max_drop), 0.0, alpha, "of the answers changed")
-    if len(answered) < len(answers) and judgement.verdict != "fail":
-        problem = next(answer.problem for answer in answers if answer.problem)
-        return judgement.model_copy(
-            update={"verdict": "error", "why": f"a probe question got no answer: {problem}"}
-        )
-    return judgement
+        return Drops(drops, max_drop, -1.0, "the score fell by")
+    changed = [float(answer.text.strip() != answer.question.answer.strip()) for answer in answered]
+    return Drops(changed, max(CHANGED, max_drop), 0.0, "of the answers changed")
 
 
-def _judge(
-    drops: Sequence[float], bound: float, lowest: float, alpha: float, what: str
+def judgement_of(
+    answers: Sequence[ProbeAnswer], drops: Drops, evidence: float, alpha: float
 ) -> Judgement:
-    """Judge whether the mean of `drops`, each within [lowest, 1], is above the bound."""
-    evidence = evidence_above(drops, bound, lowest)
-    drop = math.fsum(drops) / max(len(drops), 1)
+    """Judge whether the mean drop is above its bound.
+
+    Args:
+        answers: what was said now.
+        drops: of those that came.
+        evidence: the e-value against "it is not".
+        alpha: one of 1/alpha is proof.
+    """
+    values, what = drops.values, drops.what
+    drop = math.fsum(values) / max(len(values), 1)
     figures = {
-        "questions": float(len(drops)),
+        "questions": float(len(values)),
         "drop": drop,
-        "max_drop": bound,
+        "max_drop": drops.bound,
         "evidence": evidence,
         "alpha": alpha,
     }
     amount = f"{what} {drop:.3g}" if what.endswith("by") else f"{drop:.0%} {what}"
-    why = f"{amount} over {len(drops)} questions, at most {bound:.3g} is allowed"
+    why = f"{amount} over {len(values)} questions, at most {drops.bound:.3g} is allowed"
     if evidence >= 1 / alpha:
         return Judgement(verdict="fail", why=why, evidence=figures)
-    if evidence >= SUSPICION or not drops:
+    if problem := next((answer.problem for answer in answers if answer.problem), ""):
+        why = f"a probe question got no answer: {problem}"
+        return Judgement(verdict="error", why=why, evidence=figures)
+    if evidence >= SUSPICION or not values:
         return Judgement(verdict="inconclusive", why=f"{why}: too few to be sure", evidence=figures)
     return Judgement(verdict="pass", why=why, evidence=figures)
 

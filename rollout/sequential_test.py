@@ -10,7 +10,7 @@ Sources:
 
 - J. Ville, Étude critique de la notion de collectif, 1939: P(sup W >= 1/alpha) <= alpha.
 - I. Waudby-Smith and A. Ramdas, Estimating means of bounded random variables by betting, JRSS B 86
-  (2024), arXiv:2010.09686: wealth prod(1 + s * (x - m)), which `evidence_above` is.
+  (2024), arXiv:2010.09686: wealth prod(1 + s * (x - m)), which `wealth_above` is.
 - V. Vovk and R. Wang, E-values: calibration, combination and applications, Annals of Statistics 49
   (2021), arXiv:1912.06116: the mean of e-values is an e-value, however they depend on each other.
 - G. Shafer, Testing by betting, JRSS A 184 (2021), arXiv:1903.06991: likelihood ratios as bets.
@@ -72,9 +72,15 @@ class WealthProcess:
     costs at most a factor of their number against the best one.
     """
 
-    def __init__(self, bettors: int) -> None:
+    def __init__(self, bettors: int, log_wealth: Sequence[float] = ()) -> None:
+        """Begin.
+
+        Args:
+            bettors: how many there are.
+            log_wealth: the logarithm of what each begins with; empty for 1.
+        """
         # As logarithms: a product of thousands of factors would leave the range of a float.
-        self._log_wealth = [0.0] * bettors
+        self._log_wealth = [*log_wealth] if len(log_wealth) == bettors else [0.0] * bettors
 
     def bet(self, factors: Sequence[float]) -> None:
         """Multiply each bettor's wealth by the factor of an event.
@@ -88,23 +94,35 @@ class WealthProcess:
         ]
 
     @property
+    def log_wealth(self) -> list[float]:
+        """What each bettor has by now, as a logarithm."""
+        return [*self._log_wealth]
+
+    @property
     def e_value(self) -> float:
         wealth = [math.exp(min(log, _LARGEST_LOG)) for log in self._log_wealth]
         return sum(wealth) / len(wealth)
 
 
-def evidence_above(values: Sequence[float], bound: float, lowest: float) -> float:
-    """Return the e-value against H0: the mean of `values` is at most `bound`.
+def wealth_above(
+    values: Sequence[float], bound: float, lowest: float, log_wealth: Sequence[float] = ()
+) -> WealthProcess:
+    """Return the wealth of betting against H0: the mean of `values` is at most `bound`.
 
-    The values lie in [lowest, 1]. It is prod(1 + s * (x - bound)), averaged over stakes s in
-    (0, 1 / (bound - lowest)).
+    It is prod(1 + s * (x - bound)), averaged over stakes s in (0, 1 / (bound - lowest)).
+
+    Args:
+        values: each within [lowest, 1].
+        bound: of their mean.
+        lowest: of any of them.
+        log_wealth: what each bettor begins with; empty for 1.
     """
-    wealth = WealthProcess(len(_STAKES))
+    wealth = WealthProcess(len(_STAKES), log_wealth)
     # Where the bound is close to the lowest value the largest stake would grow without limit.
     largest = 1 / max(bound - lowest, 0.05)
     for value in values:
         wealth.bet([1 + stake * largest * (value - bound) for stake in _STAKES])
-    return wealth.e_value
+    return wealth
 
 
 class Comparison:

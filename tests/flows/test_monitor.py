@@ -15,6 +15,7 @@ from weighbridge.flows import monitor
 from weighbridge.flows.events import Announcement
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.api import MONITORING
+from weighbridge.rollout.deploy_args import MonitorArgs
 from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.sequential_test import Judgement, Verdict
 from weighbridge.serving.targets.base import Release, Revision
@@ -40,7 +41,7 @@ class Scene:
             home=folder,
             workspace=workspace,
             load_state=lambda: self.state,
-            args=SimpleNamespace(monitor=SimpleNamespace(questions=4, floor=None, metric="")),
+            args=SimpleNamespace(monitor=MonitorArgs(questions=4)),
             target=SimpleNamespace(traffic_figures=lambda revision: {}),
         )
         self._register()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from weighbridge.rollout.canary import LOOKS_WORSE
-from weighbridge.rollout.sequential_test import Comparison, evidence_above
+from weighbridge.rollout.sequential_test import Comparison, wealth_above
 from weighbridge.serving.gateway.models import FinishedRequest
 
 OLD, NEW = "6", "7"
@@ -208,7 +208,7 @@ def test_long_streams_are_compared_with_streams_alone() -> None:
 
 
 def test_a_mean_beyond_its_bound_is_proven_by_enough_values_alone() -> None:
-    assert evidence_above([], 0.02, -1) == 1
-    assert evidence_above([1.0] * 14 + [0.0] * 2, 0.02, -1) > 100
-    assert evidence_above([1.0, -1.0] * 20, 0.02, -1) < 1
-    assert evidence_above([0.02] * 50, 0.02, -1) == pytest.approx(1)
+    assert wealth_above([], 0.02, -1).e_value == 1
+    assert wealth_above([1.0] * 14 + [0.0] * 2, 0.02, -1).e_value > 100
+    assert wealth_above([1.0, -1.0] * 20, 0.02, -1).e_value < 1
+    assert wealth_above([0.02] * 50, 0.02, -1).e_value == pytest.approx(1)
