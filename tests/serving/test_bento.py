@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from weighbridge.core.plugins import BUILT_IN
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, bento_process
+from weighbridge.serving.bento_process import RunningBento
 from weighbridge.serving.openai_client import Client, is_ready
 
 
@@ -66,12 +68,48 @@ def environment(exported: Artifact, shared: Workspace) -> Environment:
     return bento_process.environment_of(exported.path, shared.settings.cache)
 
 
-@contextlib.contextmanager
-def serving(
-    exported: Artifact, shared: Workspace, tmp_path: Path
-) -> Iterator[bento_process.RunningBento]:
-    with bento_process.serve(exported.path, shared.settings.cache, tmp_path / "log", 120) as proof:
-        yield proof
+class Served:
+    """The exported Bento, run for one test after another until one of them ends it."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[RunningBento]]) -> None:
+        self._start = start
+        self._block = contextlib.ExitStack()
+        self._proof: RunningBento | None = None
+
+    def running(self) -> RunningBento:
+        """The one that runs, once it answers; another where none does."""
+        proof = self._proof
+        if proof and proof.process.alive():
+            # Its worker may have been killed, and comes back.
+            proof.process.wait_until(lambda: is_ready(proof.engine_url), 120)
+            return proof
+        self.end()
+        self._proof = self._block.enter_context(self._start())
+        return self._proof
+
+    def end(self) -> None:
+        self._block.close()
+        self._proof = None
+
+
+@pytest.fixture(scope="module")
+def served(
+    contents: bento.Contents,
+    shared: Workspace,
+    home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    def start() -> AbstractContextManager[RunningBento]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BENTOML_HOME", str(home / "bentoml"))
+            cache = shared.settings.cache
+            exported = bento.export(bento.build(contents, cache), contents.model, shared.store, {})
+        log = tmp_path_factory.mktemp("served") / "log"
+        return bento_process.serve(exported.path, cache, log, 120)
+
+    served = Served(start)
+    yield served
+    served.end()
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -251,60 +289,52 @@ def test_its_environment_holds_none_of_the_control_plane(environment: Environmen
     assert installed.isdisjoint({"prefect", "mlflow", "torch", "transformers", "weighbridge"})
 
 
-def test_exported_it_answers_on_both_ports(
-    exported: Artifact, shared: Workspace, tmp_path: Path
-) -> None:
-    with serving(exported, shared, tmp_path) as proof:
-        for url in (proof.url, proof.engine_url):
-            assert (
-                Client(url)
-                .ask([{"role": "user", "content": "Hello"}], max_tokens=5)
-                .completion_tokens
-                == 5
-            )
-            assert list(Client(url).stream("Hello", max_tokens=5, ignore_eos=True))
-        for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
-            assert httpx.get(proof.url + path).status_code == 200
-        for path in ("/lora-adapters", "/slots", "/props", "/%6cora-adapters", "/v1/../slots"):
-            closed = httpx.get(httpx.URL(proof.url, raw_path=path.encode()))
-            assert (closed.status_code, closed.json()["error"]["code"]) == (404, "unknown_url")
-        large = httpx.post(f"{proof.url}/v1/chat/completions", content=b"x" * (3 << 20))
-        assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
-        refused = httpx.post(f"{proof.url}/v1/chat/completions", content=b"{")
-        assert (
-            refused.status_code
-            == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
-        )
-        processes = tree(proof.process.pid)
-    assert ended(processes)
-
-
-def test_a_client_that_hangs_up_frees_its_slot(
-    exported: Artifact, shared: Workspace, tmp_path: Path
-) -> None:
+def test_a_client_that_hangs_up_frees_its_slot(served: Served) -> None:
     body = {
         "messages": [{"role": "user", "content": "Hello"}],
         "stream": True,
         "ignore_eos": True,
         "max_tokens": 400,
     }
-    with serving(exported, shared, tmp_path) as proof:
-        with httpx.stream("POST", f"{proof.url}/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
-        time.sleep(0.5)
-        metrics = httpx.get(f"{proof.engine_url}/metrics").text
+    proof = served.running()
+    with httpx.stream("POST", f"{proof.url}/v1/chat/completions", json=body) as response:
+        next(response.iter_lines())
+    time.sleep(0.5)
+    metrics = httpx.get(f"{proof.engine_url}/metrics").text
     assert "llamacpp:requests_processing 0" in metrics
 
 
-@pytest.mark.parametrize("victim", ["engine", "worker", "arbiter"])
-def test_nothing_is_orphaned(
-    victim: str, exported: Artifact, shared: Workspace, tmp_path: Path
-) -> None:
-    with serving(exported, shared, tmp_path) as proof:
-        processes = tree(proof.process.pid)
-        arbiter, worker, engine = processes
-        {"engine": engine, "worker": worker, "arbiter": arbiter}[victim].send_signal(signal.SIGKILL)
-        assert ended(processes if victim != "worker" else [worker, engine])
+def test_exported_it_answers_on_both_ports(served: Served) -> None:
+    proof = served.running()
+    for url in (proof.url, proof.engine_url):
+        assert (
+            Client(url).ask([{"role": "user", "content": "Hello"}], max_tokens=5).completion_tokens
+            == 5
+        )
+        assert list(Client(url).stream("Hello", max_tokens=5, ignore_eos=True))
+    for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
+        assert httpx.get(proof.url + path).status_code == 200
+    for path in ("/lora-adapters", "/slots", "/props", "/%6cora-adapters", "/v1/../slots"):
+        closed = httpx.get(httpx.URL(proof.url, raw_path=path.encode()))
+        assert (closed.status_code, closed.json()["error"]["code"]) == (404, "unknown_url")
+    large = httpx.post(f"{proof.url}/v1/chat/completions", content=b"x" * (3 << 20))
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+    refused = httpx.post(f"{proof.url}/v1/chat/completions", content=b"{")
+    assert (
+        refused.status_code
+        == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
+    )
+    processes = tree(proof.process.pid)
+    served.end()
+    assert ended(processes)
+
+
+@pytest.mark.parametrize("victim", ["worker", "engine", "arbiter"])
+def test_nothing_is_orphaned(victim: str, served: Served) -> None:
+    processes = tree(served.running().process.pid)
+    arbiter, worker, engine = processes
+    {"engine": engine, "worker": worker, "arbiter": arbiter}[victim].send_signal(signal.SIGKILL)
+    assert ended(processes if victim != "worker" else [worker, engine])
 
 
 def test_an_engine_that_dies_while_loading_is_told_at_once(
