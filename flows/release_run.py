@@ -152,6 +152,8 @@ class ReleaseRun:
                 self.records.measured(
                     measurement, self.versions[measurement.candidate.variant.label], downloaded, run
                 )
+            for file in sorted(weighed.search.path.iterdir()) if weighed.search else ():
+                run.attach(file, "search")
         return weighed
 
     def select(

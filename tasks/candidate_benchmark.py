@@ -177,6 +177,11 @@ class CandidateBenchmark:
         if not self.engine.takes_sizes:
             return self.candidate.engine
         artifact = self.candidate.variant.artifact
+        return self.engine.sized_for(artifact.path, self.room(), self.streams)
+
+    def room(self) -> int:
+        """Return the tokens of context of each answer: as the recipe says, or by the rows."""
+        artifact = self.candidate.variant.artifact
         answer = max(self.metrics.max_new_tokens, self.args.max_tokens)
         longest = longest_row(self.data, tokenizer_of(artifact), answer)
         context = self.args.context or context_for(longest)
@@ -188,7 +193,32 @@ class CandidateBenchmark:
             context,
             longest,
         )
-        return self.engine.sized_for(artifact.path, context, self.streams)
+        return context
+
+    @contextmanager
+    def short_runs(self) -> Iterator[Callable[[float], list[float]]]:
+        """Serve under the candidate's own options; give what loads it for so many seconds at the
+        lowest and at the highest concurrency, and returns the tokens per second of each.
+        """
+        payloads = self._payloads()
+        with self._serve(self.candidate.engine) as running:
+
+            def run(seconds: float) -> list[float]:
+                figures = self._run_levels(
+                    running,
+                    payloads,
+                    self._tuning_levels(),
+                    1,
+                    seconds,
+                    TUNING_MAX_SECONDS,
+                    tuning=True,
+                )
+                return [level.tokens_per_second for level in figures]
+
+            yield run
+
+    def _tuning_levels(self) -> list[int]:
+        return sorted({min(self.args.concurrency), self.streams})
 
     @contextmanager
     def tuned(self, payloads: Sequence[Payload]) -> Iterator[tuple[Running, EngineArgs]]:
@@ -255,7 +285,7 @@ class CandidateBenchmark:
         self, stack: ExitStack, args: EngineArgs, payloads: Sequence[Payload]
     ) -> tuple[_Setting, Running | None]:
         """Measure one setting, at the lowest and at the highest concurrency."""
-        levels = sorted({min(self.args.concurrency), self.streams})
+        levels = self._tuning_levels()
         # From the other end: the engine that stays does not know yet what the load asks first.
         backwards = payloads[::-1]
         try:

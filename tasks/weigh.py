@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from weighbridge.core import environments, machine
 from weighbridge.core.artifact import Artifact
@@ -20,6 +20,7 @@ from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class, e
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.search.candidates import Searched, searched
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: records of version 1 were taken with engines that were tuned and started in another way.
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 NO_PART: Final = {
     *("engines", "price_per_hour", "hosted_price", "currency"),
-    *("repeats", "max_repeats", "repeat_seconds"),
+    *("repeats", "max_repeats", "repeat_seconds", "search"),
 }
 """Settings that change nothing about the measurement of one candidate."""
 # Nothing listens there: of the command, only the program is looked at.
@@ -46,6 +47,9 @@ class Weighed(BaseModel):
     """The measurements of every candidate."""
 
     measurements: list[Measurement]
+    search: Artifact | None = Field(
+        None, description="What the search of options has tried, as a grid that can be replayed."
+    )
 
 
 def check(args: WeighArgs) -> None:
@@ -117,7 +121,9 @@ def weigh(
         Unavailable: not one candidate could be measured.
     """
     measurements = []
-    all_candidates = [*candidates(variants, args.engines), *also]
+    named = candidates(variants, args.engines)
+    search = _search(named, data, metrics, args, workspace) if args.search else None
+    all_candidates = [*(search.candidates if search else named), *also]
     for number, candidate in enumerate(all_candidates, start=1):
         logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
         measurements.append(weigh_one(candidate, data, metrics, args, workspace))
@@ -125,7 +131,18 @@ def weigh(
         raise Unavailable(
             "weighing", f"no candidate could be measured; the first: {measurements[0].failure}"
         )
-    return Weighed(measurements=measurements)
+    return Weighed(measurements=measurements, search=search.record if search else None)
+
+
+def _search(
+    named: Sequence[Candidate],
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
+) -> Searched:
+    inputs = [inputs_of(candidate, data, metrics, args, workspace) for candidate in named]
+    return searched(named, data, metrics, args, workspace, inputs)
 
 
 def inputs_of(

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.tasks.search.args import SearchArgs, check_options
 
 FEWEST_REPEATS: Final = 3
 """Student's interval of two runs is 4.5 times as wide."""
@@ -72,6 +73,11 @@ class WeighArgs(BaseModel):
         True,
         description="Measure the engine options that are left open, such as threads and slots.",
     )
+    search: SearchArgs | None = Field(
+        None,
+        description="Search the options of engines and variants together instead of tuning each "
+        "alone.",
+    )
     repeats: int = Field(
         5,
         ge=0,
@@ -104,6 +110,12 @@ class WeighArgs(BaseModel):
                 "arrivals poisson: the highest rate is the one at which a limit holds; give "
                 "ttft_limit"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _searches_what_there_is(self) -> Self:
+        if self.search is not None:
+            check_options(self.search, self.engines)
         return self
 
     @model_validator(mode="after")

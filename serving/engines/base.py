@@ -116,6 +116,10 @@ class Engine(ABC, Generic[ArgsT]):
     """Whether `build_native` does anything."""
     takes_sizes: ClassVar[bool] = False
     """Whether `sized_for` does anything."""
+    numerics: ClassVar[frozenset[str]] = frozenset()
+    """Options that change the numbers it computes with, and so its answers: under each of their
+    values quality is measured by itself.
+    """
 
     def __init__(self, args: ArgsT) -> None:
         self.args: Final = args
@@ -194,6 +198,25 @@ class Engine(ABC, Generic[ArgsT]):
             cores: Processor cores that may be used.
         """
         return [self.args]
+
+    def choices(self, cores: int, answers: int) -> Mapping[str, Sequence[Any]]:
+        """Return the values that a search tries of each option, its default first.
+
+        What `tunings` varies, unless an engine says more.
+
+        Args:
+            cores: Processor cores that may be used.
+            answers: Generated together, at most.
+        """
+        tried = [args.model_dump() for args in self.tunings(cores)]
+        values = {name: list(dict.fromkeys(one[name] for one in tried)) for name in _varied(tried)}
+        return {name: several for name, several in values.items() if len(several) > 1}
+
+    def least_memory(self, model: Path) -> int:
+        """Return the bytes that it takes at least under its arguments: those of the model's files,
+        unless an engine knows what it reserves beside them.
+        """
+        return sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
 
     # The next three are not abstract: OpenAI's API has no such thing, and most servers only that.
     def token_logprobs(
@@ -296,6 +319,12 @@ class Engine(ABC, Generic[ArgsT]):
                 f"known: {devices}",
             )
         return self.locks[device]
+
+
+def _varied(tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options in which arguments differ."""
+    first = tried[0] if tried else {}
+    return [name for name in first if any(one[name] != first[name] for one in tried)]
 
 
 def engine_class(name: str) -> type[Engine[Any]]:

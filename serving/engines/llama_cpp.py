@@ -35,6 +35,21 @@ CERTAIN: Final = 1e9
 LIKELIEST: Final = (256, 8192, 10**7)
 """How many of the likeliest tokens to ask for: few first, in the end all."""
 
+UNQUANTIZED: Final = frozenset({"f32", "f16", "bf16"})
+"""Number formats of cached values that need no flash attention."""
+CACHE_BITS: Final = {
+    "f32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "q8_0": 8.5,
+    "q5_1": 6,
+    "q5_0": 5.5,
+    "q4_1": 5,
+    "q4_0": 4.5,
+    "iq4_nl": 4.5,
+}
+"""Of one cached number, scales of its block included."""
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -93,6 +108,17 @@ class LlamaCpp(Engine[LlamaCppArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
     builds_natively: ClassVar[bool] = True
     takes_sizes: ClassVar[bool] = True
+    numerics: ClassVar[frozenset[str]] = frozenset({"cache_type_k", "cache_type_v"})
+
+    def check(self, model: Path | None = None) -> None:
+        """Refuse what llama.cpp itself refuses once it has loaded the model."""
+        args = self.args
+        if args.flash_attn == "off" and args.cache_type_v not in UNQUANTIZED:
+            raise BadInput(
+                "checking the options of llama_cpp",
+                f"cache_type_v {args.cache_type_v} needs flash attention, and flash_attn is off",
+                "leave flash_attn out, or take f16",
+            )
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
         """Return the command line of the native server, or of the launcher that takes the same
@@ -151,6 +177,23 @@ class LlamaCpp(Engine[LlamaCppArgs]):
         # them wait at every barrier (3 to 10 times slower).
         threads = sorted({max(1, cores // 2), cores})
         return variations(self.args, threads=threads)
+
+    def choices(self, cores: int, answers: int) -> Mapping[str, Sequence[Any]]:
+        """Return threads, slots, physical batches and flash attention; number formats of the cache
+        are only tried where a recipe names them: they cost quality.
+        """
+        slots = min(answers, MOST_SLOTS)
+        tried: dict[str, Sequence[Any]] = {
+            "threads": sorted({max(1, cores // 2), cores}),
+            "parallel": list(dict.fromkeys([slots, max(1, slots // 2)])),
+            "ubatch_size": [512, 128],
+            "flash_attn": ["auto", "off"],
+        }
+        return {name: values for name, values in tried.items() if len(values) > 1}
+
+    def least_memory(self, model: Path) -> int:
+        """Return the bytes of the weights and of the cache that is reserved at the start."""
+        return super().least_memory(model) + _cache_bytes(model / "model.gguf", self.args)
 
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
@@ -317,6 +360,24 @@ def _complete(
         "completion_probabilities", []
     )
     return answer
+
+
+def _cache_bytes(weights: Path, args: LlamaCppArgs) -> int:
+    """Return the bytes of the cache of keys and values; 0 where the file does not say enough."""
+    try:
+        values = {
+            key.rpartition(".")[2] if "attention" not in key else key.partition(".")[2]: entry
+            for key, entry in read_metadata(weights).items()
+        }
+        layers = int(values["block_count"].content or 0)
+        width = int(values["embedding_length"].content or 0)
+        heads = int(values["attention.head_count"].content or 1)
+        groups = values.get("attention.head_count_kv", values["attention.head_count"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    share = int(groups.content) / heads if isinstance(groups.content, int) else 1.0
+    bits = CACHE_BITS[args.cache_type_k] + CACHE_BITS[args.cache_type_v]
+    return round((args.ctx_size or 0) * layers * width * share * bits / 8)
 
 
 def trained_context(weights: Path) -> int:

@@ -48,11 +48,10 @@ def check_options(args: SearchArgs, engines: list[EngineArgs]) -> None:
     Raises:
         ValueError: one of them does not.
     """
-    if args.options == "auto":
-        return
     kinds = list(dict.fromkeys(engine.kind for engine in engines))
     known = set().union(*(_options_of(kind) for kind in kinds))
-    for kind, options in args.options.items():
+    named = {} if args.options == "auto" else args.options
+    for kind, options in named.items():
         if kind not in kinds:
             raise ValueError(
                 f"search.options names {kind}, which is none of the engines; "

@@ -19,7 +19,7 @@ from weighbridge.tasks.search.speed_model import BASE_NOISE, Floats, Indexes, Po
 from weighbridge.tasks.search.visits import Visit
 
 # Chosen by `python -m benchmarks.search`, on the recorded grids.
-SPREAD: Final = 0.25
+SPREAD: Final = 0.15
 """Part of the budget that goes to settings which tell most about all others."""
 MOST_SPREAD: Final = 0.5
 """The same, where some value of an option has not worked in any of them yet."""

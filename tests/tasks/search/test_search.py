@@ -68,7 +68,7 @@ def test_each_loser_keeps_its_reason() -> None:
 
 
 def test_finalists_within_the_noise_are_said_to_be() -> None:
-    flat = made.grid(noise=0.3, spread=0.0)
+    flat = made.grid(noise=0.1, spread=0.0)
     result = found(flat, trials=10)
     assert result.within_noise
     assert "all finalists are within the noise" in result.why

@@ -1,0 +1,260 @@
+"""Search the options of a weighing's candidates on their engines -> the candidates to weigh.
+
+Quality is measured of every artifact and number format, so each of these stays a candidate, with
+the options under which the search thinks it fastest. Options that change no number are decided
+here, by short runs.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from weighbridge.core import machine
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.stage_cache import fingerprint
+from weighbridge.core.workspace import Workspace
+from weighbridge.serving.engines.base import EngineArgs, engine_class, engine_for
+from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
+from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.measurement import Candidate
+from weighbridge.tasks.search.budget import Budget
+from weighbridge.tasks.search.checks import refused
+from weighbridge.tasks.search.space import CANDIDATE, Branch, Setting, Space, space_of, without
+from weighbridge.tasks.search.visits import Failure, Phase, Question, Visit, grid_of, write_grid
+from weighbridge.tasks.weigh_args import WeighArgs
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+GRID: Final = "grid.jsonl"
+"""File of everything that was tried, on which another search can be replayed."""
+SUMMARY: Final = "search.json"
+
+
+class Searched(BaseModel):
+    """What a search has come to."""
+
+    candidates: list[Candidate]
+    record: Artifact
+    why: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """Measures settings on their engines."""
+
+    candidates: Mapping[str, Candidate]
+    rooms: Mapping[str, int]
+    """Tokens of context of one answer, by candidate; none where its engine reserves none."""
+    data: Artifact
+    metrics: EvaluateArgs
+    args: WeighArgs
+    workspace: Workspace
+
+    def args_of(self, setting: Setting) -> EngineArgs:
+        """Return the engine's arguments under a setting, with room for the load."""
+        candidate = self.candidates[setting[CANDIDATE]]
+        options = {name: value for name, value in setting.items() if name != CANDIDATE}
+        given = candidate.engine.model_dump(exclude_unset=True)
+        args = type(candidate.engine).model_validate({**given, **options})
+        engine = engine_for(args)
+        if candidate.label not in self.rooms:
+            return args
+        room = self.rooms[candidate.label]
+        model = candidate.variant.artifact.path
+        return engine.sized_for(model, room, max(self.args.concurrency))
+
+    def __call__(self, question: Question) -> Visit:
+        """Start the engine and load it briefly; whatever breaks is a record."""
+        search = self.args.search
+        assert search is not None
+        args = self.args_of(question.setting)
+        candidate = self.candidates[question.setting[CANDIDATE]]
+        benchmark = self.benchmark(candidate.model_copy(update={"engine": args}))
+        setting = dict(question.setting)
+        began, phase, started = time.monotonic(), "start", 0.0
+        try:
+            with benchmark.short_runs() as run:
+                started, phase = time.monotonic() - began, "load"
+                repeats = [run(search.run_seconds) for _ in range(question.rounds)]
+                ran = time.monotonic() - began - started
+                _require_answers(repeats)
+        except WeighbridgeError as exc:
+            return Visit(
+                setting=setting,
+                start_seconds=time.monotonic() - began,
+                failure=_failure(phase, exc, args),
+            )
+        return Visit(setting=setting, start_seconds=started, run_seconds=ran, repeats=repeats)
+
+    def benchmark(self, candidate: Candidate) -> CandidateBenchmark:
+        return CandidateBenchmark(candidate, self.data, self.metrics, self.args, "", self.workspace)
+
+
+def searched(
+    candidates: Sequence[Candidate],
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
+    inputs: Sequence[Mapping[str, Any]],
+) -> Searched:
+    """Return every candidate and number format with the best options that a search has found.
+
+    Args:
+        candidates: of the weighing.
+        data: the rows, whose prompts are the load.
+        metrics: how many rows are used.
+        args: engines, load, and the search itself.
+        workspace: where the search is kept, so that it goes on after a kill.
+        inputs: what measurements of the candidates depend on.
+
+    Raises:
+        BadInput: no setting can work, or the budget is smaller than one start.
+        Unavailable: no setting has worked.
+    """
+    depends = {"candidates": list(inputs), "search": args.search}
+    labels = [candidate.label for candidate in candidates]
+    outcome = workspace.stages.run(
+        "weigh.search",
+        VERSION,
+        Searched,
+        {**depends, "labels": labels},
+        lambda: _search(candidates, data, metrics, args, workspace, fingerprint(depends)),
+    )
+    logger.info("search of options: %s", outcome.value.why)
+    return outcome.value
+
+
+def _search(
+    candidates: Sequence[Candidate],
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
+    name: str,
+) -> Searched:
+    # Recipes import this module, and the search brings numpy and Optuna.
+    from weighbridge.tasks.search.search import search
+
+    asked = args.search
+    assert asked is not None
+    live = _live(candidates, data, metrics, args, workspace)
+    space = space_of([_branch(candidate, args) for candidate in candidates], asked.unless)
+    reasons = refused(space, live.candidates, live.args_of)
+    for number, why in reasons.items():
+        logger.info("not tried: %s: %s", json.dumps(space.settings[number]), why)
+    space = without(space, reasons)
+    storage = workspace.settings.home / "searches" / f"{name[:16]}.journal"
+    budget = Budget(asked.seconds, asked.trials)
+    found = search(space, live, budget, seed=asked.seed, storage=storage, name=name)
+    chosen = {
+        setting_group(space, numbers[0], live): found.best_of(numbers)
+        for numbers in _groups(space, live)
+    }
+    summary = {"why": found.why, "winner": dict(found.setting), "losers": found.reasons()}
+    return Searched(
+        candidates=_chosen(candidates, space, chosen.values(), live),
+        record=_record(found.visits, summary, workspace),
+        why=found.why,
+    )
+
+
+def _live(
+    candidates: Sequence[Candidate],
+    data: Artifact,
+    metrics: EvaluateArgs,
+    args: WeighArgs,
+    workspace: Workspace,
+) -> Live:
+    rooms: dict[str, int] = {}
+    live = Live({one.label: one for one in candidates}, rooms, data, metrics, args, workspace)
+    for candidate in candidates:
+        if engine_for(candidate.engine).takes_sizes:
+            rooms[candidate.label] = live.benchmark(candidate).room()
+    return live
+
+
+def _branch(candidate: Candidate, args: WeighArgs) -> Branch:
+    """Return what is tried of a candidate: what the recipe names, or its engine, and never what the
+    recipe gives with the engine.
+    """
+    search = args.search
+    assert search is not None
+    engine = engine_for(candidate.engine)
+    if search.options == "auto":
+        named = engine.choices(machine.cores(), max(args.concurrency))
+    else:
+        named = search.options.get(candidate.engine.kind, {})
+    given = candidate.engine.model_fields_set
+    return Branch(
+        candidate.label, {name: values for name, values in named.items() if name not in given}
+    )
+
+
+def setting_group(space: Space, number: int, live: Live) -> tuple[tuple[str, Any], ...]:
+    """Return what decides a setting's answers: its candidate and the number formats."""
+    setting = space.settings[number]
+    numerics = engine_class(live.candidates[setting[CANDIDATE]].engine.kind).numerics
+    return (
+        (CANDIDATE, setting[CANDIDATE]),
+        *((name, setting[name]) for name in sorted(numerics & setting.keys())),
+    )
+
+
+def _groups(space: Space, live: Live) -> list[list[int]]:
+    """Return the numbers of settings that answer alike, together."""
+    groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+    for number in range(len(space.settings)):
+        groups.setdefault(setting_group(space, number, live), []).append(number)
+    return list(groups.values())
+
+
+def _chosen(
+    candidates: Sequence[Candidate], space: Space, numbers: Iterable[int], live: Live
+) -> list[Candidate]:
+    """Return the candidates to weigh; one of which no setting can work comes as it is, and fails
+    with its own reason.
+    """
+    groups = [(number, setting_group(space, number, live)) for number in numbers]
+    chosen: list[Candidate] = []
+    for candidate in candidates:
+        own = [(number, group) for number, group in groups if group[0][1] == candidate.label]
+        for number, group in own:
+            formats = ",".join(f"{name}={value}" for name, value in group[1:])
+            label = f"{candidate.label}({formats})" if formats and len(own) > 1 else candidate.label
+            engine = live.args_of(space.settings[number])
+            chosen.append(candidate.model_copy(update={"label": label, "engine": engine}))
+        chosen += [] if own else [candidate]
+    return chosen
+
+
+def _record(visits: Sequence[Visit], summary: Mapping[str, Any], workspace: Workspace) -> Artifact:
+    """Keep what was tried as a grid, and why it ended so."""
+    with workspace.store.scratch() as scratch:
+        write_grid(scratch / GRID, grid_of(visits))
+        Path(scratch / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        return workspace.store.add(scratch, "jsonl", {"search": "grid"})
+
+
+def _failure(phase: str, exc: WeighbridgeError, args: EngineArgs) -> Failure:
+    where: Phase = "load" if phase == "load" else "start"
+    return Failure(
+        phase=where,
+        why=exc.wrong,
+        memory=machine.available_memory(),
+        arguments=args.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def _require_answers(repeats: Sequence[Sequence[float]]) -> None:
+    """Refuse runs in which a level has no answer: a speed of 0 is none."""
+    if any(speed <= 0 for levels in repeats for speed in levels):
+        raise Unavailable("loading it briefly", "not one request was answered in time")
