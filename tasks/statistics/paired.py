@@ -138,12 +138,12 @@ def _compare(first: Score, second: Score, alpha: float) -> Comparison | str:
     if first.greater_is_better != second.greater_is_better or first.figure != second.figure:
         return "the two are not figures of one metric"
     if not (first.ids and second.ids):
-        return _apart(first, second, "no ids of the rows are kept")
+        return _apart(first, second, "no ids of the rows are kept", alpha)
     if not (follows_from_rows(first) and follows_from_rows(second)):
-        return _apart(first, second, "the figure cannot be computed of single rows")
+        return _apart(first, second, "the figure cannot be computed of single rows", alpha)
     pairs = pair(first, second)
     if len(pairs.first) < 2:
-        return _apart(first, second, f"{len(pairs.first)} rows in common")
+        return _apart(first, second, f"{len(pairs.first)} rows in common", alpha)
     clusters = _clusters(first, second, pairs)
     if is_right_or_wrong(first) and is_right_or_wrong(second):
         return _of_right_and_wrong(first, second, pairs, clusters, alpha)
@@ -156,14 +156,16 @@ def _clusters(first: Score, second: Score, pairs: Pairs) -> list[str]:
     return [second.clusters[place] for place in pairs.second] if second.clusters else []
 
 
-def _apart(first: Score, second: Score, reason: str) -> Comparison | str:
+def _apart(first: Score, second: Score, reason: str, alpha: float) -> Comparison | str:
     """Compare two scores by their own intervals, as if they had no row in common."""
     if not (first.low < first.high and second.low < second.high):
         return f"{reason}, and a score has no interval"
     sign = 1.0 if first.greater_is_better else -1.0
     estimate = second.value - first.value
-    low = estimate - math.hypot(second.value - second.low, first.high - first.value)
-    high = estimate + math.hypot(second.high - second.value, first.value - first.low)
+    # The intervals that are kept are of 95 %.
+    scale = proportions.normal_quantile(alpha) / proportions.normal_quantile(0.05)
+    low = estimate - scale * math.hypot(second.value - second.low, first.high - first.value)
+    high = estimate + scale * math.hypot(second.high - second.value, first.value - first.low)
     return Comparison(
         estimate=sign * estimate,
         low=min(sign * low, sign * high),
@@ -219,8 +221,11 @@ def _of_figures(
     if differing < FEW:
         # To first order: what each cluster adds to the difference, in the scale of their mean.
         shares = resampling.influence(sums, figure) * len(sums) + estimate
+        # Where none differs, its last digits are no difference.
         low, high = _scaled_tango(
-            shares.tolist(), _range(first, second), proportions.normal_quantile(alpha)
+            shares.tolist() if differing else [0.0] * len(sums),
+            _range(first, second),
+            proportions.normal_quantile(alpha),
         )
         how += f", of which {differing} differ"
     else:
@@ -253,7 +258,7 @@ def _chance_of_parts(sums: "Numbers", figure: resampling.Figure, estimate: float
 def _range(first: Score, second: Score) -> float:
     """Return how far apart two rows' scores lie at most, as far as was seen."""
     values = [*first.per_example, *second.per_example]
-    return (max(values) - min(values)) if values else 1.0
+    return (max(values) - min(values)) or abs(first.value) or 1.0
 
 
 def _scaled_tango(shares: Sequence[float], most: float, z: float) -> tuple[float, float]:

@@ -195,3 +195,19 @@ def test_bleu_is_compared_as_a_figure_of_the_corpus() -> None:
     assert (claim.verdict, claim.estimate) == ("refuted", after.value - before.value)
     assert claim.low < claim.estimate < claim.high < 0
     assert better(before, bleu(0.2)).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        scored([0.5] * 10),
+        scored([0.1, 0.7] * 5, weights=[3.0, 7.0] * 5),
+        bleu(0.2),
+        perplexity(graded(1)),
+    ],
+)
+def test_figures_of_which_no_row_differs_have_an_interval_all_the_same(score: Score) -> None:
+    claim = not_worse(score, score, 1e-6)
+    assert (claim.verdict, claim.estimate) == ("undecided", 0)
+    assert claim.low < -1e-3
+    assert claim.high > 1e-3
