@@ -175,8 +175,10 @@ def record(name: str, count: int, rounds: int, workspace: Workspace) -> None:
         for number in range(rounds):
             for setting in generator.sample(chosen, count):
                 one = visit(grid, setting, made[setting[CANDIDATE]], payloads, workspace)
-                stream.write(one.model_dump_json(exclude_defaults=True) + "\n")
-                stream.flush()
+                # A machine that is too busy for a single answer has told nothing.
+                if all(speed > 0 for levels in one.repeats for speed in levels):
+                    stream.write(one.model_dump_json(exclude_defaults=True) + "\n")
+                    stream.flush()
             print(f"round {number + 1} of {rounds} of {name}", file=sys.stderr, flush=True)
 
 
