@@ -25,6 +25,7 @@ from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Client, Payload, RequestRefused
 from weighbridge.tasks.candidate_answers import Answers, examples
+from weighbridge.tasks.candidate_prompts import with_own_beginning
 from weighbridge.tasks.candidate_rates import measure_rates, speed_limits
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Row, Split, read_rows
@@ -167,7 +168,10 @@ class CandidateBenchmark:
         """
         rows = self._rows("validation") + read_rows(self.data, "train")
         options = {"max_tokens": self.args.max_tokens, **self.candidate.engine.sampling()}
-        return [{**_body(row), **options} for row in rows]
+        bodies = [_body(row) for row in rows]
+        if self.args.prefix_cache == "avoid":
+            bodies = [with_own_beginning(body, number) for number, body in enumerate(bodies)]
+        return [{**body, **options} for body in bodies]
 
     def _rows(self, split: Split) -> list[Row]:
         return evaluation_rows(self.data, split, self.metrics.limit)

@@ -67,6 +67,11 @@ class WeighArgs(BaseModel):
     rate_requests: int = Field(400, ge=10, description="Requests per rate that is tried, at most.")
     rate_seconds: float = Field(20.0, gt=0, description="Time per rate that is tried, at most.")
     most_rates: int = Field(8, ge=1, description="How many rates are tried at most.")
+    prefix_cache: Literal["as_it_is", "avoid"] = Field(
+        "as_it_is",
+        description="`avoid`: under load each prompt begins with a number of its own, so that no "
+        "engine answers from its prefix cache what prompts have in common.",
+    )
     max_tokens: int = Field(64, ge=1, description="Most tokens of one answer under load.")
     request_timeout: float = Field(120.0, gt=0, description="Seconds one answer may take.")
     tune: bool = Field(

@@ -165,3 +165,10 @@ def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["rate 50/s", "rate 100/s"]
     assert all("100.0% within, limits undecided" in line for line in lines)
+
+
+@pytest.mark.parametrize(("cached", "share"), [(1, 0.5), (0, 0.0), (None, None)])
+def test_what_a_prefix_cache_answered_is_told(cached: int | None, share: float | None) -> None:
+    with serve(Behaviour(cached=cached)) as server:
+        figures = run_load(server.url, payloads(4), 1)
+    assert figures.cached_share == share

@@ -80,6 +80,8 @@ class Behaviour:
     """Nothing comes, for as long as the server runs."""
     stall_every: int = 0
     """Nothing more comes after the first half of the answer, for as long as the server runs."""
+    cached: int | None = None
+    """Tokens of every prompt that it says it had in its prefix cache."""
     per_piece: int = 1
     """Tokens in one piece of a stream."""
     die_after: int = 0
@@ -279,11 +281,13 @@ class Handler(BaseHTTPRequestHandler):
         tokens, reason = behaviour.answer(body)
         self.server.tokens += len(tokens)
         prompt = len(behaviour.hears(body).split()) + ("wrong_usage" in behaviour.flaws)
-        usage = {
+        usage: dict[str, Any] = {
             "prompt_tokens": prompt,
             "completion_tokens": len(tokens),
             "total_tokens": prompt + len(tokens),
         }
+        if behaviour.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": behaviour.cached}
         if body.get("stream"):
             self._stream(number, chat, tokens, reason, usage)
             return
@@ -319,7 +323,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _stream(
-        self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, int]
+        self, number: int, chat: bool, tokens: list[str], reason: str, usage: dict[str, Any]
     ) -> None:
         behaviour = self.server.behaviour
         self.send_response(200)
