@@ -51,23 +51,35 @@ demo: system $(READY) ## A base model goes in, an endpoint that answers comes ou
 	@$(BIN)/python -m examples.support_tickets --shared
 	@WEIGHBRIDGE_DEMO="$$($(BIN)/python -m examples.support_tickets --where)" $(BIN)/weighbridge run configs/demo.yaml
 
-# In the background: fetching and building them takes as long as to lint, and the tests begin with what is there.
+# In the background: the tests begin with what is there.
 .PHONY: environments
 environments: $(READY)
 	@$(BIN)/python -m tests.environments </dev/null >/dev/null 2>&1 &
 
+# Tests wait for processes now and then, so that more workers than cores may be quicker.
+WORKERS ?= 2
+
+types = { $(BIN)/mypy && $(BIN)/lint-imports --no-logo; }
+
+# Types and layers take a minute where nothing of them is kept: the tests begin beside them. What is
+# wrong is said at once, and again as the last line.
 .PHONY: test
-test: system $(READY) environments lint ## Lint, types, layers, every test
+test: system $(READY) environments style ## Lint, types, layers, every test
 	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
 	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	@{ said=$$($(types) 2>&1) || { echo "$$said"; exit 1; }; } & checks=$$!; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST); tests=$$?; \
+	wait $$checks || { echo "error: checking types and layers: see above, or run: make lint"; exit 1; }; \
+	exit $$tests
 
-.PHONY: lint
-lint: $(READY) ## Style, types and layer contracts
+.PHONY: style
+style: $(READY)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+
+.PHONY: lint
+lint: style ## Style, types and layer contracts
+	@$(types)
 
 .PHONY: bench
 bench: $(READY) ## One benchmark: make bench NAME=serving

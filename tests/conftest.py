@@ -20,18 +20,28 @@ MACHINE_CACHE = Settings().cache
 PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deployer", "services")]
 """Where Prefect's server runs inside the test process, and brings its own warnings with it."""
 
-LONG_FILES = frozenset(
-    {
-        "test_bento.py",
-        "test_faults.py",
-        "test_gateway.py",
-        "test_local.py",
-        "test_package.py",
-        "test_rollout_faults.py",
-        "test_webhooks.py",
-    }
+LONG_FILES = (
+    "rollout/test_rollout_faults.py",
+    "serving/targets/test_local.py",
+    "serving/test_bento.py",
+    "registry/test_webhooks.py",
+    "tasks/test_package.py",
+    "conformance/test_faults.py",
+    "serving/gateway/test_gateway.py",
+    "tasks/test_weigh.py",
+    "serving/gateway/test_gateway_clients.py",
+    "stand_ins/test_openai.py",
+    "serving/engines/test_llama_cpp.py",
+    "examples/test_support_tickets.py",
+    "tasks/test_finetune.py",
+    "serving/test_supervisor.py",
+    "tasks/metrics/test_metrics.py",
+    "tasks/test_shapes.py",
+    "rollout/test_rollout_walk.py",
+    "serving/gateway/test_gateway_requests.py",
 )
-"""Files whose tests are none of them slow, and take a minute together."""
+"""Files whose tests are none of them slow, and take ten seconds and more together: longest first.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # xdist hands out whole files in this order. A long one that begins last would leave the other
     # workers idle, so files with many slow tests come first, and the quick ones fill up the end.
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (-slow[item.path], item.path.name not in LONG_FILES))
+    long = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: (-slow[item.path], long.get(item.path, len(long))))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Build the locked environments that tests need while the code is linted: `python -m
+"""Build the locked environments that tests need while the first of them run: `python -m
 tests.environments`.
 
 A test that needs one before it is there waits for its lock, so nothing is built twice.

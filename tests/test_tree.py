@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG_FILES
 from weighbridge.core.plugins import BUILT_IN, Point, load
 from weighbridge.tasks.metrics.base import Metric
 from weighbridge.tasks.optimizers.base import Optimizer
@@ -156,3 +157,7 @@ def test_what_must_start_fast_imports_nothing_heavy(module: str, heavy: tuple[st
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_files_that_are_handed_out_early_are_there() -> None:
+    assert [name for name in LONG_FILES if not (ROOT / "tests" / name).is_file()] == []
