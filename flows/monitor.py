@@ -18,11 +18,12 @@ from weighbridge.flows.prefect_adapter import release_flow
 from weighbridge.flows.redeploy import binding_of
 from weighbridge.registry import Binding, Registry, Version
 from weighbridge.rollout import monitor as checks
-from weighbridge.rollout import probe, reconcile, target_operations
+from weighbridge.rollout import operator_commands, probe, reconcile, target_operations
 from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import Evidence, MonitorCheck
 from weighbridge.rollout.sequential_test import Judgement
+from weighbridge.rollout.state import folder_of
 from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
 
@@ -186,6 +187,9 @@ def _roll_back(
     previous = target_operations.rollback_version(binding.target, workspace)
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, previous)
+    # At once: what fell would serve on for as long as harm is being excluded.
+    folder = folder_of(binding.target, workspace.settings.home)
+    operator_commands.note_rollback(folder, previous)
     # The alias first: until it has moved, the deployer would bring the fallen version back.
     registry.promote(registry.version(binding.model, previous))
     announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))

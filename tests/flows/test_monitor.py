@@ -15,9 +15,11 @@ from weighbridge.flows import monitor
 from weighbridge.flows.events import Announcement
 from weighbridge.registry import Binding, Registry
 from weighbridge.registry.api import MONITORING
+from weighbridge.rollout import operator_commands
 from weighbridge.rollout.deploy_args import MonitorArgs
 from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.sequential_test import Judgement, Verdict
+from weighbridge.rollout.state import folder_of
 from weighbridge.serving.targets.base import Release, Revision
 
 BINDING = Binding(target="demo", model="demo", deploy={})
@@ -83,6 +85,8 @@ class Scene:
 
     def _redeploy(self, binding: Binding, *_: object, force: bool) -> ReconcileResult:
         assert force, "the version before must be tried even if it failed once"
+        folder = folder_of("demo", self.workspace.settings.home)
+        assert operator_commands.read(folder).goes_back_to(self.champion), "it must be quick"
         self.redeployed.append(self.champion)
         self.state.current = self._revision(self.champion)
         return ReconcileResult("deployed", f"version {self.champion} serves", self.champion)
