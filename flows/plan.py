@@ -125,9 +125,9 @@ class _Forecaster:
         # As in a release: what cannot be made is told before anything is trained.
         model_check.check(downloaded.model, downloaded.data, workspace)
         optimize.check(downloaded.model.path, recipe.optimize, workspace, dry=True)
-        rows = len(read_rows(downloaded.data, "test"))
+        rows = read_rows(downloaded.data, "test")
         proving_rows.check_rows(rows, recipe.select, recipe.evaluate)
-        self._tell_evidence(rows, downloaded.data.digest)
+        self._tell_evidence(len(rows), downloaded.data.digest)
         model = downloaded.model
         if recipe.finetune != "none":
             yield from self._forecast(

@@ -98,7 +98,7 @@ class ReleaseRun:
         """
         model_check.check(downloaded.model, downloaded.data, self.workspace)
         optimizing.check(downloaded.model.path, self.recipe.optimize, self.workspace)
-        rows = len(read_rows(downloaded.data, "test"))
+        rows = read_rows(downloaded.data, "test")
         proving_rows.check_rows(rows, self.recipe.select, self.recipe.evaluate)
 
     def finetunes(self) -> bool:
@@ -168,7 +168,9 @@ class ReleaseRun:
         if decision.finalist_score is not None:
             rows = read_rows(downloaded.data, "test")
             uses = proving_rows.count_use(rows, fingerprint(step.inputs), self.workspace)
-            decision = decision.model_copy(update={"test_uses": uses})
+            notes = {**decision.notes, "the test rows": proving_rows.worn(uses)}
+            said = {label: note for label, note in notes.items() if note}
+            decision = decision.model_copy(update={"test_uses": uses, "notes": said})
         return decision, [*repeated.measurements, *([champion] if champion else [])]
 
     def package(

@@ -51,7 +51,7 @@ def worn(uses: int) -> str:
     )
 
 
-def check_rows(rows: int, args: SelectArgs, metrics: EvaluateArgs) -> None:
+def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> None:
     """Refuse limits that so many test rows cannot show, whatever is answered.
 
     Only of right and wrong answers it is known before anything is measured.
@@ -59,7 +59,9 @@ def check_rows(rows: int, args: SelectArgs, metrics: EvaluateArgs) -> None:
     Raises:
         BadInput: with the fewest rows that can.
     """
-    rows = min(rows, metrics.limit or rows)
+    # Rows of one cluster tell no more than one of them where none differs.
+    apart = len({row.cluster or number for number, row in enumerate(test)})
+    rows = min(apart, metrics.limit or apart)
     of_right_and_wrong = any(
         isinstance(metric, ExactMatchArgs) and metric.label() == args.metric
         for metric in metrics.metrics
@@ -80,7 +82,8 @@ def check_rows(rows: int, args: SelectArgs, metrics: EvaluateArgs) -> None:
 def _refuse(rows: int, limit: str, fewest: int, best: float) -> None:
     raise BadInput(
         "checking the limits",
-        f"the test split has {rows} rows, and {limit} takes {fewest:,} at least to be shown",
+        f"{rows:,} test rows or clusters are there, and {limit} takes {fewest:,} at least to be "
+        "shown",
         f"give more test rows, a limit beyond {best:.3g}, or `select.on_doubt: accept`",
     )
 

@@ -8,6 +8,7 @@ Both may be tried at the full level: who is better is also not worse by a margin
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
@@ -16,8 +17,11 @@ from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, unknown
 from weighbridge.tasks.selection.limits import needed_rows
 from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.statistics import paired
+from weighbridge.tasks.statistics.proportions import normal_quantile
+from weighbridge.tasks.statistics.sample_size import quantiles
 from weighbridge.tasks.statistics.verdict import Claim, Verdict
 
+LEAST_POWER: Final = 0.1
 BETTER, NOT_WORSE = "better than the champion", "not worse than the champion"
 
 
@@ -75,7 +79,21 @@ def _not_worse(yours: Score, mine: Score, rows: Rows, args: SelectArgs) -> Evide
         "refuted": f"its {args.metric} is worse {than} at least",
         "undecided": f"undecided whether its {args.metric} is worse {than}",
     }
+    if claim.verdict == "shown" and not can_test(claim.high - claim.low, args.margin):
+        claim = claim.model_copy(update={"verdict": "undecided"})
+        words["undecided"] = f"too few rows to test whether its {args.metric} is worse {than}"
     return _evidence(NOT_WORSE, rows, claim, words[claim.verdict], claim.estimate > -args.margin)
+
+
+def can_test(width: float, margin: float) -> bool:
+    """Whether a margin is wide enough for an interval of this width: an equal model would be shown
+    to be no worse in one case of ten at least.
+
+    Where the truth is hardly ever shown, most of what is shown is not true. K. S. Button et al.,
+    Power failure, Nature Reviews Neuroscience 14 (2013), 365-376.
+    """
+    standard_error = width / (2 * normal_quantile(0.05))
+    return margin >= quantiles(power=LEAST_POWER) * standard_error
 
 
 def _evidence(rule: str, rows: Rows, claim: Claim, words: str, seen: bool) -> Evidence:

@@ -43,3 +43,38 @@ def smallest_margin_at(
 ) -> float:
     """Return the smallest margin that so many right and wrong answers can show."""
     return smallest_margin(rows, math.sqrt(discordance), alpha, power)
+
+
+def smallest_gain(
+    rows: int, discordance: float, alpha: float = 0.05, power: float = POWER
+) -> float | None:
+    """Return the smallest gain in right answers that so many rows show by McNemar's mid-p test.
+
+    None where not even a gain of the whole discordance, nothing lost, is shown that often.
+    """
+    from scipy.optimize import brentq
+
+    def excess(gain: float) -> float:
+        return chance_of_gain(rows, discordance, gain, alpha) - power
+
+    if excess(discordance) < 0:
+        return None
+    return float(brentq(excess, 0.0, discordance, xtol=1e-5))
+
+
+def chance_of_gain(rows: int, discordance: float, gain: float, alpha: float = 0.05) -> float:
+    """Return how often a gain in right answers is shown: exactly, over all numbers of rows that
+    differ.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    differing = np.arange(rows + 1)
+    chances = binom.pmf(differing, rows, discordance)
+    differing, chances = differing[chances > 1e-9], chances[chances > 1e-9]
+    start, fewest = binom.isf(alpha / 2, differing, 0.5), differing + 1.0
+    for gained in (start + 2, start + 1, start, start - 1):
+        mid_p = binom.sf(gained, differing, 0.5) + binom.pmf(gained, differing, 0.5) / 2
+        fewest = np.where((mid_p <= alpha / 2) & (gained <= differing), gained, fewest)
+    shown = binom.sf(fewest - 1, differing, (discordance + gain) / (2 * discordance))
+    return float(chances @ shown)

@@ -83,6 +83,31 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
             "environment variable NOT_SET_ANYWHERE is not set",
         ),
         ("name: demo", "name: ${HF_TOKEN}", "looks like a secret"),
+        (
+            "deploy:",
+            "select: {metric: bleu}\ndeploy:",
+            "select.metric 'bleu' is none of evaluate.metrics: exact_match, nll",
+        ),
+        (
+            "deploy:",
+            "select: {objective: cost}\ndeploy:",
+            "select asks for a cost (objective cost), and there is no weigh.price_per_hour",
+        ),
+        (
+            "deploy:",
+            "select: {concurrency: 3}\ndeploy:",
+            "select.concurrency 3 is none of weigh.concurrency: 1, 4, 8",
+        ),
+        (
+            "deploy:",
+            "select: {floor: 95}\ndeploy:",
+            "select.floor 95: exact_match lies between 0 and 1",
+        ),
+        (
+            "deploy:",
+            "select: {max_loss: 0}\ndeploy:",
+            "max_loss 0 cannot be shown by any number of rows",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_place_and_remedy(

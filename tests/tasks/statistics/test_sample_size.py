@@ -4,11 +4,14 @@ import math
 import random
 
 import pytest
+from scipy.stats import binom
 
-from weighbridge.tasks.statistics.proportions import normal_quantile, tango
+from weighbridge.tasks.statistics.proportions import mcnemar_mid_p, normal_quantile, tango
 from weighbridge.tasks.statistics.sample_size import (
+    chance_of_gain,
     rows_for,
     rows_for_discordance,
+    smallest_gain,
     smallest_margin,
     smallest_margin_at,
 )
@@ -36,3 +39,23 @@ def test_so_many_rows_show_it_in_four_of_five_cases() -> None:
         gained = sum(draw.random() < 0.5 for _ in range(differ))
         shown += tango(gained, differ - gained, rows, normal_quantile(0.05))[0] > -0.05
     assert shown / 400 == pytest.approx(0.8, abs=3 * math.sqrt(0.8 * 0.2 / 400))
+
+
+def test_the_chance_of_a_gain_is_that_of_the_test_itself() -> None:
+    rows, discordance, part = 40, 0.3, 0.7
+    shown = sum(
+        binom.pmf(differ, rows, discordance) * binom.pmf(gained, differ, (1 + part) / 2)
+        for differ in range(rows // 2)
+        for gained in range(differ // 2 + 1, differ + 1)
+        if mcnemar_mid_p(gained, differ - gained) <= 0.05
+    )
+    found = chance_of_gain(rows, discordance, discordance * part)
+    # More than half of the rows differ once in 10,000 draws.
+    assert found == pytest.approx(shown, abs=1e-2)
+
+
+def test_the_smallest_gain_is_shown_in_four_of_five_cases_or_none_is() -> None:
+    gain = smallest_gain(500, 0.1)
+    assert gain is not None
+    assert chance_of_gain(500, 0.1, gain) == pytest.approx(0.8, abs=0.002)
+    assert smallest_gain(150, 0.04) is None
