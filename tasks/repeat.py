@@ -32,6 +32,7 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.finalist import in_order
 from weighbridge.tasks.selection.limits import Limits
 from weighbridge.tasks.selection.objective import Objective, highest_concurrency
+from weighbridge.tasks.selection.replacement import replacement
 from weighbridge.tasks.statistics.repeats import drift, faster, planned_looks, tied
 from weighbridge.tasks.weigh import Weighed
 from weighbridge.tasks.weigh_args import WeighArgs
@@ -84,6 +85,13 @@ def finalists(
     within = [
         one for one in measurements if one.candidate.label not in refused and one is not serving
     ]
+    if serving is not None:
+        # Whoever is shown to be worse is not promoted, however fast it is.
+        within = [
+            one
+            for one in within
+            if replacement(serving, one, "validation", args).verdict != "refuted"
+        ]
     ranked = in_order(within, standings, serving, args)
     values = [Objective(args).value(one) or 0.0 for one in ranked[:3]]
     near = len(values) == 3 and abs(values[0] - values[2]) <= NEAR * abs(values[0])

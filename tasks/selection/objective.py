@@ -149,7 +149,7 @@ class Objective:
         """Return the best by the estimates: by those of the repeats where there are some."""
         first = min(measurements, key=self.rank)
         beside = [one for one in measurements if _beside(first, one)]
-        return max(beside, key=self._mean, default=first)
+        return max(beside, key=lambda one: (self._mean(one), -self.rank(one)), default=first)
 
     def tied(self, one: Measurement, other: Measurement) -> bool:
         """Whether two differ by no more than 1 %: of repeats, the whole interval."""

@@ -115,6 +115,8 @@ def test_who_breaks_a_limit_or_stands_alone_is_not_repeated() -> None:
     bad = measured("bad", speed=900, right=100)
     assert labels(finalists([bad, SLOW, FAST], REFERENCE, None, SelectArgs())) == ["fast", "slow"]
     assert not finalists([bad, FAST], REFERENCE, None, SelectArgs())
+    loose = SelectArgs(max_loss=None)
+    assert labels(finalists([bad, FAST], REFERENCE, CHAMPION, loose)) == ["champion", "fast"]
     failed = measured("champion", failure="it died")
     assert not finalists([SLOW, FAST], REFERENCE, failed, SelectArgs())
 
