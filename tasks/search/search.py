@@ -95,8 +95,15 @@ def search(
             visit = measure(Question(setting, rounds=1, number=len(visits)))
             tell(study, trial, visit)
             visits.append(visit)
+            logger.info("%s: %s", key_of(setting), _shown(visit))
             budget.require_one_start(visits)
     return _found(strategy, visits)
+
+
+def _shown(visit: Visit) -> str:
+    if visit.failure is not None:
+        return f"{visit.failure.phase} failed: {visit.failure.why.splitlines()[0]}"
+    return f"{np.exp(np.mean(visit.log_speeds())):.4g} in {visit.seconds:.1f} s"
 
 
 def _found(strategy: Strategy, visits: list[Visit]) -> Found:
