@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from tests.deployer.test_webhook_receiver import ALIAS
 from tests.waiting import soon
-from weighbridge.core import own_secrets, service_addresses
+from weighbridge.core import loopback, own_secrets, service_addresses
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.hang_watch import LOOKS
 from weighbridge.core.settings import Settings
@@ -154,7 +154,7 @@ class Bench:
         ).status_code
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.deployer.url}{path}", trust_env=False).json()
+        return loopback.get(f"{self.deployer.url}{path}").json()
 
     def wake(self, **call: str) -> None:
         headers = {"Authorization": f"Bearer {own_secrets.read(self.home, 'deployer')}"}

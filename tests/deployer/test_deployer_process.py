@@ -15,7 +15,7 @@ import pytest
 
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
-from weighbridge.core import own_secrets
+from weighbridge.core import loopback, own_secrets
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -62,7 +62,7 @@ class Running:
 
     def status(self) -> Any:
         try:
-            return httpx.get(f"{self.url}/status", trust_env=False, timeout=5).json()
+            return loopback.get(f"{self.url}/status").json()
         except httpx.HTTPError:
             return {}
 

@@ -15,7 +15,7 @@ import httpx
 from tests.serving.bentos import stand_in_release
 from tests.tasks.made import exact, measured
 from tests.waiting import until
-from weighbridge.core import service_addresses
+from weighbridge.core import loopback, service_addresses
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -263,7 +263,7 @@ class Live:
         """Unix time at which the deployer that answers was started; 0 where none does."""
         with contextlib.suppress(httpx.HTTPError):
             url = f"{self.ports.url('deployer')}/status"
-            return float(httpx.get(url, trust_env=False, timeout=5).json()["since"])
+            return float(loopback.get(url).json()["since"])
         return 0.0
 
     def well(self, seconds: float = 90) -> None:

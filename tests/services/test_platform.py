@@ -20,7 +20,7 @@ import yaml
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
 from tests.waiting import until
-from weighbridge.core import service_addresses
+from weighbridge.core import loopback, service_addresses
 from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import is_taken
 from weighbridge.core.settings import Settings
@@ -83,7 +83,7 @@ def prefect(home: Path, path: str, **body: Any) -> httpx.Response:
     ports = service_addresses.read(home)
     assert ports is not None
     url, login = f"{ports.prefect_api}/{path}", prefect_settings.login(home)
-    return httpx.post(url, json=body, auth=login, timeout=60)
+    return loopback.post(url, body, 60, auth=login)
 
 
 def deployment(home: Path, name: str) -> dict[str, Any]:
