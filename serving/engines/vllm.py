@@ -32,6 +32,15 @@ called otherwise.
 
 No module that is run (`-m`): the processes that it starts would each import the server once more.
 """
+FORKED: Final = (
+    "from multiprocessing import context; context.SpawnContext.Process = context.ForkProcess; "
+)
+"""Has the engine's process begin as a copy of the first one, with its modules.
+
+vLLM has it begin anew on every processor, to load an OpenMP into it that keeps threads on their
+cores. Where no thread is bound to any, that only means to import vLLM twice, which is nearly half
+of a start. Nor does a copy take seconds to end, as a process does that tears its modules down.
+"""
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the highest rank of adapters."""
 ROOT_CAUSE: Final = re.compile(r"ERROR .*?\] ([\w.]*(?:Error|Exception): .*)")
@@ -225,7 +234,8 @@ class Vllm(Engine[VllmArgs]):
         if self.device() == "cuda":
             program = [str(python), "-I", str(python.with_name("vllm")), "serve", str(model)]
         else:
-            program = [str(python), "-I", "-c", CPU_SERVER, "--model", str(model)]
+            server = FORKED + CPU_SERVER if self._is_unbound() else CPU_SERVER
+            program = [str(python), "-I", "-c", server, "--model", str(model)]
         address = ["--host", host, "--port", str(port)]
         # Guarded: where vLLM's first process is killed, its engine and workers would go on for
         # ever, with their memory.
@@ -252,11 +262,19 @@ class Vllm(Engine[VllmArgs]):
             variables["VLLM_CPU_KVCACHE_SPACE"] = str(args.cpu_kvcache_space or CPU_KVCACHE_GIB)
             if args.cpu_omp_threads_bind:
                 variables["VLLM_CPU_OMP_THREADS_BIND"] = args.cpu_omp_threads_bind
-            if args.cpu_omp_threads_bind == "nobind" and _ranks(args) == 1:
+            if self._is_unbound():
                 # A worker needs a process of its own where its threads are bound to cores. Without,
                 # it is in the engine's: one import of vLLM less, and its memory.
                 variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         return variables
+
+    def _is_unbound(self) -> bool:
+        """Return whether one worker serves on the CPU, whose threads may run on any core."""
+        return (
+            self.device() == "cpu"
+            and self.args.cpu_omp_threads_bind == "nobind"
+            and _ranks(self.args) == 1
+        )
 
     def tunings(self, cores: int) -> Sequence[VllmArgs]:
         """Return the arguments as they are: the engine sizes itself.

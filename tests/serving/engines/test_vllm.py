@@ -151,8 +151,10 @@ def test_on_a_processor_the_rest_is_told_by_environment_variables() -> None:
 def test_one_worker_whose_threads_are_bound_to_no_cores_needs_no_process_of_its_own(
     options: dict[str, Any], together: bool
 ) -> None:
-    told = Vllm(VllmArgs(device="cpu", **options)).env()
-    assert (told.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == together
+    args = VllmArgs(device="cpu", **options)
+    assert (Vllm(args).env().get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == together
+    # Then the engine's process may begin as a copy of the server's.
+    assert ("ForkProcess" in " ".join(own(args))) == together
 
 
 def test_a_processor_s_memory_is_not_all_taken() -> None:
