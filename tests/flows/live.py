@@ -47,9 +47,11 @@ POLICY = {
 LABEL = "llama_cpp/gguf-Q8_0"
 MODEL = "shop"
 GOOD = ("1", "2")
-LONG = 300
-"""Words of an answer to anything but the known questions: at 20 ms each, six seconds of a stream.
+LONG = 150
+"""Words of an answer to anything but the known questions: at 20 ms each, three seconds of a stream.
 """
+SELDOM = 0.2
+"""Seconds between two looks at what takes seconds to come: services have a processor to share."""
 
 
 class Live:
@@ -197,6 +199,7 @@ class Live:
             ),
             seconds,
             lambda: f"version {number} should serve: {self.state}",
+            poll=SELDOM,
         )
 
     def phase(self, *names: str, seconds: float = 60) -> None:
@@ -226,6 +229,7 @@ class Live:
             lambda: (
                 f"the ledger should tell of version {number}: {self.registry.history(MODEL)[:3]}"
             ),
+            poll=SELDOM,
         )
         return found()[0]
 
@@ -240,6 +244,7 @@ class Live:
             ),
             seconds,
             lambda: f"version {number} should have failed: {self.state}",
+            poll=SELDOM,
         )
         rollout = self.rolled_out(number, since)
         assert rollout.outcome == "failed"
@@ -272,6 +277,7 @@ class Live:
             lambda: all(part.answers for part in self.platform.services()),
             seconds,
             lambda: f"every service should answer: {self.platform.services()}",
+            poll=SELDOM,
         )
 
     def check_invariants(self) -> None:

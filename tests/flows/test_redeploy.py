@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from benchmarks.crowd import Crowd, Habits
 from tests.conftest import MACHINE_CACHE
-from tests.flows.live import LONG, MODEL, Live, settings
+from tests.flows.live import LONG, MODEL, SELDOM, Live, settings
 from tests.waiting import until
 from weighbridge.core.errors import BadInput
 from weighbridge.deployer.promotion import promote, rollback
@@ -66,7 +66,12 @@ def shop(live: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
     live.claim()
     live.alias(live.good)
     live.serves(live.good)
-    until(lambda: not live.state.draining, 90, lambda: f"nothing should drain: {live.state}")
+    until(
+        lambda: not live.state.draining,
+        90,
+        lambda: f"nothing should drain: {live.state}",
+        poll=SELDOM,
+    )
     return live
 
 
