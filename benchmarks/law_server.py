@@ -17,7 +17,8 @@ from aiohttp import web
 
 def services(mean: float, seed: int) -> Iterator[float]:
     """Yield the seconds that each request holds the server before its first token."""
-    drawn = random.Random(seed)
+    # Of another stream than arrivals of the same seed: they must not go together.
+    drawn = random.Random(f"services {seed}")
     return (drawn.expovariate(1 / mean) for _ in itertools.count())
 
 
@@ -72,6 +73,7 @@ def main() -> None:
     app = web.Application()
     app.router.add_post("/v1/completions", LawServer(args).answer)
     app.router.add_get("/v1/models", _models)
+    app.router.add_get("/health", _models)
     web.run_app(app, host="127.0.0.1", port=args.port, print=None)
 
 
