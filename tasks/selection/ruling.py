@@ -70,9 +70,9 @@ def rule_on(
         return _not_released(label, proof, incumbent)
     doubt = "; released in doubt (select.on_doubt: accept)" if proof.verdict != "shown" else ""
     if incumbent is None or incumbent.measurement is None:
-        return Ruling(
-            finalist.measurement, False, finalist.praise + doubt, "shown", proof, proof.evidence
-        )
+        kept = "" if doubt else "; the test rows show that it keeps its limits"
+        why = f"{finalist.praise}{kept}{doubt}"
+        return Ruling(finalist.measurement, False, why, "shown", proof, proof.evidence)
     judged = replacement(incumbent.measurement, finalist.measurement, "test", limits.args)
     evidence = [*proof.evidence, *judged.evidence]
     outside = broken_by(incumbent, limits)
