@@ -217,7 +217,19 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error):
             return
         with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(STOP_TIMEOUT)
+            self._await_end(psutil.Process(pid))
+
+    def _await_end(self, process: psutil.Process) -> None:
+        """Return when supervisord has ended. Raises psutil.TimeoutExpired where it does not."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        # One that has ended is a zombie until its parent asks for it: the first process of a
+        # container does that seconds later, or never.
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise psutil.TimeoutExpired(STOP_TIMEOUT, process.pid)
+            time.sleep(0.03)
+            # It looks once a second at what has ended, and whenever it is called.
+            self.running()
 
     def _drop(self, name: str) -> None:
         """Stop and forget a program, where supervisord has it at all."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -54,6 +55,17 @@ def test_starts_on_demand_and_once(supervisor: Supervisor) -> None:
     supervisor.ensure()
     assert supervisor.running()
     assert (supervisor.folder / "supervisord.pid").read_text() == first
+
+
+def test_one_that_has_ended_is_not_waited_for_until_its_parent_asks_for_it(
+    supervisor: Supervisor,
+) -> None:
+    with subprocess.Popen(["true"]) as child:
+        process = psutil.Process(child.pid)
+        until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+        began = time.monotonic()
+        supervisor._await_end(process)
+        assert time.monotonic() - began < 10
 
 
 def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
