@@ -14,8 +14,10 @@ from weighbridge.tasks.search.space import CANDIDATE, Setting, Space, key_of
 from weighbridge.tasks.search.visits import GridPoint, Question, Visit, read_grid
 
 BETWEEN: Final = 0.5
-"""Share of the variance that the rounds on one start of an engine have in common. Of 24 starts of
-the demo's model on two busy cores: 0.4 to 0.6.
+"""Share of the variance that the rounds on one start of an engine have in common.
+
+A cautious assumption: 24 starts of the demo's model on two busy cores showed 0.1 at most, but noise
+within a start was 0.3 to 0.6 there, and would have hidden more.
 """
 SHRUNK: Final = 3
 """Rounds' worth of the grid's common noise that each point's own is mixed with."""
