@@ -201,7 +201,7 @@ def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path
 
     ids = {deployment(home, name)["id"] for name, one in wanted.items() if one.get("schedules")}
     assert ids
-    until(lambda: ids <= planned(), 90)
+    until(lambda: ids <= planned(), 90, poll=0.2)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
         [found] = prefect(home, "flow_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}).json()
         return str(found["state_type"])
 
-    until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 120)
+    until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 120, poll=0.2)
     assert state() == "COMPLETED"
 
 
@@ -271,7 +271,7 @@ def test_whatever_is_killed_is_back_by_itself(home: Path) -> None:
         parts = Platform(settings(home)).services()
         return all(part.answers and now[part.name] != before[part.name] for part in parts)
 
-    until(back, 90)
+    until(back, 90, poll=0.2)
 
 
 def test_after_a_power_cut_up_ends_what_is_left_over_and_brings_back_what_served(
