@@ -26,6 +26,9 @@ class RolloutArgs(BaseModel):
     start_deadline: float = Field(
         600.0, gt=0, description="Seconds until a real completion must have come back."
     )
+    probe_deadline: float = Field(
+        120.0, gt=0, description="Seconds until all probe questions must be answered."
+    )
     drain_seconds: float = Field(
         300.0,
         ge=0,

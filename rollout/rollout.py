@@ -175,7 +175,7 @@ class Rollout:
             max_tokens=self._measurement.max_new_tokens,
             sampling=self._measurement.candidate.engine.sampling(),
         )
-        deadline = time.monotonic() + self._policy.step_deadline
+        deadline = time.monotonic() + self._policy.probe_deadline
         while not answers.done():
             self._tick(deadline, "it did not answer the probe's questions", "error")
         judgement = probe.judge(

@@ -34,6 +34,7 @@ KNOWN = {f"question {number}": f"answer {number}" for number in range(16)}
 POLICY = {
     "step_seconds": 1,
     "step_deadline": 30,
+    "probe_deadline": 30,
     "start_deadline": 90,
     "min_requests": 20,
     # To exclude harm takes more answers than there is time for here.

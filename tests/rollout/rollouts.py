@@ -139,6 +139,7 @@ def machine(
     quick = {
         "step_seconds": 0,
         "step_deadline": 2,
+        "probe_deadline": 2,
         "start_deadline": 1,
         "min_requests": 5,
         "drain_seconds": 0.05,
