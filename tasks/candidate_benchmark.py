@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
@@ -23,18 +20,15 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
-from weighbridge.serving.openai_client import Client, Payload, RequestRefused
-from weighbridge.tasks.candidate_answers import Answers, examples
-from weighbridge.tasks.candidate_prompts import with_own_beginning
+from weighbridge.serving.openai_client import Payload
+from weighbridge.tasks.candidate_answers import Answers
+from weighbridge.tasks.candidate_prompts import body_of, with_own_beginning
+from weighbridge.tasks.candidate_questions import CandidateQuestions, tokenizer_of
 from weighbridge.tasks.candidate_rates import measure_rates, speed_limits
 from weighbridge.tasks.context_room import context_for, longest_row
-from weighbridge.tasks.data import Row, Split, read_rows
-from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer, mean_tokens
+from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
-from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.measurement import Candidate, Measurement
-from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.scoring import needs_logprobs, score_rows
 from weighbridge.tasks.weigh_args import WeighArgs
 
 logger = logging.getLogger(__name__)
@@ -88,13 +82,19 @@ class CandidateBenchmark:
     def streams(self) -> int:
         return max(self.args.concurrency)
 
+    @property
+    def questions(self) -> CandidateQuestions:
+        return CandidateQuestions(
+            self.candidate, self.data, self.metrics, self.streams, self.args.request_timeout
+        )
+
     def measure(self) -> Measurement:
         """Tune, then take every figure under the best options.
 
         Raises:
             Unavailable: the engine does not start, or dies while it is measured.
         """
-        payloads = self._payloads()
+        payloads, questions = self._payloads(), self.questions
         with (
             self.tuned(payloads) as (running, tuned),
             track(f"weighing {self.candidate.label}", 4, "steps") as done,
@@ -106,17 +106,17 @@ class CandidateBenchmark:
                 done(1)
                 answers: dict[Split, Answers] = {}
                 for split in ("validation", "test"):
-                    answers[split] = self.answers(running, split)
+                    answers[split] = questions.ask(running.url, split)
                     done(2 if split == "validation" else 3)
             context = self._context(running, tuned)
-            scores = {split: self.score(split_answers) for split, split_answers in answers.items()}
+            scores = {split: questions.score(of_split) for split, of_split in answers.items()}
             done(4)
         return Measurement(
             candidate=self.candidate.model_copy(update={"engine": tuned}),
             scores=scores["validation"],
             test_scores=scores["test"],
-            predictions=self._keep(answers, scores),
-            answer_tokens=self._answer_tokens(answers),
+            predictions=questions.keep(answers, scores, self.workspace.store),
+            answer_tokens=questions.answer_tokens(answers),
             max_new_tokens=self.metrics.max_new_tokens,
             load=load,
             goodput=goodput,
@@ -166,15 +166,12 @@ class CandidateBenchmark:
 
         An engine would not have to read a prompt that it has seen before.
         """
-        rows = self._rows("validation") + read_rows(self.data, "train")
+        rows = self.questions.rows("validation") + read_rows(self.data, "train")
         options = {"max_tokens": self.args.max_tokens, **self.candidate.engine.sampling()}
-        bodies = [_body(row) for row in rows]
+        bodies = [body_of(row) for row in rows]
         if self.args.prefix_cache == "avoid":
             bodies = [with_own_beginning(body, number) for number, body in enumerate(bodies)]
         return [{**body, **options} for body in bodies]
-
-    def _rows(self, split: Split) -> list[Row]:
-        return evaluation_rows(self.data, split, self.metrics.limit)
 
     def sized(self) -> EngineArgs:
         """Return the engine's options with room for the rows and the load that is asked for."""
@@ -386,91 +383,6 @@ class CandidateBenchmark:
                 )
         return figures
 
-    def answers(self, running: Running, split: Split) -> Answers:
-        """Return answers to a split's prompts, drawn as they will be where a request says nothing
-        of that, and, where a metric asks, the references' log-probabilities.
-        """
-        rows = self._rows(split)
-        options = {"max_tokens": self.metrics.max_new_tokens, **self.candidate.engine.sampling()}
-        client = Client(running.url, self.args.request_timeout)
-
-        def ask(row: Row) -> tuple[str, str | None]:
-            try:
-                return client.ask(_prompt(row), **options).text, None
-            except RequestRefused as exc:
-                return "", str(exc)
-
-        replies = self._all(ask, rows)
-        return Answers(
-            rows,
-            [text for text, _ in replies],
-            [problem for _, problem in replies],
-            self._logprobs(running, rows),
-        )
-
-    def _logprobs(self, running: Running, rows: list[Row]) -> list[list[float]] | None:
-        if not needs_logprobs(self.metrics.metrics):
-            return None
-
-        def ask(encoded: Encoded) -> list[float]:
-            return self.engine.token_logprobs(running.url, encoded.prompt, encoded.completion)
-
-        try:
-            return self._all(
-                ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows)
-            )
-        # The engine's API cannot tell them; metrics that need them are left out.
-        except NotImplementedError:
-            return None
-
-    def _all(self, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        with ThreadPoolExecutor(self.streams) as pool:
-            try:
-                return list(pool.map(ask, items))
-            # On Ctrl-C, too: leaving the pool would first ask every question that still waits.
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def score(self, answers: Answers) -> dict[str, Score]:
-        if not answers.rows:
-            return {}
-        metrics: list[MetricArgs] = list(self.metrics.metrics)
-        return score_rows(metrics, answers.texts, answers.rows, answers.logprobs)
-
-    def _answer_tokens(self, answers: Mapping[Split, Answers]) -> dict[str, float]:
-        """Return how long answers are: what speed is to be compared at."""
-        folder = tokenizer_of(self.candidate.variant.artifact)
-        if not (folder / "tokenizer.json").is_file():
-            return {}
-        tokenizer = load_tokenizer(folder)
-        means = {split: mean_tokens(tokenizer, one.texts) for split, one in answers.items()}
-        return {split: mean for split, mean in means.items() if mean is not None}
-
-    def _keep(
-        self, answers: Mapping[Split, Answers], scores: Mapping[Split, Mapping[str, Score]]
-    ) -> Artifact:
-        """Store every example with its answer and scores, as one artifact."""
-        with self.workspace.store.scratch() as scratch:
-            for split, split_answers in answers.items():
-                lines = (
-                    json.dumps(example, ensure_ascii=False) + "\n"
-                    for example in examples(split_answers, scores[split])
-                )
-                (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-            return self.workspace.store.add(scratch, "jsonl", {"candidate": self.candidate.label})
-
-
-def _prompt(row: Row) -> str | list[dict[str, str]]:
-    if isinstance(row.prompt, str):
-        return row.prompt
-    return [message.model_dump() for message in row.prompt]
-
-
-def _body(row: Row) -> dict[str, Any]:
-    prompt = _prompt(row)
-    return {"prompt" if isinstance(prompt, str) else "messages": prompt}
-
 
 def _died(running: Running) -> bool:
     """Whether the engine's process has ended: its connections break a moment before it does."""
@@ -479,9 +391,3 @@ def _died(running: Running) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def tokenizer_of(artifact: Artifact) -> Path:
-    """Return the folder with the Hugging Face tokenizer of a servable artifact."""
-    beside = artifact.path / "tokenizer"
-    return beside if beside.is_dir() else artifact.path

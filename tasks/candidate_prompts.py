@@ -1,6 +1,8 @@
-"""Prompts that no prefix cache answers."""
+"""Rows as bodies of requests, also such that no prefix cache answers."""
 
 from typing import Any
+
+from weighbridge.tasks.data import Row
 
 
 def with_own_beginning(body: dict[str, Any], number: int) -> dict[str, Any]:
@@ -11,3 +13,16 @@ def with_own_beginning(body: dict[str, Any], number: int) -> dict[str, Any]:
         return {**body, "prompt": f"{number} {body['prompt']}"}
     first, *others = body["messages"]
     return {**body, "messages": [{**first, "content": f"{number} {first['content']}"}, *others]}
+
+
+def prompt_of(row: Row) -> str | list[dict[str, str]]:
+    """Return a row's prompt as the API takes it: a text, or messages."""
+    if isinstance(row.prompt, str):
+        return row.prompt
+    return [message.model_dump() for message in row.prompt]
+
+
+def body_of(row: Row) -> dict[str, Any]:
+    """Return the part of a request's body that holds the row's prompt."""
+    prompt = prompt_of(row)
+    return {"prompt" if isinstance(prompt, str) else "messages": prompt}

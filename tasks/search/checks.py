@@ -11,7 +11,7 @@ from weighbridge.core import machine
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.serving.engines.base import EngineArgs, engine_for
-from weighbridge.tasks.candidate_benchmark import tokenizer_of
+from weighbridge.tasks.candidate_questions import tokenizer_of
 from weighbridge.tasks.measurement import Candidate
 from weighbridge.tasks.search.space import CANDIDATE, Setting, Space
 
