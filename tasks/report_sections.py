@@ -44,19 +44,12 @@ def _needed(piece: Evidence) -> str:
 
 
 def on_test_rows(decision: Decision) -> str:
-    """Return what the test rows said of the finalist, and how often they were asked; empty where
-    they were not.
-    """
+    """Return what the test rows said of the finalist; empty where they were not asked."""
     if decision.finalist_score is None:
         return ""
-    often = (
-        f" These rows have made {decision.test_uses} decisions." if decision.test_uses > 1 else ""
-    )
-    if decision.test_uses > 2:
-        often += " Rows that decide often are learnt by choosing: take new ones."
     return (
         f"{decision.finalist} has {decision.metric} {decision.finalist_score} on the test rows, "
-        f"which chose nothing.{often}"
+        "which chose nothing."
     )
 
 

@@ -110,14 +110,11 @@ def test_every_rule_that_decided_has_its_verdict_and_what_would_decide(tmp_path:
     assert set(rows["max_loss"]) == {"rule", "rows", "verdict", "what was seen", "would decide"}
 
 
-def test_the_test_rows_score_is_told_and_from_the_third_use_on_that_they_wear_out() -> None:
+def test_the_score_on_the_test_rows_is_told_where_they_were_asked() -> None:
     decision = select([measured("a")], REFERENCE, None, SelectArgs(), REFERENCE)
-    once = on_test_rows(decision.model_copy(update={"test_uses": 1}))
-    assert once.startswith("llama_cpp/a has exact_match 0.99")
-    assert "decisions" not in once
-    thrice = on_test_rows(decision.model_copy(update={"test_uses": 3}))
-    assert "have made 3 decisions" in thrice
-    assert "take new ones" in thrice
+    assert on_test_rows(decision) == (
+        "llama_cpp/a has exact_match 0.990 (0.980–1.000) on the test rows, which chose nothing."
+    )
     assert on_test_rows(decision.model_copy(update={"finalist_score": None})) == ""
 
 
