@@ -13,7 +13,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
-from weighbridge.registry import Binding, Registry, Version
+from weighbridge.registry import Binding, MlflowRun, Registry, Version
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
     BENTO,
@@ -59,6 +59,8 @@ class ReleaseRun:
     """By role (`base`; `model`: the weights that are released) and by variant label."""
     training_seconds: float | None = None
     """What the fine-tune took, in this run or in the one that it is reused of."""
+    weigh_run: MlflowRun = field(init=False)
+    """Of the stage weigh in MLflow."""
 
     @classmethod
     def begin(cls, recipe: Recipe) -> "ReleaseRun":
@@ -146,14 +148,10 @@ class ReleaseRun:
 
     def weigh(self, downloaded: Downloaded, optimized: Optimized) -> Weighed:
         step = cached_stages.weigh_step(downloaded, optimized, self.recipe, self.workspace)
-        with self.records.stage("weigh", step.inputs) as run:
+        with self.records.stage("weigh", step.inputs) as self.weigh_run:
             weighed = self._stage(step)
-            for measurement in weighed.measurements:
-                self.records.measured(
-                    measurement, self.versions[measurement.candidate.variant.label], downloaded, run
-                )
             for file in sorted(weighed.search.path.iterdir()) if weighed.search else ():
-                run.attach(file, "search")
+                self.weigh_run.attach(file, "search")
         return weighed
 
     def select(
@@ -162,6 +160,10 @@ class ReleaseRun:
         """Return the decision, and every measurement it looked at, the champion's included."""
         champion, unweighed = self._champion_measured(downloaded, evaluated, weighed)
         repeated = self._stage(self._repeat_step(downloaded, evaluated, weighed, champion))
+        # Not before: a measurement is recorded once, with its repeats.
+        for measured in repeated.measurements:
+            version = self.versions[measured.candidate.variant.label]
+            self.records.measured(measured, version, downloaded, self.weigh_run)
         champion = repeated.champion
         step = cached_stages.select_step(repeated, evaluated, champion, self.recipe, unweighed)
         decision = self._stage(step)

@@ -461,4 +461,4 @@ def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
     assert httpx.get(f"{address(path)}/v1/models").status_code == 200
     planned = plan(load(path)).stages
     assert [stage.stage for stage in planned] == list(said)
-    assert [stage.action for stage in planned[:-1]] == ["reuse"] * 6
+    assert [stage.action for stage in planned[:-1]] == ["reuse"] * 7

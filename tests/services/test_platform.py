@@ -81,10 +81,18 @@ def command_lines() -> str:
 
 
 def prefect(home: Path, path: str, **body: Any) -> httpx.Response:
+    """Ask Prefect's API as its own clients do: again, where SQLite had another writer (503)."""
     ports = service_addresses.read(home)
     assert ports is not None
     url, login = f"{ports.prefect_api}/{path}", prefect_settings.login(home)
-    return loopback.post(url, body, 60, auth=login)
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers.append(loopback.post(url, body, 60, auth=login))
+        return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+    until(answered, poll=0.2)
+    return answers[-1]
 
 
 def deployment(home: Path, name: str) -> dict[str, Any]:
