@@ -95,6 +95,9 @@ def why_not(measurement: Measurement, chosen: Measurement, args: SelectArgs) -> 
     if objective.tied(measurement, chosen):
         return f"tied, with no fewer options changed and no smaller: {comparison}"
     told = objective.told_apart(chosen, measurement)
+    # Not "slower": by the repeats' estimate, which may be another than that of the first run.
+    if told.startswith("not"):
+        return f"{told}; measured once, {comparison}"
     if told or objective.rank(measurement) > objective.rank(chosen):
         return f"{objective.goal.worse}: {comparison}" + (f"; {told}" if told else "")
     return f"less likely to be shown to keep the limits, or to beat the champion: {comparison}"
