@@ -83,7 +83,7 @@ lint: style ## Style, types and layer contracts
 
 .PHONY: bench
 bench: $(READY) ## One benchmark: make bench NAME=serving
-	@test -n "$(NAME)" || { echo "error: which one? NAME is one of: $(filter-out common __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))"; exit 2; }
+	@test -n "$(NAME)" || { echo "error: which one? NAME is one of: $(basename $(notdir $(shell grep -l "^def main" benchmarks/*.py)))"; exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME)
 
 .PHONY: lock
