@@ -8,10 +8,10 @@ from typing import Final
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Measurement
-from weighbridge.tasks.metrics.shipped import ExactMatchArgs
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.objective import Objective
+from weighbridge.tasks.selection.proving_rows import is_right_or_wrong
 from weighbridge.tasks.statistics.paired import spread
 from weighbridge.tasks.statistics.repeats import log_spread, resolution
 from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_margin
@@ -32,10 +32,7 @@ def lines(rows: int, recipe: Recipe, data: str, workspace: Workspace) -> list[st
     """
     rows = min(rows, recipe.evaluate.limit or rows)
     label = recipe.select.metric
-    of_right_and_wrong = any(
-        isinstance(metric, ExactMatchArgs) and metric.label() == label
-        for metric in recipe.evaluate.metrics
-    )
+    of_right_and_wrong = is_right_or_wrong(label, recipe.evaluate)
     weighed = workspace.stages.newest("weigh", Weighed, data) if data else None
     seen = _spread_seen(weighed.measurements if weighed else [], label)
     if not rows or (seen is None and not of_right_and_wrong):

@@ -30,6 +30,7 @@ from weighbridge.serving.targets.base import Revision
 logger = logging.getLogger(__name__)
 
 ALL_ROWS = 1_000_000
+"""More than any measurement has."""
 CHECKS_KEPT = 50
 """Checks remembered per target: more than two are needed only where some had no verdict."""
 

@@ -70,5 +70,5 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
             # The winner waits; the address is as the recipe says all the same.
             run.put_in_force()
             serving = None
-        example = read_rows(downloaded.data, "test")[0]
+        example = read_rows(downloaded.data, "test", most=1)[0]
         return Released(chosen, report, serving, run.records.mlflow_run.run_id, example)

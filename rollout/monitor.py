@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighbridge.rollout import probe
 from weighbridge.rollout.deploy_args import MonitorArgs
 from weighbridge.rollout.probe import ProbeQuestion
-from weighbridge.rollout.sequential_test import TOLERATED, Judgement, Verdict, wealth_above
+from weighbridge.rollout.sequential_test import Judgement, Verdict, usual_error_rate, wealth_above
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.scoring import worse_by
@@ -202,10 +202,7 @@ def _bet_on_errors(share: float, requests: float, evidence: Evidence) -> float:
     if evidence.requests < USUAL_REQUESTS:
         evidence.requests += requests
         evidence.failed += share * requests
-    # With two standard errors of a count of rare events (Poisson), as while it was rolled out.
-    failed = evidence.failed
-    usual = (failed + 1 + 2 * math.sqrt(failed)) / (evidence.requests + 1)
-    bound = min(max(usual, TOLERATED) + EXTRA_ERRORS, 0.9)
+    bound = min(usual_error_rate(evidence.failed, evidence.requests) + EXTRA_ERRORS, 0.9)
     return evidence.bet("errors", [share], bound, 0.0)
 
 

@@ -202,6 +202,15 @@ class Comparison:
         return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
+def usual_error_rate(failed: float, requests: float) -> float:
+    """Return the error rate that is taken as usual after so many failures of so many requests.
+
+    Two standard errors are added: of a count of rare events it is the square root (Poisson).
+    """
+    usual = (failed + 1 + 2 * math.sqrt(failed)) / (requests + 1) if requests else 0.0
+    return max(usual, TOLERATED)
+
+
 def is_failed(request: FinishedRequest) -> bool:
     """Whether the server's side failed to answer."""
     return request.status >= _SERVER_ERROR or request.truncated
@@ -277,10 +286,7 @@ class ErrorTest:
             self._wealth.bet([q / share if is_new else (1 - q) / (1 - share) for q in chances])
 
     def _bet_how_often(self, failed: bool) -> None:
-        before, requests = self.of(False)
-        # The standard error of a count of rare events is its square root (Poisson).
-        usual = (before + 1 + 2 * math.sqrt(before)) / (requests + 1) if requests else 0.0
         # Below 1, since 1 - rate is divided by.
-        rate = min(max(usual, TOLERATED), 0.9)
+        rate = min(usual_error_rate(*self.of(False)), 0.9)
         chances = [odds * rate / (1 - rate + odds * rate) for odds in _ODDS]
         self._wealth.bet([q / rate if failed else (1 - q) / (1 - rate) for q in chances])

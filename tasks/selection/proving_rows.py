@@ -62,11 +62,7 @@ def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> 
     # Rows of one cluster tell no more than one of them where none differs.
     apart = len({row.cluster or number for number, row in enumerate(test)})
     rows = min(apart, metrics.limit or apart)
-    of_right_and_wrong = any(
-        isinstance(metric, ExactMatchArgs) and metric.label() == args.metric
-        for metric in metrics.metrics
-    )
-    if args.on_doubt == "accept" or not of_right_and_wrong:
+    if args.on_doubt == "accept" or not is_right_or_wrong(args.metric, metrics):
         return
     square = normal_quantile(0.05) ** 2
     if args.max_loss is not None and args.max_loss <= square / (rows + square):
@@ -77,6 +73,13 @@ def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> 
         # Wilson's interval where every answer is right.
         fewest = math.ceil(square * args.floor / (1 - args.floor))
         _refuse(rows, f"select.floor {args.floor:.3g}", fewest, rows / (rows + square))
+
+
+def is_right_or_wrong(label: str, metrics: EvaluateArgs) -> bool:
+    """Whether the metric calls each answer right or wrong, as is known before any is there."""
+    return any(
+        isinstance(metric, ExactMatchArgs) and metric.label() == label for metric in metrics.metrics
+    )
 
 
 def _refuse(rows: int, limit: str, fewest: int, best: float) -> None:

@@ -10,10 +10,8 @@ from weighbridge.tasks.statistics.proportions import mcnemar_mid_p, normal_quant
 from weighbridge.tasks.statistics.sample_size import (
     chance_of_gain,
     rows_for,
-    rows_for_discordance,
     smallest_gain,
     smallest_margin,
-    smallest_margin_at,
 )
 
 
@@ -21,18 +19,17 @@ from weighbridge.tasks.statistics.sample_size import (
 def test_two_points_take_as_many_rows_as_the_documentation_says(
     discordance: float, rows: int
 ) -> None:
-    assert rows_for_discordance(0.02, discordance) == rows
+    assert rows_for(0.02, math.sqrt(discordance)) == rows
 
 
 @pytest.mark.parametrize("rows", [30, 393, 1963])
 def test_the_smallest_margin_takes_as_many_rows_as_there_are(rows: int) -> None:
     assert rows_for(smallest_margin(rows, 0.3) + 1e-12, 0.3) == rows
-    assert smallest_margin_at(rows, 0.09) == pytest.approx(smallest_margin(rows, 0.3))
 
 
 def test_so_many_rows_show_it_in_four_of_five_cases() -> None:
     """400 draws of two equal models that differ in a tenth of the answers: 80 %, give or take 4."""
-    draw, rows = random.Random(5), rows_for_discordance(0.05, 0.1)
+    draw, rows = random.Random(5), rows_for(0.05, math.sqrt(0.1))
     shown = 0
     for _ in range(400):
         differ = sum(draw.random() < 0.1 for _ in range(rows))
