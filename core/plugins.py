@@ -50,6 +50,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "tgi": "weighbridge.serving.engines.on_path:Tgi",
         "sglang": "weighbridge.serving.engines.on_path:Sglang",
         "tensorrt_llm": "weighbridge.serving.engines.on_path:TensorrtLlm",
+        "replay": "weighbridge.serving.engines.replay:Replay",
     },
     "metric": {
         "exact_match": "weighbridge.tasks.metrics.shipped:ExactMatch",

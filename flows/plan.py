@@ -203,7 +203,8 @@ def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
         plugins = [load_optimizer(variant.kind) for variant in recipe.optimize.variants]
         locks = {plugin.lock.stem: plugin.lock for plugin in plugins if plugin.lock}
     if stage == "weigh":
-        used = [engine_for(args).lock() for args in recipe.weigh.engines]
+        engines = [engine_for(args) for args in recipe.weigh.engines]
+        used = [engine.lock() for engine in engines if engine.record() is None]
         locks = {lock.stem: lock for lock in used}
     return [_environment(lock, workspace) for lock in locks.values()]
 

@@ -2,7 +2,7 @@
 with the same inputs changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import Artifact
@@ -15,6 +15,9 @@ from weighbridge.tasks.finetune import Finetuned
 from weighbridge.tasks.measurement import Measurement, Variant
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report import WeighingReport
+from weighbridge.tasks.search.candidates import GRID
+from weighbridge.tasks.search.visits import write_grid
+from weighbridge.tasks.search.weighed import weighed_grid
 
 RECIPE = "recipe.json"
 """Kept with the run of a release: everything that it was asked for."""
@@ -120,6 +123,14 @@ class ReleaseRecords:
             params={f"engine.{key}": str(value) for key, value in engine.items()},
             files=files,
         )
+
+    def grid(
+        self, measurements: Sequence[Measurement], run: MlflowRun, workspace: Workspace
+    ) -> None:
+        """Keep what was measured with the run of the weighing, as a grid that can be replayed."""
+        with workspace.store.scratch() as scratch:
+            write_grid(scratch / GRID, weighed_grid(measurements))
+            run.attach(scratch / GRID, "weighing")
 
     def report(self, report: WeighingReport, workspace: Workspace) -> None:
         """Keep the report with the release's run: as its description, as a page, as a chart."""

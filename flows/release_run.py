@@ -165,6 +165,8 @@ class ReleaseRun:
             version = self.versions[measured.candidate.variant.label]
             self.records.measured(measured, version, downloaded, self.weigh_run)
         champion = repeated.champion
+        everybody = [*repeated.measurements, *([champion] if champion else [])]
+        self.records.grid(everybody, self.weigh_run, self.workspace)
         step = cached_stages.select_step(repeated, evaluated, champion, self.recipe, unweighed)
         decision = self._stage(step)
         if decision.finalist_score is not None:
@@ -173,7 +175,7 @@ class ReleaseRun:
             notes = {**decision.notes, "the test rows": proving_rows.worn(uses)}
             said = {label: note for label, note in notes.items() if note}
             decision = decision.model_copy(update={"test_uses": uses, "notes": said})
-        return decision, [*repeated.measurements, *([champion] if champion else [])]
+        return decision, everybody
 
     def package(
         self, downloaded: Downloaded, model: Artifact, winner: Candidate, weighed: Weighed

@@ -212,6 +212,10 @@ class Engine(ABC, Generic[ArgsT]):
         values = {name: list(dict.fromkeys(one[name] for one in tried)) for name in _varied(tried)}
         return {name: several for name, several in values.items() if len(several) > 1}
 
+    def record(self) -> Path | None:
+        """Return the recorded grid that answers a search in place of a server; None: it serves."""
+        return None
+
     def least_memory(self, model: Path) -> int:
         """Return the bytes that it takes at least under its arguments: those of the model's files,
         unless an engine knows what it reserves beside them.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
@@ -24,11 +24,15 @@ from weighbridge.serving.engines.base import EngineArgs, engine_class, engine_fo
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate
+from weighbridge.tasks.search import recorded
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.checks import refused
 from weighbridge.tasks.search.space import CANDIDATE, Branch, Setting, Space, space_of, without
 from weighbridge.tasks.search.visits import Failure, Phase, Question, Visit, grid_of, write_grid
 from weighbridge.tasks.weigh_args import WeighArgs
+
+if TYPE_CHECKING:
+    from weighbridge.tasks.search.search import Found
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +80,8 @@ class Live:
         search = self.args.search
         assert search is not None
         args = self.args_of(question.setting)
+        if engine_for(args).record() is not None:
+            return recorded.answer(args, question)
         candidate = self.candidates[question.setting[CANDIDATE]]
         benchmark = self.benchmark(candidate.model_copy(update={"engine": args}))
         setting = dict(question.setting)
@@ -160,12 +166,21 @@ def _search(
         setting_group(space, numbers[0], live): found.best_of(numbers)
         for numbers in _groups(space, live)
     }
-    summary = {"why": found.why, "winner": dict(found.setting), "losers": found.reasons()}
+    why = found.why + _beside_the_record(found, live)
+    summary = {"why": why, "winner": dict(found.setting), "losers": found.reasons()}
     return Searched(
         candidates=_chosen(candidates, space, chosen.values(), live),
         record=_record(found.visits, summary, workspace),
-        why=found.why,
+        why=why,
     )
+
+
+def _beside_the_record(found: "Found", live: Live) -> str:
+    engine = live.candidates[found.setting[CANDIDATE]].engine
+    if engine_for(engine).record() is None:
+        return ""
+    spent = sum(visit.seconds for visit in found.visits)
+    return f"; {recorded.comparison(engine, found.setting, spent)}"
 
 
 def _live(
@@ -190,6 +205,8 @@ def _branch(candidate: Candidate, args: WeighArgs) -> Branch:
     search = args.search
     assert search is not None
     engine = engine_for(candidate.engine)
+    if engine.record() is not None:
+        return recorded.branch(candidate.label, candidate.engine)
     if search.options == "auto":
         named = engine.choices(machine.cores(), max(args.concurrency))
     else:

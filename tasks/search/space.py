@@ -6,6 +6,7 @@ recipe. Settings of different engines have different options.
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,9 +28,13 @@ class Branch:
     candidate: str
     options: Mapping[str, Sequence[Any]]
     """Values by option; the first of each is what the engine has by default."""
+    listed: Sequence[Setting] = ()
+    """Settings one by one in place of all combinations; the first is the default."""
 
     def settings(self) -> list[Setting]:
         """Return every combination, the engine's defaults first."""
+        if self.listed:
+            return [{CANDIDATE: self.candidate, **setting} for setting in self.listed]
         return [
             {CANDIDATE: self.candidate, **dict(zip(self.options, values, strict=True))}
             for values in itertools.product(*self.options.values())
@@ -133,10 +138,7 @@ def without(space: Space, refused: Mapping[int, str]) -> Space:
 
 
 def _size(branch: Branch) -> int:
-    size = 1
-    for values in branch.options.values():
-        size *= len(values)
-    return size
+    return len(branch.listed) or math.prod(len(values) for values in branch.options.values())
 
 
 def _left_out(setting: Setting, unless: Sequence[Mapping[str, Any]]) -> bool:

@@ -15,7 +15,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.files import replace_text
 from weighbridge.tasks.search.space import Setting
 
-Phase = Literal["check", "start", "load"]
+Phase = Literal["check", "start", "load", "weigh"]
 
 
 class Failure(BaseModel):
@@ -23,7 +23,9 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    phase: Phase = Field(description="When it broke: before a start, at it, or under load.")
+    phase: Phase = Field(
+        description="When it broke: before a start, at it, under load, or somewhere in a weighing."
+    )
     why: str = Field(description="With the end of the engine's log.")
     memory: int | None = Field(None, description="Bytes that the machine had left then.")
     arguments: dict[str, Any] = Field(
@@ -41,6 +43,11 @@ class Visit(BaseModel):
     run_seconds: float = Field(0.0, description="Of all runs together.")
     repeats: list[list[float]] = Field(
         default_factory=list, description="Speeds by load level; one list per round of runs."
+    )
+    levels: list[int] = Field(
+        default_factory=list,
+        description="Requests under way together at each load level; none: the lowest and the "
+        "highest of the weighing.",
     )
     failure: Failure | None = None
 

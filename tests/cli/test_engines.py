@@ -14,6 +14,7 @@ from weighbridge.conformance.base import CheckResult
 from weighbridge.conformance.report import ConformanceReport, kept
 from weighbridge.core import plugins
 from weighbridge.core.settings import Settings
+from weighbridge.serving.engines.base import engine_class
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,8 @@ def test_engines_are_listed_with_device_formats_environment_and_last_check(
     code, out, _ = run(capsys, "--json")
     rows = {(row["engine"], row["device"]): row for row in json.loads(out)}
     assert code == 0
-    assert {name for name, _ in rows} == set(plugins.names("engine"))
+    serving = {name for name in plugins.names("engine") if engine_class(name).locks}
+    assert {name for name, _ in rows} == serving
     row = rows["stand_in", "cpu"]
     assert row["formats"] == ["gguf"]
     assert row["checked"] == "1 passed (made 1.2, 2026-11-26)"

@@ -28,6 +28,7 @@ from weighbridge.registry import Registry
 from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.serving.targets.local import LocalRevision
+from weighbridge.tasks.search.visits import read_grid
 
 pytestmark = pytest.mark.slow
 
@@ -171,6 +172,8 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
     ]
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert registry.measurement_of(champion)
+    (grid,) = (there.folder / "home").rglob("weighing/grid.jsonl")
+    assert "llama_cpp/gguf-Q8_0" in {point.setting["candidate"] for point in read_grid(grid)}
     (rollout,) = registry.history("chain")
     assert (rollout.outcome, rollout.version) == ("serving", champion.version)
 
