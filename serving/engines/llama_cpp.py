@@ -13,6 +13,7 @@ from weighbridge.core.field_types import Word
 from weighbridge.core.gguf_header import read_metadata
 from weighbridge.core.machine import limited_cores
 from weighbridge.core.settings import Settings
+from weighbridge.serving.engines import llama_cpp_client
 from weighbridge.serving.engines.base import (
     AUTO_CONTEXT,
     AUTO_SLOTS,
@@ -21,19 +22,13 @@ from weighbridge.serving.engines.base import (
     EngineArgs,
 )
 from weighbridge.serving.engines.command_line import flags, variations
-from weighbridge.serving.openai_client import SERVER_ERROR, RequestRefused, get, post
+from weighbridge.serving.openai_client import get
 
 LAUNCHER: Final = Path(__file__).with_name("llama_cpp_server.py")
-FORCED_AT_ONCE: Final = 256
-"""Most tokens that one request forces."""
 SPINS: Final = 3000
 """Turns that a thread waits actively for another: see `LlamaCpp.env` for what was measured."""
 MOST_SLOTS: Final = 256
 """As many as llama-server takes."""
-CERTAIN: Final = 1e9
-"""A bias with which a token is drawn whatever else is likely."""
-LIKELIEST: Final = (256, 8192, 10**7)
-"""How many of the likeliest tokens to ask for: few first, in the end all."""
 
 UNQUANTIZED: Final = frozenset({"f32", "f16", "bf16"})
 """Number formats of cached values that need no flash attention."""
@@ -49,6 +44,9 @@ CACHE_BITS: Final = {
     "iq4_nl": 4.5,
 }
 """Of one cached number, scales of its block included."""
+
+WITH_SIZES: Final = frozenset({"ngram-simple", "ngram-map-k", "ngram-map-k4v"})
+"""Ways to draft whose sizes can be given."""
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -93,6 +91,23 @@ class LlamaCppArgs(EngineArgs):
     cache_ram: int = Field(
         256, ge=0, description="Most MiB kept of prompts that no slot holds any more."
     )
+    spec_type: Literal[
+        "none", "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"
+    ] = Field(
+        "none",
+        description="Speculative decoding: what followed the same tokens earlier in prompt and "
+        "answer is drafted, and the model checks it in one step. Answers stay the same.",
+    )
+    spec_ngram_size_n: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Tokens that must be the same for a draft, with ngram-simple, -map-k and "
+        "-map-k4v; open: 12.",
+    )
+    spec_ngram_size_m: int | None = Field(
+        None, ge=1, le=1024, description="Most tokens of a draft, with the same three; open: 48."
+    )
     alias: Word = Field("model", description="Name of the model in `/v1/models`.")
 
 
@@ -118,6 +133,13 @@ class LlamaCpp(Engine[LlamaCppArgs]):
                 "checking the options of llama_cpp",
                 f"cache_type_v {args.cache_type_v} needs flash attention, and flash_attn is off",
                 "leave flash_attn out, or take f16",
+            )
+        sized = args.spec_ngram_size_n or args.spec_ngram_size_m
+        if sized and args.spec_type not in WITH_SIZES:
+            raise BadInput(
+                "checking the options of llama_cpp",
+                f"spec_type {args.spec_type} has no spec_ngram_size_n and no spec_ngram_size_m",
+                f"leave both out, or take one of {', '.join(sorted(WITH_SIZES))}",
             )
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
@@ -203,17 +225,9 @@ class LlamaCpp(Engine[LlamaCppArgs]):
         Raises:
             Unavailable: The server does not answer, or does not do as it is told.
         """
-        logprobs: list[float] = []
-        while len(logprobs) < len(completion):
-            before = [*prompt, *completion[: len(logprobs)]]
-            # The last token is usually the one that ends the generation, and no grammar can force
-            # that.
-            forced = list(completion[len(logprobs) : -1][:FORCED_AT_ONCE])
-            logprobs += _force(url, before, forced) if forced else []
-            logprobs.append(
-                _force_one(url, [*prompt, *completion[: len(logprobs)]], completion[len(logprobs)])
-            )
-        return logprobs
+        # llama-server tells nothing of tokens that it drafted, and drafts none of a single one.
+        at_once = llama_cpp_client.FORCED_AT_ONCE if self.args.spec_type == "none" else 1
+        return llama_cpp_client.token_logprobs(url, prompt, completion, at_once)
 
     def context(self, url: str) -> int | None:
         """Return the context of one slot: the server divides what it has among them."""
@@ -221,12 +235,11 @@ class LlamaCpp(Engine[LlamaCppArgs]):
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids of a text: special tokens parsed, none added."""
-        return _tokenize(url, text)
+        return llama_cpp_client.tokenize(url, text)
 
     def chat_tokens(self, url: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a chat, up to where the answer begins."""
-        body = {"messages": [dict(message) for message in messages]}
-        return _tokenize(url, str(post(f"{url}/apply-template", body)["prompt"]))
+        return llama_cpp_client.chat_tokens(url, messages)
 
 
 def _native(args: LlamaCppArgs) -> Path | None:
@@ -264,12 +277,24 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
     }
     return [
         *flags(options),
+        *_drafting(args),
         "--kv-unified" if _is_shared(args) else "--no-kv-unified",
         # The chat template in the file itself, not the one built in that looks most like it.
         "--jinja",
         "--metrics",
         "--no-webui",
     ]
+
+
+def _drafting(args: LlamaCppArgs) -> list[str]:
+    kind = args.spec_type
+    if kind == "none":
+        return []
+    sizes = {
+        f"spec-{kind}-size-n": args.spec_ngram_size_n,
+        f"spec-{kind}-size-m": args.spec_ngram_size_m,
+    }
+    return flags({"spec-type": kind, **sizes})
 
 
 def _is_shared(args: LlamaCppArgs) -> bool:
@@ -283,83 +308,6 @@ def _adapter(model: Path) -> list[str]:
     """Return the option of an adapter that is applied to every request."""
     adapter = model / "adapter.gguf"
     return ["--lora", str(adapter)] if adapter.exists() else []
-
-
-def _tokenize(url: str, text: str) -> list[int]:
-    body = {"content": text, "add_special": False, "parse_special": True}
-    return [int(token) for token in post(f"{url}/tokenize", body)["tokens"]]
-
-
-def _force(url: str, before: list[int], tokens: list[int]) -> list[float]:
-    """Return the log-probabilities of these tokens.
-
-    Of the first ones only, where one among them ends the generation.
-    """
-    rules = " ".join(f"<[{token}]>" for token in tokens)
-    try:
-        answer = _complete(url, before, len(tokens), {"grammar": f"root ::= {rules}"})
-    except RequestRefused as exc:
-        if exc.status < SERVER_ERROR:
-            raise
-        # The server gives up where a grammar asks for a token that ends the generation: stop short
-        # of it.
-        half = len(tokens) // 2
-        return _force(url, before, tokens[:half]) if half else []
-    logprobs: list[float] = []
-    # Not strict: the generation may have ended before the last of them.
-    for entry, token in zip(answer, tokens, strict=False):
-        if entry["id"] != token:
-            break
-        logprobs.append(float(entry["logprob"]))
-    return logprobs
-
-
-def _force_one(url: str, before: list[int], token: int) -> float:
-    """Return the log-probability of one token of any kind.
-
-    A bias makes the token certain, and its log-probability does not show that.
-    """
-    answer = _complete(url, before, 1, {"logit_bias": [[token, CERTAIN]]})
-    if answer and answer[0]["id"] == token:
-        return float(answer[0]["logprob"])
-    return _look_up(url, before, token)
-
-
-def _look_up(url: str, before: list[int], token: int) -> float:
-    """Return the log-probability of a token that ends within a character.
-
-    The server does not show such a token by itself. So another one is forced in its place, and the
-    wanted one is looked up among the likeliest of that place.
-    """
-    # Any token will do that ends with a whole character.
-    substitute = _tokenize(url, "a")[-1]
-    for count in LIKELIEST:
-        answer = _complete(
-            url, before, 1, {"logit_bias": [[substitute, CERTAIN]], "n_probs": count}
-        )
-        for entry in answer[0]["top_logprobs"] if answer else []:
-            if entry["id"] == token:
-                return float(entry["logprob"])
-    raise Unavailable(
-        "asking llama_cpp for log-probabilities", f"it says nothing about token {token}"
-    )
-
-
-def _complete(
-    url: str, prompt: list[int], count: int, options: dict[str, Any]
-) -> list[dict[str, Any]]:
-    body = {
-        "prompt": prompt,
-        "n_predict": count,
-        "n_probs": 1,
-        "temperature": 0,
-        "samplers": ["temperature"],
-        **options,
-    }
-    answer: list[dict[str, Any]] = post(f"{url}/completion", body).get(
-        "completion_probabilities", []
-    )
-    return answer
 
 
 def _cache_bytes(weights: Path, args: LlamaCppArgs) -> int:

@@ -17,6 +17,8 @@ from typing import Any
 LOG_DELAY = 0.3
 """Seconds llama.cpp's own logging thread gets to say what went wrong: nothing waits for it."""
 
+DRAFTED_BY_SIZE = ("ngram-simple", "ngram-map-k", "ngram-map-k4v")
+"""Ways to draft whose sizes can be given."""
 DRAIN_SECONDS = 8.0
 """How long answers under way may take after SIGTERM: less than it takes until SIGKILL follows."""
 LAST_BYTES = 0.1
@@ -34,6 +36,7 @@ def parse() -> argparse.Namespace:
         "--cache-type-k",
         "--cache-type-v",
         "--lora",
+        "--spec-type",
     ):
         parser.add_argument(name)
     numbers = (
@@ -47,6 +50,9 @@ def parse() -> argparse.Namespace:
     )
     for name in (*numbers, "--n-gpu-layers", "--cache-ram"):
         parser.add_argument(name, type=int)
+    for kind in DRAFTED_BY_SIZE:
+        parser.add_argument(f"--spec-{kind}-size-n", type=int)
+        parser.add_argument(f"--spec-{kind}-size-m", type=int)
     for name in ("--temp", "--top-p"):
         parser.add_argument(name, type=float)
     parser.add_argument("--kv-unified", action=argparse.BooleanOptionalAction)
@@ -85,6 +91,8 @@ def parameters(args: argparse.Namespace) -> Any:
         params.lora_adapters = [adapter]
     params.endpoint_metrics = args.metrics
     params.ui = not args.no_webui
+    if args.spec_type:
+        draft(args, params.speculative)
     if args.threads:
         params.cpuparams.n_threads = args.threads
     if args.threads_batch:
@@ -92,6 +100,20 @@ def parameters(args: argparse.Namespace) -> Any:
     if args.n_gpu_layers is not None:
         params.n_gpu_layers = args.n_gpu_layers
     return params
+
+
+def draft(args: argparse.Namespace, speculative: Any) -> None:
+    """Set how tokens are drafted, and the sizes that are given."""
+    import xllamacpp
+
+    name = args.spec_type.replace("-", "_")
+    speculative.types = [
+        getattr(xllamacpp.common_speculative_type, f"COMMON_SPECULATIVE_TYPE_{name.upper()}")
+    ]
+    for size in ("size_n", "size_m"):
+        value = getattr(args, f"spec_{name}_{size}", None)
+        if value is not None:
+            setattr(getattr(speculative, name), size, value)
 
 
 def under_way(host: str, port: int) -> int:

@@ -98,6 +98,21 @@ def test_a_given_context_with_open_slots_is_shared_by_them(tmp_path: Path) -> No
     assert "--kv-unified" in words(tmp_path, LlamaCppArgs(ctx_size=6000))
 
 
+def test_drafts_are_asked_for_with_their_sizes_and_not_by_default(tmp_path: Path) -> None:
+    assert "--spec-type" not in words(tmp_path, LlamaCppArgs())
+    command = words(tmp_path, LlamaCppArgs(spec_type="ngram-map-k", spec_ngram_size_n=4))
+    assert value(command, "--spec-type") == "ngram-map-k"
+    assert value(command, "--spec-ngram-map-k-size-n") == "4"
+    assert "--spec-ngram-map-k-size-m" not in command
+
+
+@pytest.mark.parametrize("kind", ["none", "ngram-mod", "ngram-cache"])
+def test_sizes_of_drafts_are_refused_where_there_are_none(kind: Any) -> None:
+    LlamaCpp(LlamaCppArgs(spec_type=kind)).check()
+    with pytest.raises(BadInput, match=f"spec_type {kind} has no spec_ngram_size_n"):
+        LlamaCpp(LlamaCppArgs(spec_type=kind, spec_ngram_size_m=8)).check()
+
+
 def test_an_adapter_beside_the_model_is_applied(tmp_path: Path) -> None:
     assert "--lora" not in words(tmp_path, LlamaCppArgs())
     (tmp_path / "adapter.gguf").touch()
@@ -229,6 +244,24 @@ def test_log_probabilities_are_those_of_transformers(
     differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
     assert sum(differences) / len(differences) < 0.01
     assert max(differences) < 0.05
+
+
+def test_drafts_change_no_answer_and_no_log_probability(
+    gguf: Path, running: Running, tmp_path: Path, transformer: tuple[Any, Any]
+) -> None:
+    drafting = LlamaCppArgs(
+        threads=1, parallel=2, spec_type="ngram-simple", spec_ngram_size_n=1, spec_ngram_size_m=4
+    )
+    body = {"prompt": "order 7 7 7 7 order 7 7 7 7 order 7 7", "max_tokens": 24, "temperature": 0}
+    tokens = transformer[1](str(body["prompt"]), add_special_tokens=False)["input_ids"]
+    with serve(gguf, drafting, MACHINE_CACHE, tmp_path / "log") as engine:
+        answer = post(f"{engine.url}/v1/completions", body)
+        found = LlamaCpp(drafting).token_logprobs(engine.url, tokens[:4], tokens[4:])
+    assert answer["timings"]["draft_n"] > 0
+    plain = post(f"{running.url}/v1/completions", body)
+    assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
+    expected = LlamaCpp(LlamaCppArgs()).token_logprobs(running.url, tokens[:4], tokens[4:])
+    assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_a_damaged_file_is_told_with_llama_cpps_own_words(gguf: Path, tmp_path: Path) -> None:
