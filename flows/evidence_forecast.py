@@ -13,15 +13,12 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.selection.proving_rows import is_right_or_wrong
 from weighbridge.tasks.statistics.paired import spread
-from weighbridge.tasks.statistics.repeats import log_spread, resolution
+from weighbridge.tasks.statistics.repeats import USUAL_SPREAD, log_spread, resolution
 from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_margin
 from weighbridge.tasks.weigh import Weighed
 
 USUAL_DISCORDANCE: Final = 0.1
 """Share of rows that one of two models alone answers rightly, where nothing was weighed yet."""
-
-USUAL_SPREAD: Final = 0.07
-"""Spread of the logs of single runs of one candidate, of twelve runs on a quiet machine."""
 
 
 def lines(rows: int, recipe: Recipe, data: str, workspace: Workspace) -> list[str]:

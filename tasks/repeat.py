@@ -29,7 +29,7 @@ from weighbridge.tasks.measurement import Measurement, Noise, Repeat
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import is_same, stand
 from weighbridge.tasks.select_args import SelectArgs
-from weighbridge.tasks.selection.finalist import in_order
+from weighbridge.tasks.selection.finalist import to_repeat
 from weighbridge.tasks.selection.limits import Limits
 from weighbridge.tasks.selection.objective import Objective, highest_concurrency
 from weighbridge.tasks.selection.replacement import replacement
@@ -37,9 +37,9 @@ from weighbridge.tasks.statistics.repeats import drift, faster, planned_looks, t
 from weighbridge.tasks.weigh import Weighed
 from weighbridge.tasks.weigh_args import WeighArgs
 
-VERSION = 1
-NEAR: Final = 0.15
-"""Part by which a third one may be behind the best: twice the spread of single runs."""
+# 2: whoever may win once it is repeated is repeated, and nobody else.
+VERSION = 2
+BLOCK_VERSION = 1
 AGAIN: Final = "again"
 """Second label of the one that runs twice in every block."""
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def finalists(
     args: SelectArgs,
     answer_tokens: Mapping[str, float] | None = None,
 ) -> list[Measurement]:
-    """Return those whose speeds are compared: the champion, else the best by the estimates, then
-    the one or two next. None where there is nothing to compare.
+    """Return those whose speeds are compared: the champion, and whoever may be chosen once it is
+    repeated. None where there is nothing to compare.
     """
     standings, refused = stand(measurements, reference, Limits(args, answer_tokens))
     serving = next((one for one in measurements if champion and is_same(one, champion)), champion)
@@ -92,10 +92,8 @@ def finalists(
             for one in within
             if replacement(serving, one, "validation", args).verdict != "refuted"
         ]
-    ranked = in_order(within, standings, serving, args)
-    values = [Objective(args).value(one) or 0.0 for one in ranked[:3]]
-    near = len(values) == 3 and abs(values[0] - values[2]) <= NEAR * abs(values[0])
-    chosen = [*([serving] if serving else []), *ranked[: 3 if near else 2]]
+    challengers = to_repeat(within, standings, serving, args)
+    chosen = [*([serving] if serving else []), *challengers]
     return chosen if len(chosen) > 1 else []
 
 
@@ -236,7 +234,7 @@ class _Plan:
     def _block(self, number: int) -> Block:
         inputs = {**self.inputs, "block": number}
         return self.workspace.stages.run(
-            "repeat.block", VERSION, Block, inputs, lambda: self._measure(number)
+            "repeat.block", BLOCK_VERSION, Block, inputs, lambda: self._measure(number)
         ).value
 
     def _measure(self, number: int) -> Block:

@@ -20,7 +20,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence
-from weighbridge.tasks.selection.finalist import Finalist, choose, why_not
+from weighbridge.tasks.selection.finalist import Finalist, choose
 from weighbridge.tasks.selection.limits import Limits, Standing
 from weighbridge.tasks.selection.objective import Objective, highest_concurrency
 from weighbridge.tasks.selection.ruling import Incumbent, Ruling, rule_on, without_finalist
@@ -29,7 +29,8 @@ from weighbridge.tasks.statistics.verdict import Verdict
 # 2: a reason is given for the champion as well.
 # 3: requests and their cost may decide.
 # 4: verdicts by intervals; a finalist, chosen on the validation rows, is proved on the test rows.
-VERSION = 4
+# 5: single runs decide nothing against repeats.
+VERSION = 5
 
 
 class Decision(BaseModel):
@@ -114,7 +115,7 @@ def select(
         winner=ruling.winner.candidate.label if ruling.winner else None,
         keeps_champion=ruling.keeps_champion,
         why=ruling.why,
-        reasons=_reasons(within, finalist, ruling, champion, args) | refused,
+        reasons=_reasons(within, finalist, ruling, champion) | refused,
         refused=list(refused),
         notes=_notes(within, standings, finalist, ruling),
         metric=args.metric,
@@ -194,7 +195,6 @@ def _reasons(
     finalist: Finalist | None,
     ruling: Ruling,
     champion: Measurement | None,
-    args: SelectArgs,
 ) -> dict[str, str]:
     """Return why each of those that were not refused does not win, and what becomes of the
     champion.
@@ -206,7 +206,7 @@ def _reasons(
         if champion is not None and is_same(measurement, champion):
             why = _of_the_champion(champion, ruling)
         elif finalist and measurement != finalist.measurement:
-            why = why_not(measurement, finalist.measurement, args)
+            why = finalist.reasons[measurement.candidate.label]
         else:
             why = ruling.why
         reasons[measurement.candidate.label] = why

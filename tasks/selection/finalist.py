@@ -5,16 +5,21 @@ on. So any number may be compared here, without a correction, and nothing of it 
 (T. Hastie, R. Tibshirani, J. Friedman, The Elements of Statistical Learning, 2009, section 7.2).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.choice import Choice
 from weighbridge.tasks.selection.limits import Standing
 from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.selection.replacement import Replacement, replacement
+from weighbridge.tasks.statistics.repeats import luck
 
 _LIKELY = {"shown": 0, "undecided": 1, "refuted": 2}
+MOST_REPEATED: Final = 4
+"""Candidates, beside the champion, that are repeated: each takes a start per block."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Finalist:
 
     measurement: Measurement
     praise: str
+    reasons: Mapping[str, str]
+    """Why not each of the others that are within the limits, by label."""
     hopeless: str = ""
     """Why it cannot take the champion's place, where the validation rows say so already."""
 
@@ -37,37 +44,59 @@ def choose(
 
     Those come first that are the likeliest to be shown to keep the limits, and to be shown to beat
     the champion; among these the objective decides, and where two are tied the one with fewer
-    options changed, then the smaller one.
+    options changed, then the smaller one. Where some of these were repeated, it is one of them.
     """
     if not contenders:
         return None
     objective, against = Objective(args), _against(contenders, champion, args)
-    first = in_order(contenders, standings, champion, args)[0]
-    likeliest = _likelihood(first, standings, against)
-    field = [one for one in contenders if _likelihood(one, standings, against) == likeliest]
-    best = objective.best(field)
-    tied = [one for one in field if objective.tied(best, one)]
+    likelihood = _likelihood(standings, against)
+    likeliest = min(map(likelihood, contenders))
+    field = [one for one in contenders if likelihood(one) == likeliest]
+    compared = objective.comparable(field)
+    best = objective.best(compared)
+    tied = [one for one in compared if one is not best and objective.tied(best, one)]
     chosen = min([best, *tied], key=_simplest)
+    choice = Choice(objective, contenders, standings, against, field, compared, tied, best, chosen)
     judged = against.get(chosen.candidate.label)
-    next_best = objective.best([one for one in field if one is not chosen] or [chosen])
     return Finalist(
         chosen,
-        _praise(chosen, best, next_best, len(contenders), objective),
+        choice.praise(),
+        {one.candidate.label: choice.why_not(one) for one in contenders if one is not chosen},
         judged.why if judged and judged.verdict == "refuted" else "",
     )
 
 
-def in_order(
+def to_repeat(
     contenders: Sequence[Measurement],
     standings: Mapping[str, Standing],
     champion: Measurement | None,
     args: SelectArgs,
 ) -> list[Measurement]:
-    """Return those within the limits by how likely each is to be released, then by the objective's
-    estimate.
+    """Return those that may be the finalist once they are repeated, the likeliest first.
+
+    Of those that are the likeliest to keep the limits, they are the ones that single runs do not
+    tell from the best, and from the best that is likeliest to beat the champion as well. Where they
+    are too many, the one that would win a tie is among them. They are two at least where there is
+    no champion to be compared with.
     """
-    rank, against = Objective(args).rank, _against(contenders, champion, args)
-    return sorted(contenders, key=lambda one: (_likelihood(one, standings, against), rank(one)))
+    if not contenders:
+        return []
+    rank, behind = Objective(args).rank, Objective(args).behind
+    likelihood = _likelihood(standings, _against(contenders, champion, args))
+    ranked = sorted(contenders, key=lambda one: (likelihood(one), rank(one)))
+    peers = [one for one in ranked if likelihood(one)[0] == likelihood(ranked[0])[0]]
+    best, by_luck = min(peers, key=rank), luck(len(peers))
+    near = [
+        one
+        for one in peers
+        if behind(one, best) <= by_luck
+        or (likelihood(one) == likelihood(ranked[0]) and behind(one, ranked[0]) <= by_luck)
+    ]
+    if len(near) <= MOST_REPEATED:
+        return near if champion is not None or len(near) > 1 else ranked[:2]
+    wanted = [ranked[0], min(near, key=_simplest), *sorted(near, key=rank)]
+    labels = list(dict.fromkeys(one.candidate.label for one in wanted))[:MOST_REPEATED]
+    return [one for one in near if one.candidate.label in labels]
 
 
 def _against(
@@ -82,25 +111,15 @@ def _against(
 
 
 def _likelihood(
-    measurement: Measurement, standings: Mapping[str, Standing], against: Mapping[str, Replacement]
-) -> tuple[int, int]:
-    label = measurement.candidate.label
-    return standings[label].likely, _LIKELY[against[label].verdict] if against else 0
+    standings: Mapping[str, Standing], against: Mapping[str, Replacement]
+) -> Callable[[Measurement], tuple[int, int]]:
+    """Return what tells of a candidate how likely it is to be released: less is likelier."""
 
+    def likelihood(measurement: Measurement) -> tuple[int, int]:
+        label = measurement.candidate.label
+        return standings[label].likely, _LIKELY[against[label].verdict] if against else 0
 
-def why_not(measurement: Measurement, chosen: Measurement, args: SelectArgs) -> str:
-    """Return why a candidate that may be within the limits was not chosen."""
-    objective = Objective(args)
-    comparison = f"{objective.shown(measurement)} against {objective.shown(chosen)}"
-    if objective.tied(measurement, chosen):
-        return f"tied, with no fewer options changed and no smaller: {comparison}"
-    told = objective.told_apart(chosen, measurement)
-    # Not "slower": by the repeats' estimate, which may be another than that of the first run.
-    if told.startswith("not"):
-        return f"{told}; measured once, {comparison}"
-    if told or objective.rank(measurement) > objective.rank(chosen):
-        return f"{objective.goal.worse}: {comparison}" + (f"; {told}" if told else "")
-    return f"less likely to be shown to keep the limits, or to beat the champion: {comparison}"
+    return likelihood
 
 
 def _simplest(measurement: Measurement) -> tuple[int, int, str]:
@@ -108,28 +127,3 @@ def _simplest(measurement: Measurement) -> tuple[int, int, str]:
     changed = candidate.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     # The label, so that equals give the same winner every time.
     return len(changed), candidate.variant.artifact.size, candidate.label
-
-
-def _praise(
-    chosen: Measurement, best: Measurement, next_best: Measurement, many: int, objective: Objective
-) -> str:
-    label, figure = chosen.candidate.label, objective.shown(chosen)
-    at = objective.at(chosen)
-    if many == 1:
-        return f"{label} is the only candidate within the limits ({figure}{at})"
-    if chosen is best:
-        return (
-            f"{label} is the {objective.goal.best} ({figure}{at}) of {many} candidates within the "
-            f"limits{_told(chosen, next_best, objective)}"
-        )
-    return (
-        f"{label} ({figure}{at}) is tied with the {objective.goal.best} of {many} candidates "
-        f"within the limits ({best.candidate.label}, {objective.shown(best)}), and has fewer "
-        "options changed or is smaller"
-    )
-
-
-def _told(chosen: Measurement, next_best: Measurement, objective: Objective) -> str:
-    """Return whether it is told apart from the next one, to be put after a sentence."""
-    told = objective.told_apart(chosen, next_best)
-    return f"; from {next_best.candidate.label} it is {told}" if told else ""

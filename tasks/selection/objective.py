@@ -145,26 +145,56 @@ class Objective:
         """Return the figure of one run so that more is better; NaN where it has none."""
         return _OF_LOAD[self.args.objective](load)
 
+    def is_repeated(self, measurement: Measurement) -> bool:
+        """Whether there are repeats of the figure that decides."""
+        return self.is_speed and bool(measurement.repeats)
+
+    def comparable(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """Return those that were repeated beside each other; all, where none was.
+
+        A single run decides nothing against repeats: of many, the luckiest is ahead.
+        """
+        repeated = [one for one in measurements if self.is_repeated(one)]
+        if not repeated:
+            return list(measurements)
+        first = min(repeated, key=self.rank)
+        return [one for one in repeated if self.beside(first, one)]
+
     def best(self, measurements: Sequence[Measurement]) -> Measurement:
-        """Return the best by the estimates: by those of the repeats where there are some."""
-        first = min(measurements, key=self.rank)
-        beside = [one for one in measurements if _beside(first, one)]
-        return max(beside, key=lambda one: (self._mean(one), -self.rank(one)), default=first)
+        """Return the best by the estimates: of those that were repeated, by their repeats."""
+        return min(
+            self.comparable(measurements), key=lambda one: (-self._mean(one), self.rank(one))
+        )
+
+    def behind(self, one: Measurement, other: Measurement) -> float:
+        """Return by which share of the better figure two differ that were measured once."""
+        mine, yours = self.value(one), self.value(other)
+        if not mine or not yours:
+            return 0.0 if mine == yours else 1.0
+        return 1 - min(mine / yours, yours / mine)
 
     def tied(self, one: Measurement, other: Measurement) -> bool:
-        """Whether two differ by no more than 1 %: of repeats, the whole interval."""
+        """Whether two differ by no more than 1 %: of repeats, the whole interval; never where only
+        one of them was repeated.
+        """
         mine, yours = self.value(one), self.value(other)
         if mine is None or yours is None:
             return mine is yours
-        if one.noise is not None and _beside(one, other):
-            claim = tied(self.runs(one), self.runs(other), looks=one.noise.looks)
-            return claim.verdict == "shown"
+        if self.is_repeated(one) or self.is_repeated(other):
+            claim = self.tie(one, other)
+            return claim is not None and claim.verdict == "shown"
         if abs(mine - yours) <= TIE * max(abs(mine), abs(yours)):
             return True
         if self.is_quality:
             label = self.args.metric
             return better(one.scores[label], other.scores[label]).verdict == "undecided"
         return False
+
+    def tie(self, one: Measurement, other: Measurement) -> Claim | None:
+        """Return what repeats say of whether two are tied; None where there are none of both."""
+        if one.noise is None or not self.beside(one, other):
+            return None
+        return tied(self.runs(one), self.runs(other), looks=one.noise.looks)
 
     def told_apart(self, one: Measurement, other: Measurement) -> str:
         """Return whether repeats tell the first from the second; empty where there are none."""
@@ -223,7 +253,7 @@ class Objective:
     ) -> Claim | None:
         """Return what the repeats say; None where both were not repeated beside each other."""
         noise = challenger.noise
-        if noise is None or not _beside(champion, challenger):
+        if noise is None or not self.beside(champion, challenger):
             return None
         runs = (self.runs(champion), self.runs(challenger))
         claim = faster(*runs, min_improvement, looks=noise.looks)
@@ -233,16 +263,21 @@ class Objective:
         why = f"no speed is shown, for {noise.drift.why}; seen: {seen}"
         return claim.model_copy(update={"verdict": "undecided", "why": why})
 
+    def beside(self, one: Measurement, other: Measurement) -> bool:
+        """Whether both were repeated in the same blocks."""
+        both = self.is_repeated(one) and self.is_repeated(other)
+        return both and one.noise is not None and one.noise == other.noise
+
     def runs(self, measurement: Measurement) -> list[float]:
         """Return the figure of every repeat, so that more is better."""
         return [self.speed(repeat.load) for repeat in measurement.repeats]
 
     def _mean(self, measurement: Measurement) -> float:
-        """Return the geometric mean of the repeats; 0 where one has no figure."""
-        runs = self.runs(measurement)
-        if not all(figure > 0 for figure in runs):
+        """Return the geometric mean of the repeats; 0 where there are none or one has no figure."""
+        runs = self.runs(measurement) if self.is_repeated(measurement) else []
+        if not runs or not all(figure > 0 for figure in runs):
             return 0.0
-        return math.exp(math.fsum(map(math.log, runs)) / max(len(runs), 1))
+        return math.exp(math.fsum(map(math.log, runs)) / len(runs))
 
     def _exact(self, rule: str, mine: float, yours: float, between: str) -> Evidence:
         gain = (mine - yours) * (1 if self.goal.greater_is_better else -1)
@@ -255,8 +290,3 @@ class Objective:
         if self.is_quality:
             return measurement.scores[self.args.metric].greater_is_better
         return self.goal.greater_is_better
-
-
-def _beside(one: Measurement, other: Measurement) -> bool:
-    """Whether both were repeated in the same blocks."""
-    return one.noise is not None and one.noise == other.noise

@@ -5,8 +5,9 @@ from pathlib import Path
 from weighbridge.core.artifact import Artifact
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.load_figures import LoadFigures
-from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.measurement import Candidate, Measurement, Noise, Repeat, Variant
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.statistics.repeats import Drift
 
 
 def exact(right: int, rows: int = 200) -> Score:
@@ -97,3 +98,30 @@ def measured(
 
 
 REFERENCE = {"exact_match": exact(198), "nll": nll(0.01)}
+
+
+def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> Measurement:
+    """Run again at these shares of its speed, beside others of the same weighing."""
+    figures = measurement.load[-1]
+    runs = [
+        Repeat(
+            block=block,
+            load=figures.model_copy(
+                update={"tokens_per_second": figures.tokens_per_second * share}
+            ),
+        )
+        for block, share in enumerate(shares)
+    ]
+    noise = Noise(
+        weighing="w",
+        looks=(len(shares),),
+        ended="planned",
+        reference="old",
+        drift=Drift.model_construct(steady=steady, why="the machine became slower"),
+    )
+    return measurement.model_copy(update={"repeats": runs, "noise": noise})
+
+
+STEADY, OTHERWISE = (1.0, 1.01, 0.99, 1.005, 0.995), (1.004, 1.0, 0.995, 1.0, 1.001)
+"""Five runs, as shares of their mean."""
+NOISY = (1.2, 0.8, 1.1, 0.9, 1.0)

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.made import REFERENCE, exact, measured
+from tests.tasks.made import NOISY, OTHERWISE, REFERENCE, STEADY, exact, measured, repeated
 from weighbridge.core.errors import GateFailed
 from weighbridge.serving.latencies import Latencies
-from weighbridge.tasks.measurement import Measurement, Noise, Repeat
+from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select import Decision, require_winner, select
 from weighbridge.tasks.select_args import SelectArgs
-from weighbridge.tasks.statistics.repeats import Drift
 
 
 def decide(
@@ -234,33 +233,6 @@ def test_a_lower_score_is_a_gain_where_lower_is_better() -> None:
         as_quality,
     )
     assert best.winner == "llama_cpp/b"
-
-
-def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> Measurement:
-    """Run again at these shares of its speed, beside others of the same weighing."""
-    figures = measurement.load[-1]
-    runs = [
-        Repeat(
-            block=block,
-            load=figures.model_copy(
-                update={"tokens_per_second": figures.tokens_per_second * share}
-            ),
-        )
-        for block, share in enumerate(shares)
-    ]
-    noise = Noise(
-        weighing="w",
-        looks=(len(shares),),
-        ended="planned",
-        reference="old",
-        drift=Drift.model_construct(steady=steady, why="the machine became slower"),
-    )
-    return measurement.model_copy(update={"repeats": runs, "noise": noise})
-
-
-STEADY, OTHERWISE = (1.0, 1.01, 0.99, 1.005, 0.995), (1.004, 1.0, 0.995, 1.0, 1.001)
-"""Five runs, as shares of their mean."""
-NOISY = (1.2, 0.8, 1.1, 0.9, 1.0)
 
 
 @pytest.mark.parametrize(
