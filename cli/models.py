@@ -11,7 +11,9 @@ from weighbridge.cli.references import model_and_version
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.core.settings import Settings
-from weighbridge.tasks.measurement import Candidate
+from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks.engine_use import engine_use
+from weighbridge.tasks.measurement import Candidate, GpuUse
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import title_of
 
@@ -136,7 +138,14 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
         for load in measurement["load"]
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
-    return [*scores, *speed, *memory, *_limits(measurement), *_options(measurement)]
+    use = [list(fact) for fact in _use(measurement).items()]
+    return [*scores, *speed, *memory, *use, *_limits(measurement), *_options(measurement)]
+
+
+def _use(measurement: dict[str, Any]) -> dict[str, str]:
+    load = [LoadFigures.model_validate(level) for level in measurement["load"]]
+    gpu = GpuUse.model_validate(measurement["gpu"]) if measurement.get("gpu") else None
+    return engine_use(measurement["load_seconds"], load, gpu)
 
 
 def _limits(measurement: dict[str, Any]) -> list[list[str]]:

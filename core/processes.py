@@ -239,6 +239,18 @@ def members(group: int) -> list[psutil.Process]:
     return processes
 
 
+def cpu_seconds(group: int) -> float:
+    """Return the processor time that a process group has taken so far, with that of children which
+    have ended and were waited for.
+    """
+    total = 0.0
+    for process in members(group):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
 class PeakMemory:
     """Samples the memory of a process group until stopped: see `memory_of`."""
 

@@ -185,6 +185,8 @@ def _speed(measurement: Measurement) -> dict[str, float]:
         figures["cost_per_thousand_requests"] = measurement.cost_per_thousand_requests
     if (goodput := measurement.sustained) is not None:
         figures["goodput"] = goodput
+    if measurement.gpu:
+        figures["gpu_memory_bytes"] = measurement.gpu.memory
     for load in measurement.load:
         at = f"at_{load.concurrency}"
         seen = {
@@ -195,6 +197,8 @@ def _speed(measurement: Measurement) -> dict[str, float]:
             f"itl_p50_{at}": load.itl_p50,
             f"tpot_p50_{at}": load.tpot_p50,
             f"tpot_p95_{at}": load.tpot_p95,
+            f"cpu_seconds_per_request_{at}": load.cpu_seconds_per_request,
+            f"cached_share_{at}": load.cached_share,
         }
         # MLflow takes numbers alone: what is not known has no metric.
         figures |= {name: value for name, value in seen.items() if value is not None}

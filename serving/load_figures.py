@@ -87,6 +87,15 @@ class LoadFigures(BaseModel):
     cached_share: float | None = Field(
         None, description="Part of the prompts' tokens that the engine had in its prefix cache."
     )
+    warm_up_seconds: float = Field(0.0, description="Before the span that the figures are of.")
+    warm_up_requests: int = Field(
+        0, description="Begun before that span and answered whole: in none of the latencies."
+    )
+    cpu_seconds: float | None = Field(
+        None,
+        description="Processor time of the engine's process group in the whole run, warm-up "
+        "included; None where the engine is not ours to look into.",
+    )
     rate: float | None = Field(
         None, description="Requests per second that were sent, as a Poisson process; None: closed."
     )
@@ -100,6 +109,12 @@ class LoadFigures(BaseModel):
     objective: Decided | None = Field(
         None, description="Whether the limits are kept; None where none were given."
     )
+
+    @property
+    def cpu_seconds_per_request(self) -> float | None:
+        """Return the engine's processor time by request that was answered whole."""
+        whole = self.requests - self.errors - self.unfinished
+        return None if self.cpu_seconds is None or whole < 1 else self.cpu_seconds / whole
 
     def void(self, limits: SpeedLimits) -> bool:
         """Whether the generator itself was too late for its figures to be the engine's."""
@@ -183,6 +198,8 @@ def summary(
         ttft=ttft,
         tpot=tpot,
         cached_share=_cached_share(answers),
+        warm_up_seconds=max(0.0, span[0] - answers[0].started),
+        warm_up_requests=len(answers) - len(measured),
     )
 
 

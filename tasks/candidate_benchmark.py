@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -14,7 +13,7 @@ from typing import Final
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.processes import PeakMemory
+from weighbridge.core.processes import PeakMemory, cpu_seconds
 from weighbridge.core.progress import track
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
@@ -22,12 +21,13 @@ from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Payload
 from weighbridge.tasks.candidate_answers import Answers
-from weighbridge.tasks.candidate_prompts import body_of, with_own_beginning
+from weighbridge.tasks.candidate_prompts import body_of, prompts_of_level, with_own_beginning
 from weighbridge.tasks.candidate_questions import CandidateQuestions, tokenizer_of
 from weighbridge.tasks.candidate_rates import measure_rates, speed_limits
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.gpu_watch import GpuWatch
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -101,7 +101,8 @@ class CandidateBenchmark:
         ):
             with PeakMemory(running.process.pid) as peak:
                 # Speed first: after the questions of quality, the engine knows these prompts.
-                load = self.load(running, payloads)
+                with GpuWatch(running.process.pid, self.engine.device() != "cpu") as cards:
+                    load = self.load(running, payloads)
                 goodput, rates = measure_rates(running.url, payloads, load, self.args)
                 done(1)
                 answers: dict[Split, Answers] = {}
@@ -123,6 +124,7 @@ class CandidateBenchmark:
             rates=rates,
             load_seconds=running.load_seconds,
             peak_memory=peak.bytes,
+            gpu=cards.seen(),
             context=context,
             tuning=self.tuning,
             machine={**machine.describe(), "build": self.build},
@@ -357,26 +359,23 @@ class CandidateBenchmark:
         from weighbridge.serving.load import run_load
 
         figures = []
-        share = len(payloads) // len(levels)
         for number, level in enumerate(levels):
-            rotated = [*payloads[number * share :], *payloads[: number * share]]
-            prompts = list(
-                itertools.islice(itertools.cycle(rotated), max(len(rotated), 8 * level, requests))
+            prompts = prompts_of_level(payloads, number, len(levels), max(8 * level, requests))
+            before = cpu_seconds(running.process.pid)
+            seen = run_load(
+                running.url,
+                prompts,
+                level,
+                requests=requests,
+                seconds=seconds,
+                max_seconds=max_seconds,
+                timeout=self.args.request_timeout,
+                limits=speed_limits(self.args),
+                # Of tuning, bad options need no more time than they were given.
+                wait_for_silent=not tuning,
             )
-            figures.append(
-                run_load(
-                    running.url,
-                    prompts,
-                    level,
-                    requests=requests,
-                    seconds=seconds,
-                    max_seconds=max_seconds,
-                    timeout=self.args.request_timeout,
-                    limits=speed_limits(self.args),
-                    # Of tuning, bad options need no more time than they were given.
-                    wait_for_silent=not tuning,
-                )
-            )
+            spent = cpu_seconds(running.process.pid) - before
+            figures.append(seen.model_copy(update={"cpu_seconds": spent}))
             if not running.process.alive():
                 raise Unavailable(
                     f"measuring {self.candidate.label}", f"it died at concurrency {level}"

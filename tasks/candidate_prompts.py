@@ -1,7 +1,10 @@
 """Rows as bodies of requests, also such that no prefix cache answers."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
+from weighbridge.serving.openai_client import Payload
 from weighbridge.tasks.data import Row
 
 
@@ -26,3 +29,14 @@ def body_of(row: Row) -> dict[str, Any]:
     """Return the part of a request's body that holds the row's prompt."""
     prompt = prompt_of(row)
     return {"prompt" if isinstance(prompt, str) else "messages": prompt}
+
+
+def prompts_of_level(
+    payloads: Sequence[Payload], number: int, levels: int, least: int
+) -> list[Payload]:
+    """Return the prompts of one of several levels of load: each begins at another part of them, and
+    they come again where there are fewer than `least`.
+    """
+    first = number * (len(payloads) // levels)
+    rotated = [*payloads[first:], *payloads[:first]]
+    return list(itertools.islice(itertools.cycle(rotated), max(len(rotated), least)))

@@ -67,6 +67,25 @@ class Noise(BaseModel):
     drift: Drift
 
 
+class GpuUse(BaseModel):
+    """Of the cards that an engine used, while it was under load."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cards: int
+    memory: int = Field(
+        description="Most bytes that the engine had on them; all that was taken, where the driver "
+        "does not tell processes apart, as in a container."
+    )
+    utilization: float | None = Field(
+        None, description="Part of the time in which they computed, mean of time and cards."
+    )
+    clock_mhz: float | None = Field(None, description="Of their multiprocessors, mean.")
+    lowest_clock_mhz: float | None = Field(
+        None, description="Far below the mean where they were throttled."
+    )
+
+
 class Measurement(BaseModel):
     """Quality, speed, memory and cost of one candidate, through its own engine's HTTP endpoint."""
 
@@ -99,6 +118,9 @@ class Measurement(BaseModel):
     )
     load_seconds: float = Field(description="From process start to the first real token.")
     peak_memory: int = Field(description="Bytes, whole process group.")
+    gpu: GpuUse | None = Field(
+        None, description="Of the graphics cards under load; None where there are none."
+    )
     cost_per_million_tokens: float | None = Field(
         None, description="At the best throughput, in the recipe's currency."
     )

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.serving.load_figures import LoadFigures
+from weighbridge.tasks.engine_use import engine_use_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import draw, title_of
@@ -34,6 +35,8 @@ UNITS: Final = {
     "tpot_p50": "seconds",
     "tpot_p95": "seconds",
     "lag_p95": "seconds",
+    "warm_up_seconds": "seconds",
+    "cpu_seconds": "processor time of the engine's processes in the whole run, in seconds",
     "rate": "requests per second that were sent",
     "goodput": "requests per second that were answered whole and kept the limits",
     "answer_tokens": "output tokens of an answer, mean",
@@ -124,6 +127,7 @@ def weighing_report(
         evidence=evidence_rows(decision),
         proved=on_test_rows(decision),
         differing=_differing(ordered, decision, champion),
+        engines=engine_use_rows(ordered),
         chart=base64.b64encode(chart).decode(),
     )
     return WeighingReport(
@@ -221,6 +225,7 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
         "goodput": measurement.sustained,
         "load_seconds": measurement.load_seconds,
         "peak_memory": measurement.peak_memory or None,
+        "gpu": measurement.gpu.model_dump() if measurement.gpu else None,
         "size": measurement.candidate.variant.artifact.size,
         "cost_per_million_tokens": measurement.cost_per_million_tokens,
         "cost_per_thousand_requests": measurement.cost_per_thousand_requests,

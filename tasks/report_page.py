@@ -26,6 +26,8 @@ class Page:
     """What the test rows said of the finalist."""
     differing: tuple[str, list[dict[str, str]]] | None
     """Where finalist and champion differ: a sentence, and rows."""
+    engines: list[dict[str, str]] = field(default_factory=list)
+    """What the engines took, one row per candidate."""
     chart: str = field(default="", repr=False)
 
     @property
@@ -75,6 +77,9 @@ def markdown(page: Page) -> str:
     if page.notes:
         doubts = "\n".join(f"- {label}: {note}" for label, note in page.notes.items())
         parts.append(f"## In doubt\n\n{doubts}")
+    if page.engines:
+        rows = [list(row.values()) for row in page.engines]
+        parts.append(f"## What the engines took\n\n{table(list(page.engines[0]), rows)}")
     if page.before_after:
         rows = [list(row.values()) for row in page.before_after]
         parts.append(f"## {page.before_after_title}\n\n{table(list(page.before_after[0]), rows)}")

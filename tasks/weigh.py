@@ -31,7 +31,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 6: requests under way at the end count, time per token is of the request, pieces are not spread.
 # 7: scores hold the ids of their rows.
 # 8: the answers' tokens are counted.
-VERSION = 8
+# 9: processor time, warm-up and graphics cards are recorded.
+VERSION = 9
 logger = logging.getLogger(__name__)
 
 NO_PART: Final = {

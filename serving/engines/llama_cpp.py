@@ -88,6 +88,9 @@ class LlamaCppArgs(EngineArgs):
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     cache_type_k: CacheType = Field("f16", description="Number format of cached keys.")
     cache_type_v: CacheType = Field("f16", description="Number format of cached values.")
+    cache_prompt: bool = Field(
+        True, description="Keep of each slot's prompt what the next one begins with as well."
+    )
     cache_ram: int = Field(
         256, ge=0, description="Most MiB kept of prompts that no slot holds any more."
     )
@@ -279,6 +282,7 @@ def _options(weights: Path, args: LlamaCppArgs) -> list[str]:
         *flags(options),
         *_drafting(args),
         "--kv-unified" if _is_shared(args) else "--no-kv-unified",
+        "--cache-prompt" if args.cache_prompt else "--no-cache-prompt",
         # The chat template in the file itself, not the one built in that looks most like it.
         "--jinja",
         "--metrics",

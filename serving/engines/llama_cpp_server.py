@@ -55,7 +55,8 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--spec-{kind}-size-m", type=int)
     for name in ("--temp", "--top-p"):
         parser.add_argument(name, type=float)
-    parser.add_argument("--kv-unified", action=argparse.BooleanOptionalAction)
+    for name in ("--kv-unified", "--cache-prompt"):
+        parser.add_argument(name, action=argparse.BooleanOptionalAction)
     for name in ("--jinja", "--metrics", "--no-webui"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
@@ -73,6 +74,7 @@ def parameters(args: argparse.Namespace) -> Any:
     params.n_ctx = args.ctx_size
     params.n_parallel = args.parallel
     params.kv_unified = args.kv_unified
+    params.cache_prompt = args.cache_prompt
     params.n_batch = args.batch_size
     params.n_ubatch = args.ubatch_size
     params.cache_ram_mib = args.cache_ram

@@ -317,6 +317,8 @@ def _options(args: VllmArgs) -> list[str]:
             arguments.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
             arguments += [f"--{flag}", str(value)]
+    # Else it tells nobody what part of a prompt it had in its prefix cache.
+    arguments.append("--enable-prompt-tokens-details")
     # Over those of the model's own `generation_config.json`, which vLLM would take.
     arguments += ["--override-generation-config", json.dumps(args.sampling())]
     if args.speculative_config:

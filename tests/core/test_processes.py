@@ -11,7 +11,15 @@ import pytest
 
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.processes import PeakMemory, Process, free_port, is_taken, listens, memory_of
+from weighbridge.core.processes import (
+    PeakMemory,
+    Process,
+    cpu_seconds,
+    free_port,
+    is_taken,
+    listens,
+    memory_of,
+)
 
 FAMILY = (
     "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; "
@@ -103,6 +111,20 @@ def test_peak_memory_is_of_the_whole_group(tmp_path: Path) -> None:
     )
     with python(parent, tmp_path) as process, PeakMemory(process.pid, interval=0.02) as peak:
         process.wait_until(lambda: peak.bytes > 80_000_000, 20)
+
+
+def test_processor_time_is_of_the_whole_group_also_of_children_that_have_ended(
+    tmp_path: Path,
+) -> None:
+    child = "import time\nwhile time.process_time() < 0.3: pass"
+    parent = (
+        f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {child!r}]); "
+        "print(1, flush=True); time.sleep(60)"
+    )
+    with python(parent, tmp_path) as process:
+        process.wait_until(lambda: process.tail() != "", 20)
+        assert cpu_seconds(process.pid) >= 0.3
+    assert cpu_seconds(process.pid) == 0
 
 
 def test_a_file_that_another_process_maps_as_well_counts_whole(tmp_path: Path) -> None:

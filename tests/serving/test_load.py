@@ -46,6 +46,16 @@ def test_times_are_those_of_the_server() -> None:
     assert figures.requests_per_second == pytest.approx(2 / seconds_per_answer, rel=0.4)
 
 
+def test_what_came_before_the_steady_span_is_told_as_warm_up() -> None:
+    with serve(Behaviour(first_delay=0.1)) as server:
+        figures = run_load(server.url, payloads(12), 3)
+    # Those that ended before it, and those that had begun.
+    assert 3 <= figures.warm_up_requests <= 5
+    assert 0.1 <= figures.warm_up_seconds < 1
+    assert figures.ttft
+    assert figures.ttft.total == 12 - figures.warm_up_requests
+
+
 def test_streams_cut_anywhere_count_the_same() -> None:
     with serve(Behaviour(default="a b c d e", cut=7)) as server:
         figures = run_load(server.url, payloads(6), 1)

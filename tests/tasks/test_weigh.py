@@ -119,6 +119,8 @@ def test_every_figure_is_there(
     ).measurements
     assert [figures.concurrency for figures in measured.load] == [1, 2]
     assert all(figures.tokens_per_second > 0 and not figures.errors for figures in measured.load)
+    assert all(figures.warm_up_requests >= figures.concurrency for figures in measured.load)
+    assert all(figures.cpu_seconds and figures.cpu_seconds > 0 for figures in measured.load)
     assert measured.load_seconds > 0
     assert measured.peak_memory > 1 << 20
     best = max(figures.tokens_per_second for figures in measured.load)

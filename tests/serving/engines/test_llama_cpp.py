@@ -19,6 +19,7 @@ from weighbridge.serving import llama_cpp_native
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import AUTO_CONTEXT
 from weighbridge.serving.engines.llama_cpp import LlamaCpp, LlamaCppArgs, trained_context
+from weighbridge.serving.load import run_load
 from weighbridge.serving.openai_client import Client, RequestRefused, post
 from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 
@@ -88,6 +89,11 @@ def test_options_are_llama_servers_own(tmp_path: Path) -> None:
     }
     assert {option: value(command, option) for option in wanted} == wanted
     assert "--no-kv-unified" in command
+
+
+def test_prompts_are_kept_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    assert "--cache-prompt" in words(tmp_path, LlamaCppArgs())
+    assert "--no-cache-prompt" in words(tmp_path, LlamaCppArgs(cache_prompt=False))
 
 
 def test_open_context_is_bounded_and_every_slots_own(tmp_path: Path) -> None:
@@ -199,6 +205,15 @@ def test_what_a_request_leaves_open_is_as_weighed_and_its_context_is_a_slots(
         assert open_answer["choices"][0]["message"] == greedy["choices"][0]["message"]
     trained = trained_context(gguf / "model.gguf")
     assert LlamaCpp(LlamaCppArgs()).context(running.url) == min(trained, AUTO_CONTEXT)
+
+
+def test_it_tells_which_part_of_a_prompt_it_had_in_its_cache(running: Running) -> None:
+    same = [{"prompt": "The same beginning. " * 8, "max_tokens": 1}] * 8
+    figures = run_load(running.url, same, 1)
+    assert figures.cached_share
+    assert figures.cached_share > 0.5
+    uncached = run_load(running.url, [{**one, "cache_prompt": False} for one in same], 1)
+    assert uncached.cached_share == 0
 
 
 def test_threads_that_wait_for_each_other_spin_a_little(

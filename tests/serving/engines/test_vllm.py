@@ -97,6 +97,7 @@ def test_options_are_vllms_own() -> None:
         "--max-model-len 1024",
         "--enforce-eager",
         "--no-enable-prefix-caching",
+        "--enable-prompt-tokens-details",
         "--tensor-parallel-size 2",
         "--pipeline-parallel-size 3",
         "--gpu-memory-utilization 0.8",
