@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,6 +16,9 @@ from weighbridge.tasks.engine_use import engine_use
 from weighbridge.tasks.measurement import Candidate, GpuUse
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import title_of
+from weighbridge.tasks.slices import by_slice
+
+SPLITS: Final = {"validation": "", "test": ", test split"}
 
 
 @click.command()
@@ -126,8 +129,13 @@ def _plain(version: Any) -> dict[str, Any]:
 def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     scores = [
         [f"{title_of(label)}{split}", str(Score.model_validate(score))]
-        for kept, split in (("scores", ""), ("test_scores", ", test split"))
+        for kept, split in (("scores", ""), ("test_scores", SPLITS["test"]))
         for label, score in measurement.get(kept, {}).items()
+    ]
+    faults = [
+        [f"{fault} answers{split}", str(Score.model_validate(score))]
+        for kept, split in SPLITS.items()
+        for fault, score in measurement.get("faults", {}).get(kept, {}).items()
     ]
     speed = [
         [
@@ -139,13 +147,24 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
     use = [list(fact) for fact in _use(measurement).items()]
-    return [*scores, *speed, *memory, *use, *_limits(measurement), *_options(measurement)]
+    quality = [*scores, *faults, *_slices(measurement)]
+    return [*quality, *speed, *memory, *use, *_limits(measurement), *_options(measurement)]
 
 
 def _use(measurement: dict[str, Any]) -> dict[str, str]:
     load = [LoadFigures.model_validate(level) for level in measurement["load"]]
     gpu = GpuUse.model_validate(measurement["gpu"]) if measurement.get("gpu") else None
     return engine_use(measurement["load_seconds"], load, gpu)
+
+
+def _slices(measurement: dict[str, Any]) -> list[list[str]]:
+    return [
+        [f"{title_of(label)} of {name}{split}", str(part)]
+        for (kept, split), scores in zip(SPLITS.items(), ("scores", "test_scores"), strict=True)
+        if (slices := measurement.get("slices", {}).get(kept))
+        for label, score in measurement.get(scores, {}).items()
+        for name, part in sorted(by_slice(Score.model_validate(score), slices).items())
+    ]
 
 
 def _limits(measurement: dict[str, Any]) -> list[list[str]]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validato
 
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.tasks.answer_args import AnswerArgs
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.finetune_args import FinetuneArgs
@@ -113,6 +114,8 @@ class Recipe(BaseModel):
             )
         if select.objective == "goodput" and weigh.arrivals != "poisson":
             raise ValueError("select.objective goodput: give weigh.arrivals `poisson` and limits")
+        if unlimited := _not_counted(self.evaluate.answers, select):
+            raise ValueError(unlimited)
         lowest, highest = metrics[select.metric].bounds
         if select.floor is not None and not lowest <= select.floor <= highest:
             raise ValueError(
@@ -120,6 +123,15 @@ class Recipe(BaseModel):
                 f"{highest:g}"
             )
         return self
+
+
+def _not_counted(answers: AnswerArgs, select: SelectArgs) -> str:
+    """Return which limit is on faults that the recipe does not have counted; empty: on none."""
+    if select.max_refused is not None and answers.refusals == ():
+        return "select.max_refused: evaluate.answers.refusals is empty, so none are counted"
+    if select.max_malformed is not None and answers.format == "any" and not answers.json_schema:
+        return "select.max_malformed: evaluate.answers asks for no format"
+    return ""
 
 
 def json_schema() -> dict[str, Any]:

@@ -105,9 +105,13 @@ class ReleaseRecords:
         if measurement.failure:
             return
         figures = [
-            MeasuredFigures(_values(measurement.scores), _dataset(downloaded.data, "validation")),
             MeasuredFigures(
-                _values(measurement.test_scores, "test."), _dataset(downloaded.data, "test")
+                _values(measurement.scores) | _faults(measurement, "validation"),
+                _dataset(downloaded.data, "validation"),
+            ),
+            MeasuredFigures(
+                _values(measurement.test_scores, "test.") | _faults(measurement, "test", "test."),
+                _dataset(downloaded.data, "test"),
             ),
             MeasuredFigures(_speed(measurement)),
         ]
@@ -170,6 +174,10 @@ def _dataset(data: Artifact, split: str, context: str = "evaluation") -> Dataset
 
 def _values(scores: Mapping[str, Score], prefix: str = "") -> dict[str, float]:
     return {f"{prefix}{label}": score.value for label, score in scores.items()}
+
+
+def _faults(measurement: Measurement, split: str, prefix: str = "") -> dict[str, float]:
+    return _values(measurement.faults.get(split, {}), f"{prefix}answers.")
 
 
 def _speed(measurement: Measurement) -> dict[str, float]:

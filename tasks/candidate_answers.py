@@ -19,10 +19,16 @@ class Answers:
     problems: list[str | None]
     """Why there is no answer, by row; None where there is one."""
     logprobs: list[list[float]] | None
+    ends: list[str]
+    """Why each answer ended, as the engine says: `stop`, `length`; empty where it does not."""
 
 
-def examples(answers: Answers, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
-    """Yield every row with its answer, and its score by every metric that scores rows."""
+def examples(
+    answers: Answers, scores: Mapping[str, Score], faults: Mapping[str, Score]
+) -> Iterator[dict[str, Any]]:
+    """Yield every row with its answer, its score by every metric that scores rows, and the names
+    of the faults that the answer has.
+    """
     for number, row in enumerate(answers.rows):
         example = {
             "id": row.id,
@@ -30,9 +36,13 @@ def examples(answers: Answers, scores: Mapping[str, Score]) -> Iterator[dict[str
             "reference": row.reference,
             "answer": answers.texts[number],
         }
+        if row.slice:
+            example["slice"] = row.slice
         if (problem := answers.problems[number]) is not None:
             example["problem"] = problem
         example["scores"] = {
             name: score.per_example[number] for name, score in scores.items() if score.per_example
         }
+        if found := [name for name, fault in faults.items() if fault.per_example[number]]:
+            example["faults"] = found
         yield example

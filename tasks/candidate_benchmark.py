@@ -20,6 +20,7 @@ from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_for
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.serving.openai_client import Payload
+from weighbridge.tasks.answer_faults import count
 from weighbridge.tasks.candidate_answers import Answers
 from weighbridge.tasks.candidate_prompts import body_of, prompts_of_level, with_own_beginning
 from weighbridge.tasks.candidate_questions import CandidateQuestions, tokenizer_of
@@ -29,6 +30,7 @@ from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.gpu_watch import GpuWatch
 from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.slices import slices_of
 from weighbridge.tasks.weigh_args import WeighArgs
 
 logger = logging.getLogger(__name__)
@@ -111,12 +113,18 @@ class CandidateBenchmark:
                     done(2 if split == "validation" else 3)
             context = self._context(running, tuned)
             scores = {split: questions.score(of_split) for split, of_split in answers.items()}
+            counted = {
+                split: count(of_split, self.metrics.answers) for split, of_split in answers.items()
+            }
             done(4)
         return Measurement(
             candidate=self.candidate.model_copy(update={"engine": tuned}),
             scores=scores["validation"],
             test_scores=scores["test"],
-            predictions=questions.keep(answers, scores, self.workspace.store),
+            predictions=questions.keep(answers, scores, counted, self.workspace.store),
+            faults={split: of_split.scores for split, of_split in counted.items()},
+            uncounted={**counted["test"].uncounted, **counted["validation"].uncounted},
+            slices={split: slices_of(of_split.rows) for split, of_split in answers.items()},
             answer_tokens=questions.answer_tokens(answers),
             max_new_tokens=self.metrics.max_new_tokens,
             load=load,

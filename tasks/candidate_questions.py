@@ -11,6 +11,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.store import Store
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.serving.openai_client import Client, RequestRefused
+from weighbridge.tasks.answer_faults import Counted
 from weighbridge.tasks.candidate_answers import Answers, examples
 from weighbridge.tasks.candidate_prompts import prompt_of
 from weighbridge.tasks.data import Row, Split
@@ -46,18 +47,20 @@ class CandidateQuestions:
         options = {"max_tokens": self.metrics.max_new_tokens, **self.candidate.engine.sampling()}
         client = Client(url, self.timeout)
 
-        def answer(row: Row) -> tuple[str, str | None]:
+        def answer(row: Row) -> tuple[str, str, str | None]:
             try:
-                return client.ask(prompt_of(row), **options).text, None
+                answer = client.ask(prompt_of(row), **options)
+                return answer.text, answer.finish_reason, None
             except RequestRefused as exc:
-                return "", str(exc)
+                return "", "", str(exc)
 
         replies = self._all(answer, rows)
         return Answers(
             rows,
-            [text for text, _ in replies],
-            [problem for _, problem in replies],
+            [text for text, _, _ in replies],
+            [problem for _, _, problem in replies],
             self._logprobs(url, rows),
+            [end for _, end, _ in replies],
         )
 
     def _logprobs(self, url: str, rows: list[Row]) -> list[list[float]] | None:
@@ -105,14 +108,15 @@ class CandidateQuestions:
         self,
         answers: Mapping[Split, Answers],
         scores: Mapping[Split, Mapping[str, Score]],
+        counted: Mapping[Split, Counted],
         store: Store,
     ) -> Artifact:
-        """Store every example with its answer and scores, as one artifact."""
+        """Store every example with its answer, scores and faults, as one artifact."""
         with store.scratch() as scratch:
             for split, split_answers in answers.items():
                 lines = (
                     json.dumps(example, ensure_ascii=False) + "\n"
-                    for example in examples(split_answers, scores[split])
+                    for example in examples(split_answers, scores[split], counted[split].scores)
                 )
                 (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
             return store.add(scratch, "jsonl", {"candidate": self.candidate.label})

@@ -43,6 +43,7 @@ class Row(BaseModel):
     completion: list[Message] | StrictStr = Field(min_length=1)
     id: StrictStr = Field("", description="Of the column that `data.id` names.")
     cluster: StrictStr = Field("", description="Of the column that `data.cluster` names.")
+    slice: StrictStr = Field("", description="Of the column that `data.slice` names.")
 
     @property
     def is_chat(self) -> bool:
@@ -120,6 +121,11 @@ class DataArgs(BaseModel):
         "one cluster are not independent evidence, and stay in one split where splits are cut off. "
         "Empty: each row stands by itself.",
     )
+    slice: str = Field(
+        "",
+        description="Column of a kind of row that quality is to be told of by itself: a language, "
+        "a product, a kind of question. Empty: of all rows together alone.",
+    )
     shared_rows: Literal["refuse", "drop", "keep"] = Field(
         "refuse",
         description="What to do with rows of test that are in train or validation as well: refuse "
@@ -146,6 +152,13 @@ def read_rows(data: Artifact, split: Split, most: int | None = None) -> list[Row
     """Return the rows of one split of a canonical data artifact, or the first `most` of them."""
     with (data.path / f"{split}.jsonl").open(encoding="utf-8") as stream:
         return [Row.model_validate_json(line) for line in islice(stream, most)]
+
+
+def content(rows: Iterable[Row]) -> list[dict[str, object]]:
+    """Return what identifies rows: what they ask and answer, and go by; not their slices, which
+    change nothing about them.
+    """
+    return [row.model_dump(mode="json", exclude={"slice"}) for row in rows]
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

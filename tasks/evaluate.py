@@ -18,8 +18,9 @@ from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.answer_args import AnswerArgs
 from weighbridge.tasks.answer_end import tokens_that_stop
-from weighbridge.tasks.data import Row, Split
+from weighbridge.tasks.data import Row, Split, content
 from weighbridge.tasks.encoding import encode, load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import MetricArgs, Score
@@ -54,6 +55,10 @@ class EvaluateArgs(BaseModel):
         "below 0: how much worse it may be.",
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
+    answers: AnswerArgs = Field(
+        default_factory=AnswerArgs,
+        description="What is counted of every candidate's answers beside the metrics.",
+    )
     batch_size: int = Field(64, ge=1, description="Rows answered at a time.")
     limit: int | None = Field(
         None,
@@ -227,7 +232,7 @@ def _answer_once(
     # The rows themselves and not the artifact they are in: new training rows change no answer.
     inputs = {
         "model": model,
-        "rows": fingerprint([list(rows) for rows in splits]),
+        "rows": fingerprint([content(rows) for rows in splits]),
         "metrics": args.metrics,
         "max_new_tokens": args.max_new_tokens,
     }

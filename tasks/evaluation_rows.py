@@ -33,14 +33,14 @@ def named(rows: Sequence[Row]) -> list[Row]:
 
 
 def sample(rows: list[Row], limit: int | None) -> list[Row]:
-    """Return `limit` of the rows, drawn by their ids, in their order; each cluster gives as large
-    a part of its rows as the others.
+    """Return `limit` of the rows, drawn by their ids, in their order; each cluster and each
+    slice gives as large a part of its rows as the others.
     """
     if limit is None or limit >= len(rows):
         return rows
     clusters: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
-        clusters.setdefault(row.cluster or f"row {row.id}", []).append(place)
+        clusters.setdefault(_group(row), []).append(place)
     position = {}
     for name, places in clusters.items():
         # Systematic sampling with a random start: every row has the same chance to be drawn, and
@@ -51,6 +51,13 @@ def sample(rows: list[Row], limit: int | None) -> list[Row]:
             position[place] = (rank + start) / len(places)
     taken = sorted(position, key=lambda place: (position[place], rows[place].id))[:limit]
     return [rows[place] for place in sorted(taken)]
+
+
+def _group(row: Row) -> str:
+    """Return what a row shares with those that give as large a part of a sample as it does."""
+    if not row.slice:
+        return row.cluster or f"row {row.id}"
+    return f"{row.cluster} in slice {row.slice}"
 
 
 def _digest(text: str) -> str:

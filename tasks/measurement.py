@@ -98,6 +98,18 @@ class Measurement(BaseModel):
     test_scores: dict[str, Score] = Field(
         default_factory=dict, description="On the split no choice is made on."
     )
+    faults: dict[str, dict[str, Score]] = Field(
+        default_factory=dict,
+        description="By split and fault, the share of answers that have it: failed, empty, "
+        "truncated, refused, malformed. Nothing in records of earlier releases.",
+    )
+    uncounted: dict[str, str] = Field(
+        default_factory=dict, description="By fault, why it could not be told."
+    )
+    slices: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="By split and id of a row, the slice that it is of; empty without slices.",
+    )
     predictions: Artifact | None = Field(
         description="JSONL, one row per example: prompt, reference, answer, scores."
     )

@@ -49,6 +49,7 @@ def compare(
         *_bytes(recorded_digests, repeated_digests),
         *_scores("", recorded.scores, repeated.scores),
         *_scores(", test split", recorded.test_scores, repeated.test_scores),
+        *_faults(recorded, repeated),
         *_speeds(recorded, repeated),
         ReplayedFigure(
             figure="peak memory",
@@ -90,6 +91,13 @@ def _scores(
             repeated=str(now) if now else UNKNOWN,
             agreement=_within(score.value, now.value if now else None, score.low, score.high),
         )
+
+
+def _faults(recorded: Measurement, repeated: Measurement) -> Iterator[ReplayedFigure]:
+    for split, place in {"validation": "", "test": ", test split"}.items():
+        counted, now = (one.faults.get(split, {}) for one in (recorded, repeated))
+        for fault, score in counted.items():
+            yield from _scores(f" answers{place}", {fault: score}, now)
 
 
 def _within(value: float, now: float | None, low: float, high: float) -> Agreement:

@@ -18,6 +18,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import draw, title_of
 from weighbridge.tasks.report_page import Page, html, markdown
+from weighbridge.tasks.report_quality import fault_rows, slice_rows, what_is_counted
 from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
 from weighbridge.tasks.select import Decision
 
@@ -128,6 +129,9 @@ def weighing_report(
         proved=on_test_rows(decision),
         differing=_differing(ordered, decision, champion),
         engines=engine_use_rows(ordered),
+        faults=fault_rows(ordered, decision.finalist),
+        faults_mean=what_is_counted(ordered),
+        slices=slice_rows(ordered, decision.metric, decision.finalist),
         chart=base64.b64encode(chart).decode(),
     )
     return WeighingReport(
@@ -221,6 +225,7 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
         "doubt": decision.notes.get(label),
         "scores": score_figures(measurement.scores),
         "test_scores": score_figures(measurement.test_scores),
+        "faults": {split: score_figures(scores) for split, scores in measurement.faults.items()},
         "load": [_load_figures(load) for load in measurement.load],
         "goodput": measurement.sustained,
         "load_seconds": measurement.load_seconds,

@@ -28,6 +28,10 @@ class Page:
     """Where finalist and champion differ: a sentence, and rows."""
     engines: list[dict[str, str]] = field(default_factory=list)
     """What the engines took, one row per candidate."""
+    faults: list[dict[str, str]] = field(default_factory=list)
+    """How many answers of each candidate have which fault."""
+    faults_mean: str = ""
+    slices: list[dict[str, str]] = field(default_factory=list)
     chart: str = field(default="", repr=False)
 
     @property
@@ -74,6 +78,13 @@ def markdown(page: Page) -> str:
         parts.append(f"## Where finalist and champion differ\n\n{said}")
         if examples:
             parts.append(table(list(examples[0]), [list(row.values()) for row in examples]))
+    if page.faults:
+        rows = [list(row.values()) for row in page.faults]
+        parts.append(f"## Faults of answers\n\n{table(list(page.faults[0]), rows)}")
+        parts.append(page.faults_mean)
+    if page.slices:
+        rows = [list(row.values()) for row in page.slices]
+        parts.append(f"## By slice\n\n{table(list(page.slices[0]), rows)}")
     if page.notes:
         doubts = "\n".join(f"- {label}: {note}" for label, note in page.notes.items())
         parts.append(f"## In doubt\n\n{doubts}")

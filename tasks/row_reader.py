@@ -27,7 +27,7 @@ class RowReader:
     def __init__(self, args: DataArgs) -> None:
         self._mapped = args.columns
         self._every_turn = args.train_on == "all"
-        self._names = {"id": args.id, "cluster": args.cluster}
+        self._names = {"id": args.id, "cluster": args.cluster, "slice": args.slice}
         self.form = ""
         """What the rows have, by the first of them: `messages`, mapped columns, …"""
 
@@ -53,7 +53,7 @@ class RowReader:
         return row
 
     def _named(self, columns: Columns) -> dict[str, str]:
-        """Return the row's id and its cluster, as far as the recipe names a column for them."""
+        """Return the row's id, cluster and slice, as far as the recipe names a column for them."""
         return {
             what: _name_in(columns, column, what) for what, column in self._names.items() if column
         }

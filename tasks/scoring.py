@@ -61,7 +61,7 @@ def score_rows(
     scores = score_all(metrics, answers, [row.reference for row in rows], logprobs)
     for label, score in scores.items():
         _tell_of_no_numbers(label, score, rows)
-    return {label: _of_rows(score, rows) for label, score in scores.items()}
+    return {label: of_rows(score, rows) for label, score in scores.items()}
 
 
 def _tell_of_no_numbers(label: str, score: Score, rows: Sequence[Row]) -> None:
@@ -77,7 +77,10 @@ def _tell_of_no_numbers(label: str, score: Score, rows: Sequence[Row]) -> None:
         )
 
 
-def _of_rows(score: Score, rows: Sequence[Row]) -> Score:
+def of_rows(score: Score, rows: Sequence[Row]) -> Score:
+    """Return the score with the ids and clusters of its rows, its interval over clusters where
+    there are any.
+    """
     # A metric that exists for a whole corpus alone has no rows that could be named.
     if len(score.per_example) != len(rows):
         return score

@@ -1,6 +1,6 @@
 """Limits on candidates and what decides among them, as a recipe says it."""
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
@@ -15,6 +15,9 @@ Goal = Literal[
     "size",
     "goodput",
 ]
+
+LIMITED: Final = ("empty", "truncated", "refused", "malformed")
+"""Faults of answers whose share a recipe can limit, as `max_…`."""
 
 
 class SelectArgs(BaseModel):
@@ -56,6 +59,25 @@ class SelectArgs(BaseModel):
         gt=0,
         description="How far the mean tokens of an answer may be from those of its own unquantized "
         "weights, up and down, as a share: tokens per second are of the same work only then.",
+    )
+    max_empty: float | None = Field(
+        None, ge=0, lt=1, description="Share of answers that may be empty."
+    )
+    max_truncated: float | None = Field(
+        None, ge=0, lt=1, description="Share of answers that may be cut off before their end."
+    )
+    max_refused: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of answers that may decline to answer (`evaluate.answers.refusals`).",
+    )
+    max_malformed: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of answers that may be in another format than is asked for "
+        "(`evaluate.answers.format`, `json_schema`).",
     )
     max_ttft_p95: float | None = Field(
         None, gt=0, description="Seconds to the first token, 95th percentile."
@@ -103,14 +125,19 @@ class SelectArgs(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:
-        """Refuse a loss that no number of rows can show."""
-        for name in ("max_loss", "max_nll_increase"):
+        """Refuse a limit that no number of rows can show."""
+        for name in ("max_loss", "max_nll_increase", *(f"max_{fault}" for fault in LIMITED)):
             if getattr(self, name) == 0 and self.on_doubt == "refuse":
                 raise ValueError(
                     f"{name} 0 cannot be shown by any number of rows: give a limit above 0, or "
                     "`on_doubt: accept`"
                 )
         return self
+
+    def most(self, fault: str) -> float | None:
+        """Return the share of answers that may have a fault, one of `LIMITED`."""
+        limit: float | None = getattr(self, f"max_{fault}")
+        return limit
 
     @property
     def needs_price(self) -> str:

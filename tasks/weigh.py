@@ -32,7 +32,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 7: scores hold the ids of their rows.
 # 8: the answers' tokens are counted.
 # 9: processor time, warm-up and graphics cards are recorded.
-VERSION = 9
+# 10: faults of answers are counted, and slices kept.
+VERSION = 10
 logger = logging.getLogger(__name__)
 
 NO_PART: Final = {

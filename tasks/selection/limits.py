@@ -16,10 +16,12 @@ from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.scoring import worse_by
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, exact, reasons
+from weighbridge.tasks.selection.fault_limits import faults_within
 from weighbridge.tasks.selection.objective import NO_COST, Objective, figures_at
+from weighbridge.tasks.selection.score_limit import beyond, needed_rows
 from weighbridge.tasks.statistics.paired import not_worse
 from weighbridge.tasks.statistics.quantiles import limit_verdict
-from weighbridge.tasks.statistics.verdict import Claim, Verdict
+from weighbridge.tasks.statistics.verdict import Verdict
 
 _ROUNDING = 1e-9
 """0.99 - 0.97 is a little more than 0.02."""
@@ -63,6 +65,7 @@ class Limits:
         scores = measurement.test_scores if rows == "test" else measurement.scores
         evidence = [
             *self._quality(scores, rows, reference),
+            *faults_within(measurement, rows, self.args),
             *self._same_work(measurement, rows, reference),
             *self._speed(measurement),
             *self._footprint(measurement),
@@ -100,31 +103,7 @@ class Limits:
         label, floor = self.args.metric, self.args.floor
         if floor is None:
             return
-        sign = 1 if score.greater_is_better else -1
-        worst, best = sorted((sign * score.low, sign * score.high))
-        kept, side = sign * floor, "below" if sign > 0 else "above"
-        verdict: Verdict = "shown" if worst >= kept else "refuted" if best < kept else "undecided"
-        needed = _rows_for_floor(score, floor) if verdict == "undecided" else None
-        claim = Claim(
-            verdict=verdict,
-            estimate=score.value,
-            low=score.low,
-            high=score.high,
-            why="",
-            needed=needed,
-        )
-        words = {
-            "refuted": f"{label} {score.value:.4g} is {side} the limit {floor:.4g}",
-            "undecided": f"undecided: {label} {score} may be {side} the limit {floor:.4g}"
-            f"{needed_rows(claim)}",
-            "shown": f"{label} {score} is not {side} the limit {floor:.4g}",
-        }
-        yield Evidence(
-            rule="floor",
-            rows=rows,
-            claim=claim.model_copy(update={"why": words[verdict]}),
-            seen=sign * score.value >= kept,
-        )
+        yield beyond("floor", label, score, floor, rows)
 
     def _loss(
         self,
@@ -227,21 +206,6 @@ class Limits:
             yield _most("max_memory", memory, most, seen, human_size(most))
         if (most := args.max_size) is not None:
             yield _most("max_size", size, most, f"its size {human_size(size)}", human_size(most))
-
-
-def _rows_for_floor(score: Score, floor: float) -> int | None:
-    """Return how many rows make the interval as narrow as the distance to the floor."""
-    distance, rows = abs(score.value - floor), len(score.per_example)
-    end = score.low if score.value > floor else score.high
-    if not (rows and distance):
-        return None
-    # An interval's width falls with the root of the rows.
-    return max(rows + 1, math.ceil(rows * ((score.value - end) / distance) ** 2))
-
-
-def needed_rows(claim: Claim) -> str:
-    """Return how many rows would decide a claim, to be put after a sentence on it."""
-    return f"; {claim.needed:,} rows would decide" if claim.needed else ""
 
 
 # `value <= limit` and not `not value > limit`: a figure that is no number breaks the limit, too.

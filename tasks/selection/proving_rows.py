@@ -16,10 +16,10 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.files import replace_text
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks.data import Row
+from weighbridge.tasks.data import Row, content
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs
-from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.select_args import LIMITED, SelectArgs
 from weighbridge.tasks.statistics.proportions import normal_quantile
 
 WORN: Final = 3
@@ -54,7 +54,7 @@ def worn(uses: int) -> str:
 def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> None:
     """Refuse limits that so many test rows cannot show, whatever is answered.
 
-    Only of right and wrong answers it is known before anything is measured.
+    Of scores, only where answers are right or wrong, it is known before anything is measured.
 
     Raises:
         BadInput: with the fewest rows that can.
@@ -62,9 +62,17 @@ def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> 
     # Rows of one cluster tell no more than one of them where none differs.
     apart = len({row.cluster or number for number, row in enumerate(test)})
     rows = min(apart, metrics.limit or apart)
-    if args.on_doubt == "accept" or not is_right_or_wrong(args.metric, metrics):
+    if args.on_doubt == "accept":
         return
     square = normal_quantile(0.05) ** 2
+    for fault in LIMITED:
+        most = args.most(fault)
+        if most is not None and most < square / (rows + square):
+            # Wilson's interval where no answer has the fault.
+            fewest = math.ceil(square * (1 - most) / most)
+            _refuse(rows, f"select.max_{fault} {most:.3g}", fewest, square / (rows + square))
+    if not is_right_or_wrong(args.metric, metrics):
+        return
     if args.max_loss is not None and args.max_loss <= square / (rows + square):
         # Tango's interval where no answer differs: its end is z²/(rows + z²) away.
         fewest = math.floor(square * (1 - args.max_loss) / args.max_loss) + 1
@@ -92,4 +100,4 @@ def _refuse(rows: int, limit: str, fewest: int, best: float) -> None:
 
 
 def _record(rows: Sequence[Row], workspace: Workspace) -> Path:
-    return workspace.settings.home / "test-splits" / f"{fingerprint(list(rows))}.json"
+    return workspace.settings.home / "test-splits" / f"{fingerprint(content(rows))}.json"

@@ -14,8 +14,8 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, unknown
-from weighbridge.tasks.selection.limits import needed_rows
 from weighbridge.tasks.selection.objective import Objective
+from weighbridge.tasks.selection.score_limit import needed_rows
 from weighbridge.tasks.statistics import paired
 from weighbridge.tasks.statistics.proportions import normal_quantile
 from weighbridge.tasks.statistics.sample_size import quantiles

@@ -108,6 +108,21 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
             "select: {max_loss: 0}\ndeploy:",
             "max_loss 0 cannot be shown by any number of rows",
         ),
+        (
+            "deploy:",
+            "evaluate: {answers: {refusals: []}}\nselect: {max_refused: 0.1}\ndeploy:",
+            "select.max_refused: evaluate.answers.refusals is empty",
+        ),
+        (
+            "deploy:",
+            "evaluate: {answers: {format: any}}\nselect: {max_malformed: 0.1}\ndeploy:",
+            "select.max_malformed: evaluate.answers asks for no format",
+        ),
+        (
+            "deploy:",
+            "evaluate: {answers: {json_schema: /nowhere.json}}\ndeploy:",
+            "evaluate.answers.json_schema: it cannot be read: No such file or directory",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_place_and_remedy(

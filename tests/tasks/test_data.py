@@ -440,8 +440,9 @@ def test_ids_and_clusters_come_of_the_columns_that_are_named(tmp_path: Path) -> 
         others = [{**row, "number": first + n} for n, row in enumerate(rows)]
         others = [{**row, "prompt": f"{split} {row['prompt']}"} for row in others]
         files[split] = lines(tmp_path / f"{split}.jsonl", *others)
-    splits = prepared(tmp_path, files, id="number", cluster="customer")
+    splits = prepared(tmp_path, files, id="number", cluster="customer", slice="customer")
     assert [(row.id, row.cluster) for row in splits["test"]] == [("20", "A"), ("21", "B")]
+    assert [row.slice for row in splits["test"]] == ["A", "B"]
     splits = prepared(tmp_path, files)
     assert [(row.id, row.cluster) for row in splits["test"]] == [("", ""), ("", "")]
 

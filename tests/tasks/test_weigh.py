@@ -111,6 +111,24 @@ def test_quality_is_what_the_engine_answers_on_both_splits(
     assert (last["answer"], last["scores"]) == ("one two three four", {"exact_match": 0.0})
 
 
+def test_faults_are_counted_of_the_answers_that_are_there_already(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    metrics = METRICS.model_copy(update={"max_new_tokens": 3})
+    stand_in = StandInArgs(threads=2, default="I'm sorry, I cannot help")
+    (measured,) = weigh([variant(known=27)], data, metrics, args(stand_in), workspace).measurements
+    shares = {
+        split: {fault: score.value for fault, score in counted.items()}
+        for split, counted in measured.faults.items()
+    }
+    assert shares["validation"] == {"failed": 0, "empty": 0, "truncated": 0.3, "refused": 0.3}
+    assert shares["test"] == {"failed": 0, "empty": 0, "truncated": 1, "refused": 1}
+    assert "references are not JSON" in measured.uncounted["malformed"]
+    assert measured.predictions
+    lines = (measured.predictions.path / "validation.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["faults"] == ["truncated", "refused"]
+
+
 def test_every_figure_is_there(
     variant: Callable[..., Variant], data: Artifact, workspace: Workspace
 ) -> None:
