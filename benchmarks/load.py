@@ -24,11 +24,11 @@ from weighbridge.core.processes import Process, free_port
 from weighbridge.serving.load import run_load
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits
 from weighbridge.serving.load_sender import Sender
-from weighbridge.serving.open_loop import WARM_UP, WORTH, poisson, run_rate
+from weighbridge.serving.open_loop import poisson, run_rate
 from weighbridge.serving.openai_client import Payload
 from weighbridge.serving.quantiles import decide, percentile
 from weighbridge.serving.rate_search import highest_rate
-from weighbridge.serving.steadiness import independent
+from weighbridge.serving.steadiness import WARM_UP, WORTH, independent
 
 SERVICE: Final = 0.1
 """Mean seconds of a service: so long that HTTP's own milliseconds do not count."""

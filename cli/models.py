@@ -148,7 +148,9 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
     use = [list(fact) for fact in _use(measurement).items()]
     quality = [*scores, *faults, *_slices(measurement)]
-    return [*quality, *speed, *memory, *use, *_limits(measurement), *_options(measurement)]
+    gaps = [["left out", gap] for gap in measurement.get("left_out", [])]
+    own = [*_limits(measurement), *_options(measurement)]
+    return [*quality, *speed, *memory, *use, *gaps, *own]
 
 
 def _use(measurement: dict[str, Any]) -> dict[str, str]:

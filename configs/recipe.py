@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validato
 
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.serving.quantiles import requests_to_decide
+from weighbridge.serving.steadiness import requests_at
 from weighbridge.tasks.answer_args import AnswerArgs
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -116,6 +118,8 @@ class Recipe(BaseModel):
             raise ValueError("select.objective goodput: give weigh.arrivals `poisson` and limits")
         if unlimited := _not_counted(self.evaluate.answers, select):
             raise ValueError(unlimited)
+        if wrong := _not_carried(select, weigh):
+            raise ValueError(wrong)
         lowest, highest = metrics[select.metric].bounds
         if select.floor is not None and not lowest <= select.floor <= highest:
             raise ValueError(
@@ -132,6 +136,26 @@ def _not_counted(answers: AnswerArgs, select: SelectArgs) -> str:
     if select.max_malformed is not None and answers.format == "any" and not answers.json_schema:
         return "select.max_malformed: evaluate.answers asks for no format"
     return ""
+
+
+def _not_carried(select: SelectArgs, weigh: WeighArgs) -> str:
+    """Return that the requests are too few to show a p95, if not one of them took longer; empty
+    where they suffice, or where doubt is accepted.
+    """
+    if select.max_ttft_p95 is None or select.on_doubt == "accept":
+        return ""
+    level = select.concurrency or max(weigh.concurrency)
+    needed = requests_to_decide(0, 0, 0.95) or 0
+    # What begins before each stream has ended one is warm-up.
+    warm_up = 2 * level - 1
+    if requests_at(weigh.requests, level) - warm_up >= needed:
+        return ""
+    return (
+        f"select.max_ttft_p95 takes {needed} requests after the warm-up, none of them beyond it, "
+        f"and weigh.requests {weigh.requests} may leave "
+        f"{max(requests_at(weigh.requests, level) - warm_up, 0)} at concurrency {level}; give "
+        f"{needed + warm_up}, or `select.on_doubt: accept`"
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -20,7 +20,8 @@ from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.open_loop import run_rate
 from weighbridge.serving.openai_client import Client, Payload
-from weighbridge.serving.rate_search import highest_rate
+from weighbridge.serving.rate_search import highest_rate, lateness
+from weighbridge.serving.steadiness import requests_at
 
 TIMEOUT: Final = 120.0
 """Seconds that one answer may take."""
@@ -56,8 +57,7 @@ def run_load(
         Unavailable: nobody answers at `url`.
     """
     _check(url, payloads, concurrency, remote=remote)
-    # With fewer there would be no span in which all streams are busy.
-    enough = len(payloads) if requests is None else max(requests, 4 * concurrency)
+    enough = len(payloads) if requests is None else requests_at(requests, concurrency)
     sender = Sender(url, Client(url, timeout).model, timeout)
     run = LoadRun(sender, payloads, concurrency, enough, seconds)
     run.go(max_seconds, wait_for_silent)
@@ -197,7 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cpu = time.process_time()
         figures = run()
         spent = time.process_time() - cpu
-        print(figures.model_dump_json() if args.json else _line(figures, spent), flush=True)
+        print(
+            figures.model_dump_json() if args.json else _line(figures, _limits(args), spent),
+            flush=True,
+        )
 
 
 def _limits(args: argparse.Namespace) -> SpeedLimits:
@@ -209,7 +212,7 @@ def _at_levels(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
         yield partial(
             run_load,
             args.url,
-            made_up_payloads(max(args.requests, 4 * level), args.max_tokens),
+            made_up_payloads(requests_at(args.requests, level), args.max_tokens),
             level,
             max_seconds=args.max_seconds,
             limits=_limits(args),
@@ -238,10 +241,12 @@ def _at_rates(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
     yield from (partial(lambda seen: seen, figures) for figures in tried)
 
 
-def _line(figures: LoadFigures, cpu: float) -> str:
+def _line(figures: LoadFigures, limits: SpeedLimits, cpu: float) -> str:
     at = f"concurrency {figures.concurrency:3d}"
     if figures.rate is not None:
         verdict = "saturated" if figures.saturated else f"limits {figures.objective}"
+        if figures.void(limits):
+            verdict = f"void: {lateness(figures)}"
         at = f"rate {figures.rate:.3g}/s, {figures.within or 0:.1%} within, {verdict}"
     return (
         f"{at}: {figures.tokens_per_second:8.1f} tokens/s, "

@@ -79,6 +79,9 @@ class LoadFigures(BaseModel):
     answer_tokens: float | None = Field(
         None, description="Output tokens of an answer, mean of those answered whole."
     )
+    uncounted: int = Field(
+        0, description="Whole answers whose tokens the engine did not count: their pieces were."
+    )
     goodput: float | None = Field(
         None, description="Requests per second that were answered whole and kept the limits."
     )
@@ -195,6 +198,7 @@ def summary(
         itl_p50=itl.percentile(0.5),
         itl_p95=itl.percentile(0.95),
         answer_tokens=statistics.fmean(answer.tokens for answer in whole) if whole else None,
+        uncounted=sum(1 for answer in whole if not answer.counted),
         ttft=ttft,
         tpot=tpot,
         cached_share=_cached_share(answers),

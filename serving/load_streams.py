@@ -40,6 +40,8 @@ class StreamedAnswer:
     """How many deltas came at each of them."""
     tokens: int = 0
     """As the server counts them; where it doesn't, the deltas."""
+    counted: bool = False
+    """Whether the server did."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     """Those of the prompt that the server had in its prefix cache; None where it tells none."""
@@ -103,7 +105,7 @@ class StreamedAnswer:
 
     def _count(self, event: bytes) -> None:
         if usage := COMPLETION_TOKENS.search(event):
-            self.tokens = int(usage[1])
+            self.tokens, self.counted = int(usage[1]), True
         if prompt := PROMPT_TOKENS.search(event):
             self.prompt_tokens = int(prompt[1])
         if cached := CACHED_TOKENS.search(event):

@@ -20,14 +20,8 @@ from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.openai_client import Payload
 from weighbridge.serving.quantiles import Decided, decide
-from weighbridge.serving.steadiness import independent, is_saturated
+from weighbridge.serving.steadiness import WARM_UP, WORTH, independent, is_saturated
 
-WARM_UP: Final = 0.2
-"""Part of the arrivals that finds the engine idler than it will be: answered, and not measured."""
-WORTH: Final = 0.8
-"""Of the number of independent requests, which is itself uncertain: with it, queues exactly at
-their limit are called good in 1 % of runs (python -m benchmarks.load).
-"""
 UNBOUNDED: Final = 1_000_000
 """Tokens of an answer whose request sets no bound."""
 DRAIN_POLL: Final = 0.02

@@ -165,7 +165,9 @@ def is_ready(url: str, timeout: float = 60.0, headers: Mapping[str, str] | None 
     client = Client(url, timeout, headers)
     for prompt in ([{"role": "user", "content": "Hi"}], "Hi"):
         try:
-            return client.ask(prompt, max_tokens=1).completion_tokens > 0
+            answer = client.ask(prompt, max_tokens=1)
+            # Some tokens have no text, and some servers count no tokens.
+            return answer.completion_tokens > 0 or bool(answer.text)
         except RequestRefused as exc:
             # A 4xx is about the chat, and plain text is still worth a try; a 5xx is about the
             # server.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.serving.load_figures import LoadFigures, SpeedLimits
+from weighbridge.serving.load_figures import MOST_LAG, LoadFigures, SpeedLimits
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class RateSearch:
         if figures.void(self.limits):
             if self.low is not None:
                 # What was found below holds; what lies above cannot be seen from here.
+                logger.warning("%.3g requests/s do not count: %s", rate, lateness(figures))
                 self.high = min(self.high, rate)
                 return
             raise Unavailable(
                 f"measuring at {rate:.3g} requests per second",
-                f"the load generator was {figures.lag_p95 or 0:.3g} s late itself, more than 5 % "
-                "of the limit of the time to the first token",
+                lateness(figures),
                 "measure from a machine with less to do, or with a later limit",
             )
         self.tried.append(figures)
@@ -72,6 +72,14 @@ class RateSearch:
     def _is_found(self) -> bool:
         low = (self.low.rate if self.low else None) or 0.0
         return self.high < math.inf and self.high - low <= RESOLUTION * self.high
+
+
+def lateness(figures: LoadFigures) -> str:
+    """Return how late the generator itself was, where that voids a run."""
+    return (
+        f"the load generator was {figures.lag_p95 or 0:.3g} s late itself, more than "
+        f"{MOST_LAG:.0%} of the limit of the time to the first token"
+    )
 
 
 def keeps(figures: LoadFigures, limits: SpeedLimits) -> bool:

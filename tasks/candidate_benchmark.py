@@ -29,6 +29,7 @@ from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.gpu_watch import GpuWatch
+from weighbridge.tasks.left_out import left_out
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.slices import slices_of
 from weighbridge.tasks.weigh_args import WeighArgs
@@ -117,6 +118,9 @@ class CandidateBenchmark:
                 split: count(of_split, self.metrics.answers) for split, of_split in answers.items()
             }
             done(4)
+        missing = left_out(self.metrics.metrics, answers.values(), load)
+        for gap in missing:
+            logger.warning("%s: %s", self.candidate.label, gap)
         return Measurement(
             candidate=self.candidate.model_copy(update={"engine": tuned}),
             scores=scores["validation"],
@@ -135,6 +139,7 @@ class CandidateBenchmark:
             gpu=cards.seen(),
             context=context,
             tuning=self.tuning,
+            left_out=missing,
             machine={**machine.describe(), "build": self.build},
         )
 

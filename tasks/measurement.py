@@ -150,6 +150,10 @@ class Measurement(BaseModel):
         description="Short runs in the same blocks as other finalists', at the load that decides.",
     )
     noise: Noise | None = Field(None, description="Of its repeats; None where there are none.")
+    left_out: list[str] = Field(
+        default_factory=list,
+        description="What its engine cannot tell, and what that leaves out, as sentences.",
+    )
     machine: dict[str, str] = Field(
         default_factory=dict, description="Processor, cores, memory, engine version."
     )

@@ -123,7 +123,7 @@ def weighing_report(
         columns=list(rows[0]) if rows else [],
         before_after=_before_after(evaluated, _winner(ordered, decision)),
         facts={**(facts or {}), **_machine(ordered), **_options(ordered, decision)},
-        notes=decision.notes,
+        notes=_notes(ordered, decision),
         winner=decision.winner or "",
         evidence=evidence_rows(decision),
         proved=on_test_rows(decision),
@@ -144,7 +144,7 @@ def weighing_report(
         markdown=markdown(page),
         html=html(page),
         chart=chart,
-        notes=decision.notes,
+        notes=page.notes,
         figures=[_figures(measurement, decision) for measurement in ordered],
     )
 
@@ -212,6 +212,17 @@ def _row(
     }
 
 
+def _notes(measurements: Sequence[Measurement], decision: Decision) -> dict[str, str]:
+    """Return what is in doubt by candidate, and what could not be measured of it."""
+    notes = {
+        one.candidate.label: "; ".join(
+            filter(None, [decision.notes.get(one.candidate.label, ""), *one.left_out])
+        )
+        for one in measurements
+    }
+    return {label: note for label, note in notes.items() if note}
+
+
 def _verdict(label: str, decision: Decision) -> str:
     return _WON if label == decision.winner else decision.reasons.get(label, _LOST)
 
@@ -222,7 +233,7 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
     return {
         "candidate": label,
         "verdict": _verdict(label, decision),
-        "doubt": decision.notes.get(label),
+        "doubt": _notes([measurement], decision).get(label),
         "scores": score_figures(measurement.scores),
         "test_scores": score_figures(measurement.test_scores),
         "faults": {split: score_figures(scores) for split, scores in measurement.faults.items()},

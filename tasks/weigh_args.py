@@ -1,11 +1,14 @@
 """How candidates are weighed, as a recipe says it."""
 
+import math
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
+from weighbridge.serving.quantiles import requests_to_decide
+from weighbridge.serving.steadiness import WARM_UP, WORTH
 from weighbridge.tasks.search.args import SearchArgs, check_options
 
 FEWEST_REPEATS: Final = 3
@@ -116,6 +119,22 @@ class WeighArgs(BaseModel):
                 "ttft_limit"
             )
         return self
+
+    @model_validator(mode="after")
+    def _requests_carry_the_percentile(self) -> Self:
+        """Refuse a percentile that could not be shown to hold if all requests kept the limits."""
+        part = self.limit_percentile
+        needed = requests_to_decide(0, 0, part)
+        shares = (1 - WARM_UP) * WORTH
+        if self.arrivals == "closed" or (needed and shares * self.rate_requests >= needed):
+            return self
+        if needed is None:
+            raise ValueError(f"limit_percentile {part:g}: no number of requests shows that")
+        raise ValueError(
+            f"limit_percentile {part:g} takes {needed:,} independent requests that all keep the "
+            f"limits, and of rate_requests {self.rate_requests:,} at most "
+            f"{int(shares * self.rate_requests):,} count; give {math.ceil(needed / shares):,}"
+        )
 
     @model_validator(mode="after")
     def _searches_what_there_is(self) -> Self:

@@ -99,6 +99,12 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
             "select.concurrency 3 is none of weigh.concurrency: 1, 4, 8",
         ),
         (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  concurrency: [1, 32]\nselect: {max_ttft_p95: 1}\n",
+            "select.max_ttft_p95 takes 90 requests after the warm-up, none of them beyond it, and "
+            "weigh.requests 120 may leave 65 at concurrency 32; give 153, or",
+        ),
+        (
             "deploy:",
             "select: {floor: 95}\ndeploy:",
             "select.floor 95: exact_match lies between 0 and 1",

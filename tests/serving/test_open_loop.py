@@ -133,7 +133,7 @@ def test_where_no_rate_keeps_the_limits_none_is_found() -> None:
     assert [figures.rate for figures in tried] == [8.0, 4.0, 2.0, 1.0, 0.5]
 
 
-def test_a_generator_that_is_late_itself_voids_the_run() -> None:
+def test_a_generator_that_is_late_itself_voids_the_run(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Unavailable, match="late itself"):
         highest_rate(lambda rate: made_up(rate, 1.0, lag=0.2), LIMITS, 8.0)
     # What it could send below that still holds.
@@ -143,3 +143,4 @@ def test_a_generator_that_is_late_itself_voids_the_run() -> None:
     assert found
     assert found.rate
     assert 8 <= found.rate <= 10
+    assert "requests/s do not count: the load generator was 0.2 s late itself" in caplog.text

@@ -35,6 +35,7 @@ class StandInArgs(EngineArgs):
     truncate_every: int = 0
     unfinished_every: int = 0
     drains: bool = False
+    no_counts: bool = False
     flaws: tuple[str, ...] = ()
     threads: int | None = None
     """Tuned: answers come `0.02 * |threads - 2|` s later."""

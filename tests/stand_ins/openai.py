@@ -36,7 +36,7 @@ FAULTS: dict[str, type] = {
     "unfinished_every": int,
 }
 """Fields of `Behaviour` that are options of the command line, too."""
-SWITCHES = ("garbage", "never_ready", "drains")
+SWITCHES = ("garbage", "never_ready", "drains", "no_counts")
 FLAWS = {
     "wrong_usage": "counts a token too many of every prompt",
     "silent_usage": "says nothing of tokens at the end of a stream",
@@ -104,6 +104,8 @@ class Behaviour:
     """Most words of a prompt; 0: any number."""
     drains: bool = False
     """SIGTERM lets the answers under way finish."""
+    no_counts: bool = False
+    """Tells no number of tokens."""
     flaws: frozenset[str] = frozenset()
     """Names out of `FLAWS`."""
 
@@ -286,6 +288,8 @@ class Handler(BaseHTTPRequestHandler):
             "completion_tokens": len(tokens),
             "total_tokens": prompt + len(tokens),
         }
+        if behaviour.no_counts:
+            usage = {}
         if behaviour.cached is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": behaviour.cached}
         if body.get("stream"):
@@ -370,7 +374,7 @@ class Handler(BaseHTTPRequestHandler):
             if not _hits(behaviour.unfinished_every, number):
                 last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
                 self._event({"choices": [{"index": 0, "finish_reason": reason, **last}]})
-                if "silent_usage" not in behaviour.flaws:
+                if usage and "silent_usage" not in behaviour.flaws:
                     self._event({"choices": [], "usage": usage})
                 self._raw(b"data: [DONE]\n\n")
         self.server.leave()
