@@ -61,15 +61,23 @@ def import_lean() -> "type[MlflowClient]":
 def replace_command_by_server() -> None:
     """Have `mlflow server` become the server that it starts, where it would wait for it.
 
-    That second process takes as much memory as the server itself.
+    That second process takes as much memory as the server itself, and as long to import MLflow.
     """
+    # Before MLflow's server, which takes up its guard against foreign hosts and origins only where
+    # it finds this imported.
+    import uvicorn
     from mlflow import server
 
     def become(
         command: list[str], *, extra_env: Mapping[str, str] | None = None, **_: object
     ) -> None:
-        os.execvpe(command[0], command, {**os.environ, **(extra_env or {})})
+        os.environ.update(extra_env or {})
+        if command[1:3] == ["-m", "uvicorn"]:
+            uvicorn.main(command[3:])
+        os.execv(command[0], command)
 
+    if not server.is_running_as_server:
+        raise ImportError("mlflow.server was imported before uvicorn")
     # AttributeError where it is gone: assigned alone, the command would go on as before.
     del server._exec_cmd
     server._exec_cmd = become

@@ -12,13 +12,14 @@ from weighbridge.registry import mlflow_internals
 
 def main(arguments: list[str]) -> None:
     """Run the server until a signal ends it."""
-    from mlflow.cli import cli
-
+    # Before MLflow's command, which imports the server without what turns its guard on.
     if Settings().fast_start:
         try:
             mlflow_internals.replace_command_by_server()
         except NAME_IS_GONE as exc:
             warn_name_is_gone("mlflow", exc)
+    from mlflow.cli import cli
+
     cli(["server", *arguments])
 
 
