@@ -132,6 +132,7 @@ def weigh_step(
         ],
         "labels": [candidate.label for candidate in candidates],
         "args": recipe.weigh,
+        "concurrency": recipe.select.concurrency,
     }
     return CachedStage(
         "weigh",
@@ -139,7 +140,12 @@ def weigh_step(
         Weighed,
         inputs,
         lambda: weigh.weigh(
-            optimized.variants, downloaded.data, recipe.evaluate, recipe.weigh, workspace
+            optimized.variants,
+            downloaded.data,
+            recipe.evaluate,
+            recipe.weigh,
+            workspace,
+            concurrency=recipe.select.concurrency,
         ),
         # A candidate that failed, by a full memory perhaps, is tried again by the next run.
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),

@@ -326,7 +326,12 @@ class ReleaseRun:
             return None, _unknown_champion(version, "its weights are not to be had")
         labelled = candidate.model_copy(update={"label": champion_label(champion)})
         measured = weighing.weigh_one(
-            labelled, downloaded.data, self.recipe.evaluate, self.recipe.weigh, self.workspace
+            labelled,
+            downloaded.data,
+            self.recipe.evaluate,
+            self.recipe.weigh,
+            self.workspace,
+            self.recipe.select.concurrency,
         )
         return measured, ""
 

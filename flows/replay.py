@@ -135,7 +135,9 @@ def _weigh_again(
 
     def call() -> StageOutcome[Measurement]:
         started = time.monotonic()
-        measured = weigh.weigh_one(again, downloaded.data, recipe.evaluate, args, workspace)
+        measured = weigh.weigh_one(
+            again, downloaded.data, recipe.evaluate, args, workspace, recipe.select.concurrency
+        )
         if measured.failure:
             raise Unavailable("measuring it again", measured.failure)
         seconds = time.monotonic() - started

@@ -119,6 +119,19 @@ class LoadFigures(BaseModel):
         whole = self.requests - self.errors - self.unfinished
         return None if self.cpu_seconds is None or whole < 1 else self.cpu_seconds / whole
 
+    @property
+    def useful_requests_per_second(self) -> float:
+        """Return those that were answered whole and kept the limits, where any were given."""
+        return self.requests_per_second if self.goodput is None else self.goodput
+
+    @property
+    def useful_tokens_per_second(self) -> float:
+        """Return the tokens of such answers alone."""
+        if not self.requests_per_second:
+            return self.tokens_per_second
+        share = self.useful_requests_per_second / self.requests_per_second
+        return self.tokens_per_second * share
+
     def void(self, limits: SpeedLimits) -> bool:
         """Whether the generator itself was too late for its figures to be the engine's."""
         return (

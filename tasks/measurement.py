@@ -134,10 +134,12 @@ class Measurement(BaseModel):
         None, description="Of the graphics cards under load; None where there are none."
     )
     cost_per_million_tokens: float | None = Field(
-        None, description="At the best throughput, in the recipe's currency."
+        None,
+        description="Of answers whole and in time, at the highest rate that kept the limits, else "
+        "at the concurrency that decides; in the recipe's currency.",
     )
     cost_per_thousand_requests: float | None = Field(
-        None, description="At the most requests per second, in the recipe's currency."
+        None, description="Under the same load, in the recipe's currency."
     )
     context: int | None = Field(
         None, description="Tokens that prompt and answer of one request may have together."

@@ -22,6 +22,7 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.search.candidates import Searched, searched
+from weighbridge.tasks.selection.objective import figures_at
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: records of version 1 were taken with engines that were tuned and started in another way.
@@ -114,10 +115,12 @@ def weigh(
     args: WeighArgs,
     workspace: Workspace,
     also: Sequence[Candidate] = (),
+    concurrency: int | None = None,
 ) -> Weighed:
     """Measure every candidate; each is kept by itself, and one that fails does not stop the others.
 
-    `also` are candidates made elsewhere, such as the one that serves now.
+    `also` are candidates made elsewhere, such as the one that serves now; costs are at the load
+    `concurrency`, by default the highest.
 
     Raises:
         BadInput: no engine takes any variant.
@@ -129,7 +132,7 @@ def weigh(
     all_candidates = [*(search.candidates if search else named), *also]
     for number, candidate in enumerate(all_candidates, start=1):
         logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
-        measurements.append(weigh_one(candidate, data, metrics, args, workspace))
+        measurements.append(weigh_one(candidate, data, metrics, args, workspace, concurrency))
     # A search on a record has its result, though nobody comes of it who could be released.
     replayed = search is not None and any(map(_recorded, all_candidates))
     if all(one.failure for one in measurements) and not replayed:
@@ -196,9 +199,11 @@ def weigh_one(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    concurrency: int | None = None,
 ) -> Measurement:
     """Measure one candidate, or take its earlier measurement; a failure is a measurement too."""
-    return _with_cost(_weigh_one(candidate, data, metrics, args, workspace), args)
+    measured = _weigh_one(candidate, data, metrics, args, workspace)
+    return _with_cost(measured, args, concurrency)
 
 
 def _weigh_one(
@@ -248,13 +253,13 @@ def _failed(candidate: Candidate, why: str) -> Measurement:
     )
 
 
-def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
+def _with_cost(measurement: Measurement, args: WeighArgs, concurrency: int | None) -> Measurement:
     """Add the cost.
 
     The price is no part of what is kept: it changes without anything being measured again.
     """
     price = args.price_per_hour
-    tokens, requests = _best_speed(measurement)
+    tokens, requests = _useful_speed(measurement, concurrency)
     if price is None:
         return measurement
     return measurement.model_copy(
@@ -265,13 +270,13 @@ def _with_cost(measurement: Measurement, args: WeighArgs) -> Measurement:
     )
 
 
-def _best_speed(measurement: Measurement) -> tuple[float, float]:
-    """Return tokens and requests per second: at the goodput where rates were tried, of answers that
-    were whole and in time; else the most that any concurrency had.
+def _useful_speed(measurement: Measurement, concurrency: int | None) -> tuple[float, float]:
+    """Return tokens and requests per second of answers that were whole and in time: at the highest
+    rate that kept the limits where rates were tried, else at the concurrency that decides.
     """
     if measurement.rates:
         requests = measurement.sustained or 0.0
         lengths = measurement.goodput.answer_tokens if measurement.goodput else None
         return requests * (lengths or 0.0), requests
-    tokens = max((figures.tokens_per_second for figures in measurement.load), default=0.0)
-    return tokens, max((figures.requests_per_second for figures in measurement.load), default=0.0)
+    load = figures_at(measurement, concurrency)
+    return (load.useful_tokens_per_second, load.useful_requests_per_second) if load else (0.0, 0.0)

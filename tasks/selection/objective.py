@@ -15,14 +15,15 @@ from weighbridge.tasks.statistics.repeats import TIE, faster, tied
 from weighbridge.tasks.statistics.verdict import Claim
 
 _OF_LOAD: Mapping[Goal, Callable[[LoadFigures], float]] = {
-    "throughput": lambda load: load.tokens_per_second,
-    "cost": lambda load: load.tokens_per_second,
-    "requests": lambda load: load.requests_per_second,
-    "request_cost": lambda load: load.requests_per_second,
+    "throughput": lambda load: load.useful_tokens_per_second,
+    "cost": lambda load: load.useful_tokens_per_second,
+    "requests": lambda load: load.useful_requests_per_second,
+    "request_cost": lambda load: load.useful_requests_per_second,
     "latency": lambda load: 1 / load.ttft_p95 if load.ttft_p95 else math.nan,
 }
 """Objectives that another run would give otherwise: the figure of one, so that more is better."""
 _AT_A_CONCURRENCY: Collection[Goal] = ("throughput", "requests", "latency")
+_COSTS: Collection[Goal] = ("cost", "request_cost")
 NO_COST: Final = "its cost is not known: set weigh.price_per_hour"
 
 
@@ -64,6 +65,11 @@ def _bracket(measurement: Measurement) -> tuple[float, float]:
     return max(met, default=0.0), min(missed, default=math.inf)
 
 
+def _answer_tokens(measurement: Measurement) -> float:
+    """Return the tokens of an answer at the goodput; 1 where that is not known."""
+    return (measurement.goodput and measurement.goodput.answer_tokens) or 1.0
+
+
 def figures_at(measurement: Measurement, concurrency: int | None) -> LoadFigures | None:
     """Return the load figures at a concurrency; None means the highest that was measured."""
     level = concurrency or highest_concurrency([measurement])
@@ -94,8 +100,8 @@ class Objective:
         load = figures_at(measurement, self.args.concurrency)
         score = measurement.scores.get(self.args.metric)
         figures: Mapping[Goal, float | None] = {
-            "throughput": load.tokens_per_second if load else None,
-            "requests": load.requests_per_second if load else None,
+            "throughput": load.useful_tokens_per_second if load else None,
+            "requests": load.useful_requests_per_second if load else None,
             "latency": load.ttft_p95 if load else None,
             "request_cost": measurement.cost_per_thousand_requests,
             "cost": measurement.cost_per_million_tokens,
@@ -116,7 +122,7 @@ class Objective:
             return None
         if measurement.sustained == 0:
             return f"it kept the limits at none of {len(measurement.rates)} rates"
-        return NO_COST if goal in ("cost", "request_cost") else f"its {goal} is not known"
+        return NO_COST if goal in _COSTS else f"its {goal} is not known"
 
     def shown(self, measurement: Measurement) -> str:
         """Return the figure for a person."""
@@ -147,7 +153,15 @@ class Objective:
 
     def is_repeated(self, measurement: Measurement) -> bool:
         """Whether there are repeats of the figure that decides."""
-        return self.is_speed and bool(measurement.repeats)
+        return self.is_speed and bool(measurement.repeats) and not self.at_goodput(measurement)
+
+    def at_goodput(self, measurement: Measurement) -> bool:
+        """Whether the figure is of the highest rate that kept the limits, which is never repeated:
+        it is decided at each rate that was tried.
+        """
+        return self.args.objective == "goodput" or (
+            self.args.objective in _COSTS and bool(measurement.rates)
+        )
 
     def comparable(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Return those that were repeated beside each other; all, where none was.
@@ -215,7 +229,7 @@ class Objective:
         if mine is None or yours is None:
             return unknown(rule, f"{self.args.objective} was not measured of both")
         between = f"{self.shown(challenger)} against {self.shown(champion)}"
-        if self.args.objective == "goodput":
+        if self.at_goodput(challenger):
             return self._sustains(rule, champion, challenger, between)
         if self.args.objective not in _OF_LOAD:
             return self._exact(rule, mine, yours, between)
@@ -232,17 +246,20 @@ class Objective:
         """Return whether the challenger keeps the limits at a rate that is higher by enough than
         one at which the champion misses them; each as decided at every rate that was tried.
         """
-        least = 1 + self.args.min_improvement
+        # A token costs less where there are more of them in a request.
+        tokens = _answer_tokens(challenger) / _answer_tokens(champion)
+        share = tokens if self.args.objective == "cost" else 1.0
+        least = (1 + self.args.min_improvement) / share
         mine, yours = _bracket(challenger), _bracket(champion)
         # One that is only equal replaces nobody, whatever the rounding of its rates.
         shown = mine[0] >= least * yours[1] and mine[0] > 0
         refuted = mine[1] < least * yours[0]
-        estimate = (challenger.sustained or 0.0) / (champion.sustained or math.inf) - 1
+        estimate = share * (challenger.sustained or 0.0) / (champion.sustained or math.inf) - 1
         claim = Claim(
             verdict="shown" if shown else "refuted" if refuted else "undecided",
             estimate=estimate,
-            low=mine[0] / yours[1] - 1 if yours[1] else math.inf,
-            high=mine[1] / yours[0] - 1 if yours[0] else math.inf,
+            low=share * mine[0] / yours[1] - 1 if yours[1] else math.inf,
+            high=share * mine[1] / yours[0] - 1 if yours[0] else math.inf,
             why=f"{between}: its limits are met at {mine[0]:.3g} requests/s, the champion's missed "
             f"at {yours[1]:.3g}",
         )

@@ -447,15 +447,30 @@ def at_rates(label: str, met: float, missed: float, found: float) -> Measurement
     ("challenger", "takes"),
     [((12.0, 15.0, 14.0), True), ((10.0, 15.0, 14.0), False), ((7.0, 8.5, 8.0), False)],
 )
-def test_goodput_replaces_a_champion_where_the_rates_do_not_overlap(
-    challenger: tuple[float, float, float], takes: bool
+@pytest.mark.parametrize("objective", ["goodput", "request_cost", "cost"])
+def test_goodput_and_costs_at_it_replace_a_champion_where_the_rates_do_not_overlap(
+    challenger: tuple[float, float, float], takes: bool, objective: str
 ) -> None:
     champion = at_rates("champion", 9.0, 11.0, 10.0)
     decision = decide(
-        at_rates("x", *challenger), champion=champion, objective="goodput", margin=0.1
+        at_rates("x", *challenger), champion=champion, objective=objective, margin=0.1
     )
     assert (decision.winner == "llama_cpp/x") is takes
     assert decision.keeps_champion is not takes
+
+
+def test_a_token_costs_less_where_a_request_has_more_of_them() -> None:
+    def answering(made: Measurement, tokens: float) -> Measurement:
+        assert made.goodput
+        return made.model_copy(
+            update={"goodput": made.goodput.model_copy(update={"answer_tokens": tokens})}
+        )
+
+    champion = answering(at_rates("champion", 9.0, 11.0, 10.0), 10)
+    longer = answering(at_rates("x", 10.0, 15.0, 14.0), 20)
+    for objective, winner in (("cost", "llama_cpp/x"), ("request_cost", None)):
+        decision = decide(longer, champion=champion, objective=objective, margin=0.1)
+        assert decision.winner == winner
 
 
 def test_who_keeps_its_limits_at_no_rate_is_out() -> None:

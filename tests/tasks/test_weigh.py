@@ -142,11 +142,9 @@ def test_every_figure_is_there(
     assert all(figures.cpu_seconds is not None for figures in measured.load)
     assert measured.load_seconds > 0
     assert measured.peak_memory > 1 << 20
-    best = max(figures.tokens_per_second for figures in measured.load)
-    assert measured.cost_per_million_tokens == pytest.approx(1000 / best)
-    assert measured.cost_per_thousand_requests == pytest.approx(
-        1 / max(figures.requests_per_second for figures in measured.load)
-    )
+    highest = measured.load[-1]
+    assert measured.cost_per_million_tokens == pytest.approx(1000 / highest.tokens_per_second)
+    assert measured.cost_per_thousand_requests == pytest.approx(1 / highest.requests_per_second)
     assert measured.machine["cores"] == str(machine.cores())
 
 
@@ -406,6 +404,40 @@ def test_the_highest_rate_that_keeps_the_limits_is_looked_for_where_a_recipe_ask
     assert measured.sustained
     # At the goodput, not at the most that a concurrency had.
     assert measured.cost_per_thousand_requests == pytest.approx(1 / measured.sustained)
+
+
+def test_every_candidate_is_loaded_with_the_same_prompts_in_the_same_order(
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[object]] = []
+    run_levels = CandidateBenchmark._run_levels
+
+    def run(*given: Any, **options: Any) -> Any:
+        asked.append([payload["messages"] for payload in given[2]])
+        return run_levels(*given, **options)
+
+    monkeypatch.setattr(CandidateBenchmark, "_run_levels", run)
+    two = args(StandInArgs(threads=2), StandInArgs(threads=2, default="another"))
+    weigh([variant()], data, METRICS, two, workspace)
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+    assert len(asked[0]) > 8
+
+
+def test_costs_are_of_answers_in_time_at_the_concurrency_that_decides(
+    variant: Callable[..., Variant], data: Artifact, workspace: Workspace
+) -> None:
+    late = args(StandInArgs(threads=2, first_delay=0.05), ttft_limit=0.001, price_per_hour=3.6)
+    (measured,) = weigh([variant()], data, METRICS, late, workspace).measurements
+    assert measured.cost_per_million_tokens is None, "nothing was in time"
+    kept = args(StandInArgs(threads=2, first_delay=0.05), ttft_limit=60, price_per_hour=3.6)
+    (measured,) = weigh([variant("b")], data, METRICS, kept, workspace, concurrency=1).measurements
+    assert measured.cost_per_thousand_requests == pytest.approx(
+        1 / measured.load[0].requests_per_second
+    )
 
 
 def test_rates_need_a_limit() -> None:
