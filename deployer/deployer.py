@@ -25,6 +25,7 @@ from weighbridge.core import own_secrets
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.deployer.hosted_runs import HostedRuns
 from weighbridge.deployer.mlflow_events import of_delivery
 from weighbridge.deployer.target_worker import ROUTINE, TargetWorker
 from weighbridge.deployer.watch import Watch
@@ -106,7 +107,7 @@ class Deployer:
         self._webhook: dict[str, Any] = {"set": False, "detail": "not set up yet"}
         self._webhook_due = 0.0
         seen = SeenDeliveries(self._settings.home / "run" / "deliveries.json")
-        callbacks = Callbacks(self.take_delivery, self.wake, self.status)
+        callbacks = Callbacks(self.take_delivery, self.wake, self.status, HostedRuns().begin)
         wake_token = SecretStr(own_secrets.ensure(self._settings.home, "deployer"))
         app = application(callbacks, self._settings.webhook_secret, wake_token, seen)
         self._receiver = Receiver(app, self._settings.deployer_port)

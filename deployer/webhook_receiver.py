@@ -1,4 +1,5 @@
-"""What the deployer listens to: MLflow's webhook, wake-up calls, and questions about its state.
+"""What the deployer listens to: MLflow's webhook, wake-up calls, flow runs of the worker's, and
+questions about its state.
 
 A webhook is only a reason to look soon. One that is forged, too old, too long or delivered twice
 changes nothing; for one that is lost, the deployer's own look comes later.
@@ -16,9 +17,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -32,6 +35,7 @@ from starlette.routing import Route
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.service_addresses import HOST
+from weighbridge.deployer.hosted_runs import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,8 @@ class Callbacks:
     wake: Callable[[str, str], None]
     """With target (empty: all of them) and trigger."""
     status: Callable[[], Mapping[str, Any]]
+    run: "Callable[[str, UUID], Future[Outcome]]"
+    """With a flow's name and the id of a flow run."""
 
 
 class DeliveryRejected(Exception):
@@ -164,6 +170,13 @@ def application(
         callbacks.wake(fields.get("target", ""), fields.get("trigger", "wake"))
         return JSONResponse({"detail": "woken"}, 202)
 
+    async def flow_run(request: Request) -> JSONResponse:
+        _check_token(request.headers, wake_token.get_secret_value())
+        flow, run = _flow_run_fields(await _body(request))
+        outcome = await asyncio.wrap_future(callbacks.run(flow, run))
+        statuses: Mapping[Outcome, int] = {"over": 200, "refused": 409, "broken": 500}
+        return JSONResponse({"detail": outcome}, statuses[outcome])
+
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
@@ -178,6 +191,7 @@ def application(
     routes = [
         Route(PATH, webhook, methods=["POST"]),
         Route("/wake", wake, methods=["POST"]),
+        Route("/flow-runs", flow_run, methods=["POST"]),
         Route("/health", health),
         Route("/status", status),
     ]
@@ -232,6 +246,15 @@ def _wake_fields(body: bytes) -> dict[str, str]:
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in fields.values()):
         raise DeliveryRejected(400, "`target` and `trigger` are names")
     return fields
+
+
+def _flow_run_fields(body: bytes) -> tuple[str, UUID]:
+    """Return the flow's name and the flow run's id."""
+    try:
+        document = json.loads(body)
+        return str(document["flow"]), UUID(document["id"])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise DeliveryRejected(400, "`flow` and `id` are wanted: a name and a UUID") from None
 
 
 class Receiver:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from weighbridge.flows import prefect_settings
 
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
+HOSTED = ("reconcile", "monitor")
+"""Those whose runs the deployer carries out itself (deployer/hosted_runs.py)."""
 DESCRIPTION = PACKAGE / "prefect.yaml"
 _EARLIER_SCHEDULES = frozenset({("monitor", "every-5-minutes"), ("reconcile", "every-10-minutes")})
 """Deployment and slug."""
@@ -63,6 +66,7 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     if deploy.status != 0 or not _known(api, home) >= set(NAMES):
         raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
     _remove_earlier_schedules(api, home)
+    _let_the_deployer_run(api, home)
     replace_text(registered, digest)
     return True
 
@@ -76,20 +80,34 @@ def _remove_earlier_schedules(api: str, home: Path) -> None:
                 _ask("DELETE", f"{api}/{path}", home)
 
 
+def _let_the_deployer_run(api: str, home: Path) -> None:
+    """Have workers ask the deployer for the runs that it carries out itself.
+
+    Not by `prefect.yaml`, which knows no path of a Python.
+    """
+    for deployment in _deployments(api, home):
+        if (name := deployment["name"]) in HOSTED:
+            command = shlex.join([sys.executable, "-m", "weighbridge.deployer.run_request", name])
+            url = f"{api}/deployments/{deployment['id']}"
+            _ask("PATCH", url, home, {"job_variables": {"command": command}})
+
+
 def _known(api: str, home: Path) -> set[str]:
     """Return the names of the deployments that Prefect has."""
     return {deployment["name"] for deployment in _deployments(api, home)}
 
 
 def _deployments(api: str, home: Path) -> list[dict[str, Any]]:
-    deployments: list[dict[str, Any]] = _ask("POST", f"{api}/deployments/filter", home).json()
+    answer = _ask("POST", f"{api}/deployments/filter", home, {})
+    deployments: list[dict[str, Any]] = answer.json()
     return deployments
 
 
-def _ask(method: str, url: str, home: Path) -> httpx.Response:
+def _ask(
+    method: str, url: str, home: Path, body: Mapping[str, Any] | None = None
+) -> httpx.Response:
     """Return Prefect's answer. Raises Unavailable where it gives none, or refuses."""
     login = prefect_settings.login(home)
-    body: dict[str, str] | None = {} if method == "POST" else None
     try:
         return loopback.request(method, url, 30, json=body, auth=login).raise_for_status()
     except httpx.HTTPError as exc:
@@ -99,8 +117,8 @@ def _ask(method: str, url: str, home: Path) -> httpx.Response:
 
 
 def _digest() -> str:
-    """Return a digest of everything that a run form is made of."""
-    digest = hashlib.sha256()
+    """Return a digest of everything that a run form is made of, and of the Python that runs it."""
+    digest = hashlib.sha256(sys.executable.encode())
     folders = ("flows", "configs", "rollout", "tasks", "serving", "core")
     for path in (
         DESCRIPTION,

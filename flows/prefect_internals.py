@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.fast_start import NAME_IS_GONE, warn_name_is_gone
 from weighbridge.flows.interrupted_runs import CREATOR, identity
+from weighbridge.flows.prefect_logs import logs_on_pages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -178,6 +180,23 @@ def _events_wait() -> bool:
         subscription._queue.qsize() or subscription._retry.qsize()
         for subscription in Topic.by_name("events")._subscriptions
     )
+
+
+def carry_out(flow: Any, flow_run: UUID) -> None:
+    """Carry out a flow run that Prefect has planned, on this thread: as `python -m prefect.engine`
+    does in a process.
+
+    However it ends, Prefect knows; nothing is raised for that.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Abort, Pause
+    from prefect.flow_engine import run_flow
+
+    with get_client(sync_client=True) as client:
+        planned = client.read_flow_run(flow_run)
+    # Aborted: it was cancelled, say, before it began.
+    with logs_on_pages(), contextlib.suppress(Abort, Pause):
+        run_flow(flow, flow_run=planned, return_type="state")
 
 
 def read_settings_again() -> None:

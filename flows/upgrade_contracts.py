@@ -66,8 +66,16 @@ def the_names_inside_prefect_are_there() -> None:
         server_inside(settings, listener),
     ):
         from prefect import flow
+        from prefect.client.orchestration import get_client
 
-        assert flow(name="contract")(lambda: 1)() == 1, "the flow gives another value"
+        contract = flow(name="contract")(lambda: 1)
+        assert contract() == 1, "the flow gives another value"
+        with get_client(sync_client=True) as client:
+            planned = client.create_flow_run(contract)
+            prefect_internals.carry_out(contract, planned.id)
+            state = client.read_flow_run(planned.id).state
+        assert state, "a planned run has no state"
+        assert state.is_completed(), f"a planned run is {state}"
         assert interrupted_runs.mark_interrupted() == [], "this process counts as dead"
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.deployer import webhook_receiver
+from weighbridge.deployer.hosted_runs import Outcome
 from weighbridge.deployer.webhook_receiver import (
     PATH,
     Callbacks,
@@ -42,8 +44,13 @@ class Desk:
     def __init__(self, path: Path, secret: str = SECRET) -> None:
         self.deliveries: list[Delivery] = []
         self.woken: list[tuple[str, str]] = []
+        self.runs: list[tuple[str, uuid.UUID]] = []
+        self.outcome: Future[Outcome] = Future()
         callbacks = Callbacks(
-            self.deliveries.append, lambda *call: self.woken.append(call), lambda: {"targets": {}}
+            self.deliveries.append,
+            lambda *call: self.woken.append(call),
+            lambda: {"targets": {}},
+            self._run,
         )
         app = application(callbacks, SecretStr(secret), SecretStr(TOKEN), SeenDeliveries(path))
         self.receiver = Receiver(app, 0)
@@ -67,6 +74,10 @@ class Desk:
             "X-MLflow-Signature": signature(secret, id, timestamp, raw),
         }
         return self.client.post(PATH, content=raw, headers=headers).status_code
+
+    def _run(self, flow: str, run: uuid.UUID) -> "Future[Outcome]":
+        self.runs.append((flow, run))
+        return self.outcome
 
     def close(self) -> None:
         self.client.close()
@@ -224,6 +235,29 @@ def test_a_page_whose_name_was_made_to_mean_this_machine_is_told_nothing(desk: D
         assert desk.client.get(path, headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize(("outcome", "status"), [("over", 200), ("refused", 409), ("broken", 500)])
+def test_a_flow_run_is_answered_when_it_is_over_and_others_meanwhile(
+    desk: Desk, outcome: Outcome, status: int
+) -> None:
+    body, login = {"flow": "monitor", "id": str(uuid.uuid4())}, {"Authorization": f"Bearer {TOKEN}"}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(desk.client.post, "/flow-runs", json=body, headers=login)
+        assert soon(lambda: bool(desk.runs))
+        assert httpx.get(f"{desk.receiver.url}/health", trust_env=False).is_success
+        assert not asked.done()
+        desk.outcome.set_result(outcome)
+        assert asked.result().status_code == status
+    assert desk.runs == [("monitor", uuid.UUID(body["id"]))]
+
+
+def test_a_flow_run_is_not_begun_for_anybody(desk: Desk) -> None:
+    body, login = {"flow": "monitor", "id": str(uuid.uuid4())}, {"Authorization": f"Bearer {TOKEN}"}
+    assert desk.client.post("/flow-runs", json=body).status_code == 401
+    for wrong in ({"flow": "monitor"}, {**body, "id": 1}, {**body, "id": "../.."}, []):
+        assert desk.client.post("/flow-runs", json=wrong, headers=login).status_code == 400
+    assert desk.runs == []
+
+
 def test_it_says_how_it_is(desk: Desk) -> None:
     assert desk.client.get("/health").json() == {"status": "ok"}
     assert desk.client.get("/status").json() == {"targets": {}}
@@ -233,7 +267,7 @@ def test_it_says_how_it_is(desk: Desk) -> None:
 
 def test_a_taken_port_is_said_on_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        callbacks = Callbacks(lambda _: None, lambda *_: None, dict)
+        callbacks = Callbacks(lambda _: None, lambda *_: None, dict, lambda *_: Future())
         seen = SeenDeliveries(Path("/nowhere/seen"))
         app = application(callbacks, SecretStr(""), SecretStr(""), seen)
         with pytest.raises(Unavailable, match="WEIGHBRIDGE_DEPLOYER_PORT"):
