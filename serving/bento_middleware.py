@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from weighbridge.serving.client_requests import (
@@ -15,6 +16,7 @@ from weighbridge.serving.client_requests import (
     BODY_TOO_SLOW,
     UNKNOWN_OPERATION,
     openai_error,
+    with_defaults,
 )
 from weighbridge.serving.passthrough import NoAnswer, Upstream
 
@@ -26,6 +28,8 @@ NOT_PASSED_ON: Final = frozenset(
     {b"host", b"connection", b"keep-alive", b"transfer-encoding", b"expect", b"upgrade"}
 )
 """Headers about one connection alone, not about the request or its answer."""
+NOT_ASKED: Final = NOT_PASSED_ON | {b"content-length"}
+"""Of a request, whose body is whole here and may have another length now."""
 CROSS_ORIGIN: Final = b"access-control-"
 """How headers begin by which an engine would let in pages of any origin."""
 UNAVAILABLE: Final = openai_error("The engine does not answer.", "server_error", "unavailable")
@@ -48,6 +52,7 @@ class EnginePassthrough:
         engine_url: where the engine listens.
         operations: what clients may ask of it, each a method and a path.
         max_body_bytes: largest body of a request.
+        sampling: what requests get that name none; empty for an engine that knows it.
         body_seconds: longest time that it may take to come.
     """
 
@@ -57,12 +62,14 @@ class EnginePassthrough:
         engine_url: str,
         operations: Collection[str],
         max_body_bytes: int,
+        sampling: Mapping[str, float] = MappingProxyType({}),
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._app = app
         self._engine = Upstream(engine_url, decompress=False)
         self._operations = operations
         self._max_body_bytes = max_body_bytes
+        self._sampling = sampling
         self._body_seconds = body_seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -83,6 +90,7 @@ class EnginePassthrough:
             await _send_json(send, refused.status, refused.body)
             return
         if body is not None:
+            body = with_defaults(operation, body, self._sampling)
             await self._until_answered_or_left(scope, receive, send, body)
 
     async def _body(self, scope: Any, receive: Any) -> bytes | None:
@@ -128,7 +136,7 @@ class EnginePassthrough:
         headers = [
             (name.decode(), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name not in NOT_PASSED_ON
+            if name not in NOT_ASKED
         ]
         try:
             async with self._engine.request(scope["method"], path, headers, body) as response:

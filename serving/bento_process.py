@@ -13,6 +13,7 @@ from weighbridge.core.environments import Environment, ensure
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.serving.bento_candidate import BentoCandidate
+from weighbridge.serving.client_requests import MAX_BODY_BYTES
 from weighbridge.serving.openai_client import is_ready
 
 BENTOML_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[|Traceback |Exception in ")
@@ -37,15 +38,19 @@ def environment_of(folder: Path, cache: Path) -> Environment:
     return ensure(folder / "src" / candidate_of(folder).lock, cache)
 
 
-def variables(host: str, port: int, name: str = "") -> dict[str, str]:
+def variables(
+    host: str, port: int, name: str = "", max_body_bytes: int = MAX_BODY_BYTES
+) -> dict[str, str]:
     """Return the environment variables under which a Bento's engine listens at this address.
 
     Args:
         host: to listen at.
         port: to listen at.
         name: by which clients call the model; empty: the engine's own.
+        max_body_bytes: largest body of a request at BentoML's port.
     """
     return {
+        "WEIGHBRIDGE_MAX_BODY_BYTES": str(max_body_bytes),
         **({"WEIGHBRIDGE_MODEL_NAME": name} if name else {}),
         "WEIGHBRIDGE_ENGINE_HOST": host,
         "WEIGHBRIDGE_ENGINE_PORT": str(port),

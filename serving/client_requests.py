@@ -3,8 +3,9 @@
 An operation is a method and an exact path, `POST /v1/chat/completions`.
 """
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 OPENAI_OPERATIONS: Final = frozenset(
@@ -19,6 +20,10 @@ OPENAI_OPERATIONS: Final = frozenset(
 """Of OpenAI's protocol, those by which a model is used. An engine without one of them answers 404
 itself.
 """
+SAMPLED_OPERATIONS: Final = frozenset(
+    {"POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses"}
+)
+"""Those whose answers are drawn."""
 MAX_BODY_BYTES: Final = 1 << 20
 """Where nobody says how large a request may be. A prompt of 128,000 tokens takes half of it; an
 engine takes up to a hundred times as much memory while it reads one.
@@ -44,6 +49,29 @@ def common_operations(engines: Iterable[Iterable[str]]) -> frozenset[str]:
     """
     declared = [frozenset(operations) for operations in engines]
     return frozenset.intersection(*declared) if declared else OPENAI_OPERATIONS
+
+
+def with_defaults(operation: str, body: bytes, defaults: Mapping[str, float]) -> bytes:
+    """Return a request's body with the sampling that it does not name.
+
+    Args:
+        operation: that is asked for.
+        body: a JSON object; what is none is the engine's to refuse.
+        defaults: `temperature` and `top_p`, under OpenAI's names.
+    """
+    if not defaults or operation not in SAMPLED_OPERATIONS:
+        return body
+    try:
+        named: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    # For OpenAI null means the same as nothing.
+    missing = {
+        name: value
+        for name, value in defaults.items()
+        if isinstance(named, dict) and named.get(name) is None
+    }
+    return json.dumps({**named, **missing}).encode() if missing else body
 
 
 def openai_error(message: str, kind: str, code: str | None = None) -> dict[str, Any]:

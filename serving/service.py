@@ -163,5 +163,9 @@ class Weighbridge:
 
 
 Weighbridge.add_asgi_middleware(  # type: ignore[attr-defined]  # the decorator made it a Service
-    EnginePassthrough, engine_url=_engine_url(), operations=OPERATIONS, max_body_bytes=MAX_BODY
+    EnginePassthrough,
+    engine_url=_engine_url(),
+    operations=OPERATIONS,
+    max_body_bytes=MAX_BODY,
+    sampling={} if ENGINE.keeps_sampling else ENGINE.args.sampling(),
 )

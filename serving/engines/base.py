@@ -110,6 +110,10 @@ class Engine(ABC, Generic[ArgsT]):
     as `POST /v1/rerank`. The gateway, and the Bento where it is served alone, answer 404 to
     everything else: to metrics, and to whatever changes the server for others.
     """
+    keeps_sampling: ClassVar[bool] = False
+    """Whether its server, started under these arguments, draws by their `temperature` and `top_p`
+    what a request names none for. Else clients' requests get them on their way to it.
+    """
     name_option: ClassVar[str] = ""
     """Option that says by which name clients call the model; empty: it has none."""
     builds_natively: ClassVar[bool] = False

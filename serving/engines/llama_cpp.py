@@ -123,6 +123,7 @@ class LlamaCpp(Engine[LlamaCppArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)
     builds_natively: ClassVar[bool] = True
     takes_sizes: ClassVar[bool] = True

@@ -91,6 +91,7 @@ class Onnx(ShimEngine[OnnxArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
     server: ClassVar[Path] = Path(__file__).with_name("onnx_server.py")
     takes_sizes: ClassVar[bool] = True

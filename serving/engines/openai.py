@@ -55,6 +55,7 @@ class OpenAI(Engine[OpenAIArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("aiohttp",)
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(lacks={"failed_start": NO_MODEL})
 
     def check(self, model: Path | None = None) -> None:
@@ -92,5 +93,6 @@ class OpenAI(Engine[OpenAIArgs]):
             "url": args.url,
             "api_key_env": args.api_key_env,
             "model": args.model,
+            **args.sampling(),
         }
         return [str(python), "-I", str(LAUNCHER), *flags(options)]

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ if "weighbridge" not in sys.modules:
     sys.modules["weighbridge"] = package = types.ModuleType("weighbridge")
     package.__path__ = [str(Path(__file__).resolve().parents[2])]
 
-from weighbridge.serving.client_requests import OPENAI_OPERATIONS
+from weighbridge.serving.client_requests import OPENAI_OPERATIONS, with_defaults
 from weighbridge.serving.passthrough import NoAnswer, Upstream
 from weighbridge.serving.shim.server import DRAIN_SECONDS, LARGEST_BODY, error, listen
 
@@ -29,11 +30,14 @@ PASSED_BACK = ("Content-Type", "Retry-After", "x-request-id")
 class RemoteEndpoint:
     """The API of one remote endpoint, as a server of our own."""
 
-    def __init__(self, url: str, key: str | None, model: str | None) -> None:
+    def __init__(
+        self, url: str, key: str | None, model: str | None, sampling: Mapping[str, float]
+    ) -> None:
         # A remote endpoint may compress its answers, and only PASSED_BACK of its headers go back.
         self._endpoint = Upstream(url.rstrip("/").removesuffix("/v1"), decompress=True)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._model = model
+        self._sampling = sampling
 
     def app(self) -> web.Application:
         """Return the routes: /health tells that this process lives, the rest is the endpoint's.
@@ -65,7 +69,8 @@ class RemoteEndpoint:
         """
         content_type = request.headers.get("Content-Type", "application/json")
         headers = {**self._headers, "Content-Type": content_type}
-        body = self._for_model(await request.read())
+        operation = f"{request.method} {request.path}"
+        body = self._for_model(with_defaults(operation, await request.read(), self._sampling))
         try:
             async with self._endpoint.request(
                 request.method, request.path_qs, headers, body
@@ -109,6 +114,8 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--api-key-env", default="")
     parser.add_argument("--model")
+    parser.add_argument("--temperature", type=float, required=True)
+    parser.add_argument("--top-p", type=float, required=True)
     options = parser.parse_args()
     key = os.environ.get(options.api_key_env)
     if options.api_key_env and not key:
@@ -116,7 +123,8 @@ def main() -> None:
             f"the environment variable {options.api_key_env}, "
             "which is to hold the endpoint's key, is not set"
         )
-    app = RemoteEndpoint(options.url, key, options.model).app()
+    sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    app = RemoteEndpoint(options.url, key, options.model, sampling).app()
     asyncio.run(listen(app, options.host, options.port, DRAIN_SECONDS))
 
 

@@ -48,6 +48,7 @@ class Transformers(ShimEngine[TransformersArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": LOCK, "cuda": LOCK}
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cpu", "cuda"}), metrics=True
     )

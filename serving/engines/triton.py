@@ -36,6 +36,7 @@ class Triton(ShimEngine[TritonArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"onnx"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("nvidia-pytriton", "onnxruntime")
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
     server: ClassVar[Path] = Path(__file__).with_name("triton_server.py")
     takes_sizes: ClassVar[bool] = True

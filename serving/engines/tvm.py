@@ -52,6 +52,7 @@ class Tvm(ShimEngine[TvmArgs]):
     formats: ClassVar[frozenset[Format]] = frozenset({"safetensors"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
     packages: ClassVar[tuple[str, ...]] = ("apache-tvm",)
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(
         metrics=True, extras={"models": "LlamaForCausalLM without scaled positions"}
     )

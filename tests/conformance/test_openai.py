@@ -54,6 +54,17 @@ def test_the_key_goes_to_the_endpoint_and_is_nowhere_else(
     assert KEY not in (tmp_path / "log").read_text()
 
 
+def test_an_endpoint_is_asked_to_draw_as_it_was_weighed(tmp_path: Path) -> None:
+    with stand_in() as server:
+        args = OpenAIArgs(url=f"{server.url}/v1", model="stand-in", temperature=0.3)
+        with serve(tmp_path, args, Settings().cache, tmp_path / "log") as running:
+            url, chat = f"{running.url}/v1/chat/completions", [{"role": "user", "content": "ping"}]
+            for named in ({}, {"temperature": 0.0}):
+                httpx.post(url, json={"messages": chat, **named}).raise_for_status()
+        asked = [(body["temperature"], body["top_p"]) for body in server.seen[-2:]]
+    assert asked == [(0.3, 1.0), (0.0, 1.0)]
+
+
 def test_an_endpoint_that_refuses_or_goes_away_is_told_in_its_own_words(tmp_path: Path) -> None:
     with stand_in() as server:
         args = OpenAIArgs(url=server.url)

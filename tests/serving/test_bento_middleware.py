@@ -1,7 +1,9 @@
 """A Bento's own door: what BentoML's port passes to the engine, and how large."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 
 from tests.serving.gateway.upstreams import ASK, Upstream, upstreams
 from weighbridge.serving.bento_middleware import EnginePassthrough
+from weighbridge.serving.client_requests import with_defaults
 
 OPERATIONS = {f"POST {ASK}", "GET /health"}
 
@@ -25,12 +28,18 @@ async def bentoml(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-def ask(engine: Upstream, method: str, path: str, **options: Any) -> httpx.Response:
+def ask(
+    engine: Upstream,
+    method: str,
+    path: str,
+    sampling: Mapping[str, float] = MappingProxyType({}),
+    **options: Any,
+) -> httpx.Response:
     """Return the middleware's answer to one request."""
 
     async def answer() -> httpx.Response:
         url = f"http://127.0.0.1:{engine.port}"
-        app = EnginePassthrough(bentoml, url, OPERATIONS, max_body_bytes=1000, body_seconds=0.2)
+        app = EnginePassthrough(bentoml, url, OPERATIONS, 1000, sampling, body_seconds=0.2)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://bento") as client:
             try:
@@ -73,6 +82,33 @@ def test_whatever_else_there_is_stays_closed(engine: Upstream, path: str) -> Non
     assert ask(engine, "POST", "/livez").status_code == 404
     assert ask(engine, "GET", ASK).status_code == 404
     assert len(engine.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ({"n": "ü"}, {"n": "ü", "temperature": 0.3, "top_p": 0.9}),
+        ({"temperature": 1.5}, {"temperature": 1.5, "top_p": 0.9}),
+        ({"temperature": None, "top_p": 1}, {"temperature": 0.3, "top_p": 1}),
+        ([1], [1]),
+    ],
+)
+def test_what_a_request_leaves_open_is_drawn_as_it_was_weighed(
+    engine: Upstream, named: Any, asked: Any
+) -> None:
+    weighed = {"temperature": 0.3, "top_p": 0.9}
+    assert ask(engine, "POST", ASK, weighed, json=named).is_success
+    assert json.loads(engine.bodies[-1]) == asked
+
+
+def test_what_is_no_json_or_not_drawn_goes_on_as_it_came(engine: Upstream) -> None:
+    weighed = {"temperature": 0.3, "top_p": 0.9}
+    for body in (b"no {JSON", b"", b"[" * 900):
+        assert ask(engine, "POST", ASK, weighed, content=body).is_success
+        assert engine.bodies[-1] == body
+    assert with_defaults("POST /v1/embeddings", b"{}", weighed) == b"{}"
+    assert ask(engine, "POST", ASK, content=b'{ "n":1}').is_success, "an engine that knows it"
+    assert engine.bodies[-1] == b'{ "n":1}'
 
 
 def test_a_body_too_large_or_too_slow_is_refused(engine: Upstream) -> None:

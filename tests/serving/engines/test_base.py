@@ -85,3 +85,19 @@ def test_an_engine_without_a_word_on_it_is_called_anything() -> None:
     engine = StandInEngine(StandInArgs())
     assert engine.called("shop") == engine.args
     assert engine.model_names() == frozenset()
+
+
+@pytest.mark.parametrize("name", plugins.BUILT_IN["engine"])
+def test_an_engine_that_keeps_its_sampling_is_started_with_it(name: str, tmp_path: Path) -> None:
+    plugin = engine_class(name)
+    if not plugin.keeps_sampling:
+        assert name in ("tgi", "sglang", "tensorrt_llm", "triton_vllm")
+        return
+    (tmp_path / "model.gguf").touch()
+    # Where nobody says, it is read from the model.
+    context = {"ctx_size": 512} if "ctx_size" in plugin.Args.model_fields else {}
+    options = {"kind": name, "temperature": 0.37, "top_p": 0.73, **context}
+    engine = plugin(plugin.Args.model_validate(options))
+    command = " ".join(engine.command(tmp_path, "127.0.0.1", 8000, Path("python")))
+    assert "0.37" in command
+    assert "0.73" in command

@@ -45,6 +45,7 @@ class Upstream:
         self.healthy = True
         self.delay = 0.0
         self.seen: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
         self.asked: list[str] = []
         """Methods and paths, those unknown to it among them."""
         self.left = 0
@@ -80,7 +81,7 @@ class Upstream:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.seen.append(dict(request.headers))
-        await request.read()
+        self.bodies.append(await request.read())
         await asyncio.sleep(self.delay)
         # As llama-server does: pages of any origin are let in.
         headers = {

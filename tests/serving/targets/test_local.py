@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.bentos import stand_in_release
 from tests.waiting import until
+from weighbridge.core.environments import Environment
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import free_port, is_taken
 from weighbridge.core.settings import Settings
@@ -220,6 +221,26 @@ def test_a_bento_whose_weights_are_damaged_never_serves(
     for serve in (lambda: target.prepare(release, ()), lambda: target.start(revision)):
         with pytest.raises(Unavailable, match="is damaged; run the recipe again to package it"):
             serve()
+
+
+@pytest.mark.parametrize(("kind", "port"), [("tgi", 2), ("llama_cpp", 1)])
+def test_where_an_engine_keeps_no_sampling_clients_go_by_bentomls_port(
+    target: Local, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, port: int
+) -> None:
+    local, ports = "weighbridge.serving.targets.local", iter((1, 2))
+    candidate = BentoCandidate(
+        name="demo", label="one", model="demo:1", lock="lock", engine={"kind": kind}
+    )
+    monkeypatch.setattr(f"{local}._bento_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(f"{local}.free_port", lambda: next(ports))
+    monkeypatch.setattr(f"{local}.bento_process.candidate_of", lambda _: candidate)
+    monkeypatch.setattr(
+        f"{local}.bento_process.environment_of", lambda *_: Environment(kind, tmp_path)
+    )
+    release = Release(name="demo", version="1", bento="demo:1", digest="sha256:x")
+    revision = target.prepare(release, ())
+    [route] = target._front([Share(revision=revision, weight=100)]).routes
+    assert (route.port, revision.url) == (port, "http://127.0.0.1:1")
 
 
 def write(path: Path, text: str) -> None:
