@@ -1,4 +1,5 @@
-"""Secrets that an installation makes for itself: one file each, for its owner alone.
+"""Secrets that an installation makes for itself: one file each, for its owner alone; and the
+variables by which its services are told secrets.
 
 ::
 
@@ -10,12 +11,24 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from weighbridge.core.files import replace_text
 
 Name = Literal["prefect", "deployer"]
 PREFECT_USER = "weighbridge"
+Variable = Literal[
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "WEIGHBRIDGE_DATABASE_URL",
+    "WEIGHBRIDGE_TRACKING_URI",
+    "WEIGHBRIDGE_WEBHOOK_SECRET",
+]
+VARIABLES: Final[frozenset[str]] = frozenset(get_args(Variable))
+"""A service gets its own by a file; nothing else that is started gets any."""
 
 
 def read(home: Path, name: Name) -> str | None:

@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from weighbridge.core import own_secrets
 from weighbridge.core.files import replace_text
@@ -29,9 +30,9 @@ from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 
 SERVICES = ("prefect", "mlflow", "deployer", "worker", WATCHDOG)
-WEBHOOK_SECRET = "WEIGHBRIDGE_WEBHOOK_SECRET"
-PREFECT_DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
-ENCRYPTION_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+WEBHOOK_SECRET: Final = "WEIGHBRIDGE_WEBHOOK_SECRET"
+PREFECT_DATABASE: Final = "PREFECT_API_DATABASE_CONNECTION_URL"
+ENCRYPTION_KEY: Final = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 
 
 def service_names(settings: Settings) -> list[str]:
@@ -49,7 +50,11 @@ def service_programs(settings: Settings, ports: Addresses, logs: Path) -> list[P
 
 
 def _program(
-    name: str, settings: Settings, ports: Addresses, logs: Path, secrets_of_it: Mapping[str, str]
+    name: str,
+    settings: Settings,
+    ports: Addresses,
+    logs: Path,
+    secrets_of_it: Mapping[own_secrets.Variable, str],
 ) -> Program:
     secrets_file = _folder(settings) / f"{name}.json"
     text = json.dumps(secrets_of_it, indent=1)
@@ -176,7 +181,7 @@ def _command(name: str, ports: Addresses, settings: Settings) -> list[str]:
     return [sys.executable, "-m", *commands[name]]
 
 
-def _secrets(settings: Settings) -> dict[str, dict[str, str]]:
+def _secrets(settings: Settings) -> dict[str, dict[own_secrets.Variable, str]]:
     """Return by service what must not be in a command line; keys are made once."""
     path = _folder(settings) / "platform.json"
     kept: Mapping[str, str] = {}
@@ -190,15 +195,14 @@ def _secrets(settings: Settings) -> dict[str, dict[str, str]]:
     _write(path, json.dumps({WEBHOOK_SECRET: webhook_secret, ENCRYPTION_KEY: encryption_key}))
     login = own_secrets.ensure(settings.home, "prefect")
     # How MLflow is reached by whoever opens it as a database, or as a server of the user's.
-    mlflow = {"WEIGHBRIDGE_TRACKING_URI": settings.tracking_uri}
+    mlflow: dict[own_secrets.Variable, str] = {"WEIGHBRIDGE_TRACKING_URI": settings.tracking_uri}
     if database_url := settings.database_url.get_secret_value():
         mlflow["WEIGHBRIDGE_DATABASE_URL"] = database_url
-    prefect_database = prefect_settings.postgresql_url(settings)
+    prefect: dict[own_secrets.Variable, str] = {"PREFECT_SERVER_API_AUTH_STRING": login}
+    if prefect_database := prefect_settings.postgresql_url(settings):
+        prefect[PREFECT_DATABASE] = prefect_database
     return {
-        "prefect": {
-            "PREFECT_SERVER_API_AUTH_STRING": login,
-            **({PREFECT_DATABASE: prefect_database} if prefect_database else {}),
-        },
+        "prefect": prefect,
         "mlflow": {
             "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri(),
             ENCRYPTION_KEY: encryption_key,

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from weighbridge.core import own_secrets
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.private_folders import make_private
@@ -37,19 +38,6 @@ STOP_TIMEOUT = 60.0
 CALL_TIMEOUT = 10.0
 """Seconds that a call may take; those that stop a program come back when it has ended."""
 _SLOW_CALLS = frozenset({"stopProcessGroup"})
-
-_SECRETS = frozenset(
-    {
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
-        "PREFECT_API_AUTH_STRING",
-        "PREFECT_API_DATABASE_CONNECTION_URL",
-        "PREFECT_SERVER_API_AUTH_STRING",
-        "WEIGHBRIDGE_DATABASE_URL",
-        "WEIGHBRIDGE_TRACKING_URI",
-        "WEIGHBRIDGE_WEBHOOK_SECRET",
-    }
-)
-"""Variables that hold secrets of the platform; a service gets its own by a file."""
 
 # Fault codes of `supervisor.xmlrpc.Faults`.
 _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 60, 70, 90, 91
@@ -123,7 +111,9 @@ class Supervisor:
             command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
             # A run of the platform's worker may be what starts it: its secrets are not for those
             # programs that serve.
-            variables = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+            variables = {
+                key: value for key, value in os.environ.items() if key not in own_secrets.VARIABLES
+            }
             started = subprocess.run(
                 command,
                 cwd=self.folder,
