@@ -65,6 +65,7 @@ def _carry_out(flow: str, flow_run: UUID) -> Outcome:
     except NAME_IS_GONE as exc:
         warn_name_is_gone("prefect", exc)
         return "refused"
+    logger.info("carried out a run of %s", flow)
     return "over"
 
 

@@ -235,7 +235,9 @@ def test_a_bad_recipe_is_refused_when_it_is_submitted_by_field(
 
 
 def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
-    run = prefect(home, f"deployments/{deployment(home, 'reconcile')['id']}/create_flow_run").json()
+    reconcile = deployment(home, "reconcile")
+    assert "run_request reconcile" in reconcile["job_variables"]["command"]
+    run = prefect(home, f"deployments/{reconcile['id']}/create_flow_run").json()
 
     def state() -> str:
         [found] = prefect(home, "flow_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}).json()
@@ -243,6 +245,8 @@ def test_the_worker_runs_what_is_asked_for_in_the_ui(home: Path) -> None:
 
     until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 120, poll=0.2)
     assert state() == "COMPLETED"
+    # By the deployer: the worker's process imports no Prefect.
+    assert "carried out a run of reconcile" in (home / "run" / "logs" / "deployer.log").read_text()
 
 
 def test_a_run_started_here_reports_to_the_platform(home: Path) -> None:
