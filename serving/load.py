@@ -6,6 +6,7 @@ Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``, or ``--ra
 import argparse
 import asyncio
 import ipaddress
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from weighbridge.core.errors import BadInput
+from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits, figures_of
 from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
@@ -192,7 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--remote", action="store_true", help="allow a host other than this machine"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    args = parser.parse_args(arguments)
+    try:
+        _measure(parser.parse_args(arguments))
+    except WeighbridgeError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+
+
+def _measure(args: argparse.Namespace) -> None:
     for run in _at_rates(args) if args.rate else _at_levels(args):
         cpu = time.process_time()
         figures = run()

@@ -177,6 +177,14 @@ def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -
     assert all("100.0% within, limits undecided" in line for line in lines)
 
 
+def test_the_command_says_in_one_line_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve() as server, pytest.raises(SystemExit) as ended:
+        main([server.url, "--rate", "50", "--requests", "8"])
+    assert ended.value.code == 2
+    # The stand-in writes its log there as well.
+    assert "\nerror: measuring at a rate: no limit of the time" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("cached", "share"), [(1, 0.5), (0, 0.0), (None, None)])
 def test_what_a_prefix_cache_answered_is_told(cached: int | None, share: float | None) -> None:
     with serve(Behaviour(cached=cached)) as server:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.serving import open_loop
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits
 from weighbridge.serving.load_sender import Sender
 from weighbridge.serving.open_loop import poisson, run_rate
@@ -69,6 +70,13 @@ def test_a_rate_without_a_limit_is_refused() -> None:
 def test_a_queue_that_grows_for_ever_is_saturated(rate: float, saturated: bool) -> None:
     times, under_way, waits = queue(rate, 300)
     assert is_saturated(times, under_way, waits, limit=15.0) is saturated
+
+
+def test_a_run_at_a_rate_ends_as_soon_as_it_is_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_loop, "is_saturated", lambda times, *unused: len(times) >= 30)
+    with serve(Behaviour(first_delay=0.01)) as server:
+        figures = run(server.url, 200.0)
+    assert (figures.saturated, figures.objective, figures.requests) == (True, "missed", 30)
 
 
 def test_values_that_follow_each_other_are_worth_fewer_independent_ones() -> None:
