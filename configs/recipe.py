@@ -19,6 +19,8 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.weigh_args import WeighArgs
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+TRAINING_DEVICES = frozenset({"cpu", "cuda"})
+"""Priced as well: a fine-tune may run on another device than the engines."""
 
 
 def _finetune(value: Any, _: Any) -> FinetuneArgs | Literal["none"]:
@@ -109,6 +111,7 @@ class Recipe(BaseModel):
                 f"select asks for a cost ({select.needs_price}), and there is no "
                 "weigh.price_per_hour"
             )
+        self._prices_are_of_devices_that_are_used()
         if select.concurrency is not None and select.concurrency not in weigh.concurrency:
             weighed = ", ".join(map(str, weigh.concurrency))
             raise ValueError(
@@ -127,6 +130,28 @@ class Recipe(BaseModel):
                 f"{highest:g}"
             )
         return self
+
+    def _prices_are_of_devices_that_are_used(self) -> None:
+        """Refuse prices by device that name none, and engines without one where a cost decides."""
+        prices = self.weigh.price_per_hour
+        if not isinstance(prices, dict):
+            return
+        devices = {
+            engine.kind: engine_class(engine.kind).capabilities.devices
+            for engine in self.weigh.engines
+        }
+        known = TRAINING_DEVICES.union(*devices.values())
+        if unknown := sorted(set(prices) - known):
+            raise ValueError(
+                f"weigh.price_per_hour names the device '{unknown[0]}'; devices are: "
+                f"{', '.join(sorted(known))}"
+            )
+        for kind, runs_on in devices.items():
+            if self.select.needs_price and not runs_on & set(prices):
+                raise ValueError(
+                    f"select asks for a cost ({self.select.needs_price}), and weigh.price_per_hour "
+                    f"has none for {kind}, which runs on {' or '.join(sorted(runs_on))}"
+                )
 
 
 def _not_counted(answers: AnswerArgs, select: SelectArgs) -> str:

@@ -132,6 +132,7 @@ def weigh_step(
         ],
         "labels": [candidate.label for candidate in candidates],
         "args": recipe.weigh,
+        # Costs are those at the load that decides.
         "concurrency": recipe.select.concurrency,
     }
     return CachedStage(

@@ -32,13 +32,13 @@ from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import model_check
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
+from weighbridge.tasks.costs import cost_facts
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.evaluate import Evaluated, gate
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.repeat import Repeated
-from weighbridge.tasks.report_sections import costs
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.weigh import Weighed
@@ -203,7 +203,9 @@ class ReleaseRun:
     def costs(self, winner: Candidate | None, weighed: Weighed) -> dict[str, str]:
         """Return what this release cost and what serving it costs, for the report."""
         measured = next((one for one in weighed.measurements if one.candidate == winner), None)
-        return costs(measured, self.training_seconds, self.recipe.weigh)
+        return cost_facts(
+            measured, self.training_seconds, self.recipe.weigh, self.recipe.select.concurrency
+        )
 
     def how_to_repeat(self, winner: Candidate | None) -> dict[str, str]:
         """Return the command that makes and measures the winner again, for the report."""

@@ -133,6 +133,9 @@ class Measurement(BaseModel):
     gpu: GpuUse | None = Field(
         None, description="Of the graphics cards under load; None where there are none."
     )
+    price_per_hour: float | None = Field(
+        None, description="Of the device it ran on, in the recipe's currency."
+    )
     cost_per_million_tokens: float | None = Field(
         None,
         description="Of answers whole and in time, at the highest rate that kept the limits, else "

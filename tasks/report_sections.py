@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.formatting import human_seconds
 from weighbridge.tasks.data import Message, read_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection.evidence import Evidence
-from weighbridge.tasks.weigh_args import WeighArgs
 
 T = TypeVar("T")
 EXAMPLES: Final = 8
@@ -138,36 +136,3 @@ def _length(prompt: list[Message] | str) -> int:
 
 def _lengths(lengths: Sequence[int]) -> str:
     return f"{statistics.median(lengths):,.0f} characters at the median, {max(lengths):,} at most"
-
-
-def costs(
-    winner: Measurement | None, training_seconds: float | None, args: WeighArgs
-) -> dict[str, str]:
-    """Return what training took and cost, and from which load on the winner's machine pays."""
-    price, currency = args.price_per_hour, args.currency
-    facts = {}
-    if training_seconds is not None:
-        cost = f", {price * training_seconds / 3600:,.3g} {currency}" if price is not None else ""
-        facts["training"] = f"{human_seconds(training_seconds)}{cost}"
-    ours = winner.cost_per_million_tokens if winner else None
-    if args.hosted_price is not None and ours is not None and price:
-        facts["break-even"] = _break_even(ours, price, args.hosted_price, currency)
-    return facts
-
-
-def _break_even(ours: float, price: float, hosted: float, currency: str) -> str:
-    """Return from which load on a machine at `price` an hour is cheaper than a hosted endpoint.
-
-    Args:
-        ours: cost of a million tokens at full load.
-        price: of the machine, an hour.
-        hosted: price of a million tokens elsewhere.
-        currency: of all three.
-    """
-    against = f"{hosted:,.3g} {currency} per million tokens elsewhere"
-    if ours >= hosted:
-        return f"none: at full load a million tokens cost {ours:,.3g} {currency}, against {against}"
-    return (
-        f"from {price / hosted:,.3g} million tokens an hour on, {ours / hosted:.0%} of what it can "
-        f"answer, against {against}"
-    )

@@ -19,6 +19,7 @@ from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class, engine_for
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
+from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.search.candidates import Searched, searched
@@ -201,9 +202,12 @@ def weigh_one(
     workspace: Workspace,
     concurrency: int | None = None,
 ) -> Measurement:
-    """Measure one candidate, or take its earlier measurement; a failure is a measurement too."""
+    """Measure one candidate, or take its earlier measurement; a failure is a measurement too.
+
+    Its costs are those at `concurrency`, by default at the highest.
+    """
     measured = _weigh_one(candidate, data, metrics, args, workspace)
-    return _with_cost(measured, args, concurrency)
+    return with_cost(measured, args, engine_for(candidate.engine).device(), concurrency)
 
 
 def _weigh_one(
@@ -251,32 +255,3 @@ def _failed(candidate: Candidate, why: str) -> Measurement:
         machine=machine.describe(),
         failure=why,
     )
-
-
-def _with_cost(measurement: Measurement, args: WeighArgs, concurrency: int | None) -> Measurement:
-    """Add the cost.
-
-    The price is no part of what is kept: it changes without anything being measured again.
-    """
-    price = args.price_per_hour
-    tokens, requests = _useful_speed(measurement, concurrency)
-    if price is None:
-        return measurement
-    return measurement.model_copy(
-        update={
-            "cost_per_million_tokens": price / (tokens * 3600) * 1e6 if tokens > 0 else None,
-            "cost_per_thousand_requests": price / (requests * 3600) * 1e3 if requests > 0 else None,
-        }
-    )
-
-
-def _useful_speed(measurement: Measurement, concurrency: int | None) -> tuple[float, float]:
-    """Return tokens and requests per second of answers that were whole and in time: at the highest
-    rate that kept the limits where rates were tried, else at the concurrency that decides.
-    """
-    if measurement.rates:
-        requests = measurement.sustained or 0.0
-        lengths = measurement.goodput.answer_tokens if measurement.goodput else None
-        return requests * (lengths or 0.0), requests
-    load = figures_at(measurement, concurrency)
-    return (load.useful_tokens_per_second, load.useful_requests_per_second) if load else (0.0, 0.0)

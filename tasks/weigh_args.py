@@ -13,6 +13,7 @@ from weighbridge.tasks.search.args import SearchArgs, check_options
 
 FEWEST_REPEATS: Final = 3
 """Student's interval of two runs is 4.5 times as wide."""
+Price = Annotated[float, Field(ge=0)]
 
 
 class WeighArgs(BaseModel):
@@ -100,8 +101,10 @@ class WeighArgs(BaseModel):
         "times whether they are enough.",
     )
     repeat_seconds: float = Field(1.0, gt=0, description="Least time of one of these runs.")
-    price_per_hour: float | None = Field(
-        None, ge=0, description="Of this machine; gives the cost of tokens and of requests."
+    price_per_hour: Price | dict[str, Price] | None = Field(
+        None,
+        description="Of this machine, or by the device that an engine runs on: `{cpu: 0.10, cuda: "
+        "3.50}`; gives the cost of tokens and of requests, at the load that decides.",
     )
     hosted_price: float | None = Field(
         None,
@@ -110,6 +113,11 @@ class WeighArgs(BaseModel):
         "which load on this machine is cheaper.",
     )
     currency: str = Field("USD", description="Of the price; only shown.")
+
+    def price_on(self, device: str) -> float | None:
+        """Return what an hour on a device costs; None where the recipe does not tell."""
+        price = self.price_per_hour
+        return price.get(device) if isinstance(price, dict) else price
 
     @model_validator(mode="after")
     def _rates_have_a_limit(self) -> Self:

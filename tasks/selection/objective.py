@@ -131,8 +131,10 @@ class Objective:
 
     def at(self, measurement: Measurement) -> str:
         """Return under which load the figure was taken; empty where none belongs to it."""
-        load = figures_at(measurement, self.args.concurrency)
-        known = load and self.args.objective in _AT_A_CONCURRENCY
+        load, goal = figures_at(measurement, self.args.concurrency), self.args.objective
+        if goal in _COSTS and measurement.rates:
+            return " at the highest rate that kept the limits"
+        known = load and goal in (*_AT_A_CONCURRENCY, *_COSTS)
         return f" at concurrency {load.concurrency}" if known and load else ""
 
     def rank(self, measurement: Measurement) -> float:

@@ -94,6 +94,16 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
             "select asks for a cost (objective cost), and there is no weigh.price_per_hour",
         ),
         (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  price_per_hour: {gpu: 1}\n",
+            "weigh.price_per_hour names the device 'gpu'; devices are: cpu, cuda",
+        ),
+        (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  price_per_hour: {cuda: 1}\nselect: {max_cost: 1}\n",
+            "weigh.price_per_hour has none for llama_cpp, which runs on cpu",
+        ),
+        (
             "deploy:",
             "select: {concurrency: 3}\ndeploy:",
             "select.concurrency 3 is none of weigh.concurrency: 1, 4, 8",

@@ -3,17 +3,13 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.core.artifact import Artifact
-from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.tasks.data import Row, write_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report import weighing_report
 from weighbridge.tasks.report_sections import (
     EXAMPLES,
-    costs,
     data_card,
     differing_answers,
     evidence_rows,
@@ -21,7 +17,6 @@ from weighbridge.tasks.report_sections import (
 )
 from weighbridge.tasks.select import select
 from weighbridge.tasks.select_args import SelectArgs
-from weighbridge.tasks.weigh_args import WeighArgs
 
 
 def answered(folder: Path, label: str, right: set[int], rows: int = 40) -> Measurement:
@@ -130,37 +125,3 @@ def test_the_data_card_counts_rows_and_lengths(tmp_path: Path) -> None:
         "prompts": "11 characters at the median, 12 at most",
         "references": "2 characters at the median, 2 at most",
     }
-
-
-@pytest.mark.parametrize(
-    ("hosted", "said"),
-    [
-        (
-            0.4,
-            "from 0.25 million tokens an hour on, 25% of what it can answer, against 0.4 EUR per "
-            "million tokens elsewhere",
-        ),
-        (
-            0.05,
-            "none: at full load a million tokens cost 0.1 EUR, against 0.05 EUR per million tokens "
-            "elsewhere",
-        ),
-    ],
-)
-def test_the_load_from_which_an_own_machine_pays(hosted: float, said: str) -> None:
-    args = WeighArgs(
-        engines=[LlamaCppArgs(kind="llama_cpp")],
-        price_per_hour=0.1,
-        hosted_price=hosted,
-        currency="EUR",
-    )
-    assert costs(measured("a", cost=0.1), 1800.0, args) == {
-        "training": "1800.0 s, 0.05 EUR",
-        "break-even": said,
-    }
-
-
-def test_without_prices_only_the_time_is_told() -> None:
-    args = WeighArgs(engines=[LlamaCppArgs(kind="llama_cpp")], hosted_price=1.0)
-    assert costs(measured("a", cost=None), 1800.0, args) == {"training": "1800.0 s"}
-    assert costs(None, None, args) == {}
