@@ -3,12 +3,12 @@
 import contextlib
 import json
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from weighbridge.cli.references import model_and_version
-from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.formatting import human_size
 from weighbridge.core.settings import Settings
 from weighbridge.serving.load_figures import LoadFigures
@@ -19,6 +19,13 @@ from weighbridge.tasks.report_chart import title_of
 from weighbridge.tasks.slices import by_slice
 
 SPLITS: Final = {"validation": "", "test": ", test split"}
+
+if TYPE_CHECKING:
+    from weighbridge.registry import Registry, Version
+    from weighbridge.tasks.report_page import Page
+
+REPORT = "report/report.json"
+"""Kept with the run of a release."""
 
 
 @click.command()
@@ -67,14 +74,16 @@ def models(name: str | None, as_json: bool) -> None:
 @click.argument("version", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, version: str | None, as_json: bool) -> None:
-    """Show one version: where it comes from, its tags, its measurements.
+    """Show one version: where it comes from, its measurements, and the report that released it.
 
     VERSION is a number or an alias, such as `challenger`; without one, the champion.
     """
     from weighbridge.registry import Registry
 
     model, which = model_and_version(name, version, default="champion")
-    details = Registry.connect(Settings()).show(model, which)
+    registry = Registry.connect(Settings())
+    details = registry.show(model, which)
+    report = _report_of(registry, details.version)
     if as_json:
         document = {
             **_plain(details.version),
@@ -82,6 +91,7 @@ def show(name: str, version: str | None, as_json: bool) -> None:
             "measurements": {
                 label: json.loads(text) for label, text in details.measurements.items()
             },
+            "report": report.model_dump(mode="json") if report else None,
         }
         click.echo(json.dumps(document, indent=2))
         return
@@ -107,6 +117,26 @@ def show(name: str, version: str | None, as_json: bool) -> None:
     table(["tag", "value"], [[escape(key), escape(value)] for key, value in tags])
     for label, text in details.measurements.items():
         table([f"measured as {label}", ""], _figures(json.loads(text)), right=[""])
+    if report:
+        from weighbridge.cli.report import print_whole_report
+
+        console.print()
+        print_whole_report(report)
+
+
+def _report_of(registry: "Registry", version: "Version") -> "Page | None":
+    """Return the report of the release that packaged a version; None where none did, or where it
+    was before reports were kept as data.
+    """
+    from weighbridge.rollout.champion import RELEASE_RUN
+    from weighbridge.tasks.report_page import Page
+
+    run_id = version.tags.get(RELEASE_RUN)
+    if not run_id:
+        return None
+    with contextlib.suppress(Unavailable):
+        return Page.model_validate_json(registry.text_of_run(run_id, REPORT))
+    return None
 
 
 def _plain(version: Any) -> dict[str, Any]:

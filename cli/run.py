@@ -95,8 +95,8 @@ def _plain(released: "Released", currency: str) -> dict[str, Any]:
 
     return {
         **released.chosen.model_dump(mode="json"),
-        "headline": released.report.headline,
-        "why": released.report.why,
+        "headline": released.report.page.headline,
+        "why": released.report.page.why,
         "candidates": released.report.figures,
         "units": {
             **UNITS,
@@ -109,13 +109,14 @@ def _plain(released: "Released", currency: str) -> dict[str, Any]:
 
 
 def _show(released: "Released", name: str) -> None:
-    from weighbridge.cli.terminal import console, print_report
+    from weighbridge.cli.report import print_report
+    from weighbridge.cli.terminal import console
     from weighbridge.core.workspace import Workspace
     from weighbridge.rollout.target_operations import find_target
     from weighbridge.serving.openai_client import Client, request
 
     console.print()
-    print_report(released.report)
+    print_report(released.report.page)
     console.print()
     chosen = released.chosen
     if released.serving is None:

@@ -18,7 +18,6 @@ from weighbridge.core.progress import Step, listen
 
 if TYPE_CHECKING:
     from weighbridge.flows.plan import Plan
-    from weighbridge.tasks.report import WeighingReport
 
 console = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
@@ -81,7 +80,7 @@ def _without_endings(
     if not console.is_terminal:
         return cells, []
     others = list(zip(*cells, strict=True))[:-1]
-    left = console.width - sum(max(_width(cell.plain) for cell in one) + GAP for one in others)
+    left = console.width - sum(max(width_of(cell.plain) for cell in one) + GAP for one in others)
     if left < WORTH_READING:
         return [row[:-1] for row in cells], endings
     for *_, last in cells:
@@ -106,7 +105,7 @@ def _layout(cells: Sequence[Sequence[Text]]) -> tuple[int, list[int] | None]:
 def _widths(cells: Sequence[Sequence[Text]], room: int | None, gap: int) -> list[int] | None:
     """Return the width of each column; None where not even the longest words fit side by side."""
     columns = list(zip(*cells, strict=True))
-    widest = [max(_width(cell.plain) for cell in column) for column in columns]
+    widest = [max(width_of(cell.plain) for cell in column) for column in columns]
     if room is None:
         return widest
     free = room - gap * (len(columns) - 1)
@@ -122,8 +121,8 @@ def _widths(cells: Sequence[Sequence[Text]], room: int | None, gap: int) -> list
 
 def _narrowest(text: str) -> int:
     """Return the least width of a cell: short ones, such as figures with a unit, stay in one."""
-    if _width(text) <= SHORT:
-        return _width(text)
+    if width_of(text) <= SHORT:
+        return width_of(text)
     words = (cell_len(word) for word in text.split() or [""])
     return max(FOLDED if word > LONG else word for word in words)
 
@@ -273,59 +272,6 @@ def print_plan(plan: "Plan") -> None:
     console.print(f"{human_size(plan.disk_free)} of disk free")
 
 
-def print_report(report: "WeighingReport") -> None:
-    """Print the report: base, fine-tuned and winner, every candidate, and why not the others."""
-    if report.before_after:
-        columns = list(report.before_after[0])
-        table(columns, [[escape(cell) for cell in row.values()] for row in report.before_after])
-        console.print()
-    # One column per candidate: their names and figures are long, and a terminal is narrow.
-    titles = [
-        title
-        for title in (report.rows[0] if report.rows else ())
-        if title not in ("candidate", "verdict")
-    ]
-    headings = ["", *(title.replace(" / ", "/") for title in titles)]
-    candidates = [
-        [
-            row["candidate"].replace("/", "/\n").replace(" (", "\n("),
-            *(row[title].replace(" (", "\n(") for title in titles),
-        ]
-        for row in report.rows
-    ]
-    for group in _that_fit_beside(headings, candidates):
-        labels, *figures = zip(headings, *group, strict=True)
-        escaped = [[escape(cell) for cell in row] for row in figures]
-        table([escape(label) for label in labels], escaped, right=labels[1:])
-        console.print()
-    sentence(report.headline, style="bold green")
-    sentence(report.why)
-    for row in report.rows:
-        if row["verdict"] != "winner":
-            sentence(f"{row['candidate']}: {row['verdict']}")
-    for label, doubt in report.notes.items():
-        sentence(f"in doubt: {label}: {doubt}")
-
-
-def _that_fit_beside(
-    headings: Sequence[str], columns: Sequence[Sequence[str]]
-) -> Iterator[list[Sequence[str]]]:
-    """Return the columns in groups: as many as fit beside the headings, one at least."""
-    room = console.width - _width(headings)
-    group: list[Sequence[str]] = []
-    for column in columns:
-        # What is piped is read by programs and searched: one table, however wide.
-        if (
-            group
-            and console.is_terminal
-            and sum(_width(each) + GAP for each in [*group, column]) > room
-        ):
-            yield group
-            group = []
-        group.append(column)
-    yield group
-
-
-def _width(column: str | Sequence[str]) -> int:
+def width_of(column: str | Sequence[str]) -> int:
     cells = [column] if isinstance(column, str) else column
     return max(cell_len(line) for cell in cells for line in cell.splitlines() or [""])

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from weighbridge.configs.recipe import Recipe
-from weighbridge.flows.cached_stages import lineage_of, winner_of
+from weighbridge.flows.cached_stages import winner_of
 from weighbridge.flows.prefect_adapter import publish_weighing, release_flow
 from weighbridge.flows.release_run import ReleaseRun
 from weighbridge.flows.run_form import RunForm
 from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks.data import Row, read_rows
-from weighbridge.tasks.report import WeighingReport, weighing_report
-from weighbridge.tasks.report_sections import data_card
+from weighbridge.tasks.report import WeighingReport
 from weighbridge.tasks.select import require_winner
 
 
@@ -43,22 +42,9 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         weighed = run.weigh(downloaded, optimized)
         decision, measurements = run.select(downloaded, evaluated, weighed)
         winner = winner_of(decision, weighed)
-        report = weighing_report(
-            decision,
-            measurements,
-            evaluated if run.finetunes() else None,
-            recipe.name,
-            champion=next(iter(measurements[len(weighed.measurements) :]), None),
-            facts={
-                **lineage_of(downloaded, model, recipe),
-                **data_card(downloaded.data),
-                **run.costs(winner, weighed),
-                **run.how_to_repeat(winner),
-            },
-            currency=recipe.weigh.currency,
-        )
-        run.records.report(report, run.workspace)
-        publish_weighing(report.markdown, report.rows, report.chart, f"{recipe.name}-report")
+        report = run.report(downloaded, model, evaluated, weighed, decision, measurements)
+        page = report.page
+        publish_weighing(report.markdown, page.rows, report.chart, f"{recipe.name}-report")
         # After the report, which says of each candidate why it did not win.
         require_winner(decision)
         chosen = (

@@ -13,6 +13,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
+from weighbridge.flows.release_report import how_to_repeat, release_report
 from weighbridge.registry import Binding, MlflowRun, Registry, Version
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
@@ -32,13 +33,13 @@ from weighbridge.serving.targets.base import Release, Serving
 from weighbridge.tasks import model_check
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
-from weighbridge.tasks.costs import cost_facts
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import Downloaded, pin
 from weighbridge.tasks.evaluate import Evaluated, gate
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.repeat import Repeated
+from weighbridge.tasks.report import WeighingReport
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.weigh import Weighed
@@ -200,19 +201,32 @@ class ReleaseRun:
         release = packaged.release(version.name, version.version)
         return release.model_copy(update={"peak_memory": _peak_memory(winner, weighed)})
 
-    def costs(self, winner: Candidate | None, weighed: Weighed) -> dict[str, str]:
-        """Return what this release cost and what serving it costs, for the report."""
-        measured = next((one for one in weighed.measurements if one.candidate == winner), None)
-        return cost_facts(
-            measured, self.training_seconds, self.recipe.weigh, self.recipe.select.concurrency
+    def report(
+        self,
+        downloaded: Downloaded,
+        model: Artifact,
+        evaluated: Evaluated,
+        weighed: Weighed,
+        decision: Decision,
+        measurements: list[Measurement],
+    ) -> WeighingReport:
+        """Make the report of the weighing, and keep it with the release's run."""
+        winner = cached_stages.winner_of(decision, weighed)
+        version = self.versions[winner.variant.label] if winner else None
+        run_id = self.records.mlflow_run.run_id
+        report = release_report(
+            self.recipe,
+            downloaded,
+            model,
+            evaluated,
+            weighed,
+            decision,
+            measurements,
+            training_seconds=self.training_seconds,
+            repeat=how_to_repeat(version, run_id, self.workspace.settings),
         )
-
-    def how_to_repeat(self, winner: Candidate | None) -> dict[str, str]:
-        """Return the command that makes and measures the winner again, for the report."""
-        if winner is None:
-            return {}
-        version = self.versions[winner.variant.label]
-        return {"to repeat it": f"weighbridge run --replay {version.name}@{version.version}"}
+        self.records.report(report, self.workspace)
+        return report
 
     def champions_release(self) -> Release:
         """Return what serves now, so that it goes on serving."""

@@ -4,7 +4,6 @@ It comes as Markdown for Prefect and MLflow, as a page that needs nothing else, 
 rows for a terminal.
 """
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,25 @@ from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.engine_use import engine_use_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.report_changes import other_objectives
 from weighbridge.tasks.report_chart import draw, title_of
-from weighbridge.tasks.report_page import Page, html, markdown
+from weighbridge.tasks.report_page import Page, Section, html, markdown
 from weighbridge.tasks.report_quality import fault_rows, slice_rows, what_is_counted
 from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
 from weighbridge.tasks.select import Decision
+from weighbridge.tasks.select_args import Goal, SelectArgs
+from weighbridge.tasks.statistics.repeats import mean_interval
 
 _UNKNOWN = "—"
+_Figure = Callable[[LoadFigures], float | None]
+_TOKENS: Final[tuple[str, _Figure]] = ("tokens/s", lambda load: load.tokens_per_second)
+_REQUESTS: Final[tuple[str, _Figure]] = ("requests/s", lambda load: load.requests_per_second)
+_REPEATED: Final[Mapping[Goal, tuple[str, _Figure]]] = {
+    "requests": _REQUESTS,
+    "request_cost": _REQUESTS,
+    "latency": ("TTFT p95 in s", lambda load: load.ttft_p95),
+}
+"""What repeats are of, by objective; of others, tokens."""
 _WON, _LOST = "winner", "not among those that were compared"
 UNITS: Final = {
     "size": "bytes",
@@ -64,31 +75,22 @@ class Compared(Protocol):
 class WeighingReport:
     """The report of one weighing, in every form it is shown in."""
 
-    name: str
-    headline: str
-    """`winner: llama_cpp/gguf-Q8_0`, or that there is none."""
-    why: str
-    rows: list[dict[str, str]]
-    """One per candidate, by column title; `verdict` is `winner` or the reason why not."""
-    before_after: list[dict[str, str]]
-    """Base, fine-tuned model and what ships, one per metric."""
-    facts: dict[str, str]
+    page: Page
     markdown: str
     html: str
     chart: bytes
     """PNG."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """Doubts, by candidate."""
     figures: list[dict[str, Any]] = field(default_factory=list)
     """The rows as numbers, for programs: see `UNITS`."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `report.md`, `report.html` and `report.png`."""
+        """Write `report.md`, `report.html`, `report.png`, and `report.json`, the page as data."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / "report.md", folder / "report.html", folder / "report.png"]
+        files = [folder / f"report.{form}" for form in ("md", "html", "png", "json")]
         files[0].write_text(self.markdown)
         files[1].write_text(self.html)
         files[2].write_bytes(self.chart)
+        files[3].write_text(self.page.model_dump_json(indent=1))
         return files
 
 
@@ -97,74 +99,81 @@ def weighing_report(
     measurements: Sequence[Measurement],
     evaluated: Compared | None,
     name: str,
+    args: SelectArgs,
     *,
     champion: Measurement | None = None,
+    reference: Mapping[str, Score] | None = None,
+    asked: Sequence[Section] = (),
+    sections: Sequence[Section] = (),
     facts: Mapping[str, str] | None = None,
     currency: str = "USD",
 ) -> WeighingReport:
     """Return everything that a reader of the weighing wants to know.
 
-    `champion` is what served, if it was weighed and is another one: its answers are shown beside
-    those of the finalist. `facts` are shown as they are: recipe, base model, data, digests, costs.
-    The machine is taken from the measurements.
+    Args:
+        decision: who won.
+        measurements: of every candidate.
+        evaluated: base and fine-tuned model; None where nothing was fine-tuned.
+        name: of the recipe.
+        args: the limits and the objective that decided.
+        champion: what served, if it was weighed and is another one: its answers are shown beside
+            those of the finalist.
+        reference: scores of the unquantized weights, from which losses count.
+        asked: what was asked for, shown first.
+        sections: shown after the decision.
+        facts: what was weighed: recipe, base model, data, digests. The machine is taken from the
+            measurements.
+        currency: of all costs.
     """
     # The winner first; sorted() leaves the others in the order in which they were measured.
     ordered = sorted(
         measurements, key=lambda measurement: measurement.candidate.label != decision.winner
     )
-    rows = _rows(ordered, decision, currency)
-    chart = draw(ordered, decision, _headline(decision))
+    finalist = _labelled(ordered, decision.finalist)
+    winner = _labelled(ordered, decision.winner)
+    chart = draw(ordered, decision, _headline(decision), args, reference or {}, currency)
+    weighed = {**(facts or {}), **_machine(ordered), **_options(winner)}
     page = Page(
         name=name,
         headline=_headline(decision),
         why=_sentence(decision.why),
         decided=decision.winner is not None,
-        rows=rows,
-        columns=list(rows[0]) if rows else [],
-        before_after=_before_after(evaluated, _winner(ordered, decision)),
-        facts={**(facts or {}), **_machine(ordered), **_options(ordered, decision)},
-        notes=_notes(ordered, decision),
         winner=decision.winner or "",
-        evidence=evidence_rows(decision),
+        asked=list(asked),
+        rows=_rows(ordered, decision, currency),
+        evidence=evidence_rows(decision, finalist),
         proved=on_test_rows(decision),
-        differing=_differing(ordered, decision, champion),
-        engines=engine_use_rows(ordered),
+        changes=other_objectives(ordered, decision, args),
+        differing=differing_answers(finalist, champion, decision.metric)
+        if finalist and champion
+        else None,
         faults=fault_rows(ordered, decision.finalist),
         faults_mean=what_is_counted(ordered),
         slices=slice_rows(ordered, decision.metric, decision.finalist),
-        chart=base64.b64encode(chart).decode(),
+        notes=_notes(ordered, decision),
+        engines=engine_use_rows(ordered),
+        before_after=_before_after(evaluated, winner),
+        sections=[
+            *sections,
+            *([Section(title="What was weighed, and where", facts=weighed)] if weighed else []),
+        ],
     )
     return WeighingReport(
-        name=name,
-        headline=page.headline,
-        why=page.why,
-        rows=rows,
-        before_after=page.before_after,
-        facts=page.facts,
+        page=page,
         markdown=markdown(page),
-        html=html(page),
+        html=html(page, chart),
         chart=chart,
-        notes=page.notes,
         figures=[_figures(measurement, decision) for measurement in ordered],
     )
 
 
-def _winner(measurements: Sequence[Measurement], decision: Decision) -> Measurement | None:
-    return next((one for one in measurements if one.candidate.label == decision.winner), None)
+def _labelled(measurements: Sequence[Measurement], label: str | None) -> Measurement | None:
+    return next((one for one in measurements if one.candidate.label == label), None)
 
 
-def _differing(
-    measurements: Sequence[Measurement], decision: Decision, champion: Measurement | None
-) -> tuple[str, list[dict[str, str]]] | None:
-    finalist = next((one for one in measurements if one.candidate.label == decision.finalist), None)
-    if finalist is None or champion is None:
-        return None
-    return differing_answers(finalist, champion, decision.metric)
-
-
-def _options(measurements: Sequence[Measurement], decision: Decision) -> dict[str, str]:
-    winner = _winner(measurements, decision)
-    return {"options of the winner's engine": winner.candidate.options} if winner else {}
+def _options(winner: Measurement | None) -> dict[str, str]:
+    options = winner.candidate.options if winner else ""
+    return {"options of the winner's engine": options} if options else {}
 
 
 def _headline(decision: Decision) -> str:
@@ -183,7 +192,11 @@ def _rows(
         dict.fromkeys(key for measurement in measurements for key in measurement.scores)
     ) or [decision.metric]
     counts = sorted({load.concurrency for measurement in measurements for load in measurement.load})
-    return [_row(measurement, decision, currency, metrics, counts) for measurement in measurements]
+    repeated = any(measurement.repeats for measurement in measurements)
+    return [
+        _row(measurement, decision, currency, metrics, counts, repeated)
+        for measurement in measurements
+    ]
 
 
 def _row(
@@ -192,6 +205,7 @@ def _row(
     currency: str,
     metrics: Sequence[str],
     counts: Sequence[int],
+    repeated: bool,
 ) -> dict[str, str]:
     label = measurement.candidate.label
     loads = {load.concurrency: load for load in measurement.load}
@@ -204,6 +218,7 @@ def _row(
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
         f"tokens/s{at_counts}": _each(measured, lambda load: f"{load.tokens_per_second:,.0f}"),
         f"requests/s{at_counts}": _each(measured, lambda load: f"{load.requests_per_second:,.3g}"),
+        **(_repeats(measurement, decision) if repeated else {}),
         "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
@@ -213,14 +228,23 @@ def _row(
 
 
 def _notes(measurements: Sequence[Measurement], decision: Decision) -> dict[str, str]:
-    """Return what is in doubt by candidate, and what could not be measured of it."""
-    notes = {
-        one.candidate.label: "; ".join(
-            filter(None, [decision.notes.get(one.candidate.label, ""), *one.left_out])
-        )
-        for one in measurements
-    }
-    return {label: note for label, note in notes.items() if note}
+    """Return what is in doubt, and what could not be measured of a candidate."""
+    notes = dict(decision.notes)
+    for one in measurements:
+        label = one.candidate.label
+        if said := list(filter(None, [notes.get(label, ""), *one.left_out])):
+            notes[label] = "; ".join(said)
+    return notes
+
+
+def _repeats(measurement: Measurement, decision: Decision) -> dict[str, str]:
+    """Return the figure that was repeated, at the load that decides: its mean and interval."""
+    unit, figure = _REPEATED.get(decision.objective, _TOKENS)
+    runs = [value for repeat in measurement.repeats if (value := figure(repeat.load)) is not None]
+    found = mean_interval(runs) if len(runs) == len(measurement.repeats) else None
+    shown = "{:,.0f} ({:,.0f}–{:,.0f})" if unit == "tokens/s" else "{:,.3g} ({:,.3g}–{:,.3g})"
+    title = f"{unit} at {decision.concurrency}, repeated"
+    return {title: shown.format(*found) if found else _UNKNOWN}
 
 
 def _verdict(label: str, decision: Decision) -> str:

@@ -1,15 +1,16 @@
-"""The report's chart: quality against speed, one panel per metric, the winner marked."""
+"""The report's chart: quality against cost, or speed, one panel per metric, the winner marked."""
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select import Decision
+from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.objective import figures_at
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ _COLORS = (
     "#57534e",
     "#ca8a04",
 )
-_INK = "#334155"
+_INK, _LIMIT = "#334155", "#b91c1c"
+NEAR: Final = 1.0
+"""How far away a limit is still drawn, in widths of what the candidates take up."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,27 @@ class _Axis:
 
     title: str
     figure: Callable[[Measurement, LoadFigures], float | None]
+    limit: str
+    """Field of `select` that limits it."""
     less_is_better: bool = False
 
 
-_TOKENS = _Axis("output tokens per second", lambda _, load: load.tokens_per_second)
-_REQUESTS = _Axis("requests per second", lambda _, load: load.requests_per_second)
+_TOKENS = _Axis(
+    "output tokens per second", lambda _, load: load.tokens_per_second, "min_tokens_per_second"
+)
+_REQUESTS = _Axis(
+    "requests per second", lambda _, load: load.requests_per_second, "min_requests_per_second"
+)
+_TOKEN_COST = _Axis(
+    "cost of a million tokens",
+    lambda measurement, _: measurement.cost_per_million_tokens,
+    "max_cost",
+    less_is_better=True,
+)
 _REQUEST_COST = _Axis(
-    "cost of 1,000 requests, cheaper is right",
+    "cost of 1,000 requests",
     lambda measurement, _: measurement.cost_per_thousand_requests,
+    "max_request_cost",
     less_is_better=True,
 )
 SHORT_ANSWER = 16
@@ -55,8 +71,17 @@ def title_of(label: str) -> str:
     return "NLL" if label == "nll" else label.replace("_", " ")
 
 
-def draw(measurements: Sequence[Measurement], decision: Decision, headline: str) -> bytes:
-    """Return a PNG: up and to the right is better; hollow marks are outside the limits."""
+def draw(
+    measurements: Sequence[Measurement],
+    decision: Decision,
+    headline: str,
+    args: SelectArgs,
+    reference: Mapping[str, Score],
+    currency: str,
+) -> bytes:
+    """Return a PNG: up and to the right is better; hollow marks are outside the limits, which are
+    dotted lines where they are near.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,12 +91,15 @@ def draw(measurements: Sequence[Measurement], decision: Decision, headline: str)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
-        _dress(panel, metric, axis, decision)
+        _dress(panel, metric, axis, decision, currency)
         for color, measurement in zip(
             _repeat(_COLORS, len(measurements)), measurements, strict=True
         ):
             _mark(panel, measurement, metric, axis, color, decision)
         _draw_front(panel, measurements, metric, axis, decision)
+        _draw_limits(panel, _quality_limits(metric, args, reference), across=True)
+        if (limit := getattr(args, axis.limit)) is not None:
+            _draw_limits(panel, {limit: [axis.limit]}, across=False)
         if any(
             not measurement.scores[metric].greater_is_better
             for measurement in measurements
@@ -114,16 +142,16 @@ def _metrics(measurements: Sequence[Measurement], decision: Decision) -> list[st
 
 
 def _axis(measurements: Sequence[Measurement], decision: Decision) -> _Axis:
-    """Return what speed is where answers are as long as these: of requests, where they are short;
-    their cost, where a price is known and cost decides.
+    """Return what an answer costs, else how fast it is, where no price is known: of requests where
+    answers are short or requests decide.
     """
     of_requests = decision.objective in ("requests", "request_cost")
-    if not of_requests and not _answers_are_short(measurements):
-        return _TOKENS
-    costs = decision.objective in ("cost", "request_cost") and any(
-        measurement.cost_per_thousand_requests is not None for measurement in measurements
-    )
-    return _REQUEST_COST if costs else _REQUESTS
+    if of_requests or _answers_are_short(measurements):
+        cost, speed = _REQUEST_COST, _REQUESTS
+    else:
+        cost, speed = _TOKEN_COST, _TOKENS
+    places = [_place(one, decision.metric, cost, decision) for one in measurements]
+    return cost if any(places) else speed
 
 
 def _answers_are_short(measurements: Sequence[Measurement]) -> bool:
@@ -213,13 +241,65 @@ def _draw_front(
         panel.plot(*zip(*front, strict=True), color=_INK, alpha=0.35, linestyle="--", zorder=0)
 
 
+def _quality_limits(
+    metric: str, args: SelectArgs, reference: Mapping[str, Score]
+) -> dict[float, list[str]]:
+    """Return the limits of a metric with their fields of `select`; equal ones are one line."""
+    limits = [("floor", args.floor)] if metric == args.metric else []
+    rule = "max_loss" if metric == args.metric else "max_nll_increase"
+    before, loss = reference.get(metric), getattr(args, rule)
+    if before is not None and loss is not None:
+        limits.append((rule, before.value + (-loss if before.greater_is_better else loss)))
+    names: dict[float, list[str]] = {}
+    for name, value in limits:
+        if value is not None:
+            names.setdefault(float(f"{value:.4g}"), []).append(name)
+    return names
+
+
+def _draw_limits(panel: "Axes", limits: Mapping[float, Sequence[str]], *, across: bool) -> None:
+    """Draw limits as dotted lines; those far away would squeeze the candidates, and are named."""
+    low, high = sorted(panel.get_ylim() if across else panel.get_xlim())
+    reach = NEAR * (high - low)
+    beyond = []
+    for value, names in limits.items():
+        name = ", ".join(names)
+        if not low - reach <= value <= high + reach:
+            beyond.append(f"{name} {value:.3g}")
+            continue
+        (panel.axhline if across else panel.axvline)(
+            value, color=_LIMIT, linestyle=":", linewidth=1.4, zorder=0
+        )
+        panel.annotate(
+            name,
+            (0.99, value) if across else (value, 0.02),
+            xycoords=panel.get_yaxis_transform() if across else panel.get_xaxis_transform(),
+            ha="right",
+            va="bottom",
+            rotation=0 if across else 90,
+            color=_LIMIT,
+            fontsize=8,
+        )
+    if beyond:
+        panel.text(
+            0.99,
+            0.02 if across else 0.08,
+            f"far beyond: {'; '.join(beyond)}",
+            ha="right",
+            transform=panel.transAxes,
+            color=_LIMIT,
+            fontsize=8,
+        )
+
+
 def _interval(score: Score) -> list[list[float]]:
     return [[max(score.value - score.low, 0.0)], [max(score.high - score.value, 0.0)]]
 
 
-def _dress(panel: "Axes", metric: str, axis: _Axis, decision: Decision) -> None:
+def _dress(panel: "Axes", metric: str, axis: _Axis, decision: Decision, currency: str) -> None:
     at = f" at concurrency {decision.concurrency}" if decision.concurrency else ""
-    panel.set_xlabel(axis.title + ("" if axis.less_is_better else at), color=_INK)
+    unit = f" in {currency}, cheaper is right" if axis.less_is_better else at
+    panel.set_xlabel(axis.title + unit, color=_INK)
     panel.set_ylabel(f"{title_of(metric)}, better is up", color=_INK)
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)

@@ -1,38 +1,70 @@
 """The report as a page that needs nothing else, and as Markdown for Prefect and MLflow."""
 
+import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
 
 TEMPLATES = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Page:
-    """What the templates see."""
+class Section(BaseModel):
+    """Facts under one title."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    facts: dict[str, str]
+    copied: bool = Field(False, description="Readers copy the facts: they are never wrapped.")
+
+
+class Page(BaseModel):
+    """Everything that a report says, apart from its chart: what each form of it is made from."""
+
+    model_config = ConfigDict(frozen=True)
 
     name: str
-    headline: str
+    headline: str = Field(description="`winner: llama_cpp/gguf-Q8_0`, or that there is none.")
     why: str
     decided: bool
-    rows: list[dict[str, str]]
-    columns: list[str]
-    before_after: list[dict[str, str]]
-    facts: dict[str, str]
-    notes: dict[str, str]
-    winner: str
-    evidence: list[dict[str, str]]
-    proved: str
-    """What the test rows said of the finalist."""
-    differing: tuple[str, list[dict[str, str]]] | None
-    """Where finalist and champion differ: a sentence, and rows."""
-    engines: list[dict[str, str]] = field(default_factory=list)
-    """What the engines took, one row per candidate."""
-    faults: list[dict[str, str]] = field(default_factory=list)
-    """How many answers of each candidate have which fault."""
+    winner: str = ""
+    asked: list[Section] = Field(
+        default_factory=list, description="What was asked for, and of which data."
+    )
+    rows: list[dict[str, str]] = Field(
+        default_factory=list,
+        description="One per candidate, by column title; `verdict` is `winner` or why not.",
+    )
+    evidence: list[dict[str, str]] = Field(
+        default_factory=list, description="The rules that decided, each with its verdict."
+    )
+    proved: str = Field("", description="What the test rows said of the finalist.")
+    changes: list[str] = Field(
+        default_factory=list, description="What else would change the decision."
+    )
+    differing: tuple[str, list[dict[str, str]]] | None = Field(
+        None, description="Where finalist and champion differ: a sentence, and rows."
+    )
+    faults: list[dict[str, str]] = Field(
+        default_factory=list, description="How many answers of each candidate have which fault."
+    )
     faults_mean: str = ""
-    slices: list[dict[str, str]] = field(default_factory=list)
-    chart: str = field(default="", repr=False)
+    slices: list[dict[str, str]] = Field(default_factory=list)
+    notes: dict[str, str] = Field(default_factory=dict, description="Doubts, by candidate.")
+    engines: list[dict[str, str]] = Field(
+        default_factory=list, description="What the engines took, one row per candidate."
+    )
+    before_after: list[dict[str, str]] = Field(
+        default_factory=list, description="Base, fine-tuned and what ships, one per metric."
+    )
+    sections: list[Section] = Field(
+        default_factory=list, description="Costs, how to repeat it, what was weighed and where."
+    )
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.rows[0]) if self.rows else []
 
     @property
     def before_after_title(self) -> str:
@@ -47,8 +79,8 @@ def _interval_apart(text: str) -> tuple[str, str]:
     return value, interval.rstrip(")")
 
 
-def html(page: Page) -> str:
-    """Return the page as one HTML file, its chart inside."""
+def html(page: Page, chart: bytes) -> str:
+    """Return the page as one HTML file, its chart, a PNG, inside."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -60,46 +92,60 @@ def html(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["interval_apart"] = _interval_apart
-    return environment.get_template("report.html").render(page=page)
+    return environment.get_template("report.html").render(
+        page=page, chart=base64.b64encode(chart).decode()
+    )
 
 
 def markdown(page: Page) -> str:
     """Return the page as Markdown, without its chart."""
     parts = [f"# {page.name}: {page.headline}", page.why]
+    parts += map(_facts, page.asked)
     if page.rows:
-        parts.append(table(page.columns, [_emphasized(row, page.winner) for row in page.rows]))
+        rows = [_emphasized(row, page.winner) for row in page.rows]
+        parts.append(f"## Candidates\n\n{table(page.columns, rows)}")
     if page.evidence:
-        rows = [list(row.values()) for row in page.evidence]
-        parts.append(f"## What decided\n\n{table(list(page.evidence[0]), rows)}")
+        parts.append(f"## What decided\n\n{_table_of(page.evidence)}")
     if page.proved:
         parts.append(page.proved)
+    if page.changes:
+        parts.append(f"## What else would change it\n\n{_list(page.changes)}")
     if page.differing:
         said, examples = page.differing
         parts.append(f"## Where finalist and champion differ\n\n{said}")
         if examples:
-            parts.append(table(list(examples[0]), [list(row.values()) for row in examples]))
+            parts.append(_table_of(examples))
     if page.faults:
-        rows = [list(row.values()) for row in page.faults]
-        parts.append(f"## Faults of answers\n\n{table(list(page.faults[0]), rows)}")
+        parts.append(f"## Faults of answers\n\n{_table_of(page.faults)}")
         parts.append(page.faults_mean)
     if page.slices:
-        rows = [list(row.values()) for row in page.slices]
-        parts.append(f"## By slice\n\n{table(list(page.slices[0]), rows)}")
+        parts.append(f"## By slice\n\n{_table_of(page.slices)}")
     if page.notes:
-        doubts = "\n".join(f"- {label}: {note}" for label, note in page.notes.items())
-        parts.append(f"## In doubt\n\n{doubts}")
+        doubts = [f"{label}: {note}" for label, note in page.notes.items()]
+        parts.append(f"## In doubt\n\n{_list(doubts)}")
     if page.engines:
-        rows = [list(row.values()) for row in page.engines]
-        parts.append(f"## What the engines took\n\n{table(list(page.engines[0]), rows)}")
+        parts.append(f"## What the engines took\n\n{_table_of(page.engines)}")
     if page.before_after:
-        rows = [list(row.values()) for row in page.before_after]
-        parts.append(f"## {page.before_after_title}\n\n{table(list(page.before_after[0]), rows)}")
-    if page.facts:
-        parts.append(
-            "## What was weighed, and "
-            f"where\n\n{table(['', ''], [list(fact) for fact in page.facts.items()])}"
-        )
+        parts.append(f"## {page.before_after_title}\n\n{_table_of(page.before_after)}")
+    parts += map(_facts, page.sections)
     return "\n\n".join(parts) + "\n"
+
+
+def _facts(section: Section) -> str:
+    if section.copied:
+        lines = "\n\n".join(f"{key}:\n\n    {value}" for key, value in section.facts.items())
+        return f"## {section.title}\n\n{lines}"
+    return (
+        f"## {section.title}\n\n{table(['', ''], [list(fact) for fact in section.facts.items()])}"
+    )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {' '.join(line.split())}" for line in lines)
+
+
+def _table_of(rows: Sequence[Mapping[str, str]]) -> str:
+    return table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _emphasized(row: Mapping[str, str], winner: str) -> list[str]:

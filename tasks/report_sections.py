@@ -3,14 +3,17 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.tasks.data import Message, read_rows
 from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.report_changes import needed
 from weighbridge.tasks.select import Decision
-from weighbridge.tasks.selection.evidence import Evidence
+from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 T = TypeVar("T")
 EXAMPLES: Final = 8
@@ -19,26 +22,18 @@ LONGEST: Final = 240
 """Characters of a prompt or answer that are shown."""
 
 
-def evidence_rows(decision: Decision) -> list[dict[str, str]]:
-    """Return the rules that decided about the finalist: verdict, figures, and what would decide."""
+def evidence_rows(decision: Decision, finalist: Measurement | None = None) -> list[dict[str, str]]:
+    """Return the rules that decided about the finalist: verdict, figures, what would turn it."""
     return [
         {
             "rule": piece.rule,
             "rows": piece.rows or "—",
             "verdict": piece.claim.verdict,
             "what was seen": piece.claim.why,
-            "would decide": _needed(piece),
+            "what would change it": needed(piece, finalist, decision),
         }
         for piece in decision.evidence
     ]
-
-
-def _needed(piece: Evidence) -> str:
-    if piece.claim.verdict != "undecided":
-        return "—"
-    if piece.claim.needed is None:
-        return "not known"
-    return f"{piece.claim.needed:,} {'rows' if piece.rows else 'repeats'}"
 
 
 def on_test_rows(decision: Decision) -> str:
@@ -136,3 +131,68 @@ def _length(prompt: list[Message] | str) -> int:
 
 def _lengths(lengths: Sequence[int]) -> str:
     return f"{statistics.median(lengths):,.0f} characters at the median, {max(lengths):,} at most"
+
+
+_LIMITS: Final[Mapping[str, Callable[[float], str]]] = {
+    "floor": "{:.4g}".format,
+    "max_loss": "{:.3g}".format,
+    "max_nll_increase": "{:.3g}".format,
+    "max_length_change": "{:.0%}".format,
+    "max_ttft_p95": human_seconds,
+    "min_tokens_per_second": "{:,.4g}".format,
+    "min_requests_per_second": "{:,.4g}".format,
+    "max_memory": human_size,
+    "max_size": human_size,
+    "max_cost": "{:,.4g}".format,
+    "max_request_cost": "{:,.4g}".format,
+    "max_errors": "{:.0%}".format,
+}
+
+
+def asked(select: SelectArgs, weigh: WeighArgs, variants: Sequence[str]) -> dict[str, str]:
+    """Return what a recipe asks for: candidates, objective, limits, and how they are weighed."""
+    limits = {name: getattr(select, name) for name in _LIMITS}
+    engines = dict.fromkeys(engine.kind for engine in weigh.engines)
+    return {
+        "candidates": f"{', '.join(variants)} on {', '.join(engines)}",
+        "objective": _objective(select, weigh),
+        "quality": select.metric,
+        "limits": ", ".join(
+            f"{name} {_LIMITS[name](limit)}" for name, limit in limits.items() if limit is not None
+        ),
+        "in doubt": "not released" if select.on_doubt == "refuse" else "released, and noted here",
+        "to replace what serves": _replacing(select),
+        "load": _load(weigh),
+    }
+
+
+def _objective(select: SelectArgs, weigh: WeighArgs) -> str:
+    if select.objective in ("quality", "memory", "size", "goodput"):
+        return select.objective
+    if select.objective in ("cost", "request_cost") and weigh.arrivals == "poisson":
+        return f"{select.objective} at the goodput"
+    return f"{select.objective} at concurrency {select.concurrency or max(weigh.concurrency)}"
+
+
+def _replacing(select: SelectArgs) -> str:
+    better = f"better in {select.metric}"
+    if select.objective == "quality":
+        return better
+    return (
+        f"{better}; or not worse by {select.margin:.3g}, and better in {select.objective} by "
+        f"{select.min_improvement:.1%}"
+    )
+
+
+def _load(weigh: WeighArgs) -> str:
+    levels = ", ".join(map(str, weigh.concurrency))
+    said = f"concurrency {levels}, {weigh.requests} requests at least"
+    if weigh.arrivals == "poisson":
+        kept = [
+            f"{name} {human_seconds(limit)}"
+            for name, limit in (("TTFT", weigh.ttft_limit), ("TPOT", weigh.tpot_limit))
+            if limit is not None
+        ]
+        part = f"{weigh.limit_percentile:.0%}"
+        said += f"; and the highest rate at which {part} keep {' and '.join(kept)}"
+    return said

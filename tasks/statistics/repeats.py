@@ -142,6 +142,20 @@ def _interval(
     return _Interval(mean=mean, low=mean - half, high=mean + half, spread=spread, blocks=blocks)
 
 
+def mean_interval(runs: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the geometric mean of one candidate's runs with Student's 95 % interval of its log;
+    None of fewer than three, or where one is not above 0.
+
+    Two candidates are compared by the ratios within their blocks, and not by these.
+    """
+    if len(runs) < 3 or not all(math.isfinite(run) and run > 0 for run in runs):
+        return None
+    logs = [math.log(run) for run in runs]
+    half = _student(0.975, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    middle = fmean(logs)
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
 def faster(
     champion: Sequence[float],
     challenger: Sequence[float],

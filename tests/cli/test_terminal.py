@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from weighbridge.cli import terminal
+from weighbridge.cli import report, terminal
 from weighbridge.core.progress import Step
-from weighbridge.tasks.report import WeighingReport
+from weighbridge.tasks.report_page import Page, Section
 
 
 def screen(width: int, monkeypatch: pytest.MonkeyPatch, *, piped: bool = False) -> io.StringIO:
@@ -34,10 +34,15 @@ def shown(
     ]
     out = screen(width, monkeypatch, piped=piped)
     notes = {"llama_cpp/gguf-Q0": "too few rows"}
-    report = WeighingReport(
-        "reports", "winner: the first", "It is fast.", rows, [], {}, "", "", b"", notes
+    page = Page(
+        name="reports",
+        headline="winner: the first",
+        why="It is fast.",
+        decided=True,
+        rows=rows,
+        notes=notes,
     )
-    terminal.print_report(report)
+    report.print_report(page)
     return out.getvalue()
 
 
@@ -70,6 +75,66 @@ def test_reasons_and_doubts_follow_the_figures(monkeypatch: pytest.MonkeyPatch) 
         "llama_cpp/gguf-Q1: slower",
         "in doubt: llama_cpp/gguf-Q0: too few rows",
     ]
+
+
+COMMAND = "WEIGHBRIDGE_HOME=/a/home /a/path/bin/weighbridge run --replay demo@6"
+
+
+def whole(width: int, monkeypatch: pytest.MonkeyPatch, *, piped: bool = False) -> str:
+    """Everything that a report says, as `show` prints it."""
+    out = screen(width, monkeypatch, piped=piped)
+    page = Page(
+        name="reports",
+        headline="winner: llama_cpp/gguf-Q8_0",
+        why="It is the only candidate within the limits.",
+        decided=True,
+        winner="llama_cpp/gguf-Q8_0",
+        asked=[Section(title="What was asked", facts={"limits": "floor 0.95, max_memory 2 GiB"})],
+        rows=[{"candidate": "llama_cpp/gguf-Q8_0", "NLL": "0.1 (0.0–0.2)", "verdict": "winner"}],
+        evidence=[
+            {
+                "rule": "max_loss",
+                "rows": "test",
+                "verdict": "shown",
+                "what was seen": "it is at most 0.025 worse than the other's [1] (allowed: 0.05)",
+                "what would change it": "a limit below 0.025",
+            }
+        ],
+        proved="It has 1.0 on the test rows.",
+        changes=["another comes first by another objective: size (1.8 MiB)"],
+        differing=("It is better on 1.", [{"prompt": "what is [b]?", "finalist": "a letter"}]),
+        before_after=[{"metric": "NLL", "base": "2.5 (2.4–2.6)"}],
+        sections=[
+            Section(title="What it costs", facts={"training": "60 s, 0.002 USD"}),
+            Section(title="How to repeat it", facts={"again": COMMAND}, copied=True),
+        ],
+    )
+    report.print_whole_report(page)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_whole_report_breaks_no_word_and_no_command(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = whole(width, monkeypatch)
+    joined = " ".join(text.split())
+    for said in ("max_memory", "llama_cpp/", "gguf-Q8_0", "max_loss", "(0.0–0.2)", "[b]?", "[1]"):
+        assert said in joined
+    assert COMMAND in text.splitlines(), "it is pasted into a shell"
+    others = [line for line in text.splitlines() if line != COMMAND]
+    assert max(map(len, others)) <= width
+    assert text.splitlines()[-2:] == [
+        "winner: llama_cpp/gguf-Q8_0",
+        "It is the only candidate within the limits.",
+    ]
+
+
+def test_a_piped_report_has_every_rule_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = whole(60, monkeypatch, piped=True).splitlines()
+    (rule,) = [line for line in lines if line.startswith("max_loss")]
+    assert "(allowed: 0.05)" in rule
+    assert rule.endswith("a limit below 0.025")
 
 
 ROWS = [

@@ -32,6 +32,7 @@ def report() -> WeighingReport:
         measurements,
         evaluated,
         "demo",
+        SelectArgs(),
         facts={"base model": "sha256:abc"},
         currency="EUR",
     )
@@ -40,10 +41,10 @@ def report() -> WeighingReport:
 def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
     report: WeighingReport,
 ) -> None:
-    assert [row["candidate"] for row in report.rows] == [
+    assert [row["candidate"] for row in report.page.rows] == [
         f"llama_cpp/{name}" for name in ("fast", "slow", "bad", "dead")
     ]
-    assert report.rows[0] == {
+    assert report.page.rows[0] == {
         "candidate": "llama_cpp/fast",
         "exact match": "0.990 (0.980–1.000)",
         "NLL": "0.010 (0.009–0.011)",
@@ -56,12 +57,12 @@ def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
         "EUR / 1,000 requests": "0.2",
         "verdict": "winner",
     }
-    assert all(list(row) == list(report.rows[0]) for row in report.rows)
-    assert "slower: 300 tokens/s against 900 tokens/s" in report.rows[1]["verdict"]
+    assert all(list(row) == list(report.page.rows[0]) for row in report.page.rows)
+    assert "slower: 300 tokens/s against 900 tokens/s" in report.page.rows[1]["verdict"]
 
 
 def test_the_test_split_is_told_of_what_ships(report: WeighingReport) -> None:
-    assert report.before_after == [
+    assert report.page.before_after == [
         {
             "metric": "exact match",
             "base": "0.005 (-0.005–0.015)",
@@ -78,8 +79,8 @@ def test_the_test_split_is_told_of_what_ships(report: WeighingReport) -> None:
 def test_without_a_fine_tune_the_test_split_is_told_of_what_ships_as_well() -> None:
     winner = measured("fast").model_copy(update={"test_scores": {"exact_match": exact(150)}})
     decision = select([winner], REFERENCE, None, SelectArgs())
-    made = weighing_report(decision, [winner], None, "demo")
-    assert made.before_after[0] == {
+    made = weighing_report(decision, [winner], None, "demo", SelectArgs())
+    assert made.page.before_after[0] == {
         "metric": "exact match",
         "winner": "0.990 (0.980–1.000)",
         "winner, test split": "0.750 (0.740–0.760)",
@@ -99,7 +100,7 @@ def test_programs_get_numbers_whose_units_are_told(report: WeighingReport) -> No
     of_load = {key for key, value in first["load"][0].items() if isinstance(value, float)}
     assert numbers | of_load <= {*UNITS, "cost_per_million_tokens", "cost_per_thousand_requests"}
     assert [figures["candidate"] for figures in report.figures] == [
-        row["candidate"] for row in report.rows
+        row["candidate"] for row in report.page.rows
     ]
 
 
@@ -127,17 +128,58 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(
 
 def test_it_is_saved_in_every_form(report: WeighingReport, tmp_path: Path) -> None:
     files = report.save(tmp_path / "report")
-    assert [file.name for file in files] == ["report.md", "report.html", "report.png"]
+    assert [file.name for file in files] == [
+        "report.md",
+        "report.html",
+        "report.png",
+        "report.json",
+    ]
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_report_without_a_winner_says_so() -> None:
     measurements = [measured("dead", failure="died")]
     decision = select(measurements, REFERENCE, None, SelectArgs())
-    made = weighing_report(decision, measurements, None, "demo")
-    assert made.headline == "no winner"
+    made = weighing_report(decision, measurements, None, "demo", SelectArgs())
+    assert made.page.headline == "no winner"
     assert "died" in made.markdown
     assert made.chart.startswith(b"\x89PNG")
+
+
+def axis_of(
+    monkeypatch: pytest.MonkeyPatch, objective: Goal, tokens_per_second: float, *, priced: bool
+) -> str:
+    """What the chart shows from left to right, on every panel."""
+    from matplotlib.axes import Axes
+
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, title, **unused: titles.append(title))
+    costs = {} if priced else {"cost": None, "request_cost": None}
+    measurements = [
+        measured("a", speed=tokens_per_second, **costs),
+        measured("dead", failure="died"),
+    ]
+    args = SelectArgs(objective=objective)
+    draw(measurements, select(measurements, REFERENCE, None, args), "", args, REFERENCE, "EUR")
+    (title,) = set(titles)
+    return title
+
+
+@pytest.mark.parametrize(
+    ("objective", "tokens_per_second", "axis"),
+    [
+        ("throughput", 900, "cost of a million tokens"),
+        ("requests", 900, "cost of 1,000 requests"),
+        ("throughput", 48, "cost of 1,000 requests"),
+        ("request_cost", 900, "cost of 1,000 requests"),
+        ("cost", 48, "cost of 1,000 requests"),
+        ("cost", 900, "cost of a million tokens"),
+    ],
+)
+def test_the_chart_shows_costs_of_requests_where_answers_are_short_or_they_decide(
+    objective: Goal, tokens_per_second: float, axis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert axis_of(monkeypatch, objective, tokens_per_second, priced=True).startswith(axis)
 
 
 @pytest.mark.parametrize(
@@ -146,22 +188,30 @@ def test_a_report_without_a_winner_says_so() -> None:
         ("throughput", 900, "output tokens per second"),
         ("requests", 900, "requests per second"),
         ("throughput", 48, "requests per second"),
-        ("request_cost", 900, "cost of 1,000 requests"),
-        ("cost", 48, "cost of 1,000 requests"),
-        ("cost", 900, "output tokens per second"),
     ],
 )
-def test_the_chart_shows_requests_where_answers_are_short_or_they_decide(
+def test_the_chart_shows_speeds_where_no_price_is_known(
     objective: Goal, tokens_per_second: float, axis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert axis_of(monkeypatch, objective, tokens_per_second, priced=False).startswith(axis)
+
+
+def test_the_chart_draws_the_limits_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
-    titles: list[str] = []
-    monkeypatch.setattr(Axes, "set_xlabel", lambda self, title, **unused: titles.append(title))
-    measurements = [measured("a", speed=tokens_per_second), measured("dead", failure="died")]
-    decision = select(measurements, REFERENCE, None, SelectArgs(objective=objective))
-    draw(measurements, decision, "")
-    assert all(title.startswith(axis) for title in titles)
+    named: list[str] = []
+    monkeypatch.setattr(Axes, "annotate", lambda self, text, *place, **unused: named.append(text))
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **unused: named.append(text))
+    args = SelectArgs(floor=0.98, max_loss=0.5, max_nll_increase=0.002, max_cost=0.11)
+    measurements = [measured("a"), measured("b", speed=300, cost=0.2)]
+    draw(measurements, select(measurements, REFERENCE, None, args), "", args, REFERENCE, "EUR")
+    assert named == [
+        "floor",
+        "far beyond: max_loss 0.49",
+        "max_cost",
+        "max_nll_increase",
+        "max_cost",
+    ]
 
 
 def test_matplotlib_is_not_imported_with_the_module() -> None:

@@ -87,7 +87,7 @@ def test_the_report_tells_what_decided_and_escapes_what_models_say(tmp_path: Pat
     finalist, champion = answered(tmp_path, "new", set(range(30))), answered(tmp_path, "old", {1})
     decision = select([finalist], REFERENCE, None, SelectArgs(), REFERENCE)
     assert decision.evidence
-    report = weighing_report(decision, [finalist], None, "demo", champion=champion)
+    report = weighing_report(decision, [finalist], None, "demo", SelectArgs(), champion=champion)
     for page in (report.markdown, report.html):
         assert "What decided" in page
         assert "Where finalist and champion differ" in page
@@ -101,8 +101,14 @@ def test_every_rule_that_decided_has_its_verdict_and_what_would_decide(tmp_path:
     decision = select([few], reference, None, SelectArgs(max_loss=0.05), reference)
     rows = {row["rule"]: row for row in evidence_rows(decision)}
     assert rows["max_loss"]["verdict"] == "undecided"
-    assert rows["max_loss"]["would decide"].endswith(" rows")
-    assert set(rows["max_loss"]) == {"rule", "rows", "verdict", "what was seen", "would decide"}
+    assert rows["max_loss"]["what would change it"].endswith(" rows")
+    assert set(rows["max_loss"]) == {
+        "rule",
+        "rows",
+        "verdict",
+        "what was seen",
+        "what would change it",
+    }
 
 
 def test_the_score_on_the_test_rows_is_told_where_they_were_asked() -> None:
