@@ -98,12 +98,14 @@ def _serving(winner: Measurement, currency: str) -> str:
 
 def _break_even(winner: Measurement, training: float | None, args: WeighArgs) -> str:
     """Return from which load on the winner's machine is cheaper than a hosted endpoint, and when
-    that has paid for the training; empty where a price is not known.
+    that has paid for the training; empty where there is nothing to compare with.
     """
     ours, price = winner.cost_per_million_tokens, winner.price_per_hour
     hosted, currency = args.hosted_price, args.currency
-    if ours is None or not price or hosted is None:
+    if hosted is None:
         return ""
+    if ours is None or not price:
+        return f"not known: {'set weigh.price_per_hour' if price is None else 'it costs nothing'}"
     against = f"{hosted:,.3g} {currency} per million tokens elsewhere"
     if ours >= hosted:
         return f"none: at full load a million tokens cost {ours:,.3g} {currency}, against {against}"

@@ -1,9 +1,17 @@
 """How candidates are weighed, as a recipe says it."""
 
 import math
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
@@ -13,7 +21,18 @@ from weighbridge.tasks.search.args import SearchArgs, check_options
 
 FEWEST_REPEATS: Final = 3
 """Student's interval of two runs is 4.5 times as wide."""
-Price = Annotated[float, Field(ge=0)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_ONE, _BY_DEVICE = TypeAdapter(Price), TypeAdapter(dict[str, Price])
+
+
+def _price(value: Any, _: Any) -> float | dict[str, float] | None:
+    # Not by the union: its errors name every member that a value might have been.
+    if value is None:
+        return None
+    return (_BY_DEVICE if isinstance(value, dict) else _ONE).validate_python(value)
+
+
+Prices = Annotated[Price | dict[str, Price] | None, WrapValidator(_price)]
 
 
 class WeighArgs(BaseModel):
@@ -101,7 +120,7 @@ class WeighArgs(BaseModel):
         "times whether they are enough.",
     )
     repeat_seconds: float = Field(1.0, gt=0, description="Least time of one of these runs.")
-    price_per_hour: Price | dict[str, Price] | None = Field(
+    price_per_hour: Prices = Field(
         None,
         description="Of this machine, or by the device that an engine runs on: `{cpu: 0.10, cuda: "
         "3.50}`; gives the cost of tokens and of requests, at the load that decides.",

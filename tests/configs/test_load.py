@@ -95,6 +95,16 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ),
         (
             "kind: llama_cpp\n",
+            "kind: llama_cpp\n  price_per_hour: {cpu: cheap}\n",
+            "weigh.price_per_hour.cpu: Input should be a valid number",
+        ),
+        (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  price_per_hour: -1\n",
+            "weigh.price_per_hour: Input should be greater than or equal to 0 (given: -1)",
+        ),
+        (
+            "kind: llama_cpp\n",
             "kind: llama_cpp\n  price_per_hour: {gpu: 1}\n",
             "weigh.price_per_hour names the device 'gpu'; devices are: cpu, cuda",
         ),

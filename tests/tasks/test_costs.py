@@ -93,5 +93,8 @@ def test_the_load_from_which_an_own_machine_pays(hosted: float, said: str) -> No
 def test_without_prices_only_the_time_is_told() -> None:
     free = args(hosted_price=1.0)
     winner = measured("a", cost=None, request_cost=None)
-    assert cost_facts(winner, 1800.0, free, None) == {"training": "1800.0 s"}
+    assert cost_facts(winner, 1800.0, free, None) == {
+        "training": "1800.0 s",
+        "break-even": "not known: set weigh.price_per_hour",
+    }
     assert cost_facts(None, None, free, None) == {}
