@@ -35,6 +35,17 @@ def print_whole_report(report: "Page") -> None:
         _heading("Where finalist and champion differ")
         sentence(said)
         _rows(examples)
+    if report.faults:
+        _heading("Faults of answers")
+        _rows(report.faults)
+        sentence(report.faults_mean)
+        terminal.console.print()
+    if report.slices:
+        _heading("By slice")
+        _rows(report.slices)
+    if report.engines:
+        _heading("What the engines took")
+        _rows(report.engines)
     if report.evidence:
         _heading("What decided")
         _rows(report.evidence)

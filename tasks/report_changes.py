@@ -21,7 +21,10 @@ _SHOWN: Mapping[str, Callable[[float], str]] = {
     "max_size": human_size,
     "max_ttft_p95": human_seconds,
     "max_length_change": lambda change: f"{change:.1%}",
-    "max_errors": lambda share: f"{share:.1%}",
+    **dict.fromkeys(
+        ("max_errors", "max_empty", "max_truncated", "max_refused", "max_malformed"),
+        lambda share: f"{share:.1%}",
+    ),
 }
 
 

@@ -146,6 +146,10 @@ _LIMITS: Final[Mapping[str, Callable[[float], str]]] = {
     "max_cost": "{:,.4g}".format,
     "max_request_cost": "{:,.4g}".format,
     "max_errors": "{:.0%}".format,
+    "max_empty": "{:.1%}".format,
+    "max_truncated": "{:.1%}".format,
+    "max_refused": "{:.1%}".format,
+    "max_malformed": "{:.1%}".format,
 }
 
 

@@ -52,7 +52,7 @@ def test_each_slice_is_a_row_with_every_candidate() -> None:
 def test_the_page_holds_both() -> None:
     measurements = [candidate("a")]
     decision = select(measurements, REFERENCE, None, SelectArgs(max_loss=None))
-    report = weighing_report(decision, measurements, None, "demo")
+    report = weighing_report(decision, measurements, None, "demo", SelectArgs())
     for page in (report.html, report.markdown):
         assert "Faults of answers" in page
         assert "By slice" in page

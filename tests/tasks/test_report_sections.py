@@ -5,11 +5,13 @@ from pathlib import Path
 
 from tests.tasks.made import REFERENCE, exact, measured
 from weighbridge.core.artifact import Artifact
+from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.tasks.data import Row, write_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report import weighing_report
 from weighbridge.tasks.report_sections import (
     EXAMPLES,
+    asked,
     data_card,
     differing_answers,
     evidence_rows,
@@ -17,6 +19,7 @@ from weighbridge.tasks.report_sections import (
 )
 from weighbridge.tasks.select import select
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.weigh_args import WeighArgs
 
 
 def answered(folder: Path, label: str, right: set[int], rows: int = 40) -> Measurement:
@@ -130,4 +133,42 @@ def test_the_data_card_counts_rows_and_lengths(tmp_path: Path) -> None:
         "rows": "5 train, 2 validation, 3 test; validation and test are of 3 clusters",
         "prompts": "11 characters at the median, 12 at most",
         "references": "2 characters at the median, 2 at most",
+    }
+
+
+def test_every_limit_of_a_recipe_is_told_as_people_write_it() -> None:
+    weigh = WeighArgs(engines=[LlamaCppArgs(kind="llama_cpp")], concurrency=[1, 4])
+    limits = {
+        name
+        for name in SelectArgs.model_fields
+        if name == "floor" or name.startswith(("max_", "min_"))
+    } - {"min_improvement"}
+    given = SelectArgs(**dict.fromkeys(limits, 0.5) | {"max_memory": 1 << 30, "max_size": 1 << 20})
+    told = asked(given, weigh, ["gguf-Q8_0"])
+    assert {limit.split()[0] for limit in told["limits"].split(", ")} == limits
+    assert "max_memory 1.00 GiB" in told["limits"]
+    assert told["candidates"] == "gguf-Q8_0 on llama_cpp"
+    assert told["objective"] == "throughput at concurrency 4"
+    assert told["to replace what serves"] == (
+        "better in exact_match; or not worse by 0.02, and better in throughput by 5.0%"
+    )
+
+
+def test_rates_and_their_limits_are_told() -> None:
+    weigh = WeighArgs(
+        engines=[LlamaCppArgs(kind="llama_cpp")], arrivals="poisson", ttft_limit=0.5, tpot_limit=0.1
+    )
+    told = asked(SelectArgs(objective="goodput"), weigh, ["a"])
+    assert told["load"].endswith("the highest rate at which 95% keep TTFT 500 ms and TPOT 100 ms")
+    assert told["objective"] == "goodput"
+
+
+def test_what_an_engine_left_out_is_noted_beside_what_is_in_doubt() -> None:
+    silent = measured("a").model_copy(update={"left_out": ["it tells no log-probabilities"]})
+    decision = select([silent], REFERENCE, None, SelectArgs(), REFERENCE)
+    worn = decision.model_copy(update={"notes": {"the test rows": "used often"}})
+    report = weighing_report(worn, [silent], None, "demo", SelectArgs())
+    assert report.page.notes == {
+        "the test rows": "used often",
+        "llama_cpp/a": "it tells no log-probabilities",
     }
