@@ -23,7 +23,6 @@ from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.search.candidates import Searched, searched
-from weighbridge.tasks.selection.objective import figures_at
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: records of version 1 were taken with engines that were tuned and started in another way.

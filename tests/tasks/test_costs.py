@@ -29,7 +29,7 @@ def test_costs_are_those_at_the_load_that_decides_and_not_at_the_best() -> None:
     both = candidate(at(1, 10, 10), at(8, 40, 40))
     decided = with_cost(both, args(price_per_hour=3.6), "cpu", 1)
     assert decided.cost_per_thousand_requests == pytest.approx(0.1)
-    assert decided.cost_per_million_tokens == pytest.approx(5.0)
+    assert decided.cost_per_million_tokens == pytest.approx(1.0)
     highest = with_cost(both, args(price_per_hour=3.6), "cpu", None)
     assert highest.cost_per_thousand_requests == pytest.approx(0.025)
 
@@ -37,7 +37,7 @@ def test_costs_are_those_at_the_load_that_decides_and_not_at_the_best() -> None:
 def test_what_is_cut_off_or_late_pays_for_nothing() -> None:
     late = with_cost(candidate(at(8, 40, 20)), args(price_per_hour=3.6), "cpu", None)
     assert late.cost_per_thousand_requests == pytest.approx(0.05)
-    assert late.cost_per_million_tokens == pytest.approx(2.5)
+    assert late.cost_per_million_tokens == pytest.approx(2.0)
     never = with_cost(candidate(at(8, 40, 0)), args(price_per_hour=3.6), "cpu", None)
     assert never.cost_per_thousand_requests is None
 
