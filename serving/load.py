@@ -261,9 +261,14 @@ def _line(figures: LoadFigures, limits: SpeedLimits, cpu: float) -> str:
         f"{figures.requests_per_second:6.2f} requests/s, "
         f"first token {milliseconds(figures.ttft_p50)} (p95 {milliseconds(figures.ttft_p95)}), "
         f"per token {milliseconds(figures.tpot_p50)} (p95 {milliseconds(figures.tpot_p95)}), "
-        f"{figures.errors} of {figures.requests} failed, {figures.unfinished} were cut off, "
+        f"{figures.errors} of {figures.requests} failed{_because(figures)}, "
+        f"{figures.unfinished} were cut off, "
         f"own CPU {cpu:.2f} s"
     )
+
+
+def _because(figures: LoadFigures) -> str:
+    return "" if figures.first_error is None else f" (the first: {figures.first_error})"
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -59,6 +59,7 @@ class LoadFigures(BaseModel):
     concurrency: int = Field(description="Requests under way together; of a rate: the most seen.")
     requests: int
     errors: int = Field(description="Failed or truncated.")
+    first_error: str | None = Field(None, description="What the first of them said.")
     output_tokens: int
     seconds: float
     tokens_per_second: float = Field(description="Output tokens of all streams together.")
@@ -198,6 +199,9 @@ def summary(
         concurrency=concurrency,
         requests=len(answers),
         errors=sum(1 for answer in answers if answer.error is not None),
+        first_error=next(
+            (" ".join(answer.error.split()) for answer in answers if answer.error is not None), None
+        ),
         unfinished=sum(1 for answer in answers if not answer.ended),
         output_tokens=round(tokens),
         seconds=seconds,

@@ -329,7 +329,8 @@ class CandidateBenchmark:
         for level in figures:
             if level.errors == level.requests:
                 raise Unavailable(
-                    f"measuring {self.candidate.label}", "under load not one request was answered"
+                    f"measuring {self.candidate.label}",
+                    f"under load not one request was answered: {level.first_error}",
                 )
         return figures
 

@@ -183,6 +183,7 @@ class Limits:
         if not math.isfinite(share):
             return exact("max_errors", False, f"its errors {where} are not a number")
         why = f"{load.errors} of {load.requests} requests failed {where} (allowed: {most:.0%})"
+        why += f"; the first: {load.first_error}" if load.first_error else ""
         return exact("max_errors", share <= most, why, share)
 
     def _footprint(self, measurement: Measurement) -> Iterator[Evidence]:

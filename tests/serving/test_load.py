@@ -64,12 +64,20 @@ def test_streams_cut_anywhere_count_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["error_every", "truncate_every", "unfinished_every", "break_every"]
+    ("fault", "said"),
+    [
+        ("error_every", "HTTP 500: "),
+        ("truncate_every", "Response payload is not completed"),
+        ("unfinished_every", "the stream ended before the answer did"),
+        ("break_every", "breaks off as it was told"),
+    ],
 )
-def test_a_request_without_a_whole_answer_is_an_error(fault: str) -> None:
+def test_a_request_without_a_whole_answer_is_an_error(fault: str, said: str) -> None:
     with serve(Behaviour.of(fault, every=3)) as server:
         figures = run_load(server.url, payloads(12), 2)
     assert (figures.requests, figures.errors) == (12, 4)
+    assert figures.first_error
+    assert said in figures.first_error
 
 
 def test_an_answer_that_takes_too_long_is_an_error() -> None:
