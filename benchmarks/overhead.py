@@ -130,7 +130,9 @@ def stages_alone(recipe: str) -> None:
         cached_stages.optimize_step(downloaded, model, loaded, workspace).run(workspace).value
     )
     weighed = (
-        cached_stages.weigh_step(downloaded, optimized, loaded, workspace).run(workspace).value
+        cached_stages.weigh_step(downloaded, model, optimized, loaded, workspace)
+        .run(workspace)
+        .value
     )
     decision = cached_stages.select_step(weighed, evaluated, None, loaded).run(workspace).value
     winner = cached_stages.winner_of(decision, weighed)

@@ -15,6 +15,7 @@ from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimize import OptimizeArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.package import PackageArgs
+from weighbridge.tasks.scoring import of_one_model
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -119,6 +120,13 @@ class Recipe(BaseModel):
             )
         if select.objective == "goodput" and weigh.arrivals != "poisson":
             raise ValueError("select.objective goodput: give weigh.arrivals `poisson` and limits")
+        if select.metric not in {one.label() for one in of_one_model(self.evaluate.metrics)}:
+            raise ValueError(
+                f"select.metric {select.metric} says nothing of a model alone: limit it with "
+                "select.max_kl"
+            )
+        if select.max_kl is not None and "kl" not in metrics:
+            raise ValueError("select.max_kl: `kl` is none of evaluate.metrics")
         if unlimited := _not_counted(self.evaluate.answers, select):
             raise ValueError(unlimited)
         if wrong := _not_carried(select, weigh):

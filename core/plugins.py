@@ -58,6 +58,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "rouge_l": "weighbridge.tasks.metrics.shipped:RougeL",
         "bleu": "weighbridge.tasks.metrics.shipped:Bleu",
         "nll": "weighbridge.tasks.metrics.shipped:Nll",
+        "kl": "weighbridge.tasks.metrics.divergence:Kl",
         "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },
     "target": {"local": "weighbridge.serving.targets.local:Local"},

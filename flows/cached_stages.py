@@ -122,12 +122,18 @@ def optimize_step(
 
 
 def weigh_step(
-    downloaded: Downloaded, optimized: Optimized, recipe: Recipe, workspace: Workspace
+    downloaded: Downloaded,
+    model: Artifact,
+    optimized: Optimized,
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> CachedStage[Weighed]:
     candidates = weigh.candidates(optimized.variants, recipe.weigh.engines)
     inputs = {
         "candidates": [
-            weigh.inputs_of(candidate, downloaded.data, recipe.evaluate, recipe.weigh, workspace)
+            weigh.inputs_of(
+                candidate, downloaded.data, recipe.evaluate, recipe.weigh, workspace, model
+            )
             for candidate in candidates
         ],
         "labels": [candidate.label for candidate in candidates],
@@ -147,6 +153,7 @@ def weigh_step(
             recipe.weigh,
             workspace,
             concurrency=recipe.select.concurrency,
+            reference=model,
         ),
         # A candidate that failed, by a full memory perhaps, is tried again by the next run.
         keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),

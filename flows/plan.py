@@ -139,7 +139,7 @@ class _Forecaster:
         evaluated = self.last
         yield from self._forecast(cached_stages.optimize_step(downloaded, model, recipe, workspace))
         yield from self._forecast(
-            cached_stages.weigh_step(downloaded, self.last, recipe, workspace)
+            cached_stages.weigh_step(downloaded, model, self.last, recipe, workspace)
         )
         weighed = self.last
         # Without the champion, which would have to be measured first.

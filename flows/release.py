@@ -39,7 +39,7 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
         model = run.finetune(downloaded)
         evaluated = run.evaluate(downloaded, model)
         optimized = run.optimize(downloaded, model)
-        weighed = run.weigh(downloaded, optimized)
+        weighed = run.weigh(downloaded, model, optimized)
         decision, measurements = run.select(downloaded, evaluated, weighed)
         winner = winner_of(decision, weighed)
         report = run.report(downloaded, model, evaluated, weighed, decision, measurements)

@@ -147,8 +147,8 @@ class ReleaseRun:
         self.versions |= self.records.variants(optimized.variants, self.versions["model"])
         return optimized
 
-    def weigh(self, downloaded: Downloaded, optimized: Optimized) -> Weighed:
-        step = cached_stages.weigh_step(downloaded, optimized, self.recipe, self.workspace)
+    def weigh(self, downloaded: Downloaded, model: Artifact, optimized: Optimized) -> Weighed:
+        step = cached_stages.weigh_step(downloaded, model, optimized, self.recipe, self.workspace)
         with self.records.stage("weigh", step.inputs) as self.weigh_run:
             weighed = self._stage(step)
             for file in sorted(weighed.search.path.iterdir()) if weighed.search else ():

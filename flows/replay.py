@@ -115,7 +115,7 @@ def _make_again(
     )
     (variant,) = optimized.variants
     made[label] = variant.artifact
-    return _weigh_again(recipe, released, downloaded, made, workspace), {
+    return _weigh_again(recipe, released, downloaded, model, made, workspace), {
         name: artifact.digest for name, artifact in made.items()
     }
 
@@ -124,10 +124,13 @@ def _weigh_again(
     recipe: Recipe,
     released: Champion,
     downloaded: Downloaded,
+    model: Artifact,
     made: Mapping[str, Artifact],
     workspace: Workspace,
 ) -> Measurement:
-    """Measure the candidate under the options that tuning found then."""
+    """Measure the candidate under the options that tuning found then; `model` are the weights that
+    its variant was made of.
+    """
     candidate = released.measurement.candidate
     variant = candidate.variant.model_copy(update={"artifact": made[candidate.variant.label]})
     again = candidate.model_copy(update={"variant": variant})
@@ -136,7 +139,13 @@ def _weigh_again(
     def call() -> StageOutcome[Measurement]:
         started = time.monotonic()
         measured = weigh.weigh_one(
-            again, downloaded.data, recipe.evaluate, args, workspace, recipe.select.concurrency
+            again,
+            downloaded.data,
+            recipe.evaluate,
+            args,
+            workspace,
+            recipe.select.concurrency,
+            reference=model,
         )
         if measured.failure:
             raise Unavailable("measuring it again", measured.failure)

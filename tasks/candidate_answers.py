@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from weighbridge.tasks.candidate_likelihoods import Likelihoods
 from weighbridge.tasks.data import Row
 from weighbridge.tasks.metrics.base import Score
 
@@ -18,9 +19,10 @@ class Answers:
     texts: list[str]
     problems: list[str | None]
     """Why there is no answer, by row; None where there is one."""
-    logprobs: list[list[float]] | None
     ends: list[str]
     """Why each answer ended, as the engine says: `stop`, `length`; empty where it does not."""
+    likelihoods: Likelihoods = field(default_factory=Likelihoods)
+    """Of the references' tokens."""
 
 
 def examples(

@@ -31,6 +31,7 @@ from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.gpu_watch import GpuWatch
 from weighbridge.tasks.left_out import left_out
 from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.reference_distributions import reference_distributions
 from weighbridge.tasks.slices import slices_of
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -75,6 +76,10 @@ class CandidateBenchmark:
     build: str
     """Which build of the engine it is: for the record."""
     workspace: Workspace
+    reference: Artifact | None = None
+    """The unquantized weights that it was made of; None where they are not here."""
+    compared: Artifact | None = None
+    """What these hold likely, once `measure` has asked them."""
     tuning: list[dict[str, int | float | str]] = field(default_factory=list)
 
     @property
@@ -88,7 +93,12 @@ class CandidateBenchmark:
     @property
     def questions(self) -> CandidateQuestions:
         return CandidateQuestions(
-            self.candidate, self.data, self.metrics, self.streams, self.args.request_timeout
+            self.candidate,
+            self.data,
+            self.metrics,
+            self.streams,
+            self.args.request_timeout,
+            self.compared,
         )
 
     def measure(self) -> Measurement:
@@ -97,6 +107,11 @@ class CandidateBenchmark:
         Raises:
             Unavailable: the engine does not start, or dies while it is measured.
         """
+        if self.reference:
+            # Before an engine is there: both in memory would be one too many.
+            self.compared = reference_distributions(
+                self.reference, self.data, self.metrics, self.workspace
+            )
         payloads, questions = self._payloads(), self.questions
         with (
             self.tuned(payloads) as (running, tuned),
@@ -127,7 +142,11 @@ class CandidateBenchmark:
             test_scores=scores["test"],
             predictions=questions.keep(answers, scores, counted, self.workspace.store),
             faults={split: of_split.scores for split, of_split in counted.items()},
-            uncounted={**counted["test"].uncounted, **counted["validation"].uncounted},
+            uncounted={
+                **counted["test"].uncounted,
+                **counted["validation"].uncounted,
+                **questions.unscored(scores["validation"], answers["validation"]),
+            },
             slices={split: slices_of(of_split.rows) for split, of_split in answers.items()},
             answer_tokens=questions.answer_tokens(answers),
             max_new_tokens=self.metrics.max_new_tokens,

@@ -13,14 +13,16 @@ from weighbridge.serving.engines.base import engine_for
 from weighbridge.serving.openai_client import Client, RequestRefused
 from weighbridge.tasks.answer_faults import Counted
 from weighbridge.tasks.candidate_answers import Answers, examples
+from weighbridge.tasks.candidate_likelihoods import Asked
 from weighbridge.tasks.candidate_prompts import prompt_of
 from weighbridge.tasks.data import Row, Split
-from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer, mean_tokens
+from weighbridge.tasks.encoding import load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.measurement import Candidate
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.scoring import needs_logprobs, score_rows
+from weighbridge.tasks.reference_distributions import read_distributions
+from weighbridge.tasks.scoring import score_rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class CandidateQuestions:
     """Questions under way together."""
     timeout: float
     """Seconds that one answer may take."""
+    reference: Artifact | None = None
+    """What the unquantized weights hold likely, as `reference_distributions` keeps it."""
 
     def rows(self, split: Split) -> list[Row]:
         """Return the rows of a split that are asked."""
@@ -41,11 +45,13 @@ class CandidateQuestions:
 
     def ask(self, url: str, split: Split) -> Answers:
         """Return answers to a split's prompts, drawn as they will be where a request says nothing
-        of that, and, where a metric asks, the references' log-probabilities.
+        of that, and, where a metric asks, what is likely at the tokens of the references.
         """
         rows = self.rows(split)
         options = {"max_tokens": self.metrics.max_new_tokens, **self.candidate.engine.sampling()}
         client = Client(url, self.timeout)
+        tokenizer = tokenizer_of(self.candidate.variant.artifact)
+        asked = Asked(url, engine_for(self.candidate.engine), tokenizer, self._all)
 
         def answer(row: Row) -> tuple[str, str, str | None]:
             try:
@@ -59,25 +65,11 @@ class CandidateQuestions:
             rows,
             [text for text, _, _ in replies],
             [problem for _, _, problem in replies],
-            self._logprobs(url, rows),
             [end for _, end, _ in replies],
+            asked.likelihoods(
+                rows, self.metrics.metrics, read_distributions(self.reference, split)
+            ),
         )
-
-    def _logprobs(self, url: str, rows: list[Row]) -> list[list[float]] | None:
-        if not needs_logprobs(self.metrics.metrics):
-            return None
-        engine = engine_for(self.candidate.engine)
-
-        def ask(encoded: Encoded) -> list[float]:
-            return engine.token_logprobs(url, encoded.prompt, encoded.completion)
-
-        try:
-            return self._all(
-                ask, encode(load_tokenizer(tokenizer_of(self.candidate.variant.artifact)), rows)
-            )
-        # The engine's API cannot tell them; metrics that need them are left out.
-        except NotImplementedError:
-            return None
 
     def _all(self, ask: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         with ThreadPoolExecutor(self.streams) as pool:
@@ -93,7 +85,19 @@ class CandidateQuestions:
         if not answers.rows:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
-        return score_rows(metrics, answers.texts, answers.rows, answers.logprobs)
+        told = answers.likelihoods
+        return score_rows(
+            metrics, answers.texts, answers.rows, told.logprobs, told.distributions, told.untold
+        )
+
+    def unscored(self, scores: Mapping[str, Score], answers: Answers) -> dict[str, str]:
+        """Return by metric why it was left out."""
+        labels = [metric.label() for metric in self.metrics.metrics]
+        return {
+            label: answers.likelihoods.untold
+            for label in labels
+            if label not in scores and answers.rows
+        }
 
     def answer_tokens(self, answers: Mapping[Split, Answers]) -> dict[str, float]:
         """Return how long answers are: what speed is to be compared at."""

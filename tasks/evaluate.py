@@ -25,7 +25,7 @@ from weighbridge.tasks.encoding import encode, load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
-from weighbridge.tasks.scoring import needs_logprobs, score_rows, worse_by
+from weighbridge.tasks.scoring import needs_logprobs, of_one_model, score_rows, worse_by
 
 # 3: scores hold the ids of their rows.
 # 4: the answers' tokens are counted.
@@ -75,6 +75,11 @@ class EvaluateArgs(BaseModel):
             raise ValueError(f"two metrics have the label '{twice[0]}'")
         if self.gate and self.gate not in labels:
             raise ValueError(f"gate '{self.gate}' is none of the metrics: {', '.join(labels)}")
+        if self.gate_label not in [metric.label() for metric in of_one_model(self.metrics)]:
+            raise ValueError(
+                f"gate: {self.gate_label} compares candidates with the weights that they are made "
+                "of, and says nothing of those; name another metric"
+            )
         return self
 
     @property
@@ -233,7 +238,7 @@ def _answer_once(
     inputs = {
         "model": model,
         "rows": fingerprint([content(rows) for rows in splits]),
-        "metrics": args.metrics,
+        "metrics": of_one_model(args.metrics),
         "max_new_tokens": args.max_new_tokens,
     }
     outcome = workspace.stages.run(
@@ -280,7 +285,7 @@ def _answer(
                 logprobs = generation.logprobs(
                     loaded, encoded, batch_size=args.batch_size, advance=advance
                 )
-            scores = score_rows(args.metrics, answers, rows, logprobs)
+            scores = score_rows(of_one_model(args.metrics), answers, rows, logprobs)
             tokens = mean_tokens(tokenizer, answers)
             answered.append(Answered(answers=answers, scores=scores, answer_tokens=tokens))
     return answered

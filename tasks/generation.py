@@ -74,7 +74,6 @@ def _before_stop(answer: list[int], stops: Sequence[int]) -> list[int]:
     return answer[: next((n for n, token in enumerate(answer) if token in stops), len(answer))]
 
 
-@torch.inference_mode()
 def logprobs(
     model: Any, rows: Sequence[Encoded], *, batch_size: int, advance: Advance = _silent
 ) -> list[list[float]]:
@@ -82,17 +81,31 @@ def logprobs(
 
     It takes one forward pass over prompt and completion.
     """
+    found = distributions(model, rows, 0, batch_size=batch_size, advance=advance)
+    return [
+        [known[token] for token, known in zip(row.completion, tokens, strict=True)]
+        for row, tokens in zip(rows, found, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def distributions(
+    model: Any, rows: Sequence[Encoded], top: int, *, batch_size: int, advance: Advance = _silent
+) -> list[list[dict[int, float]]]:
+    """Return, at every completion token, natural-log probabilities by token id: of the `top`
+    likeliest ones, and of the token itself.
+    """
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
-    by_row: dict[int, list[float]] = {}
+    by_row: dict[int, list[dict[int, float]]] = {}
     for batch in _batches(order, rows, batch_size, model.config.get_text_config().vocab_size):
         chosen = [rows[index] for index in batch]
-        by_row.update(zip(batch, _completion_logprobs(model, chosen), strict=True))
+        by_row.update(zip(batch, _of_completions(model, chosen, top), strict=True))
         advance(len(batch))
     return [by_row[index] for index in range(len(rows))]
 
 
-def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
+def _of_completions(model: Any, rows: list[Encoded], top: int) -> list[list[dict[int, float]]]:
     # Padded on the left, all completions end in the last column: only the logits of the last
     # columns are needed.
     ids, mask = _left_padded([row.prompt + row.completion for row in rows], 0, model.device)
@@ -107,11 +120,20 @@ def _completion_logprobs(model: Any, rows: list[Encoded]) -> list[list[float]]:
         logits_to_keep=longest + 1,
     )
     # In float32: in 16 bits a log-probability keeps two or three digits.
-    probabilities = output.logits[:, :-1].float().log_softmax(-1)
-    targets = ids[:, -longest:].unsqueeze(-1)
-    picked = probabilities[:, -longest:].gather(-1, targets).squeeze(-1).cpu().tolist()
+    probabilities = output.logits[:, :-1].float().log_softmax(-1)[:, -longest:]
+    likeliest = probabilities.topk(min(top, probabilities.shape[-1])).indices
+    tokens = torch.cat([likeliest, ids[:, -longest:].unsqueeze(-1)], dim=-1)
+    values = probabilities.gather(-1, tokens).cpu().tolist()
     return [
-        list(line[longest - len(row.completion) :]) for line, row in zip(picked, rows, strict=True)
+        [
+            dict(zip(*place, strict=True))
+            for place in zip(
+                names[longest - len(row.completion) :],
+                line[longest - len(row.completion) :],
+                strict=True,
+            )
+        ]
+        for names, line, row in zip(tokens.cpu().tolist(), values, rows, strict=True)
     ]
 
 

@@ -17,15 +17,30 @@ def left_out(
         answers: Of every split.
         load: Figures at every concurrency.
     """
-    return [*_without_logprobs(metrics, answers), *_without_counts(load)]
+    return [
+        *_without_logprobs(metrics, answers),
+        *_without_distributions(metrics, answers),
+        *_without_counts(load),
+    ]
 
 
 def _without_logprobs(metrics: Sequence[MetricArgs], answers: Collection[Answers]) -> list[str]:
     asked = [args.label() for args in metrics if load_metric(args.kind).uses == "logprobs"]
-    if not asked or any(split.logprobs is not None for split in answers):
+    if not asked or any(split.likelihoods.logprobs is not None for split in answers):
         return []
     limit = " and select.max_nll_increase" if "nll" in asked else ""
     return [f"its engine tells no log-probabilities: without {', '.join(asked)}{limit}"]
+
+
+def _without_distributions(
+    metrics: Sequence[MetricArgs], answers: Collection[Answers]
+) -> list[str]:
+    asked = [args.label() for args in metrics if load_metric(args.kind).uses == "distributions"]
+    told = [split.likelihoods for split in answers if split.rows]
+    if not asked or any(one.distributions is not None for one in told):
+        return []
+    why = next((one.untold for one in told), "there are no rows")
+    return [f"without {', '.join(asked)}: {why}"]
 
 
 def _without_counts(load: Sequence[LoadFigures]) -> list[str]:

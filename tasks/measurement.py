@@ -104,7 +104,7 @@ class Measurement(BaseModel):
         "truncated, refused, malformed. Nothing in records of earlier releases.",
     )
     uncounted: dict[str, str] = Field(
-        default_factory=dict, description="By fault, why it could not be told."
+        default_factory=dict, description="By fault and metric, why it could not be told."
     )
     slices: dict[str, dict[str, str]] = Field(
         default_factory=dict,

@@ -66,9 +66,12 @@ SHORT_ANSWER = 16
 """Tokens of an answer below which tokens per second say more about prompts than about answers."""
 
 
+TITLES: Final = {"nll": "NLL", "kl": "KL"}
+
+
 def title_of(label: str) -> str:
     """Return a metric's label as people read it."""
-    return "NLL" if label == "nll" else label.replace("_", " ")
+    return TITLES.get(label) or label.replace("_", " ")
 
 
 def draw(

@@ -46,14 +46,22 @@ def what_is_counted(measurements: Sequence[Measurement]) -> str:
     """Return what each fault means, and why some were not counted; empty where none were."""
     counted = {fault for one in measurements for split in one.faults.values() for fault in split}
     meaning = [f"{fault}: {words}" for fault, words in FAULTS.items() if fault in counted]
-    reasons = {
-        fault: why
-        for one in measurements
-        for fault, why in one.uncounted.items()
-        if fault not in counted
-    }
-    missing = [f"{fault} is not counted: {why}" for fault, why in reasons.items()]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in measurements:
+        for name, why in one.uncounted.items():
+            if name not in FAULTS:
+                continue
+            reasons.setdefault((name, why), []).append(one.candidate.label)
+    missing = [
+        f"{name} is not told of {_all_or(labels, measurements)}: {why}"
+        for (name, why), labels in reasons.items()
+    ]
     return f"{'; '.join([*meaning, *missing])}." if counted else ""
+
+
+def _all_or(labels: Sequence[str], measurements: Sequence[Measurement]) -> str:
+    measured = sum(bool(one.faults) for one in measurements)
+    return "any candidate" if len(labels) == measured else ", ".join(labels)
 
 
 def slice_rows(

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.tasks.data import Row
@@ -12,25 +12,35 @@ from weighbridge.tasks.metrics.intervals import with_interval
 
 logger = logging.getLogger(__name__)
 
+Compared = list[list[tuple[dict[int, float], dict[int, float]]]]
+"""By row and token of its reference, what the unquantized weights and a candidate hold likely."""
+USUAL_TOP: Final = 20
+"""Likeliest tokens that are compared where a metric does not say how many."""
+
 
 def score_all(
     metrics: Sequence[MetricArgs],
     answers: list[str],
     references: list[str],
     logprobs: list[list[float]] | None,
+    distributions: Compared | None = None,
+    untold: str = "",
 ) -> dict[str, Score]:
     """Return every metric's score over the same rows, by label.
 
     `logprobs` holds, per row, the natural-log probability of every token of the encoded completion
     (see `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that
-    need them are left out.
+    need them are left out, and so are those that compare distributions without these; `untold`
+    says why.
     """
     scores = {}
     for args in metrics:
         metric = load_metric(args.kind)
-        inputs: list[Any] | None = logprobs if metric.uses == "logprobs" else answers
+        told: dict[str, list[Any] | None] = {"logprobs": logprobs, "distributions": distributions}
+        inputs = told.get(metric.uses, answers)
         if inputs is None:
-            logger.warning("metric %s left out: there are no log-probabilities", args.label())
+            why = untold or "there are no log-probabilities"
+            logger.warning("metric %s left out: %s", args.label(), why)
         else:
             scores[args.label()] = _score(metric, args, inputs, references)
     return scores
@@ -54,11 +64,14 @@ def score_rows(
     answers: list[str],
     rows: Sequence[Row],
     logprobs: list[list[float]] | None,
+    distributions: Compared | None = None,
+    untold: str = "",
 ) -> dict[str, Score]:
     """Return what `score_all` does, with the ids and clusters of the rows; intervals are over
     clusters where there are any.
     """
-    scores = score_all(metrics, answers, [row.reference for row in rows], logprobs)
+    references = [row.reference for row in rows]
+    scores = score_all(metrics, answers, references, logprobs, distributions, untold)
     for label, score in scores.items():
         _tell_of_no_numbers(label, score, rows)
     return {label: of_rows(score, rows) for label, score in scores.items()}
@@ -103,6 +116,25 @@ def row_scores(args: MetricArgs, answers: list[str], references: list[str]) -> l
 def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:
     """Whether any of the metrics asks for log-probabilities."""
     return any(load_metric(args.kind).uses == "logprobs" for args in metrics)
+
+
+def of_one_model(metrics: Sequence[MetricArgs]) -> list[MetricArgs]:
+    """Return the metrics that say something of one model alone."""
+    return [args for args in metrics if load_metric(args.kind).uses != "distributions"]
+
+
+def tokens_compared(metrics: Sequence[MetricArgs]) -> int:
+    """Return how many of the likeliest tokens metrics compare with the unquantized weights'; 0
+    where none does.
+    """
+    return max(
+        (
+            int(getattr(args, "top", USUAL_TOP))
+            for args in metrics
+            if load_metric(args.kind).uses == "distributions"
+        ),
+        default=0,
+    )
 
 
 def worse_by(before: Score, after: Score) -> float:

@@ -42,6 +42,9 @@ class SelectArgs(BaseModel):
         "log-likelihood per token may be: it shows damage that the answers don't show yet. Not "
         "applied where it was not measured.",
     )
+    max_kl: float | None = Field(
+        None, gt=0, description="How far the metric `kl` may be from 0, in nats per token."
+    )
     margin: float = Field(
         0.02,
         gt=0,

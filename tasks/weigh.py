@@ -22,6 +22,7 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.scoring import tokens_compared
 from weighbridge.tasks.search.candidates import Searched, searched
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -116,11 +117,13 @@ def weigh(
     workspace: Workspace,
     also: Sequence[Candidate] = (),
     concurrency: int | None = None,
+    reference: Artifact | None = None,
 ) -> Weighed:
     """Measure every candidate; each is kept by itself, and one that fails does not stop the others.
 
     `also` are candidates made elsewhere, such as the one that serves now; costs are at the load
-    `concurrency`, by default the highest.
+    `concurrency`, by default the highest; `reference` are the unquantized weights that the variants
+    were made of.
 
     Raises:
         BadInput: no engine takes any variant.
@@ -132,7 +135,10 @@ def weigh(
     all_candidates = [*(search.candidates if search else named), *also]
     for number, candidate in enumerate(all_candidates, start=1):
         logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
-        measurements.append(weigh_one(candidate, data, metrics, args, workspace, concurrency))
+        weights = None if candidate in also else reference
+        measurements.append(
+            weigh_one(candidate, data, metrics, args, workspace, concurrency, weights)
+        )
     # A search on a record has its result, though nobody comes of it who could be released.
     replayed = search is not None and any(map(_recorded, all_candidates))
     if all(one.failure for one in measurements) and not replayed:
@@ -159,9 +165,11 @@ def inputs_of(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    reference: Artifact | None = None,
 ) -> dict[str, Any]:
     """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
+    compared = {"reference": reference} if reference and tokens_compared(metrics.metrics) else {}
     settings = args.model_dump(exclude=NO_PART)
     return {
         "artifact": candidate.variant.artifact,
@@ -171,6 +179,7 @@ def inputs_of(
         "metrics": metrics,
         "how": settings,
         "machine": machine.describe(),
+        **compared,
     }
 
 
@@ -200,12 +209,14 @@ def weigh_one(
     args: WeighArgs,
     workspace: Workspace,
     concurrency: int | None = None,
+    reference: Artifact | None = None,
 ) -> Measurement:
     """Measure one candidate, or take its earlier measurement; a failure is a measurement too.
 
-    Its costs are those at `concurrency`, by default at the highest.
+    Its costs are those at `concurrency`, by default at the highest; `reference` are the unquantized
+    weights that it was made of, where they are here.
     """
-    measured = _weigh_one(candidate, data, metrics, args, workspace)
+    measured = _weigh_one(candidate, data, metrics, args, workspace, reference)
     return with_cost(measured, args, engine_for(candidate.engine).device(), concurrency)
 
 
@@ -215,18 +226,21 @@ def _weigh_one(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    reference: Artifact | None,
 ) -> Measurement:
     if record := _recorded(candidate):
         return _failed(candidate, f"it answers searches from the record {record}, and nobody else")
     try:
-        inputs = inputs_of(candidate, data, metrics, args, workspace)
+        inputs = inputs_of(candidate, data, metrics, args, workspace, reference)
         build = str(inputs["build"])
         outcome = workspace.stages.run(
             "weigh.candidate",
             VERSION,
             Measurement,
             inputs,
-            lambda: CandidateBenchmark(candidate, data, metrics, args, build, workspace).measure(),
+            lambda: CandidateBenchmark(
+                candidate, data, metrics, args, build, workspace, reference
+            ).measure(),
         )
     except WeighbridgeError as exc:
         logger.warning("%s could not be measured: %s", candidate.label, exc)

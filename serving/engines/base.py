@@ -226,7 +226,7 @@ class Engine(ABC, Generic[ArgsT]):
         """
         return sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
 
-    # The next three are not abstract: OpenAI's API has no such thing, and most servers only that.
+    # The next four are not abstract: OpenAI's API has no such thing, and most servers only that.
     def token_logprobs(
         self, url: str, prompt: Sequence[int], completion: Sequence[int]
     ) -> list[float]:
@@ -243,6 +243,24 @@ class Engine(ABC, Generic[ArgsT]):
             Unavailable: The server does not answer, or leaves tokens out.
         """
         raise NotImplementedError(f"{self.name} tells no log-probabilities of given tokens")
+
+    def token_distributions(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int], top: int
+    ) -> list[dict[int, float]]:
+        """Return, at every completion token, natural-log probabilities by token id: of the `top`
+        likeliest ones, and of the token itself, whatever is drawn.
+
+        Args:
+            url: Base address of the running server, without `/v1`.
+            prompt: Token ids before the completion.
+            completion: Token ids at which it is asked, one mapping each.
+            top: How many of the likeliest tokens.
+
+        Raises:
+            NotImplementedError: Its API cannot tell.
+            Unavailable: The server does not answer, or leaves tokens out.
+        """
+        raise NotImplementedError(f"{self.name} tells no likeliest tokens at given ones")
 
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids that the running engine gives a text: special tokens parsed, none

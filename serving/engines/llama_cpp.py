@@ -229,9 +229,20 @@ class LlamaCpp(Engine[LlamaCppArgs]):
         Raises:
             Unavailable: The server does not answer, or does not do as it is told.
         """
+        known = self.token_distributions(url, prompt, completion, 1)
+        return [one[token] for one, token in zip(known, completion, strict=True)]
+
+    def token_distributions(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int], top: int
+    ) -> list[dict[int, float]]:
+        """Force the completion token by token and read what the model itself held likely at each.
+
+        Raises:
+            Unavailable: The server does not answer, or does not do as it is told.
+        """
         # llama-server tells nothing of tokens that it drafted, and drafts none of a single one.
         at_once = llama_cpp_client.FORCED_AT_ONCE if self.args.spec_type == "none" else 1
-        return llama_cpp_client.token_logprobs(url, prompt, completion, at_once)
+        return llama_cpp_client.token_distributions(url, prompt, completion, top, at_once)
 
     def context(self, url: str) -> int | None:
         """Return the context of one slot: the server divides what it has among them."""

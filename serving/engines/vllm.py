@@ -295,6 +295,12 @@ class Vllm(Engine[VllmArgs]):
         """Return the natural-log probability of every completion token."""
         return vllm_client.token_logprobs(url, prompt, completion)
 
+    def token_distributions(
+        self, url: str, prompt: Sequence[int], completion: Sequence[int], top: int
+    ) -> list[dict[int, float]]:
+        """Return the likeliest tokens at every completion token, read as part of a prompt."""
+        return vllm_client.token_distributions(url, prompt, completion, top)
+
     def tokenize(self, url: str, text: str) -> list[int]:
         """Return the token ids of a text: special tokens parsed, none added."""
         return vllm_client.tokenize(url, text)

@@ -23,20 +23,43 @@ def token_logprobs(url: str, prompt: Sequence[int], completion: Sequence[int]) -
     positions = range(len(prompt), len(tokens))
     if _is_adapter(url, name):
         return [_forced(url, name, tokens[:position], tokens[position]) for position in positions]
+    known = _read(url, name, tokens, 1)
+    return [known[position][tokens[position]] for position in positions]
+
+
+def token_distributions(
+    url: str, prompt: Sequence[int], completion: Sequence[int], top: int
+) -> list[dict[int, float]]:
+    """Return log-probabilities by token id at every token of the completion, read as part of a
+    prompt.
+
+    Raises:
+        NotImplementedError: The model has an adapter; see `token_logprobs`.
+        Unavailable: The server does not answer, or leaves tokens out.
+    """
+    tokens, name = [*prompt, *completion], _model_name(url)
+    if _is_adapter(url, name):
+        raise NotImplementedError("vllm under an adapter tells no likeliest tokens at given ones")
+    return _read(url, name, tokens, top)[len(prompt) :]
+
+
+def _read(url: str, name: str, tokens: list[int], top: int) -> list[dict[int, float]]:
+    """Return what the server holds likely at each token of a prompt; nothing at the first."""
     body = {
         "model": name,
         "prompt": tokens,
         "max_tokens": 1,
         "temperature": 0,
         # However few of the likeliest are asked for, the token itself is told as well.
-        "prompt_logprobs": 1,
+        "prompt_logprobs": top,
     }
     prompt_logprobs = post(f"{url}/v1/completions", body)["choices"][0].get("prompt_logprobs") or []
     if len(prompt_logprobs) != len(tokens):
         wrong = f"it gave {len(prompt_logprobs)} for {len(tokens)} tokens"
         raise Unavailable("asking vllm for log-probabilities", wrong)
     return [
-        float(prompt_logprobs[position][str(tokens[position])]["logprob"]) for position in positions
+        {int(token): float(entry["logprob"]) for token, entry in (known or {}).items()}
+        for known in prompt_logprobs
     ]
 
 

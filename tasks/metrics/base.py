@@ -81,12 +81,15 @@ class Metric(Protocol):
     Args: ClassVar[type[MetricArgs]]
     uses: ClassVar[str]
     """`text`: called with predictions and references; `logprobs`: called with log-probabilities per
-    row.
+    row; `distributions`: called with what the unquantized weights and the candidate hold likely.
     """
 
     def score(self, args: Any, predictions: list[Any], references: list[str]) -> Score:
-        """Score every row; for `logprobs`, a prediction is the list of log-probabilities of its
-        reference's tokens.
+        """Score every row.
+
+        For `logprobs`, a prediction is the list of log-probabilities of its reference's tokens; for
+        `distributions`, of pairs: of the unquantized weights and of the candidate, each a mapping
+        from token ids to log-probabilities, of the likeliest tokens and of the reference's own.
         """
 
 

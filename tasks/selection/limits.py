@@ -15,7 +15,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.scoring import worse_by
 from weighbridge.tasks.select_args import SelectArgs
-from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, exact, reasons
+from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, exact, reasons, unknown
 from weighbridge.tasks.selection.fault_limits import faults_within
 from weighbridge.tasks.selection.objective import NO_COST, Objective, figures_at
 from weighbridge.tasks.selection.score_limit import beyond, needed_rows
@@ -64,7 +64,7 @@ class Limits:
             return Standing("refuted", why, [exact("measured", False, why)], seen=False)
         scores = measurement.test_scores if rows == "test" else measurement.scores
         evidence = [
-            *self._quality(scores, rows, reference),
+            *self._quality(measurement, scores, rows, reference),
             *faults_within(measurement, rows, self.args),
             *self._same_work(measurement, rows, reference),
             *self._speed(measurement),
@@ -82,7 +82,11 @@ class Limits:
         return standing.verdict == "shown" or (standing.verdict == "undecided" and doubt)
 
     def _quality(
-        self, scores: Mapping[str, Score], rows: Rows, reference: Mapping[str, Score]
+        self,
+        measurement: Measurement,
+        scores: Mapping[str, Score],
+        rows: Rows,
+        reference: Mapping[str, Score],
     ) -> Iterator[Evidence]:
         label, score = self.args.metric, scores.get(self.args.metric)
         if score is None:
@@ -98,6 +102,8 @@ class Limits:
             yield from self._loss("max_loss", label, scores, rows, reference)
         if label != "nll":
             yield from self._loss("max_nll_increase", "nll", scores, rows, reference)
+        if self.args.max_kl is not None and reference:
+            yield _divergence(measurement, scores, self.args.max_kl, rows)
 
     def _floor(self, score: Score, rows: Rows) -> Iterator[Evidence]:
         label, floor = self.args.metric, self.args.floor
@@ -207,6 +213,15 @@ class Limits:
             yield _most("max_memory", memory, most, seen, human_size(most))
         if (most := args.max_size) is not None:
             yield _most("max_size", size, most, f"its size {human_size(size)}", human_size(most))
+
+
+def _divergence(
+    measurement: Measurement, scores: Mapping[str, Score], most: float, rows: Rows
+) -> Evidence:
+    if "kl" in scores:
+        return beyond("max_kl", "kl", scores["kl"], most, rows)
+    why = measurement.uncounted.get("kl", "it was not measured")
+    return unknown("max_kl", f"its kl is not known: {why}")
 
 
 # `value <= limit` and not `not value > limit`: a figure that is no number breaks the limit, too.

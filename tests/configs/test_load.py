@@ -146,6 +146,16 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ),
         (
             "deploy:",
+            "select: {max_kl: 0.1}\ndeploy:",
+            "select.max_kl: `kl` is none of evaluate.metrics",
+        ),
+        (
+            "deploy:",
+            "evaluate: {metrics: [{kind: nll}, {kind: kl}]}\nselect: {metric: kl}\ndeploy:",
+            "select.metric kl says nothing of a model alone: limit it with select.max_kl",
+        ),
+        (
+            "deploy:",
             "evaluate: {answers: {json_schema: /nowhere.json}}\ndeploy:",
             "evaluate.answers.json_schema: it cannot be read: No such file or directory",
         ),

@@ -29,7 +29,7 @@ def answered(
         Row(prompt=prompt, completion=reference, id=f"row {place}") for place in range(len(texts))
     ]
     said = [(problems or {}).get(place) for place in range(len(texts))]
-    return Answers(rows, list(texts), said, None, [ends] * len(texts))
+    return Answers(rows, list(texts), said, [ends] * len(texts))
 
 
 def having(counted: Counted, fault: str) -> list[float]:

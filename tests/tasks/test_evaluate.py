@@ -234,6 +234,13 @@ def test_arguments_that_contradict_themselves_are_refused(
         EvaluateArgs.model_validate(wrong)
 
 
+def test_what_compares_candidates_is_no_gate() -> None:
+    metrics = [{"kind": "kl"}, {"kind": "exact_match"}]
+    with pytest.raises(ValidationError, match="kl compares candidates with the weights"):
+        EvaluateArgs.model_validate({"metrics": metrics})
+    assert EvaluateArgs.model_validate({"metrics": metrics, "gate": "exact_match"})
+
+
 def test_arguments_survive_their_own_json() -> None:
     args = EvaluateArgs.model_validate({"metrics": [{"kind": "json_fields", "fields": ["a"]}]})
     assert EvaluateArgs.model_validate_json(args.model_dump_json()) == args

@@ -33,7 +33,11 @@ def test_faults_are_counts_with_their_interval_the_finalist_on_test_rows_too() -
     ]
     said = what_is_counted([candidate("a")])
     assert "empty: nothing but white space" in said
-    assert "refused is not counted: the rows are not English." in said
+    assert "refused is not told of any candidate: the rows are not English." in said
+    alone = candidate("b").model_copy(update={"uncounted": {"truncated": "it gives no reason"}})
+    assert "truncated is not told of llama_cpp/b: it gives no reason" in what_is_counted(
+        [candidate("a"), alone]
+    )
     assert what_is_counted([measured("old")]) == ""
 
 

@@ -340,9 +340,11 @@ def test_metrics_an_engine_cannot_serve_are_left_out(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("weighbridge.tasks.candidate_questions.load_tokenizer", lambda model: None)
     monkeypatch.setattr(
-        "weighbridge.tasks.candidate_questions.encode",
+        "weighbridge.tasks.candidate_likelihoods.load_tokenizer", lambda model: None
+    )
+    monkeypatch.setattr(
+        "weighbridge.tasks.candidate_likelihoods.encode",
         lambda tokenizer, rows: [_Encoded() for _ in rows],
     )
     metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, {"kind": "nll"}]})

@@ -66,6 +66,7 @@ def test_an_engine_that_writes_only_its_command_has_the_defaults() -> None:
         lambda: engine.tokenize("http://127.0.0.1:1", "x"),
         lambda: engine.chat_tokens("http://127.0.0.1:1", []),
         lambda: engine.token_logprobs("http://127.0.0.1:1", [1], [2]),
+        lambda: engine.token_distributions("http://127.0.0.1:1", [1], [2], 5),
     ):
         with pytest.raises(NotImplementedError, match="plain"):
             ask()

@@ -255,7 +255,13 @@ def test_log_probabilities_are_those_of_transformers(
     expected = [
         float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(completion)
     ]
-    found = LlamaCpp(LlamaCppArgs()).token_logprobs(running.url, prompt, completion)
+    engine = LlamaCpp(LlamaCppArgs())
+    told = engine.token_distributions(running.url, prompt, completion, 5)
+    for known, expected_here in zip(told, logits[len(prompt) - 1 : -1], strict=True):
+        assert len(known) >= 5
+        assert max(known.values()) == pytest.approx(float(expected_here.max()), abs=0.05)
+        assert list(known.values()) == pytest.approx(expected_here[list(known)].tolist(), abs=0.05)
+    found = engine.token_logprobs(running.url, prompt, completion)
     differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
     assert sum(differences) / len(differences) < 0.01
     assert max(differences) < 0.05

@@ -301,6 +301,11 @@ def test_log_probabilities_are_those_of_the_completion(url: str) -> None:
     assert Vllm(VllmArgs()).token_logprobs(url, [1, 2, 3], [4, 5]) == [-4.0, -5.0]
 
 
+def test_the_likeliest_tokens_are_those_at_the_completion(url: str) -> None:
+    found = Vllm(VllmArgs()).token_distributions(url, [1, 2, 3], [4, 5], 20)
+    assert found == [{4: -4.0, 999: -0.1}, {5: -5.0, 999: -0.1}]
+
+
 def test_missing_log_probabilities_are_an_error(url: str) -> None:
     with pytest.raises(Unavailable, match="it gave 2 for 3 tokens"):
         Vllm(VllmArgs()).token_logprobs(url, [1, 2], [13])

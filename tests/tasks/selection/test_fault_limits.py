@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.made import REFERENCE, measured
+from tests.tasks.made import REFERENCE, measured, nll
 from weighbridge.core.errors import BadInput
 from weighbridge.tasks.data import Row
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -12,6 +12,7 @@ from weighbridge.tasks.metrics.intervals import mean_score
 from weighbridge.tasks.select import select
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.fault_limits import faults_within
+from weighbridge.tasks.selection.limits import Limits, Standing
 from weighbridge.tasks.selection.proving_rows import check_rows
 
 
@@ -58,3 +59,17 @@ def test_a_limit_that_the_rows_cannot_show_is_refused_before_anything_is_made() 
         check_rows(test, SelectArgs(max_empty=0.01, max_loss=0.3), EvaluateArgs())
     with pytest.raises(ValidationError, match="max_malformed 0 cannot be shown"):
         SelectArgs(max_malformed=0)
+
+
+def test_a_divergence_is_limited_by_the_end_of_its_interval() -> None:
+    def standing(value: float, **more: object) -> Standing:
+        score = nll(value).model_copy(update={"low": value / 2, "high": value * 2})
+        one = measured("a").model_copy(update={"scores": {"kl": score, **REFERENCE}, **more})
+        return Limits(SelectArgs(max_kl=0.1)).standing(one, "validation", REFERENCE)
+
+    assert standing(0.01).verdict == "shown"
+    assert standing(0.08).verdict == "undecided"
+    assert standing(0.3).verdict == "refuted"
+    untold = standing(0.01, scores=REFERENCE, uncounted={"kl": "the engine tells none"})
+    assert untold.verdict == "undecided"
+    assert "its kl is not known: the engine tells none" in untold.why
