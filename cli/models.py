@@ -97,7 +97,8 @@ def show(name: str, version: str | None, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    from weighbridge.cli.terminal import console, table
+    from weighbridge.cli.terminal import console, sentence, table
+    from weighbridge.rollout.champion import RELEASE_RUN
 
     shown = details.version
     console.print(
@@ -122,6 +123,10 @@ def show(name: str, version: str | None, as_json: bool) -> None:
 
         console.print()
         print_whole_report(report)
+    elif run_id := shown.tags.get(RELEASE_RUN):
+        sentence(
+            f"its report is an earlier release's: report/report.html of the run {run_id} in MLflow"
+        )
 
 
 def _report_of(registry: "Registry", version: "Version") -> "Page | None":

@@ -20,6 +20,8 @@ def load_mlflow(*, fast: bool = True) -> "type[MlflowClient]":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Its migrations tell every step at INFO, to a handler of their own on stderr.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Commands show progress of their own.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = _import(fast)
     # It logs, with its traceback, every database error that it then raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -81,5 +81,7 @@ def test_programs_get_the_report_as_data(shown: Any) -> None:
 
 @pytest.mark.parametrize("tags", [{RELEASE_RUN: "run7"}, {}])
 def test_a_version_without_one_is_shown_all_the_same(tags: dict[str, str], shown: Any) -> None:
-    assert "demo 6" in shown(None, "demo@6", tags=tags)
+    text = shown(None, "demo@6", tags=tags)
+    assert "demo 6" in text
+    assert ("report/report.html of the run run7" in " ".join(text.split())) == bool(tags)
     assert json.loads(shown(None, "demo@6", "--json", tags=tags))["report"] is None
