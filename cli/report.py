@@ -48,7 +48,7 @@ def print_whole_report(report: "Page") -> None:
         _rows(report.engines)
     if report.evidence:
         _heading("What decided")
-        _rows(report.evidence)
+        _rows([_rule(row) for row in report.evidence])
     if report.proved:
         sentence(report.proved)
         terminal.console.print()
@@ -92,6 +92,16 @@ def _verdict(report: "Page") -> None:
             sentence(f"{row['candidate']}: {row['verdict']}")
     for label, doubt in report.notes.items():
         sentence(f"in doubt: {label}: {doubt}")
+
+
+def _rule(row: Mapping[str, str]) -> dict[str, str]:
+    """Return a rule in three cells: five leave each a column of single words."""
+    rule, rows, verdict, seen, change = row.values()
+    return {
+        "rule": rule if rows == "—" else f"{rule} ({rows})",
+        "verdict": verdict,
+        "what was seen": seen if change == "—" else f"{seen}; would change it: {change}",
+    }
 
 
 def _section(section: "Section") -> None:
