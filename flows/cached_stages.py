@@ -21,6 +21,7 @@ from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged
 from weighbridge.tasks.repeat import Repeated
+from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.weigh import Weighed
 
@@ -129,7 +130,7 @@ def weigh_step(
     workspace: Workspace,
 ) -> CachedStage[Weighed]:
     candidates = weigh.candidates(optimized.variants, recipe.weigh.engines)
-    inputs = {
+    inputs: dict[str, Any] = {
         "candidates": [
             weigh.inputs_of(
                 candidate, downloaded.data, recipe.evaluate, recipe.weigh, workspace, model
@@ -141,6 +142,9 @@ def weigh_step(
         # Costs are those at the load that decides.
         "concurrency": recipe.select.concurrency,
     }
+    aim = Aim.of(recipe.select)
+    if recipe.weigh.search is not None:
+        inputs["aim"] = aim
     return CachedStage(
         "weigh",
         weigh.VERSION,
@@ -152,7 +156,7 @@ def weigh_step(
             recipe.evaluate,
             recipe.weigh,
             workspace,
-            concurrency=recipe.select.concurrency,
+            aim=aim,
             reference=model,
         ),
         # A candidate that failed, by a full memory perhaps, is tried again by the next run.

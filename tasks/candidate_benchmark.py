@@ -32,6 +32,7 @@ from weighbridge.tasks.gpu_watch import GpuWatch
 from weighbridge.tasks.left_out import left_out
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.reference_distributions import reference_distributions
+from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.slices import slices_of
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -231,24 +232,22 @@ class CandidateBenchmark:
         return context
 
     @contextmanager
-    def short_runs(self) -> Iterator[Callable[[float], list[float]]]:
-        """Serve under the candidate's own options; give what loads it for so many seconds at the
-        lowest and at the highest concurrency, and returns the tokens per second of each.
+    def short_runs(self, aim: Aim) -> Iterator[Callable[[float], list[float]]]:
+        """Serve under the candidate's own options; give what loads it for so many seconds at each
+        of the levels that decide, and returns the figure of each.
         """
-        payloads = self._payloads()
-        with self._serve(self.candidate.engine) as running:
+        payloads, levels = self._payloads(), aim.levels(self.args.concurrency)
+        with self._serve(self.candidate.engine) as running, ExitStack() as stack:
+            peak = PeakMemory(running.process.pid)
+            # To look at memory takes time from the runs.
+            if aim.figure == "1/memory":
+                stack.enter_context(peak)
 
             def run(seconds: float) -> list[float]:
                 figures = self._run_levels(
-                    running,
-                    payloads,
-                    self._tuning_levels(),
-                    1,
-                    seconds,
-                    TUNING_MAX_SECONDS,
-                    tuning=True,
+                    running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS, tuning=True
                 )
-                return [level.tokens_per_second for level in figures]
+                return [aim.value(level, peak.bytes) for level in figures]
 
             yield run
 

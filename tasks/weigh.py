@@ -23,6 +23,7 @@ from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.scoring import tokens_compared
+from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.search.candidates import Searched, searched
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -46,6 +47,8 @@ NO_PART: Final = {
 # Nothing listens there: of the command, only the program is looked at.
 DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
+NO_AIM: Final = Aim()
+"""What a search goes by where nobody says what decides: tokens per second."""
 
 
 class Weighed(BaseModel):
@@ -116,14 +119,14 @@ def weigh(
     args: WeighArgs,
     workspace: Workspace,
     also: Sequence[Candidate] = (),
-    concurrency: int | None = None,
+    aim: Aim = NO_AIM,
     reference: Artifact | None = None,
 ) -> Weighed:
     """Measure every candidate; each is kept by itself, and one that fails does not stop the others.
 
-    `also` are candidates made elsewhere, such as the one that serves now; costs are at the load
-    `concurrency`, by default the highest; `reference` are the unquantized weights that the variants
-    were made of.
+    `also` are candidates made elsewhere, such as the one that serves now; `aim` says what a
+    search of options maximizes, and at which load costs are: by default the highest; `reference`
+    are the unquantized weights that the variants were made of.
 
     Raises:
         BadInput: no engine takes any variant.
@@ -131,13 +134,13 @@ def weigh(
     """
     measurements = []
     named = candidates(variants, args.engines)
-    search = _search(named, data, metrics, args, workspace) if args.search else None
+    search = _search(named, data, metrics, args, workspace, aim) if args.search else None
     all_candidates = [*(search.candidates if search else named), *also]
     for number, candidate in enumerate(all_candidates, start=1):
         logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
         weights = None if candidate in also else reference
         measurements.append(
-            weigh_one(candidate, data, metrics, args, workspace, concurrency, weights)
+            weigh_one(candidate, data, metrics, args, workspace, aim.concurrency, weights)
         )
     # A search on a record has its result, though nobody comes of it who could be released.
     replayed = search is not None and any(map(_recorded, all_candidates))
@@ -154,9 +157,10 @@ def _search(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    aim: Aim,
 ) -> Searched:
     inputs = [inputs_of(candidate, data, metrics, args, workspace) for candidate in named]
-    return searched(named, data, metrics, args, workspace, inputs)
+    return searched(named, data, metrics, args, workspace, inputs, aim)
 
 
 def inputs_of(

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate
 from weighbridge.tasks.search import recorded
+from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.checks import refused
 from weighbridge.tasks.search.space import CANDIDATE, Branch, Setting, Space, space_of, without
@@ -52,7 +53,7 @@ class Searched(BaseModel):
 
 @dataclass(frozen=True)
 class Live:
-    """Measures settings on their engines."""
+    """Measures settings on their engines, by what is searched for."""
 
     candidates: Mapping[str, Candidate]
     rooms: Mapping[str, int]
@@ -61,6 +62,7 @@ class Live:
     metrics: EvaluateArgs
     args: WeighArgs
     workspace: Workspace
+    aim: Aim = field(default_factory=Aim)
 
     def args_of(self, setting: Setting) -> EngineArgs:
         """Return the engine's arguments under a setting, with room for the load."""
@@ -87,7 +89,7 @@ class Live:
         setting = dict(question.setting)
         began, phase, started = time.monotonic(), "start", 0.0
         try:
-            with benchmark.short_runs() as run:
+            with benchmark.short_runs(self.aim) as run:
                 started, phase = time.monotonic() - began, "load"
                 repeats = [run(search.run_seconds) for _ in range(question.rounds)]
             # With the engine's end, which takes its time as well.
@@ -99,7 +101,14 @@ class Live:
                 start_seconds=time.monotonic() - began,
                 failure=_failure(phase, exc, args),
             )
-        return Visit(setting=setting, start_seconds=started, run_seconds=ran, repeats=repeats)
+        return Visit(
+            setting=setting,
+            start_seconds=started,
+            run_seconds=ran,
+            repeats=repeats,
+            levels=self.aim.levels(self.args.concurrency),
+            figure=self.aim.figure,
+        )
 
     def benchmark(self, candidate: Candidate) -> CandidateBenchmark:
         return CandidateBenchmark(candidate, self.data, self.metrics, self.args, "", self.workspace)
@@ -112,6 +121,7 @@ def searched(
     args: WeighArgs,
     workspace: Workspace,
     inputs: Sequence[Mapping[str, Any]],
+    aim: Aim,
 ) -> Searched:
     """Return every candidate and number format with the best options that a search has found.
 
@@ -122,19 +132,20 @@ def searched(
         args: engines, load, and the search itself.
         workspace: where the search is kept, so that it goes on after a kill.
         inputs: what measurements of the candidates depend on.
+        aim: what is searched for.
 
     Raises:
         BadInput: no setting can work, or the budget is smaller than one start.
         Unavailable: no setting has worked.
     """
-    depends = {"candidates": list(inputs), "search": args.search}
+    depends = {"candidates": list(inputs), "search": args.search, "aim": aim}
     labels = [candidate.label for candidate in candidates]
     outcome = workspace.stages.run(
         "weigh.search",
         VERSION,
         Searched,
         {**depends, "labels": labels},
-        lambda: _search(candidates, data, metrics, args, workspace, fingerprint(depends)),
+        lambda: _search(candidates, data, metrics, args, workspace, aim, fingerprint(depends)),
     )
     logger.info("search of options: %s", outcome.value.why)
     return outcome.value
@@ -146,6 +157,7 @@ def _search(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    aim: Aim,
     name: str,
 ) -> Searched:
     # Recipes import this module, and the search brings numpy and Optuna.
@@ -153,7 +165,7 @@ def _search(
 
     asked = args.search
     assert asked is not None
-    live = _live(candidates, data, metrics, args, workspace)
+    live = _live(candidates, data, metrics, args, workspace, aim)
     space = space_of([_branch(candidate, args) for candidate in candidates], asked.unless)
     reasons = refused(space, live.candidates, live.args_of)
     for number, why in reasons.items():
@@ -166,8 +178,15 @@ def _search(
         setting_group(space, numbers[0], live): found.best_of(numbers)
         for numbers in _groups(space, live)
     }
-    why = found.why + _beside_the_record(found, live)
-    summary = {"why": why, "winner": dict(found.setting), "losers": found.reasons()}
+    # A record's figure is the one that was recorded.
+    figure = next(visit.figure for visit in found.visits if visit.failure is None)
+    why = f"by {figure}, {found.why}{_beside_the_record(found, live)}"
+    summary = {
+        "why": why,
+        "maximized": figure,
+        "winner": dict(found.setting),
+        "losers": found.reasons(),
+    }
     return Searched(
         candidates=_chosen(candidates, space, chosen.values(), live),
         record=_record(found.visits, summary, workspace),
@@ -189,9 +208,10 @@ def _live(
     metrics: EvaluateArgs,
     args: WeighArgs,
     workspace: Workspace,
+    aim: Aim,
 ) -> Live:
     rooms: dict[str, int] = {}
-    live = Live({one.label: one for one in candidates}, rooms, data, metrics, args, workspace)
+    live = Live({one.label: one for one in candidates}, rooms, data, metrics, args, workspace, aim)
     for candidate in candidates:
         if engine_for(candidate.engine).takes_sizes:
             rooms[candidate.label] = live.benchmark(candidate).room()
@@ -273,6 +293,6 @@ def _failure(phase: str, exc: WeighbridgeError, args: EngineArgs) -> Failure:
 
 
 def _require_answers(repeats: Sequence[Sequence[float]]) -> None:
-    """Refuse runs in which a level has no answer: a speed of 0 is none."""
-    if any(speed <= 0 for levels in repeats for speed in levels):
+    """Refuse runs in which a level has no answer: a speed of 0 is none, and NaN neither."""
+    if not all(speed > 0 for levels in repeats for speed in levels):
         raise Unavailable("loading it briefly", "not one request was answered in time")

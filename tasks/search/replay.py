@@ -62,6 +62,7 @@ class Replay:
             start_seconds=point.start_seconds,
             run_seconds=point.run_seconds * question.rounds,
             repeats=[[math.exp(log)] for log in logs],
+            figure=point.figure,
         )
 
     def truth(self, setting: Setting) -> float:

@@ -171,6 +171,6 @@ def reasons(found: Found) -> dict[str, str]:
             behind = 1 - np.exp(found.standing.posterior.mean[number] - best)
             doubt = found.standing.deviation[number]
             said[key_of(found.space.settings[number])] = (
-                f"{100 * behind:.0f} % slower than the best, give or take {100 * doubt:.0f} %"
+                f"{100 * behind:.0f} % behind the best, give or take {100 * doubt:.0f} %"
             )
     return said

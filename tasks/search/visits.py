@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.files import replace_text
+from weighbridge.tasks.search.aim import Figure
 from weighbridge.tasks.search.space import Setting
 
 Phase = Literal["check", "start", "load", "weigh"]
@@ -49,6 +50,7 @@ class Visit(BaseModel):
         description="Requests under way together at each load level; none: the lowest and the "
         "highest of the weighing.",
     )
+    figure: Figure = Field("tokens/s", description="What `repeats` holds, so that more is better.")
     failure: Failure | None = None
 
     @property
@@ -148,5 +150,7 @@ def _point(visits: Sequence[Visit]) -> GridPoint:
         start_seconds=sum(visit.start_seconds for visit in worked) / len(worked),
         run_seconds=sum(visit.run_seconds for visit in worked) / max(1, len(rounds)),
         repeats=rounds,
+        levels=worked[0].levels,
+        figure=worked[0].figure,
         failure=worked[0].failure,
     )

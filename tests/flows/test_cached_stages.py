@@ -10,6 +10,7 @@ from tests.flows.chain import recipe
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
+from weighbridge.tasks import weigh
 from weighbridge.tasks.optimizers.gguf import Gguf
 
 
@@ -34,3 +35,20 @@ def test_variants_are_made_again_where_their_optimizer_or_its_environment_is_ano
     with monkeypatch.context() as changed:
         changed.setattr(Gguf, "lock", tmp_path / "gguf.lock")
         assert optimize_inputs(workspace) != before
+
+
+def test_a_search_for_another_objective_is_another_weighing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inputs(objective: str, search: dict[str, Any] | None) -> dict[str, Any]:
+        document = recipe("file:///model", "file:///data", deploy__target={"kind": "local"})
+        document["weigh"]["search"] = search
+        document["select"] = {"objective": objective}
+        loaded = Recipe.model_validate(document)
+        return dict(cached_stages.weigh_step(anything, anything, loaded, workspace).inputs)
+
+    anything: Any = SimpleNamespace(data="the data", variants=[])
+    monkeypatch.setattr(weigh, "candidates", lambda *_: [])
+    few = {"trials": 3}
+    assert inputs("latency", few) != inputs("throughput", few)
+    assert inputs("latency", None) == inputs("throughput", None)

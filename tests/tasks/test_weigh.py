@@ -26,6 +26,7 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.weigh import candidates, check, weigh
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -436,7 +437,9 @@ def test_costs_are_of_answers_in_time_at_the_concurrency_that_decides(
     (measured,) = weigh([variant()], data, METRICS, late, workspace).measurements
     assert measured.cost_per_million_tokens is None, "nothing was in time"
     kept = args(StandInArgs(threads=2, first_delay=0.05), ttft_limit=60, price_per_hour=3.6)
-    (measured,) = weigh([variant("b")], data, METRICS, kept, workspace, concurrency=1).measurements
+    (measured,) = weigh(
+        [variant("b")], data, METRICS, kept, workspace, aim=Aim(concurrency=1)
+    ).measurements
     assert measured.cost_per_thousand_requests == pytest.approx(
         1 / measured.load[0].requests_per_second
     )

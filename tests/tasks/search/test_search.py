@@ -62,9 +62,7 @@ def test_each_loser_keeps_its_reason() -> None:
     tried = {json.dumps(dict(visit.setting), sort_keys=True) for visit in result.visits}
     winner = json.dumps(dict(result.setting), sort_keys=True)
     assert set(result.reasons()) == tried - {winner}
-    assert all(
-        "slower than the best" in why or "start:" in why for why in result.reasons().values()
-    )
+    assert all("behind the best" in why or "start:" in why for why in result.reasons().values())
 
 
 def test_finalists_within_the_noise_are_said_to_be() -> None:
