@@ -24,7 +24,7 @@ from tests.stand_ins.swift import Swift
 from weighbridge.core.environments import ensure
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
-from weighbridge.tasks.sources.gather import Gathering
+from weighbridge.tasks.sources.base import gathering
 from weighbridge.tasks.sources.s3 import S3Args, S3Source
 
 MIB: Final = 1 << 20
@@ -46,7 +46,7 @@ def fill(swift: Swift) -> None:
 
 def ours(shape: str, folder: Path) -> None:
     args = S3Args(bucket=BUCKET, prefix=shape)
-    Gathering(S3Source().list_files(args), args, Store(folder)).run(shape)
+    gathering(S3Source().list_files(args), args, Store(folder)).run(shape)
 
 
 def s5cmd(program: Path, shape: str, folder: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from weighbridge.core.artifact import Artifact, File, Format
     from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
     from weighbridge.core.paths import PACKAGE
+    from weighbridge.core.remote_file import RemoteFile
     from weighbridge.core.workspace import Workspace
     from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
     from weighbridge.serving.engines.command_line import flags, guarded, variations
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     )
     from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
     from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
-    from weighbridge.tasks.sources.base import Digesting, Listing, RemoteFile, Source, SourceArgs
+    from weighbridge.tasks.sources.base import Digesting, Listing, Source, SourceArgs
 
 __all__ = [
     "PACKAGE",
@@ -92,6 +93,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "core.artifact": ("Artifact", "File", "Format"),
     "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
     "core.paths": ("PACKAGE",),
+    "core.remote_file": ("RemoteFile",),
     "core.workspace": ("Workspace",),
     "serving.engines.base": ("Capabilities", "Engine", "EngineArgs"),
     "serving.engines.command_line": ("flags", "guarded", "variations"),
@@ -109,7 +111,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "tasks.metrics.base": ("Metric", "MetricArgs", "Score"),
     "tasks.optimizers.base": ("Optimizer", "OptimizerArgs"),
-    "tasks.sources.base": ("Digesting", "Listing", "RemoteFile", "Source", "SourceArgs"),
+    "tasks.sources.base": ("Digesting", "Listing", "Source", "SourceArgs"),
 }
 _MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
 

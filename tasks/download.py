@@ -23,7 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from weighbridge.core.artifact import Artifact, File
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
+from weighbridge.core.gather import Gathering, check_disk
 from weighbridge.core.progress import track
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.stage_cache import canonical
 from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
@@ -34,12 +36,11 @@ from weighbridge.tasks.sources.base import (
     Digesting,
     Listing,
     OnThisMachine,
-    RemoteFile,
     Source,
     SourceArgs,
+    gathering,
     load_source,
 )
-from weighbridge.tasks.sources.gather import Gathering, check_disk
 from weighbridge.tasks.sources.uri import Location
 
 # 3: test shares no row with train or validation.
@@ -149,44 +150,44 @@ def download(pinned: Pinned, args: DownloadArgs, workspace: Workspace) -> Downlo
         Unavailable: a source does not answer, or the disk is too small.
     """
     store = workspace.store
-    model = Gathering(pinned.model, args.model, store, inspect=model_files.inspect)
-    data = Gathering(pinned.data, args.data.source, store)
+    model = gathering(pinned.model, args.model, store, model_files.inspect)
+    data = gathering(pinned.data, args.data.source, store)
     # Both together: each may fit where the two do not.
     check_disk([model, data], store)
-    return Downloaded(model=_bring_model(model), data=_bring_data(data, args.data))
+    return Downloaded(
+        model=_bring_model(model, pinned.model), data=_bring_data(data, pinned.data, args.data)
+    )
 
 
 def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
     """Return how many bytes `download` would still have to move, and the disk space it takes."""
     listings = ((pinned.model, args.model), (pinned.data, args.data.source))
     return sum(
-        Gathering(listing, location, store).missing_bytes() for listing, location in listings
+        gathering(listing, location, store).missing_bytes() for listing, location in listings
     )
 
 
-def _bring_model(gathering: Gathering) -> Artifact:
-    files = gathering.run("downloading the model")
+def _bring_model(model: Gathering, listing: Listing) -> Artifact:
+    files = model.run("downloading the model")
     # Only when all have come: the index and the shards are checked against each other.
-    paths = _paths(files, gathering.store)
+    paths = _paths(files, model.store)
     if model_files.INDEX in paths:
         shards = {path: blob for path, blob in paths.items() if path.endswith(".safetensors")}
         model_files.check_shards(paths[model_files.INDEX], shards)
-    return _finish(
-        gathering, gathering.store.assemble(files, "safetensors", gathering.listing.origin)
-    )
+    return _finish(model, model.store.assemble(files, "safetensors", listing.origin))
 
 
-def _bring_data(gathering: Gathering, args: DataArgs) -> Artifact:
+def _bring_data(data: Gathering, listing: Listing, args: DataArgs) -> Artifact:
     """Fetch the data and make the canonical rows.
 
     The files as they came stay in the store as blobs: another mapping of columns needs no second
     download.
     """
-    paths = _paths(gathering.run("downloading the data"), gathering.store)
-    with gathering.store.scratch() as out:
-        counts = prepare(_by_split(gathering.listing, args, paths), args, out)
+    paths = _paths(data.run("downloading the data"), data.store)
+    with data.store.scratch() as out:
+        counts = prepare(_by_split(listing, args, paths), args, out)
         logger.info("data: %s", ", ".join(f"{count} {split}" for split, count in counts.items()))
-        return _finish(gathering, gathering.store.add(out, "jsonl", gathering.listing.origin))
+        return _finish(data, data.store.add(out, "jsonl", listing.origin))
 
 
 def _by_split(
@@ -200,9 +201,9 @@ def _by_split(
     }
 
 
-def _finish(gathering: Gathering, artifact: Artifact) -> Artifact:
-    gathering.forget()
-    logger.info("%s is %s, %.1f MB", _uri(gathering.listing), artifact.short, artifact.size / 1e6)
+def _finish(files: Gathering, artifact: Artifact) -> Artifact:
+    files.forget()
+    logger.info("%s is %s, %.1f MB", files.uri, artifact.short, artifact.size / 1e6)
     return artifact
 
 

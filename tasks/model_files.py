@@ -10,8 +10,8 @@ from typing import Any, Final
 from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
 from weighbridge.core.formatting import human_size
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.safetensors_header import problem, read_header
-from weighbridge.tasks.sources.base import RemoteFile
 
 INDEX: Final = "model.safetensors.index.json"
 # The names that save_pretrained gives, in one file or in shards.

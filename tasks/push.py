@@ -18,13 +18,14 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from weighbridge.core import s3
 from weighbridge.core.artifact import Artifact, File, Format, digest_of
 from weighbridge.core.errors import BadInput
+from weighbridge.core.gather import check_disk
 from weighbridge.core.progress import track
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import Store, sha256_of
-from weighbridge.tasks import s3
-from weighbridge.tasks.sources.base import Listing, RemoteFile
-from weighbridge.tasks.sources.gather import Gathering, check_disk
+from weighbridge.tasks.sources.base import Listing, gathering
 from weighbridge.tasks.sources.s3 import S3Args
 
 MANIFEST: Final = "weighbridge.manifest.json"
@@ -107,12 +108,12 @@ def pull(source: S3Args, store: Store) -> Artifact:
     """
     manifest = _manifest(source)
     files = [RemoteFile(**file.model_dump()) for file in manifest.files]
-    gathering = Gathering(Listing(files=files, origin={"uri": source.uri}), source, store)
-    check_disk([gathering], store)
+    pulling = gathering(Listing(files=files, origin={"uri": source.uri}), source, store)
+    check_disk([pulling], store)
     artifact = store.assemble(
-        gathering.run(f"pulling {source.uri}"), manifest.format, manifest.origin
+        pulling.run(f"pulling {source.uri}"), manifest.format, manifest.origin
     )
-    gathering.forget()
+    pulling.forget()
     return artifact
 
 

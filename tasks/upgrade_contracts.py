@@ -86,7 +86,7 @@ def answers_are_scored() -> None:
 
 def a_bucket_is_asked() -> None:
     """List a bucket and read a range of an object with boto3's client, set up as ours is."""
-    from weighbridge.tasks import s3
+    from weighbridge.core import s3
 
     with _bucket(b"0123456789") as url:
         # Not put back: every contract has a process of its own.

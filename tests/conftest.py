@@ -12,9 +12,9 @@ import pytest
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
+from weighbridge.core import ranges
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks.sources import ranges
 
 MACHINE_CACHE = Settings().cache
 PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deployer", "services")]

@@ -1,13 +1,16 @@
 """Where bytes come from: what a `source` plugin offers."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.gather import Gathering, Inspect
 from weighbridge.core.plugins import load
+from weighbridge.core.remote_file import RemoteFile
+from weighbridge.core.store import Store
 
 
 class SourceArgs(BaseModel):
@@ -16,20 +19,6 @@ class SourceArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
-
-
-class RemoteFile(BaseModel):
-    """One file a source offers."""
-
-    path: str = Field(description="Relative, with forward slashes.")
-    size: int = Field(ge=0, description="Bytes.")
-    sha256: str = Field(
-        "", description="Published hex digest; empty where the source publishes none."
-    )
-    git_sha1: str = Field("", description="Published git blob id; empty where there is none.")
-    version: str = Field(
-        "", description="What else names this content at the source: an ETag, a modification time."
-    )
 
 
 class Listing(BaseModel):
@@ -100,3 +89,12 @@ def load_source(kind: str) -> Source:
     """
     source: Source = load("source", kind)()
     return source
+
+
+def gathering(
+    listing: Listing, args: SourceArgs, store: Store, inspect: Inspect = lambda file, path: None
+) -> Gathering:
+    """Return the files of a pinned listing, ready to be brought into the store."""
+    fetch = partial(load_source(args.kind).fetch, args, listing)
+    uri = listing.origin.get("uri", args.kind)
+    return Gathering(listing.files, uri, fetch, store, inspect)

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.field_types import PathText
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import sha256_of
-from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
+from weighbridge.tasks.sources.base import Listing, SourceArgs
 
 CHUNK = 4 << 20
 

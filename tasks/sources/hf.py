@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
-from weighbridge.tasks.sources.ranges import ReadRange, Transient, fetch_ranges
+from weighbridge.core.ranges import ReadRange, Transient, fetch_ranges
+from weighbridge.core.remote_file import RemoteFile
+from weighbridge.tasks.sources.base import Listing, SourceArgs
 
 if TYPE_CHECKING:
     import httpx

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from weighbridge.core import s3
 from weighbridge.core.errors import Unavailable
-from weighbridge.tasks import s3
-from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
-from weighbridge.tasks.sources.ranges import Transient, fetch_ranges
+from weighbridge.core.ranges import Transient, fetch_ranges
+from weighbridge.core.remote_file import RemoteFile
+from weighbridge.tasks.sources.base import Listing, SourceArgs
 
 
-class S3Args(s3.S3Location):
+class S3Args(s3.S3Location, SourceArgs):
     """A prefix of a bucket. Credentials come from boto3's own chain, never from here."""
 
     kind: Literal["s3"] = "s3"

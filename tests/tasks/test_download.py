@@ -24,6 +24,7 @@ from tests.tasks.models import (
 )
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
@@ -37,9 +38,8 @@ from weighbridge.tasks.download import (
     missing_bytes,
     pin,
 )
-from weighbridge.tasks.sources.base import Listing, RemoteFile
+from weighbridge.tasks.sources.base import Listing, gathering
 from weighbridge.tasks.sources.file import FileArgs
-from weighbridge.tasks.sources.gather import Gathering
 
 
 @pytest.fixture
@@ -442,7 +442,7 @@ def test_a_tokenizer_larger_than_any_is_refused_before_it_is_fetched(
 def test_a_listing_that_leads_out_of_its_folder_is_refused(workspace: Workspace, path: str) -> None:
     file = RemoteFile(path=path, size=1)
     with pytest.raises(BadInput, match="is no path below the folder"):
-        Gathering(
+        gathering(
             Listing(files=[file], origin={"uri": "s3://bucket/prefix"}),
             FileArgs(path="/"),
             workspace.store,

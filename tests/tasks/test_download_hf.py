@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from tests.stand_ins.hub import Hub
 from tests.tasks.models import TAKEN, args, model, rows
 from tests.waiting import until
+from weighbridge.core import ranges
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.download import VERSION, DownloadArgs, Downloaded, download, identity, pin
-from weighbridge.tasks.sources import ranges
 from weighbridge.tasks.sources.hf import HubArgs, HubSource
 
 HERE = args("hf://org/model", "hf://datasets/org/data")

@@ -14,14 +14,13 @@ from pydantic import ValidationError
 
 from tests.stand_ins.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 from tests.tasks.models import TAKEN, args, model, rows, write
+from weighbridge.core import ranges, s3
 from weighbridge.core.artifact import File, digest_of
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.store import Store, sha256_of
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks import s3
 from weighbridge.tasks.download import DownloadArgs, Downloaded, download, identity, pin
 from weighbridge.tasks.push import MANIFEST, pull, push, push_folder
-from weighbridge.tasks.sources import ranges
 from weighbridge.tasks.sources.s3 import S3Args, S3Source
 
 
@@ -320,7 +319,7 @@ KILLED = """
 import sys
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.download import DownloadArgs, download, pin
-from weighbridge.tasks.sources import ranges
+from weighbridge.core import ranges
 ranges.PART = 1 << 20
 args = DownloadArgs.model_validate_json(sys.argv[1])
 workspace = Workspace()

@@ -10,10 +10,11 @@ import pytest
 from tests.tasks.models import TAKEN, args, model, rows
 from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.download import DownloadArgs, download, identity, pin
-from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs
+from weighbridge.tasks.sources.base import Listing, SourceArgs
 
 FILES: dict[str, bytes] = {**model(), "train.jsonl": rows()}
 

@@ -1,5 +1,5 @@
-"""S3 transport that downloading and pushing share: clients, listings, parallel ranges, uploads that
-carry their digest.
+"""S3 transport that downloading, pushing and the shared store have in common: clients, listings,
+parallel ranges, uploads that carry their digest.
 
 Any S3 service: the endpoint comes from the arguments or AWS_ENDPOINT_URL, credentials from boto3's
 own chain.
@@ -13,12 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.field_types import PathText
-from weighbridge.tasks.sources.base import RemoteFile, SourceArgs
-from weighbridge.tasks.sources.ranges import ReadRange, Transient
+from weighbridge.core.ranges import ReadRange, Transient
+from weighbridge.core.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -45,12 +45,13 @@ REFUSED: Final = (
 )
 
 
-class S3Location(SourceArgs):
+class S3Location(BaseModel):
     """A bucket and what keys in it begin with. Credentials are never written here: boto3's own
     chain finds them.
     """
 
-    kind: str = "s3"
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the bucket.")
     prefix: PathText = Field("", description="What the keys begin with, up to a slash.")
     endpoint_url: str = Field(

@@ -1,4 +1,4 @@
-"""Bytes from any source into the store: verified, several files at once, going on where a killed
+"""Bytes from anywhere into the store: verified, several files at once, going on where a killed
 run stopped.
 
 ::
@@ -29,8 +29,8 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.formatting import human_size, quoted
 from weighbridge.core.progress import track
+from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import Store, sha256_of
-from weighbridge.tasks.sources.base import Listing, RemoteFile, SourceArgs, load_source
 
 # With four ranges each; s3.CONNECTIONS is the product.
 FILES_AT_ONCE = 8
@@ -43,35 +43,41 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 logger = logging.getLogger(__name__)
 
 
+Fetch = Callable[[RemoteFile, Path, Callable[[int], None]], None]
+"""Writes a file's bytes to a path, as `Source.fetch` does; the last argument is told how many."""
+
+Inspect = Callable[[RemoteFile, Path], None]
+
+
 class _Stopped(Exception):
     """Another file has failed."""
 
 
 @dataclass(frozen=True)
 class Gathering:
-    """The files of one pinned listing on their way into the store."""
+    """Files of one place on their way into the store."""
 
-    listing: Listing
-    args: SourceArgs
+    files: list[RemoteFile]
+    uri: str
+    """Where they come from: names the place in errors, and what has no digest of its own."""
+    fetch: Fetch
     store: Store
-    inspect: Callable[[RemoteFile, Path], None] = lambda file, path: None
+    inspect: Inspect = lambda file, path: None
     """Refuses a file, by BadInput, whose bytes came over well but cannot be right."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        for file in self.listing.files:
+        for file in self.files:
             if not _stays_below(file.path):
                 raise BadInput(
-                    f"reading the listing of {self._uri}",
+                    f"reading the listing of {self.uri}",
                     f"{quoted(file.path[:200])} is no path below the folder",
                     "give a source whose files lie where they say",
                 )
 
     def missing_bytes(self) -> int:
         """Return what is still to be moved, and so how much disk it takes."""
-        return sum(
-            file.size - self._there(file) for file in self.listing.files if self.known(file) is None
-        )
+        return sum(file.size - self._there(file) for file in self.files if self.known(file) is None)
 
     def known(self, file: RemoteFile) -> File | None:
         """Return the file, if an earlier run has brought it into the store."""
@@ -90,10 +96,9 @@ class Gathering:
             BadInput: a file's bytes are not those that were published.
             Unavailable: the source does not answer, or the disk is full.
         """
-        files = self.listing.files
-        total = sum(file.size for file in files)
+        total = sum(file.size for file in self.files)
         with _meter(doing, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            futures = [pool.submit(self._bring, file, advance) for file in files]
+            futures = [pool.submit(self._bring, file, advance) for file in self.files]
             try:
                 # As they complete, not in their order: the first failure stops the others at once.
                 for future in as_completed(futures):
@@ -106,7 +111,7 @@ class Gathering:
 
     def forget(self) -> None:
         """Drop what was kept for resuming: the artifact is whole."""
-        for file in self.listing.files:
+        for file in self.files:
             shutil.rmtree(self._folder(file), ignore_errors=True)
             self._lock(file).unlink(missing_ok=True)
 
@@ -137,31 +142,30 @@ class Gathering:
         if not _content_name(file):
             _clear(to)
         resumed = to.exists()
-        sha256, wrong = self._fetch(file, to, advance)
+        sha256, wrong = self._fetch_once(file, to, advance)
         if wrong and resumed:
             logger.warning("%s: what was kept of it is damaged; fetching it anew", file.path)
             _clear(to)
-            sha256, wrong = self._fetch(file, to, advance)
+            sha256, wrong = self._fetch_once(file, to, advance)
         try:
             if wrong:
                 remedy = (
                     "the file is corrupted where it comes from, or on its way; try again, or "
                     "another source"
                 )
-                raise BadInput(f"verifying {file.path} of {self._uri}", wrong, remedy)
+                raise BadInput(f"verifying {file.path} of {self.uri}", wrong, remedy)
             self.inspect(file, to)
         except BadInput:
             _clear(to)
             raise
         return sha256
 
-    def _fetch(
+    def _fetch_once(
         self, file: RemoteFile, to: Path, advance: Callable[[int], None]
     ) -> tuple[str, str | None]:
         """Fetch once; return the sha256 of what came, and what is wrong with it."""
         moved = _Moved(advance, self._stop)
-        source = load_source(self.args.kind)
-        source.fetch(self.args, self.listing, file, to, moved)
+        self.fetch(file, to, moved)
         moved.settle(file.size)
         sha256 = sha256_of(to)
         wrong = _mismatch(file, to, sha256)
@@ -169,15 +173,11 @@ class Gathering:
             moved.settle(0)
         return sha256, wrong
 
-    @property
-    def _uri(self) -> str:
-        return self.listing.origin.get("uri", self.args.kind)
-
     def _folder(self, file: RemoteFile) -> Path:
         name = _content_name(file) or ""
         # A sha256 names the content anywhere; an ETag or a time only within its source.
         if not file.sha256:
-            name = json.dumps([self.args.kind, self._uri, file.path, file.size, name])
+            name = json.dumps([self.uri, file.path, file.size, name])
         return self.store.root / "partial" / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def _lock(self, file: RemoteFile) -> Path:
