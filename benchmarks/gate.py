@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -214,7 +213,7 @@ def _measurement(
     label: str, validation: Score, test: Score, speed: float, repeats: Floats, failure: str = ""
 ) -> Measurement:
     digest = "sha256:" + label.encode().hex().ljust(64, "0")
-    artifact = Artifact(digest=digest, format="gguf", path=Path("/nowhere"), size=1)
+    artifact = Artifact(digest=digest, format="gguf", size=1)
     variant = Variant(label=label, optimizer="none", artifact=artifact)
     return Measurement(
         candidate=Candidate(label=label, variant=variant, engine=LlamaCppArgs(kind="llama_cpp")),

@@ -1,11 +1,11 @@
 """An artifact: a folder of files, named by the digest of what is in it."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 Format = Literal["safetensors", "compressed_tensors", "peft", "gguf", "onnx", "jsonl", "bento"]
 
@@ -21,7 +21,11 @@ class File(BaseModel):
 
 
 class Artifact(BaseModel):
-    """A verified folder in the store."""
+    """A verified folder in the store.
+
+    Its identity is its digest. Where it lies is a matter of each machine, and so is never written
+    down: a store says it, of what it made and of what was read from a record (`Store.bind`).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,11 +33,35 @@ class Artifact(BaseModel):
         description="`sha256:` and the hex digest of the file list; see `digest_of`."
     )
     format: Format
-    path: Path = Field(description="The folder in the local store. Read-only.")
     size: int = Field(description="Bytes of all files together.")
     origin: dict[str, str] = Field(
         default_factory=dict, description="Where it came from: uri, revision, …"
     )
+    _locate: Callable[[str], Path] | None = PrivateAttr(None)
+
+    @property
+    def path(self) -> Path:
+        """Return the folder on this machine, read-only; fetched first where only the shared store
+        has it.
+
+        Raises:
+            Unavailable: no store that is known here has it.
+        """
+        if self._locate is None:
+            raise RuntimeError(f"artifact {self.short} is bound to no store")
+        return self._locate(self.digest)
+
+    def located_by(self, locate: Callable[[str], Path]) -> Self:
+        """Let `locate` say where the folder of this digest is, from now on; return the artifact."""
+        self._locate = locate
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        # Without the store: the same artifact in two homes is one.
+        return isinstance(other, Artifact) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @property
     def short(self) -> str:
@@ -48,3 +76,18 @@ def digest_of(files: Iterable[File]) -> str:
     """
     lines = sorted(f"{file.sha256}  {file.path}\n" for file in files)
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def artifacts_in(value: Any) -> Iterator[Artifact]:
+    """Yield every artifact inside a value, such as a stage's result."""
+    if isinstance(value, Artifact):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from artifacts_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from artifacts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from artifacts_in(item)

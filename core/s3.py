@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.field_types import PathText
-from weighbridge.core.ranges import ReadRange, Transient
+from weighbridge.core.ranges import ReadRange, Transient, fetch_ranges
 from weighbridge.core.remote_file import RemoteFile
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ URI: Final = re.compile(r"s3://(?P<bucket>[^/\s]+)(/(?P<prefix>.*))?")
 CONNECTIONS: Final = 32
 CHUNK: Final = 1 << 20
 UPLOAD_PART: Final = 16 << 20
+Advance = Callable[[int], None]
+"""Is told the bytes that were moved since the last call."""
 # An answer to HEAD has no body, so boto3 has the bare status for a code there: "404", "403".
 MISSING: Final = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 REFUSED: Final = (
@@ -208,9 +210,27 @@ def reader(location: S3Location, key: str, version: str) -> ReadRange:
     return read
 
 
-def upload(
-    location: S3Location, path: Path, key: str, sha256: str, advance: Callable[[int], None]
-) -> None:
+def download(location: S3Location, file: RemoteFile, to: Path, advance: Advance) -> None:
+    """Write the object of a file, which lies below the location's prefix, to `to`.
+
+    What an earlier call has left there is gone on with.
+
+    Raises:
+        BadInput: bucket or credentials are refused, or the object is another version by now.
+        Unavailable: the service does not deliver.
+    """
+    key = location.folder + file.path
+    try:
+        fetch_ranges(reader(location, key, file.version), file.size, to, advance)
+    except Transient as exc:
+        doing, remedy = (
+            f"downloading s3://{location.bucket}/{key}",
+            "what has arrived is kept: run again to go on",
+        )
+        raise Unavailable(doing, f"the service does not deliver ({exc})", remedy) from exc
+
+
+def upload(location: S3Location, path: Path, key: str, sha256: str, advance: Advance) -> None:
     """Store a file under a key, in parts if it is large, with its digest as user metadata.
 
     The service checks the checksum that boto3 sends along. `advance` takes bytes since the last

@@ -33,6 +33,12 @@ class Settings(BaseSettings):
         description="State of this installation: artifact store, MLflow and Prefect databases, "
         "deployments.",
     )
+    store: str = Field(
+        "",
+        pattern=r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[^\x00-\x1f\x7f]*)?)?$",
+        description="`s3://bucket/prefix` through which several homes share artifacts and finished "
+        "stages; empty: this home keeps its own.",
+    )
     cache: Path = Field(
         default_factory=_default_cache,
         description="What can be made again and is shared by installations: environments, pinned "

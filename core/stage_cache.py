@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from weighbridge.core.artifact import Artifact
+from weighbridge.core.artifact import Artifact, artifacts_in
 from weighbridge.core.files import replace_text
+from weighbridge.core.shared_store import SharedStore
 from weighbridge.core.store import Store
 
 R = TypeVar("R")
@@ -71,21 +72,6 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def artifacts_in(value: Any) -> Iterator[Artifact]:
-    """Yield every artifact inside a stage's result."""
-    if isinstance(value, Artifact):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from artifacts_in(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from artifacts_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from artifacts_in(item)
-
-
 def _changes(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield where two canonical values differ, and both values there.
 
@@ -128,11 +114,15 @@ def _shown(value: Any) -> str:
 
 
 class StageCache:
-    """Results of finished stages, one JSON file each, under `root/<stage>/<key>.json`."""
+    """Results of finished stages, one JSON file each, under `root/<stage>/<key>.json`.
 
-    def __init__(self, root: Path, store: Store) -> None:
+    With a shared store, those of every home that has it: what one has finished, none computes.
+    """
+
+    def __init__(self, root: Path, store: Store, shared: SharedStore | None = None) -> None:
         self.root = root
         self.store = store
+        self.shared = shared
 
     def run(
         self,
@@ -148,6 +138,10 @@ class StageCache:
         `inputs` must hold everything the result depends on. A value that `keep` refuses is returned
         but not recorded, so that it is tried again. Two processes that ask for the same stage at
         once compute it once.
+
+        Raises:
+            Unavailable: a stage's result could not be shared; it is kept here, and shared by the
+                next run.
         """
         identity = {"stage": stage, "version": version, "inputs": canonical(inputs)}
         record = self._record(stage, identity)
@@ -157,6 +151,7 @@ class StageCache:
         with FileLock(record.with_suffix(".lock")):
             forecast = self._look(stage, record, identity, TypeAdapter(result))
             if forecast.value is not None:
+                self._share(stage, record, forecast.value)
                 return StageOutcome(forecast.value, reused=True, why=forecast.why, seconds=0.0)
             started = time.monotonic()
             value = compute()
@@ -165,6 +160,7 @@ class StageCache:
                 self._write(
                     record, identity, TypeAdapter(result).dump_python(value, mode="json"), seconds
                 )
+                self._share(stage, record, value)
         return StageOutcome(value, reused=False, why=forecast.why, seconds=seconds)
 
     def forecast(
@@ -180,7 +176,8 @@ class StageCache:
             text = record.read_text()
             if about in text:
                 try:
-                    return TypeAdapter(result).validate_python(json.loads(text)["value"])
+                    found = TypeAdapter(result).validate_python(json.loads(text)["value"])
+                    return self.store.bind(found)
                 except (ValueError, KeyError):
                     return None
         return None
@@ -195,19 +192,39 @@ class StageCache:
     def _look(
         self, stage: str, record: Path, identity: Mapping[str, Any], adapter: TypeAdapter[R]
     ) -> Forecast[R]:
-        try:
-            saved = json.loads(record.read_text())
-            value = adapter.validate_python(saved["value"])
-        except FileNotFoundError:
+        text = self._text(stage, record)
+        if text is None:
             return Forecast(None, self._why_missing(stage, identity))
+        try:
+            saved = json.loads(text)
+            value = self.store.bind(adapter.validate_python(saved["value"]))
         except (ValueError, KeyError, ValidationError):
             return Forecast(None, "the record of the last run cannot be read")
         for artifact in artifacts_in(value):
-            if not self.store.is_whole(artifact):
+            if not self.store.is_in_reach(artifact):
                 return Forecast(
                     None, f"{artifact.format} artifact {artifact.short} is gone or damaged"
                 )
         return Forecast(value, f"same inputs and arguments as on {saved['finished']}")
+
+    def _text(self, stage: str, record: Path) -> str | None:
+        """Return the record of this home, else of the shared store; None where there is none."""
+        try:
+            return record.read_text()
+        except FileNotFoundError:
+            return self.shared.record(stage, record.stem) if self.shared else None
+
+    def _share(self, stage: str, record: Path, value: Any) -> None:
+        """Let other homes find a result, its artifacts first; keep one of theirs here."""
+        if self.shared is None:
+            return
+        if not record.exists():
+            if text := self.shared.record(stage, record.stem):
+                replace_text(record, text)
+        elif not self.shared.has_record(stage, record.stem):
+            for artifact in artifacts_in(value):
+                self.shared.push(artifact.digest, self.store)
+            self.shared.share_record(stage, record.stem, record.read_text())
 
     def _why_missing(self, stage: str, identity: Mapping[str, Any]) -> str:
         """Return what differs from the newest record of the stage, whoever made that."""

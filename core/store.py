@@ -7,6 +7,7 @@
     trees/<digest>/manifest.json   its file list
     tmp/                           scratch on the same file system, so that publishing is a rename
 
+An artifact that is not here is fetched from the shared store, where there is one.
 Every stored file is dated to the same second; one that bears another date was touched, and is
 hashed again before it is believed.
 """
@@ -19,9 +20,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from weighbridge.core.artifact import Artifact, File, Format, digest_of
+from weighbridge.core.artifact import Artifact, File, Format, artifacts_in, digest_of
 from weighbridge.core.errors import Unavailable
+
+T = TypeVar("T")
 
 
 def sha256_of(path: Path) -> str:
@@ -80,11 +84,22 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class Shared(Protocol):
+    """What the stores of several homes have in common."""
+
+    def has(self, digest: str) -> bool:
+        """Whether the artifact is there, whole. Raises Unavailable where nothing answers."""
+
+    def pull(self, digest: str, store: "Store") -> None:
+        """Bring the artifact into a store, verified. Raises Unavailable."""
+
+
 class Store:
     """Content-addressed folders under one root. Safe for several processes at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: Shared | None = None) -> None:
         self.root = root
+        self.shared = shared
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -148,32 +163,65 @@ class Store:
         Raises:
             Unavailable: one of them is damaged or gone; what is put into the store again is whole.
         """
+        digest = self.publish(files)
+        size = sum(file.size for file in files)
+        return self.bind(
+            Artifact(digest=digest, format=format, size=size, origin=dict(origin or {}))
+        )
+
+    def publish(self, files: list[File]) -> str:
+        """Give blobs that are stored a folder, with their list; return its digest.
+
+        Raises:
+            Unavailable: as `assemble`.
+        """
         digest = digest_of(files)
         if not self._tree_is_whole(digest):
             self._build_tree(digest, files)
-        size = sum(file.size for file in files)
-        path = self._tree_path(digest) / "files"
-        return Artifact(
-            digest=digest, format=format, path=path, size=size, origin=dict(origin or {})
-        )
+        return digest
 
-    def files(self, digest: str) -> list[File]:
-        """Return the file list of a stored artifact.
+    def bind(self, value: T) -> T:
+        """Let this store say where every artifact inside a value is; return the value."""
+        for artifact in artifacts_in(value):
+            artifact.located_by(self.locate)
+        return value
+
+    def locate(self, digest: str) -> Path:
+        """Return the folder of an artifact's files, fetched first where it is not here.
 
         Raises:
-            Unavailable: it is not in this store.
+            Unavailable: it is neither here nor in the shared store.
         """
-        try:
-            manifest = json.loads((self._tree_path(digest) / "manifest.json").read_text())
-        except FileNotFoundError as exc:
-            raise Unavailable(f"opening artifact {digest[:19]}", "it is not in the store") from exc
-        return [File.model_validate(entry) for entry in manifest["files"]]
+        if not self._manifest(digest).exists():
+            if self.shared is None:
+                raise Unavailable(f"opening artifact {digest[:19]}", "it is not in the store")
+            self.shared.pull(digest, self)
+        return self.folder(digest)
+
+    def files(self, digest: str) -> list[File]:
+        """Return the file list of an artifact, fetched first where it is not here.
+
+        Raises:
+            Unavailable: it is neither here nor in the shared store.
+        """
+        self.locate(digest)
+        return self._files_here(digest)
 
     def is_whole(self, artifact: Artifact) -> bool:
         """Whether every byte is still there: files untouched since they were verified, or hashed
         again.
         """
         return self._tree_is_whole(artifact.digest)
+
+    def is_in_reach(self, artifact: Artifact) -> bool:
+        """Whether it is whole here, or can be fetched; what is damaged here is fetched at once."""
+        if self.is_whole(artifact):
+            return True
+        if self.shared is None or not self.shared.has(artifact.digest):
+            return False
+        if self._manifest(artifact.digest).exists():
+            self.shared.pull(artifact.digest, self)
+        return True
 
     def digests(self) -> list[str]:
         """Return the digest of every artifact that is stored."""
@@ -206,13 +254,20 @@ class Store:
     def remove(self, digest: str) -> None:
         """Drop an artifact and those of its blobs that nothing else links to."""
         tree = self._tree_path(digest)
-        files = self.files(digest)
+        files = self._files_here(digest)
         shutil.rmtree(tree)
         for file in files:
             blob = self.blob_path(file.sha256)
             # Every artifact that holds the file is one more link to it.
             if blob.exists() and blob.stat().st_nlink == 1:
                 blob.unlink()
+
+    def _manifest(self, digest: str) -> Path:
+        return self._tree_path(digest) / "manifest.json"
+
+    def _files_here(self, digest: str) -> list[File]:
+        manifest = json.loads(self._manifest(digest).read_text())
+        return [File.model_validate(entry) for entry in manifest["files"]]
 
     def _tree_path(self, digest: str) -> Path:
         return self.root / "trees" / digest.removeprefix("sha256:")
@@ -264,7 +319,7 @@ class Store:
 
     def _tree_is_whole(self, digest: str) -> bool:
         try:
-            files = self.files(digest)
-        except (Unavailable, ValueError, KeyError):
+            files = self._files_here(digest)
+        except (OSError, ValueError, KeyError):
             return False
         return all(_is_whole(self._tree_path(digest) / "files" / file.path, file) for file in files)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weighbridge.core.settings import Settings
+from weighbridge.core.shared_store import SharedStore
 from weighbridge.core.stage_cache import StageCache
 from weighbridge.core.store import Store
 
@@ -17,12 +18,20 @@ class Workspace:
     """Where finished stages are noted; None: with all others of the home."""
 
     @property
+    def shared(self) -> SharedStore | None:
+        """What other homes share with this one; None where the settings name no such store."""
+        return SharedStore.at(self.settings.store) if self.settings.store else None
+
+    @property
     def store(self) -> Store:
-        return Store(self.settings.home / "store")
+        return Store(self.settings.home / "store", self.shared)
 
     @property
     def stages(self) -> StageCache:
-        return StageCache(self.records or self.settings.home / "stages", self.store)
+        # Records of their own are those of a release that is repeated: it is to measure anew.
+        if self.records:
+            return StageCache(self.records, self.store)
+        return StageCache(self.settings.home / "stages", self.store, self.shared)
 
     @property
     def checks(self) -> StageCache:

@@ -77,6 +77,8 @@ class ReleaseRun:
             BadInput: the recipe asks for what cannot be, such as an address that is taken.
             Unavailable: this machine lacks what it needs, such as a device.
         """
+        if self.workspace.shared:
+            self.workspace.shared.check()
         self._target().target.check()
         weighing.check(self.recipe.weigh)
 

@@ -64,7 +64,7 @@ def built_release(version: Version, peak_memory: int) -> Release | None:
 
 def as_candidate(champion: Champion, registry: Registry, workspace: Workspace) -> Candidate | None:
     """Return the champion with its artifact back in the store; None where it is lost."""
-    candidate = champion.measurement.candidate
+    candidate = workspace.store.bind(champion.measurement.candidate)
     if workspace.store.is_whole(candidate.variant.artifact):
         return candidate
     # Weighed on another machine, or cleaned out of the store: MLflow may still have it.

@@ -100,7 +100,7 @@ def finetune(
             **run.facts,
         }
         stored = training.once(lambda: _store(run, base, data, workspace))
-    adapter, merged = map(Artifact.model_validate, stored)
+    adapter, merged = workspace.store.bind([Artifact.model_validate(one) for one in stored])
     seconds = time.monotonic() - started
     logger.info(
         "fine-tuned in %.1f s: adapter %s, merged weights %s", seconds, adapter.short, merged.short

@@ -33,7 +33,7 @@ def probe(model: Path, data: Path, rows: int, embeddings: int) -> None:
     tokenizer = load_tokenizer(model)
     _check_vocabulary(tokenizer, embeddings)
     _render_all_templates(tokenizer)
-    artifact = Artifact(digest="", format="jsonl", path=data, size=0)
+    artifact = Artifact(digest="", format="jsonl", size=0).located_by(lambda _: data)
     for split in SPLITS:
         encode(tokenizer, read_rows(artifact, split, rows))
 

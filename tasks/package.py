@@ -11,7 +11,6 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.environments import locate
 from weighbridge.core.progress import track
 from weighbridge.core.store import sha256_of
 from weighbridge.core.workspace import Workspace
@@ -50,7 +49,6 @@ class Packaged(BaseModel):
     digest: str = Field(description="Of the exported Bento; the same as the artifact's.")
     artifact: Artifact = Field(description="The exported Bento, its model inside.")
     lock: str = Field(description="sha256 of the lock of its environment.")
-    environment: Path = Field(description="That environment on this machine.")
     start_seconds: float = Field(description="From `bentoml serve` to the first real completion.")
     pushed: str = Field("", description="Where the exported Bento was sent to.")
 
@@ -99,7 +97,6 @@ def package(
         digest=exported.digest,
         artifact=exported,
         lock=sha256_of(lock),
-        environment=locate(lock, workspace.settings.cache)[0].path,
         start_seconds=seconds,
         pushed=_push(exported, args.push, workspace),
     )

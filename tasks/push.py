@@ -9,11 +9,7 @@
 
 import json
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,14 +18,13 @@ from weighbridge.core import s3
 from weighbridge.core.artifact import Artifact, File, Format, digest_of
 from weighbridge.core.errors import BadInput
 from weighbridge.core.gather import check_disk
-from weighbridge.core.progress import track
 from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import Store, sha256_of
+from weighbridge.core.uploads import Upload, send_missing
 from weighbridge.tasks.sources.base import Listing, gathering
 from weighbridge.tasks.sources.s3 import S3Args
 
 MANIFEST: Final = "weighbridge.manifest.json"
-FILES_AT_ONCE: Final = 8
 
 logger = logging.getLogger(__name__)
 
@@ -136,18 +131,17 @@ def _manifest(source: S3Args) -> Manifest:
 
 
 def _push(folder: Path, manifest: Manifest, to: S3Args) -> Pushed:
-    present = _present(manifest.files, to)
-    missing = [file for file in manifest.files if file.path not in present]
-    _upload(folder, missing, to)
+    uploads = [Upload(file, folder / file.path, file.path) for file in manifest.files]
+    sent = [upload.file for upload in send_missing(uploads, to, f"pushing to {to.uri}")]
     body = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
     # Last: whoever reads a manifest may rely on every file that it names.
     if s3.get(to, to.folder + MANIFEST) != body:
         s3.put(to, to.folder + MANIFEST, body)
-    size = sum(file.size for file in missing)
+    size, paths = sum(file.size for file in sent), [file.path for file in sent]
+    present = [file.path for file in manifest.files if file not in sent]
     logger.info(
-        "%s: %d files (%.1f MB) sent, %d were there", to.uri, len(missing), size / 1e6, len(present)
+        "%s: %d files (%.1f MB) sent, %d were there", to.uri, len(sent), size / 1e6, len(present)
     )
-    paths = [file.path for file in missing]
     return Pushed(
         uri=to.uri,
         digest=manifest.digest,
@@ -155,45 +149,3 @@ def _push(folder: Path, manifest: Manifest, to: S3Args) -> Pushed:
         present=sorted(present),
         uploaded_bytes=size,
     )
-
-
-def _present(files: list[File], to: S3Args) -> set[str]:
-    """Return the paths that the bucket already holds with the same bytes."""
-
-    def is_there(file: File) -> bool:
-        stored = s3.head(to, to.folder + file.path)
-        # By our own metadata, not by ETag: of an upload in parts, that is no digest of the content.
-        return stored is not None and (stored.size, stored.sha256) == (file.size, file.sha256)
-
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        return {
-            file.path
-            for file, present in zip(files, pool.map(is_there, files), strict=True)
-            if present
-        }
-
-
-def _upload(folder: Path, files: list[File], to: S3Args) -> None:
-    lock, done = Lock(), 0
-    with (
-        track(f"pushing to {to.uri}", sum(file.size for file in files), "B") as update,
-        ThreadPoolExecutor(FILES_AT_ONCE) as pool,
-    ):
-
-        def advance(count: int) -> None:
-            nonlocal done
-            # boto3 calls it from its own threads, several per file.
-            with lock:
-                done += count
-                update(done)
-
-        try:
-            list(pool.map(partial(_send, folder, to, advance), files))
-        # On Ctrl-C, too: leaving the pool would first send every file that still waits.
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _send(folder: Path, to: S3Args, advance: Callable[[int], None], file: File) -> None:
-    s3.upload(to, folder / file.path, to.folder + file.path, file.sha256, advance)

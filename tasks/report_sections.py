@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import Unavailable
 from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.tasks.data import Message, read_rows
 from weighbridge.tasks.measurement import Measurement
@@ -69,11 +70,12 @@ def _predictions(measurement: Measurement, metric: str) -> dict[str, dict[str, A
     score = measurement.test_scores.get(metric)
     if measurement.predictions is None or score is None or not score.ids:
         return {}
-    file = measurement.predictions.path / "test.jsonl"
+    try:
+        text = (measurement.predictions.path / "test.jsonl").read_text(encoding="utf-8")
     # A champion may have been weighed on another machine, or its predictions been removed here.
-    if not file.is_file():
+    except (Unavailable, FileNotFoundError):
         return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = text.splitlines()
     return dict(zip(score.ids, map(json.loads, lines), strict=True))
 
 

@@ -24,7 +24,7 @@ from weighbridge.core.field_types import Address
 from weighbridge.core.machine import available_memory
 from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
-from weighbridge.core.store import Store
+from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, bento_process
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.client_requests import OPENAI_OPERATIONS
@@ -400,7 +400,7 @@ def _bento_folder(release: Release, home: Path) -> Path:
     Raises:
         Unavailable: it is whole in neither.
     """
-    store, wrong = Store(home / "store"), "the Bento is not on this machine"
+    store, wrong = Workspace(Settings(home=home)).store, "the Bento is not on this machine"
     with contextlib.suppress(Unavailable):
         files = store.files(release.digest)
         wrong = "the Bento is damaged"

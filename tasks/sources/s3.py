@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from weighbridge.core import s3
-from weighbridge.core.errors import Unavailable
-from weighbridge.core.ranges import Transient, fetch_ranges
 from weighbridge.core.remote_file import RemoteFile
 from weighbridge.tasks.sources.base import Listing, SourceArgs
 
@@ -49,12 +47,4 @@ class S3Source:
         to: Path,
         advance: Callable[[int], None],
     ) -> None:
-        key = args.folder + file.path
-        try:
-            fetch_ranges(s3.reader(args, key, file.version), file.size, to, advance)
-        except Transient as exc:
-            doing, remedy = (
-                f"downloading s3://{args.bucket}/{key}",
-                "what has arrived is kept: run again to go on",
-            )
-            raise Unavailable(doing, f"the service does not deliver ({exc})", remedy) from exc
+        s3.download(args, file, to, advance)

@@ -106,13 +106,9 @@ def test_forecast_changes_nothing_and_agrees_with_run(cache: StageCache) -> None
     assert cache.forecast("stage", 1, Made, {"args": Args()}).value == made.value
 
 
-def test_artifacts_count_by_digest_and_not_by_place() -> None:
-    one = Artifact(
-        digest="sha256:aa", format="gguf", path=Path("/one"), size=1, origin={"uri": "a"}
-    )
-    two = Artifact(
-        digest="sha256:aa", format="gguf", path=Path("/two"), size=1, origin={"uri": "b"}
-    )
+def test_artifacts_count_by_digest_and_not_by_origin() -> None:
+    one = Artifact(digest="sha256:aa", format="gguf", size=1, origin={"uri": "a"})
+    two = Artifact(digest="sha256:aa", format="gguf", size=1, origin={"uri": "b"})
     assert canonical({"x": [one]}) == canonical({"x": (two,)})
 
 

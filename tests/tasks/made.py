@@ -1,7 +1,5 @@
 """Measurements made up for the tests of select and report."""
 
-from pathlib import Path
-
 from weighbridge.core.artifact import Artifact
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.load_figures import LoadFigures
@@ -72,7 +70,7 @@ def measured(
     how many of the test rows are right, where it is not as many as of the others.
     """
     digest = "sha256:" + (content or label).encode().hex().ljust(64, "0")[:64]
-    artifact = Artifact(digest=digest, format="gguf", path=Path("/nowhere"), size=size)
+    artifact = Artifact(digest=digest, format="gguf", size=size)
     variant = Variant(label=label, optimizer="gguf", artifact=artifact)
     scores = {} if failure else {"exact_match": exact(right), "nll": nll(likelihood)}
     return Measurement(

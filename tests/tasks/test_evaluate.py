@@ -178,7 +178,7 @@ def figures(value: float, *, greater_is_better: bool = True) -> Score:
 
 
 def evaluated(before: Score, after: Score) -> Evaluated:
-    nothing = Artifact(digest="sha256:0", format="jsonl", path=Path("/nowhere"), size=0)
+    nothing = Artifact(digest="sha256:0", format="jsonl", size=0)
     return Evaluated(
         base={"exact_match": before}, finetuned={"exact_match": after}, predictions=nothing
     )

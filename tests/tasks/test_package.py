@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.serving import bentos
-from weighbridge.core.environments import ensure
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, bento_process
@@ -21,7 +20,6 @@ def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:
     assert packaged.start_seconds > 0
     assert workspace.store.is_whole(packaged.artifact)
     assert lineage_of(packaged.artifact.path) == lineage
-    assert packaged.environment == ensure(candidate_lock(), workspace.settings.cache).path
     release = packaged.release("Demo", "3")
     assert (release.bento, release.digest) == (packaged.tag, packaged.artifact.digest)
 

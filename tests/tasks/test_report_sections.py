@@ -128,7 +128,9 @@ def test_the_data_card_counts_rows_and_lengths(tmp_path: Path) -> None:
             Row(prompt="x" * (10 + row), completion="ok", cluster=f"c{row}") for row in range(count)
         ]
         write_rows(rows, tmp_path / f"{split}.jsonl")
-    data = Artifact(digest="sha256:" + "0" * 64, format="jsonl", path=tmp_path, size=1)
+    data = Artifact(digest="sha256:" + "0" * 64, format="jsonl", size=1).located_by(
+        lambda _: tmp_path
+    )
     assert data_card(data) == {
         "rows": "5 train, 2 validation, 3 test; validation and test are of 3 clusters",
         "prompts": "11 characters at the median, 12 at most",

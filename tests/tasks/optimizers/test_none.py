@@ -12,7 +12,7 @@ from weighbridge.tasks.optimizers.none import Unchanged, UnchangedArgs
 
 
 def make(model: Path, dtype: str, out: Path, workspace: Workspace) -> dict[str, str]:
-    artifact = Artifact(digest="sha256:0", format="safetensors", path=model, size=0)
+    artifact = Artifact(digest="sha256:0", format="safetensors", size=0).located_by(lambda _: model)
     out.mkdir()
     return Unchanged().optimize(
         artifact, artifact, UnchangedArgs.model_validate({"dtype": dtype}), out, workspace
