@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from weighbridge.core.errors import Unavailable
+
 Format = Literal["safetensors", "compressed_tensors", "peft", "gguf", "onnx", "jsonl", "bento"]
 
 
@@ -45,10 +47,10 @@ class Artifact(BaseModel):
         has it.
 
         Raises:
-            Unavailable: no store that is known here has it.
+            Unavailable: it is neither in this machine's store nor in the shared one.
         """
         if self._locate is None:
-            raise RuntimeError(f"artifact {self.short} is bound to no store")
+            raise Unavailable(f"opening artifact {self.short}", "it is in no store of this machine")
         return self._locate(self.digest)
 
     def located_by(self, locate: Callable[[str], Path]) -> Self:

@@ -134,6 +134,11 @@ def stages(output: str) -> dict[str, str]:
     return {name: text for _, name, text in lines}
 
 
+def winner_said(output: str) -> str:
+    """The line on the winner."""
+    return next(line for line in output.splitlines() if "winner: " in line)
+
+
 def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_adds_keys(
     there: FirstRun,
 ) -> None:
@@ -330,7 +335,7 @@ def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
     assert "nothing serves" in weighbridge("status").stdout
 
 
-def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
+def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothing(
     tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from weighbridge.tasks.push import push_folder
@@ -340,16 +345,32 @@ def test_model_data_bento_and_mlflow_artifacts_live_in_a_bucket(
     push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))
     push_folder(data, "jsonl", S3Source().parse(f"s3://{bucket}/data"))
     monkeypatch.setenv("WEIGHBRIDGE_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
+    monkeypatch.setenv("WEIGHBRIDGE_STORE", f"s3://{bucket}/store")
     there = recipe(
         f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos"
     )
-    done = weighbridge("run", write(tmp_path / "s3.yaml", there))
+    path = write(tmp_path / "s3.yaml", there)
+    done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     registry = Registry.connect(Settings())
     champion = registry.champion("chain")
     assert champion is not None
     assert champion.tags["bento_pushed"].startswith(f"s3://{bucket}/bentos/")
     assert registry.measurement_of(champion)
+
+    weighbridge("down")
+    live_in(tmp_path / "other", monkeypatch)
+    again = weighbridge("run", path)
+    try:
+        assert again.returncode == 0, again.stderr + again.stdout
+        said = stages(again.stdout)
+        assert said.pop("deploy"), "what serves is of each home"
+        assert all(text.startswith("reused: ") for text in said.values()), said
+        assert winner_said(again.stdout) == winner_said(done.stdout)
+        asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+        assert asked.stdout.strip(), asked.stderr
+    finally:
+        weighbridge("down")
 
 
 def engine_address() -> str:

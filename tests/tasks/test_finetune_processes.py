@@ -23,7 +23,8 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.finetune import FinetuneArgs, finetune
 
-base, data = map(Artifact.model_validate_json, sys.argv[1:3])
+store = Workspace().store
+base, data = (store.bind(Artifact.model_validate_json(text)) for text in sys.argv[1:3])
 told = []
 def on_log(step, figures):
     told.append(step)

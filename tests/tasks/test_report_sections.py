@@ -42,7 +42,7 @@ def answered(folder: Path, label: str, right: set[int], rows: int = 40) -> Measu
     )
     made = measured(label)
     assert made.predictions is not None
-    kept = made.predictions.model_copy(update={"path": folder})
+    kept = made.predictions.model_copy().located_by(lambda _: folder)
     return made.model_copy(update={"predictions": kept, "test_scores": {"exact_match": score}})
 
 
