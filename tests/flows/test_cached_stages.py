@@ -45,7 +45,8 @@ def test_a_search_for_another_objective_is_another_weighing(
         document["weigh"]["search"] = search
         document["select"] = {"objective": objective}
         loaded = Recipe.model_validate(document)
-        return dict(cached_stages.weigh_step(anything, anything, loaded, workspace).inputs)
+        step = cached_stages.weigh_step(anything, anything, anything, loaded, workspace)
+        return dict(step.inputs)
 
     anything: Any = SimpleNamespace(data="the data", variants=[])
     monkeypatch.setattr(weigh, "candidates", lambda *_: [])
