@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
+# Images of machines set it to stay small; every process would compile again what it imports of ours.
+unexport PYTHONDONTWRITEBYTECODE
+
 # PyTorch's CPU build where the machine offers one, else the build of the package index.
 TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND_LINKS))),cpu.)lock
 
