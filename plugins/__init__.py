@@ -28,6 +28,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from weighbridge.conformance.base import CheckFailed
+    from weighbridge.conformance.metric_checks import check_metric
     from weighbridge.core.artifact import Artifact, File, Format
     from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
     from weighbridge.core.paths import PACKAGE
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         Traffic,
     )
     from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
+    from weighbridge.tasks.metrics.intervals import mean_score, with_interval
     from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
     from weighbridge.tasks.sources.base import Digesting, Listing, Source, SourceArgs
 
@@ -56,6 +59,7 @@ __all__ = [
     "Artifact",
     "BadInput",
     "Capabilities",
+    "CheckFailed",
     "Digesting",
     "Engine",
     "EngineArgs",
@@ -84,12 +88,17 @@ __all__ = [
     "Unavailable",
     "WeighbridgeError",
     "Workspace",
+    "check_metric",
     "flags",
     "guarded",
+    "mean_score",
     "variations",
+    "with_interval",
 ]
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "conformance.base": ("CheckFailed",),
+    "conformance.metric_checks": ("check_metric",),
     "core.artifact": ("Artifact", "File", "Format"),
     "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
     "core.paths": ("PACKAGE",),
@@ -110,6 +119,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
         "Traffic",
     ),
     "tasks.metrics.base": ("Metric", "MetricArgs", "Score"),
+    "tasks.metrics.intervals": ("mean_score", "with_interval"),
     "tasks.optimizers.base": ("Optimizer", "OptimizerArgs"),
     "tasks.sources.base": ("Digesting", "Listing", "Source", "SourceArgs"),
 }

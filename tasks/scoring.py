@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.tasks.data import Row
-from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score, ScoresRows, load_metric
+from weighbridge.tasks.metric_call import call_metric
+from weighbridge.tasks.metrics.base import MetricArgs, Score, ScoresRows, load_metric
 from weighbridge.tasks.metrics.intervals import with_interval
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,14 @@ def score_all(
     logprobs: list[list[float]] | None,
     distributions: Compared | None = None,
     untold: str = "",
+    ids: Sequence[str] = (),
 ) -> dict[str, Score]:
     """Return every metric's score over the same rows, by label.
 
     `logprobs` holds, per row, the natural-log probability of every token of the encoded completion
     (see `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that
     need them are left out, and so are those that compare distributions without these; `untold`
-    says why.
+    says why. `ids` name the rows in what is said of them.
     """
     scores = {}
     for args in metrics:
@@ -42,21 +43,8 @@ def score_all(
             why = untold or "there are no log-probabilities"
             logger.warning("metric %s left out: %s", args.label(), why)
         else:
-            scores[args.label()] = _score(metric, args, inputs, references)
+            scores[args.label()] = call_metric(metric, args, inputs, references, ids)
     return scores
-
-
-def _score(metric: Metric, args: MetricArgs, inputs: list[Any], references: list[str]) -> Score:
-    try:
-        return metric.score(args, inputs, references)
-    except WeighbridgeError:
-        raise
-    # Whatever a plugin of somebody else's raises: it must not end a weighing with a traceback.
-    except Exception as exc:
-        said = " ".join(f"{type(exc).__name__}: {exc}".split())
-        raise BadInput(
-            f"scoring with metric '{args.label()}'", said, "check its options, and the plugin"
-        ) from exc
 
 
 def score_rows(
@@ -70,8 +58,8 @@ def score_rows(
     """Return what `score_all` does, with the ids and clusters of the rows; intervals are over
     clusters where there are any.
     """
-    references = [row.reference for row in rows]
-    scores = score_all(metrics, answers, references, logprobs, distributions, untold)
+    references, ids = [row.reference for row in rows], [row.id for row in rows]
+    scores = score_all(metrics, answers, references, logprobs, distributions, untold, ids)
     for label, score in scores.items():
         _tell_of_no_numbers(label, score, rows)
     return {label: of_rows(score, rows) for label, score in scores.items()}

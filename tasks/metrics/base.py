@@ -2,11 +2,15 @@
 
 import math
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.errors import BadInput
 from weighbridge.core.plugins import load
+
+USES: Final = ("text", "logprobs", "distributions")
+"""What metrics are called with."""
 
 
 class MetricArgs(BaseModel):
@@ -107,7 +111,21 @@ def load_metric(kind: str) -> Metric:
     """Return the metric plugin of this name.
 
     Raises:
-        BadInput: There is none.
+        BadInput: There is none, or what a package registered is no metric.
     """
-    metric: Metric = load("metric", kind)()
+    plugin = load("metric", kind)
+    # An entry point can name anything, and would fail after the fine-tune.
+    if wrong := _no_metric(plugin):
+        raise BadInput(f"loading metric '{kind}'", wrong, "correct or remove its package")
+    metric: Metric = plugin()
     return metric
+
+
+def _no_metric(plugin: Any) -> str:
+    """Return what a plugin lacks of a metric; empty: nothing."""
+    args, uses = getattr(plugin, "Args", None), getattr(plugin, "uses", None)
+    if not (isinstance(args, type) and issubclass(args, MetricArgs)):
+        return "its Args is no class derived from weighbridge.plugins.MetricArgs"
+    if uses not in USES:
+        return f"its uses is {uses!r}, and none of {', '.join(USES)}"
+    return "" if callable(getattr(plugin, "score", None)) else "it has no method score"

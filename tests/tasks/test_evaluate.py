@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.metrics.intervals import mean_score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs
 from weighbridge.tasks.scoring import score_all, score_rows
 
@@ -282,6 +284,37 @@ def test_a_metric_that_raises_is_said_in_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scoring, "load_metric", lambda kind: Broken(None))
     with pytest.raises(BadInput, match="metric 'exact_match': ZeroDivisionError: division by zero"):
         score_all([ExactMatchArgs()], ["a"], ["a"], None)
+
+
+def test_a_row_on_which_a_metric_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Picky:
+        uses = "text"
+
+        def score(self, _: ExactMatchArgs, answers: list[str], __: list[str]) -> Score:
+            return mean_score([1 / len(answer) for answer in answers])
+
+    monkeypatch.setattr(scoring, "load_metric", lambda kind: Picky())
+    rows = [Row(prompt=name, completion="b", id=name) for name in ("v", "w", "x", "y", "z")]
+    with pytest.raises(BadInput, match="'exact_match': row y: ZeroDivisionError: division by zero"):
+        score_rows([ExactMatchArgs()], ["a", "b", "c", "", "d"], rows, None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [(0.5, "it returned float, and no"), (mean_score([1.0]), "it returned 1 scores for 2 rows")],
+)
+def test_what_is_no_score_of_the_rows_is_refused(
+    returned: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong:
+        uses = "text"
+
+        def score(self, *_: Any) -> Any:
+            return returned
+
+    monkeypatch.setattr(scoring, "load_metric", lambda kind: Wrong())
+    with pytest.raises(BadInput, match=said):
+        score_all([ExactMatchArgs()], ["a", "b"], ["a", "b"], None)
 
 
 def test_a_row_without_a_number_is_named(
