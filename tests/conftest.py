@@ -13,8 +13,12 @@ from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
 from weighbridge.core import ranges
+from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+
+# Before a test module loads torch. Other workers, engines and services have work for the cores.
+let_waiting_threads_sleep()
 
 MACHINE_CACHE = Settings().cache
 PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deployer", "services")]

@@ -49,8 +49,9 @@ def start(
 
 
 def test_threads_that_wait_for_each_other_sleep(
-    base: Artifact, data: Artifact, workspace: Workspace
+    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     process = start(base, data, arguments(max_steps=1), OMP_DISPLAY_ENV="verbose")
     assert process.stdout is not None
     # The library says it once it is loaded: what is trained afterwards says nothing more of it.
