@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.tasks.made import REFERENCE, exact, measured
+from tests.tasks.made import REFERENCE, exact, measured, repeated
 from weighbridge.tasks.report import UNITS, WeighingReport, weighing_report
 from weighbridge.tasks.report_chart import draw
+from weighbridge.tasks.report_page import Page, Section
 from weighbridge.tasks.select import select
 from weighbridge.tasks.select_args import Goal, SelectArgs
 
@@ -139,6 +140,46 @@ def test_it_is_saved_in_every_form(report: WeighingReport, tmp_path: Path) -> No
         "report.json",
     ]
     assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_asked_what_it_costs_and_how_to_repeat_it_are_in_every_form(
+    tmp_path: Path,
+) -> None:
+    command = "WEIGHBRIDGE_HOME=/a weighbridge run --replay demo@6"
+    measurements = [measured("fast", speed=900), measured("small", speed=300, size=1 << 20)]
+    decision = select(measurements, REFERENCE, None, SelectArgs(), REFERENCE)
+    made = weighing_report(
+        decision,
+        measurements,
+        None,
+        "demo",
+        SelectArgs(),
+        asked=[Section(title="What was asked", facts={"objective": "throughput"})],
+        sections=[
+            Section(title="What it costs", facts={"training": "60 s, 0.002 EUR"}),
+            Section(title="How to repeat it", facts={"again": command}, copied=True),
+        ],
+    )
+    page, text = made.html, made.markdown
+    for said in ("What was asked", "0.002 EUR", "comes first by another objective: size", command):
+        assert said in page
+        assert said in text
+    assert text.index("What was asked") < text.index("Candidates") < text.index("What it costs")
+    assert f"    {command}\n" in text, "nothing of a command is escaped as in a table"
+    made.save(tmp_path)
+    assert Page.model_validate_json((tmp_path / "report.json").read_text()) == made.page
+
+
+def test_repeated_speeds_have_their_interval() -> None:
+    fast = repeated(measured("fast", speed=900), 1.0, 1.01, 0.99, 1.02, 0.98)
+    measurements = [fast, repeated(measured("other", speed=300), 1.0, 1.0, 1.0), measured("once")]
+    decision = select(measurements, REFERENCE, None, SelectArgs())
+    rows = weighing_report(decision, measurements, None, "demo", SelectArgs()).page.rows
+    assert [row["tokens/s at 8, repeated"] for row in rows] == [
+        "900 (882–918)",
+        "300 (300–300)",
+        "—",
+    ]
 
 
 def test_a_report_without_a_winner_says_so() -> None:
