@@ -63,6 +63,8 @@ def _turning_point(
         return (load.ttft_p95, False) if load and load.ttft_p95 else None
     if rule == "max_length_change":
         return abs(claim.estimate), False
+    if " better by " in rule:
+        return (claim.low if shown else claim.high), True
     if rule.startswith("max_"):
         return claim.estimate, False
     return (claim.estimate, True) if rule.startswith("min_") else None

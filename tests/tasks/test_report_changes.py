@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.tasks.made import REFERENCE, exact, measured
+from tests.tasks.made import REFERENCE, exact, measured, repeated
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report_changes import needed, other_objectives
 from weighbridge.tasks.select import Decision, select
@@ -47,6 +47,17 @@ def test_what_is_undecided_takes_rows_and_what_cannot_be_told_is_not() -> None:
     undecided = turning(measured("a", right=196), max_loss=0.02)["max_loss"]
     assert undecided.endswith(" rows")
     assert int(undecided.split()[0].replace(",", "")) > 200
+
+
+def test_how_much_better_is_shown_to_be_is_what_an_improvement_may_ask_for() -> None:
+    steady = (1.0, 1.01, 0.99, 1.005, 0.995)
+    champion, faster = (
+        repeated(measured(label, speed=speed), *steady)
+        for label, speed in (("old", 300), ("new", 400))
+    )
+    turns = turning(faster, champion, margin=0.2)
+    (better,) = [turn for rule, turn in turns.items() if "better by" in rule]
+    assert 0.05 < float(better.removeprefix("a limit above ")) <= 1 / 3
 
 
 def test_other_objectives_name_who_would_come_first() -> None:
