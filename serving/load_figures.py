@@ -15,6 +15,8 @@ from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.quantiles import Decided
 
+SAME_MOMENT: Final = 0.01
+"""Seconds between an answer's end and that its stream finds nothing more to send."""
 MOST_LAG: Final = 0.05
 """Part of the limit by which the generator itself may be late."""
 
@@ -259,12 +261,20 @@ def _steady_span(
     """Return begin and end of the time in which all streams were busy.
 
     It begins when as many answers have ended as there are streams: the first ones all start at
-    once, on an idle engine, and are not what a request meets under load.
+    once, on an idle engine, and are not what a request meets under load. Where what was to be sent
+    is used up, it ends with a whole number of such rounds: an engine that answers all streams in
+    step has next to none of the last round's answers done when the first of them is, and would be
+    called slower by nearly a round.
     """
     ended = sorted(answer.ended for answer in answers if answer.ended)
-    if len(ended) > concurrency and ended[concurrency - 1] < exhausted:
-        return ended[concurrency - 1], exhausted
-    return started, max([exhausted, *ended])
+    if len(ended) <= concurrency or ended[concurrency - 1] >= exhausted:
+        return started, max([exhausted, *ended])
+    begin, before = ended[concurrency - 1], [moment for moment in ended if moment <= exhausted]
+    rounds = len(before) // concurrency
+    # Not where time ran out: what was silent until then belongs to it.
+    if rounds > 1 and exhausted - before[-1] < SAME_MOMENT:
+        return begin, before[rounds * concurrency - 1]
+    return begin, exhausted
 
 
 def _tokens_in(answers: Sequence[StreamedAnswer], span: tuple[float, float]) -> float:

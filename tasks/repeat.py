@@ -38,8 +38,9 @@ from weighbridge.tasks.weigh import Weighed
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: whoever may win once it is repeated is repeated, and nobody else.
-VERSION = 2
-BLOCK_VERSION = 1
+# 3: figures under load are of whole rounds of the streams.
+VERSION = 3
+BLOCK_VERSION = 2
 AGAIN: Final = "again"
 """Second label of the one that runs twice in every block."""
 logger = logging.getLogger(__name__)

@@ -36,7 +36,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 # 8: the answers' tokens are counted.
 # 9: processor time, warm-up and graphics cards are recorded.
 # 10: faults of answers are counted, and slices kept.
-VERSION = 10
+# 11: figures under load are of whole rounds of the streams.
+VERSION = 11
 logger = logging.getLogger(__name__)
 
 NO_PART: Final = {

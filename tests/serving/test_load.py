@@ -5,7 +5,8 @@ import pytest
 from tests.stand_ins.openai import Behaviour, serve
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.load import main, run_load
-from weighbridge.serving.load_figures import SpeedLimits
+from weighbridge.serving.load_figures import SpeedLimits, figures_of
+from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.openai_client import Payload
 
 
@@ -54,6 +55,38 @@ def test_what_came_before_the_steady_span_is_told_as_warm_up() -> None:
     assert 0.1 <= figures.warm_up_seconds < 1
     assert figures.ttft
     assert figures.ttft.total == 12 - figures.warm_up_requests
+
+
+def in_step(batches: int, streams: int, at: float) -> list[StreamedAnswer]:
+    """What is seen at a moment of an engine that answers all streams together, a second each."""
+    answers = []
+    for number in range(batches * streams):
+        started = float(number // streams)
+        ended = started + 1 + 0.0001 * (number % streams)
+        arrivals = [moment for moment in (started + 0.5, ended) if moment <= at]
+        answers.append(
+            StreamedAnswer(
+                started,
+                ended=ended if ended <= at else 0.0,
+                arrivals=arrivals,
+                pieces=[1] * len(arrivals),
+                tokens=2,
+                finished=ended <= at,
+            )
+        )
+    return answers
+
+
+def test_an_engine_that_answers_all_streams_in_step_is_called_neither_slower_nor_faster() -> None:
+    # The first of the last eight has ended, and its stream finds nothing more to send.
+    figures = figures_of(in_step(8, 8, at=8.00005), 8, 0.0, exhausted=8.00005, now=8.00005)
+    assert figures.requests_per_second == pytest.approx(8, rel=0.01)
+    assert figures.tokens_per_second == pytest.approx(16, rel=0.01)
+
+
+def test_silence_until_the_time_is_over_belongs_to_the_span() -> None:
+    figures = figures_of(in_step(8, 8, at=4.5), 8, 0.0, exhausted=11.0, now=11.0)
+    assert figures.requests_per_second == pytest.approx(24 / 10, rel=0.01)
 
 
 def test_streams_cut_anywhere_count_the_same() -> None:
