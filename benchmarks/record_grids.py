@@ -227,12 +227,9 @@ def _crowded(setting: Setting) -> bool:
 
 
 def _predicted(model: SpeedModel, at: Any, logs: Any) -> Any:
-    """Return what the model believes of every setting, under the noise that repeats show."""
-    groups = [logs[at == number] for number in np.unique(at)]
-    spreads = [group.var(ddof=1) for group in groups if len(group) > 1]
-    noise = np.full(len(logs), np.mean(spreads) if spreads else 0.04)
-    model.learn_scales(at, logs, noise)
-    return model.posterior(at, logs, noise).mean
+    """Return what the model believes of every setting, under the likeliest noise."""
+    model.learn(at, logs, np.ones(len(logs)))
+    return model.posterior(at, logs, model.noise_variance()[at]).mean
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

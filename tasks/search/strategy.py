@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from weighbridge.tasks.search.feasibility import Feasibility
+from weighbridge.tasks.search.kernel import Floats, Indexes
 from weighbridge.tasks.search.space import Space, key_of
-from weighbridge.tasks.search.speed_model import BASE_NOISE, Floats, Indexes, Posterior, SpeedModel
+from weighbridge.tasks.search.speed_model import Posterior, SpeedModel
 from weighbridge.tasks.search.visits import Visit
 
 # Chosen by `python -m benchmarks.search`, on the recorded grids.
-SPREAD: Final = 0.15
-"""Part of the budget that goes to settings which tell most about all others."""
-MOST_SPREAD: Final = 0.5
-"""The same, where some value of an option has not worked in any of them yet."""
-FINAL: Final = 0.25
+SPREAD: Final = 0.75
+"""Part of the budget that goes to settings which tell most about all others. What a value adds is
+learned best where runs differ little, and holds where they differ much.
+"""
+FINAL: Final = 0.1
 """Part of the budget that goes to repeating the best few."""
 FINALISTS: Final = 4
 DOUBT: Final = 2.0
@@ -86,18 +87,19 @@ class Strategy:
         if untried and len(visits) < len(self.space.defaults):
             return untried[0]
         generator = np.random.default_rng([self.seed, len(visits)])
-        if used < SPREAD or (used < MOST_SPREAD and self._unseen_values(visits).any()):
-            return self._telling(self.standing(visits, learn=False), visits, generator)
+        if used < SPREAD:
+            return self._telling(self.standing(visits, scales=False), visits, generator)
         standing = self.standing(visits)
         if used < 1 - FINAL:
             return self._promising(standing)
         return self._unsettled(standing)
 
-    def standing(self, visits: Sequence[Visit], *, learn: bool = True) -> Standing:
+    def standing(self, visits: Sequence[Visit], *, scales: bool = True) -> Standing:
         """Return what the visits say.
 
-        Without `learn`, by the prior alone of how much options matter: a few visits that happen to
-        agree must not hide an option whose values were hardly tried.
+        Without `scales`, by the prior alone of how much options matter: a few visits that happen to
+        agree must not hide an option whose values were hardly tried. How noisy values are is
+        learned all the same, since visits to quiet ones tell more.
         """
         worked = [visit for visit in visits if visit.failure is None]
         visited = np.array([self._number(visit) for visit in worked], np.int64)
@@ -105,12 +107,11 @@ class Strategy:
         logs = np.array([np.mean(visit.log_speeds()) for visit in worked])
         rounds = np.array([len(visit.repeats) for visit in worked], float)
         share = COMMON + (1 - COMMON) / np.maximum(rounds, 1)
-        even = np.full(len(self.space.settings), BASE_NOISE**2)
         # From nothing each time: a search that goes on after a kill must think the same.
-        self._model.forget()
-        if learn:
-            self._model.learn_scales(visited, logs, even[visited] * share)
-        noise = self._noise(visited, logs, share, even) if learn else even
+        self._model.learn(visited, logs, share)
+        if not scales:
+            self._model.forget_scales()
+        noise = self._model.noise_variance()
         posterior = self._model.posterior(visited, logs, noise[visited] * share)
         failing = self._feasibility.failing(visited.tolist(), failed)
         return Standing(visited, failed, posterior, noise, failing)
@@ -134,13 +135,6 @@ class Strategy:
         chosen = ranked[:FINALISTS]
         defaults = [number for number in ranked if number in self.space.defaults]
         return chosen + [number for number in defaults[:1] if number not in chosen]
-
-    def _noise(self, visited: Indexes, logs: Floats, share: Floats, even: Floats) -> Floats:
-        """Return the variance of one round at every setting, learned from what the model misses."""
-        first = self._model.posterior(visited, logs, even[visited] * share)
-        # What the model could not know of a visit is no noise.
-        squares = (logs - first.mean[visited]) ** 2 + first.variance[visited] / 2
-        return self._model.noise(visited, squares)
 
     def _unseen_values(self, visits: Sequence[Visit]) -> npt.NDArray[np.int64]:
         """Return by setting how many of its values no visit has shown at work."""
