@@ -1,7 +1,6 @@
 """The connection to MLflow: finding experiments, translating errors, one change at a time."""
 
 import contextlib
-import hashlib
 import os
 import re
 import urllib.error
@@ -11,11 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
-
-from filelock import FileLock
 
 from weighbridge.core import service_addresses
 from weighbridge.core.errors import BadInput, Unavailable
@@ -24,6 +20,7 @@ from weighbridge.core.proxies import keep_loopback_direct
 from weighbridge.core.settings import Settings
 from weighbridge.registry.database import REMEDY, prepare_database
 from weighbridge.registry.loading import load_mlflow
+from weighbridge.registry.locks import alone
 from weighbridge.registry.mlflow_errors import one_line, translated, without_secrets
 
 if TYPE_CHECKING:
@@ -56,7 +53,7 @@ class Connection:
     client: "MlflowClient"
     uri: str
     artifacts: str
-    home: Path
+    settings: Settings
     _experiments: dict[str, str] = field(default_factory=dict)
 
     def experiment(self, name: str) -> str:
@@ -106,7 +103,7 @@ class Connection:
 
         Only the server sends webhooks: what is written into its database past it moves unheard.
         """
-        ports = service_addresses.read(self.home)
+        ports = service_addresses.read(self.settings.home)
         if ports is None or self.uri.startswith(("http://", "https://")):
             return self.client
         url = ports.url("mlflow")
@@ -128,12 +125,8 @@ class Connection:
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Keep other processes of this installation out of the same change; not to be nested."""
-        locks = self.home / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        # Sixteen lock files, and not one for each version that was ever registered.
-        bucket = hashlib.sha256(what.encode()).hexdigest()[0]
-        with FileLock(locks / f"registry-{bucket}.lock"):
+        """Keep everybody else out of the same change; not to be nested."""
+        with alone(what, self.settings):
             yield
 
 
@@ -154,7 +147,7 @@ def connect(settings: Settings) -> Connection:
     artifacts = settings.mlflow_artifacts() if own_files else ""
     with translated(f"opening MLflow at {without_secrets(uri)}", REMEDY):
         client = _open(uri, settings)
-    return Connection(client, uri, artifacts, settings.home)
+    return Connection(client, uri, artifacts, settings)
 
 
 def _open(uri: str, settings: Settings) -> "MlflowClient":

@@ -17,6 +17,7 @@ from weighbridge.core.files import replace_with_copy
 from weighbridge.core.settings import Settings
 from weighbridge.registry import mlflow_internals
 from weighbridge.registry.loading import load_mlflow
+from weighbridge.registry.locks import alone
 from weighbridge.registry.mlflow_errors import translated, without_secrets
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,7 @@ def make_schema(settings: Settings, name: str) -> None:
 
 def _make_tables(uri: str, settings: Settings) -> None:
     """Make MLflow's tables, by one process at a time: two at once would stumble over each other."""
-    lock = Path(
-        f"{uri.removeprefix(_SQLITE)}.lock"
-        if uri.startswith(_SQLITE)
-        else settings.home / "locks" / "mlflow-tables.lock"
-    )
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with alone(f"mlflow-tables {uri}", settings):
         if settings.fast_start:
             try:
                 _make_tables_fast(uri, settings.cache)
