@@ -14,7 +14,7 @@ from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.selection.proving_rows import is_right_or_wrong
 from weighbridge.tasks.statistics.paired import spread
 from weighbridge.tasks.statistics.repeats import USUAL_SPREAD, log_spread, resolution
-from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_margin
+from weighbridge.tasks.statistics.sample_size import POWER, rows_for, smallest_gain, smallest_margin
 from weighbridge.tasks.weigh import Weighed
 
 USUAL_DISCORDANCE: Final = 0.1
@@ -47,9 +47,21 @@ def lines(rows: int, recipe: Recipe, data: str, workspace: Workspace) -> list[st
     told = (
         f"{rows:,} test rows show that {label} is not worse by "
         f"{smallest_margin(rows, deviation):.2g}, in {100 * POWER:.0f} % of cases where it is "
-        f"equal ({differ}, {whence})"
+        f"equal ({differ}, {whence}){_gain(rows, deviation, of_right_and_wrong)}"
     )
     return [told, *_of_limits(rows, deviation, recipe.select)]
+
+
+def _gain(rows: int, deviation: float, of_right_and_wrong: bool) -> str:
+    """Return which gain is shown as often, to be put after a sentence."""
+    gain = (
+        smallest_gain(rows, min(1.0, deviation**2))
+        if of_right_and_wrong
+        else smallest_margin(rows, deviation)
+    )
+    if gain is None:
+        return "; that one is better they show more rarely, however much it is"
+    return f"; that one is better, as often where it is by {gain:.2g}"
 
 
 def _of_limits(rows: int, deviation: float, args: SelectArgs) -> list[str]:

@@ -37,6 +37,7 @@ def test_before_a_weighing_a_tenth_of_the_answers_is_taken_to_differ(workspace: 
     shown, more = lines(150, asked(), DATA, workspace)
     assert "150 test rows show that exact_match is not worse by 0.072, in 80 % of cases" in shown
     assert "one of two models alone is right in 10 % of rows, as is usual" in shown
+    assert shown.endswith("; that one is better, as often where it is by 0.069")
     assert more == (
         "select.margin 0.02 takes 1,963 test rows; select.max_loss 0.05 takes 314 test rows"
     )
@@ -46,6 +47,7 @@ def test_after_a_weighing_the_answers_differ_as_they_did_then(workspace: Workspa
     weigh(workspace, 190, 186)
     shown, more = lines(150, asked(), DATA, workspace)
     assert "right in 2 % of rows, as in the last weighing" in shown
+    assert shown.endswith("; that one is better they show more rarely, however much it is")
     assert more == "select.margin 0.02 takes 393 test rows"
 
 

@@ -54,5 +54,15 @@ def test_the_chance_of_a_gain_is_that_of_the_test_itself() -> None:
 def test_the_smallest_gain_is_shown_in_four_of_five_cases_or_none_is() -> None:
     gain = smallest_gain(500, 0.1)
     assert gain is not None
-    assert chance_of_gain(500, 0.1, gain) == pytest.approx(0.8, abs=0.002)
+    assert chance_of_gain(500, 0.1, gain) == pytest.approx(0.8, abs=0.015)
     assert smallest_gain(150, 0.04) is None
+
+
+@pytest.mark.parametrize(("rows", "discordance"), [(70, 0.1), (300, 0.04), (500, 0.2), (2000, 0.1)])
+def test_the_smallest_gain_is_as_said_by_every_way_to_find_it(
+    rows: int, discordance: float
+) -> None:
+    gain = smallest_gain(rows, discordance)
+    assert gain is not None
+    assert chance_of_gain(rows, discordance, gain) == pytest.approx(0.8, abs=0.015)
+    assert chance_of_gain(rows, discordance, 0.9 * gain) < 0.8
