@@ -167,6 +167,11 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
         for kept, split in (("scores", ""), ("test_scores", SPLITS["test"]))
         for label, score in measurement.get(kept, {}).items()
     ]
+    notes = [
+        [f"{title_of(label)}: how", note]
+        for label, score in measurement.get("scores", {}).items()
+        for note in score.get("notes", [])
+    ]
     faults = [
         [f"{fault} answers{split}", str(Score.model_validate(score))]
         for kept, split in SPLITS.items()
@@ -182,7 +187,7 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     ]
     memory = [["peak memory", human_size(measurement["peak_memory"])]]
     use = [list(fact) for fact in _use(measurement).items()]
-    quality = [*scores, *faults, *_slices(measurement)]
+    quality = [*scores, *notes, *faults, *_slices(measurement)]
     gaps = [["left out", gap] for gap in measurement.get("left_out", [])]
     own = [*_limits(measurement), *_options(measurement)]
     return [*quality, *speed, *memory, *use, *gaps, *own]

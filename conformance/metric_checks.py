@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from weighbridge.conformance.base import CheckFailed
 from weighbridge.tasks.metric_call import call_metric
-from weighbridge.tasks.metrics.base import MetricArgs, Score, load_metric
+from weighbridge.tasks.metrics.base import MetricArgs, Question, Score, load_metric
 
 ROUNDING: Final = 1e-9
 TEXTS: Final = (
@@ -48,6 +48,9 @@ def check_metric(kind: str, **options: Any) -> list[str]:
 def _inputs(uses: str) -> tuple[list[Any], list[str]]:
     if uses == "text":
         return [answer for answer, _ in TEXTS], [reference for _, reference in TEXTS]
+    if uses == "questions":
+        answers = [Question("a question", answer) for answer, _ in TEXTS]
+        return answers, [reference for _, reference in TEXTS]
     told: Sequence[Any] = LOGPROBS if uses == "logprobs" else DISTRIBUTIONS
     return list(told), ["a reference"] * len(told)
 

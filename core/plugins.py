@@ -59,6 +59,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "bleu": "weighbridge.tasks.metrics.shipped:Bleu",
         "nll": "weighbridge.tasks.metrics.shipped:Nll",
         "kl": "weighbridge.tasks.metrics.divergence:Kl",
+        "judge": "weighbridge.tasks.metrics.judge:Judge",
         "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },
     "target": {"local": "weighbridge.serving.targets.local:Local"},

@@ -160,7 +160,9 @@ def weigh_step(
             reference=model,
         ),
         # A candidate that failed, by a full memory perhaps, is tried again by the next run.
-        keep=lambda weighed: not any(measurement.failure for measurement in weighed.measurements),
+        keep=lambda weighed: all(
+            weigh.is_whole(measurement, recipe.evaluate) for measurement in weighed.measurements
+        ),
     )
 
 

@@ -81,6 +81,7 @@ class ReleaseRun:
             self.workspace.shared.check()
         self._target().target.check()
         weighing.check(self.recipe.weigh)
+        weighing.check_metrics(self.recipe.evaluate)
 
     def download(self) -> Downloaded:
         def call() -> StageOutcome[Downloaded]:

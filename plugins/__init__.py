@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         TargetArgs,
         Traffic,
     )
-    from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
+    from weighbridge.tasks.metrics.base import Metric, MetricArgs, Question, Score
     from weighbridge.tasks.metrics.intervals import mean_score, with_interval
     from weighbridge.tasks.optimizers.base import Optimizer, OptimizerArgs
     from weighbridge.tasks.sources.base import Digesting, Listing, Source, SourceArgs
@@ -73,6 +73,7 @@ __all__ = [
     "MetricArgs",
     "Optimizer",
     "OptimizerArgs",
+    "Question",
     "Release",
     "RemoteFile",
     "Revision",
@@ -118,7 +119,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
         "TargetArgs",
         "Traffic",
     ),
-    "tasks.metrics.base": ("Metric", "MetricArgs", "Score"),
+    "tasks.metrics.base": ("Metric", "MetricArgs", "Question", "Score"),
     "tasks.metrics.intervals": ("mean_score", "with_interval"),
     "tasks.optimizers.base": ("Optimizer", "OptimizerArgs"),
     "tasks.sources.base": ("Digesting", "Listing", "Source", "SourceArgs"),

@@ -129,12 +129,15 @@ class CandidateBenchmark:
                     answers[split] = questions.ask(running.url, split)
                     done(2 if split == "validation" else 3)
             context = self._context(running, tuned)
-            scores = {split: questions.score(of_split) for split, of_split in answers.items()}
+            unreached: dict[str, str] = {}
+            scores = {
+                split: questions.score(of_split, unreached) for split, of_split in answers.items()
+            }
             counted = {
                 split: count(of_split, self.metrics.answers) for split, of_split in answers.items()
             }
             done(4)
-        missing = left_out(self.metrics.metrics, answers.values(), load)
+        missing = left_out(self.metrics.metrics, answers.values(), load, unreached)
         for gap in missing:
             logger.warning("%s: %s", self.candidate.label, gap)
         return Measurement(
@@ -147,6 +150,7 @@ class CandidateBenchmark:
                 **counted["test"].uncounted,
                 **counted["validation"].uncounted,
                 **questions.unscored(scores["validation"], answers["validation"]),
+                **unreached,
             },
             slices={split: slices_of(of_split.rows) for split, of_split in answers.items()},
             answer_tokens=questions.answer_tokens(answers),

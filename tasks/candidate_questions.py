@@ -80,14 +80,20 @@ class CandidateQuestions:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def score(self, answers: Answers) -> dict[str, Score]:
-        """Return every metric's score by label."""
+    def score(self, answers: Answers, missing: dict[str, str]) -> dict[str, Score]:
+        """Return every metric's score by label, and put into `missing` why others have none."""
         if not answers.rows:
             return {}
         metrics: list[MetricArgs] = list(self.metrics.metrics)
         told = answers.likelihoods
         return score_rows(
-            metrics, answers.texts, answers.rows, told.logprobs, told.distributions, told.untold
+            metrics,
+            answers.texts,
+            answers.rows,
+            told.logprobs,
+            told.distributions,
+            told.untold,
+            missing,
         )
 
     def unscored(self, scores: Mapping[str, Score], answers: Answers) -> dict[str, str]:
@@ -115,7 +121,9 @@ class CandidateQuestions:
         counted: Mapping[Split, Counted],
         store: Store,
     ) -> Artifact:
-        """Store every example with its answer, scores and faults, as one artifact."""
+        """Store every example with its answer, scores and faults, as one artifact; and what a judge
+        was asked.
+        """
         with store.scratch() as scratch:
             for split, split_answers in answers.items():
                 lines = (
@@ -123,6 +131,10 @@ class CandidateQuestions:
                     for example in examples(split_answers, scores[split], counted[split].scores)
                 )
                 (scratch / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            for metric in self.metrics.metrics:
+                if isinstance(prompt := getattr(metric, "prompt", None), str):
+                    kept = scratch / f"{metric.label()}.prompt.txt"
+                    kept.write_text(prompt, encoding="utf-8")
             return store.add(scratch, "jsonl", {"candidate": self.candidate.label})
 
 

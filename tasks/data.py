@@ -50,6 +50,15 @@ class Row(BaseModel):
         return not isinstance(self.prompt, str)
 
     @property
+    def question(self) -> str:
+        """The text that is asked, with who says what where there are several turns."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        if len(self.prompt) == 1:
+            return self.prompt[0].content
+        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.prompt)
+
+    @property
     def reference(self) -> str:
         """The text that an answer is compared with."""
         if isinstance(self.completion, str):

@@ -1,6 +1,7 @@
 """What an engine cannot tell, and what is left out or taken otherwise for that: as sentences."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.candidate_answers import Answers
@@ -8,7 +9,10 @@ from weighbridge.tasks.metrics.base import MetricArgs, load_metric
 
 
 def left_out(
-    metrics: Sequence[MetricArgs], answers: Collection[Answers], load: Sequence[LoadFigures]
+    metrics: Sequence[MetricArgs],
+    answers: Collection[Answers],
+    load: Sequence[LoadFigures],
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return what of the recipe's wishes this engine does not fulfil.
 
@@ -16,11 +20,13 @@ def left_out(
         metrics: That the recipe asks for.
         answers: Of every split.
         load: Figures at every concurrency.
+        missing: By metric, why its service did not tell.
     """
     return [
         *_without_logprobs(metrics, answers),
         *_without_distributions(metrics, answers),
         *_without_counts(load),
+        *(f"without {label}: {why}" for label, why in missing.items()),
     ]
 
 

@@ -18,7 +18,7 @@ from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_changes import other_objectives
 from weighbridge.tasks.report_chart import draw, title_of
 from weighbridge.tasks.report_page import Page, Section, html, markdown
-from weighbridge.tasks.report_quality import fault_rows, slice_rows, what_is_counted
+from weighbridge.tasks.report_quality import fault_rows, score_notes, slice_rows, what_is_counted
 from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.select_args import Goal, SelectArgs
@@ -132,7 +132,7 @@ def weighing_report(
     finalist = _labelled(ordered, decision.finalist)
     winner = _labelled(ordered, decision.winner)
     chart = draw(ordered, decision, _headline(decision), args, reference or {}, currency)
-    weighed = {**(facts or {}), **_machine(ordered), **_options(winner)}
+    weighed = {**(facts or {}), **_machine(ordered), **_options(winner), **score_notes(ordered)}
     page = Page(
         name=name,
         headline=_headline(decision),

@@ -115,3 +115,14 @@ def _faults_by_slice(measurements: Sequence[Measurement], finalist: str | None) 
             if many := sum(map(bool, part.per_example)):
                 found.setdefault(name, []).append(f"{fault} {many:,}")
     return {name: ", ".join(faults) for name, faults in found.items()}
+
+
+def score_notes(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """Return what is to be known of how scores were taken, of the first candidate that has them."""
+    notes: dict[str, str] = {}
+    for measurement in measurements:
+        for label, score in measurement.scores.items():
+            if score.notes:
+                said = f"{measurement.candidate.label}: {'; '.join(score.notes)}"
+                notes.setdefault(title_of(label), said)
+    return notes

@@ -5,9 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from weighbridge.core.errors import Unavailable
 from weighbridge.tasks.data import Row
 from weighbridge.tasks.metric_call import call_metric
-from weighbridge.tasks.metrics.base import MetricArgs, Score, ScoresRows, load_metric
+from weighbridge.tasks.metrics.base import MetricArgs, Question, Score, ScoresRows, load_metric
 from weighbridge.tasks.metrics.intervals import with_interval
 
 logger = logging.getLogger(__name__)
@@ -26,24 +27,38 @@ def score_all(
     distributions: Compared | None = None,
     untold: str = "",
     ids: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    missing: dict[str, str] | None = None,
 ) -> dict[str, Score]:
     """Return every metric's score over the same rows, by label.
 
     `logprobs` holds, per row, the natural-log probability of every token of the encoded completion
     (see `weighbridge.tasks.encoding`). Where an engine cannot tell them pass None: metrics that
     need them are left out, and so are those that compare distributions without these; `untold`
-    says why. `ids` name the rows in what is said of them.
+    says why. `ids` name the rows in what is said of them, and `prompts` are what was asked. What a
+    metric's service does not tell is an error, or, where `missing` is given, a reason in that.
     """
     scores = {}
     for args in metrics:
         metric = load_metric(args.kind)
-        told: dict[str, list[Any] | None] = {"logprobs": logprobs, "distributions": distributions}
+        told: dict[str, list[Any] | None] = {
+            "logprobs": logprobs,
+            "distributions": distributions,
+            "questions": [Question(*pair) for pair in zip(prompts, answers, strict=False)],
+        }
         inputs = told.get(metric.uses, answers)
         if inputs is None:
             why = untold or "there are no log-probabilities"
             logger.warning("metric %s left out: %s", args.label(), why)
         else:
-            scores[args.label()] = call_metric(metric, args, inputs, references, ids)
+            try:
+                scores[args.label()] = call_metric(metric, args, inputs, references, ids)
+            except Unavailable as exc:
+                # Somebody else's service: what it does not tell is unknown, and no zero.
+                if missing is None:
+                    raise
+                missing[args.label()] = str(exc)
+                logger.warning("metric %s left out: %s", args.label(), exc)
     return scores
 
 
@@ -54,12 +69,16 @@ def score_rows(
     logprobs: list[list[float]] | None,
     distributions: Compared | None = None,
     untold: str = "",
+    missing: dict[str, str] | None = None,
 ) -> dict[str, Score]:
     """Return what `score_all` does, with the ids and clusters of the rows; intervals are over
     clusters where there are any.
     """
     references, ids = [row.reference for row in rows], [row.id for row in rows]
-    scores = score_all(metrics, answers, references, logprobs, distributions, untold, ids)
+    prompts = [row.question for row in rows]
+    scores = score_all(
+        metrics, answers, references, logprobs, distributions, untold, ids, prompts, missing
+    )
     for label, score in scores.items():
         _tell_of_no_numbers(label, score, rows)
     return {label: of_rows(score, rows) for label, score in scores.items()}

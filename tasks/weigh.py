@@ -22,6 +22,7 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.metrics.base import Checks, load_metric
 from weighbridge.tasks.scoring import tokens_compared
 from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.search.candidates import Searched, searched
@@ -246,6 +247,7 @@ def _weigh_one(
             lambda: CandidateBenchmark(
                 candidate, data, metrics, args, build, workspace, reference
             ).measure(),
+            keep=lambda measured: is_whole(measured, metrics),
         )
     except WeighbridgeError as exc:
         logger.warning("%s could not be measured: %s", candidate.label, exc)
@@ -260,6 +262,26 @@ def _weigh_one(
 
 def _recorded(candidate: Candidate) -> Path | None:
     return engine_for(candidate.engine).record()
+
+
+def is_whole(measurement: Measurement, metrics: EvaluateArgs) -> bool:
+    """Whether nothing is missing that another try may bring: an engine that failed, a judge that
+    did not answer.
+    """
+    asked = [args.label() for args in metrics.metrics if load_metric(args.kind).uses == "questions"]
+    return not measurement.failure and not any(label in measurement.uncounted for label in asked)
+
+
+def check_metrics(metrics: EvaluateArgs) -> None:
+    """Refuse metrics that cannot be taken from here, before anything is made.
+
+    Raises:
+        Unavailable: a service that one of them asks is not there.
+    """
+    for args in metrics.metrics:
+        metric = load_metric(args.kind)
+        if isinstance(metric, Checks):
+            metric.check(args)
 
 
 def _failed(candidate: Candidate, why: str) -> Measurement:

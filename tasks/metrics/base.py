@@ -2,15 +2,22 @@
 
 import math
 from functools import cache
-from typing import Any, ClassVar, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.plugins import load
 
-USES: Final = ("text", "logprobs", "distributions")
+USES: Final = ("text", "questions", "logprobs", "distributions")
 """What metrics are called with."""
+
+
+class Question(NamedTuple):
+    """What a model was asked, as text, and what it answered."""
+
+    prompt: str
+    answer: str
 
 
 class MetricArgs(BaseModel):
@@ -27,19 +34,28 @@ class MetricArgs(BaseModel):
         return self.kind
 
 
+def _number(value: Any) -> Any:
+    # Records of earlier releases have null for what is not a number.
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+
+
 class Score(BaseModel):
     """One metric over a data set.
 
     Records of earlier releases have no `ids`, `clusters`, `weights`, `statistics` and `figure`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # JSON has no NaN: without this it becomes null, which is no number when it is read again.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
-    value: float
-    low: float
+    value: Number
+    low: Number
     """Lower end of the 95 % confidence interval of `value`."""
-    high: float
-    per_example: list[float]
+    high: Number
+    per_example: list[Number]
     """One score per row, in the order of the rows; empty where the metric exists for a whole corpus
     alone.
     """
@@ -67,6 +83,11 @@ class Score(BaseModel):
         "of their logarithms, or corpus BLEU of `statistics`.",
     )
 
+    notes: list[str] = Field(
+        default_factory=list,
+        description="What is to be known of how it was taken, as sentences: who graded, say.",
+    )
+
     def __str__(self) -> str:
         """Return `0.984 (0.953–0.995)`, for people; small figures keep two digits that say
         something.
@@ -84,16 +105,18 @@ class Metric(Protocol):
 
     Args: ClassVar[type[MetricArgs]]
     uses: ClassVar[str]
-    """`text`: called with predictions and references; `logprobs`: called with log-probabilities per
-    row; `distributions`: called with what the unquantized weights and the candidate hold likely.
+    """`text`: called with predictions and references; `questions`: with what was asked as well;
+    `logprobs`: called with log-probabilities per row; `distributions`: called with what the
+    unquantized weights and the candidate hold likely.
     """
 
     def score(self, args: Any, predictions: list[Any], references: list[str]) -> Score:
         """Score every row.
 
-        For `logprobs`, a prediction is the list of log-probabilities of its reference's tokens; for
-        `distributions`, of pairs: of the unquantized weights and of the candidate, each a mapping
-        from token ids to log-probabilities, of the likeliest tokens and of the reference's own.
+        For `questions`, a prediction is a `Question`; for `logprobs`, the list of log-probabilities
+        of its reference's tokens; for `distributions`, of pairs: of the unquantized weights and of
+        the candidate, each a mapping from token ids to log-probabilities, of the likeliest tokens
+        and of the reference's own.
         """
 
 
@@ -104,6 +127,13 @@ class ScoresRows(Protocol):
     def score_rows(
         self, args: Any, predictions: list[Any], references: list[str]
     ) -> list[float]: ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """What a metric may offer besides, that asks a service: whether it can be asked at all."""
+
+    def check(self, args: Any) -> None: ...
 
 
 @cache

@@ -89,7 +89,9 @@ class Limits:
         reference: Mapping[str, Score],
     ) -> Iterator[Evidence]:
         label, score = self.args.metric, scores.get(self.args.metric)
-        if score is None:
+        if score is None and label in measurement.uncounted:
+            yield unknown("metric", f"its {label} is not known: {measurement.uncounted[label]}")
+        elif score is None:
             measured = ", ".join(scores) or "none"
             where = " on the test split" if rows == "test" else ""
             yield exact(

@@ -12,6 +12,8 @@ from weighbridge.core.errors import BadInput
 from weighbridge.plugins import MetricArgs, Score, mean_score
 from weighbridge.tasks.metrics.base import load_metric
 
+ALONE = ("hub", "judge", "length")
+"""Those that need the network, or are ours."""
 NUMBERS = itertools.count()
 
 
@@ -50,7 +52,11 @@ def _plugin(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        *((kind, {}) for kind in plugins.BUILT_IN["metric"] if kind not in ("hub", "length")),
+        *(
+            (kind, {})
+            for kind in plugins.BUILT_IN["metric"]
+            if kind not in ("hub", "judge", "length")
+        ),
         ("nll", {"report": "perplexity"}),
         ("length", {}),
     ],

@@ -26,8 +26,11 @@ from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
+from weighbridge.tasks.metrics import judge
 from weighbridge.tasks.search.aim import Aim
-from weighbridge.tasks.weigh import candidates, check, weigh
+from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.limits import Limits
+from weighbridge.tasks.weigh import candidates, check, is_whole, weigh
 from weighbridge.tasks.weigh_args import WeighArgs
 
 METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})
@@ -354,6 +357,27 @@ def test_metrics_an_engine_cannot_serve_are_left_out(
     assert measured.left_out == [
         "its engine tells no log-probabilities: without nll and select.max_nll_increase"
     ]
+
+
+def test_a_judge_that_does_not_answer_leaves_a_measurement_that_is_tried_again(
+    variant: Callable[..., Variant],
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judge, "WAIT", 0.0)
+    asked = {"kind": "judge", "url": "http://127.0.0.1:1/v1", "model": "m"}
+    metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, asked]})
+    (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements
+    assert set(measured.scores) == {"exact_match"}
+    assert "asking the judge" in measured.uncounted["judge"]
+    assert any(said.startswith("without judge: asking the judge") for said in measured.left_out)
+    assert not is_whole(measured, metrics)
+    assert is_whole(measured, METRICS)
+    assert measured.predictions
+    assert "{answer}" in (measured.predictions.path / "judge.prompt.txt").read_text()
+    standing = Limits(SelectArgs(metric="judge")).standing(measured, "validation", {})
+    assert standing.verdict == "undecided"
 
 
 def test_an_engine_that_counts_no_tokens_is_measured_by_its_pieces_and_that_is_said(

@@ -2,6 +2,7 @@
 input.
 """
 
+import math
 import random
 from statistics import fmean
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tasks.made import measured
+from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.metrics.intervals import Z, mean_score, with_interval
 from weighbridge.tasks.statistics.proportions import wilson
@@ -88,3 +91,14 @@ def test_a_corpus_figure_has_the_spread_of_its_rows_around_itself() -> None:
 def test_a_figure_without_rows_keeps_its_interval() -> None:
     score = Score(value=3.0, low=2.0, high=4.0, per_example=[])
     assert with_interval(score) == score
+
+
+def test_what_is_not_a_number_is_read_again_as_such() -> None:
+    score = mean_score([0.5, math.nan])
+    document = measured("a").model_copy(update={"scores": {"judge": score}}).model_dump_json()
+    again = Measurement.model_validate_json(document).scores["judge"]
+    assert math.isnan(again.value)
+    assert again.per_example[0] == 0.5
+    assert math.isnan(again.per_example[1])
+    of_earlier_releases = score.model_dump_json().replace('"NaN"', "null")
+    assert math.isnan(Score.model_validate_json(of_earlier_releases).value)
