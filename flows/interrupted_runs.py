@@ -13,6 +13,8 @@ from uuid import UUID
 import httpx
 import psutil
 
+from weighbridge.core.process_identity import machine
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -30,7 +32,7 @@ def identity() -> str:
     """
     # A process number alone is used again by the system; with the time of its start it is unique.
     started = datetime.fromtimestamp(psutil.Process().create_time()).isoformat(" ", "seconds")
-    return f"weighbridge process {os.getpid()} on {socket.gethostname()} since {started}"
+    return f"weighbridge process {os.getpid()} on {machine()} since {started}"
 
 
 def mark_interrupted() -> list[str]:
@@ -119,7 +121,8 @@ def _is_dead(process: str) -> bool:
     One of another machine counts as alive, since nobody can tell here; so does what is no identity.
     """
     match = _PROCESS.fullmatch(process)
-    if match is None or match[2] != socket.gethostname():
+    # The host name alone is what older records have.
+    if match is None or match[2] not in (machine(), socket.gethostname()):
         return False
     try:
         started = psutil.Process(int(match[1])).create_time()

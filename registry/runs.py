@@ -6,8 +6,6 @@ Each is found again by what went into it, so that none is made twice.
 import hashlib
 import json
 import logging
-import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from weighbridge.core.stage_cache import canonical
+from weighbridge.registry import leases
 from weighbridge.registry.connection import Connection
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEY, STAGE, OWNER = "weighbridge.key", "weighbridge.stage", "weighbridge.owner"
+KEY, STAGE = "weighbridge.key", "weighbridge.stage"
 PARENT, NAME, NOTE, SOURCE = (
     "mlflow.parentRunId",
     "mlflow.runName",
@@ -62,25 +59,6 @@ def key_of(stage: str, inputs: Any) -> str:
     """Return what identifies a run: a digest of the stage and everything that went into it."""
     text = json.dumps([stage, canonical(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def owner() -> str:
-    """Return what tells this process apart from a later one with the same number."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
-
-
-def is_gone(owner_tag: str) -> bool:
-    """Whether the owner was a process of this host and is dead."""
-    try:
-        host, pid, started = owner_tag.split()
-        if host != socket.gethostname():
-            return False
-        # Another process may have the number now; `owner` is exact to a tenth of a second.
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
-    except psutil.NoSuchProcess:
-        return True
-    except (ValueError, psutil.Error):
-        return False
 
 
 @dataclass
@@ -221,6 +199,7 @@ class MlflowRun:
         self.flush()
         if self.done and status == "FINISHED":
             return
+        leases.keeper.release(self.run_id)
         with self._writing("its end"):
             self.connection.client.set_terminated(self.run_id, status)
         self.done = status == "FINISHED"
@@ -326,7 +305,7 @@ def begin(
             run_tags = {
                 STAGE: stage,
                 KEY: key,
-                OWNER: owner(),
+                **leases.tags(),
                 SOURCE: "weighbridge",
                 NAME: name,
                 **(tags or {}),
@@ -334,6 +313,7 @@ def begin(
             created = connection.client.create_run(
                 experiment_id, run_name=name, tags={**run_tags, **_parent(parent)}
             )
+            leases.keeper.hold(connection.client, created.info.run_id)
             return MlflowRun(
                 connection, experiment, experiment_id, created.info.run_id, name, stage, done=False
             )
@@ -341,8 +321,10 @@ def begin(
         if not done:
             # The owner first: a run that says RUNNING under an owner who is dead would be marked as
             # killed.
-            connection.client.set_tag(run_id, OWNER, owner())
+            for name_of_tag, value in leases.tags().items():
+                connection.client.set_tag(run_id, name_of_tag, value)
             connection.client.update_run(run_id, status="RUNNING")
+            leases.keeper.hold(connection.client, run_id)
         return MlflowRun(
             connection, experiment, experiment_id, run_id, name, stage, done, continued=True
         )
@@ -370,7 +352,7 @@ def mark_killed(connection: Connection, experiment: str) -> list[str]:
     killed = []
     with connection.doing("looking for killed runs in MLflow"):
         for run in connection.client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-            if is_gone(run.data.tags.get(OWNER, "")):
+            if leases.is_gone(run.data.tags):
                 connection.client.set_terminated(run.info.run_id, "KILLED")
                 logger.info("run '%s' was killed; marked so in MLflow", run.info.run_name)
                 killed.append(run.info.run_id)

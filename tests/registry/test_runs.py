@@ -1,7 +1,5 @@
 """Runs: found again, never doubled, marked when they are killed."""
 
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import pytest
 
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Dataset, MlflowRun, Registry
-from weighbridge.registry.runs import flatten, is_gone, owner
+from weighbridge.registry.runs import flatten
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,15 +123,3 @@ def test_one_key_is_kept_for_each_model_and_data_set_and_told_once(registry: Reg
 
 def test_nested_parameters_are_flat_and_empty_ones_left_out() -> None:
     assert flatten({"a": {"b": 1, "c": None}, "d": [], "e": [1, 2]}) == {"a.b": "1", "e": "[1, 2]"}
-
-
-def test_an_owner_is_gone_when_its_process_is_though_another_has_its_number() -> None:
-    host, pid, _ = owner().split()
-    assert not is_gone(owner())
-    assert is_gone(f"{host} {pid} 1.0")
-    child = multiprocessing.get_context("spawn").Process(target=os.getpid)
-    child.start()
-    child.join()
-    assert is_gone(f"{host} {child.pid} 5.0")
-    assert not is_gone(f"elsewhere {pid} 1.0")
-    assert not is_gone("")
