@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -28,7 +28,7 @@ from weighbridge.core.workspace import Workspace
 MIB: Final = 1 << 20
 FILES: Final = 4
 BUCKET: Final = "scale"
-GOALS: Final = {
+GOALS: Final[Mapping[str, Mapping[str, float]]] = {
     "shared_bytes_ratio": {"at_most": 1.01},
     "fetched_bytes_ratio": {"at_most": 1.01},
     "reused_bytes": {"at_most": 20_000},
