@@ -58,7 +58,7 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "rouge_l": "weighbridge.tasks.metrics.shipped:RougeL",
         "bleu": "weighbridge.tasks.metrics.shipped:Bleu",
         "nll": "weighbridge.tasks.metrics.shipped:Nll",
-        "kl": "weighbridge.tasks.metrics.divergence:Kl",
+        "kl": "weighbridge.tasks.metrics.kl:Kl",
         "judge": "weighbridge.tasks.metrics.judge:Judge",
         "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },

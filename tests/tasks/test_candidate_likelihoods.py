@@ -18,7 +18,7 @@ from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.evaluation_rows import evaluation_rows, named
 from weighbridge.tasks.left_out import left_out
-from weighbridge.tasks.metrics.divergence import KlArgs
+from weighbridge.tasks.metrics.kl import KlArgs
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.reference_distributions import read_distributions, reference_distributions
 from weighbridge.tasks.scoring import score_rows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from weighbridge.tasks.metrics.base import Score, load_metric
-from weighbridge.tasks.metrics.divergence import KlArgs, divergence
+from weighbridge.tasks.metrics.kl import KlArgs, divergence
 from weighbridge.tasks.statistics.paired import better
 from weighbridge.tasks.statistics.rows import follows_from_rows
 
