@@ -4,6 +4,8 @@ refused before.
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.processes import run
 from weighbridge.core.safetensors_header import read_header
+from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.vllm import Vllm
 from weighbridge.tasks.data import read_rows
@@ -43,13 +46,11 @@ UNRELATED = 1.1
 
 
 @pytest.fixture
-def model(tiny_model: Path, workspace: Workspace) -> Artifact:
-    return workspace.store.add(tiny_model, "safetensors", adopt=False)
-
-
-@pytest.fixture
 def data(tmp_path: Path, workspace: Workspace) -> Artifact:
-    folder = tmp_path / "rows"
+    return add_rows(tmp_path / "rows", workspace)
+
+
+def add_rows(folder: Path, workspace: Workspace) -> Artifact:
     folder.mkdir()
     for split in ("train", "validation", "test"):
         rows = [
@@ -212,55 +213,84 @@ def test_an_unknown_architecture_is_refused(
 # What is made
 
 
+VARIANTS = {
+    "int8": args(scheme="W8A8"),
+    "int4 by gptq": args(scheme="W4A16", group_size=32, algorithm="gptq", calibration_rows=20),
+    "int4 by rounding": args(scheme="W4A16", group_size=32),
+    "fp8": args(scheme="FP8_DYNAMIC"),
+}
+NOT_ASKED = "int4 by rounding"
+"""The variant that is there to be compared with; vLLM has read weights like it already."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A variant of the tiny model, what was found of it, and how far it is from the model."""
+
+    folder: Path
+    facts: Mapping[str, str]
+    distance: float
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Quantized]:
+    """Make every variant, and compare all of them in one process: it imports PyTorch for that."""
+    top = tmp_path_factory.mktemp("quantized")
+    workspace = Workspace(Settings(home=top / "home", cache=MACHINE_CACHE))
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    data = add_rows(top / "rows", workspace)
+    facts = {}
+    for name, asked in VARIANTS.items():
+        (top / name).mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            if name == NOT_ASKED:
+                patch.setattr(module, "_ask", lambda *unused: {})
+            facts[name] = CompressedTensors().optimize(model, data, asked, top / name, workspace)
+    apart = distances(model, data, top, *(top / name for name in VARIANTS))
+    return {
+        name: Quantized(top / name, facts[name], distance)
+        for name, distance in zip(VARIANTS, apart, strict=True)
+    }
+
+
 @pytest.mark.slow
 def test_int8_is_stored_as_asked_stays_near_and_answers_on_vllm(
-    model: Artifact, data: Artifact, out: Path, workspace: Workspace
+    quantized: Mapping[str, Quantized], tiny_model: Path
 ) -> None:
-    facts = CompressedTensors().optimize(model, data, args(scheme="W8A8"), out, workspace)
-    assert facts["quantized_layers"] == "14"
+    made = quantized["int8"]
+    assert made.facts["quantized_layers"] == "14"
     # 8 bits, and 16 for the scale of every row of 64 or 128 weights.
-    assert 8.1 < float(facts["bits_per_weight"]) < 8.3
-    assert facts["engine"].startswith("vllm (vllm")
-    assert kinds(out, "proj.weight") == {"I8"}
-    assert (out / "tokenizer.json").read_bytes() == (model.path / "tokenizer.json").read_bytes()
-    (found,) = distances(model, data, out.parent, out)
-    assert 0 < found < UNRELATED / 10
+    assert 8.1 < float(made.facts["bits_per_weight"]) < 8.3
+    assert made.facts["engine"].startswith("vllm (vllm")
+    assert kinds(made.folder, "proj.weight") == {"I8"}
+    tokenizer = "tokenizer.json"
+    assert (made.folder / tokenizer).read_bytes() == (tiny_model / tokenizer).read_bytes()
+    assert 0 < made.distance < UNRELATED / 10
 
 
 @pytest.mark.slow
 def test_int4_by_gptq_comes_nearer_than_by_rounding_and_answers_on_vllm(
-    model: Artifact,
-    data: Artifact,
-    out: Path,
-    workspace: Workspace,
-    monkeypatch: pytest.MonkeyPatch,
+    quantized: Mapping[str, Quantized],
 ) -> None:
-    gptq = args(scheme="W4A16", group_size=32, algorithm="gptq", calibration_rows=20)
-    facts = CompressedTensors().optimize(model, data, gptq, out, workspace)
-    assert facts["calibration_rows"] == "20"
+    made = quantized["int4 by gptq"]
+    assert made.facts["calibration_rows"] == "20"
     # 4 bits, 16 for the scale of every 32 weights, and the shape of each layer.
-    assert 4.5 < float(facts["bits_per_weight"]) < 4.6
-    assert facts["engine"].startswith("vllm (vllm")
-    assert kinds(out, "weight_packed") == {"I32"}
-    rounded = out.with_name("rounded")
-    rounded.mkdir()
-    monkeypatch.setattr(module, "_ask", lambda *unused: {})
-    CompressedTensors().optimize(
-        model, data, args(scheme="W4A16", group_size=32), rounded, workspace
-    )
-    near, less_near = distances(model, data, out.parent, out, rounded)
-    assert 0 < near < less_near < UNRELATED
+    assert 4.5 < float(made.facts["bits_per_weight"]) < 4.6
+    assert made.facts["engine"].startswith("vllm (vllm")
+    assert kinds(made.folder, "weight_packed") == {"I32"}
+    assert 0 < made.distance < quantized["int4 by rounding"].distance < UNRELATED
 
 
 @pytest.mark.slow
 def test_fp8_is_stored_as_asked_stays_near_and_answers_on_vllm(
-    model: Artifact, data: Artifact, out: Path, workspace: Workspace
+    quantized: Mapping[str, Quantized],
 ) -> None:
-    facts = CompressedTensors().optimize(model, data, args(scheme="FP8_DYNAMIC"), out, workspace)
-    assert facts["engine"].startswith("vllm (vllm")
-    assert kinds(out, "proj.weight") == {"F8_E4M3"}
-    (found,) = distances(model, data, out.parent, out)
-    assert 0 < found < UNRELATED / 4
+    made = quantized["fp8"]
+    assert made.facts["engine"].startswith("vllm (vllm")
+    assert kinds(made.folder, "proj.weight") == {"F8_E4M3"}
+    assert 0 < made.distance < UNRELATED / 4
 
 
 @pytest.fixture(scope="module")
