@@ -419,12 +419,10 @@ def test_base_and_adapter_win_unmerged_and_serve(
     assert asked.stdout.strip(), asked.stderr
 
 
-@pytest.mark.parametrize(
-    ("variant", "label"), [("none", "safetensors-bfloat16"), ("adapter", "adapter")]
-)
-def test_vllm_on_the_processor_wins_is_packaged_and_serves(
-    variant: str, label: str, tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+def test_base_and_adapter_on_vllm_win_are_packaged_and_serve(
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
 ) -> None:
+    """Weights without an adapter are in a Bento of vLLM in serving/engines/test_vllm_server.py."""
     engine = {
         "kind": "vllm",
         "device": "cpu",
@@ -436,13 +434,13 @@ def test_vllm_on_the_processor_wins_is_packaged_and_serves(
     small = recipe(
         f"file://{tiny_model}",
         stages_done.data,
-        optimize__variants=[{"kind": variant}],
+        optimize__variants=[{"kind": "adapter"}],
         weigh__engines=[engine],
     )
     path = write(tmp_path / "recipe.yaml", small)
     done = weighbridge("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert f"winner: vllm/{label}" in done.stdout
+    assert "winner: vllm/adapter" in done.stdout
     [served, *_] = httpx.get(f"{address(path)}/v1/models").json()["data"]
     assert served["owned_by"] == "vllm"
     assert httpx.get(f"{address(path)}/version").status_code == 404

@@ -4,7 +4,8 @@ bad on purpose.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tests.stand_ins import openai
 from tests.stand_ins.engine import StandInArgs, options
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento
+from weighbridge.serving import bento, bento_process
+from weighbridge.serving.bento_process import RunningBento
 from weighbridge.serving.engines.base import EngineArgs
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.targets.base import Release
@@ -53,6 +55,18 @@ def release(workspace: Workspace, *, parallel: int = 2, whole: bool = True) -> R
     built = bento.build(what, workspace.settings.cache)
     exported = bento.export(built, what.model, workspace.store, {})
     return Release(name="demo", version="1", bento=built.tag, digest=exported.digest)
+
+
+@contextmanager
+def running(
+    engine: EngineArgs, model: Artifact, workspace: Workspace, log: Path
+) -> Iterator[RunningBento]:
+    """A Bento of this engine and model, exported and started in its own environment."""
+    contents = bento.Contents("tiny", "1", f"{engine.kind}/{model.format}", engine, model, {})
+    cache = workspace.settings.cache
+    exported = bento.export(bento.build(contents, cache), model, workspace.store, {})
+    with bento_process.serve(exported.path, cache, log, 180) as proof:
+        yield proof
 
 
 class StandIn(bento.Contents):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.serving import bentos
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento, bento_process
 from weighbridge.serving.engines.transformers import Transformers, TransformersArgs
 from weighbridge.serving.engines.transformers_server import draw
 from weighbridge.serving.openai_client import Client
@@ -81,14 +81,7 @@ def test_a_bento_of_it_answers_from_its_own_environment(
     tiny_model: Path, workspace: Workspace, tmp_path: Path
 ) -> None:
     model = workspace.store.add(tiny_model, "safetensors", adopt=False)
-    contents = bento.Contents(
-        "tiny", "1", "transformers/safetensors", TransformersArgs(threads=1), model, {}
-    )
-    built = bento.build(contents, workspace.settings.cache)
-    exported = bento.export(built, model, workspace.store, {})
-    with bento_process.serve(
-        exported.path, workspace.settings.cache, tmp_path / "log", 120
-    ) as proof:
+    with bentos.running(TransformersArgs(threads=1), model, workspace, tmp_path / "log") as proof:
         for url in (proof.engine_url, proof.url):
             answer = Client(url).ask([{"role": "user", "content": "hello"}], max_tokens=4)
             assert answer.completion_tokens == 4

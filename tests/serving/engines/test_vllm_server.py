@@ -12,6 +12,7 @@ import pytest
 from tests.adapters import greedy, reference
 from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
+from tests.serving import bentos
 from tests.serving.engines.vllm_command import own
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
@@ -236,3 +237,21 @@ def test_a_prompt_that_is_too_long_is_refused_and_it_goes_on(running: Running) -
         Client(running.url).ask("kettle " * 2000, max_tokens=8)
     assert Client(running.url).ask("kettle", max_tokens=2).completion_tokens == 2
     assert Client(running.url).model == "model"
+
+
+@pytest.mark.slow
+def test_a_bento_of_weights_without_an_adapter_answers_from_its_own_environment(
+    tiny_model: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    """One of a base and an adapter is packaged in flows/test_release.py."""
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    args = VllmArgs(
+        device="cpu",
+        dtype="bfloat16",
+        max_model_len=512,
+        enforce_eager=True,
+        cpu_omp_threads_bind="nobind",
+    )
+    with bentos.running(args, model, workspace, tmp_path / "log") as proof:
+        for url in (proof.engine_url, proof.url):
+            assert Client(url).ask(CHAT, max_tokens=4).completion_tokens == 4
