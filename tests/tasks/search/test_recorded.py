@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.search import made
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import BadInput
+from weighbridge.core.errors import BadInput, GateFailed
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.replay import ReplayArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -18,6 +18,8 @@ from weighbridge.tasks.search import recorded
 from weighbridge.tasks.search.candidates import GRID, SUMMARY
 from weighbridge.tasks.search.space import CANDIDATE
 from weighbridge.tasks.search.visits import Question, read_grid, write_grid
+from weighbridge.tasks.select import require_winner, select
+from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.weigh import Weighed, weigh
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -51,8 +53,9 @@ def test_a_search_runs_on_a_record_without_its_seconds_and_says_how_near_it_came
     assert 5 <= len(read_grid(found.search.path / GRID)) <= 12
     summary = (found.search.path / SUMMARY).read_text()
     assert "of the best speed of the record, at " in summary
-    (measurement,) = found.measurements
-    assert "it answers searches from the record" in measurement.failure
+    decision = select(found.measurements, {}, None, SelectArgs())
+    with pytest.raises(GateFailed, match="it answers searches from the record"):
+        require_winner(decision)
 
 
 def test_options_that_the_recipe_gives_keep_their_lines(grid: Path) -> None:
