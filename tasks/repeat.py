@@ -39,7 +39,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: whoever may win once it is repeated is repeated, and nobody else.
 # 3: figures under load are of whole rounds of the streams.
-VERSION = 3
+# 4: the champion runs again where goodputs are compared.
+VERSION = 4
 BLOCK_VERSION = 2
 AGAIN: Final = "again"
 """Second label of the one that runs twice in every block."""
@@ -77,7 +78,7 @@ def finalists(
     answer_tokens: Mapping[str, float] | None = None,
 ) -> list[Measurement]:
     """Return those whose speeds are compared: the champion, and whoever may be chosen once it is
-    repeated. None where there is nothing to compare.
+    repeated; of a goodput the champion alone. None where there is nothing to compare.
     """
     standings, refused = stand(measurements, reference, Limits(args, answer_tokens))
     serving = next((one for one in measurements if champion and is_same(one, champion)), champion)
@@ -94,6 +95,10 @@ def finalists(
             if replacement(serving, one, "validation", args).verdict != "refuted"
         ]
     challengers = to_repeat(within, standings, serving, args)
+    if not Objective(args).is_speed:
+        # What decides takes many runs and is not repeated; whether the machine holds its speed is
+        # seen of the champion alone.
+        return [serving] if serving is not None and challengers else []
     chosen = [*([serving] if serving else []), *challengers]
     return chosen if len(chosen) > 1 else []
 
@@ -127,7 +132,7 @@ def repeat(
         answer_tokens: mean tokens of the unquantized model's answers, by split.
     """
     found: list[Measurement] = []
-    if args.repeats and Objective(select).is_speed:
+    if args.repeats and Objective(select).is_paced:
         found = finalists(measurements, reference, champion, select, answer_tokens)
     if not found:
         return Repeated(measurements=list(measurements), champion=champion)

@@ -30,7 +30,8 @@ from weighbridge.tasks.statistics.verdict import Verdict
 # 3: requests and their cost may decide.
 # 4: verdicts by intervals; a finalist, chosen on the validation rows, is proved on the test rows.
 # 5: single runs decide nothing against repeats.
-VERSION = 5
+# 6: no goodput replaces a champion on a machine that did not hold its speed.
+VERSION = 6
 
 
 class Decision(BaseModel):

@@ -22,6 +22,8 @@ _OF_LOAD: Mapping[Goal, Callable[[LoadFigures], float]] = {
     "latency": lambda load: 1 / load.ttft_p95 if load.ttft_p95 else math.nan,
 }
 """Objectives that another run would give otherwise: the figure of one, so that more is better."""
+_UNPACED: Collection[Goal] = ("quality", "memory", "size")
+"""Objectives that do not change with the speed of the machine."""
 _AT_A_CONCURRENCY: Collection[Goal] = ("throughput", "requests", "latency")
 _COSTS: Collection[Goal] = ("cost", "request_cost")
 NO_COST: Final = "its cost is not known: set weigh.price_per_hour"
@@ -63,6 +65,14 @@ def _bracket(measurement: Measurement) -> tuple[float, float]:
     met = (load.rate or 0.0 for load in measurement.rates if load.objective == "met")
     missed = (load.rate or 0.0 for load in measurement.rates if load.objective == "missed")
     return max(met, default=0.0), min(missed, default=math.inf)
+
+
+def _unsteady(champion: Measurement) -> str:
+    """Return why speeds of this weighing are not to be believed, to be put after a sentence."""
+    if champion.noise is None:
+        return "; no speed is shown, for the champion was not run again (weigh.repeats)"
+    drift = champion.noise.drift
+    return "" if drift.steady else f"; no speed is shown, for {drift.why}"
 
 
 def _answer_tokens(measurement: Measurement) -> float:
@@ -149,8 +159,16 @@ class Objective:
         """Whether another run would give another figure."""
         return self.args.objective in _OF_LOAD
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether a machine that became slower would give another figure."""
+        return self.args.objective not in _UNPACED
+
     def speed(self, load: LoadFigures) -> float:
         """Return the figure of one run so that more is better; NaN where it has none."""
+        if self.args.objective == "goodput":
+            # It takes many runs; one of them tells how fast the machine is.
+            return load.requests_per_second
         return _OF_LOAD[self.args.objective](load)
 
     def is_repeated(self, measurement: Measurement) -> bool:
@@ -254,16 +272,17 @@ class Objective:
         least = (1 + self.args.min_improvement) / share
         mine, yours = _bracket(challenger), _bracket(champion)
         # One that is only equal replaces nobody, whatever the rounding of its rates.
-        shown = mine[0] >= least * yours[1] and mine[0] > 0
+        unsteady = _unsteady(champion)
+        shown = mine[0] >= least * yours[1] and mine[0] > 0 and not unsteady
         refuted = mine[1] < least * yours[0]
         estimate = share * (challenger.sustained or 0.0) / (champion.sustained or math.inf) - 1
         claim = Claim(
-            verdict="shown" if shown else "refuted" if refuted else "undecided",
+            verdict="shown" if shown else "refuted" if refuted and not unsteady else "undecided",
             estimate=estimate,
             low=share * mine[0] / yours[1] - 1 if yours[1] else math.inf,
             high=share * mine[1] / yours[0] - 1 if yours[0] else math.inf,
             why=f"{between}: its limits are met at {mine[0]:.3g} requests/s, the champion's missed "
-            f"at {yours[1]:.3g}",
+            f"at {yours[1]:.3g}{unsteady}",
         )
         return Evidence(rule=rule, claim=claim, seen=estimate >= self.args.min_improvement)
 

@@ -98,6 +98,21 @@ def measured(
 REFERENCE = {"exact_match": exact(198), "nll": nll(0.01)}
 
 
+def at_rates(label: str, met: float, missed: float, found: float) -> Measurement:
+    """A candidate that was shown to keep its limits at one rate, and to miss them at another."""
+    made = measured(label)
+    load = made.load[-1]
+    rates = [
+        load.model_copy(update={"rate": rate, "within": within, "objective": objective})
+        for rate, within, objective in (
+            (met, 1.0, "met"),
+            (found, 0.96, "undecided"),
+            (missed, 0.5, "missed"),
+        )
+    ]
+    return made.model_copy(update={"rates": rates, "goodput": rates[1]})
+
+
 def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> Measurement:
     """Run again at these shares of its speed, beside others of the same weighing."""
     figures = measurement.load[-1]

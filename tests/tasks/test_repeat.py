@@ -11,7 +11,7 @@ import pytest
 
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
-from tests.tasks.made import REFERENCE, load, measured
+from tests.tasks.made import REFERENCE, at_rates, load, measured
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
@@ -64,7 +64,8 @@ class Runs:
         label = benchmark.candidate.variant.label
         self.seen.append((block, label))
         luck = math.exp(self.draws.gauss(0, self.noise))
-        return load(self.speeds[label] * luck * self.pace(block), concurrency)
+        speed = self.speeds[label] * luck * self.pace(block)
+        return load(speed, concurrency, requests_per_second=speed / 30)
 
 
 @pytest.fixture
@@ -126,6 +127,25 @@ def test_nothing_runs_where_no_speed_is_compared(again: Callable[..., Repeated])
         assert repeated.measurements == [SLOW, FAST]
     assert again(runs, FAST).noise is None
     assert not runs.seen
+
+
+def test_of_a_goodput_the_champion_alone_runs_again_and_tells_how_the_machine_was(
+    again: Callable[..., Repeated],
+) -> None:
+    sustained = at_rates("sustained", 9.0, 11.0, 10.0)
+    assert not finalists([sustained, FAST], REFERENCE, None, SelectArgs(objective="goodput"))
+    assert not finalists([FAST], REFERENCE, CHAMPION, SelectArgs(objective="goodput"))
+    for pace, held in ((steady, True), (lambda block: 1.0 if block < 2 else 0.9, False)):
+        runs = Runs({"champion": 500}, pace=pace)
+        repeated = again(
+            runs, sustained, champion=CHAMPION, objective="goodput", attempt=int(not held)
+        )
+        assert [label for _, label in runs.seen] == ["champion"] * 10
+        assert repeated.champion
+        assert repeated.champion.noise
+        assert repeated.champion.noise.drift.steady is held
+        assert is_void(repeated) is not held
+        assert repeated.measurements == [sustained]
 
 
 def test_blocks_are_whole_shuffled_and_the_first_one_runs_twice(

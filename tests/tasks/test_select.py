@@ -7,12 +7,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.made import NOISY, OTHERWISE, REFERENCE, STEADY, exact, measured, repeated
+from tests.tasks.made import (
+    NOISY,
+    OTHERWISE,
+    REFERENCE,
+    STEADY,
+    at_rates,
+    exact,
+    measured,
+    repeated,
+)
 from weighbridge.core.errors import GateFailed
 from weighbridge.serving.latencies import Latencies
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select import Decision, require_winner, select
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.objective import Objective
 
 
 def decide(
@@ -428,21 +438,6 @@ def test_a_limit_of_p95_takes_requests_enough(requests: int, winner: str | None,
     assert why in " ".join(piece.claim.why for piece in decision.evidence)
 
 
-def at_rates(label: str, met: float, missed: float, found: float) -> Measurement:
-    """A candidate that was shown to keep its limits at one rate, and to miss them at another."""
-    made = measured(label)
-    load = made.load[-1]
-    rates = [
-        load.model_copy(update={"rate": rate, "within": within, "objective": objective})
-        for rate, within, objective in (
-            (met, 1.0, "met"),
-            (found, 0.96, "undecided"),
-            (missed, 0.5, "missed"),
-        )
-    ]
-    return made.model_copy(update={"rates": rates, "goodput": rates[1]})
-
-
 @pytest.mark.parametrize(
     ("challenger", "takes"),
     [((12.0, 15.0, 14.0), True), ((10.0, 15.0, 14.0), False), ((7.0, 8.5, 8.0), False)],
@@ -452,11 +447,24 @@ def test_goodput_and_costs_at_it_replace_a_champion_where_the_rates_do_not_overl
     challenger: tuple[float, float, float], takes: bool, objective: str
 ) -> None:
     champion = at_rates("champion", 9.0, 11.0, 10.0)
-    decision = decide(
-        at_rates("x", *challenger), champion=champion, objective=objective, margin=0.1
-    )
+
+    def against(champion: Measurement) -> Decision:
+        x = at_rates("x", *challenger)
+        return decide(x, champion=champion, objective=objective, margin=0.1)
+
+    decision = against(repeated(champion, *STEADY))
     assert (decision.winner == "llama_cpp/x") is takes
     assert decision.keeps_champion is not takes
+    for in_doubt, why in (
+        (champion, "the champion was not run again"),
+        (repeated(champion, *STEADY, steady=False), "no speed is shown, for the machine became"),
+    ):
+        doubtful = against(in_doubt)
+        assert (doubtful.winner, doubtful.verdict) == (None, "undecided")
+        assert why in doubtful.why
+        compared = Objective(SelectArgs(objective=objective))  # type: ignore[arg-type]
+        claim = compared.improvement(in_doubt, at_rates("x", *challenger)).claim
+        assert claim.verdict == "undecided"
 
 
 def test_a_token_costs_less_where_a_request_has_more_of_them() -> None:
@@ -466,7 +474,7 @@ def test_a_token_costs_less_where_a_request_has_more_of_them() -> None:
             update={"goodput": made.goodput.model_copy(update={"answer_tokens": tokens})}
         )
 
-    champion = answering(at_rates("champion", 9.0, 11.0, 10.0), 10)
+    champion = repeated(answering(at_rates("champion", 9.0, 11.0, 10.0), 10), *STEADY)
     longer = answering(at_rates("x", 10.0, 15.0, 14.0), 20)
     for objective, winner in (("cost", "llama_cpp/x"), ("request_cost", None)):
         decision = decide(longer, champion=champion, objective=objective, margin=0.1)
