@@ -66,8 +66,8 @@ def _turning_point(
     if " better by " in rule:
         return (claim.low if shown else claim.high), True
     if rule.startswith("max_"):
-        return claim.estimate, False
-    return (claim.estimate, True) if rule.startswith("min_") else None
+        return (claim.high if shown else claim.low), False
+    return ((claim.low if shown else claim.high), True) if rule.startswith("min_") else None
 
 
 def _figure(value: float) -> str:

@@ -1,7 +1,7 @@
 """The report as a page that needs nothing else, and as Markdown for Prefect and MLflow."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,10 +102,15 @@ def markdown(page: Page) -> str:
     parts = [f"# {page.name}: {page.headline}", page.why]
     parts += map(_facts, page.asked)
     if page.rows:
-        rows = [_emphasized(row, page.winner) for row in page.rows]
-        parts.append(f"## Candidates\n\n{table(page.columns, rows)}")
+        # The reasons are long, and tables wide: they follow as a list.
+        columns = [column for column in page.columns if column != "verdict"]
+        rows = [_emphasized(row, columns, page.winner) for row in page.rows]
+        parts.append(f"## Candidates\n\n{table(columns, rows)}")
+    if others := [row for row in page.rows if row["candidate"] != page.winner]:
+        reasons = [f"**{row['candidate']}**: {row['verdict']}" for row in others]
+        parts.append(f"## Why not the others\n\n{_list(reasons)}")
     if page.evidence:
-        parts.append(f"## What decided\n\n{_table_of(page.evidence)}")
+        parts.append(f"## What decided\n\n{_list(map(_rule, page.evidence))}")
     if page.proved:
         parts.append(page.proved)
     if page.changes:
@@ -134,13 +139,19 @@ def markdown(page: Page) -> str:
 def _facts(section: Section) -> str:
     if section.copied:
         lines = "\n\n".join(f"{key}:\n\n    {value}" for key, value in section.facts.items())
-        return f"## {section.title}\n\n{lines}"
-    return (
-        f"## {section.title}\n\n{table(['', ''], [list(fact) for fact in section.facts.items()])}"
-    )
+    else:
+        lines = _list(f"**{key}**: {value}" for key, value in section.facts.items())
+    return f"## {section.title}\n\n{lines}"
 
 
-def _list(lines: Sequence[str]) -> str:
+def _rule(row: Mapping[str, str]) -> str:
+    rule, rows, verdict, seen, change = row.values()
+    where = "" if rows == "—" else f" ({rows} rows)"
+    said = f"**{rule}**{where}: **{verdict}**: {seen}"
+    return said if change == "—" else f"{said}; would change it: {change}"
+
+
+def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {' '.join(line.split())}" for line in lines)
 
 
@@ -148,9 +159,9 @@ def _table_of(rows: Sequence[Mapping[str, str]]) -> str:
     return table(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def _emphasized(row: Mapping[str, str], winner: str) -> list[str]:
-    bold = {"candidate", "verdict"} if row["candidate"] == winner else set()
-    return [f"**{value}**" if column in bold else value for column, value in row.items()]
+def _emphasized(row: Mapping[str, str], columns: Sequence[str], winner: str) -> list[str]:
+    won = row["candidate"] == winner
+    return [f"**{row[name]}**" if won and name == "candidate" else row[name] for name in columns]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -139,6 +139,7 @@ _LIMITS: Final[Mapping[str, Callable[[float], str]]] = {
     "floor": "{:.4g}".format,
     "max_loss": "{:.3g}".format,
     "max_nll_increase": "{:.3g}".format,
+    "max_kl": "{:.3g}".format,
     "max_length_change": "{:.0%}".format,
     "max_ttft_p95": human_seconds,
     "min_tokens_per_second": "{:,.4g}".format,

@@ -118,8 +118,8 @@ def test_markdown_tables_are_not_broken_by_what_engines_say(report: WeighingRepo
     assert len(lines) == 4
     cells = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
     assert len(cells) == 1
-    assert "| base model | sha256:abc |" in report.markdown
-    assert "| processor | a processor |" in report.markdown
+    assert "- **base model**: sha256:abc\n" in report.markdown
+    assert "- **processor**: a processor\n" in report.markdown
 
 
 def test_the_page_needs_nothing_from_outside_and_runs_nothing_of_an_engines_log(

@@ -7,6 +7,8 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report_changes import needed, other_objectives
 from weighbridge.tasks.select import Decision, select
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.evidence import Evidence
+from weighbridge.tasks.statistics.verdict import Claim, Verdict
 
 
 def turning(
@@ -47,6 +49,19 @@ def test_what_is_undecided_takes_rows_and_what_cannot_be_told_is_not() -> None:
     undecided = turning(measured("a", right=196), max_loss=0.02)["max_loss"]
     assert undecided.endswith(" rows")
     assert int(undecided.split()[0].replace(",", "")) > 200
+
+
+def test_a_share_of_answers_turns_at_the_end_of_its_interval() -> None:
+    """As every score does that is limited from above; a size has no interval."""
+    turning_points: dict[Verdict, str] = {
+        "shown": "a limit below 3.0%",
+        "refuted": "a limit above 1.0%",
+    }
+    for verdict, turns in turning_points.items():
+        claim = Claim(verdict=verdict, estimate=0.02, low=0.01, high=0.03, why="")
+        piece = Evidence(rule="max_empty", rows="test", claim=claim, seen=True)
+        nobody = Decision(winner=None, keeps_champion=False, why="")
+        assert needed(piece, None, nobody) == turns
 
 
 def test_how_much_better_is_shown_to_be_is_what_an_improvement_may_ask_for() -> None:
