@@ -177,8 +177,9 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
     ]
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert registry.measurement_of(champion)
-    (grid,) = (there.folder / "home").rglob("weighing/grid.jsonl")
-    assert "llama_cpp/gguf-Q8_0" in {point.setting["candidate"] for point in read_grid(grid)}
+    grids = (there.folder / "home").rglob("weighing/grid.jsonl")
+    points = [point for grid in grids for point in read_grid(grid)]
+    assert "llama_cpp/gguf-Q8_0" in {point.setting["candidate"] for point in points}
     (rollout,) = registry.history("chain")
     assert (rollout.outcome, rollout.version) == ("serving", champion.version)
 
