@@ -29,8 +29,10 @@ from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.gpu_watch import GpuWatch
+from weighbridge.tasks.harness import lm_eval
 from weighbridge.tasks.left_out import left_out
 from weighbridge.tasks.measurement import Candidate, Measurement
+from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.reference_distributions import reference_distributions
 from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.slices import slices_of
@@ -133,6 +135,7 @@ class CandidateBenchmark:
             scores = {
                 split: questions.score(of_split, unreached) for split, of_split in answers.items()
             }
+            harness = self._harness(running.url, unreached)
             counted = {
                 split: count(of_split, self.metrics.answers) for split, of_split in answers.items()
             }
@@ -142,7 +145,7 @@ class CandidateBenchmark:
             logger.warning("%s: %s", self.candidate.label, gap)
         return Measurement(
             candidate=self.candidate.model_copy(update={"engine": tuned}),
-            scores=scores["validation"],
+            scores={**scores["validation"], **harness},
             test_scores=scores["test"],
             predictions=questions.keep(answers, scores, counted, self.workspace.store),
             faults={split: of_split.scores for split, of_split in counted.items()},
@@ -188,6 +191,19 @@ class CandidateBenchmark:
                     f"the engine died. Its log ends:\n{running.process.tail()}\n",
                     f"whole log: {output}",
                 ) from exc
+
+    def _harness(self, url: str, unreached: dict[str, str]) -> dict[str, Score]:
+        """Return the scores of the harness's tasks; none, with the reason, where it fails."""
+        if self.metrics.lm_eval is None:
+            return {}
+        drawn = self.candidate.engine.sampling()
+        try:
+            return lm_eval.harness_scores(
+                url, self.metrics.lm_eval, drawn, self.streams, self.workspace
+            )
+        except Unavailable as exc:
+            unreached[lm_eval.LABEL] = str(exc)
+            return {}
 
     def _context(self, running: Running, args: EngineArgs) -> int | None:
         """Return the context that a request has, and say so: options may divide it by slots."""

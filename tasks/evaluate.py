@@ -23,6 +23,7 @@ from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import Row, Split, content
 from weighbridge.tasks.encoding import encode, load_tokenizer, mean_tokens
 from weighbridge.tasks.evaluation_rows import evaluation_rows
+from weighbridge.tasks.harness.args import HarnessArgs
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs, NllArgs
 from weighbridge.tasks.scoring import needs_logprobs, of_one_model, score_rows, worse_by
@@ -53,6 +54,9 @@ class EvaluateArgs(BaseModel):
         description="How much better than the base the fine-tuned model must at least be on "
         "`gate`, in its unit; "
         "below 0: how much worse it may be.",
+    )
+    lm_eval: HarnessArgs | None = Field(
+        None, description="Tasks of lm-evaluation-harness; they score candidates alone."
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
     answers: AnswerArgs = Field(

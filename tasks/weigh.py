@@ -21,6 +21,7 @@ from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class, e
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.costs import with_cost
 from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.harness import lm_eval
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.metrics.base import Checks, load_metric
 from weighbridge.tasks.scoring import tokens_compared
@@ -175,7 +176,11 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Return everything a measurement depends on, machine and engine's build included."""
     engine = engine_for(candidate.engine)
-    compared = {"reference": reference} if reference and tokens_compared(metrics.metrics) else {}
+    compared: dict[str, Any] = {}
+    if reference and tokens_compared(metrics.metrics):
+        compared["reference"] = reference
+    if metrics.lm_eval:
+        compared["lm_eval"] = lm_eval.identity(metrics.lm_eval, workspace)
     settings = args.model_dump(exclude=NO_PART)
     return {
         "artifact": candidate.variant.artifact,
@@ -266,9 +271,10 @@ def _recorded(candidate: Candidate) -> Path | None:
 
 def is_whole(measurement: Measurement, metrics: EvaluateArgs) -> bool:
     """Whether nothing is missing that another try may bring: an engine that failed, a judge that
-    did not answer.
+    did not answer, tasks whose data could not be fetched.
     """
     asked = [args.label() for args in metrics.metrics if load_metric(args.kind).uses == "questions"]
+    asked.append(lm_eval.LABEL)
     return not measurement.failure and not any(label in measurement.uncounted for label in asked)
 
 

@@ -15,18 +15,20 @@ from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.serving import llama_cpp_native
 from weighbridge.serving.engines.base import engine_class
+from weighbridge.tasks.harness import lm_eval
 from weighbridge.tasks.optimizers.base import load_optimizer
 
 
 def locks() -> Iterator[Path]:
-    """Yield the locks of engines that run on a processor, of optimizers and of stand-ins.
+    """Yield the locks of engines that run on a processor, of optimizers, of stand-ins and of the
+    harness.
 
     llama.cpp's and those of optimizers come first: most of the tests that begin need them.
     """
     engines = [engine_class(name).locks.get("cpu") for name in plugins.names("engine")]
     optimizers = [load_optimizer(name).lock for name in plugins.names("optimizer")]
     first = [lock for lock in (*engines[:1], *optimizers) if lock]
-    yield from dict.fromkeys([*first, *filter(None, engines), swift.LOCK])
+    yield from dict.fromkeys([*first, *filter(None, engines), swift.LOCK, lm_eval.LOCK])
 
 
 def main() -> None:

@@ -25,8 +25,10 @@ from weighbridge.tasks import candidate_benchmark
 from weighbridge.tasks.candidate_benchmark import CandidateBenchmark
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.evaluate import EvaluateArgs
+from weighbridge.tasks.harness import lm_eval
 from weighbridge.tasks.measurement import Candidate, Measurement, Variant
 from weighbridge.tasks.metrics import judge
+from weighbridge.tasks.metrics.intervals import mean_score
 from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.limits import Limits
@@ -367,9 +369,13 @@ def test_a_judge_that_does_not_answer_leaves_a_measurement_that_is_tried_again(
 ) -> None:
     monkeypatch.setattr(judge, "WAIT", 0.0)
     asked = {"kind": "judge", "url": "http://127.0.0.1:1/v1", "model": "m"}
-    metrics = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}, asked]})
+    metrics = EvaluateArgs.model_validate(
+        {"metrics": [{"kind": "exact_match"}, asked], "lm_eval": {"tasks": ["doubled"]}}
+    )
+    double = mean_score([1.0, 0.0])
+    monkeypatch.setattr(lm_eval, "harness_scores", lambda *_: {"doubled.exact_match": double})
     (measured,) = weigh([variant()], data, metrics, args(), workspace).measurements
-    assert set(measured.scores) == {"exact_match"}
+    assert set(measured.scores) == {"exact_match", "doubled.exact_match"}
     assert "asking the judge" in measured.uncounted["judge"]
     assert any(said.startswith("without judge: asking the judge") for said in measured.left_out)
     assert not is_whole(measured, metrics)
