@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import pytest
 import yaml
 
 from tests.conftest import MACHINE_CACHE
-from tests.flows.chain import ROOT, command, recipe, weighbridge, write, write_data
+from tests.flows.chain import recipe, weighbridge, write, write_data
+from tests.flows.warm_command import WarmCommand
 from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -31,13 +33,27 @@ from weighbridge.serving.targets.local import LocalRevision
 from weighbridge.tasks.search.visits import read_grid
 
 pytestmark = pytest.mark.slow
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[WarmCommand]:
+    """What the commands begin as copies of that are not run as a user does."""
+    with WarmCommand() as command:
+        yield command
+
+
+@pytest.fixture
+def warm(origin: WarmCommand, tmp_path: Path) -> Run:
+    """The command, run to its end by a process whose libraries are imported."""
+    return partial(origin.run, folder=tmp_path)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_serving(tmp_path: Path) -> Iterator[None]:
+def _nothing_left_serving(tmp_path: Path, warm: Run) -> Iterator[None]:
     yield
     if Settings().home.is_relative_to(tmp_path):  # not the first run's, which others go on from
-        weighbridge("down")
+        warm("down")
     assert_nothing_runs(tmp_path)
 
 
@@ -222,9 +238,11 @@ def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_ad
     assert target["serving"]["version"] == target["wish"] == champion.version
 
 
-def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(there: FirstRun) -> None:
+def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(
+    there: FirstRun, warm: Run
+) -> None:
     before = roles()
-    done = weighbridge("run", "--replay", "chain@champion", "--json")
+    done = warm("run", "--replay", "chain@champion", "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     figures = {row["figure"]: row for row in json.loads(done.stdout)["figures"]}
     made = ("base", "adapter", "merged")
@@ -234,13 +252,13 @@ def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(there: F
     assert "requests/s at concurrency 2" in figures
     assert roles() == before
     assert len(Registry.connect(Settings()).history("chain")) == 1
-    refused = weighbridge("run", "--replay", "chain@1")
+    refused = warm("run", "--replay", "chain@1")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: replaying chain 1: it was never weighed")
 
 
 def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
-    small: Path, tmp_path: Path
+    small: Path, tmp_path: Path, origin: WarmCommand, warm: Run
 ) -> None:
     points: dict[str, Callable[[str], bool]] = {
         "download": lambda said: any(tmp_path.glob("home/store/blobs/*/*")),
@@ -252,48 +270,43 @@ def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
         "package": lambda said: any(tmp_path.glob("bentoml/tmp/weighbridge-*/home/models")),
     }
     said = {
-        stage: _killed_at(reached, small, tmp_path / f"{stage}.log")
+        stage: _killed_at(reached, small, tmp_path / f"killed in {stage}", origin)
         for stage, reached in points.items()
     }
     for stage, words in said.items():
         assert stage not in stages(words), words
     assert "going on after checkpoint-4" in said["optimize"]
-    done = weighbridge("run", small)
+    done = warm("run", small)
     assert done.returncode == 0, done.stderr + done.stdout
     assert roles() == ["adapter", "base", "merged", "variant", "variant"]
     assert stages(done.stdout)["weigh"].startswith("reused: ")
     assert httpx.get(f"{address(small)}/health").status_code == 200
 
 
-def _killed_at(reached: Callable[[str], bool], path: Path, log: Path) -> str:
+def _killed_at(
+    reached: Callable[[str], bool], path: Path, folder: Path, origin: WarmCommand
+) -> str:
     """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or
     by its files.
     """
-    with (
-        log.open("w") as stream,
-        subprocess.Popen(
-            command("run", path),
-            cwd=ROOT,
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
-        ) as process,
-    ):
-        while not reached(log.read_text()):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    folder.mkdir()
+    log = folder / "log"
+    pid = origin.start("run", path, out=log, err=log)
+    while not reached(log.read_text()):
+        assert psutil.pid_exists(pid), log.read_text()
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    assert origin.wait() == -signal.SIGKILL
     return log.read_text()
 
 
 def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
-    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
     worse = recipe(
         f"file://{tiny_model}", stages_done.data, evaluate__gate="nll", evaluate__min_gain=100.0
     )
-    done = weighbridge("run", write(tmp_path / "worse.yaml", worse))
+    done = warm("run", write(tmp_path / "worse.yaml", worse))
     assert done.returncode == 3
     assert "comparing the fine-tuned model with its base on nll" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -301,7 +314,7 @@ def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
 
 
 def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
-    there: FirstRun, tmp_path: Path, tiny_model: Path
+    there: FirstRun, tmp_path: Path, tiny_model: Path, warm: Run
 ) -> None:
     assert there.done.returncode == 0
     before = Registry.connect(Settings()).champion("chain")
@@ -315,25 +328,25 @@ def test_no_candidate_within_the_limits_exits_3_and_what_serves_goes_on(
             select__max_nll_increase=None,
         ),
     )
-    done = weighbridge("run", strict)
+    done = warm("run", strict)
     assert done.returncode == 3, done.stdout
     assert "no candidate is within the limits" in done.stderr
     assert "tokens/s" in done.stderr
     assert Registry.connect(Settings()).champion("chain") == before
-    (target,) = json.loads(weighbridge("status", "--json").stdout)["targets"]
+    (target,) = json.loads(warm("status", "--json").stdout)["targets"]
     assert target["healthy"]
 
 
 def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
-    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
     waits = recipe(f"file://{tiny_model}", stages_done.data, deploy__promote="never")
-    done = weighbridge("run", write(tmp_path / "waits.yaml", waits))
+    done = warm("run", write(tmp_path / "waits.yaml", waits))
     assert done.returncode == 0, done.stderr
     registry = Registry.connect(Settings())
     assert registry.champion("chain") is None
     assert registry.challenger("chain") is not None
-    assert "nothing serves" in weighbridge("status").stdout
+    assert "nothing serves" in warm("status").stdout
 
 
 def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothing(
@@ -400,14 +413,14 @@ def first_token(options: dict[str, Any]) -> tuple[int, float]:
 
 
 def test_base_and_adapter_win_unmerged_and_serve(
-    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
     variant = {"kind": "gguf", "quantization": "F16", "adapter": True}
     path = write(
         tmp_path / "recipe.yaml",
         recipe(f"file://{tiny_model}", stages_done.data, optimize__variants=[variant]),
     )
-    done = weighbridge("run", path)
+    done = warm("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "winner: llama_cpp/gguf-F16-adapter" in done.stdout
     (applied,) = httpx.get(f"{engine_address()}/lora-adapters").json()
@@ -416,12 +429,12 @@ def test_base_and_adapter_win_unmerged_and_serve(
     assert first_token({}) != first_token({"lora": [{"id": 0, "scale": 0.0}]})
     off = httpx.post(f"{address(path)}/lora-adapters", json=[{"id": 0, "scale": 0.0}])
     assert off.status_code == 404
-    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    asked = warm("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.stdout.strip(), asked.stderr
 
 
 def test_base_and_adapter_on_vllm_win_are_packaged_and_serve(
-    tmp_path: Path, tiny_model: Path, stages_done: FirstRun
+    tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
     """Weights without an adapter are in a Bento of vLLM in serving/engines/test_vllm_server.py."""
     engine = {
@@ -439,19 +452,19 @@ def test_base_and_adapter_on_vllm_win_are_packaged_and_serve(
         weigh__engines=[engine],
     )
     path = write(tmp_path / "recipe.yaml", small)
-    done = weighbridge("run", path)
+    done = warm("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "winner: vllm/adapter" in done.stdout
     [served, *_] = httpx.get(f"{address(path)}/v1/models").json()["data"]
     assert served["owned_by"] == "vllm"
     assert httpx.get(f"{address(path)}/version").status_code == 404
-    asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+    asked = warm("ask", "chain", "order 7", "--max-tokens", "8")
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip()
 
 
 def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
-    stages_done: FirstRun, tmp_path: Path, tiny_model: Path
+    stages_done: FirstRun, tmp_path: Path, tiny_model: Path, warm: Run
 ) -> None:
     document = recipe(
         f"file://{tiny_model}",
@@ -461,7 +474,7 @@ def test_a_finished_model_is_weighed_and_served_without_a_fine_tune(
     )
     del document["evaluate"]["min_gain"]
     path = write(tmp_path / "none.yaml", document)
-    done = weighbridge("run", path)
+    done = warm("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     said = stages(done.stdout)
     assert list(said) == [
