@@ -335,6 +335,9 @@ def test_nothing_is_orphaned(victim: str, served: Served) -> None:
     arbiter, worker, engine = processes
     {"engine": engine, "worker": worker, "arbiter": arbiter}[victim].send_signal(signal.SIGKILL)
     assert ended(processes if victim != "worker" else [worker, engine])
+    # One whose last threads still end is a zombie already, and would be taken for one that serves.
+    if victim != "worker":
+        served.end()
 
 
 def test_an_engine_that_dies_while_loading_is_told_at_once(
