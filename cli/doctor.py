@@ -29,17 +29,19 @@ class Diagnosis:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every environment.")
-def doctor(as_json: bool) -> None:
+@click.option("--store", "read_store", is_flag=True, help="Read the artifact store, 1 s per GB.")
+def doctor(as_json: bool, read_store: bool) -> None:
     """Say what is missing on this machine, and how to get it."""
     settings = Settings()
     environments = list(_environments(settings))
+    stored = [_stored(settings)] if read_store else []
     if as_json:
-        findings = [*_disks(settings), *environments, *_programs()]
+        findings = [*_disks(settings), *stored, *environments, *_programs()]
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
     from weighbridge.cli.terminal import table
 
-    findings = [*_disks(settings), *_together(environments), *_programs()]
+    findings = [*_disks(settings), *stored, *_together(environments), *_programs()]
     table(["", "what", "state", "how to get it"], [_row(finding) for finding in findings])
 
 
@@ -60,6 +62,30 @@ def _disks(settings: Settings) -> Iterator[Diagnosis]:
         remedy = "" if enough else "make room, or move it: WEIGHBRIDGE_HOME, WEIGHBRIDGE_CACHE"
         state = f"{free:.0f} GiB free at {folder}"
         yield Diagnosis(f"disk for {label}", state, enough, remedy)
+
+
+def _stored(settings: Settings) -> Diagnosis:
+    """Read every file of the artifact store, and say what is damaged."""
+    from weighbridge.core.progress import track
+    from weighbridge.core.store import Store
+
+    store = Store(settings.home / "store")
+    damaged, blobs = set(), store.blobs()
+    with track("reading", len(blobs), "files") as update:
+        for done, blob in enumerate(blobs, 1):
+            if store.is_damaged(blob):
+                damaged.add(blob.name)
+            update(done)
+    if not damaged:
+        return Diagnosis("store", f"{len(blobs)} files, all whole", ok=True)
+    artifacts = [
+        digest.removeprefix("sha256:")[:12]
+        for digest in store.digests()
+        if any(file.sha256 in damaged for file in store.files(digest))
+    ]
+    state = f"{len(damaged)} of {len(blobs)} files damaged, of {', '.join(artifacts) or 'none'}"
+    remedy = "run the recipes again: what is damaged is fetched or made again, and serves nowhere"
+    return Diagnosis("store", state, ok=False, remedy=remedy)
 
 
 def _environments(settings: Settings) -> Iterator[Diagnosis]:

@@ -9,7 +9,8 @@
 
 An artifact that is not here is fetched from the shared store, where there is one.
 Every stored file is dated to the same second; one that bears another date was touched, and is
-hashed again before it is believed.
+hashed again before it is believed. Damage that leaves size and date as they were is seen only by
+reading: `damaged` does, and dates what it finds, so that nobody believes it any more.
 """
 
 import hashlib
@@ -63,6 +64,18 @@ def _is_whole(path: Path, file: File) -> bool:
     if status.st_size != file.size:
         return False
     return status.st_mtime_ns == UNTOUCHED or sha256_of(path) == file.sha256
+
+
+def _is_damaged(path: Path, sha256: str) -> bool:
+    """Whether a file has other content; one that has is dated, so that it is not believed again."""
+    try:
+        if sha256_of(path) == sha256:
+            return False
+        os.utime(path)
+    # Gone, unreadable where its disk is broken, or another's file that bears the date it has.
+    except OSError:
+        pass
+    return True
 
 
 def _publish(scratch: Path, final: Path) -> None:
@@ -222,6 +235,28 @@ class Store:
         if self._manifest(artifact.digest).exists():
             self.shared.pull(artifact.digest, self)
         return True
+
+    def damaged(self, digest: str) -> list[str]:
+        """Read every byte of an artifact, whatever its files' dates say: about a second per GB.
+
+        Returns:
+            The paths of those of its files that are damaged or gone.
+
+        Raises:
+            Unavailable: it is not in this store.
+        """
+        folder = self.folder(digest)
+        return [
+            file.path for file in self.files(digest) if _is_damaged(folder / file.path, file.sha256)
+        ]
+
+    def blobs(self) -> list[Path]:
+        """Return every stored file, each named by its content."""
+        return sorted((self.root / "blobs").glob("*/*"))
+
+    def is_damaged(self, blob: Path) -> bool:
+        """Read a stored file, whatever its date says; return whether its content is another."""
+        return _is_damaged(blob, blob.name)
 
     def digests(self) -> list[str]:
         """Return the digest of every artifact that is stored."""

@@ -227,8 +227,13 @@ def _sha256(path: Path, changed: int) -> str:
     return sha256_of(path)
 
 
-def is_whole(tag: str, candidate: BentoCandidate) -> bool:
-    """Whether BentoML's store has a Bento, and the very model that it was built with."""
+def is_whole(tag: str, candidate: BentoCandidate, *, read_again: bool = False) -> bool:
+    """Whether BentoML's store has a Bento, and the very model that it was built with.
+
+    With `read_again` files are read again whose dates say that they have not changed.
+    """
+    if read_again:
+        _sha256.cache_clear()
     name, _, version = candidate.model.partition(":")
     model = model_folder(name, version)
     # A model's version is the beginning of its digest, see `Contents`.

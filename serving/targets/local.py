@@ -214,9 +214,12 @@ class Local(Target[LocalArgs, LocalRevision]):
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:
-        """Run it beside whatever runs, with no traffic. Raises Unavailable, where it is damaged."""
+        """Run it beside whatever runs, with no traffic. Raises Unavailable, where it is damaged.
+
+        Every byte of it is read before, about a second per GB; the engine then finds it in memory.
+        """
         # Also of a version that was served before: its files may have been damaged since then.
-        folder = _bento_folder(revision.release, self.home)
+        folder = _bento_folder(revision.release, self.home, read_again=True)
         supervisord = self._supervisor
         supervisord.ensure()
         # Before it is started: its log must be read from where it ended until now.
@@ -394,8 +397,13 @@ def _model_names(candidate: BentoCandidate, name: str) -> tuple[str, ...]:
     return tuple(sorted(plugin(engine.called(name)).model_names()))
 
 
-def _bento_folder(release: Release, home: Path) -> Path:
+def _bento_folder(release: Release, home: Path, *, read_again: bool = False) -> Path:
     """Return the Bento to run: exported in the artifact store, or else in BentoML's store.
+
+    Args:
+        release: what it was built for.
+        home: of the installation.
+        read_again: whether files are read whose dates say that they have not changed.
 
     Raises:
         Unavailable: it is whole in neither.
@@ -404,6 +412,8 @@ def _bento_folder(release: Release, home: Path) -> Path:
     with contextlib.suppress(Unavailable):
         files = store.files(release.digest)
         wrong = "the Bento is damaged"
+        if read_again and (damaged := store.damaged(release.digest)):
+            logger.warning("%s: damaged in the store: %s", release.bento, ", ".join(damaged))
         # Links to damaged files would be as damaged: `assemble` refuses them.
         artifact = store.assemble(files, "bento")
         if any(file.path == "bento.yaml" for file in files):
@@ -411,7 +421,8 @@ def _bento_folder(release: Release, home: Path) -> Path:
     folder = bento.folder_of(release.bento)
     # Its model are links to the store's files, as a rule.
     if (folder / "bento.yaml").exists():
-        if bento.is_whole(release.bento, bento_process.candidate_of(folder)):
+        candidate = bento_process.candidate_of(folder)
+        if bento.is_whole(release.bento, candidate, read_again=read_again):
             return folder
         wrong = "the model of the Bento is damaged"
     raise Unavailable(f"deploying {release.bento}", wrong, "run the recipe again to package it")

@@ -1,11 +1,13 @@
 """The command line: help, exit codes, one line for every error."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,6 +17,8 @@ from weighbridge.cli.doctor import doctor
 from weighbridge.cli.main import LazyGroup, main
 from weighbridge.cli.references import model_and_version
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
+from weighbridge.core.settings import Settings
+from weighbridge.core.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -157,6 +161,29 @@ def test_doctor_says_of_what_is_missing_that_it_is_and_fits_a_screen(
     assert engines.startswith("missing")
     every_one = json.loads(CliRunner().invoke(doctor, ["--json"]).output)
     assert "engine llama_cpp, cpu" in [finding["what"] for finding in every_one]
+
+
+def test_doctor_reads_the_store_where_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = Store(Settings().home / "store")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "weights").write_text("weights")
+    artifact = store.add(tmp_path / "files", "gguf")
+
+    def told(*options: str) -> dict[str, Any]:
+        found = json.loads(CliRunner().invoke(doctor, ["--json", *options]).output)
+        return {finding["what"]: finding for finding in found}
+
+    assert "store" not in told()
+    assert told("--store")["store"]["state"] == "1 files, all whole"
+    status = (artifact.path / "weights").stat()
+    (artifact.path / "weights").chmod(0o644)
+    (artifact.path / "weights").write_text("WEIGHTS")
+    os.utime(artifact.path / "weights", ns=(status.st_atime_ns, status.st_mtime_ns))
+    damaged = told("--store")["store"]
+    assert not damaged["ok"]
+    assert damaged["state"] == f"1 of 1 files damaged, of {artifact.short}"
 
 
 def test_init_writes_a_recipe_that_loads_and_never_overwrites(tmp_path: Path) -> None:

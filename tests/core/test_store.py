@@ -1,5 +1,6 @@
 """The artifact store: whole or not there, named by content."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,25 @@ def test_removing_keeps_what_others_link_to(store: Store, tmp_path: Path) -> Non
     assert store.is_whole(second)
     with pytest.raises(Unavailable, match="not in the store"):
         store.files(first.digest)
+
+
+def test_damage_that_leaves_size_and_date_is_seen_by_reading_and_remembered(
+    store: Store, tmp_path: Path
+) -> None:
+    artifact = store.add(folder(tmp_path, a="content", b="other"), "jsonl", adopt=False)
+    victim = artifact.path / "a"
+    status = victim.stat()
+    victim.chmod(0o644)
+    victim.write_text("CONTENT")
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.is_whole(artifact), "its date says so"
+    assert store.damaged(artifact.digest) == ["a"]
+    assert not store.is_whole(artifact)
+    [digest] = [file.sha256 for file in store.files(artifact.digest) if file.path == "a"]
+    assert [blob.name for blob in store.blobs() if store.is_damaged(blob)] == [digest]
+    again = store.add(folder(tmp_path, a="content", b="other"), "jsonl", adopt=False)
+    assert store.damaged(again.digest) == []
+    assert not any(map(store.is_damaged, store.blobs()))
 
 
 def test_what_is_damaged_is_not_put_together_again_out_of_the_same_damage(

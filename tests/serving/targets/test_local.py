@@ -177,11 +177,15 @@ def test_a_bento_that_is_nowhere_is_told(target: Local) -> None:
         target.prepare(release, ())
 
 
+@pytest.mark.parametrize("dated", [True, False])
 @pytest.mark.parametrize("exported", [True, False])
 def test_a_bento_whose_weights_are_damaged_never_serves(
-    target: Local, home: Path, tmp_path: Path, exported: bool
+    target: Local, home: Path, tmp_path: Path, exported: bool, dated: bool
 ) -> None:
-    """The exported Bento and BentoML's own store hold links to one file of weights."""
+    """The exported Bento and BentoML's own store hold links to one file of weights.
+
+    Where its date does not tell, a look costs no reading; a start does.
+    """
     store = Store(home / "store")
     write(tmp_path / "model" / "model.gguf", "weights")
     model = store.add(tmp_path / "model", "gguf")
@@ -215,10 +219,14 @@ def test_a_bento_whose_weights_are_damaged_never_serves(
         health="/health",
     )
 
-    (model.path / "model.gguf").chmod(0o644)
-    (model.path / "model.gguf").write_text("WEIGHTS")
-    assert not target.has(release)
-    for serve in (lambda: target.prepare(release, ()), lambda: target.start(revision)):
+    weights = model.path / "model.gguf"
+    status = weights.stat()
+    weights.chmod(0o644)
+    weights.write_text("WEIGHTS")
+    if not dated:
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert target.has(release) is not dated
+    for serve in (lambda: target.start(revision), lambda: target.prepare(release, ())):
         with pytest.raises(Unavailable, match="is damaged; run the recipe again to package it"):
             serve()
 
