@@ -1,9 +1,11 @@
 """GGUF: refused early where it cannot work, faithful where it does, the same bytes each time."""
 
+import itertools
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from tests import adapters
 from tests.tasks.optimizers.pre_tokenizers import BYTES, bpe, split
 from tests.tasks.optimizers.rows import write_rows
+from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gguf_header import read_header
@@ -24,7 +27,7 @@ from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
-from weighbridge.tasks.optimizers import gguf_checks
+from weighbridge.tasks.optimizers import gguf_checks, gguf_conversion
 from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 from weighbridge.tasks.optimizers.gguf_conversion import SCRIPTS
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
@@ -392,3 +395,27 @@ def test_a_cut_off_gguf_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="ends in the middle"):
         read_header(tmp_path / "model.gguf")
+
+
+def test_an_importance_matrix_is_made_by_every_core_and_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module: str = "weighbridge.tasks.optimizers.gguf_conversion"
+    asked: dict[str, Any] = {}
+    model = Artifact(digest="sha256:x", format="safetensors", path=tmp_path, size=1, origin={})
+
+    def run(command: list[str], doing: str, **options: Any) -> None:
+        words = list(map(str, command))
+        asked.update(dict(itertools.pairwise(words)), progress=options["part_done"])
+
+    monkeypatch.setattr(f"{module}.cores", lambda: 7)
+    monkeypatch.setattr(f"{module}._tool", lambda *_: Path("llama-imatrix"))
+    monkeypatch.setattr(f"{module}.PROGRAM", SimpleNamespace(run=run))
+    monkeypatch.setattr(f"{module}.read_rows", lambda *_: ["row"] * 9)
+    monkeypatch.setattr(f"{module}.proof.text_of", lambda *_: "text")
+    monkeypatch.setattr(
+        f"{module}.load_tokenizer", lambda _: lambda *_, **__: {"input_ids": range(100 * 512)}
+    )
+    assert gguf_conversion._calibrate(model, model, 8, tmp_path, tmp_path) == 8
+    assert (asked["-t"], asked["--output-frequency"]) == ("7", "2")
+    assert asked["progress"]("stored collected data after 50 chunks in x") == 0.5
