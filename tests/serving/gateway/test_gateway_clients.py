@@ -1,7 +1,9 @@
 """The gateway, with a real haproxy: which version answers whom, who waits, and who is let in."""
 
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -205,6 +207,30 @@ def test_tls_with_a_certificate_that_is_renewed(
     assert ask_over_tls(port, second) == "7", "what could be used last"
     until(lambda: entries(gateway))
     assert entries(gateway)[0]["target"] == "demo"
+
+
+def test_a_target_that_serves_changes_to_https_and_back_and_a_stream_under_way_ends_whole(
+    gateway: Gateway, two: list[Upstream], tmp_path: Path
+) -> None:
+    port, pem = free_port(), write_certificate(tmp_path / "shop.pem", "shop.example")
+    gateway.apply(plain := front(port, two[0]))
+    url = f"http://127.0.0.1:{port}/stream"
+    with httpx.stream("POST", url, json={}, trust_env=False, timeout=20) as stream:
+        pieces = stream.iter_text()
+        beginning = next(pieces)
+        gateway.apply(front(port, two[0], tls=str(pem)))
+        assert ask_over_tls(port, pem) == "7"
+        with pytest.raises(httpx.HTTPError):
+            ask(port)
+        assert (beginning + "".join(pieces)).endswith("data: [DONE]\n\n")
+    # A haproxy that was killed comes back as it was told last.
+    os.kill(master_of(gateway), signal.SIGKILL)
+    until(gateway.answers, 20)
+    assert ask_over_tls(port, pem) == "7"
+    gateway.apply(plain)
+    assert ask(port).json()["by"] == "7"
+    with pytest.raises(Unavailable):
+        ask_over_tls(port, pem)
 
 
 def test_a_key_that_is_removed_opens_nothing_more_and_no_connection_is_lost(
