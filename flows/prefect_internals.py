@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from weighbridge.flows.prefect_logs import logs_on_pages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 STARTUP_TIMEOUT = 120.0
 IDLE_POLL = 2.0
@@ -213,6 +215,36 @@ def read_settings_again() -> None:
         # A command of ours imports Prefect once its variables are set; only a program that imported
         # Prefect before it called us goes on with the settings it had.
         warn_name_is_gone("prefect", exc)
+
+
+def writers_wait() -> None:
+    """Have a server on SQLite wait where another write is under way, instead of answering 503.
+
+    Prefect begins to write where it has read, with a look at the database that is out of date once
+    somebody else has written: SQLite refuses that at once, however long it may wait. A transaction
+    that takes its turn before it reads waits for it. Whatever else reads meanwhile goes on.
+    """
+    from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
+
+    # AttributeError where it is gone: assigned alone, the server would go on as before.
+    del AioSqliteConfiguration.begin_transaction
+
+    @contextlib.asynccontextmanager
+    async def begin_transaction(
+        self: Any, session: "AsyncSession", with_for_update: bool = False
+    ) -> AsyncIterator["AsyncSessionTransaction"]:
+        token = SQLITE_BEGIN_MODE.set("IMMEDIATE")
+        try:
+            async with session.begin() as transaction:
+                await session.connection()
+                # Of a second session within this block: it must not wait for the first one.
+                SQLITE_BEGIN_MODE.set("DEFERRED")
+                yield transaction
+        finally:
+            SQLITE_BEGIN_MODE.reset(token)
+
+    unchecked: Any = AioSqliteConfiguration
+    unchecked.begin_transaction = begin_transaction
 
 
 def poll_seldom() -> None:

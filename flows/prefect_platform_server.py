@@ -21,6 +21,7 @@ def main() -> None:
     if Settings().fast_start:
         try:
             prefect_internals.poll_seldom()
+            prefect_internals.writers_wait()
         except NAME_IS_GONE as exc:
             warn_name_is_gone("prefect", exc)
     from prefect.server.api.server import create_app

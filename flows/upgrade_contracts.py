@@ -61,6 +61,7 @@ def the_names_inside_prefect_are_there() -> None:
     settings = Settings()
     (settings.home / "prefect").mkdir(parents=True)
     prefect_internals.poll_seldom()
+    prefect_internals.writers_wait()
     with (
         contextlib.closing(socket.create_server((HOST, 0))) as listener,
         server_inside(settings, listener),
