@@ -27,28 +27,33 @@ def print_whole_report(report: "Page") -> None:
     if report.rows:
         _heading("Candidates")
         _candidates(report)
+    _answers(report)
+    _titled("What the engines took", report.engines)
+    _decision(report)
+    for section in report.sections:
+        _section(section)
+    _verdict(report)
+
+
+def _answers(report: "Page") -> None:
+    """Print what is told of the answers: scores, where two models differ, faults, slices."""
     if report.before_after:
-        _heading(report.before_after_title)
-        _rows(report.before_after)
+        _titled(report.before_after_title, report.before_after)
     if report.differing:
         said, examples = report.differing
         _heading("Where finalist and champion differ")
         sentence(said)
         _rows(examples)
     if report.faults:
-        _heading("Faults of answers")
-        _rows(report.faults)
+        _titled("Faults of answers", report.faults)
         sentence(report.faults_mean)
         terminal.console.print()
-    if report.slices:
-        _heading("By slice")
-        _rows(report.slices)
-    if report.engines:
-        _heading("What the engines took")
-        _rows(report.engines)
-    if report.evidence:
-        _heading("What decided")
-        _rows([_rule(row) for row in report.evidence])
+    _titled("By slice", report.slices)
+
+
+def _decision(report: "Page") -> None:
+    """Print the verdict on each rule, and what would change the decision."""
+    _titled("What decided", [_rule(row) for row in report.evidence])
     if report.proved:
         sentence(report.proved)
         terminal.console.print()
@@ -57,9 +62,6 @@ def print_whole_report(report: "Page") -> None:
         for change in report.changes:
             sentence(change)
         terminal.console.print()
-    for section in report.sections:
-        _section(section)
-    _verdict(report)
 
 
 def _candidates(report: "Page") -> None:
@@ -118,6 +120,12 @@ def _section(section: "Section") -> None:
 
 def _heading(title: str) -> None:
     terminal.console.print(title, style="bold", markup=False)
+
+
+def _titled(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    if rows:
+        _heading(title)
+        _rows(rows)
 
 
 def _rows(rows: Sequence[Mapping[str, str]]) -> None:

@@ -161,12 +161,12 @@ def _where_to_look(settings: "Settings", model: str, prefect_api: str | None) ->
 def _mlflow_page(settings: "Settings", model: str) -> str:
     """Return the page of a model; where no server runs, the command that brings one up."""
     from weighbridge.core import service_addresses
-    from weighbridge.registry.mlflow_errors import without_secrets
+    from weighbridge.registry.mlflow_errors import without_login
 
     uri, ports = settings.tracking_uri, service_addresses.read(settings.home)
     if uri.startswith("http"):
         # A browser asks for the login.
-        return f"{without_secrets(uri).replace('***@', '').rstrip('/')}/#/models/{model}"
+        return f"{without_login(uri).rstrip('/')}/#/models/{model}"
     if ports and service_addresses.answers(f"{ports.url('mlflow')}/health"):
         return f"{ports.url('mlflow')}/#/models/{model}"
     uri = settings.mlflow_uri()

@@ -12,6 +12,7 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.settings import Settings
 from weighbridge.flows.cached_stages import lineage_of, winner_of
 from weighbridge.registry import Version
+from weighbridge.registry.mlflow_errors import without_login
 from weighbridge.tasks.costs import cost_facts
 from weighbridge.tasks.download import Downloaded
 from weighbridge.tasks.evaluate import Evaluated
@@ -98,15 +99,11 @@ def own_command(settings: Settings) -> str:
     """Return how a new shell calls this very program on this home: without what the present one has
     on its PATH and in its environment.
     """
-    from weighbridge.registry.mlflow_errors import without_secrets
-
     program = Path(sys.executable).with_name("weighbridge")
     called = [str(program)] if program.exists() else [sys.executable, "-m", "weighbridge.cli.main"]
-    # A login is not written down: whoever repeats it has one.
-    uri = without_secrets(settings.tracking_uri).replace("***@", "")
     differing = {
         "WEIGHBRIDGE_HOME": str(settings.home) if _is_elsewhere(settings.home) else "",
-        "WEIGHBRIDGE_TRACKING_URI": uri,
+        "WEIGHBRIDGE_TRACKING_URI": without_login(settings.tracking_uri),
     }
     words = [f"{name}={shlex.quote(value)}" for name, value in differing.items() if value]
     return " ".join([*words, *map(shlex.quote, called)])

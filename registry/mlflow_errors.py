@@ -35,3 +35,8 @@ def one_line(exc: BaseException) -> str:
 def without_secrets(uri: str) -> str:
     """Return a URI without the password in it, nor the options after its path."""
     return re.sub(_LOGIN, "://***@", uri).partition("?")[0]
+
+
+def without_login(uri: str) -> str:
+    """Return a URI with nobody's name and password in it: whoever opens it has their own."""
+    return without_secrets(uri).replace("***@", "")
