@@ -64,6 +64,13 @@ def test_nobody_there_is_one_line() -> None:
     assert "\n" not in str(gone.value)
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:9", "localhost", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_one_line(url: str) -> None:
+    with pytest.raises(Unavailable, match="begin it with http:// or https://") as stop:
+        Client(url).ask(CHAT)
+    assert "\n" not in str(stop.value)
+
+
 def test_headers_go_with_every_request() -> None:
     headers = {"X-Weighbridge-Version": "7"}
     with serve() as server:
