@@ -9,20 +9,41 @@ from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from weighbridge.core.pruning import Pruned
+    from weighbridge.core.shared_pruning import SharedHolding
     from weighbridge.rollout.pruning import Holding
 
 
 @click.command()
 @click.option("--yes", "for_real", is_flag=True, help="Remove it; else it is only said.")
+@click.option(
+    "--shared",
+    "of_shared",
+    is_flag=True,
+    help="Of the store that homes share (WEIGHBRIDGE_STORE), and not of this home.",
+)
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=1),
+    default=30.0,
+    show_default=True,
+    help="With --shared: days since it was written.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def prune(for_real: bool, as_json: bool) -> None:
+def prune(for_real: bool, of_shared: bool, days: float, as_json: bool) -> None:
     """Say what takes room, why it stays, and what nothing needs; with --yes, remove the latter.
 
     Kept are versions that have an alias, serve, can be rolled back to, are in a ledger or belong to
     the last release, with what they were made of, their Bentos and the answers they are probed
     with. A version that is not kept loses its files, and keeps its figures and lineage in MLflow.
     Environments that no lock names and nothing that serves runs in go as well.
+
+    Of the shared store, artifacts that a version of this MLflow needs are kept, and whatever was
+    written in the last days: other homes may go on from there.
     """
+    if of_shared:
+        _prune_shared(days, for_real=for_real, as_json=as_json)
+        return
     from weighbridge.core.pruning import prune_environments
     from weighbridge.registry import Registry
     from weighbridge.rollout import pruning
@@ -45,7 +66,29 @@ def prune(for_real: bool, as_json: bool) -> None:
     _show(rows, freed, for_real=for_real)
 
 
-def _plain(holding: "Holding") -> dict[str, Any]:
+def _prune_shared(days: float, *, for_real: bool, as_json: bool) -> None:
+    from weighbridge.core import shared_pruning
+    from weighbridge.core.errors import BadInput
+    from weighbridge.registry import Registry
+    from weighbridge.rollout.pruning import needed_digests
+
+    workspace = Workspace()
+    if workspace.shared is None:
+        remedy = "set WEIGHBRIDGE_STORE=s3://bucket/prefix"
+        raise BadInput("looking at the shared store", "this home shares none", remedy)
+    needed = needed_digests(Registry.connect(workspace.settings), workspace)
+    holdings = shared_pruning.shared_holdings(workspace.shared, needed, days)
+    freed = shared_pruning.freed_by(holdings, workspace.shared)
+    if for_real:
+        shared_pruning.remove(workspace.shared, holdings)
+    rows = [_plain(holding) for holding in holdings]
+    if as_json:
+        click.echo(json.dumps({"removed": for_real, "freed": freed, "items": rows}, indent=2))
+        return
+    _show(rows, freed, for_real=for_real, command="weighbridge prune --shared --yes")
+
+
+def _plain(holding: "Holding | SharedHolding") -> dict[str, Any]:
     return {"what": holding.what, "bytes": holding.bytes, "kept": holding.why or None}
 
 
@@ -54,7 +97,13 @@ def _environment(environment: "Pruned") -> dict[str, Any]:
     return {"what": what, "bytes": environment.bytes, "kept": environment.kept}
 
 
-def _show(rows: list[dict[str, Any]], freed: int, *, for_real: bool) -> None:
+def _show(
+    rows: list[dict[str, Any]],
+    freed: int,
+    *,
+    for_real: bool,
+    command: str = "weighbridge prune --yes",
+) -> None:
     from rich.markup import escape
 
     from weighbridge.cli.terminal import sentence, table
@@ -75,6 +124,6 @@ def _show(rows: list[dict[str, Any]], freed: int, *, for_real: bool) -> None:
     if for_real:
         sentence(f"{human_size(freed)} freed")
     elif freed:
-        sentence(f"{human_size(freed)} would be freed by: weighbridge prune --yes")
+        sentence(f"{human_size(freed)} would be freed by: {command}")
     else:
         sentence("everything is needed")

@@ -7,8 +7,9 @@ own chain.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from weighbridge.core.remote_file import RemoteFile
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 SHA256: Final = "sha256"
 """Name of the user metadata that holds an object's hex digest."""
@@ -32,6 +34,8 @@ URI: Final = re.compile(r"s3://(?P<bucket>[^/\s]+)(/(?P<prefix>.*))?")
 CONNECTIONS: Final = 32
 CHUNK: Final = 1 << 20
 UPLOAD_PART: Final = 16 << 20
+MOST_AT_ONCE: Final = 1000
+"""Objects that S3 removes in one call."""
 Advance = Callable[[int], None]
 """Is told the bytes that were moved since the last call."""
 # An answer to HEAD has no body, so boto3 has the bare status for a code there: "404", "403".
@@ -125,11 +129,19 @@ def _client(
     return client
 
 
-def list_objects(location: S3Location) -> list[RemoteFile]:
+@dataclass(frozen=True)
+class Stored:
+    """An object, and when it was written last, as Unix time."""
+
+    file: RemoteFile
+    written: float
+
+
+def stored_below(location: S3Location) -> list[Stored]:
     """Return every object below the prefix.
 
     Raises:
-        BadInput: there is no such bucket, or nothing is there.
+        BadInput: there is no such bucket, or the credentials are refused.
         Unavailable: the service does not answer.
     """
     client = connect(location)
@@ -137,17 +149,30 @@ def list_objects(location: S3Location) -> list[RemoteFile]:
         pages = client.get_paginator("list_objects_v2").paginate(
             Bucket=location.bucket, Prefix=location.folder
         )
-        files = [
-            RemoteFile(
-                path=entry["Key"].removeprefix(location.folder),
-                size=entry["Size"],
-                version=entry["ETag"],
+        return [
+            Stored(
+                RemoteFile(
+                    path=entry["Key"].removeprefix(location.folder),
+                    size=entry["Size"],
+                    version=entry["ETag"],
+                ),
+                entry["LastModified"].timestamp(),
             )
             for page in pages
             for entry in page.get("Contents", [])
             # Consoles show folders by empty objects with such names.
             if not entry["Key"].endswith("/")
         ]
+
+
+def list_objects(location: S3Location) -> list[RemoteFile]:
+    """Return every object below the prefix.
+
+    Raises:
+        BadInput: there is no such bucket, or nothing is there.
+        Unavailable: the service does not answer.
+    """
+    files = [stored.file for stored in stored_below(location)]
     if not files:
         raise BadInput(
             f"listing {location.uri}", "there is nothing below it", "check bucket and prefix"
@@ -275,6 +300,22 @@ def put(location: S3Location, key: str, content: bytes) -> None:
     """Store a small object."""
     with translated(f"writing s3://{location.bucket}/{key}"):
         connect(location).put_object(Bucket=location.bucket, Key=key, Body=content)
+
+
+def delete(location: S3Location, paths: Sequence[str]) -> None:
+    """Remove objects below the prefix; those that are gone already are no fault."""
+    client = connect(location)
+    with translated(f"removing from {location.uri}"):
+        for start in range(0, len(paths), MOST_AT_ONCE):
+            keys: list[ObjectIdentifierTypeDef] = [
+                {"Key": location.folder + path} for path in paths[start : start + MOST_AT_ONCE]
+            ]
+            answer = client.delete_objects(
+                Bucket=location.bucket, Delete={"Objects": keys, "Quiet": True}
+            )
+            for failed in answer.get("Errors", []):
+                wrong = f"{failed.get('Code')}: {failed.get('Message', '')}"
+                raise BadInput(f"removing {failed.get('Key')} from {location.uri}", wrong)
 
 
 @contextmanager

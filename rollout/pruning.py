@@ -73,6 +73,22 @@ def holdings(registry: Registry, workspace: Workspace) -> list[Holding]:
     return [one if one.why else _unless_used(one, used) for one in found]
 
 
+def needed_digests(registry: Registry, workspace: Workspace) -> dict[str, str]:
+    """Return the artifacts that something known here needs, and what needs each.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    versions = [version for name in registry.names() for version in registry.versions(name)]
+    needs = _needs(versions, registry, workspace)
+    of_versions = {
+        version.digest: needs.versions[version.name, version.version]
+        for version in versions
+        if (version.name, version.version) in needs.versions
+    }
+    return {**of_versions, **needs.digests}
+
+
 def remove(holding: Holding, registry: Registry, workspace: Workspace) -> None:
     """Remove what nothing needs. A removal that breaks off is finished by the next one."""
     if holding.version is not None:
