@@ -17,6 +17,7 @@ from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.package import PackageArgs
 from weighbridge.tasks.scoring import of_one_model
 from weighbridge.tasks.select_args import SelectArgs
+from weighbridge.tasks.selection.proving_rows import is_right_or_wrong
 from weighbridge.tasks.weigh_args import WeighArgs
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -136,6 +137,15 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"select.floor {select.floor:.4g}: {select.metric} lies between {lowest:g} and "
                 f"{highest:g}"
+            )
+        if (
+            select.floor == highest
+            and select.on_doubt == "refuse"
+            and is_right_or_wrong(select.metric, self.evaluate)
+        ):
+            raise ValueError(
+                f"select.floor {highest:g} cannot be shown by any number of rows: give a lower "
+                "one, or `on_doubt: accept`"
             )
         return self
 

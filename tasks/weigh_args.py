@@ -170,6 +170,15 @@ class WeighArgs(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _time_suffices(self) -> Self:
+        if self.max_seconds < self.seconds:
+            raise ValueError(
+                f"max_seconds {self.max_seconds:g} is less than the least time, seconds "
+                f"{self.seconds:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _repeats_suffice(self) -> Self:
         if 0 < self.repeats < FEWEST_REPEATS:
             raise ValueError(

@@ -60,7 +60,15 @@ def check_rows(test: Sequence[Row], args: SelectArgs, metrics: EvaluateArgs) -> 
         BadInput: with the fewest rows that can.
     """
     # Rows of one cluster tell no more than one of them where none differs.
-    apart = len({row.cluster or number for number, row in enumerate(test)})
+    check_count(len({row.cluster or number for number, row in enumerate(test)}), args, metrics)
+
+
+def check_count(apart: int, args: SelectArgs, metrics: EvaluateArgs) -> None:
+    """Do the same of a number of rows, or of clusters where there are some.
+
+    Raises:
+        BadInput: with the fewest that can.
+    """
     rows = min(apart, metrics.limit or apart)
     if args.on_doubt == "accept":
         return

@@ -131,6 +131,16 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ),
         (
             "deploy:",
+            "select: {floor: 1}\ndeploy:",
+            "select.floor 1 cannot be shown by any number of rows",
+        ),
+        (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  max_seconds: 1\n",
+            "max_seconds 1 is less than the least time, seconds 2",
+        ),
+        (
+            "deploy:",
             "select: {max_loss: 0}\ndeploy:",
             "max_loss 0 cannot be shown by any number of rows",
         ),

@@ -1,12 +1,17 @@
 """What a plan says of the data: which margin the test rows can show, and what the limits take."""
 
+from pathlib import Path
 from typing import Any
 
-from tests.flows.chain import recipe
+import pytest
+
+from tests.flows.chain import recipe, write_data
 from tests.tasks.made import load, measured
 from weighbridge.configs.recipe import Recipe
+from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.evidence_forecast import lines, of_speed
+from weighbridge.flows.plan import plan
 from weighbridge.tasks.measurement import Repeat
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.weigh import Weighed
@@ -90,3 +95,18 @@ def test_what_the_repeats_can_show_of_speeds(workspace: Workspace) -> None:
     (line,) = of_speed(repeats, DATA, workspace)
     assert "spreads by 1.4%, as in the last repeats" in line
     assert "where it is 6% faster" in line
+
+
+def test_a_plan_refuses_limits_that_the_rows_of_a_file_here_cannot_show(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    here = f"file://{write_data(tmp_path / 'data')}"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "data" / name).write_text("{}")
+    sources = {"download__model": here, "download__data__source": here}
+    with pytest.raises(BadInput, match=r"6 test rows .* select.max_loss 0.05 takes 73 at least"):
+        plan(asked(**sources), workspace)
+    in_doubt = plan(asked(**sources, select__on_doubt="accept"), workspace)
+    assert in_doubt.stages[0].action == "run"
+    cut_off = plan(asked(**sources, download__data__test=""), workspace)
+    assert cut_off.evidence, "how many rows test will have is only about known"
