@@ -62,6 +62,7 @@ PATIENT: Final = SpeedLimits(ttft=600)
 TIMEOUT: Final = 600.0
 QUICK: Final = (1, 40)
 """Rounds, and requests of a turn."""
+POISSON: Final = "poisson"
 LEAD: Final = 3.0
 """Seconds before the first arrival, in which guidellm's own process begins to send: else the first
 second's requests come late and all at once.
@@ -98,6 +99,8 @@ class Seen:
     tpot_p50: float
     tpot_p95: float
     errors: int
+    lag_p95: float = 0.0
+    """How late the generator itself was, at a rate."""
 
 
 def ours(url: str, load: Load) -> Seen:
@@ -123,6 +126,7 @@ def _seen(figures: LoadFigures) -> Seen:
         tpot_p50=_known(figures.tpot_p50),
         tpot_p95=_known(figures.tpot_p95),
         errors=figures.errors + figures.unfinished,
+        lag_p95=figures.lag_p95 or 0.0,
     )
 
 
@@ -177,6 +181,8 @@ def read(told: dict[str, Any]) -> Seen:
         tpot_p50=tpot["percentiles"]["p50"] / 1000,
         tpot_p95=tpot["percentiles"]["p95"] / 1000,
         errors=made["errored"] + made["incomplete"],
+        # Of a closed loop it says nothing: there is no moment at which a request was to be sent.
+        lag_p95=metrics["request_dispatch_delay"].get("percentiles", {}).get("p95", 0.0),
     )
 
 
@@ -205,7 +211,7 @@ def compare(
         load = Load(f"c{streams}", _prompts(streams, args.requests), streams=streams)
         seen = turns_under(load)["ours"]
         capacity = max(capacity, statistics.median(one.requests_per_second for one in seen))
-    turns_under(Load("poisson", _prompts(0, args.requests), rate=capacity / 2))
+    turns_under(Load(POISSON, _prompts(0, args.requests), rate=capacity / 2))
 
 
 def _prompts(first: int, count: int) -> list[str]:
@@ -213,13 +219,16 @@ def _prompts(first: int, count: int) -> list[str]:
 
 
 def _hold(key: str, turns: dict[str, list[Seen]], figures: Figures) -> None:
-    for name in (field.name for field in fields(Seen) if field.name != "errors"):
+    compared = {field.name for field in fields(Seen)} - {"errors", "lag_p95"}
+    for name in (field.name for field in fields(Seen) if field.name in compared):
         values = {side: [getattr(seen, name) for seen in of] for side, of in turns.items()}
         figures.add_many(f"{key}_{name}", values)
         most = AT_P95 if name.endswith("p95") else AT_MEDIAN
         figures.ratio(f"{key}_{name}", *SIDES, at_least=1 - most, at_most=1 + most)
     for side, of in turns.items():
         figures.add(f"{key}_errors_{side}", sum(seen.errors for seen in of), at_most=0)
+        if key.endswith(POISSON):
+            figures.add(f"{key}_lag_p95_{side}", [seen.lag_p95 for seen in of])
 
 
 def law() -> AbstractContextManager[str]:
