@@ -171,6 +171,8 @@ def read(told: dict[str, Any]) -> Seen:
     """Return what guidellm's output tells, in seconds."""
     (benchmark,) = told["benchmarks"]
     metrics = {name: of["successful"] for name, of in benchmark["metrics"].items() if _is_split(of)}
+    # A closed loop has none: there is no moment at which a request was to be sent.
+    late = metrics.get("request_dispatch_delay", {}).get("percentiles", {})
     ttft, tpot = metrics["time_to_first_token_ms"], metrics["inter_token_latency_ms"]
     made = benchmark["scheduler_metrics"]["requests_made"]
     return Seen(
@@ -181,8 +183,7 @@ def read(told: dict[str, Any]) -> Seen:
         tpot_p50=tpot["percentiles"]["p50"] / 1000,
         tpot_p95=tpot["percentiles"]["p95"] / 1000,
         errors=made["errored"] + made["incomplete"],
-        # Of a closed loop it says nothing: there is no moment at which a request was to be sent.
-        lag_p95=metrics["request_dispatch_delay"].get("percentiles", {}).get("p95", 0.0),
+        lag_p95=late.get("p95", 0.0),
     )
 
 
