@@ -25,6 +25,7 @@ from weighbridge.tasks.candidate_answers import Answers
 from weighbridge.tasks.candidate_prompts import body_of, prompts_of_level, with_own_beginning
 from weighbridge.tasks.candidate_questions import CandidateQuestions, tokenizer_of
 from weighbridge.tasks.candidate_rates import measure_rates, speed_limits
+from weighbridge.tasks.candidate_tuning import Setting, best
 from weighbridge.tasks.context_room import context_for, longest_row
 from weighbridge.tasks.data import Split, read_rows
 from weighbridge.tasks.evaluate import EvaluateArgs
@@ -44,28 +45,6 @@ TUNING_SECONDS: Final = 1.5
 """0.6 seconds told one thread from two by chance on a busy machine."""
 TUNING_MAX_SECONDS: Final = 10.0
 """Enough to see that options are bad; a slow engine with good ones answers a few requests in it."""
-NOISE: Final = 0.03
-"""Part by which two runs of TUNING_SECONDS of the same thing may differ."""
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """One setting of an engine's options, measured briefly."""
-
-    args: EngineArgs
-    tokens_per_second: float = 0.0
-    """Geometric mean over the concurrencies."""
-    ttft_p95: float = 0.0
-    """At the highest concurrency."""
-    problem: str | None = None
-    """Why it could not be measured."""
-
-
-def _near(settings: Sequence[_Setting], noise: float) -> list[_Setting]:
-    """Return those whose speed cannot be told from the highest, fastest first."""
-    fastest = sorted(settings, key=lambda setting: setting.tokens_per_second, reverse=True)
-    slowest = fastest[0].tokens_per_second * (1 - noise)
-    return [setting for setting in fastest if setting.tokens_per_second >= slowest]
 
 
 @dataclass
@@ -290,41 +269,17 @@ class CandidateBenchmark:
             return
         with ExitStack() as stack:
             last, settings = self._measure_settings(stack, options, payloads)
-            winner = self._winner(settings)
+            winner = best(settings, self.candidate)
+            self.tuning += [setting.note(self.candidate.engine) for setting in settings]
             # To start an engine takes longer than all that is asked of it meanwhile.
             if last is None or settings[-1] != winner:
                 stack.close()
                 last = stack.enter_context(self._serve(winner.args))
             yield last, winner.args
 
-    def _winner(self, settings: Sequence[_Setting]) -> _Setting:
-        winner = min(_near(settings, NOISE), key=lambda setting: setting.ttft_p95)
-        if winner.problem is not None:
-            raise Unavailable(f"tuning {self.candidate.label}", winner.problem)
-        self.tuning += [self._note(setting) for setting in settings]
-        logger.info(
-            "%s: of %d settings the best is %s",
-            self.candidate.label,
-            len(settings),
-            ", ".join(f"{name} {value}" for name, value in self._note(winner).items()),
-        )
-        return winner
-
-    def _note(self, setting: _Setting) -> dict[str, int | float | str]:
-        """Return what was tried, as the options that the recipe left open, and its figures."""
-        note: dict[str, int | float | str] = {
-            name: value if isinstance(value, int | float) else str(value)
-            for name, value in setting.args.model_dump().items()
-            if value != getattr(self.candidate.engine, name)
-        }
-        note |= {"tokens_per_second": round(setting.tokens_per_second, 1)}
-        if math.isfinite(setting.ttft_p95):
-            note["ttft_p95"] = round(setting.ttft_p95, 4)
-        return note | ({} if setting.problem is None else {"problem": setting.problem})
-
     def _measure_settings(
         self, stack: ExitStack, options: Sequence[EngineArgs], payloads: Sequence[Payload]
-    ) -> tuple[Running | None, list[_Setting]]:
+    ) -> tuple[Running | None, list[Setting]]:
         """Measure every setting; leave the engine of the last one to the stack."""
         settings, running = [], None
         with track(f"tuning {self.candidate.label}", len(options), "settings") as done:
@@ -337,7 +292,7 @@ class CandidateBenchmark:
 
     def _measure_setting(
         self, stack: ExitStack, args: EngineArgs, payloads: Sequence[Payload]
-    ) -> tuple[_Setting, Running | None]:
+    ) -> tuple[Setting, Running | None]:
         """Measure one setting, at the lowest and at the highest concurrency."""
         levels = self._tuning_levels()
         # From the other end: the engine that stays does not know yet what the load asks first.
@@ -350,13 +305,13 @@ class CandidateBenchmark:
                 )
                 stack.push(attempt.pop_all())
         except Unavailable as exc:
-            return _Setting(args, problem=str(exc)), None
+            return Setting(args, problem=str(exc)), None
         rates = [level.tokens_per_second for level in figures]
         # A geometric mean: ratios count, not the larger figures of the higher concurrencies.
         speed = math.prod(rates) ** (1 / len(rates))
         # Where too few got a first token to know, nothing can be said for it.
         ttft = figures[-1].ttft_p95
-        return _Setting(args, speed, math.inf if ttft is None else ttft), running
+        return Setting(args, speed, math.inf if ttft is None else ttft), running
 
     def load(self, running: Running, payloads: Sequence[Payload]) -> list[LoadFigures]:
         """Measure the speed at every concurrency."""

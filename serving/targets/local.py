@@ -8,7 +8,6 @@ called `<target>@<revision>`.
 """
 
 import contextlib
-import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -24,9 +23,7 @@ from weighbridge.core.field_types import Address
 from weighbridge.core.machine import available_memory
 from weighbridge.core.processes import free_port, memory_of
 from weighbridge.core.settings import Settings
-from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento, bento_process
-from weighbridge.serving.bento_candidate import BentoCandidate
+from weighbridge.serving import bento_process
 from weighbridge.serving.client_requests import OPENAI_OPERATIONS
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.gateway.access_log import AccessLog
@@ -37,8 +34,7 @@ from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.supervised_program import Program, logged_since
 from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
-
-logger = logging.getLogger(__name__)
+from weighbridge.serving.targets.local_bento import bento_folder, model_names
 
 
 class LocalArgs(TargetArgs):
@@ -183,14 +179,14 @@ class Local(Target[LocalArgs, LocalRevision]):
     def has(self, release: Release) -> bool:
         """Whether its Bento is on this machine."""
         try:
-            _bento_folder(release, self.home)
+            bento_folder(release, self.home)
         except Unavailable:
             return False
         return True
 
     def prepare(self, release: Release, taken: Collection[str]) -> LocalRevision:
         """Find its Bento and make its environment. Raises Unavailable."""
-        folder = _bento_folder(release, self.home)
+        folder = bento_folder(release, self.home)
         environment = bento_process.environment_of(folder, Settings(home=self.home).cache)
         name = _free_name(release.version, taken)
         # A port of its own: the revision that serves now goes on listening at its own.
@@ -210,7 +206,7 @@ class Local(Target[LocalArgs, LocalRevision]):
             stop_seconds=self.args.stop_seconds,
             health=engine.health,
             operations=tuple(sorted(engine.operations)),
-            models=_model_names(candidate, self.name),
+            models=model_names(candidate, self.name),
         )
 
     def start(self, revision: LocalRevision) -> LocalLiveness:
@@ -219,7 +215,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         Every byte of it is read before, about a second per GB; the engine then finds it in memory.
         """
         # Also of a version that was served before: its files may have been damaged since then.
-        folder = _bento_folder(revision.release, self.home, read_again=True)
+        folder = bento_folder(revision.release, self.home, read_again=True)
         supervisord = self._supervisor
         supervisord.ensure()
         # Before it is started: its log must be read from where it ended until now.
@@ -383,46 +379,3 @@ def _tail(log: Path, start: int) -> str:
     if not log.exists():
         return "(nothing)"
     return bento_process.last_words(logged_since(log, start))
-
-
-def _model_names(candidate: BentoCandidate, name: str) -> tuple[str, ...]:
-    """Return what requests may call a Bento that is started by this name; none: anything."""
-    if not candidate.takes_name:
-        return ()
-    plugin = engine_class(candidate.engine["kind"])
-    try:
-        engine = plugin(plugin.Args.model_validate(candidate.engine))
-    except ValueError:  # options of another version of the engine's plugin
-        return ()
-    return tuple(sorted(plugin(engine.called(name)).model_names()))
-
-
-def _bento_folder(release: Release, home: Path, *, read_again: bool = False) -> Path:
-    """Return the Bento to run: exported in the artifact store, or else in BentoML's store.
-
-    Args:
-        release: what it was built for.
-        home: of the installation.
-        read_again: whether files are read whose dates say that they have not changed.
-
-    Raises:
-        Unavailable: it is whole in neither.
-    """
-    store, wrong = Workspace(Settings(home=home)).store, "the Bento is not on this machine"
-    with contextlib.suppress(Unavailable):
-        files = store.files(release.digest)
-        wrong = "the Bento is damaged"
-        if read_again and (damaged := store.damaged(release.digest)):
-            logger.warning("%s: damaged in the store: %s", release.bento, ", ".join(damaged))
-        # Links to damaged files would be as damaged: `assemble` refuses them.
-        artifact = store.assemble(files, "bento")
-        if any(file.path == "bento.yaml" for file in files):
-            return artifact.path
-    folder = bento.folder_of(release.bento)
-    # Its model are links to the store's files, as a rule.
-    if (folder / "bento.yaml").exists():
-        candidate = bento_process.candidate_of(folder)
-        if bento.is_whole(release.bento, candidate, read_again=read_again):
-            return folder
-        wrong = "the model of the Bento is damaged"
-    raise Unavailable(f"deploying {release.bento}", wrong, "run the recipe again to package it")

@@ -239,7 +239,7 @@ def test_where_an_engine_keeps_no_sampling_clients_go_by_bentomls_port(
     candidate = BentoCandidate(
         name="demo", label="one", model="demo:1", lock="lock", engine={"kind": kind}
     )
-    monkeypatch.setattr(f"{local}._bento_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(f"{local}.bento_folder", lambda *_: tmp_path)
     monkeypatch.setattr(f"{local}.free_port", lambda: next(ports))
     monkeypatch.setattr(f"{local}.bento_process.candidate_of", lambda _: candidate)
     monkeypatch.setattr(
