@@ -19,11 +19,13 @@ from weighbridge.tasks.finetune_args import FinetuneArgs
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
+from pathlib import Path
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.store import Store
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.finetune import FinetuneArgs, finetune
 
-store = Workspace().store
+store = Store(Path(__file__).parent)
 base, data = (store.bind(Artifact.model_validate_json(text)) for text in sys.argv[1:3])
 told = []
 def on_log(step, figures):

@@ -402,7 +402,7 @@ def test_an_importance_matrix_is_made_by_every_core_and_tells_how_far_it_is(
 ) -> None:
     module: str = "weighbridge.tasks.optimizers.gguf_conversion"
     asked: dict[str, Any] = {}
-    model = Artifact(digest="sha256:x", format="safetensors", path=tmp_path, size=1, origin={})
+    model = Artifact(digest="sha256:x", format="safetensors", size=1).located_by(lambda _: tmp_path)
 
     def run(command: list[str], doing: str, **options: Any) -> None:
         words = list(map(str, command))
