@@ -290,4 +290,13 @@ class Receiver:
         self._listener.close()
 
     def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._listener]))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._listener])
+        # What was accepted while it ended, uvicorn closes no more: a moment for what has still no
+        # protocol, another one for the closing itself.
+        await asyncio.sleep(0)
+        for connection in list(self._server.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)
