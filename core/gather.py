@@ -15,9 +15,8 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.formatting import human_size, quoted
-from weighbridge.core.progress import track
+from weighbridge.core.progress import Advance, meter
 from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import Store, sha256_of
 
@@ -43,7 +42,7 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 logger = logging.getLogger(__name__)
 
 
-Fetch = Callable[[RemoteFile, Path, Callable[[int], None]], None]
+Fetch = Callable[[RemoteFile, Path, Advance], None]
 """Writes a file's bytes to a path, as `Source.fetch` does; the last argument is told how many."""
 
 Inspect = Callable[[RemoteFile, Path], None]
@@ -97,7 +96,7 @@ class Gathering:
             Unavailable: the source does not answer, or the disk is full.
         """
         total = sum(file.size for file in self.files)
-        with _meter(doing, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        with meter(doing, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             futures = [pool.submit(self._bring, file, advance) for file in self.files]
             try:
                 # As they complete, not in their order: the first failure stops the others at once.
@@ -115,7 +114,7 @@ class Gathering:
             shutil.rmtree(self._folder(file), ignore_errors=True)
             self._lock(file).unlink(missing_ok=True)
 
-    def _bring(self, file: RemoteFile, advance: Callable[[int], None]) -> File:
+    def _bring(self, file: RemoteFile, advance: Advance) -> File:
         folder = self._folder(file)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(file)):
@@ -133,7 +132,7 @@ class Gathering:
             replace_text(folder / "sha256", sha256)
         return stored.model_copy(update={"path": file.path})
 
-    def _fetch_verified(self, file: RemoteFile, to: Path, advance: Callable[[int], None]) -> str:
+    def _fetch_verified(self, file: RemoteFile, to: Path, advance: Advance) -> str:
         """Fetch a file and return its sha256.
 
         Bytes kept from an earlier run may be bad: then it starts anew, once.
@@ -160,9 +159,7 @@ class Gathering:
             raise
         return sha256
 
-    def _fetch_once(
-        self, file: RemoteFile, to: Path, advance: Callable[[int], None]
-    ) -> tuple[str, str | None]:
+    def _fetch_once(self, file: RemoteFile, to: Path, advance: Advance) -> tuple[str, str | None]:
         """Fetch once; return the sha256 of what came, and what is wrong with it."""
         moved = _Moved(advance, self._stop)
         self.fetch(file, to, moved)
@@ -196,7 +193,7 @@ class Gathering:
 class _Moved:
     """Reports bytes of one file as progress; ends the transfer when another file has failed."""
 
-    def __init__(self, advance: Callable[[int], None], stop: threading.Event) -> None:
+    def __init__(self, advance: Advance, stop: threading.Event) -> None:
         self._advance = advance
         self._stop = stop
         self._told = 0
@@ -212,22 +209,6 @@ class _Moved:
     def settle(self, size: int) -> None:
         """Correct what was reported to `size`."""
         self(size - self._told)
-
-
-@contextmanager
-def _meter(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function that adds up what many threads have moved, and tells it as progress."""
-    lock = threading.Lock()
-    done = 0
-    with track(doing, total, "B") as update:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            with lock:
-                done += count
-                update(done)
-
-        yield advance
 
 
 def check_disk(gatherings: Iterable[Gathering], store: Store) -> None:

@@ -1,5 +1,6 @@
 """Progress of long work, told to whoever listens: the terminal, Prefect, nobody."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ class Step:
 
 
 Listener = Callable[[Step], None]
+Advance = Callable[[int], None]
+"""Is told the bytes that were moved since the last call."""
 _listeners: list[Listener] = []
 
 
@@ -40,3 +43,21 @@ def track(what: str, total: float | None, unit: str = "") -> Iterator[Callable[[
 
     update(0)
     yield update
+
+
+@contextmanager
+def meter(doing: str, total: int) -> Iterator[Advance]:
+    """Give a function that adds up the bytes that many threads have moved, and tells it as
+    progress.
+    """
+    lock = threading.Lock()
+    done = 0
+    with track(doing, total, "B") as update:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                update(done)
+
+        yield advance

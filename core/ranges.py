@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from weighbridge.core.progress import Advance
+
 PART = 16 << 20
 """Bytes per range."""
 STREAMS = 4
@@ -32,7 +34,7 @@ class Transient(Exception):
     """The connection failed in a way that may be gone at the next attempt."""
 
 
-def fetch_ranges(read: ReadRange, size: int, to: Path, advance: Callable[[int], None]) -> None:
+def fetch_ranges(read: ReadRange, size: int, to: Path, advance: Advance) -> None:
     """Write `size` bytes to `to`, reading ranges in parallel and going on where an earlier call was
     killed.
 
@@ -69,12 +71,7 @@ class _Stopped(Exception):
 
 
 def _fetch_part(
-    read: ReadRange,
-    start: int,
-    end: int,
-    descriptor: int,
-    advance: Callable[[int], None],
-    stop: threading.Event,
+    read: ReadRange, start: int, end: int, descriptor: int, advance: Advance, stop: threading.Event
 ) -> None:
     attempt, at = 0, start
     while at < end:

@@ -7,7 +7,7 @@ own chain.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.field_types import PathText
+from weighbridge.core.progress import Advance
 from weighbridge.core.ranges import ReadRange, Transient, fetch_ranges
 from weighbridge.core.remote_file import RemoteFile
 
@@ -36,8 +37,6 @@ CHUNK: Final = 1 << 20
 UPLOAD_PART: Final = 16 << 20
 MOST_AT_ONCE: Final = 1000
 """Objects that S3 removes in one call."""
-Advance = Callable[[int], None]
-"""Is told the bytes that were moved since the last call."""
 # An answer to HEAD has no body, so boto3 has the bare status for a code there: "404", "403".
 MISSING: Final = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 REFUSED: Final = (

@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 from weighbridge.core import s3
 from weighbridge.core.artifact import File
-from weighbridge.core.progress import track
+from weighbridge.core.progress import Advance, meter
 
 FILES_AT_ONCE: Final = 8
 
@@ -48,19 +47,8 @@ def _is_there(to: s3.S3Location, upload: Upload) -> bool:
 
 
 def _send_all(uploads: Sequence[Upload], to: s3.S3Location, doing: str) -> None:
-    lock, done = Lock(), 0
-    with (
-        track(doing, sum(upload.file.size for upload in uploads), "B") as update,
-        ThreadPoolExecutor(FILES_AT_ONCE) as pool,
-    ):
-
-        def advance(count: int) -> None:
-            nonlocal done
-            # boto3 calls it from its own threads, several per file.
-            with lock:
-                done += count
-                update(done)
-
+    total = sum(upload.file.size for upload in uploads)
+    with meter(doing, total) as advance, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         try:
             list(pool.map(partial(_send, to, advance), uploads))
         # On Ctrl-C, too: leaving the pool would first send every file that still waits.
@@ -69,5 +57,5 @@ def _send_all(uploads: Sequence[Upload], to: s3.S3Location, doing: str) -> None:
             raise
 
 
-def _send(to: s3.S3Location, advance: s3.Advance, upload: Upload) -> None:
+def _send(to: s3.S3Location, advance: Advance, upload: Upload) -> None:
     s3.upload(to, upload.source, to.folder + upload.key, upload.file.sha256, advance)
