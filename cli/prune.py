@@ -78,7 +78,7 @@ def _prune_shared(days: float, *, for_real: bool, as_json: bool) -> None:
         raise BadInput("looking at the shared store", "this home shares none", remedy)
     needed = needed_digests(Registry.connect(workspace.settings), workspace)
     holdings = shared_pruning.shared_holdings(workspace.shared, needed, days)
-    freed = shared_pruning.freed_by(holdings, workspace.shared)
+    freed = shared_pruning.freed_by(holdings)
     if for_real:
         shared_pruning.remove(workspace.shared, holdings)
     rows = [_plain(holding) for holding in holdings]

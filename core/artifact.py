@@ -93,3 +93,22 @@ def artifacts_in(value: Any) -> Iterator[Artifact]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from artifacts_in(item)
+
+
+def recorded_in(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield digest and format of every artifact in the JSON of a stage's record.
+
+    Among what identifies the stage, an artifact is its digest and format alone (`canonical`).
+    """
+    if isinstance(value, Mapping):
+        if "format" in value:
+            yield from (
+                (str(value[key]), str(value["format"]))
+                for key in ("digest", "artifact")
+                if key in value
+            )
+        for item in value.values():
+            yield from recorded_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from recorded_in(item)

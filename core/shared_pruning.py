@@ -7,12 +7,13 @@ one that shares just then what is about to go may lose it, and computes it anew.
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from weighbridge.core import s3
-from weighbridge.core.shared_store import SharedStore
+from weighbridge.core.artifact import recorded_in
+from weighbridge.core.shared_store import SharedStore, blob_path
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class SharedHolding:
     bytes: int
     why: str
     """Why it stays; empty where nothing needs it."""
-    paths: tuple[str, ...]
-    """Below the store's prefix, in the order in which they are to go."""
+    paths: Mapping[str, int]
+    """What is to go: bytes by path below the store's prefix."""
 
 
 def shared_holdings(
@@ -41,12 +42,13 @@ def shared_holdings(
         BadInput: the bucket does not exist, or the credentials are refused.
         Unavailable: the service does not answer.
     """
-    objects = {stored.file.path: stored for stored in s3.stored_below(shared.location)}
-    young = {path for path, stored in objects.items() if stored.written > _before(days)}
-    records = {path: _value(shared, path) for path in objects if path.startswith("stages/")}
+    objects = s3.stored_below(shared.location)
+    sizes = {stored.file.path: stored.file.size for stored in objects}
+    young = {stored.file.path for stored in objects if stored.written > _before(days)}
+    records = {path: _value(shared, path) for path in sizes if path.startswith("stages/")}
     trees = {
         f"sha256:{path.removeprefix('trees/').removesuffix('.json')}": path
-        for path in objects
+        for path in sizes
         if path.startswith("trees/")
     }
     contents = {digest: _contents(shared, path) for digest, path in trees.items()}
@@ -54,33 +56,31 @@ def shared_holdings(
         digest: _why(digest, path, records, needed, young, days) for digest, path in trees.items()
     }
     kept = {blob for digest, why in reasons.items() if why for blob in contents[digest]}
-    holdings = [
-        SharedHolding(
-            f"artifact {digest.removeprefix('sha256:')[:12]}",
-            sum(objects[blob].file.size for blob in contents[digest] if blob in objects),
-            why,
-            ()
-            if why
-            else (*_leading_to(digest, records), trees[digest], *(contents[digest] - kept)),
+    holdings = []
+    for digest, why in reasons.items():
+        going = [*_leading_to(digest, records), trees[digest], *(contents[digest] - kept)]
+        holdings.append(
+            SharedHolding(
+                f"artifact {digest.removeprefix('sha256:')[:12]}",
+                sum(sizes.get(blob, 0) for blob in contents[digest]),
+                why,
+                {} if why else {path: sizes.get(path, 0) for path in going},
+            )
         )
-        for digest, why in reasons.items()
-    ]
-    return [*holdings, *_strays(objects, records, contents, young)]
+    return [*holdings, *_strays(sizes, records, contents, young)]
 
 
 def remove(shared: SharedStore, holdings: Sequence[SharedHolding]) -> None:
     """Remove what nothing needs: all records, then all lists, then all files."""
-    paths = dict.fromkeys(path for one in holdings if not one.why for path in one.paths)
+    paths = dict.fromkeys(path for one in holdings for path in one.paths)
     for kind in ("stages/", "trees/", "blobs/"):
         s3.delete(shared.location, [path for path in paths if path.startswith(kind)])
 
 
-def freed_by(holdings: Sequence[SharedHolding], shared: SharedStore) -> int:
+def freed_by(holdings: Iterable[SharedHolding]) -> int:
     """Return the bytes that removing would free: a file of two artifacts counts once."""
-    going = {path for one in holdings if not one.why for path in one.paths}
-    return sum(
-        stored.file.size for stored in s3.stored_below(shared.location) if stored.file.path in going
-    )
+    going = {path: size for one in holdings for path, size in one.paths.items()}
+    return sum(going.values())
 
 
 def _before(days: float) -> float:
@@ -109,7 +109,7 @@ def _leading_to(digest: str, records: Mapping[str, Collection[str]]) -> list[str
 
 
 def _strays(
-    objects: Mapping[str, s3.Stored],
+    sizes: Mapping[str, int],
     records: Mapping[str, Collection[str]],
     contents: Mapping[str, Collection[str]],
     young: Collection[str],
@@ -121,42 +121,31 @@ def _strays(
             path for path, named in records.items() if not named
         ],
         "files of uploads that were broken off": [
-            path for path in objects if path.startswith("blobs/") and path not in listed
+            path for path in sizes if path.startswith("blobs/") and path not in listed
         ],
     }
     for what, paths in groups.items():
-        old = tuple(path for path in paths if path not in young)
-        if old:
-            yield SharedHolding(what, sum(objects[path].file.size for path in old), "", old)
+        if old := {path: sizes[path] for path in paths if path not in young}:
+            yield SharedHolding(what, sum(old.values()), "", old)
 
 
 def _value(shared: SharedStore, path: str) -> set[str]:
     """Return the digests of the artifacts in a stage's result."""
-    _, stage, name = path.split("/", 2)
-    text = shared.record(stage, name.removesuffix(".json")) or "{}"
-    try:
-        return set(_digests(json.loads(text).get("value")))
-    # One that cannot be read leads nowhere.
-    except (ValueError, AttributeError):
-        return set()
-
-
-def _digests(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if "format" in value and "digest" in value:
-            yield str(value["digest"])
-        for item in value.values():
-            yield from _digests(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _digests(item)
+    return {digest for digest, _ in recorded_in(_document(shared, path).get("value"))}
 
 
 def _contents(shared: SharedStore, path: str) -> set[str]:
     """Return the paths of an artifact's files."""
-    text = s3.get(shared.location, shared.location.folder + path) or b"{}"
     try:
-        files = json.loads(text).get("files", [])
-        return {f"blobs/{file['sha256'][:2]}/{file['sha256']}" for file in files}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return {blob_path(file["sha256"]) for file in _document(shared, path).get("files", [])}
+    except (KeyError, TypeError):
         return set()
+
+
+def _document(shared: SharedStore, path: str) -> dict[str, Any]:
+    """Return a record or a list of files; one that cannot be read leads nowhere."""
+    try:
+        document = json.loads(s3.get(shared.location, shared.location.folder + path) or b"{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -20,6 +20,7 @@ from weighbridge.core import s3
 from weighbridge.core.artifact import File, digest_of
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.gather import Gathering, check_disk
+from weighbridge.core.progress import Advance
 from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import Store, sha256_of
 from weighbridge.core.uploads import Upload, send_missing
@@ -81,8 +82,8 @@ class SharedStore:
         files = self._files(digest)
         remote = [RemoteFile(path=f.path, size=f.size, sha256=f.sha256) for f in files]
 
-        def fetch(file: RemoteFile, to: Path, advance: s3.Advance) -> None:
-            blob = file.model_copy(update={"path": _blob(file.sha256)})
+        def fetch(file: RemoteFile, to: Path, advance: Advance) -> None:
+            blob = file.model_copy(update={"path": blob_path(file.sha256)})
             s3.download(self.location, blob, to, advance)
 
         pulling = Gathering(remote, self.location.uri, fetch, store)
@@ -122,7 +123,8 @@ class SharedStore:
         return f"{self.location.folder}stages/{stage}/{key}.json"
 
 
-def _blob(sha256: str) -> str:
+def blob_path(sha256: str) -> str:
+    """Return where the file with this content lies below the prefix."""
     return f"blobs/{sha256[:2]}/{sha256}"
 
 
@@ -132,4 +134,4 @@ def _verified(file: File, folder: Path) -> Upload:
     if not path.exists() or sha256_of(path) != file.sha256:
         remedy = "remove it from the store, and run again: it is made or fetched anew"
         raise Unavailable(f"sharing {file.path}", "it is damaged or gone in the store", remedy)
-    return Upload(file, path, _blob(file.sha256))
+    return Upload(file, path, blob_path(file.sha256))

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from weighbridge.core.artifact import recorded_in
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.pruning import files_in, mapped
 from weighbridge.core.workspace import Workspace
@@ -253,21 +254,10 @@ def _stages_of_texts(workspace: Workspace) -> dict[str, str]:
     for record in sorted(workspace.stages.root.glob("*/*.json")):
         # One that cannot be read keeps nothing.
         with suppress(ValueError):
-            for digest in _texts_in(json.loads(record.read_text(errors="replace"))):
-                stages.setdefault(digest, record.parent.name)
+            for digest, format in recorded_in(json.loads(record.read_text(errors="replace"))):
+                if format == "jsonl":
+                    stages.setdefault(digest, record.parent.name)
     return stages
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Yield the digests of the artifacts of texts in a stage's record."""
-    if isinstance(value, dict):
-        if value.get("format") == "jsonl":
-            yield from (str(value[key]) for key in ("digest", "artifact") if key in value)
-        for item in value.values():
-            yield from _texts_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts_in(item)
 
 
 def _leftovers(workspace: Workspace) -> Iterator[Holding]:

@@ -43,7 +43,7 @@ def test_what_was_written_lately_stays(home: Workspace, shared: SharedStore) -> 
     made = run(home, "download", b"one")
     holding = by_digest(shared_holdings(shared, {}, days=30), made)
     assert holding.why == "written less than 30 days ago"
-    assert freed_by([holding], shared) == 0
+    assert freed_by([holding]) == 0
 
 
 def test_what_is_old_and_needed_by_nothing_goes_with_its_record_and_what_is_needed_stays(
@@ -55,7 +55,7 @@ def test_what_is_old_and_needed_by_nothing_goes_with_its_record_and_what_is_need
     holdings = shared_holdings(shared, {needed.digest: "version 3 of demo"}, days=30)
     assert by_digest(holdings, needed).why == "version 3 of demo"
     assert by_digest(holdings, old).why == ""
-    assert freed_by(holdings, shared) >= len(b"old")
+    assert freed_by(holdings) >= len(b"old")
     remove(shared, holdings)
     assert not shared.has(old.digest)
     assert shared.has(needed.digest)
