@@ -33,12 +33,27 @@ def is_gone(process: str) -> bool | None:
     """Whether the process of an `identity` has ended; None where that cannot be looked up here."""
     try:
         where, pid, started = process.split()
-        # The host name alone is what older records have.
-        if where not in (machine(), socket.gethostname()):
-            return None
-        # Another process may have the number now; the identity is exact to a tenth of a second.
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
+        # The identity is exact to a tenth of a second.
+        return has_ended(where, int(pid), float(started), within=1.0)
+    except ValueError:
+        return None
+
+
+def has_ended(where: str, pid: int, started: float, within: float) -> bool | None:
+    """Whether a process has ended; None where that cannot be looked up here.
+
+    Args:
+        where: its `machine`.
+        pid: its number there, which another process may have now.
+        started: when it began, as Unix time.
+        within: seconds to which that is exact.
+    """
+    # The host name alone is what older records have.
+    if where not in (machine(), socket.gethostname()):
+        return None
+    try:
+        return abs(psutil.Process(pid).create_time() - started) >= within
     except psutil.NoSuchProcess:
         return True
-    except (ValueError, psutil.Error):
+    except psutil.Error:
         return None

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,7 +12,7 @@ from uuid import UUID
 import httpx
 import psutil
 
-from weighbridge.core.process_identity import machine
+from weighbridge.core.process_identity import has_ended, machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -121,12 +120,8 @@ def _is_dead(process: str) -> bool:
     One of another machine counts as alive, since nobody can tell here; so does what is no identity.
     """
     match = _PROCESS.fullmatch(process)
-    # The host name alone is what older records have.
-    if match is None or match[2] not in (machine(), socket.gethostname()):
+    if match is None:
         return False
-    try:
-        started = psutil.Process(int(match[1])).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    # Another process may have the number now. The identity is exact to a second.
-    return abs(started - datetime.fromisoformat(match[3]).timestamp()) >= 2
+    started = datetime.fromisoformat(match[3]).timestamp()
+    # The identity is exact to a second.
+    return bool(has_ended(match[2], int(match[1]), started, within=2.0))
