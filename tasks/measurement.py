@@ -37,8 +37,7 @@ class Candidate(BaseModel):
     @property
     def options(self) -> str:
         """Return the options that its engine does not have by default, for people."""
-        given = self.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
-        return ", ".join(f"{name} {value}" for name, value in given.items())
+        return ", ".join(f"{name} {value}" for name, value in self.engine.changed().items())
 
 
 class Repeat(BaseModel):

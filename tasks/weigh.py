@@ -105,8 +105,7 @@ def _engine_labels(engines: Sequence[EngineArgs]) -> list[str]:
     kinds = [args.kind for args in engines]
     labels: list[str] = []
     for args in engines:
-        changed = args.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
-        options = ",".join(f"{name}={value}" for name, value in changed.items())
+        options = ",".join(f"{name}={value}" for name, value in args.changed().items())
         label = f"{args.kind}({options})" if kinds.count(args.kind) > 1 and options else args.kind
         labels.append(label)
     return [

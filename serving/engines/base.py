@@ -54,6 +54,10 @@ class EngineArgs(BaseModel):
         """Return how what a request says nothing of is drawn, under OpenAI's names."""
         return {"temperature": self.temperature, "top_p": self.top_p}
 
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not as by default, as JSON."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+
 
 # Covariant, so that an `Engine[VllmArgs]` may stand where an `Engine` is asked for: `args` is Final
 # for that.

@@ -1,7 +1,7 @@
 """What a weighing measured as a grid, so that a search can be replayed on it."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
@@ -23,7 +23,7 @@ def weighed_grid(measurements: Sequence[Measurement]) -> list[GridPoint]:
 
 
 def _point(measured: Measurement, repeated: set[int]) -> GridPoint:
-    options = _options(measured)
+    options = measured.candidate.engine.changed()
     setting = {CANDIDATE: measured.candidate.label, **options}
     once = [load for load in measured.load if not repeated or load.concurrency in repeated]
     rounds = [once, *([run.load] for run in measured.repeats)]
@@ -43,8 +43,3 @@ def _point(measured: Measurement, repeated: set[int]) -> GridPoint:
 
 def _have_speed(levels: Sequence[LoadFigures]) -> bool:
     return all(load.tokens_per_second > 0 for load in levels)
-
-
-def _options(measured: Measurement) -> dict[str, Any]:
-    engine = measured.candidate.engine
-    return engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})

@@ -124,6 +124,5 @@ def _likelihood(
 
 def _simplest(measurement: Measurement) -> tuple[int, int, str]:
     candidate = measurement.candidate
-    changed = candidate.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     # The label, so that equals give the same winner every time.
-    return len(changed), candidate.variant.artifact.size, candidate.label
+    return len(candidate.engine.changed()), candidate.variant.artifact.size, candidate.label
