@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -46,21 +46,13 @@ class Counting:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._lock = threading.Lock()
         self.bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> "Counting":
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._listener.close()
 
     def taken(self) -> int:
@@ -136,7 +128,7 @@ def measure(folder: Path, service: Counting, size: int) -> dict[str, float]:
 def main(mib: int = 256) -> None:
     folder = Path(tempfile.mkdtemp(prefix="scale"))
     try:
-        with Swift(folder, Settings().cache) as swift, Counting(swift.url) as service:
+        with Swift(folder, Settings().cache) as swift, closing(Counting(swift.url)) as service:
             os.environ.update({**swift.variables, "AWS_ENDPOINT_URL": service.url})
             swift.create_bucket(BUCKET)
             figures = measure(folder, service, mib * MIB)
