@@ -15,7 +15,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.serving.openai_client import Client
 from weighbridge.tasks.harness.args import HarnessArgs
 from weighbridge.tasks.metrics.base import Score
-from weighbridge.tasks.metrics.intervals import with_interval
+from weighbridge.tasks.metrics.intervals import score_of
 
 LOCK: Final = Path(__file__).with_suffix(".lock")
 SCRIPT: Final = Path(__file__).with_name("lm_eval_script.py")
@@ -44,16 +44,12 @@ class Figures(BaseModel):
     def score(self) -> Score:
         """Return the score, whose rows go by task and document."""
         value = sum(self.values) / len(self.values) if self.value is None else self.value
-        return with_interval(
-            Score(
-                value=value,
-                low=value,
-                high=value,
-                per_example=self.values,
-                ids=[f"{self.task} {number}" for number in self.ids],
-                greater_is_better=self.higher_is_better is not False,
-                notes=[f"{len(self.ids):,} documents of lm-evaluation-harness"],
-            )
+        return score_of(
+            value,
+            self.values,
+            ids=[f"{self.task} {number}" for number in self.ids],
+            greater_is_better=self.higher_is_better is not False,
+            notes=[f"{len(self.ids):,} documents of lm-evaluation-harness"],
         )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.intervals import with_interval
+from weighbridge.tasks.metrics.intervals import score_of
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -62,15 +62,7 @@ class HubMetric:
                 for prediction, reference in zip(predictions, references, strict=True)
             ]
         value = math.fsum(overall) / len(overall) if isinstance(overall, list) else overall
-        return with_interval(
-            Score(
-                value=value,
-                low=value,
-                high=value,
-                per_example=rows,
-                greater_is_better=args.greater_is_better,
-            )
-        )
+        return score_of(value, rows, greater_is_better=args.greater_is_better)
 
 
 def _load(args: HubMetricArgs) -> "EvaluationModule":

@@ -1,7 +1,7 @@
 """95 % confidence intervals of a score."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.statistics import proportions, resampling
@@ -55,18 +55,16 @@ def _around(score: Score) -> Score:
     return score.model_copy(update=ends)
 
 
+def score_of(value: float, per_example: list[float], **parts: Any) -> Score:
+    """Return a score with its interval; `parts` are further fields of `Score`."""
+    score = Score(value=value, low=value, high=value, per_example=per_example, **parts)
+    return with_interval(score)
+
+
 def mean_score(per_example: list[float], *, greater_is_better: bool = True) -> Score:
     """Return the mean over rows, each of which stands by itself, with its interval."""
     value = math.fsum(per_example) / len(per_example)
-    return with_interval(
-        Score(
-            value=value,
-            low=value,
-            high=value,
-            per_example=per_example,
-            greater_is_better=greater_is_better,
-        )
-    )
+    return score_of(value, per_example, greater_is_better=greater_is_better)
 
 
 def _is_share(score: Score) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.intervals import with_interval
+from weighbridge.tasks.metrics.intervals import score_of
 
 SMALLEST: Final = 1e-10
 """Probability below which the rest of a distribution is rounding."""
@@ -50,15 +50,11 @@ class Kl:
         rows = [[divergence(mine, yours) for mine, yours in row] for row in predictions]
         tokens = [float(len(row)) for row in rows]
         value = math.fsum(map(math.fsum, rows)) / math.fsum(tokens)
-        return with_interval(
-            Score(
-                value=value,
-                low=value,
-                high=value,
-                per_example=[math.fsum(row) / len(row) for row in rows],
-                weights=tokens,
-                greater_is_better=False,
-            )
+        return score_of(
+            value,
+            [math.fsum(row) / len(row) for row in rows],
+            weights=tokens,
+            greater_is_better=False,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.tasks.metrics.base import MetricArgs, Score
-from weighbridge.tasks.metrics.intervals import mean_score, with_interval
+from weighbridge.tasks.metrics.intervals import mean_score, score_of
 
 
 class ExactMatchArgs(MetricArgs):
@@ -148,15 +148,8 @@ class Bleu(RowsMetric, ModuleMetric):
     module = "bleu:Bleu"
 
     def summarize(self, result: dict[str, Any]) -> Score:
-        return with_interval(
-            Score(
-                value=result["bleu"],
-                low=result["bleu"],
-                high=result["bleu"],
-                per_example=result["per_example"],
-                statistics=result["statistics"],
-                figure="bleu",
-            )
+        return score_of(
+            result["bleu"], result["per_example"], statistics=result["statistics"], figure="bleu"
         )
 
 
@@ -172,16 +165,12 @@ class Nll(ModuleMetric):
         rows = result["per_example"]
         exponential = args.report == "perplexity"
         value = result[args.report]
-        return with_interval(
-            Score(
-                value=value,
-                low=value,
-                high=value,
-                per_example=[raised(row) for row in rows] if exponential else rows,
-                greater_is_better=False,
-                weights=result["tokens"],
-                figure="exponential" if exponential else "mean",
-            )
+        return score_of(
+            value,
+            [raised(row) for row in rows] if exponential else rows,
+            greater_is_better=False,
+            weights=result["tokens"],
+            figure="exponential" if exponential else "mean",
         )
 
 
