@@ -33,6 +33,8 @@ PACKED_CODE = (
     "serving/llama_cpp_native.py",
     "serving/service.py",
     "serving/reaper.py",
+    "serving/request_watch.py",
+    "serving/pod_drain.py",
     "serving/passthrough.py",
     "serving/engines/*.py",
     "serving/shim/*.py",

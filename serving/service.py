@@ -5,10 +5,12 @@ options, over which model. The engine listens on a port of its own; `WEIGHBRIDGE
 `WEIGHBRIDGE_ENGINE_PORT` set it, so that a deployment can send its traffic straight to the engine.
 On BentoML's port is what clients may ask, which `EnginePassthrough` passes on, beside BentoML's own
 `/livez`, `/readyz` and `/metrics`. A body may have as many bytes as `WEIGHBRIDGE_MAX_BODY_BYTES`
-says, or else a mebibyte. The model goes by the name in `WEIGHBRIDGE_MODEL_NAME`, or else by the
+says, or else a mebibyte. In a pod `WEIGHBRIDGE_REVISION` names what runs here, and `RequestWatch`
+then tells what is under way. The model goes by the name in `WEIGHBRIDGE_MODEL_NAME`, or else by the
 engine's own, unless the recipe gives it one.
 """
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -20,6 +22,7 @@ import sys
 import threading
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import bentoml
 
@@ -44,7 +47,9 @@ try:
     from weighbridge.serving.bento_middleware import EnginePassthrough
     from weighbridge.serving.client_requests import MAX_BODY_BYTES
     from weighbridge.serving.engines.base import engine_class
+    from weighbridge.serving.openai_client import is_ready
     from weighbridge.serving.passthrough import open_session
+    from weighbridge.serving.request_watch import RequestWatch
 except ModuleNotFoundError as exc:
     # Whoever types `bentoml serve` has BentoML, and perhaps nothing else of what it needs.
     raise SystemExit(f"this Python has no {exc.name}, which the Bento needs: {INSTALL}") from exc
@@ -58,6 +63,9 @@ _NAME = os.environ.get("WEIGHBRIDGE_MODEL_NAME")
 ENGINE = _PLUGIN(_WEIGHED.called(_NAME)) if _NAME else _WEIGHED
 HOST = os.environ.get("WEIGHBRIDGE_ENGINE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("WEIGHBRIDGE_ENGINE_PORT") or free_port())
+REVISION = os.environ.get("WEIGHBRIDGE_REVISION", "")
+PROBE_SECONDS = 9.0
+"""Less than the time after which Kubernetes gives a probe up."""
 MAX_BODY = int(os.environ.get("WEIGHBRIDGE_MAX_BODY_BYTES") or MAX_BODY_BYTES)
 # Clients may ask for the engine's health at its own path, too.
 OPERATIONS = ENGINE.operations | {f"GET {ENGINE.health}"}
@@ -162,6 +170,23 @@ class Weighbridge:
         ]
 
 
+async def _engine_answers() -> bool:
+    return await asyncio.to_thread(is_ready, _engine_url(), PROBE_SECONDS)
+
+
+def _in_flight_gauge() -> Any:
+    # Not before: BentoML names the folder in which processes share their figures only now.
+    from prometheus_client import Gauge
+
+    says = "Requests of clients that are being answered, or wait for it."
+    return Gauge("weighbridge_requests_in_flight", says, multiprocess_mode="livesum")
+
+
+# The first is the outermost: it sees what the next one refuses, too.
+if REVISION:
+    Weighbridge.add_asgi_middleware(  # type: ignore[attr-defined]  # as below
+        RequestWatch, revision=REVISION, asks=_engine_answers, gauge=_in_flight_gauge
+    )
 Weighbridge.add_asgi_middleware(  # type: ignore[attr-defined]  # the decorator made it a Service
     EnginePassthrough,
     engine_url=_engine_url(),
