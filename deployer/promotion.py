@@ -141,8 +141,8 @@ def _promote(
     reconcile.check_servable(version, bindings, registry, workspace)
     # Before the alias moves: MLflow's webhook may be faster than this process.
     for binding in bindings if trigger == reconcile.ROLLBACK else ():
-        folder = reconcile.managed_target_of(binding, workspace).folder
-        operator_commands.note_rollback(folder, version.version)
+        records = reconcile.managed_target_of(binding, workspace).records
+        operator_commands.note_rollback(records, version.version)
     registry.promote(version)
     return Promotion(version, bindings, trigger, at)
 

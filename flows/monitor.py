@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from weighbridge.core.errors import GateFailed, WeighbridgeError
-from weighbridge.core.files import replace_text
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.events import announce, rolled_back
 from weighbridge.flows.prefect_adapter import release_flow
@@ -23,9 +22,9 @@ from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import Evidence, MonitorCheck
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.rollout.state import folder_of
 from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
+from weighbridge.serving.targets.records import CHECKS
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ CHECKS_KEPT = 50
 
 
 class MonitorLog(BaseModel):
-    """What was seen at a target, in a file beside its state."""
+    """What was seen at a target, kept with its records."""
 
     checks: list[MonitorCheck] = []
     server: str = Field("", description="Revision that the counters are of.")
@@ -189,8 +188,8 @@ def _roll_back(
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, previous)
     # At once: what fell would serve on for as long as harm is being excluded.
-    folder = folder_of(binding.target, workspace.settings.home)
-    operator_commands.note_rollback(folder, previous)
+    records = reconcile.managed_target_of(binding, workspace).records
+    operator_commands.note_rollback(records, previous)
     # The alias first: until it has moved, the deployer would bring the fallen version back.
     registry.promote(registry.version(binding.model, previous))
     announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))
@@ -201,10 +200,10 @@ def _roll_back(
 def _read_log(managed: ManagedTarget) -> MonitorLog:
     # A log that is damaged is begun anew: it costs two more looks until a fall is acted on.
     try:
-        return MonitorLog.model_validate_json((managed.folder / "checks.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return MonitorLog.model_validate_json(managed.records.read(CHECKS).content)
+    except ValidationError:
         return MonitorLog()
 
 
 def _write_log(managed: ManagedTarget, log: MonitorLog) -> None:
-    replace_text(managed.folder / "checks.json", log.model_dump_json())
+    managed.records.change(CHECKS, lambda _: log.model_dump_json().encode())

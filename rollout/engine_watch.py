@@ -11,19 +11,17 @@ Works while a rollout goes on, and without a disk: only what is written down wai
 import contextlib
 import logging
 import time
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.errors import WeighbridgeError
-from weighbridge.core.files import replace_text
 from weighbridge.core.hang_watch import HangWatch
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.serving.targets.base import Revision
+from weighbridge.serving.targets.records import RESTART, TargetRecords
 
 logger = logging.getLogger(__name__)
 
-_FILE = "restart.json"
 _ANSWERED = "responses_2xx"
 
 
@@ -38,10 +36,10 @@ class EngineRestart(BaseModel):
     count: int = Field(description="Restarts in a row, each soon after the one before.")
 
 
-def last_restart(folder: Path) -> EngineRestart | None:
-    """Return the last restart of an engine at a target, whose folder this is; None of none."""
-    with contextlib.suppress(FileNotFoundError, ValidationError):
-        return EngineRestart.model_validate_json((folder / _FILE).read_bytes())
+def last_restart(records: TargetRecords) -> EngineRestart | None:
+    """Return the last restart of an engine at a target, whose records these are; None of none."""
+    with contextlib.suppress(ValidationError):
+        return EngineRestart.model_validate_json(records.read(RESTART).content)
     return None
 
 
@@ -91,8 +89,8 @@ class EngineWatch:
             revision=revision.name, at=now, why=why, count=self._watch.restarts
         )
         try:
-            replace_text(managed.folder / _FILE, restart.model_dump_json())
-        except OSError as exc:
+            managed.records.change(RESTART, lambda _: restart.model_dump_json().encode())
+        except WeighbridgeError as exc:
             logger.warning("%s: its restart is not written down: %s", managed.name, exc)
 
     def _record(self, managed: ManagedTarget, revision: Revision) -> None:

@@ -30,9 +30,9 @@ def recover(workspace: Workspace) -> None:
 def _recover_target(name: str, workspace: Workspace) -> None:
     managed = open_target(name, workspace)
     if managed is not None:
-        with managed.lock():
-            resolve_interrupted(managed)
-            repair(managed)
+        with managed.lock() as locked:
+            resolve_interrupted(locked)
+            repair(locked)
 
 
 def resolve_interrupted(managed: ManagedTarget) -> None:

@@ -10,12 +10,10 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, Self
 
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
@@ -27,13 +25,14 @@ from weighbridge.rollout.state import (
     FailedRollout,
     OngoingRollout,
     TargetState,
-    folder_of,
+    home_records,
+    parse_state,
     read_state,
-    state_file,
+    state_document,
     traffic_shares,
-    write_state,
 )
 from weighbridge.serving.targets.base import Release, Revision, Target, target_for
+from weighbridge.serving.targets.records import STATE, LockLost, TargetLocked, TargetRecords
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +44,26 @@ RESTORE_POLL = 0.1
 
 @dataclass(frozen=True)
 class ManagedTarget:
-    """One target of this machine."""
+    """One target and what is written down of it."""
 
     name: str
     args: DeployArgs
     """It was opened with; later ones may be in force by now, and the gateway goes by those."""
     workspace: Workspace
+    locked: TargetRecords | None = None
+    """Its records under the target's lock, where that is held."""
 
     @property
     def home(self) -> Path:
         return self.workspace.settings.home
 
     @cached_property
-    def folder(self) -> Path:
-        return folder_of(self.name, self.home)
-
-    @cached_property
     def target(self) -> Target[Any, Any]:
         return target_for(self.name, self.args.target, self.home)
+
+    @cached_property
+    def records(self) -> TargetRecords:
+        return self.locked or self.target.records()
 
     @cached_property
     def _document(self) -> dict[str, Any]:
@@ -71,51 +72,70 @@ class ManagedTarget:
 
     @cached_property
     def outbox(self) -> Outbox:
-        return Outbox(self.folder)
+        return Outbox(self.records)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Let nobody else change anything here; wait, and say so, while somebody does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self._file_lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("another process deploys to %s: waiting for it", self.name)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> Iterator[Self]:
+        """Let nobody else deploy here; wait, and say so, while somebody does.
+
+        What is done here meanwhile is done through the target that this gives.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                locked = stack.enter_context(self.records.lock(wait=False))
+            except TargetLocked:
+                logger.info("another process deploys to %s: waiting for it", self.name)
+                locked = stack.enter_context(self.records.lock(wait=True))
+            yield replace(self, locked=locked)
+
+    def by(self, deploy_args: Mapping[str, Any]) -> Self:
+        """Return the same target by other arguments, as they were written down.
+
+        Raises:
+            BadInput: they are not understood, or would have its records lie elsewhere.
+        """
+        other = replace(self, args=read_deploy_args(self.name, deploy_args))
+        place = other.target.records().place
+        if place != self.records.place:
+            raise BadInput(
+                f"deploying to '{self.name}'",
+                f"what serves there is known by {self.records.place}, and by its arguments it "
+                f"would be by {place}",
+                "give the other one a name of its own",
+            )
+        return other
 
     # The state
 
     @property
     def changed_at(self) -> float:
         """Unix time at which the state was last written."""
-        return state_file(self.folder).stat().st_mtime
+        return self.records.read(STATE).changed_at
 
     def load_state(self) -> TargetState[Any]:
-        """Return what is known of the target. Raises Unavailable when the file is damaged."""
-        return read_state(self.folder, self.target.revision_model)
+        """Return what is known of the target. Raises Unavailable when the record is damaged."""
+        return self._parse(self.records.read(STATE).content)
 
     def load_state_if_idle(self) -> TargetState[Any] | None:
-        """Return the state, read while nobody changes anything here; None while somebody does."""
-        try:
-            with self._file_lock().acquire(timeout=0):
-                return self.load_state()
-        except Timeout:
-            return None
-
-    def save_state(self, state: TargetState[Any]) -> TargetState[Any]:
-        """Write the state down, whole or not at all, and return it."""
-        write_state(self.folder, state)
-        return state
+        """Return the state, read while nobody deploys here; None while somebody does."""
+        while True:
+            content = self.records.read(STATE).content
+            if self.records.is_locked():
+                return None
+            # Else somebody had the lock, and wrote, between the two looks.
+            if self.records.read(STATE).content == content:
+                return self._parse(content)
 
     def change_state(self, **changes: Any) -> TargetState[Any]:
         """Write the state down with some fields replaced, and return it."""
-        with self._state_lock():
-            return self.save_state(self.load_state().model_copy(update=changes))
+
+        def changed(content: bytes) -> bytes:
+            return state_document(self._parse(content).model_copy(update=changes))
+
+        return self._parse(self.records.change(STATE, changed).content)
+
+    def _parse(self, content: bytes) -> TargetState[Any]:
+        return parse_state(content, self.target.revision_model, self.records.place)
 
     # The arguments in force
 
@@ -125,12 +145,7 @@ class ManagedTarget:
         Args:
             since: Unix time at which they were given.
         """
-        with self._state_lock():
-            state = self.load_state()
-            changes = {"deploy_args": self._document, "deploy_args_since": since}
-            is_known = changes == {name: getattr(state, name) for name in changes}
-            if since >= state.deploy_args_since and not is_known:
-                self.save_state(state.model_copy(update=changes))
+        self._write_arguments(self._document, since, over_later=False)
 
     def put_in_force(self) -> float:
         """Have the arguments it was opened with hold from now on, also while a rollout goes on.
@@ -142,8 +157,7 @@ class ManagedTarget:
             BadInput: the address can't be had so; what was in force before still is.
         """
         self.target.check()
-        with self._state_lock():
-            before = self.load_state()
+        before = self.load_state()
         # Later than those before, whatever has become of the clock.
         since = max(time.time(), math.nextafter(before.deploy_args_since, math.inf))
         self.adopt(since)
@@ -151,9 +165,7 @@ class ManagedTarget:
             if traffic_shares(before):
                 self.route()
         except BadInput:
-            self.change_state(
-                deploy_args=before.deploy_args, deploy_args_since=before.deploy_args_since
-            )
+            self._write_arguments(before.deploy_args, before.deploy_args_since, over_later=True)
             raise
         return since
 
@@ -219,6 +231,7 @@ class ManagedTarget:
         Called again after a crash, it ends the same.
 
         Raises:
+            LockLost: another deployer has the target by now. Nothing is done.
             Unavailable: it cannot be written down, the disk is full. What served before serves; how
                 the rollout ended is settled by the next call.
         """
@@ -238,6 +251,8 @@ class ManagedTarget:
                 self._restore_previous(rollout, figures)
             self.outbox.write_end(rollout.id, outcome, verdict, why, figures)
             self.change_state(**changes)
+        except LockLost:
+            raise  # whoever has the lock now says where traffic goes
         except Unavailable:
             self._go_back_unwritten(rollout, state.model_copy(update=changes), figures)
             raise
@@ -250,12 +265,12 @@ class ManagedTarget:
         It is an entry of its own there, which begins and ends with the version that serves.
         """
         try:
-            with self._file_lock().acquire(timeout=0):
-                restart = uuid.uuid4().hex
-                self.outbox.write_begin(restart, self.name, revision.release, revision, "watch")
-                self.outbox.write(restart, "restart", revision=revision.name, at=at)
-                self.outbox.write(restart, "end", outcome="restarted", verdict="error", detail=why)
-        except Timeout:
+            with self.records.lock(wait=False) as records:
+                outbox, restart = Outbox(records), uuid.uuid4().hex
+                outbox.write_begin(restart, self.name, revision.release, revision, "watch")
+                outbox.write(restart, "restart", revision=revision.name, at=at)
+                outbox.write(restart, "end", outcome="restarted", verdict="error", detail=why)
+        except TargetLocked:
             return False
         return True
 
@@ -264,15 +279,17 @@ class ManagedTarget:
         logger.warning(
             "%s is paused: %s; `weighbridge promote --now`, `abort` or `resume`", self.name, why
         )
-        operator_commands.issue(self.folder, "pause", "")
+        operator_commands.issue(self.records, "pause", "")
         self.change_state(reason=why)
 
     def route(self) -> None:
         """Have the gateway share out new requests as the state says, by the arguments in force."""
-        # State and arguments are read inside the lock: whoever comes last goes by the newest.
-        with self._state_lock():
-            state = self.load_state()
-            self._target_in_force(state).route(traffic_shares(state))
+        # State and arguments are read inside: whoever comes last goes by the newest.
+        with self.records.turn():
+            routed = None
+            while (content := self.records.read(STATE).content) != routed:
+                state, routed = self._parse(content), content
+                self._target_in_force(state).route(traffic_shares(state))
 
     def keep_address(self) -> None:
         """Have the address follow arguments and files, also while MLflow or a rollout keeps others.
@@ -306,20 +323,28 @@ class ManagedTarget:
 
     # Parts of the above
 
-    def _file_lock(self) -> FileLock:
-        return FileLock(self.folder / "lock")
+    def _write_arguments(
+        self, deploy_args: Mapping[str, Any], since: float, *, over_later: bool
+    ) -> None:
+        changes = {"deploy_args": deploy_args, "deploy_args_since": since}
 
-    def _state_lock(self) -> FileLock:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "state.lock")
+        def changed(content: bytes) -> bytes | None:
+            state = self._parse(content)
+            is_known = changes == {name: getattr(state, name) for name in changes}
+            if is_known or (since < state.deploy_args_since and not over_later):
+                return None
+            return state_document(state.model_copy(update=changes))
+
+        self.records.change(STATE, changed)
+        # So that this home finds the records again, and knows of the target while MLflow is away.
+        home_records(self.name, self.home).change(STATE, changed)
 
     def _target_in_force(self, state: TargetState[Any]) -> Target[Any, Any]:
         """Return the target by the arguments in force: a rollout may have begun by earlier ones."""
         if not state.deploy_args or state.deploy_args == self._document:
             target = self.target
         else:
-            args = read_deploy_args(self.name, state.deploy_args)
-            target = target_for(self.name, args.target, self.home)
+            target = self.by(state.deploy_args).target
         # States from before the time was kept may have missed the latest arguments.
         return target if state.deploy_args_since else target.not_more_open()
 
@@ -372,13 +397,13 @@ class ManagedTarget:
         old = rollout.previous
         if rollout.swap and old is not None and not self.target.is_healthy(old):
             self._restore_previous(rollout, figures)
-        with self._state_lock():
+        with self.records.turn():
             self._target_in_force(self.load_state()).route(traffic_shares(back))
 
 
 def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
     """Return a target with the arguments in force; None where nothing was ever deployed there."""
-    deploy_args = read_state(folder_of(name, workspace.settings.home), Revision).deploy_args
+    deploy_args = read_state(home_records(name, workspace.settings.home), Revision).deploy_args
     if not deploy_args:
         return None
     return ManagedTarget(name, read_deploy_args(name, deploy_args), workspace)

@@ -1,24 +1,18 @@
-"""What a person tells a rollout: pause, resume, go on at once, abort, go back. Kept beside the
-target.
+"""What a person tells a rollout: pause, resume, go on at once, abort, go back. Kept with the
+target's records.
 """
 
 import time
-from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from weighbridge.core.disk import recording
-from weighbridge.core.files import replace_text
+from weighbridge.serving.targets.records import COMMANDS, TargetRecords
 
 Command = Literal["pause", "resume", "now", "abort"]
 
 ROLLBACK_SECONDS = 600.0
 """A rollback that could not begin within that time is a promotion like any other."""
-_FILE = "orders.json"
-"""Its older name: a command given before an update is still obeyed after it."""
-_LOCK = "orders.lock"
 
 
 class OperatorCommands(BaseModel):
@@ -43,31 +37,33 @@ class OperatorCommands(BaseModel):
         return bool(version) and version == self.rollback_to and is_recent
 
 
-def read(folder: Path) -> OperatorCommands:
-    """Return the commands in force; `folder` is the target's."""
-    try:
-        return OperatorCommands.model_validate_json((folder / _FILE).read_bytes())
-    except FileNotFoundError:
-        return OperatorCommands()
+def read(records: TargetRecords) -> OperatorCommands:
+    """Return the commands in force, of the target whose records these are."""
+    return _parse(records.read(COMMANDS).content)
 
 
-def note_rollback(folder: Path, version: str) -> None:
+def glance(records: TargetRecords) -> OperatorCommands:
+    """Return the commands in force a moment ago, for whoever looks many times a second."""
+    return _parse(records.glance(COMMANDS))
+
+
+def note_rollback(records: TargetRecords, version: str) -> None:
     """Note that this version is gone back to; empty: that no version is, any more."""
-    _change(folder, {"rollback_to": version, "rollback_at": time.time()})
+    _change(records, {"rollback_to": version, "rollback_at": time.time()})
 
 
-def issue(folder: Path, command: Command, rollout: str) -> None:
+def issue(records: TargetRecords, command: Command, rollout: str) -> None:
     """Put a command in force. The same again changes nothing.
 
     `now` and `abort` are for one rollout alone, and end a pause: the rollout goes on, or back.
 
     Args:
-        folder: the target's.
+        records: the target's.
         command: what is wanted.
         rollout: id of the rollout under way; empty for none.
 
     Raises:
-        Unavailable: the disk is full.
+        Unavailable: it can't be written down, as where the disk is full.
     """
     changes: dict[Command, dict[str, object]] = {
         "pause": {"paused": True},
@@ -75,13 +71,15 @@ def issue(folder: Path, command: Command, rollout: str) -> None:
         "now": {"paused": False, "now": rollout},
         "abort": {"paused": False, "abort": rollout},
     }
-    with recording(folder / _FILE):
-        _change(folder, changes[command])
+    _change(records, changes[command])
 
 
-def _change(folder: Path, changes: dict[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two people may give commands at once: neither must undo the other's.
-    with FileLock(folder / _LOCK):
-        in_force = read(folder).model_copy(update=changes)
-        replace_text(folder / _FILE, in_force.model_dump_json())
+def _change(records: TargetRecords, changes: dict[str, object]) -> None:
+    def changed(content: bytes) -> bytes:
+        return _parse(content).model_copy(update=changes).model_dump_json().encode()
+
+    records.change(COMMANDS, changed)
+
+
+def _parse(content: bytes) -> OperatorCommands:
+    return OperatorCommands.model_validate_json(content or b"{}")

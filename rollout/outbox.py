@@ -1,19 +1,16 @@
-"""The outbox of the ledger: entries in a file beside the target, on their way to MLflow.
+"""The outbox of the ledger: entries among a target's records, on their way to MLflow.
 
 An entry is written before the effect that it tells of, so a rollout needs no MLflow to go on.
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from weighbridge.core.disk import recording
-from weighbridge.core.files import replace_text
 from weighbridge.registry.ledger_entries import LedgerEntry
 from weighbridge.serving.targets.base import Release, Revision
+from weighbridge.serving.targets.records import LEDGER, MIRRORED, TargetRecords
 
 COUNTS = ("requests", "failed")
 """Figures of a rollout that are columns of their own in the ledger."""
@@ -22,25 +19,18 @@ COUNTS = ("requests", "failed")
 class Outbox:
     """Entries on a target's rollouts that MLflow may not have yet."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "ledger.jsonl"
-        self._count_path = folder / "ledger.mirrored"
+    def __init__(self, records: TargetRecords) -> None:
+        self._records = records
 
     def write(self, rollout: str, event: str, **fields: Any) -> None:
-        """Add an entry; it is on the disk when this returns.
+        """Add an entry; it outlives a loss of power when this returns.
 
         Raises:
-            Unavailable: the disk is full.
+            Unavailable: it can't be written down, as where the disk is full.
         """
         number = sum(entry.rollout == rollout for entry in self.entries())
         entry = LedgerEntry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
-        # A line that a crash cut off must not swallow this one.
-        content = self._content()
-        separator = b"" if not content or content.endswith(b"\n") else b"\n"
-        with recording(self._path), self._appending() as stream:
-            stream.write(separator + entry.model_dump_json().encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._records.append(LEDGER, entry.model_dump_json().encode())
 
     def write_begin(
         self, rollout: str, target: str, release: Release, previous: Revision | None, trigger: str
@@ -48,7 +38,7 @@ class Outbox:
         """Add that a release is about to be tried at a target, in place of the previous one.
 
         Raises:
-            Unavailable: the disk is full.
+            Unavailable: it can't be written down, as where the disk is full.
         """
         self.write(
             rollout,
@@ -68,7 +58,7 @@ class Outbox:
         """Add how a rollout ended, unless that was written before a crash.
 
         Raises:
-            Unavailable: the disk is full.
+            Unavailable: it can't be written down, as where the disk is full.
         """
         if self.ended(rollout):
             return
@@ -85,10 +75,10 @@ class Outbox:
         )
 
     def entries(self) -> list[LedgerEntry]:
-        """Return every entry of the file, but not one that a crash cut off."""
+        """Return every entry, but not one that a crash cut off."""
         entries = []
         # Not splitlines: texts may hold other characters that it takes for the end of a line.
-        for line in self._content().split(b"\n"):
+        for line in self._records.read(LEDGER).content.split(b"\n"):
             try:
                 entries.append(LedgerEntry.model_validate(json.loads(line)))
             except ValueError:
@@ -114,7 +104,7 @@ class Outbox:
     def mirrored(self, count: int, *, keep: bool = False) -> None:
         """Note that MLflow has been told `count` more entries.
 
-        The file starts anew where that is all and every rollout has ended.
+        The outbox starts anew where that is all and every rollout has ended.
 
         Args:
             count: how many of `unmirrored`, from its beginning.
@@ -122,24 +112,16 @@ class Outbox:
                 how far it came.
 
         Raises:
-            Unavailable: the disk is full; MLflow is told these entries again.
+            Unavailable: it can't be written down; MLflow is told these entries again.
         """
         total = self._mirrored_count() + count
-        with recording(self._count_path):
-            if keep or total < len(self.entries()) or self.unended():
-                replace_text(self._count_path, str(total))
-            else:
-                # In this order: entries that MLflow is told again do no harm, entries that it is
-                # never told would.
-                self._count_path.unlink(missing_ok=True)
-                self._path.unlink(missing_ok=True)
-
-    def _appending(self) -> IO[bytes]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._path.open("ab")
-
-    def _content(self) -> bytes:
-        return self._path.read_bytes() if self._path.exists() else b""
+        if keep or total < len(self.entries()) or self.unended():
+            self._records.change(MIRRORED, lambda _: str(total).encode())
+        else:
+            # In this order: entries that MLflow is told again do no harm, entries that it is never
+            # told would.
+            self._records.change(MIRRORED, lambda _: b"")
+            self._records.change(LEDGER, lambda _: b"")
 
     def _mirrored_count(self) -> int:
-        return int(self._count_path.read_text()) if self._count_path.exists() else 0
+        return int(self._records.read(MIRRORED).content or 0)

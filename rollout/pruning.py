@@ -19,7 +19,8 @@ from weighbridge.core.pruning import files_in, mapped
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST, find_measured
-from weighbridge.rollout.state import folder_of, known_targets, read_state
+from weighbridge.rollout.managed_target import open_target
+from weighbridge.rollout.state import home_records, known_targets, read_state
 from weighbridge.serving import bento
 from weighbridge.serving.targets.base import Release, Revision
 
@@ -144,7 +145,9 @@ def _needs(versions: Sequence[Version], registry: Registry, workspace: Workspace
 
 
 def _at_target(target: str, workspace: Workspace) -> Iterator[tuple[Release, str]]:
-    state = read_state(folder_of(target, workspace.settings.home), Revision)
+    managed = open_target(target, workspace)
+    records = managed.records if managed else home_records(target, workspace.settings.home)
+    state = read_state(records, Revision)
     if state.current is not None:
         yield state.current.release, f"serves at {target}"
     if state.rollout is not None:

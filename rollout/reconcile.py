@@ -8,7 +8,7 @@ process left is resolved first, whoever comes next.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
@@ -30,7 +30,7 @@ from weighbridge.rollout.interrupted_rollouts import recover as recover
 from weighbridge.rollout.interrupted_rollouts import repair, resolve_interrupted
 from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
 from weighbridge.rollout.rollout import Rollout
-from weighbridge.rollout.state import TargetState, folder_of, read_state
+from weighbridge.rollout.state import TargetState, home_records, read_state, traffic_shares
 from weighbridge.serving.targets.base import Release, Revision
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.package import PackageArgs, package
@@ -62,22 +62,47 @@ class ReconcileResult:
 def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
     """Return the target that a model is bound to, with the arguments in force.
 
-    Those are the binding's, unless later ones are written down here: a binding that was read a
-    moment ago, or from an MLflow that was not told yet, never brings an earlier address back.
+    Those are the binding's, unless later ones are written down: a binding that was read a moment
+    ago, or from an MLflow that was not told yet, never brings an earlier address back.
 
     Raises:
-        BadInput: the arguments are not understood any more.
+        BadInput: the arguments are not understood any more, or would leave alone what serves.
+        Unavailable: the place of the target's records does not answer.
     """
-    name, deploy = binding.target, binding.deploy
-    state = read_state(folder_of(name, workspace.settings.home), Revision)
-    if state.deploy_args and state.deploy_args_since > binding.since:
-        deploy = state.deploy_args
-    return ManagedTarget(name, read_deploy_args(name, deploy), workspace)
+    known = read_state(home_records(binding.target, workspace.settings.home), Revision)
+    deploy = _latest_arguments(known, binding)
+    managed = ManagedTarget(binding.target, read_deploy_args(binding.target, deploy), workspace)
+    _check_not_moved(managed, known)
+    # Another home may have deployed there since.
+    return managed.by(_latest_arguments(read_state(managed.records, Revision), binding, deploy))
 
 
-def _with_arguments_in_force(binding: Binding, workspace: Workspace) -> ManagedTarget:
-    """Return the target with the arguments in force, once they are written down."""
-    managed = managed_target_of(binding, workspace)
+def _latest_arguments(
+    state: TargetState[Any], binding: Binding, deploy: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the arguments that a state has, where they are later than the binding's; else those,
+    or what is given in their place.
+    """
+    is_later = state.deploy_args and state.deploy_args_since > binding.since
+    return state.deploy_args if is_later else deploy or binding.deploy
+
+
+def _check_not_moved(managed: ManagedTarget, known: TargetState[Any]) -> None:
+    """Raise BadInput where a version serves by arguments by which its records are elsewhere."""
+    before = known.deploy_args
+    if not before or before.get("target") == managed.args.target.model_dump(mode="json"):
+        return
+    try:
+        earlier = replace(managed, args=read_deploy_args(managed.name, before))
+    except BadInput:
+        return  # of an older release: where its records were is not known any more
+    if earlier.records.place != managed.records.place and traffic_shares(earlier.load_state()):
+        earlier.by(managed.args.model_dump(mode="json"))  # raises
+
+
+def _with_arguments_in_force(managed: ManagedTarget, binding: Binding) -> ManagedTarget:
+    """Return the target, whose lock is held, with the arguments in force once they are written."""
+    managed = managed.by(_latest_arguments(managed.load_state(), binding))
     managed.adopt(binding.since)
     return managed
 
@@ -101,9 +126,9 @@ def reconcile(
         BadInput: the target's address belongs to somebody else.
         Unavailable: MLflow does not answer; what serves goes on.
     """
-    with managed_target_of(binding, workspace).lock():
+    with managed_target_of(binding, workspace).lock() as locked:
         # Inside the lock, and before anything is routed by them.
-        managed = _with_arguments_in_force(binding, workspace)
+        managed = _with_arguments_in_force(locked, binding)
         resolve_interrupted(managed)
         repair(managed)
         # In any case: an attempt that failed is history too, and so is what was just resolved.
@@ -187,15 +212,15 @@ def _checked(trigger: str, managed: ManagedTarget, version: Version) -> str:
     has noted this version beside the target.
     """
     # Whoever calls this can say anything: by HTTP, or as a parameter of a flow.
-    if operator_commands.read(managed.folder).goes_back_to(version.version):
+    if operator_commands.read(managed.records).goes_back_to(version.version):
         return ROLLBACK
     return trigger if trigger != ROLLBACK else "reconcile"
 
 
 def _forget_rollback(managed: ManagedTarget, version: Version) -> None:
     """End the permission to skip the canary of this version: it was for this time alone."""
-    if operator_commands.read(managed.folder).rollback_to == version.version:
-        operator_commands.note_rollback(managed.folder, "")
+    if operator_commands.read(managed.records).rollback_to == version.version:
+        operator_commands.note_rollback(managed.records, "")
 
 
 def _with_newest_arguments(
@@ -210,7 +235,7 @@ def _with_newest_arguments(
         for listed in registry.bindings()
         if (listed.target, listed.model) == (binding.target, binding.model)
     )
-    return _with_arguments_in_force(next(matching, binding), managed.workspace)
+    return _with_arguments_in_force(managed, next(matching, binding))
 
 
 def _keep(managed: ManagedTarget, serving: str, why: str, tried: str = "") -> ReconcileResult:
@@ -235,7 +260,7 @@ def _why_not_tried(
     managed: ManagedTarget, state: TargetState[Any], version: Version, force: bool
 ) -> str | None:
     """Return why the version is not tried now; None when it is."""
-    if operator_commands.read(managed.folder).paused:
+    if operator_commands.read(managed.records).paused:
         return f"the target is paused: `weighbridge resume {managed.name}`"
     failure = state.last_failure
     if force or failure is None or failure.release.version != version.version:

@@ -5,7 +5,7 @@
     start ─ probe ─ shift 10 % … 100 % ─ commit ─ (the old one drains, and is stopped)
       └───────┴──────────┴── back: all traffic to the old one, the new one drains, and is stopped
 
-Always in this order: the ledger says what is about to be done, the state (`state.json`) says it,
+Always in this order: the ledger says what is about to be done, the state says it,
 the effect follows. So whoever opens the target after a crash knows what was going on: before
 `commit` a rollout is rolled back, from there on it is finished (interrupted_rollouts.py).
 """
@@ -24,6 +24,7 @@ from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.rollout.state import FailedRollout, OngoingRollout
 from weighbridge.serving.targets.base import Liveness, Release
+from weighbridge.serving.targets.records import LockLost
 from weighbridge.tasks.measurement import Measurement
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Rollout:
         Raises:
             BadInput: the address belongs to somebody else; nothing was touched.
             Unavailable: its Bento or environment can't be had; nothing was touched.
+            LockLost: another deployer has the target by now; it settles this rollout.
         """
         managed, measurement = self._managed, self._measurement
         # First: an address that belongs to somebody else is told before anything is started.
@@ -111,6 +113,8 @@ class Rollout:
             self._shift()
         except RolloutStopped as stopped:
             return self._roll_back(stopped)
+        except LockLost:
+            raise  # another deployer has read what was going on, and goes on from there
         except WeighbridgeError as exc:
             return self._roll_back(RolloutStopped("failed", "error", str(exc)))
         # Ctrl-C leaves nothing half: what served before serves when the process ends.
@@ -281,7 +285,7 @@ class Rollout:
             RolloutStopped: the version died or takes too much memory, a person or the alias wants
                 it otherwise, or time is up.
         """
-        in_force = operator_commands.read(self._managed.folder)
+        in_force = operator_commands.glance(self._managed.records)
         while True:
             if in_force.abort == self._ongoing.id:
                 raise RolloutStopped("aborted", "error", "somebody aborted it")
@@ -289,7 +293,7 @@ class Rollout:
                 raise RolloutStopped("superseded", "inconclusive", why)
             self._check_alive()
             self._pause(POLL)
-            in_force = operator_commands.read(self._managed.folder)
+            in_force = operator_commands.glance(self._managed.records)
             if not in_force.paused:
                 break
         if time.monotonic() > deadline:
@@ -327,14 +331,14 @@ class Rollout:
             self._managed.pause(f"{what}: {judgement.why}")
             while not self._skips_steps():
                 self._tick()
-                if not operator_commands.read(self._managed.folder).paused:
+                if not operator_commands.glance(self._managed.records).paused:
                     return
             return
         raise RolloutStopped("failed", judgement.verdict, f"{what}: {judgement.why}")
 
     def _skips_steps(self) -> bool:
         """Whether somebody wants this rollout to go on at once."""
-        return operator_commands.read(self._managed.folder).now == self._ongoing.id
+        return operator_commands.glance(self._managed.records).now == self._ongoing.id
 
     def _probe_questions(self) -> list[probe.ProbeQuestion]:
         if self._measurement is None:

@@ -1,16 +1,8 @@
 """The state of a target: what serves there, what is being rolled out, and what should serve.
 
-It is kept in the target's folder, beside what else is known of the target::
-
-    HOME/targets/NAME/state.json      the state; gateway and supervisord are made to follow it
-    HOME/targets/NAME/ledger.jsonl    lines of the ledger that MLflow may not have yet (outbox.py)
-    HOME/targets/NAME/orders.json     what people told the rollout (operator_commands.py)
-    HOME/targets/NAME/checks.json     what monitoring saw (flows/monitor.py)
-    HOME/targets/NAME/restart.json    the last restart of an engine that hung (engine_watch.py)
-    HOME/targets/NAME/lock            held by whoever changes anything; the kernel frees it when its
-                                      holder dies
-    HOME/targets/NAME/state.lock      held for one change of the state, or for making the gateway
-                                      follow it: new arguments do not wait for a rollout to end
+It lies with the other records of the target (serving/targets/records.py). A home also keeps the
+arguments of each target that it deployed to, in HOME/targets/NAME/state.json: so it knows where the
+records are. Of a target whose versions run on this machine that file is the state itself.
 """
 
 from pathlib import Path
@@ -18,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from weighbridge.core.disk import recording
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.files import replace_text
 from weighbridge.serving.targets.base import Release, Revision, Share
+from weighbridge.serving.targets.home_records import HomeRecords, folder_of
+from weighbridge.serving.targets.records import STATE, TargetRecords
 
 R = TypeVar("R", bound=Revision)
 
@@ -133,52 +125,46 @@ class TargetState(BaseModel, Generic[R]):
     )
 
 
-def folder_of(name: str, home: Path) -> Path:
-    """Return the folder in which the target's files are."""
-    return home / "targets" / name
-
-
 def known_targets(home: Path) -> list[str]:
-    """Return the name of every target that something was deployed to."""
-    return sorted(path.parent.name for path in (home / "targets").glob("*/state.json"))
+    """Return the name of every target that this home has deployed to."""
+    return sorted(path.parent.name for path in (home / "targets").glob(f"*/{STATE}"))
 
 
-def state_file(folder: Path) -> Path:
-    """Return the file with the state, in the target's folder."""
-    return folder / "state.json"
+def home_records(name: str, home: Path) -> HomeRecords:
+    """Return what this home keeps of a target."""
+    return HomeRecords(folder_of(name, home))
 
 
-def read_state(folder: Path, revision_model: type[Revision]) -> TargetState[Any]:
-    """Return the state kept in a target's folder; an empty one where there is none.
+def read_state(records: TargetRecords, revision_model: type[Revision]) -> TargetState[Any]:
+    """Return the state among a target's records; an empty one where there is none.
 
     Args:
-        folder: the target's.
+        records: the target's.
         revision_model: what its revisions are; with `Revision` only what is common to all targets
             is read.
 
     Raises:
-        Unavailable: the file is damaged.
+        Unavailable: it is damaged, or the place of the records does not answer.
     """
-    path = state_file(folder)
+    return parse_state(records.read(STATE).content, revision_model, records.place)
+
+
+def parse_state(content: bytes, revision_model: type[Revision], place: str) -> TargetState[Any]:
+    """Return the state that a document holds, of records at this place. Raises Unavailable."""
+    if not content:
+        return TargetState()
     model = TargetState[revision_model]  # type: ignore[valid-type]
     try:
-        return model.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return TargetState()
+        return model.model_validate_json(content)
     except (ValueError, ValidationError) as exc:
         raise Unavailable(
-            f"reading {path}", "it is damaged", "remove it, then deploy again"
+            f"reading {STATE} of {place}", "it is damaged", "remove it, then deploy again"
         ) from exc
 
 
-def write_state(folder: Path, state: TargetState[Any]) -> None:
-    """Write the state into a target's folder, whole or not at all.
-
-    Raises:
-        Unavailable: the disk is full.
-    """
-    with recording(state_file(folder)):
-        replace_text(state_file(folder), state.model_dump_json(indent=1))
+def state_document(state: TargetState[Any]) -> bytes:
+    """Return the document that holds a state."""
+    return state.model_dump_json(indent=1).encode()
 
 
 def traffic_shares(state: TargetState[R]) -> list[Share[R]]:

@@ -2,19 +2,32 @@
 
 from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Registry
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
+from weighbridge.rollout.reconcile import managed_target_of
 from weighbridge.rollout.state import known_targets
 
 
 def find_target(name: str, workspace: Workspace) -> ManagedTarget:
     """Return the target of this name. Raises BadInput where nothing was ever deployed there."""
     names = known_targets(workspace.settings.home)
-    managed = open_target(name, workspace) if name in names else None
+    known = name in names
+    managed = open_target(name, workspace) if known else _of_another_home(name, workspace)
     if managed is None:
         remedy = f"known: {', '.join(names)}" if names else "start one with: weighbridge run RECIPE"
         raise BadInput(f"looking for target '{name}'", "there is none of that name", remedy)
     return managed
+
+
+def _of_another_home(name: str, workspace: Workspace) -> ManagedTarget | None:
+    """Return a target of which MLflow knows, and whose records another home began; else None."""
+    if not (workspace.settings.tracking_uri or workspace.settings.postgresql_url("psycopg2")):
+        return None  # nobody else has written into this home's own database
+    bindings = Registry.connect(workspace.settings).bindings()
+    binding = next((binding for binding in bindings if binding.target == name), None)
+    managed = managed_target_of(binding, workspace) if binding else None
+    return managed if managed and managed.load_state().deploy_args else None
 
 
 def command(target: str, command: operator_commands.Command, workspace: Workspace) -> str:
@@ -25,7 +38,7 @@ def command(target: str, command: operator_commands.Command, workspace: Workspac
     managed = find_target(target, workspace)
     rollout = managed.load_state().rollout
     # Without the lock: whoever rolls out holds it until the rollout ends.
-    operator_commands.issue(managed.folder, command, rollout.id if rollout else "")
+    operator_commands.issue(managed.records, command, rollout.id if rollout else "")
     if command == "pause":
         return f"{target} is paused: no rollout takes a step until `resume`"
     if command == "resume":
@@ -61,5 +74,5 @@ def rollback_version(target: str, workspace: Workspace) -> str:
 def stop_drained(target: str, workspace: Workspace) -> bool:
     """Stop what has drained at a target; return whether nothing drains any more."""
     managed = find_target(target, workspace)
-    with managed.lock():
-        return managed.stop_drained()
+    with managed.lock() as locked:
+        return locked.stop_drained()

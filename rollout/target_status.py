@@ -69,7 +69,7 @@ def _was_asked_for(managed: ManagedTarget) -> bool:
 def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     """Return how one target is."""
     state, serving = managed.load_state(), serving_at(managed, ask=ask)
-    rollout, restart = state.rollout, last_restart(managed.folder)
+    rollout, restart = state.rollout, last_restart(managed.records)
     asked = state.current if ask else None
     if restart and state.current and restart.revision != state.current.name:
         restart = None  # of a version that served earlier
@@ -95,7 +95,7 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
         rollout=rollout.id if rollout else "",
         trying=rollout.next.release.version if rollout else "",
         share=rollout.share if rollout else 0,
-        paused=operator_commands.read(managed.folder).paused,
+        paused=operator_commands.read(managed.records).paused,
         detail="; ".join(remark for remark in remarks if remark),
     )
 

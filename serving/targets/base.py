@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.plugins import load
 from weighbridge.serving.gateway.models import FinishedRequest
+from weighbridge.serving.targets.home_records import HomeRecords, folder_of
+from weighbridge.serving.targets.records import TargetRecords
 
 
 class TargetArgs(BaseModel):
@@ -103,7 +105,7 @@ class Target(ABC, Generic[A, R]):
     Args: ClassVar[type[TargetArgs]]
     """Model of the arguments that a recipe may give."""
     revision_model: ClassVar[type[Revision]]
-    """Model of what `prepare` returns, to read it back from the target's state file."""
+    """Model of what `prepare` returns, to read it back from the target's state."""
 
     def __init__(self, name: str, args: A, home: Path) -> None:
         """Keep the arguments; nothing is started, read or written yet.
@@ -201,6 +203,14 @@ class Target(ABC, Generic[A, R]):
         """Return a reader of the requests that end from now on."""
 
     # Optional: what a target may leave as it is here.
+
+    def records(self) -> TargetRecords:
+        """Return what is written down of this target, where versions run.
+
+        Here: files of this home, for versions that run on this machine. A target whose versions run
+        elsewhere keeps it there, so that any machine that deploys to it goes on from the same.
+        """
+        return HomeRecords(folder_of(self.name, self.home))
 
     def check(self) -> None:
         """Make sure that this target could serve here, long before it has to.

@@ -235,7 +235,7 @@ def test_paused_targets_begin_nothing_until_resumed(shop: Machine, deployer: Dep
     weighbridge("pause", "shop")
     with pytest.raises(GateFailed, match=r"the target is paused: `weighbridge resume shop`"):
         weighbridge("promote", "demo", "2")
-    assert operator_commands.read(shop.managed.folder).paused
+    assert operator_commands.read(shop.managed.records).paused
     weighbridge("resume", "shop")
     until(lambda: settled(shop) == "2")
 

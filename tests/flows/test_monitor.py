@@ -3,7 +3,6 @@ not.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from weighbridge.rollout import operator_commands
 from weighbridge.rollout.deploy_args import MonitorArgs
 from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.sequential_test import Judgement, Verdict
-from weighbridge.rollout.state import folder_of
+from weighbridge.rollout.state import home_records
 from weighbridge.serving.targets.base import Release, Revision
 
 BINDING = Binding(target="demo", model="demo", deploy={})
@@ -30,7 +29,7 @@ class Scene:
     rollout are not.
     """
 
-    def __init__(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def __init__(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         self.workspace = workspace
         self.registry = Registry.connect(workspace.settings)
         self.verdicts: list[Verdict] = []
@@ -39,8 +38,7 @@ class Scene:
         self.state = SimpleNamespace(current=self._revision("2"), rollout=None)
         self.managed = SimpleNamespace(
             name="demo",
-            folder=folder,
-            home=folder,
+            records=home_records("demo", workspace.settings.home),
             workspace=workspace,
             load_state=lambda: self.state,
             args=SimpleNamespace(monitor=MonitorArgs(questions=4)),
@@ -85,8 +83,8 @@ class Scene:
 
     def _redeploy(self, binding: Binding, *_: object, force: bool) -> ReconcileResult:
         assert force, "the version before must be tried even if it failed once"
-        folder = folder_of("demo", self.workspace.settings.home)
-        assert operator_commands.read(folder).goes_back_to(self.champion), "it must be quick"
+        records = home_records("demo", self.workspace.settings.home)
+        assert operator_commands.read(records).goes_back_to(self.champion), "it must be quick"
         self.redeployed.append(self.champion)
         self.state.current = self._revision(self.champion)
         return ReconcileResult("deployed", f"version {self.champion} serves", self.champion)
@@ -100,8 +98,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scene:
-    return Scene(workspace, monkeypatch, tmp_path / "target")
+def scene(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(workspace, monkeypatch)
 
 
 def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:

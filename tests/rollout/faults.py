@@ -23,8 +23,9 @@ from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.rollout.state import folder_of, read_state, state_file
+from weighbridge.rollout.state import home_records, parse_state
 from weighbridge.serving.targets.base import Revision
+from weighbridge.serving.targets.records import STATE
 
 KINDS = get_args(get_type_hints(Fault)["kind"])
 
@@ -103,17 +104,14 @@ def _counted(world: Watched, original: Any, name: str) -> Any:
 
 def _is_swapping(home: Path) -> Callable[[], bool]:
     """Whether the state that is written down tells of a swap; it is parsed when it has changed."""
-    folder = folder_of("shop", home)
+    records = home_records("shop", home)
     known: tuple[bytes, bool] = (b"", False)
 
     def look() -> bool:
         nonlocal known
-        try:
-            content = state_file(folder).read_bytes()
-        except FileNotFoundError:
-            return False
+        content = records.read(STATE).content
         if content != known[0]:
-            rollout = read_state(folder, Revision).rollout
+            rollout = parse_state(content, Revision, records.place).rollout
             known = content, rollout is not None and rollout.swap
         return known[1]
 

@@ -24,6 +24,9 @@ from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
 from weighbridge.rollout.reconcile import ReconcileResult, reconcile
 from weighbridge.rollout.state import TargetState
+from weighbridge.serving.targets.home_records import HomeRecords
+from weighbridge.serving.targets.records import STATE
+from weighbridge.serving.targets.shared_records import SharedRecords
 
 QUESTIONS = [
     ProbeQuestion(prompt=f"q{n}", reference=f"a{n}", answer=f"a{n}", scores={"exact_match": 1.0})
@@ -88,10 +91,12 @@ class Machine:
     world: World
     registry: FakeRegistry
     policy: dict[str, Any]
+    kind: str = "memory"
+    """Of the target."""
 
     @property
     def binding(self) -> Binding:
-        deploy = {"name": "shop", "target": {"kind": "memory"}, "rollout": self.policy}
+        deploy = {"name": "shop", "target": {"kind": self.kind}, "rollout": self.policy}
         return Binding(target="shop", model="demo", deploy=deploy)
 
     @property
@@ -134,8 +139,9 @@ def machine(
     monkeypatch.setattr(
         probe, "ask", lambda url, questions, **options: _answer(world, url, questions)
     )
-    for owner, name in ((Outbox, "write"), (ManagedTarget, "save_state")):
-        monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
+    monkeypatch.setattr(Outbox, "write", _counted(world, Outbox.write, "write"))
+    for records in (HomeRecords, SharedRecords):
+        monkeypatch.setattr(records, "change", _counted_of_state(world, records.change))
     quick = {
         "step_seconds": 0,
         "step_deadline": 2,
@@ -156,6 +162,16 @@ def _counted(world: World, original: Any, name: str) -> Any:
             return original(*args, **kwargs)
 
     return effect
+
+
+def _counted_of_state(world: World, original: Any) -> Any:
+    """What is written of the state is an effect; commands are somebody else's doing."""
+    counted = _counted(world, original, "state")
+
+    def change(records: Any, name: str, change: Any) -> Any:
+        return (counted if name == STATE else original)(records, name, change)
+
+    return change
 
 
 def _answer(world: World, url: str, questions: Sequence[ProbeQuestion]) -> list[ProbeAnswer]:

@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_holds_up_no_restart(
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", _no_room)
         assert looks(watch, shop)
-        assert last_restart(shop.managed.folder) is None
+        assert last_restart(shop.managed.records) is None
     watch.look(shop.managed)
     assert shop.managed.outbox.unmirrored()
 

@@ -8,11 +8,12 @@ import pytest
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout.outbox import Outbox
+from weighbridge.serving.targets.home_records import HomeRecords
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Outbox:
-    return Outbox(tmp_path / "shop")
+    return Outbox(HomeRecords(tmp_path / "shop"))
 
 
 def _file(tmp_path: Path) -> Path:

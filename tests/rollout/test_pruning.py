@@ -17,8 +17,9 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, Version
 from weighbridge.registry.versions import REMOVED
 from weighbridge.rollout import pruning
-from weighbridge.rollout.state import TargetState, folder_of, write_state
+from weighbridge.rollout.state import TargetState, home_records, state_document
 from weighbridge.serving.targets.base import Release, Revision
+from weighbridge.serving.targets.records import STATE
 
 SIZE = 64 << 10
 
@@ -98,7 +99,8 @@ def test_of_older_releases_only_what_has_an_alias_serves_or_served_stays(
     old = first["large"]
     release = Release(name="demo", version=old.version, bento="demo:1", digest="sha256:0")
     state: TargetState[Revision] = TargetState(previous_releases=(release,))
-    write_state(folder_of("shop", workspace.settings.home), state)
+    records = home_records("shop", workspace.settings.home)
+    records.change(STATE, lambda _: state_document(state))
     why = {
         one.version.version: one.why for one in pruning.holdings(registry, workspace) if one.version
     }

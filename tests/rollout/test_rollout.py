@@ -276,16 +276,16 @@ def test_what_was_gone_back_to_skips_the_canary_whoever_asks_but_not_for_ever(
     shop: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.promote("1")
-    operator_commands.note_rollback(shop.managed.folder, "2")
-    assert operator_commands.read(shop.managed.folder).goes_back_to("2")
-    assert not operator_commands.read(shop.managed.folder).goes_back_to("1")
+    operator_commands.note_rollback(shop.managed.records, "2")
+    assert operator_commands.read(shop.managed.records).goes_back_to("2")
+    assert not operator_commands.read(shop.managed.records).goes_back_to("1")
     with monkeypatch.context() as patch:
         patch.setattr(operator_commands, "ROLLBACK_SECONDS", 0.0)
-        assert not operator_commands.read(shop.managed.folder).goes_back_to("2")
+        assert not operator_commands.read(shop.managed.records).goes_back_to("2")
     shop.promote("2")
     triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
     assert triggers == ["test", "rollback"]
-    assert not operator_commands.read(shop.managed.folder).goes_back_to("2")
+    assert not operator_commands.read(shop.managed.records).goes_back_to("2")
 
 
 def steps_passed(shop: Machine) -> list[str]:

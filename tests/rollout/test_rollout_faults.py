@@ -14,7 +14,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.managed_target import open_target
-from weighbridge.rollout.state import folder_of, read_state
+from weighbridge.rollout.state import home_records, read_state
 from weighbridge.serving.targets.base import Revision
 
 Kind = get_type_hints(Fault)["kind"]
@@ -125,7 +125,7 @@ def _check_recovered(shop: Machine) -> None:
     """Without MLflow, and without another attempt: only what serves, and what still has requests,
     is left.
     """
-    state = read_state(folder_of("shop", shop.workspace.settings.home), Revision)
+    state = read_state(home_records("shop", shop.workspace.settings.home), Revision)
     assert state.rollout is None
     serves = {state.current.name: (100, False)} if state.current else {}
     drains = {name: (0, True) for name in shop.world.in_flight if name not in serves}

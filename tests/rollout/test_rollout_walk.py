@@ -254,7 +254,7 @@ class Walk(RuleBasedStateMachine):
     def _time_passes(self, seconds: float) -> None:
         """While a rollout waits: somebody sees that it is paused, and requests end."""
         self.world.in_flight.clear()
-        if operator_commands.read(self.shop.managed.folder).paused:
+        if operator_commands.read(self.shop.managed.records).paused:
             self.give_command(self._relief)
 
     def _unwatched(

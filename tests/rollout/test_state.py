@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.rollout.state import TargetState, read_state, traffic_shares, write_state
+from weighbridge.rollout.state import TargetState, read_state, state_document, traffic_shares
 from weighbridge.serving.targets.base import Release, Revision
+from weighbridge.serving.targets.home_records import HomeRecords
 from weighbridge.serving.targets.local import LocalRevision
+from weighbridge.serving.targets.records import STATE
 
 OLDER = """
 {
@@ -90,7 +92,7 @@ OLDER = """
 
 def test_a_state_written_with_the_older_names_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(OLDER)
-    state = read_state(tmp_path, LocalRevision)
+    state = read_state(HomeRecords(tmp_path), LocalRevision)
     assert isinstance(state.current, LocalRevision)
     assert [one.revision.name for one in state.draining] == ["6"]
     assert [release.version for release in state.previous_releases] == ["6"]
@@ -104,18 +106,19 @@ def test_a_state_written_with_the_older_names_is_read_whole(tmp_path: Path) -> N
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(OLDER)
-    state = read_state(tmp_path, LocalRevision)
-    write_state(tmp_path, state)
-    assert read_state(tmp_path, LocalRevision) == state
+    records = HomeRecords(tmp_path)
+    state = read_state(records, LocalRevision)
+    records.change(STATE, lambda _: state_document(state))
+    assert read_state(HomeRecords(tmp_path), LocalRevision) == state
     assert '"retiring"' not in (tmp_path / "state.json").read_text()
 
 
 def test_without_a_file_nothing_is_known(tmp_path: Path) -> None:
-    assert read_state(tmp_path, Revision) == TargetState()
+    assert read_state(HomeRecords(tmp_path), Revision) == TargetState()
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     release = Release(name="demo", version="7", bento="demo:7", digest="sha256:7")
     (tmp_path / "state.json").write_text(release.model_dump_json()[:-5])
     with pytest.raises(Unavailable, match="it is damaged"):
-        read_state(tmp_path, Revision)
+        read_state(HomeRecords(tmp_path), Revision)
