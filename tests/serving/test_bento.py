@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -28,7 +29,7 @@ from weighbridge.core.paths import PACKAGE
 from weighbridge.core.plugins import BUILT_IN
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
-from weighbridge.serving import bento, bento_process
+from weighbridge.serving import bento, bento_process, pod_drain
 from weighbridge.serving.bento_process import RunningBento
 from weighbridge.serving.openai_client import Client, is_ready
 
@@ -105,11 +106,21 @@ def served(
             cache = shared.settings.cache
             exported = bento.export(bento.build(contents, cache), contents.model, shared.store, {})
         log = tmp_path_factory.mktemp("served") / "log"
-        return bento_process.serve(exported.path, cache, log, 120)
+        return as_in_a_pod(bento_process.serve(exported.path, cache, log, 120))
 
     served = Served(start)
     yield served
     served.end()
+
+
+@contextlib.contextmanager
+def as_in_a_pod(starts: AbstractContextManager[RunningBento]) -> Iterator[RunningBento]:
+    """Start a Bento as revision 7 of a target in a cluster."""
+    with contextlib.ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WEIGHBRIDGE_REVISION", "7")
+            proof = running.enter_context(starts)
+        yield proof
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -328,6 +339,28 @@ def test_exported_it_answers_on_both_ports(served: Served) -> None:
     processes = tree(proof.process.pid)
     served.end()
     assert ended(processes)
+
+
+def test_in_a_pod_it_tells_what_is_under_way_and_drains(served: Served) -> None:
+    proof = served.running()
+    gauge = "weighbridge_requests_in_flight"
+    body = {"prompt": "Hello", "stream": True, "ignore_eos": True, "max_tokens": 300}
+    assert httpx.get(f"{proof.url}/readyz").json() == {"answers": True}
+    with httpx.stream("POST", f"{proof.url}/v1/completions", json=body) as response:
+        assert response.headers["X-Weighbridge-Version"] == "7"
+        assert httpx.get(f"{proof.url}/requests").json()["in_flight"] == 1
+        assert f"{gauge} 1.0" in httpx.get(f"{proof.url}/metrics").text
+        began = time.monotonic()
+        reading = threading.Thread(target=lambda: list(response.iter_raw()))
+        reading.start()
+        assert pod_drain.drained(proof.url, least=0, most=60)
+        reading.join()
+    (ended,) = httpx.get(f"{proof.url}/requests?after=0").json()["ended"][-1:]
+    assert (ended["status"], ended["stream"], ended["truncated"]) == (200, True, False)
+    assert ended["seconds"] <= time.monotonic() - began + 5
+    assert f"{gauge} 0.0" in httpx.get(f"{proof.url}/metrics").text
+    last = httpx.post(f"{proof.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
+    assert (last.status_code, last.headers["connection"]) == (200, "close")
 
 
 @pytest.mark.parametrize("victim", ["worker", "engine", "arbiter"])
