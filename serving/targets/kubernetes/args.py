@@ -9,6 +9,11 @@ from weighbridge.core.field_types import PathText
 from weighbridge.serving.client_requests import MAX_BODY_BYTES
 from weighbridge.serving.targets.base import TargetArgs
 
+BENTOML_USER: Final = 1034
+"""In images that `bentoml containerize` builds."""
+OWN_USER: Final = 10001
+"""In images that `weighbridge image` builds."""
+
 DnsLabel = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
 ]
@@ -74,8 +79,8 @@ class SharedStoreRef(_Part):
         description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service "
         "account may read the bucket.",
     )
-    image: Image | Literal[""] = Field(
-        "", description="Image with Weighbridge that fetches; empty: that of the server."
+    image: Image = Field(
+        description="Image with Weighbridge that fetches: `weighbridge image control` builds one."
     )
 
 
@@ -148,7 +153,8 @@ class KubernetesArgs(TargetArgs):
         "image",
         description="Where the Bento comes from: it is in `image`; an init container fetches it "
         "by its digest from WEIGHBRIDGE_STORE; or it is the OCI image `model_image`, mounted "
-        "(Kubernetes 1.35 and later). With the latter two `image` is the engine's.",
+        "(Kubernetes 1.35 and later). With the latter two `image` is the engine's, as `weighbridge "
+        "image` builds it.",
     )
     model_image: Image | Literal[""] = Field(
         "", description="For `oci_volume`: the image that holds the Bento, filled in as `image`."
@@ -191,8 +197,11 @@ class KubernetesArgs(TargetArgs):
     stop_seconds: int = Field(
         30, ge=1, description="Seconds that the engine has between SIGTERM and SIGKILL."
     )
-    user_id: int = Field(
-        1034, ge=1, description="User and group of the processes; 1034 owns BentoML's images."
+    user_id: int | None = Field(
+        None,
+        ge=1,
+        description="User and group of the processes, as a number; empty: 1034, which owns the "
+        "images of `bentoml containerize`, or 10001 of `weighbridge image`.",
     )
     service_account: ObjectName | Literal[""] = Field(
         "", description="Of the pods; no token of it is mounted. Empty: the namespace's default."
@@ -231,6 +240,11 @@ class KubernetesArgs(TargetArgs):
             if not isinstance(part.get("kind"), str):
                 raise ValueError("overlay: each part names the `kind` that it is merged into")
         return self
+
+    @property
+    def user(self) -> int:
+        """User and group of the processes."""
+        return self.user_id or (BENTOML_USER if self.model == "image" else OWN_USER)
 
     @property
     def splits_traffic(self) -> bool:

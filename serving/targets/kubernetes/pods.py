@@ -72,9 +72,9 @@ def _pod_spec(args: KubernetesArgs, release: Release, workload: Workload) -> dic
         "securityContext": {
             "runAsNonRoot": True,
             # A number: kubelet can't tell whether a user's name is root.
-            "runAsUser": args.user_id,
-            "runAsGroup": args.user_id,
-            "fsGroup": args.user_id,
+            "runAsUser": args.user,
+            "runAsGroup": args.user,
+            "fsGroup": args.user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [
@@ -92,18 +92,17 @@ def _pod_spec(args: KubernetesArgs, release: Release, workload: Workload) -> dic
 
 
 def _serving(args: KubernetesArgs, release: Release, workload: Workload) -> dict[str, Any]:
-    command = ["serve", "--host", "0.0.0.0", "--port", str(workload.port)]
-    # The image of a Bento knows where the Bento is; that of an engine has to be told.
+    # Both images serve by themselves: a Bento's what it holds, an engine's what it is told.
     start = (
-        {"args": command}
+        ["serve", "--host", "0.0.0.0", "--port", str(workload.port)]
         if args.model == "image"
-        else {"command": ["bentoml", *command, _bento_folder(args)]}
+        else [_bento_folder(args)]
     )
     return {
         "name": CONTAINER,
         "image": filled_in(args.image, release),
         "imagePullPolicy": args.pull_policy,
-        **start,
+        "args": start,
         "ports": [{"name": "http", "containerPort": workload.port, "protocol": "TCP"}],
         "env": _environment(args, workload),
         "resources": _resources(args),
@@ -134,7 +133,7 @@ def _fetching(args: KubernetesArgs, release: Release) -> dict[str, Any]:
     keys = {"envFrom": [{"secretRef": {"name": store.secret}}]} if store.secret else {}
     return {
         "name": "fetch",
-        "image": filled_in(store.image or args.image, release),
+        "image": filled_in(store.image, release),
         "imagePullPolicy": args.pull_policy,
         "command": [
             *("python", "-m", "weighbridge.serving.targets.kubernetes.fetch"),
@@ -157,6 +156,7 @@ def _environment(args: KubernetesArgs, workload: Workload) -> list[dict[str, Any
     plain = {
         **variables("127.0.0.1", ENGINE_PORT, workload.target, args.max_body_bytes),
         "WEIGHBRIDGE_REVISION": workload.revision,
+        "PORT": str(workload.port),
         # All that is written by itself: the root is read-only.
         "HOME": _SCRATCH,
         "BENTOML_HOME": f"{_SCRATCH}/bentoml",

@@ -19,7 +19,12 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "cards": {"resources": {"gpus": 2}, "surge": False, "runtime_class": "nvidia"},
     "init": {
         "model": "init",
-        "store": {"uri": "s3://models/x", "endpoint": "http://minio:9000", "secret": "s3"},
+        "store": {
+            "uri": "s3://models/x",
+            "endpoint": "http://minio:9000",
+            "secret": "s3",
+            "image": "registry.example/weighbridge-control:1",
+        },
     },
     "volume": {"model": "oci_volume", "model_image": "registry.example/models/{name}:{bento}"},
     "hpa": {"autoscale": {"by": "hpa", "min_replicas": 2}},

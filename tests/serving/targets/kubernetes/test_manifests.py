@@ -96,6 +96,15 @@ def test_secrets_are_named_and_never_written_out() -> None:
     }
 
 
+def test_processes_are_those_of_the_images_user_as_a_number() -> None:
+    users = [pod(arguments(**VARIANTS[one]))["securityContext"]["runAsUser"] for one in VARIANTS]
+    assert dict(zip(VARIANTS, users, strict=True)) == {
+        **dict.fromkeys(VARIANTS, 1034),
+        **dict.fromkeys(("init", "volume"), 10001),
+    }
+    assert pod(arguments(user_id=7))["securityContext"]["runAsUser"] == 7
+
+
 def test_requests_equal_limits_for_all_that_a_replica_takes() -> None:
     resources = pod(arguments(resources={"gpus": 2}))["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]
@@ -114,6 +123,8 @@ def test_a_bento_comes_by_its_digest_from_the_store() -> None:
     fetching = pod(arguments(**VARIANTS["init"]))["initContainers"][0]
     assert RELEASE.digest in fetching["command"]
     assert {"name": "WEIGHBRIDGE_STORE", "value": "s3://models/x"} in fetching["env"]
+    assert fetching["image"] == "registry.example/weighbridge-control:1"
+    assert pod(arguments(**VARIANTS["init"]))["containers"][0]["args"] == [fetching["command"][-1]]
     # The keys of the store are for the fetching alone.
     assert "envFrom" in fetching
     assert "envFrom" not in pod(arguments(**VARIANTS["init"]))["containers"][0]
