@@ -96,9 +96,13 @@ def _rules(args: KubernetesArgs) -> list[dict[str, Any]]:
     kinds = [
         ("apps", ("deployments",), _ALL),
         ("apps", ("replicasets",), _READ),
-        ("", ("services", "configmaps"), _ALL),
+        ("", ("services",), _ALL),
+        # What is written under the version that was read.
+        ("", ("configmaps",), (*_ALL, "update")),
         ("", ("pods", "events"), _READ),
-        ("", ("pods/log", "pods/proxy"), ("get",)),
+        ("", ("pods/log",), ("get",)),
+        # Questions to a pod from outside the cluster; a POST counts as `create`.
+        ("", ("pods/proxy",), ("get", "create")),
         # A pod that hangs is ended, and its ReplicaSet starts another.
         ("", ("pods",), ("delete",)),
         ("coordination.k8s.io", ("leases",), (*_ALL, "update")),

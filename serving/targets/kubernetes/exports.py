@@ -189,4 +189,7 @@ def _for_kserve(pod: dict[str, Any]) -> dict[str, Any]:
         name: {**served[name], "httpGet": {**served[name]["httpGet"], "scheme": "HTTP"}}
         for name in ("startupProbe", "readinessProbe", "livenessProbe")
     }
-    return {**pod, "containers": [{**served, "name": KSERVE_CONTAINER, **probes}, *others]}
+    # Theirs starts vLLM by a script of its own.
+    start = {"command": [f"{BENTO_IN_IMAGE}/env/docker/entrypoint.sh"]}
+    ours = {**served, **start, "name": KSERVE_CONTAINER, **probes}
+    return {**pod, "containers": [ours, *others]}

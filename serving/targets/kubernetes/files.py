@@ -21,10 +21,20 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def as_yaml(*documents: Manifest) -> str:
-    """Return documents as YAML; the same documents give the same text."""
+def as_yaml(*documents: Manifest, compact: bool = False) -> str:
+    """Return documents as YAML; the same documents give the same text.
+
+    Args:
+        documents: one after another, with `---` between.
+        compact: whether the innermost lists and mappings stand in one line.
+    """
     return yaml.dump_all(
-        documents, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=100
+        documents,
+        Dumper=_PlainDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        default_flow_style=None if compact else False,
     )
 
 

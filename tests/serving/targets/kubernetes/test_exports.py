@@ -75,6 +75,7 @@ def test_each_runs_the_very_pod_that_we_do() -> None:
     (served,) = service["spec"]["template"]["containers"]
     assert (served["name"], served["ports"][0]["containerPort"]) == ("main", 8000)
     assert "8000" in served["args"]
+    assert served["command"] == ["/home/bentoml/bento/env/docker/entrypoint.sh"]
     assert "http://127.0.0.1:8000 " in served["lifecycle"]["preStop"]["exec"]["command"][2]
     # KServe's own probes ask by https: none of theirs may be left over.
     assert served["readinessProbe"]["httpGet"]["scheme"] == "HTTP"
