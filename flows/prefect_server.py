@@ -52,8 +52,43 @@ def prefect_api(settings: Settings) -> Iterator[str | None]:
 
 
 @contextlib.contextmanager
+def lasting_prefect_api(settings: Settings, doing: str) -> Iterator[str]:
+    """Give the block the user's API, or the platform's: one that is there afterwards too.
+
+    Enter it before anything imports prefect, as `prefect_api`.
+
+    Args:
+        settings: Of the installation.
+        doing: What it is needed for, as an error says it.
+
+    Raises:
+        Unavailable: there is none, or it does not answer.
+    """
+    with _environment(direct_hosts()), _api_that_stays(settings) as url:
+        if url is None:
+            wrong = "no Prefect is up that stays"
+            raise Unavailable(doing, wrong, "run: weighbridge up, or set PREFECT_API_URL")
+        yield url
+
+
+@contextlib.contextmanager
 def _api_of_somebody(settings: Settings) -> Iterator[str | None]:
     """Give the user's API, the platform's, or one of this process's own."""
+    with _api_that_stays(settings) as url:
+        if url is not None:
+            yield url
+            return
+    with _own_server(settings):
+        interrupted_runs.mark_interrupted()
+        yield None
+    # This was a run's process, which ends now: what it imported need not be looked through for
+    # that.
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def _api_that_stays(settings: Settings) -> Iterator[str | None]:
+    """Give the user's API, or the platform's; None where there is neither."""
     if users_url := users_api():
         _reach(users_url)
         # It is the user's Prefect: what the user has set stays.
@@ -68,12 +103,7 @@ def _api_of_somebody(settings: Settings) -> Iterator[str | None]:
         with _environment(variables), logs_on_pages():
             yield platform_url
         return
-    with _own_server(settings):
-        interrupted_runs.mark_interrupted()
-        yield None
-    # This was a run's process, which ends now: what it imported need not be looked through for
-    # that.
-    gc.freeze()
+    yield None
 
 
 @contextlib.contextmanager
