@@ -68,6 +68,14 @@ class LazyGroup(click.Group):
         "ask": ("weighbridge.cli.ask:ask", "Stream one answer from a live endpoint."),
         "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
         "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),
+        "pools": (
+            "weighbridge.cli.pools:pools",
+            "Apply work pools in Prefect that carry out stages elsewhere.",
+        ),
+        "image": (
+            "weighbridge.cli.images:image",
+            "Build container images of the control plane and of engines.",
+        ),
         "engines": ("weighbridge.cli.engines:engines", "List engines; install their environments."),
         "prune": (
             "weighbridge.cli.prune:prune",

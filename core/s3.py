@@ -301,6 +301,23 @@ def put(location: S3Location, key: str, content: bytes) -> None:
         connect(location).put_object(Bucket=location.bucket, Key=key, Body=content)
 
 
+def make_bucket(location: S3Location) -> None:
+    """Make the bucket, unless it is there.
+
+    Raises:
+        BadInput: the service refuses.
+        Unavailable: it does not answer.
+    """
+    from botocore.exceptions import ClientError
+
+    with translated(f"making the bucket {location.bucket}"):
+        try:
+            connect(location).create_bucket(Bucket=location.bucket)
+        except ClientError as exc:
+            if _code(exc) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+
+
 def delete(location: S3Location, paths: Sequence[str]) -> None:
     """Remove objects below the prefix; those that are gone already are no fault."""
     client = connect(location)

@@ -104,6 +104,8 @@ class Engine(ABC, Generic[ArgsT]):
     """Formats of artifacts that it serves."""
     locks: ClassVar[Mapping[str, Path]]
     """The lock file of its environment by device, such as `cpu` or `cuda`."""
+    system_packages: ClassVar[tuple[str, ...]] = ()
+    """Packages of Debian without which it does not run in a container."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Packages of its lock whose versions say which version of the engine it is."""
     capabilities: ClassVar[Capabilities] = Capabilities()

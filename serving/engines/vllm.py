@@ -192,6 +192,8 @@ class Vllm(Engine[VllmArgs]):
         "cuda": Path(__file__).with_suffix(".lock"),
         "cpu": Path(__file__).with_name("vllm_cpu.lock"),
     }
+    # What it compiles for a device at its start is C.
+    system_packages: ClassVar[tuple[str, ...]] = ("g++",)
     packages: ClassVar[tuple[str, ...]] = ("vllm", "vllm-cpu")
     keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(

@@ -17,15 +17,18 @@ import httpx
 import psutil
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins.postgresql import PASSWORD, Postgresql, programs
 from tests.waiting import until
+from weighbridge.cli.main import cli
 from weighbridge.core import loopback, service_addresses
 from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import is_taken
 from weighbridge.core.settings import Settings
 from weighbridge.flows import deployments, prefect_settings
+from weighbridge.flows.pools.templates import SECRET_VARIABLES
 from weighbridge.registry import Registry
 from weighbridge.services.platform import Platform
 from weighbridge.serving.reaper import MARK, marked
@@ -112,6 +115,37 @@ def test_up_again_leaves_everything_alone(home: Path) -> None:
     Platform(settings(home)).up()
     assert processes(home) == before
     assert time.monotonic() - began < 20
+
+
+def test_work_pools_are_made_once_changed_and_told_what_they_lack(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
+    for name in SECRET_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+
+    def apply(kind: str, *options: str) -> dict[str, Any]:
+        arguments = ["pools", "apply", "--type", kind, "--json", *options]
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        return dict(json.loads(done.stdout))
+
+    for kind in ("kubernetes", "ecs"):
+        assert apply(kind)["action"] == "created"
+    block = "weighbridge-aws-secret-access-key"
+    assert apply("docker", "--dry-run")["action"] == "created"
+    assert apply("docker")["missing_blocks"] == [block]
+    made = apply("docker", "--save-secrets")
+    assert (made["action"], made["missing_blocks"]) == ("unchanged", [])
+    assert apply("docker", "--image", "mine", "--limit", "2")["changes"] == [
+        "variables.properties.image.default: nothing -> mine",
+        "jobs at once: None -> 2",
+    ]
+    with pytest.raises(BadInput, match="of type docker"):
+        apply("process", "--pool", "docker")
+    pools = prefect(home, "work_pools/filter")
+    assert {"docker", "kubernetes", "ecs"} <= {pool["name"] for pool in pools.json()}
+    assert "hunter2" not in pools.text
 
 
 def test_secrets_are_in_one_file_of_the_owners_and_in_no_command_line(home: Path) -> None:

@@ -1,0 +1,73 @@
+"""Write the compose file of the whole platform into a folder, with secrets made for it.
+
+::
+
+    FOLDER/compose.yaml             as it comes; what is changed in it goes when it is written anew
+    FOLDER/.env                     which images
+    FOLDER/secrets/platform.env     variables of our services that are secrets
+    FOLDER/secrets/prefect_login    user:password of Prefect's pages
+    FOLDER/secrets/…                PostgreSQL's password, keys of the S3 server
+
+Secrets that are there stay as they are.
+"""
+
+import json
+import secrets
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import replace_text
+from weighbridge.core.own_secrets import PREFECT_USER
+
+SOURCE: Final = Path(__file__).with_name("compose.yaml")
+
+
+def write_compose(folder: Path, image: str) -> Path:
+    """Write everything that `docker compose up` needs in a folder; return the compose file.
+
+    Raises: Unavailable: the folder cannot be written.
+    """
+    path = folder / "compose.yaml"
+    try:
+        replace_text(path, SOURCE.read_text())
+        replace_text(folder / ".env", f"WEIGHBRIDGE_IMAGE={image}\n")
+        (folder / "secrets").mkdir(mode=0o700, exist_ok=True)
+        _write_secrets(folder / "secrets")
+    except OSError as exc:
+        raise Unavailable(f"writing {path}", str(exc), "choose another folder") from exc
+    return path
+
+
+def _write_secrets(folder: Path) -> None:
+    database = _kept(folder / "postgres_password", secrets.token_urlsafe(24))
+    login = _kept(folder / "prefect_login", f"{PREFECT_USER}:{secrets.token_urlsafe(24)}")
+    key = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
+    identity = {
+        "name": "weighbridge",
+        "credentials": [key],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    # The servers run as users of their own, and Docker mounts such files as they are.
+    kept = json.loads(_kept(folder / "s3_keys.json", json.dumps({"identities": [identity]})))
+    [credentials] = kept["identities"][0]["credentials"]
+    url = f"://weighbridge:{quote(database, safe='')}@postgres/weighbridge"
+    variables = {
+        "WEIGHBRIDGE_DATABASE_URL": f"postgresql{url}",
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2{url}?options=-csearch_path%3Dmlflow",
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg{url}",
+        "PREFECT_SERVER_API_AUTH_STRING": login,
+        "PREFECT_API_AUTH_STRING": login,
+        "AWS_ACCESS_KEY_ID": credentials["accessKey"],
+        "AWS_SECRET_ACCESS_KEY": credentials["secretKey"],
+    }
+    lines = "".join(f"{name}={value}\n" for name, value in variables.items())
+    replace_text(folder / "platform.env", lines, mode=0o600)
+
+
+def _kept(path: Path, fresh: str) -> str:
+    """Return what a file holds; where it is not there, it is written."""
+    if not path.exists():
+        replace_text(path, fresh, mode=0o600)
+    return path.read_text()

@@ -1,0 +1,1 @@
+"""Container images of the control plane and of engines, built from the locks."""
