@@ -51,12 +51,9 @@ def network_policy(target: str, args: KubernetesArgs) -> dict[str, Any]:
     Kubernetes always lets a node ask the pods that run on it, so probes need no rule. Where the
     namespaces of clients are known, no other may ask.
     """
-    spaces = args.clients or ((args.gateway.namespace or args.namespace,) if args.gateway else ())
-    sources = [
-        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space}}}
-        # Our own as well: of the deployer, and of whoever scrapes.
-        for space in dict.fromkeys((*spaces, args.namespace))
-    ]
+    ingress: dict[str, Any] = {"ports": [{"port": names.HTTP_PORT, "protocol": "TCP"}]}
+    if sources := _sources(args):
+        ingress["from"] = sources
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -68,15 +65,25 @@ def network_policy(target: str, args: KubernetesArgs) -> dict[str, Any]:
         "spec": {
             "podSelector": {"matchLabels": names.target_selector(target)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {
-                    "from": sources if spaces else [{"namespaceSelector": {}}],
-                    "ports": [{"port": names.HTTP_PORT, "protocol": "TCP"}],
-                }
-            ],
+            "ingress": [ingress],
             "egress": _egress(args),
         },
     }
+
+
+def _sources(args: KubernetesArgs) -> list[dict[str, Any]]:
+    """Return who may ask; nobody named: anybody, since Services may be reached from outside."""
+    spaces = args.clients or ((args.gateway.namespace or args.namespace,) if args.gateway else ())
+    if not spaces:
+        return []
+    return [
+        # Our own as well: of the deployer, and of whoever scrapes.
+        *(
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space}}}
+            for space in dict.fromkeys((*spaces, args.namespace))
+        ),
+        *({"ipBlock": {"cidr": network}} for network in args.networks),
+    ]
 
 
 def _egress(args: KubernetesArgs) -> list[dict[str, Any]]:

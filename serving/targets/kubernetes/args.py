@@ -1,9 +1,17 @@
 """What a recipe says of a target in a Kubernetes cluster."""
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from weighbridge.core.field_types import PathText
 from weighbridge.serving.client_requests import MAX_BODY_BYTES
@@ -32,6 +40,8 @@ _SUFFIXES: Final[dict[str, float]] = {
     **{suffix: 1000 ** (power + 1) for power, suffix in enumerate("kMGTP")},
     **{f"{suffix}i": 1024 ** (power + 1) for power, suffix in enumerate("KMGTP")},
 }
+Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+"""Addresses, such as `10.0.0.0/24` or `10.0.0.1/32`."""
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Image = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*$")]
 
@@ -180,8 +190,13 @@ class KubernetesArgs(TargetArgs):
     port: int = Field(80, ge=1, le=65535, description="Of the Service.")
     clients: tuple[DnsLabel, ...] = Field(
         (),
-        description="Namespaces whose pods may ask; none: the gateway's, or else any of the "
-        "cluster.",
+        description="Namespaces whose pods may ask; none: the gateway's, or without a gateway "
+        "anybody.",
+    )
+    networks: tuple[Network, ...] = Field(
+        (),
+        description="Addresses outside of namespaces that may ask too, such as the API server's, "
+        "through which a deployer outside the cluster asks.",
     )
     load_seconds: int = Field(
         600, ge=10, description="Longest time until the first real answer, model fetched."
@@ -275,6 +290,11 @@ class KubernetesArgs(TargetArgs):
             found.append(
                 "no gateway: all requests go from one version to the next at once, so "
                 "`deploy.rollout.steps` can only be [100]"
+            )
+        if (self.gateway or self.clients) and not self.networks:
+            found.append(
+                "a deployer outside the cluster asks pods through the API server: where the "
+                "cluster enforces NetworkPolicies, name its address in `networks`"
             )
         if self.autoscale and self.autoscale.by == "hpa":
             found.append(

@@ -38,6 +38,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
         "node_selector": {"pool": "gpu"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "clients": ["apps"],
+        "networks": ["10.0.0.1/32"],
     },
 }
 

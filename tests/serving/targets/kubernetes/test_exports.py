@@ -127,6 +127,7 @@ def test_amounts_are_read_as_kubernetes_reads_them() -> None:
         ({"secrets": {"HF_TOKEN": "hf_x"}}, "secrets.HF_TOKEN"),
         ({"image": "a b"}, "image"),
         ({"namespace": "Models"}, "namespace"),
+        ({"networks": ["10.0.0.300"]}, "networks"),
     ],
 )
 def test_arguments_that_cannot_be_right_are_refused_with_the_recipe(

@@ -167,6 +167,13 @@ def test_only_known_namespaces_may_ask_and_pods_connect_to_nothing() -> None:
     ]
     assert allowed == ["gateways", "models"]
     assert policy["spec"]["egress"] == []
+    args = arguments(clients=["apps"], networks=["10.0.0.1/32"])
+    assert target_manifests("demo", args)[0]["spec"]["ingress"][0]["from"][2:] == [
+        {"ipBlock": {"cidr": "10.0.0.1/32"}}
+    ]
+    # A Service may be reached from outside the cluster.
+    (open_to_all,) = target_manifests("demo", arguments())
+    assert "from" not in open_to_all["spec"]["ingress"][0]
     (fetching,) = target_manifests("demo", arguments(**VARIANTS["init"]))
     assert {"port": 9000, "protocol": "TCP"} in fetching["spec"]["egress"][1]["ports"]
 
