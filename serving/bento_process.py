@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from weighbridge.core.environments import Environment, ensure
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
+from weighbridge.core.settings import Settings
 from weighbridge.serving.bento_candidate import BentoCandidate
 from weighbridge.serving.client_requests import MAX_BODY_BYTES
 from weighbridge.serving.openai_client import is_ready
@@ -61,16 +63,14 @@ def variables(
 
 
 def serve_command(folder: Path, environment: Environment, host: str, port: int) -> list[str]:
-    """Return `bentoml serve` of the Bento in `folder`; `port` is BentoML's own, for management."""
-    return [
-        str(environment.bin("bentoml")),
-        "serve",
-        str(folder),
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
+    """Return the command that serves the Bento in `folder`; `port` is BentoML's own, for
+    management.
+    """
+    if Settings().fast_start:
+        launcher = [sys.executable, "-P", "-m", "weighbridge.serving.bento_launcher"]
+        return [*launcher, str(environment.python), str(folder), host, str(port)]
+    address = ["--host", host, "--port", str(port)]
+    return [str(environment.bin("bentoml")), "serve", str(folder), *address]
 
 
 @dataclass(frozen=True)

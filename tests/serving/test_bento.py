@@ -81,8 +81,6 @@ class Served:
         """The one that runs, once it answers; another where none does."""
         proof = self._proof
         if proof and proof.process.alive():
-            # Its worker may have been killed, and comes back.
-            proof.process.wait_until(lambda: is_ready(proof.engine_url), 120)
             return proof
         self.end()
         self._proof = self._block.enter_context(self._start())
@@ -363,15 +361,14 @@ def test_in_a_pod_it_tells_what_is_under_way_and_drains(served: Served) -> None:
     assert (last.status_code, last.headers["connection"]) == (200, "close")
 
 
-@pytest.mark.parametrize("victim", ["worker", "engine", "arbiter"])
+@pytest.mark.parametrize("victim", ["worker", "engine", "launcher"])
 def test_nothing_is_orphaned(victim: str, served: Served) -> None:
     processes = tree(served.running().process.pid)
-    arbiter, worker, engine = processes
-    {"engine": engine, "worker": worker, "arbiter": arbiter}[victim].send_signal(signal.SIGKILL)
-    assert ended(processes if victim != "worker" else [worker, engine])
+    launcher, worker, engine = processes
+    {"engine": engine, "worker": worker, "launcher": launcher}[victim].send_signal(signal.SIGKILL)
+    assert ended(processes)
     # One whose last threads still end is a zombie already, and would be taken for one that serves.
-    if victim != "worker":
-        served.end()
+    served.end()
 
 
 def test_an_engine_that_dies_while_loading_is_told_at_once(
