@@ -48,9 +48,10 @@ POLICY = {
 LABEL = "llama_cpp/gguf-Q8_0"
 MODEL = "shop"
 GOOD = ("1", "2")
-LONG = 150
-"""Words of an answer to anything but the known questions: at 20 ms each, three seconds of a stream.
-"""
+LONG = 50
+"""Words of an answer to anything but the known questions: three seconds of a stream."""
+WORD_SECONDS = 0.06
+"""A shorter time for more words would only be work for client, gateway, proxy and stand-in."""
 SELDOM = 0.2
 """Seconds between two looks at what takes seconds to come: services have a processor to share."""
 
@@ -141,7 +142,11 @@ class Live:
         self.registry.record_measurement(
             version, LABEL, run=self._run, document=document.model_dump_json(), figures=[]
         )
-        faults = {"default": f"version {number}" + " more" * LONG, "token_delay": 0.02, **faults}
+        faults = {
+            "default": f"version {number}" + " more" * LONG,
+            "token_delay": WORD_SECONDS,
+            **faults,
+        }
         release = stand_in_release(self.workspace, number, name=MODEL, answers=KNOWN, **faults)
         self.registry.tag(
             version, {CANDIDATE: LABEL, BENTO: release.bento, BENTO_DIGEST: release.digest}
