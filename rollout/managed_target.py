@@ -129,10 +129,15 @@ class ManagedTarget:
     def change_state(self, **changes: Any) -> TargetState[Any]:
         """Write the state down with some fields replaced, and return it."""
 
-        def changed(content: bytes) -> bytes:
-            return state_document(self._parse(content).model_copy(update=changes))
+        state: TargetState[Any] = TargetState()
 
-        return self._parse(self.records.change(STATE, changed).content)
+        def changed(content: bytes) -> bytes:
+            nonlocal state
+            state = self._parse(content).model_copy(update=changes)
+            return state_document(state)
+
+        self.records.change(STATE, changed)
+        return state
 
     def _parse(self, content: bytes) -> TargetState[Any]:
         return parse_state(content, self.target.revision_model, self.records.place)
@@ -335,9 +340,11 @@ class ManagedTarget:
                 return None
             return state_document(state.model_copy(update=changes))
 
-        self.records.change(STATE, changed)
-        # So that this home finds the records again, and knows of the target while MLflow is away.
-        home_records(self.name, self.home).change(STATE, changed)
+        # The home's, so that it finds the target's again, and knows of it while MLflow is away.
+        for records in (self.records, home_records(self.name, self.home)):
+            # Nearly always there is nothing to do, and then no lock to wait for.
+            if changed(records.read(STATE).content) is not None:
+                records.change(STATE, changed)
 
     def _target_in_force(self, state: TargetState[Any]) -> Target[Any, Any]:
         """Return the target by the arguments in force: a rollout may have begun by earlier ones."""

@@ -48,22 +48,18 @@ class HomeRecords(TargetRecords):
             return Document()
         return Document(content, changed_at)
 
-    def change(self, name: str, change: Change) -> Document:
-        """Change a document and return it. Raises Unavailable where the disk is full."""
+    def change(self, name: str, change: Change) -> None:
+        """Change a document. Raises Unavailable where the disk is full."""
         path = self.folder / name
         with recording(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             # Two may change it at once: neither must undo the other's.
             with self._lock_of(name):
-                before = self.read(name)
-                content = change(before.content)
-                if content is None:
-                    return before
+                content = change(self.read(name).content)
                 if content:
                     replace_bytes(path, content)
-                else:
+                elif content is not None:
                     path.unlink(missing_ok=True)
-                return self.read(name)
 
     def append(self, name: str, line: bytes) -> None:
         """Add a line, without writing those before it again. Raises Unavailable: a full disk."""

@@ -76,8 +76,8 @@ class TargetRecords(ABC):
         """
 
     @abstractmethod
-    def change(self, name: str, change: Change) -> Document:
-        """Change a document and return it; of changes at once, each is made upon the one before.
+    def change(self, name: str, change: Change) -> None:
+        """Change a document; of changes at once, each is made upon the one before.
 
         Args:
             name: the document's.

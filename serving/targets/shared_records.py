@@ -134,19 +134,17 @@ class SharedRecords(TargetRecords):
         documents, _ = self._documents()
         return _document(documents, name)
 
-    def change(self, name: str, change: Change) -> Document:
-        """Change a document and return it. Raises Unavailable, LockLost."""
+    def change(self, name: str, change: Change) -> None:
+        """Change a document. Raises Unavailable, LockLost."""
         while True:
             documents, version = self._documents()
-            before = _document(documents, name)
-            content = change(before.content)
+            content = change(_document(documents, name).content)
             if content is None:
-                return before
-            changed = _with(documents, name, content)
+                return
             with contextlib.suppress(OutOfDate):
-                self.at.write_documents(changed, version)
+                self.at.write_documents(_with(documents, name, content), version)
                 self._glances.pop(name, None)
-                return _document(changed, name)
+                return
 
     def glance(self, name: str) -> bytes:
         """Return what a document held at most a second ago. Raises Unavailable, LockLost."""
