@@ -2,13 +2,17 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
+# What apt-get brings is installed beside the virtual environment.
+MAKEFLAGS += --jobs=2
 
 PYTHON ?= python3
 MINOR = $(shell $(PYTHON) -c 'import sys; print(sys.version_info.minor)')
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
 
 # Images of machines set it to stay small; every process would compile again what it imports of ours.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,6 +24,10 @@ TORCH_LOCK := core/torch.$(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(UV_FIND
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# Importing a module compiles it, once; to compile all 25,000 that there are takes four times as long.
+IMPORTED := torch,transformers.trainer,trl.trainer.sft_trainer,peft,datasets,evaluate \
+  prefect.server.api.server,mlflow.server,bentoml,boto3
+
 .PHONY: setup
 setup: $(READY) ## Make .venv from the locks
 
@@ -29,8 +37,9 @@ $(READY): locks/dev.lock $(TORCH_LOCK) pyproject.toml
 	@echo "setting up $(VENV) (1.8 GB, from locks/dev.lock and $(TORCH_LOCK))"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' locks/dev.lock)"
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python locks/dev.lock $(TORCH_LOCK)
+	@eval "$$($(PYTHON) -I core/uv_settings.py)"; $(BIN)/uv pip sync --quiet --python $(BIN)/python locks/dev.lock $(TORCH_LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(foreach modules,$(IMPORTED),$(BIN)/python -c "import $(modules)" >/dev/null 2>&1 & )wait
 	@touch $@
 
 # What no package index of Python's carries: $(call needs,COMMAND THAT FINDS IT,NAME,PACKAGE)
@@ -48,6 +57,11 @@ endef
 .PHONY: system
 system: ## Install haproxy, where it is missing
 	$(call needs,command -v haproxy,haproxy,haproxy)
+
+.PHONY: servers
+servers: system
+	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
+	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
 
 .PHONY: demo
 demo: system $(READY) ## A base model goes in, an endpoint that answers comes out
@@ -67,11 +81,9 @@ types = { $(BIN)/mypy && $(BIN)/lint-imports --no-logo; }
 # Types and layers take a minute where nothing of them is kept: the tests begin beside them. What is
 # wrong is said at once, and again as the last line.
 .PHONY: test
-test: system $(READY) environments style ## Lint, types, layers, every test
-	$(call needs,command -v postgres || ls /usr/lib/postgresql/*/bin/postgres,postgres,postgresql)
-	$(call needs,ldconfig -p | grep -F libpython3.$(MINOR).so.1.0,libpython3.$(MINOR).so.1.0,libpython3.$(MINOR))
+test: system servers $(READY) environments style ## Lint, types, layers, every test
 	@{ said=$$($(types) 2>&1) || { echo "$$said"; exit 1; }; } & checks=$$!; \
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST); tests=$$?; \
+	MAKEFLAGS= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST); tests=$$?; \
 	wait $$checks || { echo "error: checking types and layers: see above, or run: make lint"; exit 1; }; \
 	exit $$tests
 

@@ -1,6 +1,7 @@
 """Compile the modules of an environment, and none that another environment has compiled already.
 
-An interpreter imports a module many times faster where its compiled form lies beside it.
+An interpreter imports a module many times faster where its compiled form lies beside it. What is
+hardly ever imported is left out: it would be half of all that there is to compile.
 """
 
 import os
@@ -14,9 +15,14 @@ from pathlib import Path
 from weighbridge.core.machine import cores
 from weighbridge.core.processes import run
 
+OF_TESTS = frozenset({"test", "testing", "tests"})
+"""Folders in which packages carry their own tests, and what helps to write them."""
+ARCHITECTURES = frozenset({"transformers/models", "vllm/model_executor/models"})
+"""Folders with a module for each of hundreds of architectures, of which a process imports one."""
+
 
 def compile_modules(environment: Path, python: Path, others: Sequence[Path]) -> str:
-    """Put the compiled form of every module beside it; return what the compiler complained of.
+    """Put the compiled form of each module beside it; return what the compiler complained of.
 
     It complains of files that are not of this Python: packages carry templates, too.
 
@@ -38,9 +44,15 @@ def compile_modules(environment: Path, python: Path, others: Sequence[Path]) -> 
 
 
 def _modules(environment: Path) -> Iterator[Path]:
-    """Yield every module of the packages that are installed."""
+    """Yield the modules of the packages that are installed, but those that few would import."""
     for packages in environment.glob("lib/python3.*/site-packages"):
-        for folder, _, names in os.walk(packages):
+        left_out = {str(packages / folder) for folder in ARCHITECTURES}
+        for folder, below, names in os.walk(packages):
+            below[:] = [
+                name
+                for name in below
+                if name not in OF_TESTS and f"{folder}/{name}" not in left_out
+            ]
             yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 

@@ -2,7 +2,6 @@
 demand.
 """
 
-import configparser
 import hashlib
 import itertools
 import logging
@@ -11,10 +10,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache as remember
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,6 +21,7 @@ from weighbridge.core.bytecode import compile_modules
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import run, tells_of_full_disk
 from weighbridge.core.progress import track
+from weighbridge.core.uv_settings import uv_variables
 
 TORCH_LOCKS = Path(__file__).parent
 NEEDS_TORCH = "# needs: torch"
@@ -67,82 +66,6 @@ def uv() -> str:
         return find_uv_bin()
     except (ImportError, FileNotFoundError) as exc:
         raise Unavailable("looking for uv", "it is not installed", "run: pip install uv") from exc
-
-
-def uv_variables() -> Mapping[str, str]:
-    """Return variables that make uv look where the user's pip looks, unless uv is told otherwise.
-
-    uv reads neither pip's variables nor its pip.conf; a machine behind a mirror often has nothing
-    else.
-    """
-    return _uv_variables(
-        tuple(
-            sorted((k, v) for k, v in os.environ.items() if k.startswith(("UV_", "PIP_", "SSL_")))
-        )
-    )
-
-
-@remember
-def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    pip = _pip_options(dict(environment))
-    variables: dict[str, str] = {}
-    if pip.get("find-links"):
-        variables["UV_FIND_LINKS"] = pip["find-links"].replace(" ", ",")
-    if pip.get("cert"):
-        variables["SSL_CERT_FILE"] = pip["cert"]
-    # Where one of these is set, the user told uv itself where to look: pip's index is not added.
-    of_index = {
-        "UV_DEFAULT_INDEX",
-        "UV_INDEX",
-        "UV_INDEX_URL",
-        "UV_EXTRA_INDEX_URL",
-        "UV_NO_INDEX",
-        "UV_CONFIG_FILE",
-    }
-    if not of_index & {name for name, _ in environment}:
-        variables |= _index_variables(pip)
-    return {name: value for name, value in variables.items() if name not in dict(environment)}
-
-
-def _index_variables(pip: Mapping[str, str]) -> dict[str, str]:
-    variables = {}
-    if pip.get("index-url"):
-        variables["UV_DEFAULT_INDEX"] = pip["index-url"]
-    if pip.get("extra-index-url"):
-        # pip takes the best of all indexes; uv would stop at the first that has the name. The
-        # locks' hashes guard it.
-        variables |= {"UV_INDEX": pip["extra-index-url"], "UV_INDEX_STRATEGY": "unsafe-best-match"}
-    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        variables["UV_NO_INDEX"] = "1"
-    return variables
-
-
-def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return pip's options that we pass on.
-
-    pip's variables win over its files, the user's file over the system's.
-    """
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [
-        Path("/etc/pip.conf"),
-        Path.home() / ".pip/pip.conf",
-        config / "pip/pip.conf",
-        Path(sys.prefix) / "pip.conf",
-    ]
-    if named_file := environment.get("PIP_CONFIG_FILE"):
-        # pip reads no file at all where this names the null device.
-        files = [] if named_file == os.devnull else [*files, Path(named_file)]
-    # Raw, as pip's own: a percent sign in a URL's password is no interpolation.
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read(files)
-    except configparser.Error as exc:
-        logger.warning("pip's configuration is not read: %s", " ".join(str(exc).split()))
-    options = dict(parser["global"]) if parser.has_section("global") else {}
-    for name in ("index-url", "extra-index-url", "find-links", "cert", "no-index"):
-        if value := environment.get(f"PIP_{name.upper().replace('-', '_')}"):
-            options[name] = value
-    return {name: " ".join(value.split()) for name, value in options.items()}
 
 
 def torch_lock() -> Path:

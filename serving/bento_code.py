@@ -23,6 +23,7 @@ PACKED_CODE = (
     "core/safetensors_header.py",
     "core/settings.py",
     "core/strict_json.py",
+    "core/uv_settings.py",
     "plugins/*.py",
     "serving/__init__.py",
     "serving/bento_candidate.py",

@@ -27,11 +27,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from weighbridge.core.environments import ensure, one_at_a_time, run_uv, uv_variables
+from weighbridge.core.environments import ensure, one_at_a_time, run_uv
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.machine import cores
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
+from weighbridge.core.uv_settings import uv_variables
 
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.core import plugins
-from weighbridge.core.environments import locks_of, uv_variables
+from weighbridge.core.environments import locks_of
 from weighbridge.core.errors import BadInput
 from weighbridge.core.files import replace_bytes, replace_text
 from weighbridge.core.paths import PACKAGE
 from weighbridge.core.store import link_or_copy, sha256_of
+from weighbridge.core.uv_settings import uv_variables
 from weighbridge.services.images import own_wheel
 from weighbridge.services.images.containerfile import (
     CERTIFICATES_SECRET,

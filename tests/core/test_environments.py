@@ -23,6 +23,8 @@ from tests.wheels import make_wheel
 from weighbridge.core import environments
 from weighbridge.core.environments import ensure, locate
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.paths import CHECKOUT
+from weighbridge.core.uv_settings import uv_variables
 
 ENSURE = """
 import sys
@@ -265,7 +267,18 @@ def test_the_index_of_pips_own_file_is_used(
 def test_what_uv_is_told_goes_before_what_pip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://pip.invalid/simple")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://uv.invalid/simple")
-    assert "UV_DEFAULT_INDEX" not in environments.uv_variables()
+    assert "UV_DEFAULT_INDEX" not in uv_variables()
+
+
+@pytest.mark.usefixtures("no_uv_settings")
+def test_a_shell_takes_over_what_pip_is_told_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "https://me:it's@pip.invalid/simple"
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", url)
+    script = f'eval "$({sys.executable} -I -S {CHECKOUT}/core/uv_settings.py)"; echo "$UV_INDEX"'
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert shell.stdout == f"{url}\n"
 
 
 @pytest.mark.usefixtures("no_uv_settings")
