@@ -1,16 +1,17 @@
-"""The shared store: bytes moved against bytes needed, and how fast, on a real S3 service.
+"""Beyond one machine: the shared store, stages on work pools, and candidates side by side.
 
-A home computes an artifact and shares it; an empty home reuses the stage, and fetches the files.
-Every byte between the homes and the service is counted, headers included.
+The store: bytes moved against bytes needed, and how fast, on a real S3 service. A home computes an
+artifact and shares it; an empty home reuses the stage, and fetches the files. Every byte between
+the homes and the service is counted, headers included. The others: see benchmarks/scale_stages.py.
 
-Usage: python -m benchmarks.scale [MiB]
+Usage: python -m benchmarks.scale [--only store|stage|workers] [--mib MIB] [--rounds N]
 """
 
+import argparse
 import json
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from benchmarks import scale_stages
+from benchmarks.common import report
 from tests.stand_ins.swift import Swift
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.settings import Settings
@@ -125,7 +128,7 @@ def measure(folder: Path, service: Counting, size: int) -> dict[str, float]:
     }
 
 
-def main(mib: int = 256) -> None:
+def store(mib: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="scale"))
     try:
         with Swift(folder, Settings().cache) as swift, closing(Counting(swift.url)) as service:
@@ -140,5 +143,19 @@ def main(mib: int = 256) -> None:
     print(json.dumps({"benchmark": "scale", "figures": figures, "goals": GOALS, "holds": holds}))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("store", "stage", "workers"))
+    parser.add_argument("--mib", type=int, default=256, help="bytes of the artifact")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of a stage, here and there")
+    chosen = parser.parse_args()
+    if chosen.only in (None, "store"):
+        store(chosen.mib)
+    if chosen.only in (None, "stage"):
+        report(scale_stages.stage(chosen.rounds))
+    if chosen.only in (None, "workers"):
+        report(scale_stages.workers())
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()

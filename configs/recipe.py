@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
 
+from weighbridge.configs.run_args import RunArgs
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
 from weighbridge.serving.engines.base import engine_class
 from weighbridge.serving.quantiles import requests_to_decide
@@ -61,6 +62,10 @@ class Recipe(BaseModel):
     package: PackageArgs = Field(default_factory=PackageArgs, description="The winner's Bento.")
     deploy: DeployArgs = Field(
         description="Where the winner serves, and whether it is promoted by itself."
+    )
+    run: RunArgs = Field(
+        default_factory=RunArgs,
+        description="Where stages run: in the flow's process, or as jobs of work pools.",
     )
 
     @field_validator("name")

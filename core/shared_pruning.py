@@ -73,7 +73,7 @@ def shared_holdings(
 def remove(shared: SharedStore, holdings: Sequence[SharedHolding]) -> None:
     """Remove what nothing needs: all records, then all lists, then all files."""
     paths = dict.fromkeys(path for one in holdings for path in one.paths)
-    for kind in ("stages/", "trees/", "blobs/"):
+    for kind in ("checkpoints/", "stages/", "trees/", "blobs/"):
         s3.delete(shared.location, [path for path in paths if path.startswith(kind)])
 
 
@@ -123,6 +123,7 @@ def _strays(
         "files of uploads that were broken off": [
             path for path in sizes if path.startswith("blobs/") and path not in listed
         ],
+        "checkpoints of fine-tunes": [path for path in sizes if path.startswith("checkpoints/")],
     }
     for what, paths in groups.items():
         if old := {path: sizes[path] for path in paths if path not in young}:

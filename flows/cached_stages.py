@@ -23,6 +23,7 @@ from weighbridge.tasks.package import Packaged
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.select import Decision
+from weighbridge.tasks.selection.machines import are_alike
 from weighbridge.tasks.weigh import Weighed
 
 R = TypeVar("R")
@@ -128,12 +129,20 @@ def weigh_step(
     optimized: Optimized,
     recipe: Recipe,
     workspace: Workspace,
+    measure: weigh.Measure | None = None,
 ) -> CachedStage[Weighed]:
+    """Return the step; `measure` measures candidates elsewhere."""
     candidates = weigh.candidates(optimized.variants, recipe.weigh.engines)
     inputs: dict[str, Any] = {
         "candidates": [
             weigh.inputs_of(
-                candidate, downloaded.data, recipe.evaluate, recipe.weigh, workspace, model
+                candidate,
+                downloaded.data,
+                recipe.evaluate,
+                recipe.weigh,
+                workspace,
+                model,
+                _machines(recipe),
             )
             for candidate in candidates
         ],
@@ -158,11 +167,43 @@ def weigh_step(
             workspace,
             aim=aim,
             reference=model,
+            measure=measure,
         ),
-        # A candidate that failed, by a full memory perhaps, is tried again by the next run.
-        keep=lambda weighed: all(
-            weigh.is_whole(measurement, recipe.evaluate) for measurement in weighed.measurements
+        # A candidate that failed, by a full memory perhaps, is tried again by the next run; so are
+        # all of them where a pool measured them on unequal machines.
+        keep=lambda weighed: (
+            all(weigh.is_whole(one, recipe.evaluate) for one in weighed.measurements)
+            and are_alike(weighed.measurements)
         ),
+    )
+
+
+def _machines(recipe: Recipe) -> dict[str, Any] | None:
+    """Return what says which machines candidates are weighed on, where it is not this one."""
+    place = recipe.run.place("weigh")
+    return place.model_dump(include={"pool", "job_variables"}) if place else None
+
+
+def candidate_step(
+    candidate: Candidate,
+    downloaded: Downloaded,
+    model: Artifact | None,
+    recipe: Recipe,
+    workspace: Workspace,
+) -> CachedStage[Measurement]:
+    """Return the step of one candidate that a pool weighs by itself; its costs are not in it.
+
+    Whoever measures keeps it under the machine's own name: which machine of a pool comes next
+    nobody knows before.
+    """
+    data, metrics, args = downloaded.data, recipe.evaluate, recipe.weigh
+    return CachedStage(
+        "weigh.candidate",
+        weigh.VERSION,
+        Measurement,
+        weigh.inputs_of(candidate, data, metrics, args, workspace, model, _machines(recipe)),
+        lambda: weigh.measure_one(candidate, data, metrics, args, workspace, model),
+        keep=lambda _: False,
     )
 
 

@@ -10,7 +10,9 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.disk import free_bytes
 from weighbridge.core.environments import locate
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import cached_stages, evidence_forecast
+from weighbridge.flows import cached_stages, evidence_forecast, pool_checks
+from weighbridge.flows.prefect_server import api_that_stays
+from weighbridge.flows.remote_stages import store_of
 from weighbridge.rollout.deploy_args import answers_of_steps
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
@@ -67,10 +69,12 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
     """Forecast every stage. Nothing is downloaded, built, registered or served.
 
     Raises:
-        BadInput: a source does not exist, or a variant cannot be made of the model.
-        Unavailable: a source does not answer.
+        BadInput: a source does not exist, a variant cannot be made of the model, or there is no
+            work pool of that name.
+        Unavailable: a source does not answer, or no worker of a pool is alive.
     """
     workspace = workspace or Workspace()
+    _check_pools(recipe, workspace)
     stages: list[PlannedStage] = []
     forecaster = _Forecaster(recipe, workspace)
     try:
@@ -92,6 +96,16 @@ def plan(recipe: Recipe, workspace: Workspace | None = None) -> Plan:
     return Plan(
         recipe=recipe.name, stages=stages + waiting, disk_free=free, evidence=forecaster.evidence
     )
+
+
+def _check_pools(recipe: Recipe, workspace: Workspace) -> None:
+    """Check the pools of a recipe, as far as there is a Prefect that can be asked."""
+    if not recipe.run.pools():
+        return
+    store_of(workspace)
+    with api_that_stays(workspace.settings) as api:
+        if api is not None:
+            pool_checks.check(recipe.run, workspace)
 
 
 def _stages_of(recipe: Recipe) -> list[str]:
@@ -201,6 +215,9 @@ def _needs(stage: str, recipe: Recipe, workspace: Workspace) -> list[str]:
     """
     if stage == "deploy":
         return [answers_of_steps(recipe.deploy.rollout)]
+    if place := recipe.run.place(stage):
+        # Its environments are a matter of the pool's machines.
+        return [f"a worker of work pool {place.pool}"]
     locks: dict[str, Path] = {}
     if stage == "optimize":
         plugins = [load_optimizer(variant.kind) for variant in recipe.optimize.variants]

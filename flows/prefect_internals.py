@@ -134,8 +134,8 @@ def _application() -> "FastAPI":
     this process made it.
     """
     from prefect.server.api import admin, artifacts, events, flow_runs, flows, logs, server
-    from prefect.server.api.dependencies import get_created_by
-    from prefect.server.schemas.core import CreatedBy
+    from prefect.server.api.dependencies import get_created_by, get_updated_by
+    from prefect.server.schemas.core import CreatedBy, UpdatedBy
 
     # FastAPI builds the routes of a router when a request first comes past it: ask the ones a run
     # needs first.
@@ -146,8 +146,11 @@ def _application() -> "FastAPI":
     )
     app = server.create_app(ephemeral=True, ignore_cache=True)
     creator = CreatedBy(type=CREATOR, display_value=identity())
+    # Where something has a creator, Prefect takes it for granted that it has this as well.
+    updater = UpdatedBy(type=CREATOR, display_value=identity())
     api: Any = app.api_app  # type: ignore[attr-defined]
     api.dependency_overrides[get_created_by] = lambda: creator
+    api.dependency_overrides[get_updated_by] = lambda: updater
     return app
 
 

@@ -10,10 +10,12 @@ from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.stage_cache import StageOutcome, fingerprint
 from weighbridge.core.workspace import Workspace
-from weighbridge.flows import cached_stages
+from weighbridge.flows import cached_stages, pool_checks
+from weighbridge.flows.placed_stages import PlacedStages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
 from weighbridge.flows.release_report import how_to_repeat, release_report
+from weighbridge.flows.remote_stages import StageInputs
 from weighbridge.registry import Binding, MlflowRun, Registry, Version
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
@@ -41,7 +43,7 @@ from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.report import WeighingReport
 from weighbridge.tasks.select import Decision
-from weighbridge.tasks.selection import proving_rows
+from weighbridge.tasks.selection import machines, proving_rows
 from weighbridge.tasks.weigh import Weighed
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,11 @@ class ReleaseRun:
     """What the fine-tune took, in this run or in the one that it is reused of."""
     weigh_run: MlflowRun = field(init=False)
     """Of the stage weigh in MLflow."""
+    placed: PlacedStages = field(init=False)
+    """Where stages run."""
+
+    def __post_init__(self) -> None:
+        self.placed = PlacedStages(self.recipe, self.workspace)
 
     @classmethod
     def begin(cls, recipe: Recipe) -> "ReleaseRun":
@@ -79,17 +86,19 @@ class ReleaseRun:
         """
         if self.workspace.shared:
             self.workspace.shared.check()
+        pool_checks.check(self.recipe.run, self.workspace)
         self._target().target.check()
-        weighing.check(self.recipe.weigh)
+        # Another machine's devices are seen there.
+        if self.recipe.run.place("weigh") is None:
+            weighing.check(self.recipe.weigh)
         weighing.check_metrics(self.recipe.evaluate)
 
     def download(self) -> Downloaded:
         def call() -> StageOutcome[Downloaded]:
             # What the source holds now is a part of the stage: Prefect shows its failure as such.
             pinned = pin(self.recipe.download, self.workspace)
-            return cached_stages.download_step(pinned, self.recipe, self.workspace).run(
-                self.workspace
-            )
+            step = cached_stages.download_step(pinned, self.recipe, self.workspace)
+            return self.placed.run(step, StageInputs(pinned=pinned))
 
         downloaded = run_stage("download", call).value
         self.versions["base"] = self.records.base(downloaded)
@@ -120,7 +129,8 @@ class ReleaseRun:
         inputs = cached_stages.finetune_inputs(downloaded, args)
         with self.records.stage("finetune", inputs, args.model_dump(mode="json")) as run:
             finetuned = self._stage(
-                cached_stages.finetune_step(downloaded, args, self.workspace, run.log_step)
+                cached_stages.finetune_step(downloaded, args, self.workspace, run.log_step),
+                StageInputs(downloaded=downloaded),
             )
             self.training_seconds = finetuned.seconds
             self.versions["model"] = self.records.finetuned(finetuned, self.versions["base"], run)
@@ -134,7 +144,7 @@ class ReleaseRun:
         """
         step = cached_stages.evaluate_step(downloaded, model, self.recipe, self.workspace)
         with self.records.stage("evaluate", step.inputs) as run:
-            evaluated = self._stage(step)
+            evaluated = self._stage(step, StageInputs(downloaded=downloaded, model=model))
             self.records.evaluated(
                 evaluated, downloaded, self.versions["base"], self.versions["model"], run
             )
@@ -145,15 +155,18 @@ class ReleaseRun:
 
     def optimize(self, downloaded: Downloaded, model: Artifact) -> Optimized:
         optimized = self._stage(
-            cached_stages.optimize_step(downloaded, model, self.recipe, self.workspace)
+            cached_stages.optimize_step(downloaded, model, self.recipe, self.workspace),
+            StageInputs(downloaded=downloaded, model=model),
         )
         self.versions |= self.records.variants(optimized.variants, self.versions["model"])
         return optimized
 
     def weigh(self, downloaded: Downloaded, model: Artifact, optimized: Optimized) -> Weighed:
-        step = cached_stages.weigh_step(downloaded, model, optimized, self.recipe, self.workspace)
+        step = self.placed.weigh_step(downloaded, model, optimized)
         with self.records.stage("weigh", step.inputs) as self.weigh_run:
-            weighed = self._stage(step)
+            weighed = run_stage(
+                step.name, lambda: self.placed.weigh(downloaded, model, optimized)
+            ).value
             for file in sorted(weighed.search.path.iterdir()) if weighed.search else ():
                 self.weigh_run.attach(file, "search")
         return weighed
@@ -163,7 +176,14 @@ class ReleaseRun:
     ) -> tuple[Decision, list[Measurement]]:
         """Return the decision, and every measurement it looked at, the champion's included."""
         champion, unweighed = self._champion_measured(downloaded, evaluated, weighed)
-        repeated = self._stage(self._repeat_step(downloaded, evaluated, weighed, champion))
+        known = [*weighed.measurements, *([champion] if champion else [])]
+        on_machines = machines.compared(known, self.recipe.select)
+        repeated = self._stage(
+            self._repeat_step(downloaded, evaluated, weighed, champion),
+            StageInputs(
+                downloaded=downloaded, evaluated=evaluated, weighed=weighed, champion=champion
+            ),
+        )
         # Not before: a measurement is recorded once, with its repeats.
         for measured in repeated.measurements:
             version = self.versions[measured.candidate.variant.label]
@@ -172,7 +192,10 @@ class ReleaseRun:
         everybody = [*repeated.measurements, *([champion] if champion else [])]
         self.records.grid(everybody, self.weigh_run, self.workspace)
         step = cached_stages.select_step(repeated, evaluated, champion, self.recipe, unweighed)
-        decision = self._stage(step)
+        decision = run_stage(step.name, lambda: step.run(self.workspace)).value
+        if on_machines:
+            notes = {**decision.notes, "the machines": on_machines}
+            decision = decision.model_copy(update={"notes": notes})
         if decision.finalist_score is not None:
             rows = read_rows(downloaded.data, "test")
             uses = proving_rows.count_use(rows, fingerprint(step.inputs), self.workspace)
@@ -187,7 +210,8 @@ class ReleaseRun:
         """Build the winner's Bento; its version becomes the challenger."""
         lineage = cached_stages.lineage_of(downloaded, model, self.recipe)
         packaged = self._stage(
-            cached_stages.package_step(winner, lineage, self.recipe, self.workspace)
+            cached_stages.package_step(winner, lineage, self.recipe, self.workspace),
+            StageInputs(candidate=winner, lineage=lineage),
         )
         version = self.versions[winner.variant.label]
         facts = {
@@ -320,8 +344,8 @@ class ReleaseRun:
             time.sleep(0.2)
         return serving_at(managed_target_of(binding, self.workspace))
 
-    def _stage(self, step: cached_stages.CachedStage[R]) -> R:
-        return run_stage(step.name, lambda: step.run(self.workspace)).value
+    def _stage(self, step: cached_stages.CachedStage[R], inputs: StageInputs) -> R:
+        return run_stage(step.name, lambda: self.placed.run(step, inputs)).value
 
     def _champion_measured(
         self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed
@@ -344,15 +368,7 @@ class ReleaseRun:
         if candidate is None:
             return None, _unknown_champion(version, "its weights are not to be had")
         labelled = candidate.model_copy(update={"label": champion_label(champion)})
-        measured = weighing.weigh_one(
-            labelled,
-            downloaded.data,
-            self.recipe.evaluate,
-            self.recipe.weigh,
-            self.workspace,
-            self.recipe.select.concurrency,
-        )
-        return measured, ""
+        return self.placed.weigh_one(labelled, downloaded), ""
 
     def _decided(self, downloaded: Downloaded, evaluated: Evaluated, weighed: Weighed) -> bool:
         """Whether this recipe made a decision of this weighing while nothing served."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -146,7 +147,12 @@ class CandidateBenchmark:
             context=context,
             tuning=self.tuning,
             left_out=missing,
-            machine={**machine.describe(), "build": self.build},
+            machine={
+                **machine.describe(),
+                "host": socket.gethostname(),
+                "device": engine_for(tuned).device(),
+                "build": self.build,
+            },
         )
 
     @contextmanager

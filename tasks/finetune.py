@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
+from weighbridge.tasks.shared_checkpoints import SharedCheckpoints
 
 VERSION: Final = 3
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def finetune(
     """Train a LoRA adapter on `data`, merge it, and store both.
 
     A call that was killed goes on from its last whole checkpoint when it is made again with the
-    same arguments, and ends with the same losses. `on_log` is then told the steps before it once
+    same arguments, on another machine too where there is a shared store, and ends with the same
+    losses. `on_log` is then told the steps before it once
     more, so that a new curve is whole. Under torchrun every rank calls this; the first one writes,
     all get the same result.
 
@@ -86,13 +88,15 @@ def finetune(
 
     # Imported here: they take torch and PEFT with them, which importing this module must not.
     from weighbridge.tasks import hf_models, training
+    from weighbridge.tasks.trainers import several_ranks
 
     with (
         _claim(workspace, base, data, args, first=training.is_first()) as folder,
         hf_models.quiet(),
         hf_models.threads(base.path) as count,
+        _checkpoints(workspace, folder, alone=not several_ranks()) as share,
     ):
-        run = training.train(base.path, rows, args, folder, on_log)
+        run = training.train(base.path, rows, args, folder, on_log, share)
         facts = {
             "rows": str(len(rows)),
             "dropped_rows": str(dropped),
@@ -194,6 +198,24 @@ def _claim(
             raise
         if first:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _checkpoints(
+    workspace: Workspace, folder: Path, *, alone: bool
+) -> Iterator[Callable[[Path], None]]:
+    """Give what shares a checkpoint, where another machine may go on from it; fetch its last one.
+
+    Ranks that train together find the checkpoints of one machine in its folder alone.
+    """
+    # A repeated release takes nothing of others, and shares nothing.
+    if workspace.shared is None or workspace.records is not None or not alone:
+        yield lambda _: None
+        return
+    checkpoints = SharedCheckpoints(folder.name, workspace.shared)
+    checkpoints.fetch(folder)
+    with checkpoints.sharing():
+        yield checkpoints.share
 
 
 def _store(

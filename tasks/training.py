@@ -32,10 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Path, on_log: OnLog
+    base: Path,
+    rows: list[Encoded],
+    args: FinetuneArgs,
+    folder: Path,
+    on_log: OnLog,
+    on_checkpoint: Callable[[Path], None],
 ) -> TrainingResult:
     """Train in `folder`, going on from the last whole checkpoint in it. See
-    `weighbridge.tasks.finetune.finetune`.
+    `weighbridge.tasks.finetune.finetune`. `on_checkpoint` is told each one that is whole.
     """
     checkpoint = last_whole(folder)
     # One rank tidies up: the others would delete under its hands.
@@ -48,7 +53,7 @@ def train(
         f", going on after {checkpoint.name}" if checkpoint else "",
     )
     with progress.track("fine-tuning", _steps(trainer), "steps") as update:
-        watch = _Watch(args.logging_steps, on_log, update)
+        watch = _Watch(args.logging_steps, on_log, on_checkpoint, update)
         trainer.add_callback(watch)
         if checkpoint and (finished := _finished(checkpoint)):
             # The trainer would take one step too many.
@@ -114,9 +119,16 @@ def once(compute: Callable[[], T]) -> T:
 class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
     """Tells progress and losses, stops at a loss that is no number, marks checkpoints as whole."""
 
-    def __init__(self, every: int, on_log: OnLog, update: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        every: int,
+        on_log: OnLog,
+        on_checkpoint: Callable[[Path], None],
+        update: Callable[[float], None],
+    ) -> None:
         self._every = every
         self._on_log = on_log
+        self._on_checkpoint = on_checkpoint
         self._update = update
         self._since: list[float] = []
 
@@ -148,7 +160,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
     ) -> None:
         # The trainer calls this when the checkpoint's own files are written.
         if state.is_world_process_zero:
-            _mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            _mark_whole(checkpoint)
+            self._on_checkpoint(checkpoint)
 
     def _check(self, logs: dict[str, float], step: int) -> None:
         for name in ("loss", "grad_norm"):

@@ -6,7 +6,7 @@ Candidates are measured one after another, never side by side: they would measur
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ DUMMY_HOST: Final = "127.0.0.1"
 DUMMY_PORT: Final = 1
 NO_AIM: Final = Aim()
 """What a search goes by where nobody says what decides: tokens per second."""
+Measure = Callable[[Sequence[Candidate]], list[Measurement]]
+"""Measures candidates, elsewhere for instance; their costs are not in it."""
 
 
 class Weighed(BaseModel):
@@ -123,21 +125,26 @@ def weigh(
     also: Sequence[Candidate] = (),
     aim: Aim = NO_AIM,
     reference: Artifact | None = None,
+    measure: Measure | None = None,
 ) -> Weighed:
     """Measure every candidate; each is kept by itself, and one that fails does not stop the others.
 
     `also` are candidates made elsewhere, such as the one that serves now; `aim` says what a
     search of options maximizes, and at which load costs are: by default the highest; `reference`
-    are the unquantized weights that the variants were made of.
+    are the unquantized weights that the variants were made of; `measure` measures all candidates
+    in another way than one after another on this machine.
 
     Raises:
         BadInput: no engine takes any variant.
         Unavailable: not one candidate could be measured.
     """
-    measurements = []
     named = candidates(variants, args.engines)
     search = _search(named, data, metrics, args, workspace, aim) if args.search else None
     all_candidates = [*(search.candidates if search else named), *also]
+    if measure is not None:
+        measured = measure(all_candidates)
+        return _with_figures([costed(one, args, aim.concurrency) for one in measured], None)
+    measurements = []
     for number, candidate in enumerate(all_candidates, start=1):
         logger.info("weighing %s (%d of %d)", candidate.label, number, len(all_candidates))
         weights = None if candidate in also else reference
@@ -145,12 +152,18 @@ def weigh(
             weigh_one(candidate, data, metrics, args, workspace, aim.concurrency, weights)
         )
     # A search on a record has its result, though nobody comes of it who could be released.
-    replayed = search is not None and any(map(_recorded, all_candidates))
-    if all(one.failure for one in measurements) and not replayed:
+    if search is not None and any(map(_recorded, all_candidates)):
+        return Weighed(measurements=measurements, search=search.record)
+    return _with_figures(measurements, search.record if search else None)
+
+
+def _with_figures(measurements: list[Measurement], search: Artifact | None) -> Weighed:
+    """Return them. Raises Unavailable where there is not one figure among them."""
+    if all(one.failure for one in measurements):
         raise Unavailable(
             "weighing", f"no candidate could be measured; the first: {measurements[0].failure}"
         )
-    return Weighed(measurements=measurements, search=search.record if search else None)
+    return Weighed(measurements=measurements, search=search)
 
 
 def _search(
@@ -172,8 +185,13 @@ def inputs_of(
     args: WeighArgs,
     workspace: Workspace,
     reference: Artifact | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return everything a measurement depends on, machine and engine's build included."""
+    """Return everything a measurement depends on, machine and engine's build included.
+
+    `where` names machines that are not at hand, such as a pool: then their builds are not either,
+    but for the locks that they are made of.
+    """
     engine = engine_for(candidate.engine)
     compared: dict[str, Any] = {}
     if reference and tokens_compared(metrics.metrics):
@@ -184,11 +202,13 @@ def inputs_of(
     return {
         "artifact": candidate.variant.artifact,
         "engine": candidate.engine,
-        "build": _build_of(engine, candidate, workspace),
+        "build": _build_of(engine, candidate, workspace)
+        if where is None
+        else environments.locate(engine.lock(), workspace.settings.cache)[0].path.name,
         "data": data,
         "metrics": metrics,
         "how": settings,
-        "machine": machine.describe(),
+        "machine": machine.describe() if where is None else where,
         **compared,
     }
 
@@ -226,11 +246,18 @@ def weigh_one(
     Its costs are those at `concurrency`, by default at the highest; `reference` are the unquantized
     weights that it was made of, where they are here.
     """
-    measured = _weigh_one(candidate, data, metrics, args, workspace, reference)
-    return with_cost(measured, args, engine_for(candidate.engine).device(), concurrency)
+    measured = measure_one(candidate, data, metrics, args, workspace, reference)
+    return costed(measured, args, concurrency)
 
 
-def _weigh_one(
+def costed(measured: Measurement, args: WeighArgs, concurrency: int | None) -> Measurement:
+    """Return a measurement with its costs at `concurrency`, by default at the highest."""
+    # It says itself what it ran on where that is another machine.
+    device = measured.machine.get("device") or engine_for(measured.candidate.engine).device()
+    return with_cost(measured, args, device, concurrency)
+
+
+def measure_one(
     candidate: Candidate,
     data: Artifact,
     metrics: EvaluateArgs,
@@ -238,8 +265,9 @@ def _weigh_one(
     workspace: Workspace,
     reference: Artifact | None,
 ) -> Measurement:
+    """Measure one candidate, as `weigh_one`, without its costs."""
     if record := _recorded(candidate):
-        return _failed(candidate, f"it answers searches from the record {record}, and nobody else")
+        return failed(candidate, f"it answers searches from the record {record}, and nobody else")
     try:
         inputs = inputs_of(candidate, data, metrics, args, workspace, reference)
         build = str(inputs["build"])
@@ -255,13 +283,20 @@ def _weigh_one(
         )
     except WeighbridgeError as exc:
         logger.warning("%s could not be measured: %s", candidate.label, exc)
-        return _failed(candidate, str(exc))
+        return failed(candidate, str(exc))
     logger.info(
         "%s: %s", candidate.label, f"reused, {outcome.why}" if outcome.reused else "measured"
     )
-    # The record may be of a variant of the same bytes that went by another name.
-    tuned = candidate.model_copy(update={"engine": outcome.value.candidate.engine})
-    return outcome.value.model_copy(update={"candidate": tuned})
+    return named_as(candidate, outcome.value)
+
+
+def named_as(candidate: Candidate, measured: Measurement) -> Measurement:
+    """Return the measurement under this candidate's name, with the options that were tuned.
+
+    A record may be of a variant of the same bytes that went by another one.
+    """
+    tuned = candidate.model_copy(update={"engine": measured.candidate.engine})
+    return measured.model_copy(update={"candidate": tuned})
 
 
 def _recorded(candidate: Candidate) -> Path | None:
@@ -289,7 +324,8 @@ def check_metrics(metrics: EvaluateArgs) -> None:
             metric.check(args)
 
 
-def _failed(candidate: Candidate, why: str) -> Measurement:
+def failed(candidate: Candidate, why: str) -> Measurement:
+    """Return the measurement of a candidate that could not be measured."""
     return Measurement(
         candidate=candidate,
         scores={},

@@ -91,8 +91,9 @@ class Swift:
     Start it from a thread that outlives it (see weighbridge.core.processes.Process).
     """
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, host: str = "127.0.0.1") -> None:
         self.folder = folder
+        self._host = host
         self._cache = cache
         self._processes = contextlib.ExitStack()
         self.url = ""
@@ -151,11 +152,13 @@ class Swift:
             )
             (folder / f"{name}-server.conf").write_text(_defaults(folder, ports[name]) + pipeline)
         proxy = f"[pipeline:main]\npipeline = {PIPELINE}\n{PROXY}"
-        (folder / "proxy-server.conf").write_text(_defaults(folder, ports["proxy"]) + proxy)
-        self.url = f"http://127.0.0.1:{ports['proxy']}"
+        settings = _defaults(folder, ports["proxy"], self._host)
+        (folder / "proxy-server.conf").write_text(settings + proxy)
+        self.url = f"http://{self._host}:{ports['proxy']}"
         running = [self._run(environment, folder, name) for name in (*STORAGE, "proxy")]
-        for process, port in zip(running, ports.values(), strict=True):
-            process.wait_until(partial(_answers, f"http://127.0.0.1:{port}/"), READY_WITHIN)
+        urls = [*(f"http://127.0.0.1:{ports[name]}/" for name in STORAGE), f"{self.url}/"]
+        for process, url in zip(running, urls, strict=True):
+            process.wait_until(partial(_answers, url), READY_WITHIN)
 
     def _run(self, environment: Environment, folder: Path, name: str) -> Process:
         command: list[str | Path] = [
@@ -169,10 +172,10 @@ class Swift:
         )
 
 
-def _defaults(folder: Path, port: int) -> str:
+def _defaults(folder: Path, port: int, host: str = "127.0.0.1") -> str:
     """No worker processes: every server is one, and ends when it is told to."""
     return (
-        f"[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\n"
+        f"[DEFAULT]\nbind_ip = {host}\nbind_port = {port}\nworkers = 0\n"
         f"user = {getpass.getuser()}\nswift_dir = {folder}\ndevices = {folder / 'devices'}\n"
         f"mount_check = false\nlog_address = {folder}/no-syslog\nfallocate_reserve = 0\n"
     )

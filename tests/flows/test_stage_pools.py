@@ -1,0 +1,352 @@
+"""Stages that are handed over to a work pool: what comes back, and what becomes of lost ones."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MACHINE_CACHE
+from tests.flows.chain import recipe as chain_recipe
+from tests.stand_ins.bucket import Bucket
+from weighbridge.configs.recipe import Recipe
+from weighbridge.configs.run_args import RunArgs
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.flows import remote_stages
+from weighbridge.flows.cached_stages import CachedStage
+from weighbridge.flows.prefect_server import prefect_api
+
+STORE = "s3://bucket/team"
+Compute = Callable[[], Artifact]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Prefect for all tests here: take a pool of your own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("empty")))
+        with prefect_api(Settings(home=tmp_path_factory.mktemp("home"), cache=MACHINE_CACHE)):
+            yield
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    bucket = Bucket()
+    bucket.take_place(monkeypatch)
+    monkeypatch.setenv("WEIGHBRIDGE_STORE", STORE)
+    return bucket
+
+
+@pytest.fixture
+def pool(api: None, bucket: Bucket, tmp_path: Path) -> Iterator[Any]:
+    from tests.flows.pools import Pool
+
+    pool = Pool(f"pool-{abs(hash(tmp_path)):x}")
+    pool.make()
+    with pool.working():
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weighbridge.flows import stage_pools
+
+    monkeypatch.setattr(stage_pools, "FIRST_POLL", 0.2)
+
+
+def recipe_of(pool: Any, **settings: Any) -> Recipe:
+    place = {"pool": pool.name, **settings}
+    return Recipe.model_validate(
+        chain_recipe("file:///model", "file:///data", run={"finetune": place})
+    )
+
+
+def made(workspace: Workspace, content: str = "weights") -> Artifact:
+    with workspace.store.scratch() as scratch:
+        (scratch / "model.safetensors").write_text(content)
+        return workspace.store.add(scratch, "safetensors")
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compute], None]:
+    """Let a worker's stage finetune compute in this way."""
+
+    def put(compute: Compute) -> None:
+        steps = {**remote_stages._STEPS, "finetune": lambda *_: step(compute)}
+        monkeypatch.setattr(remote_stages, "_STEPS", steps)
+
+    return put
+
+
+def step(compute: Compute, version: int = 3) -> CachedStage[Artifact]:
+    return CachedStage("finetune", version, Artifact, {"of": "these"}, compute)
+
+
+def never() -> Artifact:
+    raise AssertionError("it is to run elsewhere")
+
+
+def release(recipe: Recipe, version: int = 3) -> Any:
+    """What a release does of its stage finetune."""
+    from weighbridge.flows.placed_stages import PlacedStages
+    from weighbridge.flows.prefect_adapter import release_flow, run_stage
+
+    workspace = Workspace()
+
+    @release_flow(name="release")
+    def flow() -> Any:
+        placed = PlacedStages(recipe, workspace)
+        inputs = remote_stages.StageInputs(model=made(workspace, "base"))
+        return run_stage("finetune", lambda: placed.run(step(never, version), inputs))
+
+    return flow()
+
+
+def ended_with(recipe: Recipe, version: int = 3) -> WeighbridgeError:
+    with pytest.raises(WeighbridgeError) as caught:
+        release(recipe, version)
+    return caught.value
+
+
+def test_a_stage_on_a_pool_gives_what_the_worker_made_and_is_a_child_of_the_release(
+    pool: Any, bucket: Bucket, there: Callable[[Compute], None]
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from tests.flows.pools import runs_of
+
+    there(lambda: made(Workspace()))
+    outcome = release(recipe_of(pool))
+    assert not outcome.reused
+    assert (outcome.value.path / "model.safetensors").read_text() == "weights"
+    (run,) = pool.runs
+    child = next(one for one in runs_of("stage") if one["id"] == str(run))
+    with get_client(sync_client=True) as client:
+        parent = client.read_task_run(child["parent_task_run_id"]).flow_run_id
+    assert str(parent) == runs_of("release")[-1]["id"]
+    given = child["parameters"]
+    assert given["inputs"].startswith("sha256:")
+    assert set(given) == {*("name", "title", "recipe", "inputs", "store", "release", "version")}
+    assert child["labels"]["weighbridge.host"]
+
+    again = release(recipe_of(pool))
+    assert again.reused
+    assert again.value == outcome.value
+    assert pool.runs == [run], "nothing is handed over that is there"
+
+
+@pytest.mark.parametrize("kind", [BadInput, GateFailed, Unavailable])
+def test_a_known_error_there_is_the_same_error_here(
+    pool: Any, there: Callable[[Compute], None], kind: type[WeighbridgeError]
+) -> None:
+    def fail() -> Artifact:
+        raise kind("fine-tuning", "the loss is NaN", "lower the rate")
+
+    there(fail)
+    error = ended_with(recipe_of(pool))
+    assert type(error) is kind
+    assert str(error) == "fine-tuning: the loss is NaN; lower the rate"
+    assert len(pool.runs) == 1, "another try would end alike"
+
+
+def test_a_run_whose_machine_was_lost_is_begun_again(
+    pool: Any, there: Callable[[Compute], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    there(lambda: made(Workspace()))
+    pool.fates = ["crashes"]
+    with caplog.at_level(logging.WARNING, "weighbridge"):
+        assert release(recipe_of(pool)).value.format == "safetensors"
+    assert len(pool.runs) == 2
+    assert "the pod was evicted; it is begun again" in caplog.text
+
+
+def test_a_run_that_is_lost_each_time_ends_with_the_reason(
+    pool: Any, there: Callable[[Compute], None]
+) -> None:
+    pool.fates = ["crashes"] * 2
+    error = ended_with(recipe_of(pool, retries=1))
+    assert type(error) is Unavailable
+    assert "the pod was evicted; it was begun again 1 times" in str(error)
+    assert len(pool.runs) == 2
+
+
+def test_a_process_that_gives_no_sign_of_life_is_taken_for_lost(
+    pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.flows.pools import eventually_state
+    from weighbridge.flows import stage_pools
+
+    monkeypatch.setattr(stage_pools, "SILENCE", 0.5)
+    there(lambda: made(Workspace()))
+    pool.fates = ["falls silent"]
+    assert release(recipe_of(pool)).value.format == "safetensors"
+    silent, _ = pool.runs
+    assert eventually_state(silent, lambda name: name == "CRASHED") == "CRASHED"
+
+
+def test_a_job_that_does_not_begin_ends_within_the_deadline_with_what_its_worker_said(
+    pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weighbridge.flows import stage_pools
+
+    monkeypatch.setattr(stage_pools, "_last_warning", lambda *_: "ErrImagePull: no such image")
+    pool.fates = ["is not begun"]
+    error = ended_with(recipe_of(pool, start_deadline=0.3))
+    assert type(error) is Unavailable
+    assert "a worker took it: ErrImagePull: no such image" in str(error)
+
+
+def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
+    pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.flows.pools import eventually_state
+    from weighbridge.flows import stage_pools
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool.fates = ["is not begun"]
+    monkeypatch.setattr(stage_pools, "_look_at_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        release(recipe_of(pool))
+    from tests.flows.pools import runs_of
+
+    run = runs_of("stage")[-1]["id"]
+    assert eventually_state(run, lambda name: name.startswith("CANCEL")).startswith("CANCEL")
+
+
+def test_a_worker_of_another_release_refuses_and_says_what_to_install(
+    pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weighbridge.flows import stage
+
+    there(never)
+    newer = ended_with(recipe_of(pool), version=4)
+    assert "its stage finetune is of version 3, not 4; install there: pip install" in str(newer)
+    here = stage.own_release()
+    versions = iter([here, "99.0"])
+    monkeypatch.setattr(stage, "own_release", lambda: next(versions, "0.1"))
+    other = ended_with(recipe_of(pool))
+    assert type(other) is BadInput
+    assert "install there: pip install weighbridge==" in str(other)
+
+
+def check(place: dict[str, Any]) -> str:
+    from weighbridge.flows import pool_checks
+
+    try:
+        pool_checks.check(RunArgs.model_validate({"default": place}), Workspace())
+    except WeighbridgeError as exc:
+        return str(exc)
+    return "nothing"
+
+
+def test_a_pool_that_cannot_run_stages_is_told_at_once(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.flows.pools import Pool
+
+    assert check({"pool": pool.name, "job_variables": {"cpus": 4}}) == "nothing"
+    assert "has no such pool; make it: weighbridge pools apply --type process --pool gpux" in check(
+        {"pool": "gpux"}
+    )
+    misspelt = check({"pool": pool.name, "job_variables": {"cpu": 4}})
+    assert "its template has no variable cpu; did you mean cpus?" in misspelt
+    assert "cpus: 'four' is not of type 'integer'" in check(
+        {"pool": pool.name, "job_variables": {"cpus": "four"}}
+    )
+    idle = Pool(f"{pool.name}-idle")
+    idle.make(worker=False)
+    assert "no worker of it is alive; start one" in check({"pool": idle.name})
+    monkeypatch.delenv("WEIGHBRIDGE_STORE")
+    assert "WEIGHBRIDGE_STORE is not set; set WEIGHBRIDGE_STORE=" in check({"pool": pool.name})
+
+
+def test_candidates_are_weighed_side_by_side_and_one_that_is_lost_does_not_stop_the_others(
+    api: None, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.flows.pools import Pool
+    from tests.tasks.made import measured
+    from weighbridge.flows import placed_stages, stage
+    from weighbridge.flows.placed_stages import PlacedStages
+    from weighbridge.flows.prefect_adapter import release_flow
+    from weighbridge.tasks.download import Downloaded
+    from weighbridge.tasks.measurement import Candidate, Measurement
+
+    together = threading.Barrier(2, timeout=60)
+
+    def weigh(candidate: Candidate) -> Measurement:
+        together.wait()
+        label = candidate.variant.label
+        found = {"candidate": candidate, "machine": {"host": label}, "predictions": None}
+        return measured(label).model_copy(update=found)
+
+    def candidate_step(candidate: Candidate, *_: object) -> CachedStage[Measurement]:
+        compute = partial(weigh, candidate)
+        return CachedStage(
+            "weigh.candidate", 1, Measurement, {"of": candidate}, compute, lambda _: False
+        )
+
+    # Both would wait for the lock of this machine, which each has one of its own otherwise.
+    monkeypatch.setattr(stage, "_ONE_AT_A_TIME", ())
+    monkeypatch.setattr(placed_stages.cached_stages, "candidate_step", candidate_step)
+    pool = Pool(f"pair-{abs(hash(tmp_path)):x}", workers=2)
+    pool.make()
+    pool.fates = ["crashes"]
+    workspace = Workspace()
+    data = made(workspace, "rows")
+    candidates = [
+        one.candidate.model_copy(
+            update={
+                "variant": one.candidate.variant.model_copy(
+                    update={"artifact": made(workspace, one.candidate.label)}
+                )
+            }
+        )
+        for one in map(measured, ("lost", "q8", "q4"))
+    ]
+    document = chain_recipe(
+        "file:///model", "file:///data", run={"weigh": {"pool": pool.name, "retries": 0}}
+    )
+    placed = PlacedStages(Recipe.model_validate(document), workspace)
+    place = Recipe.model_validate(document).run.place("weigh")
+    assert place is not None
+
+    @release_flow(name="release")
+    def flow() -> list[Measurement]:
+        return placed._measure(candidates, Downloaded(model=data, data=data), None, place)
+
+    with pool.working():
+        lost, q8, q4 = flow()
+    assert "the pod was evicted" in lost.failure
+    assert lost.machine == {}
+    assert not [one.failure for one in (q8, q4) if one.failure]
+    assert [one.machine for one in (q8, q4)] == [{"host": "q8"}, {"host": "q4"}]
+    assert [one.candidate.label for one in (lost, q8, q4)] == [
+        candidate.label for candidate in candidates
+    ]
+    assert pool.most_at_once == 2
+
+
+def test_two_that_weigh_on_one_machine_take_turns(tmp_path: Path) -> None:
+    from weighbridge.flows.stage import _alone_on_this_machine
+
+    inside = threading.Event()
+
+    def second() -> None:
+        with _alone_on_this_machine():
+            inside.set()
+
+    with _alone_on_this_machine():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not inside.wait(0.2)
+    assert inside.wait(10)
+    thread.join()
