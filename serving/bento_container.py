@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 ASKED = (signal.SIGTERM, signal.SIGINT)
+KEEP_ALIVE_SECONDS = 3900
+"""For which a connection stays open without a request: longer than gateways keep one, which is an
+hour as a rule. After BentoML's own five seconds requests would meet the end of their connection.
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +47,9 @@ def main(arguments: list[str]) -> int:
 def _command(folder: Path) -> list[str]:
     port = os.environ.get("PORT", "3000")
     bentoml = Path(sys.executable).with_name("bentoml")
-    return [str(bentoml), "serve", str(folder), "--host", "0.0.0.0", "--port", port]
+    address = ["--host", "0.0.0.0", "--port", port]
+    keep_alive = ["--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)]
+    return [str(bentoml), "serve", str(folder), *address, *keep_alive]
 
 
 def _status_of(child: int) -> int:

@@ -5,6 +5,7 @@ without our evidence: no probe questions, no comparison of errors and latency.
 """
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -16,7 +17,12 @@ from weighbridge.serving.targets.kubernetes.args import KubernetesArgs, amount
 from weighbridge.serving.targets.kubernetes.manifests import rolling_manifests
 from weighbridge.serving.targets.kubernetes.names import HTTP_PORT
 from weighbridge.serving.targets.kubernetes.overlay import Manifest
-from weighbridge.serving.targets.kubernetes.pods import BENTO_IN_IMAGE, ENGINE_PORT, filled_in
+from weighbridge.serving.targets.kubernetes.pods import (
+    BENTO_IN_IMAGE,
+    ENGINE_PORT,
+    KEEP_ALIVE,
+    filled_in,
+)
 
 Export = Literal["kserve", "argo-rollouts", "skypilot"]
 KSERVE_CONTAINER: Final = "main"
@@ -24,6 +30,7 @@ KSERVE_CONTAINER: Final = "main"
 KSERVE_PORT: Final = 8000
 """Where KServe's Service looks for it."""
 _ALL: Final = 100
+_OPTIONS: Final = ("serve", "--host", "0.0.0.0", "--port", str(HTTP_PORT), *KEEP_ALIVE)
 
 
 def argo_rollouts(
@@ -135,7 +142,7 @@ def skypilot(target: str, args: KubernetesArgs, release: Release) -> Manifest:
         "envs": {**engine, "WEIGHBRIDGE_REVISION": release.version},
         # Asked for at the start, as in `sky serve up --secret HF_TOKEN`.
         "secrets": dict.fromkeys(sorted(args.secrets)),
-        "run": f"bentoml serve --host 0.0.0.0 --port {HTTP_PORT} {BENTO_IN_IMAGE}\n",
+        "run": shlex.join(["bentoml", *_OPTIONS, BENTO_IN_IMAGE]),
     }
 
 

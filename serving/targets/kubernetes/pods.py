@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from weighbridge.core.errors import BadInput
+from weighbridge.serving.bento_container import KEEP_ALIVE_SECONDS
 from weighbridge.serving.bento_process import variables
 from weighbridge.serving.targets.base import Release
 from weighbridge.serving.targets.kubernetes import names
@@ -14,6 +15,7 @@ ENGINE_PORT: Final = 3001
 CONTAINER: Final = "bento"
 BENTO_IN_IMAGE: Final = "/home/bentoml/bento"
 """Where `bentoml containerize` puts a Bento."""
+KEEP_ALIVE: Final = ("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS))
 _MOUNT: Final = "/bento"
 _FETCHED: Final = f"{_MOUNT}/served"
 _SCRATCH: Final = "/scratch"
@@ -94,7 +96,7 @@ def _pod_spec(args: KubernetesArgs, release: Release, workload: Workload) -> dic
 def _serving(args: KubernetesArgs, release: Release, workload: Workload) -> dict[str, Any]:
     # Both images serve by themselves: a Bento's what it holds, an engine's what it is told.
     start = (
-        ["serve", "--host", "0.0.0.0", "--port", str(workload.port)]
+        ["serve", "--host", "0.0.0.0", "--port", str(workload.port), *KEEP_ALIVE]
         if args.model == "image"
         else [_bento_folder(args)]
     )

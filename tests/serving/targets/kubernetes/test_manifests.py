@@ -238,3 +238,8 @@ def test_every_targets_name_becomes_one_that_a_service_may_have(target: str, ver
     for name in (names.target_name(target), names.revision_name(target, f"{version}.2")):
         assert len(name) <= 63
         assert re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name)
+
+
+def test_connections_stay_open_longer_than_gateways_keep_them() -> None:
+    args = pod(arguments())["containers"][0]["args"]
+    assert int(args[args.index("--timeout-keep-alive") + 1]) > 3600
