@@ -62,7 +62,10 @@ BUILT_IN: Mapping[Point, Mapping[str, str]] = {
         "judge": "weighbridge.tasks.metrics.judge:Judge",
         "hub": "weighbridge.tasks.metrics.hub:HubMetric",
     },
-    "target": {"local": "weighbridge.serving.targets.local:Local"},
+    "target": {
+        "local": "weighbridge.serving.targets.local:Local",
+        "kubernetes": "weighbridge.serving.targets.kubernetes.target:Kubernetes",
+    },
 }
 
 

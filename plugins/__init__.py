@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from weighbridge.conformance.base import CheckFailed
     from weighbridge.conformance.metric_checks import check_metric
+    from weighbridge.conformance.target_checks import check_target
     from weighbridge.core.artifact import Artifact, File, Format
     from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
     from weighbridge.core.paths import PACKAGE
@@ -112,6 +113,7 @@ __all__ = [
     "WeighbridgeError",
     "Workspace",
     "check_metric",
+    "check_target",
     "flags",
     "guarded",
     "mean_score",
@@ -122,6 +124,7 @@ __all__ = [
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "conformance.base": ("CheckFailed",),
     "conformance.metric_checks": ("check_metric",),
+    "conformance.target_checks": ("check_target",),
     "core.artifact": ("Artifact", "File", "Format"),
     "core.errors": ("BadInput", "GateFailed", "Unavailable", "WeighbridgeError"),
     "core.paths": ("PACKAGE",),

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+)
 
 from weighbridge.core.plugins import PluginArgs
 from weighbridge.rollout.extra_errors import UNREACHABLE, answers_needed
@@ -139,7 +147,9 @@ class DeployArgs(BaseModel):
         default_factory=LocalArgs, description="What kind of target it is, and its address."
     )
     rollout: RolloutArgs = Field(
-        default_factory=RolloutArgs, description="How a new version takes over."
+        default_factory=RolloutArgs,
+        validate_default=True,
+        description="How a new version takes over.",
     )
     monitor: MonitorArgs = Field(
         default_factory=MonitorArgs, description="How what serves is watched."
@@ -155,6 +165,21 @@ class DeployArgs(BaseModel):
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         return target_name(name)
+
+    @field_validator("rollout")
+    @classmethod
+    def _steps_can_be_taken(cls, rollout: RolloutArgs, info: ValidationInfo) -> RolloutArgs:
+        """Go over in one step where the address can't share out requests, and refuse others."""
+        target: TargetArgs | None = info.data.get("target")
+        if target is None or target.splits_traffic or rollout.steps == (100,):
+            return rollout
+        if "steps" in rollout.model_fields_set:
+            listed = ", ".join(map(str, rollout.steps))
+            raise ValueError(
+                f"steps [{listed}] need an address that shares out requests by percent: name a "
+                "gateway in target.gateway, or leave the steps out"
+            )
+        return rollout.model_copy(update={"steps": (100,)})
 
 
 def answers_of_steps(policy: RolloutArgs) -> str:

@@ -23,7 +23,7 @@ from weighbridge.rollout.canary import Canary
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.rollout.state import FailedRollout, OngoingRollout
-from weighbridge.serving.targets.base import Liveness, Release
+from weighbridge.serving.targets.base import Liveness, Release, Revision
 from weighbridge.serving.targets.records import LockLost
 from weighbridge.tasks.measurement import Measurement
 
@@ -82,7 +82,7 @@ class Rollout:
         if trigger == "rollback":
             self._policy = self._policy.model_copy(update=AT_ONCE)
         self._evidence: dict[str, float] = {}
-        self._shown = ""
+        self._shown = self._waits_for = ""
         self._memory_due = 0.0
         self._questions = self._probe_questions()
         self._pool = ThreadPoolExecutor(1)
@@ -99,10 +99,11 @@ class Rollout:
         # First: an address that belongs to somebody else is told before anything is started.
         managed.route()
         self._ongoing = managed.begin_rollout(managed.prepare(self._release), self._trigger)
+        previous = self._ongoing.previous
         self._canary = Canary(
             self._policy,
-            self._ongoing.previous,
-            self._ongoing.next,
+            self._as_reached(previous) if previous else None,
+            self._as_reached(self._ongoing.next),
             managed.target.traffic(),
             self._questions,
             measurement.max_new_tokens if measurement else DEFAULT_MAX_TOKENS,
@@ -137,9 +138,27 @@ class Rollout:
         began = time.monotonic()
         self._liveness: Liveness = managed.target.start(new)
         while not managed.target.answers(new):
-            self._tick(began + self._policy.start_deadline, "it gave no completion", "fail")
+            self._tell_what_it_waits_for()
+            waits = f" ({self._waits_for})" if self._waits_for else ""
+            deadline = began + self._policy.start_deadline
+            self._tick(deadline, f"it gave no completion{waits}", "fail")
         self._evidence["start_seconds"] = time.monotonic() - began
-        self._enter("admit", admitted=True)
+        self._enter("admit", admitted=True, shown="")
+
+    def _tell_what_it_waits_for(self) -> None:
+        """Write down at once what the new version waits for, as whoever runs it says."""
+        waits_for = self._managed.target.waits_for(self._ongoing.next)
+        if waits_for in ("", self._waits_for):
+            return
+        logger.warning("%s: %s: %s", self._managed.name, self._release.bento, waits_for)
+        self._waits_for = waits_for
+        self._managed.outbox.write(self._ongoing.id, "waiting", why=waits_for)
+        self._ongoing = self._ongoing.model_copy(update={"shown": waits_for})
+        self._managed.change_state(rollout=self._ongoing)
+
+    def _as_reached(self, revision: Revision) -> Revision:
+        """Return a revision with the URL at which this process reaches it."""
+        return revision.model_copy(update={"url": self._managed.target.url_of(revision)})
 
     def _make_room(self) -> None:
         """Stop the old version first where memory does not hold both.
@@ -174,7 +193,7 @@ class Rollout:
         # On a thread of its own: meanwhile a version that dies, or a command, must be seen at once.
         answers = self._pool.submit(
             probe.ask,
-            self._ongoing.next.url,
+            self._managed.target.url_of(self._ongoing.next),
             self._questions,
             max_tokens=self._measurement.max_new_tokens,
             sampling=self._measurement.candidate.engine.sampling(),

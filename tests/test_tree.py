@@ -50,19 +50,28 @@ TABLES = {"on_path", "shipped"}
 
 
 def files_of(point: Point) -> dict[str, str]:
-    """The file of every built-in plugin, by the plugin's name."""
+    """The file of every built-in plugin, or the package where it is one, by the plugin's name."""
     folder = "weighbridge." + FOLDERS[point].replace("/", ".")
     return {
-        name: path.removeprefix(f"{folder}.").partition(":")[0]
+        name: path.removeprefix(f"{folder}.").partition(":")[0].partition(".")[0]
         for name, path in BUILT_IN[point].items()
     }
 
 
+def modules_of(point: Point) -> dict[str, str]:
+    """What is in every module, and in every package, of a folder of plugins, by its name."""
+    folder = ROOT / FOLDERS[point]
+    modules = {path.stem: path.read_text() for path in folder.glob("*.py")}
+    for package in folder.glob("*/__init__.py"):
+        texts = [path.read_text() for path in package.parent.glob("*.py")]
+        modules[package.parent.name] = "\n".join(texts)
+    return modules
+
+
 @pytest.mark.parametrize("point", FOLDERS)
 def test_every_plugin_in_the_table_has_a_file_of_its_own_name_or_is_a_row(point: Point) -> None:
-    files = {path.stem for path in (ROOT / FOLDERS[point]).glob("*.py")}
     for name, file in files_of(point).items():
-        assert file in files
+        assert file in modules_of(point)
         assert file == name or file in TABLES
 
 
@@ -70,10 +79,9 @@ def test_every_plugin_in_the_table_has_a_file_of_its_own_name_or_is_a_row(point:
 def test_every_file_of_a_plugin_folder_is_in_the_table(point: Point) -> None:
     helpers = {"__init__", "base"}
     defined = {
-        path.stem
-        for path in (ROOT / FOLDERS[point]).glob("*.py")
-        if path.stem not in helpers
-        and re.search(r"^class .*Args\(", path.read_text(), re.MULTILINE)
+        name
+        for name, text in modules_of(point).items()
+        if name not in helpers and re.search(r"^class .*Args\(", text, re.MULTILINE)
     }
     assert defined == set(files_of(point).values())
 

@@ -23,6 +23,11 @@ class TargetArgs(BaseModel):
 
     kind: str
 
+    @property
+    def splits_traffic(self) -> bool:
+        """Whether clients' requests can be shared out by percent; else it is all or nothing."""
+        return True
+
 
 class Release(BaseModel):
     """What a target is asked to serve."""
@@ -246,6 +251,18 @@ class Target(ABC, Generic[A, R]):
     def problem(self) -> str:
         """Return what is wrong with the address although it is in service; empty for nothing."""
         return ""
+
+    def waits_for(self, revision: R) -> str:
+        """Return what a revision that was started waits for, as whoever runs it says; empty where
+        nothing is known.
+
+        It may still come: a node, an image. What can't come is for its Liveness to tell.
+        """
+        return ""
+
+    def url_of(self, revision: R) -> str:
+        """Return the base URL at which this process reaches the revision, past the gateway."""
+        return revision.url
 
     def probe_endpoint(self, revision: R) -> tuple[str, dict[str, str]]:
         """Return where monitoring asks this revision, and the headers that it sends along.

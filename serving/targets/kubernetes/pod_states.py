@@ -1,0 +1,105 @@
+"""Why pods do not serve, as Kubernetes says: an image that can't be had, no room, a process that
+ended.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+Pod = Mapping[str, Any]
+
+_ENDS_IT: Final = frozenset(
+    {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"}
+    | {"CreateContainerError", "RunContainerError", "CrashLoopBackOff", "StartError"}
+)
+"""Reasons of a waiting container that nothing but another manifest, or another image, mends."""
+_FINAL_PULL: Final = re.compile(
+    r"not found|manifest unknown|does not exist|unauthorized|authorize|denied|forbidden|40[134]",
+    re.IGNORECASE,
+)
+"""In the message of a first pull that failed: another try comes to the same."""
+_STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
+_NO_LOGIN: Final = re.compile(r"unauthorized|authorize|denied|forbidden|40[13]", re.IGNORECASE)
+
+
+def name_of(pod: Pod) -> str:
+    """Return a pod's name."""
+    return str(pod["metadata"]["name"])
+
+
+def is_ending(pod: Pod) -> bool:
+    """Whether a pod is being ended."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def is_ready(pod: Pod) -> bool:
+    """Whether a pod answers, and is not being ended."""
+    conditions = _conditions(pod)
+    return not is_ending(pod) and conditions.get("Ready", {}).get("status") == "True"
+
+
+def restarts(pods: Iterable[Pod]) -> dict[tuple[str, str], int]:
+    """Return how often each container was started again, by the pod's uid and its name."""
+    return {
+        (pod["metadata"]["uid"], status["name"]): status.get("restartCount", 0)
+        for pod in pods
+        for status in _containers(pod)
+    }
+
+
+def failure(pods: Iterable[Pod], before: Mapping[tuple[str, str], int]) -> tuple[str, str]:
+    """Return why a revision will not serve, and the pod of which that is said; ("", "") of none.
+
+    Args:
+        pods: of the revision.
+        before: what `restarts` said when it was started.
+    """
+    for pod in pods:
+        for status in _containers(pod):
+            count = before.get((pod["metadata"]["uid"], status["name"]), 0)
+            if why := _why_failed(status, count):
+                return f"pod {name_of(pod)}: {why}", name_of(pod)
+    return "", ""
+
+
+def waits_for(pods: Iterable[Pod]) -> str:
+    """Return what keeps pods from serving that may yet come; empty for nothing."""
+    for pod in pods:
+        placed = _conditions(pod).get("PodScheduled", {})
+        if placed.get("status") == "False" and not is_ending(pod):
+            reason = placed.get("reason") or "Unschedulable"
+            return f"{reason}: {placed.get('message', '')}".rstrip(": ")
+    for pod in pods:
+        for status in _containers(pod):
+            waiting = status.get("state", {}).get("waiting") or {}
+            if waiting.get("reason", "") not in {"", *_STARTING}:
+                return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+    return ""
+
+
+def _why_failed(status: Mapping[str, Any], restarts_before: int) -> str:
+    state = status.get("state", {})
+    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+    is_again = status.get("restartCount", 0) > restarts_before
+    last = status.get("lastState", {}).get("terminated") or {}
+    end = ended or last
+    # An init container that ended well has done its work.
+    if (ended.get("exitCode", 0) != 0) or (is_again and end):
+        return f"{end.get('reason') or 'Error'} (exit code {end.get('exitCode')})"
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _ENDS_IT or (reason == "ErrImagePull" and _FINAL_PULL.search(message)):
+        advice = ""
+        if "Pull" in reason and _NO_LOGIN.search(message):
+            advice = "; name a Secret with the registry's login in deploy.target.pull_secret"
+        return f"{reason}: {message}{advice}"
+    return ""
+
+
+def _containers(pod: Pod) -> Iterator[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses") or ()
+    yield from status.get("containerStatuses") or ()
+
+
+def _conditions(pod: Pod) -> dict[str, Mapping[str, Any]]:
+    return {one["type"]: one for one in pod.get("status", {}).get("conditions") or ()}

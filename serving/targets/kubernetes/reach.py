@@ -1,0 +1,193 @@
+"""How this process reaches the pods of a revision: from inside the cluster at their addresses, from
+outside through the API server's proxy.
+
+Clients of ours that know nothing of clusters ask a port of this machine's loopback, behind which a
+thread passes the request on to a pod that is ready. Every request says which revision is meant, so
+that it is not taken for one of a client's.
+"""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from typing import Any, Final
+
+from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.serving.targets.kubernetes import names, pod_states
+from weighbridge.serving.targets.kubernetes.api import Api, is_inside, path
+from weighbridge.serving.targets.kubernetes.traffic import VERSION_HEADER
+
+_LOOK_SECONDS: Final = 1.0
+"""For which a list of pods is good enough."""
+_LOOK_TIMEOUT: Final = 5.0
+_ANSWER_TIMEOUT: Final = 3600.0
+_PASSED_ON: Final = ("content-type", "accept")
+_PASSED_BACK: Final = ("content-type", "x-weighbridge-version")
+_CLIENTS: Final = "/v1/"
+
+
+class Pods:
+    """The pods of one revision, or of a whole target, as they were a moment ago."""
+
+    def __init__(self, api: Api, namespace: str, labels: Mapping[str, str]) -> None:
+        self._api, self._namespace, self._labels = api, namespace, dict(labels)
+        self._seen: Sequence[pod_states.Pod] = ()
+        self._due = 0.0
+        self._lock = threading.Lock()
+
+    def listed(self, *, anew: bool = False) -> Sequence[pod_states.Pod]:
+        """Return the pods as they were a moment ago, or as they are. Raises Unavailable."""
+        with self._lock:
+            if anew or time.monotonic() >= self._due:
+                self._seen = self._api.find_all("Pod", self._namespace, self._labels)
+                self._due = time.monotonic() + _LOOK_SECONDS
+            return self._seen
+
+    def ask(
+        self,
+        pod: pod_states.Pod,
+        method: str,
+        to: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = _LOOK_TIMEOUT,
+    ) -> Any:
+        """Ask a pod, and return the response, not read yet, with `status` and `headers`.
+
+        Raises:
+            Unavailable: it can't be reached.
+        """
+        if not is_inside():
+            where = path("Pod", self._namespace, f"{pod_states.name_of(pod)}:{names.HTTP_PORT}")
+            return self._api.open(method, f"{where}/proxy{to}", body, headers or {}, timeout)
+        address = pod.get("status", {}).get("podIP", "")
+        connection = http.client.HTTPConnection(address, names.HTTP_PORT, timeout=timeout)
+        try:
+            connection.request(method, to, body, dict(headers or {}))
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as exc:
+            raise Unavailable(f"asking pod {pod_states.name_of(pod)}", str(exc)) from exc
+
+    def document(self, pod: pod_states.Pod, to: str) -> dict[str, Any] | None:
+        """Return the JSON that a pod answers with; None where it does not."""
+        try:
+            response = self.ask(pod, "GET", to)
+            content = response.read()
+            found = json.loads(content) if response.status == http.HTTPStatus.OK else None
+        except (WeighbridgeError, OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+class Door:
+    """A port of this machine's loopback that leads to the pods of one revision."""
+
+    def __init__(self, pods: Pods, revision: str) -> None:
+        self.pods, self.revision = pods, revision
+        self._numbers = count()
+        self._server = _Server(self)
+        thread = threading.Thread(target=self._server.serve_forever, name=f"to {revision}")
+        thread.daemon = True
+        thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def ask(self, method: str, to: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
+        """Ask one of the pods that are ready. Raises Unavailable."""
+        ready = [pod for pod in self.pods.listed() if pod_states.is_ready(pod)]
+        if not ready:
+            raise Unavailable(f"asking revision {self.revision}", "none of its pods is ready")
+        pod = ready[next(self._numbers) % len(ready)]
+        sent = {**headers, VERSION_HEADER: self.revision}
+        return self.pods.ask(pod, method, to, body, sent, _ANSWER_TIMEOUT)
+
+
+_DOORS: dict[tuple[Api, str, str, str], Door] = {}
+_DOORS_LOCK = threading.Lock()
+
+
+def door_to(api: Api, namespace: str, target: str, revision: str) -> Door:
+    """Return the door to a revision; each has one, for as long as this process runs."""
+    with _DOORS_LOCK:
+        key = (api, namespace, target, revision)
+        if key not in _DOORS:
+            pods = Pods(api, namespace, names.revision_selector(target, revision))
+            _DOORS[key] = Door(pods, revision)
+        return _DOORS[key]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that hung up."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body are two packets, and the second would wait for the first one's receipt.
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, *args: Any) -> None:
+        """Write nothing to stderr."""
+
+    def do_GET(self) -> None:
+        self._pass_on()
+
+    def do_POST(self) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        if not self.path.startswith(_CLIENTS):
+            self._fail(404, "only what clients may ask is passed on")
+            return
+        headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
+        try:
+            response = self.server.door.ask(self.command, self.path, body, headers)
+        except WeighbridgeError as exc:
+            self._fail(502, str(exc))
+            return
+        try:
+            self._send_back(response)
+        finally:
+            response.close()
+
+    def _send_back(self, response: Any) -> None:
+        self.send_response(response.status)
+        for name in _PASSED_BACK:
+            if value := response.headers.get(name):
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while piece := response.read1(1 << 16):
+                self._chunk(piece)
+        # Of either library: what is not whole must not look as if it were.
+        except Exception as exc:
+            self.close_connection = True
+            self.log_error("%s", exc)
+            return
+        self._chunk(b"")
+
+    def _chunk(self, content: bytes) -> None:
+        self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+        self.wfile.flush()
+
+    def _fail(self, status: int, message: str) -> None:
+        content = json.dumps({"error": {"message": message}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)

@@ -1,0 +1,79 @@
+"""What an API server refuses, as errors of ours: what was done, what is wrong, what to do."""
+
+import json
+import re
+from typing import Final
+
+from weighbridge.core.errors import Unavailable
+
+_FORBIDDEN: Final = re.compile(
+    r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
+)
+_NO_SUCH_RESOURCE: Final = "could not find the requested resource"
+
+
+class Refusal(Unavailable):
+    """The API server answered, with an error."""
+
+    def __init__(self, doing: str, status: int, wrong: str, remedy: str = "") -> None:
+        super().__init__(doing, wrong, remedy)
+        self.status = status
+
+
+class NotFound(Refusal):
+    """There is no such object, or no such kind of objects."""
+
+    @property
+    def is_of_kind(self) -> bool:
+        """Whether the cluster knows no objects of this kind at all."""
+        return _NO_SUCH_RESOURCE in self.wrong
+
+
+class Conflict(Refusal):
+    """The object is there already, or has been changed since the version that was named."""
+
+
+class NoAnswer(Unavailable):
+    """The API server cannot be reached, or says that it can't answer now."""
+
+
+def refusal_of(doing: str, status: int, data: bytes) -> Unavailable:
+    """Return what an error of the API server comes to."""
+    try:
+        message = str(json.loads(data).get("message", ""))
+    except (ValueError, AttributeError):
+        message = data.decode("utf-8", "replace")
+    message = one_line(message)[:500] or f"HTTP {status}"
+    if status == 401:
+        remedy = "log in to the cluster again: the kubeconfig's credentials are refused"
+        return Refusal(doing, status, "the cluster does not know who asks", remedy)
+    if status == 403:
+        return Refusal(doing, status, *_forbidden(message))
+    if status == 404:
+        return NotFound(doing, status, *_missing(message))
+    if status == 409:
+        return Conflict(doing, status, message)
+    if status == 429 or status >= 500:
+        return NoAnswer(doing, f"the cluster can't answer now: {message}")
+    return Refusal(doing, status, f"the cluster refuses it: {message}")
+
+
+def _forbidden(message: str) -> tuple[str, str]:
+    if match := _FORBIDDEN.search(message):
+        kind = f"{match['resource']}.{match['group']}" if match["group"] else match["resource"]
+        remedy = "give it the Role that `weighbridge render` prints, or another account"
+        return f"this account may not {match['verb']} {kind} ({message})", remedy
+    return f"the cluster forbids it: {message}", ""
+
+
+def _missing(message: str) -> tuple[str, str]:
+    if match := re.search(r'namespaces "([^"]+)" not found', message):
+        return f"there is no namespace {match[1]}", f"kubectl create namespace {match[1]}"
+    if _NO_SUCH_RESOURCE in message:
+        remedy = "install what brings it (the Gateway API for an HTTPRoute), or do without"
+        return f"the cluster knows no such kind of object ({message})", remedy
+    return message, ""
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,260 @@
+"""A cluster to try target `kubernetes` in: the stand-in, or a real one that KUBECONFIG names.
+
+A real one is used where WEIGHBRIDGE_TEST_CLUSTER names the images to serve; see conftest.py.
+"""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rollout.rollouts import FakeRegistry
+from tests.waiting import until
+from weighbridge.conformance.kubernetes_api.cluster import NAMESPACE, Cluster
+from weighbridge.conformance.kubernetes_api.pods import Image
+from weighbridge.conformance.kubernetes_api.store import Key
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Binding
+from weighbridge.rollout import probe
+from weighbridge.rollout.managed_target import ManagedTarget, open_target
+from weighbridge.rollout.outbox import Outbox
+from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
+from weighbridge.rollout.reconcile import ReconcileResult, reconcile
+from weighbridge.rollout.sequential_test import Judgement
+from weighbridge.rollout.state import TargetState
+from weighbridge.serving.targets.base import Release
+from weighbridge.serving.targets.kubernetes import api, reach, records, requests_seen
+from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
+from weighbridge.serving.targets.kubernetes.target import Kubernetes
+from weighbridge.serving.targets.shared_records import SharedRecords
+
+GOOD = Image(token_seconds=0.1)
+IMAGES = {
+    "registry/demo:1": GOOD,
+    "registry/demo:2": GOOD,
+    "registry/demo:3": GOOD,
+    "registry/demo:dies": Image(crash="OOMKilled", last_words="loading 4096 tensors"),
+    "registry/demo:private": Image(private=True),
+}
+QUESTIONS = [
+    ProbeQuestion(prompt=f"q{n}", reference="one", answer="one", scores={"exact_match": 1.0})
+    for n in range(4)
+]
+LAG = 0.6
+"""Seconds until clients of the stand-in learn of a change; `endpoints_lag` comes to one."""
+
+
+def release(version: str) -> Release:
+    return Release(
+        name="demo", version=version, bento=f"demo:{version}", digest=f"sha256:{version * 64:.64}"
+    )
+
+
+class Killed(BaseException):
+    """The process that rolls out is killed here."""
+
+
+@dataclass
+class Lab:
+    """A target `shop` in a cluster of the test's own."""
+
+    cluster: Cluster
+    workspace: Workspace
+    policy: dict[str, Any] = field(default_factory=dict)
+    deploy: dict[str, Any] = field(default_factory=dict)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    _dead: list[api.Api] = field(default_factory=list)
+
+    @property
+    def target_args(self) -> dict[str, Any]:
+        quick = {"endpoints_lag": 5, "drain_seconds": 20, "stop_seconds": 5}
+        small = {"cpu": "100m", "memory": "64Mi", "disk": "64Mi"}
+        return {
+            "kind": "kubernetes",
+            "namespace": NAMESPACE,
+            "image": "registry/demo:{version}",
+            **quick,
+            "resources": small,
+            **self.deploy,
+        }
+
+    @property
+    def target(self) -> Kubernetes:
+        args = KubernetesArgs.model_validate(self.target_args)
+        return Kubernetes("shop", args, self.workspace.settings.home)
+
+    @property
+    def binding(self) -> Binding:
+        quick = {
+            "step_seconds": 0,
+            "step_deadline": 10,
+            "start_deadline": 20,
+            "min_requests": 3,
+            "questions": 4,
+            "drain_seconds": 20,
+            "exclude_harm": "never",
+        }
+        deploy = {"name": "shop", "target": self.target_args, "rollout": {**quick, **self.policy}}
+        return Binding(target="shop", model="demo", deploy=deploy)
+
+    @property
+    def managed(self) -> ManagedTarget:
+        managed = open_target("shop", self.workspace)
+        assert managed is not None
+        return managed
+
+    @property
+    def state(self) -> TargetState[Any]:
+        return self.managed.load_state()
+
+    def promote(self, version: str, **options: Any) -> ReconcileResult:
+        self.registry.alias = version
+        return self.reconcile(**options)
+
+    def reconcile(self, **options: Any) -> ReconcileResult:
+        return reconcile(self.binding, self.registry, self.workspace, "test", **options)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def killed_at(self, phase: str) -> Iterator[None]:
+        """The process dies once this line is in the ledger; nothing of it reaches the cluster
+        afterwards, not even that it gives its lock back.
+        """
+        mine = api.connect()
+        write, serialized = Outbox.write, api.Api._serialized
+
+        def killing(outbox: Outbox, rollout: str, event: str, **fields: Any) -> None:
+            write(outbox, rollout, event, **fields)
+            if event == phase:
+                self._dead.append(mine)
+                raise Killed(phase)
+
+        def refusing(asked: api.Api, *args: Any) -> Any:
+            if asked in self._dead:
+                raise Unavailable("asking the cluster", "this process is dead")
+            return serialized(asked, *args)
+
+        api.Api._serialized = refusing  # type: ignore[method-assign]
+        Outbox.write = killing  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Outbox.write = write  # type: ignore[method-assign]
+            # `refusing` stays: threads of the dead process go on.
+
+    def move_to(self, home: Path) -> None:
+        """Go on as a process of another machine, with an empty home, once the lease is over."""
+        self.cluster.store.remove(Key("coordination.k8s.io", "leases", NAMESPACE, "shop-records"))
+        api._connected.cache_clear()
+        self.workspace = Workspace(Settings(home=home))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The fields of the ledger's lines of this event."""
+        return [entry.fields for entry in self.registry.ledger if entry.event == name]
+
+    def serving(self) -> set[str]:
+        """The revisions whose pods are there."""
+        return {pod["metadata"]["labels"]["weighbridge/revision"] for pod in self.cluster.pods()}
+
+
+@contextlib.contextmanager
+def lab(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: Any
+) -> Iterator[Lab]:
+    """The stand-in with two nodes, and a policy of quick steps."""
+    options = {"nodes": {"node-1": {}, "node-2": {}}, "hurry": 5.0, **options}
+    with Cluster(IMAGES, **options) as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
+        monkeypatch.setattr(probe, "questions_of", lambda measured, store, count: QUESTIONS[:count])
+        monkeypatch.setattr(probe, "judge", _judge)  # the metrics take seconds to load
+        for module in (api, records):
+            monkeypatch.setattr(module, "TRIES", (0.05, 0.1, 0.2, 0.2))
+        for quick in (reach, requests_seen):
+            monkeypatch.setattr(quick, "_LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(SharedRecords, "GLANCE", 0.2)
+        yield Lab(cluster, workspace)
+
+
+def _judge(answered: list[ProbeAnswer], measurement: object, **policy: object) -> Judgement:
+    wrong = [one.problem for one in answered if one.problem]
+    return Judgement(verdict="fail" if wrong else "pass", why=" ".join(wrong), evidence={})
+
+
+@dataclass
+class Clients:
+    """Clients that stream answers without a pause, and know the cluster as it was a while ago."""
+
+    cluster: Cluster
+    name: str = "shop"
+    count: int = 4
+    whole: list[str] = field(default_factory=list)
+    """Which revision gave each whole answer."""
+    failed: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> "Clients":
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._go_on) for _ in range(self.count)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def until_served_by(self, revision: str, answers: int = 4) -> None:
+        """Wait until the newest answers are all of one revision."""
+        until(
+            lambda: self.whole[-answers:] == [revision] * answers and len(self.whole) >= answers,
+            otherwise=lambda: f"{self.whole[-9:]} {self.failed[-3:]} {self.cut[-3:]}",
+        )
+
+    def _go_on(self) -> None:
+        while not self._over.is_set():
+            backend = self.cluster.backend(self.name, LAG)
+            if backend is None:
+                self.failed.append("there is no endpoint")
+                time.sleep(0.05)
+                continue
+            self._ask(*backend)
+
+    def _ask(self, host: str, port: int) -> None:
+        connection = http.client.HTTPConnection(host, port, timeout=30)
+        body = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Hi"}]})
+        try:
+            connection.request("POST", "/v1/chat/completions", body)
+            response = connection.getresponse()
+        except OSError as exc:
+            self.failed.append(f"{host}: {exc}")
+            return
+        revision = response.headers["X-Weighbridge-Version"] or "nobody"
+        try:
+            content = response.read()
+        except (OSError, http.client.HTTPException) as exc:
+            self.cut.append(f"{revision}: {exc}")
+            return
+        finally:
+            connection.close()
+        if response.status != 200:
+            self.failed.append(f"{revision}: {response.status}")
+        elif not content.endswith(b"data: [DONE]\n\n"):
+            self.cut.append(revision)
+        else:
+            self.whole.append(revision)
+
+
+def in_thread(act: Callable[[], object]) -> threading.Thread:
+    """Do something meanwhile."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread

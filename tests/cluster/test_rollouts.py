@@ -1,0 +1,124 @@
+"""Rollouts in a cluster: nobody's answer fails or is cut, whatever happens to it meanwhile."""
+
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab import Clients, Killed, Lab, in_thread, lab
+from tests.waiting import until
+from weighbridge.core.errors import Unavailable
+from weighbridge.core.workspace import Workspace
+from weighbridge.rollout import target_operations, target_status
+
+
+@pytest.fixture
+def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lab]:
+    with lab(workspace, monkeypatch, tmp_path, gateway_api=True) as shop:
+        yield shop
+
+
+@pytest.mark.parametrize("address", ["service", "gateway"])
+def test_a_rollout_under_slow_streams_fails_none_and_cuts_none(shop: Lab, address: str) -> None:
+    if address == "gateway":
+        shop.cluster.add_gateway("edge")
+        shop.deploy["gateway"] = {"name": "edge", "hostname": "models.example.com"}
+        shop.policy["steps"] = (20, 100)
+    assert shop.promote("1").action == "deployed"
+    with Clients(shop.cluster) as clients:
+        clients.until_served_by("1")
+        clients.failed.clear()  # before the first endpoint was known
+        result = shop.promote("2")
+        clients.until_served_by("2")
+    assert (result.action, result.version) == ("deployed", "2")
+    assert (clients.failed, clients.cut) == ([], [])
+    until(lambda: target_operations.stop_drained("shop", shop.workspace))
+    assert shop.serving() == {"2"}
+    [_, end] = shop.events("end")
+    assert (end["outcome"], end["failed"]) == ("serving", 0)
+    if address == "gateway":
+        assert [step["share"] for step in shop.events("shift")] == [20, 100]
+        assert end["requests"] > 0, "what clients asked is evidence"
+
+
+def test_an_image_that_cannot_be_pulled_is_told_at_once(shop: Lab) -> None:
+    shop.promote("1")
+    shop.policy["start_deadline"] = 600
+    result = shop.promote("9")
+    assert (result.action, result.version) == ("failed", "1")
+    assert "ImagePull" in result.detail
+    assert "registry/demo:9: not found" in shop.events("end")[-1]["detail"]
+    assert shop.serving() == {"1"}
+
+
+def test_a_registry_that_wants_a_login_leads_to_the_secret(shop: Lab) -> None:
+    shop.promote("private")
+    assert "deploy.target.pull_secret" in shop.events("end")[-1]["detail"]
+
+
+def test_a_process_that_is_killed_for_its_memory_is_told_with_its_last_words(shop: Lab) -> None:
+    shop.promote("1")
+    detail = shop.promote("dies").detail
+    assert "OOMKilled" in detail
+    assert "loading 4096 tensors" in detail
+
+
+def test_what_a_pod_waits_for_is_in_status_and_ledger_at_once(shop: Lab) -> None:
+    shop.deploy["resources"] = {"gpus": 1}
+    rollout = in_thread(lambda: shop.promote("1"))
+    until(lambda: "Insufficient nvidia.com/gpu" in _detail(shop))
+    target_operations.command("shop", "abort", shop.workspace)
+    rollout.join()
+    [waiting] = shop.events("waiting")
+    assert waiting["why"].startswith("Unschedulable: 0/2 nodes are available")
+    assert shop.serving() == set()
+
+
+def _detail(shop: Lab) -> str:
+    status = target_status.status(shop.workspace) if shop.cluster.pods() else []
+    return status[0].detail if status else ""
+
+
+def test_a_drained_node_costs_nobody_an_answer(shop: Lab) -> None:
+    shop.deploy["replicas"] = 2
+    shop.promote("1")
+    with Clients(shop.cluster) as clients:
+        clients.until_served_by("1")
+        clients.failed.clear()
+        shop.cluster.drain("node-1")
+        clients.until_served_by("1")
+    assert (clients.failed, clients.cut) == ([], [])
+    assert {pod["spec"]["nodeName"] for pod in shop.cluster.pods()} == {"node-2"}
+    assert shop.managed.target.is_healthy(shop.state.current)
+
+
+@pytest.mark.slow
+def test_a_deployer_killed_in_any_phase_is_followed_by_one_on_another_machine(
+    shop: Lab, tmp_path: Path
+) -> None:
+    shop.promote("1")
+    with Clients(shop.cluster) as clients:
+        clients.until_served_by("1")
+        clients.failed.clear()
+        phases = ("start", "probe", "shift", "commit", "stop")
+        for phase, version in zip(phases, cycle("231"), strict=False):
+            with shop.killed_at(phase), pytest.raises((Killed, Unavailable)):
+                shop.promote(version)
+            shop.move_to(tmp_path / phase)
+            result = shop.reconcile(force=True)
+            assert (result.version, shop.state.rollout) == (version, None), (phase, result)
+        clients.until_served_by(shop.state.current.name)
+    assert (clients.failed, clients.cut) == ([], [])
+    until(lambda: target_operations.stop_drained("shop", shop.workspace))
+    assert shop.serving() == {shop.state.current.name}
+    outcomes = [end["outcome"] for end in shop.events("end")]
+    assert outcomes.count("interrupted") == 4, "what the state does not call committed goes back"
+    assert len(outcomes) == len(shop.events("begin"))
+
+
+def test_an_api_server_that_is_away_for_a_moment_ends_no_rollout(shop: Lab) -> None:
+    shop.promote("1")
+    shop.cluster.failures |= {("PATCH", "/services/shop"): 2, ("PUT", "/shop-records"): 2}
+    assert shop.promote("2").action == "deployed"
+    assert [end["outcome"] for end in shop.events("end")] == ["serving", "serving"]
