@@ -37,6 +37,10 @@ class LazyGroup(click.Group):
             "weighbridge.cli.recipes:schema",
             "Print the JSON schema of recipes, for editors.",
         ),
+        "render": (
+            "weighbridge.cli.render:render",
+            "Write a target's Kubernetes manifests, for Argo CD and Flux.",
+        ),
         "up": (
             "weighbridge.cli.platform:up",
             "Bring up the platform: Prefect, MLflow, deployer, worker, gateway.",

@@ -13,14 +13,13 @@ from pydantic import (
     model_validator,
 )
 
+from weighbridge.core import container_layout
 from weighbridge.core.field_types import PathText
 from weighbridge.serving.client_requests import MAX_BODY_BYTES
 from weighbridge.serving.targets.base import TargetArgs
 
 BENTOML_USER: Final = 1034
 """In images that `bentoml containerize` builds."""
-OWN_USER: Final = 10001
-"""In images that `weighbridge image` builds."""
 
 DnsLabel = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
@@ -259,7 +258,7 @@ class KubernetesArgs(TargetArgs):
     @property
     def user(self) -> int:
         """User and group of the processes."""
-        return self.user_id or (BENTOML_USER if self.model == "image" else OWN_USER)
+        return self.user_id or (BENTOML_USER if self.model == "image" else container_layout.USER)
 
     @property
     def splits_traffic(self) -> bool:

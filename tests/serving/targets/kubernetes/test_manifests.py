@@ -2,9 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -243,3 +245,10 @@ def test_every_targets_name_becomes_one_that_a_service_may_have(target: str, ver
 def test_connections_stay_open_longer_than_gateways_keep_them() -> None:
     args = pod(arguments())["containers"][0]["args"]
     assert int(args[args.index("--timeout-keep-alive") + 1]) > 3600
+
+
+def test_the_page_shows_the_role_that_is_made() -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs" / "kubernetes.md").read_text()
+    shown = page.partition("## The Role")[2].partition("```yaml\n")[2].partition("```")[0]
+    _, role, _ = role_manifests("demo", arguments())
+    assert yaml.safe_load(shown)["rules"] == role["rules"]
