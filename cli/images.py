@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 @click.option("--builder", help="docker, podman or buildah; without it the first that answers.")
 @click.option("--base", help="Image with Python 3.11 to begin with; best by its digest.")
 @click.option("--device", help="Which environment of an engine, such as cpu or cuda.")
+@click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="NAME",
+    help="A further package of Debian, such as g++ for K-quants in stage optimize.",
+)
 @click.option("--repository", default="", help="What names begin with: registry.example.org/team.")
 @click.option("--push", is_flag=True, help="Push them to that registry.")
 @click.option(
@@ -40,6 +47,7 @@ def image(
     builder: str | None,
     base: str | None,
     device: str | None,
+    packages: Sequence[str],
     repository: str,
     push: bool,
     options: Sequence[str],
@@ -60,7 +68,7 @@ def image(
     from weighbridge.services.images.image import BASE, CONTROL, image_of
 
     wanted = list(dict.fromkeys([*([CONTROL] if compose else []), *names])) or [CONTROL]
-    planned = [image_of(name, base or BASE, repository, device) for name in wanted]
+    planned = [image_of(name, base or BASE, repository, device, packages) for name in wanted]
     if dry_run:
         _print_plan(planned, as_json=as_json)
         return
@@ -68,7 +76,7 @@ def image(
     pinned = found.pinned(base or BASE, _tell)
     built = [
         build_image(
-            image_of(name, pinned, repository, device),
+            image_of(name, pinned, repository, device, packages),
             found,
             push=push,
             options=options,

@@ -41,7 +41,10 @@ def main(arguments: list[str]) -> int:
     if asked:
         children[0].terminate()
     status = _status_of(children[0].pid)
-    return 0 if asked and status in (0, -signal.SIGTERM, 128 + signal.SIGTERM) else abs(status)
+    if asked and status in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+        return 0
+    # BentoML ends with 0 as well where the engine has ended, or never begun.
+    return abs(status) or 1
 
 
 def _command(folder: Path) -> list[str]:

@@ -20,6 +20,8 @@ import os
 import signal
 import sys
 import threading
+from asyncio.subprocess import Process
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,18 @@ PROBE_SECONDS = 9.0
 MAX_BODY = int(os.environ.get("WEIGHBRIDGE_MAX_BODY_BYTES") or MAX_BODY_BYTES)
 # Clients may ask for the engine's health at its own path, too.
 OPERATIONS = ENGINE.operations | {f"GET {ENGINE.health}"}
+
+
+def _end_what_may_have_ended(process: Process, terminate: Callable[[Process], None]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        terminate(process)
+
+
+# BentoML's watcher sends SIGTERM to the engine and to the proxy in front of it at once; the proxy
+# then ends an engine that has ended, which raises, and calls its own shutdown failed.
+Process.terminate = functools.partialmethod(  # type: ignore[assignment]
+    _end_what_may_have_ended, Process.terminate
+)
 
 
 def _engines_python() -> Path:

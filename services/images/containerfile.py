@@ -160,12 +160,14 @@ def _entry_point(contents: ImageContents) -> list[str]:
 
 
 def _variables(contents: ImageContents) -> dict[str, str]:
+    # What only serves keeps nothing: it writes where a read-only container can write.
+    home = "/tmp" if contents.launcher else HOME
     return {
         "PATH": f"{contents.environment}/bin:$PATH",
-        "HOME": HOME,
+        "HOME": home,
         "WEIGHBRIDGE_HOME": HOME,
         "WEIGHBRIDGE_CACHE": CACHE,
-        "BENTOML_HOME": f"{HOME}/bentoml",
+        "BENTOML_HOME": f"{home}/bentoml",
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONUNBUFFERED": "1",
     }

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -72,7 +72,13 @@ def image_names() -> list[str]:
     return [CONTROL, *engines]
 
 
-def image_of(name: str, base: str, repository: str = "", device: str | None = None) -> Image:
+def image_of(
+    name: str,
+    base: str,
+    repository: str = "",
+    device: str | None = None,
+    packages: Sequence[str] = (),
+) -> Image:
     """Return the image of the control plane, or of an engine.
 
     Args:
@@ -80,11 +86,12 @@ def image_of(name: str, base: str, repository: str = "", device: str | None = No
         base: Image with Python that both stages begin with.
         repository: What the name begins with, such as `registry.example.org/team`.
         device: Which of an engine's locks; None: CUDA's where it has one.
+        packages: Further packages of Debian.
 
     Raises:
         BadInput: there is no such engine, or it has no lock for the device.
     """
-    lock, packages = _lock_of(name, device)
+    lock, needed = _lock_of(name, device)
     locks = locks_of(lock)
     files = _context_files(name, locks)
     contents = ImageContents(
@@ -95,7 +102,7 @@ def image_of(name: str, base: str, repository: str = "", device: str | None = No
         wheels=any(path.startswith("wheels/") for path in files),
         own_wheel=own_wheel.file_name() if name == CONTROL else "",
         launcher="" if name == CONTROL else LAUNCHER.name,
-        system_packages=packages,
+        system_packages=list(dict.fromkeys([*needed, *packages])),
     )
     text = containerfile(contents)
     tag = f"{metadata.version('weighbridge')}-{_digest(text, files)[:12]}"
@@ -136,8 +143,10 @@ def certificates() -> Path | None:
 def _lock_of(name: str, device: str | None) -> tuple[Path, tuple[str, ...]]:
     """Return the lock of an image, and the packages of Debian that it needs."""
     if name == CONTROL:
-        # The gateway of the target `local`.
-        return CONTROL_LOCK, ("haproxy",)
+        # The gateway of the target `local`, and what engines need that are weighed in it.
+        engines = (engine_class(engine).system_packages for engine in image_names()[1:])
+        small = {package for packages in engines for package in packages if package != "g++"}
+        return CONTROL_LOCK, ("haproxy", *sorted(small))
     if name not in plugins.names("engine"):
         remedy = plugins.suggestion(name, image_names())
         raise BadInput(f"planning the image of '{name}'", "there is no such engine", remedy)

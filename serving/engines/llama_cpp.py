@@ -122,6 +122,8 @@ class LlamaCpp(Engine[LlamaCppArgs]):
     name_option: ClassVar[str] = "alias"
     formats: ClassVar[frozenset[Format]] = frozenset({"gguf"})
     locks: ClassVar[Mapping[str, Path]] = {"cpu": Path(__file__).with_suffix(".lock")}
+    # OpenMP, which its wheel does not bring along.
+    system_packages: ClassVar[tuple[str, ...]] = ("libgomp1",)
     packages: ClassVar[tuple[str, ...]] = ("xllamacpp",)
     keeps_sampling: ClassVar[bool] = True
     capabilities: ClassVar[Capabilities] = Capabilities(devices=frozenset({"cpu"}), metrics=True)

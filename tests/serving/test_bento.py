@@ -335,8 +335,12 @@ def test_exported_it_answers_on_both_ports(served: Served) -> None:
         == httpx.post(f"{proof.engine_url}/v1/chat/completions", content=b"{").status_code
     )
     processes = tree(proof.process.pid)
+    log = proof.process.log
+    length = log.stat().st_size
     served.end()
     assert ended(processes)
+    # BentoML would end an engine that has ended already.
+    assert b"Traceback" not in log.read_bytes()[length:]
 
 
 def test_in_a_pod_it_tells_what_is_under_way_and_drains(served: Served) -> None:
