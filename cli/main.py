@@ -72,6 +72,10 @@ class LazyGroup(click.Group):
         "ask": ("weighbridge.cli.ask:ask", "Stream one answer from a live endpoint."),
         "models": ("weighbridge.cli.models:models", "List registered models and their versions."),
         "show": ("weighbridge.cli.models:show", "Show one version: lineage, tags, measurements."),
+        "torchrun": (
+            "weighbridge.cli.torchrun:torchrun",
+            "Print what trains a recipe's fine-tune on several machines.",
+        ),
         "pools": (
             "weighbridge.cli.pools:pools",
             "Apply work pools in Prefect that carry out stages elsewhere.",

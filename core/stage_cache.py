@@ -18,6 +18,14 @@ from weighbridge.core.shared_store import SharedStore
 from weighbridge.core.store import Store
 
 R = TypeVar("R")
+
+
+class AddedLater:
+    """Mark of a field that does not count while it has its default: results that were recorded
+    before the field was there go on being found.
+    """
+
+
 _SHORT = 30
 """Characters of a value that a sentence on what changed tells."""
 
@@ -52,7 +60,11 @@ def canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         # Not `model_dump`, which would count an artifact inside by its path, too. Defaults are
         # among the fields, so a new default is a change.
-        return {name: canonical(getattr(value, name)) for name in type(value).model_fields}
+        return {
+            name: canonical(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if not (AddedLater in field.metadata and getattr(value, name) == field.default)
+        }
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in sorted(value.items())}
     if isinstance(value, list | tuple | set | frozenset):

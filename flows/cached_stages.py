@@ -15,8 +15,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import download, evaluate, finetune, optimize, package, repeat, select, weigh
 from weighbridge.tasks.download import Downloaded, Pinned
 from weighbridge.tasks.evaluate import Evaluated
-from weighbridge.tasks.finetune import Finetuned
-from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog
+from weighbridge.tasks.finetune_args import FinetuneArgs, Finetuned, OnLog, ignore
 from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged
@@ -67,14 +66,11 @@ def download_step(pinned: Pinned, recipe: Recipe, workspace: Workspace) -> Cache
 
 # Apart from the step: MLflow's run is begun with them, and the step then logs to that run.
 def finetune_inputs(downloaded: Downloaded, args: FinetuneArgs) -> dict[str, Any]:
-    return {"base": downloaded.model, "data": downloaded.data, "args": args}
+    return finetune.identity(downloaded.model, downloaded.data, args)
 
 
 def finetune_step(
-    downloaded: Downloaded,
-    args: FinetuneArgs,
-    workspace: Workspace,
-    on_log: OnLog = finetune.ignore,
+    downloaded: Downloaded, args: FinetuneArgs, workspace: Workspace, on_log: OnLog = ignore
 ) -> CachedStage[Finetuned]:
     return CachedStage(
         "finetune",

@@ -11,7 +11,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Dataset, MeasuredFigures, MlflowRun, Registry, Role, Version
 from weighbridge.tasks.download import Downloaded
 from weighbridge.tasks.evaluate import Evaluated
-from weighbridge.tasks.finetune import Finetuned
+from weighbridge.tasks.finetune_args import Finetuned
 from weighbridge.tasks.measurement import Measurement, Variant
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report import WeighingReport

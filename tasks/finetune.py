@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.disk import require_room
@@ -31,37 +31,19 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.stage_cache import canonical
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks import ranks
 from weighbridge.tasks.data import read_rows
 from weighbridge.tasks.encoding import Encoded, encode, load_tokenizer
-from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
+from weighbridge.tasks.finetune_args import FinetuneArgs, Finetuned, OnLog, TrainingResult, ignore
 from weighbridge.tasks.shared_checkpoints import SharedCheckpoints
 
 VERSION: Final = 3
 logger = logging.getLogger(__name__)
 
 
-class Finetuned(BaseModel):
-    """What fine-tuning leaves."""
-
-    model_config = ConfigDict(frozen=True)
-
-    adapter: Artifact = Field(description="PEFT adapter.")
-    merged: Artifact = Field(
-        description="The base with the adapter merged in, in the base's own number type."
-    )
-    losses: list[dict[str, float]] = Field(
-        description="step, loss, learning_rate, … of every step, once each."
-    )
-    facts: dict[str, str] = Field(
-        default_factory=dict, description="What was used: versions, rows, parameters."
-    )
-    seconds: float = Field(
-        description="Of this call; steps of an interrupted run before it are not in it."
-    )
-
-
-def ignore(step: int, figures: dict[str, float]) -> None:
-    """Do nothing: a listener for those who want no live curve."""
+def identity(base: Artifact, data: Artifact, args: FinetuneArgs) -> dict[str, object]:
+    """Return what identifies a fine-tune: equal ones give equal weights."""
+    return {"base": base, "data": data, "args": args}
 
 
 def finetune(
@@ -71,15 +53,17 @@ def finetune(
 
     A call that was killed goes on from its last whole checkpoint when it is made again with the
     same arguments, on another machine too where there is a shared store, and ends with the same
-    losses. `on_log` is then told the steps before it once
-    more, so that a new curve is whole. Under torchrun every rank calls this; the first one writes,
-    all get the same result.
+    losses. `on_log` is then told the steps before it once more, so that a new curve is whole.
+    Several processes of this machine are started here; under torchrun every rank calls this, the
+    first one writes, and all get the same result.
 
     Raises:
         BadInput: the data don't fit (empty, too long, no chat template), the model can't be loaded,
-            the loss is NaN.
+            the loss is NaN, or several machines are to take part.
         Unavailable: the disk or the GPU's memory is too small.
     """
+    if args.ranks > 1 and not ranks.is_rank():
+        return workspace.store.bind(ranks.launch(base, data, args, on_log))
     started = time.monotonic()
     # First of all: torch reads the setting once, while it is loaded.
     let_waiting_threads_sleep()
@@ -88,13 +72,12 @@ def finetune(
 
     # Imported here: they take torch and PEFT with them, which importing this module must not.
     from weighbridge.tasks import hf_models, training
-    from weighbridge.tasks.trainers import several_ranks
 
     with (
         _claim(workspace, base, data, args, first=training.is_first()) as folder,
         hf_models.quiet(),
         hf_models.threads(base.path) as count,
-        _checkpoints(workspace, folder, alone=not several_ranks()) as share,
+        _checkpoints(workspace, folder, first=training.is_first()) as share,
     ):
         run = training.train(base.path, rows, args, folder, on_log, share)
         facts = {
@@ -196,20 +179,21 @@ def _claim(
             if first:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        if first:
+        # On every machine: the others have states of random numbers there.
+        if first or os.environ.get("LOCAL_RANK") == "0":
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def _checkpoints(
-    workspace: Workspace, folder: Path, *, alone: bool
+    workspace: Workspace, folder: Path, *, first: bool
 ) -> Iterator[Callable[[Path], None]]:
     """Give what shares a checkpoint, where another machine may go on from it; fetch its last one.
 
-    Ranks that train together find the checkpoints of one machine in its folder alone.
+    Of ranks that train together the first one does: the others get from it what they go on from.
     """
     # A repeated release takes nothing of others, and shares nothing.
-    if workspace.shared is None or workspace.records is not None or not alone:
+    if workspace.shared is None or workspace.records is not None or not first:
         yield lambda _: None
         return
     checkpoints = SharedCheckpoints(folder.name, workspace.shared)

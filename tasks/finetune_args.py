@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.stage_cache import AddedLater
 
 OnLog = Callable[[int, dict[str, float]], None]
 """Called after a step with its number and its figures: loss, learning rate, …"""
@@ -65,6 +68,15 @@ class FinetuneArgs(BaseModel):
         False, description="Less memory for about a fifth more time."
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    nodes: Annotated[int, AddedLater] = Field(
+        1,
+        ge=1,
+        description="Machines that train together, each started by what `weighbridge torchrun` "
+        "prints; every process has batches of its own.",
+    )
+    processes_per_node: Annotated[int, AddedLater] = Field(
+        1, ge=1, description="Training processes on each machine: one for each graphics card."
+    )
     seed: int = Field(
         0, ge=0, description="Of the adapter's first weights, dropout and the order of the rows."
     )
@@ -73,11 +85,40 @@ class FinetuneArgs(BaseModel):
     )
     logging_steps: int = Field(1, ge=1, description="Steps between points of the live loss curve.")
 
+    @property
+    def ranks(self) -> int:
+        """How many processes train together."""
+        return self.nodes * self.processes_per_node
+
     @model_validator(mode="after")
     def _takes_steps(self) -> FinetuneArgs:
         if self.max_steps == 0:
             raise ValueError("max_steps must be -1 or at least 1")
         return self
+
+
+class Finetuned(BaseModel):
+    """What fine-tuning leaves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adapter: Artifact = Field(description="PEFT adapter.")
+    merged: Artifact = Field(
+        description="The base with the adapter merged in, in the base's own number type."
+    )
+    losses: list[dict[str, float]] = Field(
+        description="step, loss, learning_rate, … of every step, once each."
+    )
+    facts: dict[str, str] = Field(
+        default_factory=dict, description="What was used: versions, rows, parameters."
+    )
+    seconds: float = Field(
+        description="Of this call; steps of an interrupted run before it are not in it."
+    )
+
+
+def ignore(step: int, figures: dict[str, float]) -> None:
+    """Do nothing: a listener for those who want no live curve."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from weighbridge.core import progress
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.files import replace_text
+from weighbridge.core.files import replace_bytes, replace_text
 from weighbridge.tasks.encoding import Encoded
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
 from weighbridge.tasks.trainers import make_trainer, several_ranks
@@ -47,6 +47,7 @@ def train(
     if is_first():
         _discard_others(folder, checkpoint)
     trainer = make_trainer(base, rows, args, folder)
+    checkpoint = _of_the_first(folder, checkpoint)
     logger.info(
         "fine-tuning on %d rows%s",
         len(rows),
@@ -114,6 +115,33 @@ def once(compute: Callable[[], T]) -> T:
     torch.distributed.broadcast_object_list(results)
     result: T = results[0]
     return result
+
+
+def _of_the_first(folder: Path, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint that the first rank goes on from, brought to machines that lack it.
+
+    Only the first rank's machine writes checkpoints; they hold an adapter, and are small.
+    """
+    if not several_ranks():
+        return checkpoint
+    name = once(lambda: checkpoint.name if checkpoint else "")
+    if not name:
+        return None
+    there = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(there, _is_whole(folder / name))
+    if not all(there):
+        files = once(lambda: _contents(folder / name))
+        if not _is_whole(folder / name) and os.environ.get("LOCAL_RANK", "0") == "0":
+            for path, content in files.items():
+                replace_bytes(folder / name / path, content)
+        torch.distributed.barrier()
+    return folder / name
+
+
+def _contents(checkpoint: Path) -> dict[str, bytes]:
+    """Return the files of a checkpoint, what marks it as whole last."""
+    paths = [*_files(checkpoint), checkpoint / WHOLE]
+    return {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in paths}
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # no types there
@@ -211,6 +239,7 @@ def _facts(trainer: Trainer, checkpoint: Path | None) -> dict[str, str]:
             sum(parameter.numel() for parameter in trainer.model.parameters()) - trainable
         ),
         "resumed_from": checkpoint.name if checkpoint else "",
+        **({"ranks": str(trainer.args.world_size)} if several_ranks() else {}),
     }
 
 

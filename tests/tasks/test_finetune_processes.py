@@ -126,17 +126,23 @@ def test_a_run_killed_after_its_last_step_trains_no_step_again(
 
 
 @pytest.mark.slow
-def test_two_ranks_of_torchrun_train_together_and_one_of_them_writes(
-    base: Artifact, data: Artifact, workspace: Workspace
+def test_two_processes_of_one_machine_learn_what_one_does_from_batches_of_both(
+    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port=0",
-        "--rdzv-backend=c10d",
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    told: list[int] = []
+    two = finetune(
+        base,
+        data,
+        arguments(processes_per_node=2),
+        workspace,
+        lambda step, figures: told.append(step),
     )
-    result = last_result(start(base, data, arguments(), *launcher, "--rdzv-endpoint=localhost:0"))
-    assert len(result.losses) == STEPS
-    assert workspace.store.is_whole(result.merged)
+    assert told == list(range(1, STEPS + 1))
+    assert two.facts["ranks"] == "2"
+    assert workspace.store.is_whole(two.merged)
     assert not run_folders(workspace)
+    one = finetune(base, data, arguments(per_device_train_batch_size=8), workspace)
+    assert [step["loss"] for step in two.losses] == pytest.approx(
+        [step["loss"] for step in one.losses], rel=1e-4
+    )
