@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from weighbridge.conformance.kubernetes_api.cluster import Cluster
 
 _APPLY: Final = ("application/apply-patch+yaml", "application/apply-patch+cbor")
-_MERGE: Final = "application/merge-patch+json"
+_MERGE: Final = ("application/merge-patch+json", "application/strategic-merge-patch+json")
+"""The second is no more than the first here: its lists are replaced."""
 _RESOURCES: Final = {
     ("", "configmaps"),
     ("", "events"),
@@ -55,6 +56,10 @@ class _Place(NamedTuple):
     @property
     def key(self) -> Key:
         return Key(self.group, self.resource, self.namespace, self.name)
+
+
+class _NoSuchGroup(Exception):
+    """Nobody answers for the group: no Status comes back, but a page."""
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -164,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             force = self._query.get("force") == "true"
             new, is_new = store.apply(place.key, document, self._manager, force=force)
             self._send(201 if is_new else 200, new)
-        elif kind == _MERGE:
+        elif kind in _MERGE:
             change = functools.partial(_merge, patch=document)
             self._send(200, store.change(place.key, change, self._manager))
         else:
@@ -193,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             verb(self._place(parts.path))
         except Refused as refused:
             self._send(refused.code, refused.status())
+        except _NoSuchGroup:
+            self._write(404, b"404 page not found\n", "text/plain; charset=utf-8")
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         # As an API server does with a fault of its own.
@@ -214,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
             namespace, names = names[1], names[2:]
         resource, name, subresource, *rest = [*names, "", "", ""][: max(len(names), 3)]
         known = _RESOURCES | (_GATEWAY_RESOURCES if self.server.cluster.gateway_api else set())
+        if group not in {there for there, _ in known}:
+            raise _NoSuchGroup
         if (group, resource) not in known:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         return _Place(group, namespace, resource, name, subresource, "/".join(filter(None, rest)))

@@ -264,6 +264,15 @@ class Target(ABC, Generic[A, R]):
         """Return the base URL at which this process reaches the revision, past the gateway."""
         return revision.url
 
+    def address_here(self, revision: R) -> str:
+        """Return the base URL by which this process reaches the address.
+
+        Args:
+            revision: what serves there: where the address has a name that means nothing here, this
+                one is asked itself.
+        """
+        return self.address
+
     def probe_endpoint(self, revision: R) -> tuple[str, dict[str, str]]:
         """Return where monitoring asks this revision, and the headers that it sends along.
 

@@ -1,7 +1,4 @@
-"""A cluster to try target `kubernetes` in: the stand-in, or a real one that KUBECONFIG names.
-
-A real one is used where WEIGHBRIDGE_TEST_CLUSTER names the images to serve; see conftest.py.
-"""
+"""A target `shop` in a cluster, the stand-in or a real one (real.py), and clients that ask it."""
 
 import contextlib
 import http.client
@@ -15,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import real
+from tests.cluster.real import RealCluster
 from tests.rollout.rollouts import FakeRegistry
 from tests.waiting import until
 from weighbridge.conformance.kubernetes_api.cluster import NAMESPACE, Cluster
@@ -49,8 +48,8 @@ QUESTIONS = [
     ProbeQuestion(prompt=f"q{n}", reference="one", answer="one", scores={"exact_match": 1.0})
     for n in range(4)
 ]
-LAG = 0.6
-"""Seconds until clients of the stand-in learn of a change; `endpoints_lag` comes to one."""
+LAG = 0.3
+"""Seconds until clients of the stand-in learn of a change; `endpoints_lag` comes to half of one."""
 
 
 def release(version: str) -> Release:
@@ -67,7 +66,8 @@ class Killed(BaseException):
 class Lab:
     """A target `shop` in a cluster of the test's own."""
 
-    cluster: Cluster
+    cluster: Any
+    """`StandIn`, or `RealCluster`."""
     workspace: Workspace
     policy: dict[str, Any] = field(default_factory=dict)
     deploy: dict[str, Any] = field(default_factory=dict)
@@ -78,14 +78,18 @@ class Lab:
     def target_args(self) -> dict[str, Any]:
         quick = {"endpoints_lag": 5, "drain_seconds": 20, "stop_seconds": 5}
         small = {"cpu": "100m", "memory": "64Mi", "disk": "64Mi"}
-        return {
-            "kind": "kubernetes",
-            "namespace": NAMESPACE,
-            "image": "registry/demo:{version}",
-            **quick,
-            "resources": small,
-            **self.deploy,
-        }
+        own = {"namespace": NAMESPACE, "image": "registry/demo:{version}", "resources": small}
+        if isinstance(self.cluster, RealCluster):
+            own = real.target_args()
+        return {"kind": "kubernetes", **quick, **own, **self.deploy}
+
+    def behind(self, address: str) -> None:
+        """Have clients come through a gateway, or to the Service alone."""
+        self.deploy["gateway"] = None
+        if address == "gateway":
+            self.deploy["gateway"] = gateway = self.cluster.any_gateway()
+            self.cluster.gateway = gateway
+            self.policy["steps"] = (20, 100)
 
     @property
     def target(self) -> Kubernetes:
@@ -152,8 +156,8 @@ class Lab:
 
     def move_to(self, home: Path) -> None:
         """Go on as a process of another machine, with an empty home, once the lease is over."""
-        self.cluster.store.remove(Key("coordination.k8s.io", "leases", NAMESPACE, "shop-records"))
         api._connected.cache_clear()
+        self.cluster.lose_lease()
         self.workspace = Workspace(Settings(home=home))
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -165,22 +169,62 @@ class Lab:
         return {pod["metadata"]["labels"]["weighbridge/revision"] for pod in self.cluster.pods()}
 
 
+class StandIn(Cluster):
+    """The stand-in, as clients see it that learn of its changes late."""
+
+    def stream(self, body: bytes) -> tuple[str, int, bytes]:
+        """Ask the address for a stream; return who answered, the status and the whole answer."""
+        backend = self.backend("shop", LAG)
+        if backend is None:
+            raise ConnectionRefusedError("there is no endpoint")
+        connection = http.client.HTTPConnection(*backend, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/chat/completions", body)
+            response = connection.getresponse()
+            revision = response.headers["X-Weighbridge-Version"]
+            return revision, response.status, response.read()
+
+    def any_gateway(self) -> dict[str, Any]:
+        """A gateway that takes routes."""
+        self.add_gateway("edge")
+        return {"name": "edge", "hostname": "models.example.com"}
+
+    def lose_lease(self) -> None:
+        """Have the lock be free, as it is once the lease of a dead process is over."""
+        self.store.remove(Key("coordination.k8s.io", "leases", NAMESPACE, "shop-records"))
+
+
 @contextlib.contextmanager
 def lab(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: Any
 ) -> Iterator[Lab]:
-    """The stand-in with two nodes, and a policy of quick steps."""
-    options = {"nodes": {"node-1": {}, "node-2": {}}, "hurry": 5.0, **options}
-    with Cluster(IMAGES, **options) as cluster:
+    """The stand-in with two nodes, where looks and waits are short."""
+    options = {"nodes": {"node-1": {}, "node-2": {}}, "gateway_api": True, "hurry": 10.0, **options}
+    with StandIn(IMAGES, **options) as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
-        monkeypatch.setattr(probe, "questions_of", lambda measured, store, count: QUESTIONS[:count])
-        monkeypatch.setattr(probe, "judge", _judge)  # the metrics take seconds to load
         for module in (api, records):
             monkeypatch.setattr(module, "TRIES", (0.05, 0.1, 0.2, 0.2))
         for quick in (reach, requests_seen):
             monkeypatch.setattr(quick, "_LOOK_SECONDS", 0.1)
         monkeypatch.setattr(SharedRecords, "GLANCE", 0.2)
+        _judge_little(monkeypatch)
         yield Lab(cluster, workspace)
+
+
+@contextlib.contextmanager
+def real_lab(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A real cluster; the test is skipped where there is none."""
+    if why := real.why_not():
+        pytest.skip(why)
+    _judge_little(monkeypatch)
+    with real.real_cluster() as cluster:
+        yield Lab(cluster, workspace, policy={"start_deadline": 900, "step_deadline": 120})
+
+
+def _judge_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take any answer for right: the metrics take seconds to load."""
+    monkeypatch.setattr(probe, "questions_of", lambda measured, store, count: QUESTIONS[:count])
+    monkeypatch.setattr(probe, "judge", _judge)
 
 
 def _judge(answered: list[ProbeAnswer], measurement: object, **policy: object) -> Judgement:
@@ -190,11 +234,11 @@ def _judge(answered: list[ProbeAnswer], measurement: object, **policy: object) -
 
 @dataclass
 class Clients:
-    """Clients that stream answers without a pause, and know the cluster as it was a while ago."""
+    """Clients that stream answers without a pause."""
 
-    cluster: Cluster
-    name: str = "shop"
+    cluster: Any
     count: int = 4
+    words: int = 64
     whole: list[str] = field(default_factory=list)
     """Which revision gave each whole answer."""
     failed: list[str] = field(default_factory=list)
@@ -215,39 +259,37 @@ class Clients:
     def until_served_by(self, revision: str, answers: int = 4) -> None:
         """Wait until the newest answers are all of one revision."""
         until(
-            lambda: self.whole[-answers:] == [revision] * answers and len(self.whole) >= answers,
+            lambda: self.whole[-answers:] == [revision] * answers,
             otherwise=lambda: f"{self.whole[-9:]} {self.failed[-3:]} {self.cut[-3:]}",
         )
 
-    def _go_on(self) -> None:
-        while not self._over.is_set():
-            backend = self.cluster.backend(self.name, LAG)
-            if backend is None:
-                self.failed.append("there is no endpoint")
-                time.sleep(0.05)
-                continue
-            self._ask(*backend)
+    def begin(self, revision: str) -> None:
+        """Wait until they have learned of a first revision, and count from then on."""
+        self.until_served_by(revision)
+        self.failed.clear()
 
-    def _ask(self, host: str, port: int) -> None:
-        connection = http.client.HTTPConnection(host, port, timeout=30)
-        body = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Hi"}]})
+    def _go_on(self) -> None:
+        messages = [{"role": "user", "content": "Count to a hundred."}]
+        body = json.dumps({"stream": True, "max_tokens": self.words, "messages": messages}).encode()
+        while not self._over.is_set():
+            self._ask(body)
+
+    def _ask(self, body: bytes) -> None:
         try:
-            connection.request("POST", "/v1/chat/completions", body)
-            response = connection.getresponse()
-        except OSError as exc:
-            self.failed.append(f"{host}: {exc}")
-            return
-        revision = response.headers["X-Weighbridge-Version"] or "nobody"
-        try:
-            content = response.read()
-        except (OSError, http.client.HTTPException) as exc:
-            self.cut.append(f"{revision}: {exc}")
-            return
-        finally:
-            connection.close()
-        if response.status != 200:
-            self.failed.append(f"{revision}: {response.status}")
-        elif not content.endswith(b"data: [DONE]\n\n"):
+            revision, status, content = self.cluster.stream(body)
+        except (ConnectionError, Unavailable) as exc:
+            self.failed.append(str(exc))
+            time.sleep(0.05)
+        # An answer that breaks off says so in as many ways as there are libraries.
+        except Exception as exc:
+            self.cut.append(repr(exc))
+        else:
+            self._take(revision, status, content)
+
+    def _take(self, revision: str, status: int, content: bytes) -> None:
+        if status != 200:
+            self.failed.append(f"{revision}: {status}")
+        elif not content.rstrip().endswith(b"data: [DONE]"):
             self.cut.append(revision)
         else:
             self.whole.append(revision)

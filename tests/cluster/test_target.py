@@ -1,17 +1,15 @@
 """Target `kubernetes`: it keeps what every target promises, and says what a cluster lacks."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.lab import Lab, lab, release
+from tests.cluster.lab import Lab, release
 from weighbridge.conformance.kubernetes_api.cluster import NAMESPACE
 from weighbridge.conformance.kubernetes_api.store import Key
 from weighbridge.conformance.target_checks import check_target
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
-from weighbridge.core.workspace import Workspace
 from weighbridge.rollout.deploy_args import DeployArgs
 from weighbridge.serving.targets.kubernetes import api
 from weighbridge.serving.targets.kubernetes.access import role_manifests
@@ -19,22 +17,15 @@ from weighbridge.serving.targets.kubernetes.access import role_manifests
 GATEWAY = {"gateway": {"name": "edge", "hostname": "models.example.com"}}
 
 
-@pytest.fixture
-def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lab]:
-    with lab(workspace, monkeypatch, tmp_path, gateway_api=True) as shop:
-        yield shop
-
-
+@pytest.mark.parametrize("shop", ["stand-in", "cluster"], indirect=True)
 @pytest.mark.parametrize("address", ["service", "gateway"])
 def test_it_keeps_what_every_target_promises_with_no_more_rights_than_its_role(
     shop: Lab, address: str
 ) -> None:
-    if address == "gateway":
-        shop.cluster.add_gateway("edge")
-        shop.deploy |= GATEWAY
+    shop.behind(address)
     shop.cluster.rules = _role(shop)
-    said = check_target(shop.target, release("1"), release("2"), release("dies"), seconds=20)
-    assert "OOMKilled" in next(line for line in said if "can't run" in line)
+    said = check_target(shop.target, release("1"), release("2"), release("9"), seconds=900)
+    assert "ImagePull" in next(line for line in said if "can't run" in line)
     assert shop.cluster.pods() == []
     assert len(said) == 9
 

@@ -3,7 +3,7 @@ ended.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 Pod = Mapping[str, Any]
@@ -54,16 +54,21 @@ def failure(pods: Iterable[Pod], before: Mapping[tuple[str, str], int]) -> tuple
         pods: of the revision.
         before: what `restarts` said when it was started.
     """
+    # One that is being ended, as a drained node's are, is replaced.
     for pod in pods:
-        for status in _containers(pod):
+        for status in () if is_ending(pod) else _containers(pod):
             count = before.get((pod["metadata"]["uid"], status["name"]), 0)
             if why := _why_failed(status, count):
                 return f"pod {name_of(pod)}: {why}", name_of(pod)
     return "", ""
 
 
-def waits_for(pods: Iterable[Pod]) -> str:
-    """Return what keeps pods from serving that may yet come; empty for nothing."""
+def waits_for(pods: Sequence[Pod], deployment: Mapping[str, Any] | None) -> str:
+    """Return what keeps a Deployment's pods from serving that may yet come; empty for nothing."""
+    refused = _conditions(deployment or {}).get("ReplicaFailure", {})
+    if refused.get("status") == "True":
+        # A quota, or what the namespace's rules allow a pod.
+        return f"{refused.get('reason', '')}: {refused.get('message', '')}".rstrip(": ")
     for pod in pods:
         placed = _conditions(pod).get("PodScheduled", {})
         if placed.get("status") == "False" and not is_ending(pod):

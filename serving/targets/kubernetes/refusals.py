@@ -26,7 +26,7 @@ class NotFound(Refusal):
     @property
     def is_of_kind(self) -> bool:
         """Whether the cluster knows no objects of this kind at all."""
-        return _NO_SUCH_RESOURCE in self.wrong
+        return _is_unknown_kind(self.wrong)
 
 
 class Conflict(Refusal):
@@ -69,10 +69,15 @@ def _forbidden(message: str) -> tuple[str, str]:
 def _missing(message: str) -> tuple[str, str]:
     if match := re.search(r'namespaces "([^"]+)" not found', message):
         return f"there is no namespace {match[1]}", f"kubectl create namespace {match[1]}"
-    if _NO_SUCH_RESOURCE in message:
+    if _is_unknown_kind(message):
         remedy = "install what brings it (the Gateway API for an HTTPRoute), or do without"
         return f"the cluster knows no such kind of object ({message})", remedy
     return message, ""
+
+
+def _is_unknown_kind(message: str) -> bool:
+    # The second is what a group of objects says that is not installed at all.
+    return _NO_SUCH_RESOURCE in message or "404 page not found" in message
 
 
 def one_line(text: object) -> str:

@@ -23,7 +23,7 @@ from weighbridge.core.shared_store import SharedStore
 from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 from weighbridge.serving.targets.kubernetes import names, pod_states
-from weighbridge.serving.targets.kubernetes.api import Api, Object, connect
+from weighbridge.serving.targets.kubernetes.api import Api, Object, connect, is_inside
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 from weighbridge.serving.targets.kubernetes.checks import check_cluster, route_problem
 from weighbridge.serving.targets.kubernetes.manifests import (
@@ -176,7 +176,10 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
 
     def waits_for(self, revision: KubernetesRevision) -> str:
         """Return what its pods wait for, as the cluster says."""
-        return pod_states.waits_for(_listed(self._pods(revision)))
+        pods = _listed(self._pods(revision))
+        # A Deployment with pods has been let make them.
+        deployment = None if pods else self._deployment(revision.name)
+        return pod_states.waits_for(pods, deployment)
 
     def is_healthy(self, revision: KubernetesRevision) -> bool:
         """Whether one of its pods is ready."""
@@ -206,6 +209,11 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def url_of(self, revision: KubernetesRevision) -> str:
         """Return a port of this machine's loopback that leads to its pods."""
         return door_to(self._api, revision.args.namespace, self.name, revision.name).url
+
+    def address_here(self, revision: KubernetesRevision) -> str:
+        """Return the address; outside of the cluster, where a Service has no name, its pods'."""
+        has_name = self.args.gateway is not None or is_inside()
+        return self.address if has_name else self.url_of(revision)
 
     def probe_endpoint(self, revision: KubernetesRevision) -> tuple[str, dict[str, str]]:
         """Return the same: the address's name may mean nothing where this runs."""
