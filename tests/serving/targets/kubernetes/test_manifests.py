@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.serving.targets.kubernetes.releases import (
@@ -57,11 +55,10 @@ def test_the_same_release_and_arguments_give_the_same_bytes(variant: str) -> Non
     assert first == second
 
 
-@settings(max_examples=25)
-@given(lag=st.integers(5, 100), more=st.integers(0, 500), stop=st.integers(1, 100))
-def test_a_pod_has_time_to_drain_and_then_to_end(lag: int, more: int, stop: int) -> None:
-    args = arguments(endpoints_lag=lag, drain_seconds=lag + more, stop_seconds=stop)
-    assert pod(args)["terminationGracePeriodSeconds"] > lag + more + stop
+@pytest.mark.parametrize(("lag", "drain", "stop"), [(5, 5, 1), (10, 300, 30), (60, 3600, 600)])
+def test_a_pod_has_time_to_drain_and_then_to_end(lag: int, drain: int, stop: int) -> None:
+    args = arguments(endpoints_lag=lag, drain_seconds=drain, stop_seconds=stop)
+    assert pod(args)["terminationGracePeriodSeconds"] > drain + stop
     assert rules.faults(all_manifests("demo", args, RELEASE)) == []
 
 
@@ -234,10 +231,11 @@ def test_no_two_targets_or_revisions_share_a_name() -> None:
     assert len({*called}) == len(called)
 
 
-@settings(max_examples=25)
-@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True), st.integers(1, 10**6))
-def test_every_targets_name_becomes_one_that_a_service_may_have(target: str, version: int) -> None:
-    for name in (names.target_name(target), names.revision_name(target, f"{version}.2")):
+@pytest.mark.parametrize(
+    "target", ["demo", "7", "Demo_7", "a.b", "a-", "-", "x" * 63, "Ü-ber", f"{'x' * 61}-v", "v7"]
+)
+def test_every_targets_name_becomes_one_that_a_service_may_have(target: str) -> None:
+    for name in (names.target_name(target), names.revision_name(target, "1000000.2")):
         assert len(name) <= 63
         assert re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name)
 
