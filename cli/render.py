@@ -68,14 +68,14 @@ def render(target: str, output: Path, form: str, version: str) -> None:
     click.echo(f"{release.name} {release.version} ({release.bento}) at {name}, in {output}:")
     for path in written:
         click.echo(f"  {path.name}")
-    for remark in args.remarks():
-        click.echo(f"note: {remark}")
     if not rules.has_schemas():
         click.echo(
             "note: checked by our own rules alone; with `pip install kubernetes-validate` by "
             "Kubernetes' schemas too"
         )
     if form == "manifests":
+        for remark in args.remarks():
+            click.echo(f"note: {remark}")
         click.echo(f"\n# {ROLE_FILE}: what Weighbridge must be allowed to roll out by itself")
         click.echo(as_yaml(*role, compact=True), nl=False)
 
