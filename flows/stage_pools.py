@@ -63,6 +63,8 @@ class _Child:
     seen: float = 0.0
     """When its lease was seen to change."""
     state: str = ""
+    told: str = ""
+    """State and host, as they were logged last."""
     looked: float = field(default_factory=time.monotonic)
     """When the pool was looked at for workers."""
     without_worker: float | None = None
@@ -162,10 +164,14 @@ class StagePools:
             self._look_at_lease(child, run, client)
         else:
             _look_at_start(child, run, client)
-        if run is not None and run.state and child.state != run.state.name:
+        # Else it has been begun again, as another run.
+        if run is not None and run.state and run.id == child.run:
             child.state = run.state.name or ""
             where = run.labels.get(stage.HOST)
-            logger.info("%s: %s%s", child.order.title, child.state, f" on {where}" if where else "")
+            told = f"{child.state} on {where}" if where else child.state
+            if told != child.told:
+                child.told = told
+                logger.info("%s: %s", child.order.title, told)
 
     def _look_at_lease(self, child: _Child, run: "FlowRun", client: "SyncPrefectClient") -> None:
         from weighbridge.flows import stage

@@ -350,3 +350,11 @@ def test_two_that_weigh_on_one_machine_take_turns(tmp_path: Path) -> None:
         assert not inside.wait(0.2)
     assert inside.wait(10)
     thread.join()
+
+
+def test_a_plan_says_that_stages_on_pools_take_a_shared_store(tmp_path: Path) -> None:
+    from weighbridge.flows.plan import plan
+
+    document = chain_recipe("file:///model", "file:///data", run={"default": {"pool": "cpu"}})
+    with pytest.raises(BadInput, match="WEIGHBRIDGE_STORE is not set"):
+        plan(Recipe.model_validate(document), Workspace(Settings(home=tmp_path, store="")))

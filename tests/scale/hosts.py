@@ -37,6 +37,7 @@ class Host:
         self.name = name
         self.folder = folder
         self._namespace = namespace
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str | Path, variables: Mapping[str, str]) -> None:
         """Start a program there, with a home and temporary files of its own."""
@@ -50,13 +51,15 @@ class Host:
             **variables,
         }
         with (self.folder / "log").open("a") as log:
-            subprocess.Popen(
-                [*inside, self.name, *map(str, command)],
-                env=environment,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+            self._started.append(
+                subprocess.Popen(
+                    [*inside, self.name, *map(str, command)],
+                    env=environment,
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
             )
 
     def kill(self) -> None:
@@ -67,6 +70,8 @@ class Host:
         for pid in listed.stdout.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
+        for process in self._started:
+            process.wait(10)
 
 
 class Network:

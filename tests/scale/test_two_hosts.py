@@ -5,7 +5,9 @@ It takes a minute of a processor, which the ordinary run of all tests has not to
     WEIGHBRIDGE_TWO_HOSTS=1 python -m pytest tests/scale/test_two_hosts.py
 """
 
+import logging
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ from weighbridge.core.processes import Process, free_port
 from weighbridge.core.service_addresses import answers
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import Downloaded
+from weighbridge.tasks.finetune import finetune
+from weighbridge.tasks.weigh import Weighed
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +39,7 @@ pytestmark = [
     ),
 ]
 BUCKET = "two-hosts"
-STEPS = 300
+STEPS, SAVED_EVERY = 150, 10
 
 
 @dataclass
@@ -99,6 +104,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
             monkeypatch.setenv("WEIGHBRIDGE_DATABASE_URL", database.url)
+            (tmp_path / "prefect").mkdir()
+            monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
             yield Site(network.hosts, variables, swift)
 
 
@@ -108,7 +115,7 @@ def recipe_for(tiny_model: Path, data: Path) -> Recipe:
             f"file://{tiny_model}",
             f"file://{data}",
             finetune__max_steps=STEPS,
-            finetune__save_steps=20,
+            finetune__save_steps=SAVED_EVERY,
             optimize={"variants": [{"kind": "gguf", "quantization": "Q8_0"}]},
             run={"finetune": {"pool": "train"}, "weigh": {"pool": "weigh"}},
         )
@@ -116,10 +123,16 @@ def recipe_for(tiny_model: Path, data: Path) -> Recipe:
 
 
 def test_a_fine_tune_goes_on_on_another_host_and_what_comes_of_it_is_that_of_one_machine(
-    site: Site, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from weighbridge.flows import prefect_server, stage_pools
+    from weighbridge.flows.cached_stages import finetune_step
 
+    caplog.set_level(logging.INFO, "weighbridge.flows.stage_pools")
     # More than one renewal of a lease.
     monkeypatch.setattr(stage_pools, "SILENCE", 15.0)
     loaded = recipe_for(tiny_model, write_data(tmp_path / "data"))
@@ -148,7 +161,7 @@ def test_a_fine_tune_goes_on_on_another_host_and_what_comes_of_it_is_that_of_one
         cut.start()
 
         @release_flow(name="release")
-        def flow() -> tuple[ReleaseRun, object, object]:
+        def flow() -> tuple[ReleaseRun, Downloaded, Weighed]:
             run = ReleaseRun.begin(loaded)
             with run.records.mlflow_run:
                 run.preflight()
@@ -159,18 +172,27 @@ def test_a_fine_tune_goes_on_on_another_host_and_what_comes_of_it_is_that_of_one
 
         run, downloaded, weighed = flow()
         cut.join()
-    (measured,) = weighed.measurements  # type: ignore[attr-defined]
+    (measured,) = weighed.measurements
     assert measured.failure == ""
     assert measured.machine["host"] == "b"
+    ran_on = [line for line in caplog.messages if line.startswith("finetune: Running on")]
+    assert ran_on[0].endswith("on a")
+    assert ran_on[-1].endswith("on b")
     versions = run.registry.versions(loaded.name)
     assert len({version.digest for version in versions}) == len(versions)
 
-    from weighbridge.tasks.finetune import finetune
-
+    args = loaded.finetune
+    assert args != "none"
     alone = Workspace(Settings(home=tmp_path / "alone", store="", cache=MACHINE_CACHE))
-    given = run.workspace.store.bind(downloaded)
-    one = finetune(given.model, given.data, loaded.finetune, alone)  # type: ignore
+    given = alone.store
+    for artifact in (downloaded.model, downloaded.data):
+        shutil.copytree(artifact.path, tmp_path / artifact.short)
+    model, data = (
+        given.add(tmp_path / artifact.short, artifact.format, artifact.origin)
+        for artifact in (downloaded.model, downloaded.data)
+    )
+    one = finetune(model, data, args, alone)
     assert run.versions["model"].digest == one.merged.digest
-    record = run.workspace.stages.newest("finetune", type(one), one.merged.digest)
-    assert record is not None
-    assert record.facts["resumed_from"] == "checkpoint-20"
+    found = finetune_step(downloaded, args, run.workspace).forecast(run.workspace).value
+    assert found is not None
+    assert found.facts["resumed_from"] == f"checkpoint-{SAVED_EVERY}"
