@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import click
@@ -35,13 +35,14 @@ def doctor(as_json: bool, read_store: bool) -> None:
     settings = Settings()
     environments = list(_environments(settings))
     stored = [_stored(settings)] if read_store else []
+    shared = list(_shared(settings))
     if as_json:
-        findings = [*_disks(settings), *stored, *environments, *_programs()]
+        findings = [*_disks(settings), *shared, *stored, *environments, *_programs()]
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
     from weighbridge.cli.terminal import table
 
-    findings = [*_disks(settings), *stored, *_together(environments), *_programs()]
+    findings = [*_disks(settings), *shared, *stored, *_together(environments), *_programs()]
     table(["", "what", "state", "how to get it"], [_row(finding) for finding in findings])
 
 
@@ -62,6 +63,34 @@ def _disks(settings: Settings) -> Iterator[Diagnosis]:
         remedy = "" if enough else "make room, or move it: WEIGHBRIDGE_HOME, WEIGHBRIDGE_CACHE"
         state = f"{free:.0f} GiB free at {folder}"
         yield Diagnosis(f"disk for {label}", state, enough, remedy)
+
+
+def _shared(settings: Settings) -> Iterator[Diagnosis]:
+    """Say whether what this home shares with others can be used, where it shares anything."""
+    from weighbridge.core.errors import WeighbridgeError
+    from weighbridge.core.workspace import Workspace
+    from weighbridge.registry import clocks, homes
+
+    shared = Workspace(settings).shared
+    checks: list[tuple[str, str, Callable[[], object]]] = []
+    if shared is not None:
+        checks.append(("shared store", f"{settings.store} can be written", shared.check))
+    if settings.tracking_uri:
+        checks.append(
+            (
+                "MLflow",
+                "no other home works with it that nothing keeps apart from this one",
+                lambda: homes.check(settings, "looking at MLflow"),
+            )
+        )
+    checks.append(("clock", "as MLflow's and the database's", lambda: clocks.check(settings)))
+    for what, state, check in checks:
+        try:
+            check()
+        except WeighbridgeError as exc:
+            yield Diagnosis(what, f"{exc.doing}: {exc.wrong}", ok=False, remedy=exc.remedy)
+        else:
+            yield Diagnosis(what, state, ok=True)
 
 
 def _stored(settings: Settings) -> Diagnosis:

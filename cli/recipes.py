@@ -43,9 +43,13 @@ def schema() -> None:
 def plan(recipe: Path, as_json: bool) -> None:
     """Say stage by stage what RECIPE would run, what would be reused and why, and what it needs."""
     from weighbridge.configs.load import load
+    from weighbridge.core.settings import Settings
     from weighbridge.flows.plan import plan as make_plan
+    from weighbridge.registry import homes
 
-    forecast = make_plan(load(recipe))
+    loaded, settings = load(recipe), Settings()
+    homes.check(settings, f"planning {loaded.name}")
+    forecast = make_plan(loaded)
     if as_json:
         click.echo(
             json.dumps([stage.model_dump(mode="json") for stage in forecast.stages], indent=2)

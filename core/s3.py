@@ -369,6 +369,9 @@ def _from_answer(doing: str, exc: "ClientError") -> WeighbridgeError:
             f"the service refuses access ({code})",
             "check the AWS_* variables or the profile",
         )
+    if code == "RequestTimeTooSkewed":
+        wrong = "this machine's clock differs from the service's by too much"
+        return BadInput(doing, wrong, "set it by NTP")
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
         return Unavailable(doing, f"the service answers {code} ({status})", "run again later")
     return BadInput(

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from weighbridge.core import s3
 from weighbridge.core.artifact import File, digest_of
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.gather import Gathering, check_disk
 from weighbridge.core.progress import Advance
 from weighbridge.core.remote_file import RemoteFile
@@ -44,10 +44,26 @@ class SharedStore:
         """Check that the bucket can be written: before hours of work, not after them.
 
         Raises:
-            BadInput: there is no such bucket, or the credentials are refused.
+            BadInput: there is no such bucket, it may only be read, or the credentials are refused.
             Unavailable: the service does not answer.
         """
-        s3.put(self.location, self.location.folder + "weighbridge.store", b"1\n")
+        key = self.location.folder + "weighbridge.store"
+        try:
+            s3.put(self.location, key, b"1\n")
+        except BadInput as exc:
+            if not self._can_be_read(key):
+                raise
+            remedy = "allow PutObject below the prefix, or unset WEIGHBRIDGE_STORE"
+            raise BadInput(
+                f"opening the shared store {self.location.uri}", "it is read-only", remedy
+            ) from exc
+
+    def _can_be_read(self, key: str) -> bool:
+        try:
+            s3.get(self.location, key)
+        except WeighbridgeError:
+            return False
+        return True
 
     def has(self, digest: str) -> bool:
         """Whether the artifact is there, with all its files."""

@@ -172,7 +172,7 @@ class Deployer:
     def reconcile(self, trigger: str = ROUTINE) -> None:
         """Ask MLflow which targets there are, then have each of them reconciled on its thread."""
         try:
-            self._registry = self._registry or self._connect(self._settings)
+            self._registry = self._registry or self._joined()
             bindings = self._registry.bindings()
         # OSError: a disk is full, and MLflow's client can't write either.
         except (WeighbridgeError, OSError) as exc:
@@ -243,12 +243,18 @@ class Deployer:
     def _go_on_without_mlflow(self, why: str) -> None:
         """Note that MLflow is away, and settle what a target without a rollout needs settled."""
         if self._mlflow["answers"] is not False:
-            logger.warning("MLflow does not answer, what serves goes on: %s", why)
+            logger.warning("what serves goes on without MLflow: %s", why)
         self._mlflow = {"answers": False, "detail": why, "at": time.time()}
         self._registry = None
         # A worker at a rollout knows better than a look from outside what its target needs.
         if not any(worker.busy for worker in self._workers.values()):
             self._recover()
+
+    def _joined(self) -> Registry:
+        """Connect to MLflow as one of the homes that work with it."""
+        registry = self._connect(self._settings)
+        registry.join("deploying")
+        return registry
 
     def _recover(self) -> None:
         try:

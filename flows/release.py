@@ -31,8 +31,7 @@ class Released:
 @release_flow(name="release", flow_run_name="release {recipe.name}")
 def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
     """Take a base model to an endpoint. Finished stages are reused, nothing is registered twice."""
-    run = ReleaseRun.begin(recipe)
-    with run.records.mlflow_run:
+    with ReleaseRun.begin(recipe) as run:
         run.preflight()
         downloaded = run.download()
         run.check_model(downloaded)

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +18,7 @@ from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
 from weighbridge.flows.release_report import how_to_repeat, release_report
 from weighbridge.flows.remote_stages import StageInputs
-from weighbridge.registry import Binding, MlflowRun, Registry, Version
+from weighbridge.registry import Binding, MlflowRun, Registry, Version, clocks
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.champion import (
     BENTO,
@@ -71,11 +73,19 @@ class ReleaseRun:
         self.placed = PlacedStages(self.recipe, self.workspace)
 
     @classmethod
-    def begin(cls, recipe: Recipe) -> "ReleaseRun":
-        """Connect to MLflow, and begin the release's run there or go on with it."""
+    @contextmanager
+    def begin(cls, recipe: Recipe) -> "Iterator[ReleaseRun]":
+        """Connect to MLflow, and begin the release's run there or go on with it.
+
+        Raises:
+            BadInput: another home works with this MLflow, and nothing keeps the two apart.
+        """
         workspace = Workspace()
         registry = Registry.connect(workspace.settings)
-        return cls(recipe, workspace, registry, ReleaseRecords(registry, recipe))
+        with registry.joined(f"releasing {recipe.name}"):
+            records = ReleaseRecords(registry, recipe)
+            with records.mlflow_run:
+                yield cls(recipe, workspace, registry, records)
 
     def preflight(self) -> None:
         """Check the target and the engines, before anything is downloaded.
@@ -84,6 +94,7 @@ class ReleaseRun:
             BadInput: the recipe asks for what cannot be, such as an address that is taken.
             Unavailable: this machine lacks what it needs, such as a device.
         """
+        clocks.warn(self.workspace.settings)
         if self.workspace.shared:
             self.workspace.shared.check()
         pool_checks.check(self.recipe.run, self.workspace)

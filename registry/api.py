@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
 from weighbridge.registry import (
     bindings,
+    homes,
     ledger,
     logged_models,
     measurements,
@@ -62,6 +64,27 @@ class Registry:
             Unavailable: the server does not answer, or the database cannot be opened.
         """
         return cls(connections.connect(settings))
+
+    # Homes
+
+    def join(self, doing: str) -> str:
+        """Be among the homes that work with this MLflow until this process ends.
+
+        Args:
+            doing: what is begun, for the message.
+
+        Raises:
+            BadInput: another home works with it, and nothing keeps the two apart.
+        """
+        return homes.join(self.connection, doing)
+
+    def joined(self, doing: str) -> AbstractContextManager[None]:
+        """Be so for as long as a block lasts. Raises BadInput as `join` does."""
+        return homes.joined(self.connection, doing)
+
+    def refuse_other_homes(self, doing: str) -> None:
+        """Raise BadInput where `join` would, without a trace in MLflow."""
+        homes.refuse_others(self.connection, doing)
 
     # Runs
 

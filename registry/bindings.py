@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.versions import own_version
 from weighbridge.registry.connection import Connection, checked_name
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Binding(BaseModel):
     since: float = Field(
         0.0, description="Unix time at which these arguments were given; 0: not known."
     )
+    written_by: str = Field("", description="Version of Weighbridge that wrote them.")
 
 
 def bind(connection: Connection, binding: Binding) -> Binding:
@@ -50,13 +52,16 @@ def bind(connection: Connection, binding: Binding) -> Binding:
             and claims[binding.model]["deploy"] == binding.deploy
         ):
             _delete_claims(connection, binding.target, claims.keys() - {binding.model})
-            return binding.model_copy(update={"since": claims[binding.model]["since"]})
+            known = claims[binding.model]
+            writer = known.get("written_by", "")
+            return binding.model_copy(update={"since": known["since"], "written_by": writer})
         # Set first, others deleted then: a process that is killed between leaves two claims, never
         # none.
         latest = claims[_newest(claims)]["since"] if claims else 0.0
         # Later than any other, whatever the clocks of two machines say.
         since = max(binding.since or time.time(), math.nextafter(latest, math.inf))
-        text = json.dumps({"deploy": binding.deploy, "since": since})
+        claim = {"deploy": binding.deploy, "since": since, "written_by": own_version()}
+        text = json.dumps(claim)
         if len(text) > _LONGEST_TAG:
             raise BadInput(
                 doing,
@@ -67,7 +72,7 @@ def bind(connection: Connection, binding: Binding) -> Binding:
             checked_name(binding.model), _TAG + binding.target, text
         )
         _delete_claims(connection, binding.target, claims.keys() - {binding.model})
-        return binding.model_copy(update={"since": since})
+        return binding.model_copy(update={"since": since, "written_by": claim["written_by"]})
 
 
 def all_bindings(connection: Connection) -> list[Binding]:
@@ -87,7 +92,11 @@ def _binding(tag: str, models: "list[RegisteredModel]") -> Binding:
     model = _newest(claims)
     claim = claims[model]
     return Binding(
-        target=tag.removeprefix(_TAG), model=model, deploy=claim["deploy"], since=claim["since"]
+        target=tag.removeprefix(_TAG),
+        model=model,
+        deploy=claim["deploy"],
+        since=claim["since"],
+        written_by=claim.get("written_by", ""),
     )
 
 

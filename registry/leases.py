@@ -7,7 +7,7 @@ only its lease tells: where it was not renewed for so long, the process is taken
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from weighbridge.core import process_identity
@@ -42,27 +42,32 @@ def is_gone(tags: Mapping[str, str]) -> bool:
         return False
 
 
+def of_run(client: "MlflowClient", run_id: str) -> Callable[[], None]:
+    """Return what renews the lease of a run."""
+    return lambda: client.set_tag(run_id, LEASE, f"{time.time() + SECONDS:.0f}")
+
+
 class Keeper:
-    """Renews the leases of this process's runs, on one thread, for as long as there are some."""
+    """Renews the leases of this process, on one thread, for as long as there are some."""
 
     def __init__(self, every: float = RENEWED_EVERY) -> None:
         self._every = every
-        self._held: dict[str, MlflowClient] = {}
+        self._held: dict[str, Callable[[], None]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def hold(self, client: "MlflowClient", run_id: str) -> None:
-        """Renew the lease of a run until it is released."""
+    def hold(self, name: str, renew: Callable[[], None]) -> None:
+        """Renew a lease, such as that of the run with this id, until it is released."""
         with self._changed:
-            self._held[run_id] = client
+            self._held[name] = renew
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
                 self._thread.start()
 
-    def release(self, run_id: str) -> None:
-        """Renew it no longer: the run has ended."""
+    def release(self, name: str) -> None:
+        """Renew it no longer: what it was for has ended."""
         with self._changed:
-            self._held.pop(run_id, None)
+            self._held.pop(name, None)
             self._changed.notify_all()
 
     def _renew(self) -> None:
@@ -73,12 +78,12 @@ class Keeper:
                     self._thread = None
                     return
                 held = dict(self._held)
-            for run_id, client in held.items():
+            for name, renew in held.items():
                 try:
-                    client.set_tag(run_id, LEASE, f"{time.time() + SECONDS:.0f}")
+                    renew()
                 # Whatever it is: the run itself meets it, and says so.
                 except Exception as exc:
-                    logger.debug("the lease of run %s was not renewed: %s", run_id, exc)
+                    logger.debug("the lease of %s was not renewed: %s", name, exc)
 
 
 keeper: Final = Keeper()

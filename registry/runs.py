@@ -313,10 +313,9 @@ def begin(
             created = connection.client.create_run(
                 experiment_id, run_name=name, tags={**run_tags, **_parent(parent)}
             )
-            leases.keeper.hold(connection.client, created.info.run_id)
-            return MlflowRun(
-                connection, experiment, experiment_id, created.info.run_id, name, stage, done=False
-            )
+            made = created.info.run_id
+            leases.keeper.hold(made, leases.of_run(connection.client, made))
+            return MlflowRun(connection, experiment, experiment_id, made, name, stage, done=False)
         run_id, done = recorded.info.run_id, recorded.info.status == "FINISHED"
         if not done:
             # The owner first: a run that says RUNNING under an owner who is dead would be marked as
@@ -324,7 +323,7 @@ def begin(
             for name_of_tag, value in leases.tags().items():
                 connection.client.set_tag(run_id, name_of_tag, value)
             connection.client.update_run(run_id, status="RUNNING")
-            leases.keeper.hold(connection.client, run_id)
+            leases.keeper.hold(run_id, leases.of_run(connection.client, run_id))
         return MlflowRun(
             connection, experiment, experiment_id, run_id, name, stage, done, continued=True
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.versions import is_newer, written_by_newer
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.deploy_args import DeployArgs
@@ -410,19 +411,28 @@ class ManagedTarget:
 
 def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
     """Return a target with the arguments in force; None where nothing was ever deployed there."""
-    deploy_args = read_state(home_records(name, workspace.settings.home), Revision).deploy_args
-    if not deploy_args:
+    known = read_state(home_records(name, workspace.settings.home), Revision)
+    if not known.deploy_args:
         return None
-    return ManagedTarget(name, read_deploy_args(name, deploy_args), workspace)
+    args = read_deploy_args(name, known.deploy_args, known.written_by)
+    return ManagedTarget(name, args, workspace)
 
 
-def read_deploy_args(name: str, document: Mapping[str, Any]) -> DeployArgs:
+def read_deploy_args(name: str, document: Mapping[str, Any], written_by: str = "") -> DeployArgs:
     """Return the arguments of a target, as they were written down.
+
+    Args:
+        name: the target's.
+        document: the arguments.
+        written_by: version of Weighbridge that wrote them; empty: not known.
 
     Raises:
         BadInput: they are not understood any more.
+        Unavailable: a newer version wrote them, and this one does not understand them.
     """
     try:
         return DeployArgs.model_validate(document)
     except ValueError as exc:
+        if is_newer(written_by):
+            raise Unavailable(f"reading target '{name}'", *written_by_newer(written_by)) from exc
         raise BadInput(f"reading target '{name}'", str(exc), "run its recipe again") from exc

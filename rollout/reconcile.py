@@ -71,7 +71,9 @@ def managed_target_of(binding: Binding, workspace: Workspace) -> ManagedTarget:
     """
     known = read_state(home_records(binding.target, workspace.settings.home), Revision)
     deploy = _latest_arguments(known, binding)
-    managed = ManagedTarget(binding.target, read_deploy_args(binding.target, deploy), workspace)
+    writer = known.written_by if deploy is known.deploy_args else binding.written_by
+    args = read_deploy_args(binding.target, deploy, writer)
+    managed = ManagedTarget(binding.target, args, workspace)
     _check_not_moved(managed, known)
     # Another home may have deployed there since.
     return managed.by(_latest_arguments(read_state(managed.records, Revision), binding, deploy))

@@ -5,18 +5,22 @@ arguments of each target that it deployed to, in HOME/targets/NAME/state.json: s
 records are. Of a target whose versions run on this machine that file is the state itself.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.versions import own_version, refuse_newer
 from weighbridge.serving.targets.base import Release, Revision, Share
 from weighbridge.serving.targets.home_records import HomeRecords, folder_of
 from weighbridge.serving.targets.records import STATE, TargetRecords
 
 R = TypeVar("R", bound=Revision)
 
+FORM = 1
+"""The form in which states are written; it goes up where an older version must not read them."""
 FIRST_RETRY = 15.0
 """Seconds, doubled at each try, until a release that could not be judged is tried again."""
 LONGEST_RETRY = 3600.0
@@ -123,6 +127,15 @@ class TargetState(BaseModel, Generic[R]):
     alias_warning: str = Field(
         "", description="Of an alias that somebody may have meant as the one that is followed."
     )
+    form: int = Field(1, description="Goes up where older versions must not read it any more.")
+    written_by: str = Field("", description="Version of Weighbridge that wrote it last.")
+
+
+class _Head(BaseModel):
+    """What every form of a state has."""
+
+    form: int = 1
+    written_by: str = ""
 
 
 def known_targets(home: Path) -> list[str]:
@@ -154,17 +167,27 @@ def parse_state(content: bytes, revision_model: type[Revision], place: str) -> T
     if not content:
         return TargetState()
     model = TargetState[revision_model]  # type: ignore[valid-type]
+    doing = f"reading {STATE} of {place}"
     try:
-        return model.model_validate_json(content)
-    except (ValueError, ValidationError) as exc:
-        raise Unavailable(
-            f"reading {STATE} of {place}", "it is damaged", "remove it, then deploy again"
-        ) from exc
+        state = model.model_validate_json(content)
+    except ValidationError as exc:
+        _refuse_newer_form(doing, content)
+        raise Unavailable(doing, "it is damaged", "remove it, then deploy again") from exc
+    refuse_newer(doing, state.form, FORM, state.written_by)
+    return state
+
+
+def _refuse_newer_form(doing: str, content: bytes) -> None:
+    """Raise Unavailable where a newer version wrote what can't be read as a state."""
+    with contextlib.suppress(ValueError):
+        head = _Head.model_validate_json(content)
+        refuse_newer(doing, head.form, FORM, head.written_by)
 
 
 def state_document(state: TargetState[Any]) -> bytes:
     """Return the document that holds a state."""
-    return state.model_dump_json(indent=1).encode()
+    signed = state.model_copy(update={"form": FORM, "written_by": own_version()})
+    return signed.model_dump_json(indent=1).encode()
 
 
 def traffic_shares(state: TargetState[R]) -> list[Share[R]]:

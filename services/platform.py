@@ -16,6 +16,7 @@ from weighbridge.core.service_addresses import HOST
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import deployments, prefect_database, prefect_settings
+from weighbridge.registry import homes
 from weighbridge.registry.database import make_schema, prepare_database
 from weighbridge.rollout.managed_target import open_target
 from weighbridge.rollout.state import known_targets, traffic_shares
@@ -46,11 +47,12 @@ class Platform:
         """Have every service run and answer; those that do so already are left alone.
 
         Raises:
-            BadInput: a port belongs to another program.
+            BadInput: a port belongs to another program, or MLflow to another home as well.
             Unavailable: one of them does not start; the message ends with its log.
         """
         self._end_orphans()
         self._refuse_taken_ports()
+        homes.check(self._settings, "starting the platform")
         make_private(self._home)
         make_private(self._home / "prefect")
         make_private(bentoml_home())

@@ -10,6 +10,7 @@ import pytest
 
 from tests.stand_ins.swift import Swift
 from tests.waiting import until
+from weighbridge.core import s3
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
@@ -218,3 +219,25 @@ def test_a_release_that_is_repeated_takes_nothing_from_others(homes: Homes, tmp_
     run(homes["a"], lambda: make(homes["a"]))
     apart = Workspace(homes["b"].settings, records=tmp_path / "records")
     assert not run(apart, lambda: make(apart)).reused
+
+
+def test_a_bucket_that_may_only_be_read_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BadInput("writing s3://team/weighbridge.store", "the service refuses access (403)")
+
+    monkeypatch.setattr(s3, "put", refuse)
+    monkeypatch.setattr(s3, "get", lambda *_: None)
+    with pytest.raises(
+        BadInput, match=r"^opening the shared store s3://team: it is read-only; allow PutObject"
+    ):
+        SharedStore.at("s3://team").check()
+
+
+def test_a_clock_that_the_service_refuses_is_said_as_such() -> None:
+    from botocore.exceptions import ClientError
+
+    answer = {"Error": {"Code": "RequestTimeTooSkewed"}}
+    with pytest.raises(BadInput, match=r"clock differs .* set it by NTP"), s3.translated("writing"):
+        raise ClientError(answer, "PutObject")

@@ -47,6 +47,10 @@ class Mlflow:
         self._check(self.down)
         return self
 
+    def join(self, doing: str) -> str:
+        self._check(self.down)
+        return doing
+
     def bindings(self) -> list[Binding]:
         self._check(self.down)
         return self.known_bindings

@@ -45,7 +45,7 @@ def test_a_lease_is_renewed_until_the_run_ends(registry: Registry) -> None:
     def lease() -> float:
         return float(client.get_run(run.run_id).data.tags[LEASE])
 
-    keeper.hold(client, run.run_id)
+    keeper.hold(run.run_id, leases.of_run(client, run.run_id))
     until(lambda: lease() > time.time())
     keeper.release(run.run_id)
     until(lambda: keeper._thread is None)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from weighbridge.core.errors import Unavailable
+from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.versions import own_version
+from weighbridge.rollout.managed_target import read_deploy_args
 from weighbridge.rollout.state import TargetState, read_state, state_document, traffic_shares
 from weighbridge.serving.targets.base import Release, Revision
 from weighbridge.serving.targets.home_records import HomeRecords
@@ -109,7 +111,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     records = HomeRecords(tmp_path)
     state = read_state(records, LocalRevision)
     records.change(STATE, lambda _: state_document(state))
-    assert read_state(HomeRecords(tmp_path), LocalRevision) == state
+    read = read_state(HomeRecords(tmp_path), LocalRevision)
+    assert read == state.model_copy(update={"written_by": own_version()})
     assert '"retiring"' not in (tmp_path / "state.json").read_text()
 
 
@@ -122,3 +125,23 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(release.model_dump_json()[:-5])
     with pytest.raises(Unavailable, match="it is damaged"):
         read_state(HomeRecords(tmp_path), Revision)
+
+
+def test_a_state_of_a_later_form_is_refused_and_the_version_to_install_is_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "state.json").write_text('{"form": 2, "written_by": "9.1.0", "current": "7"}')
+    said = r"Weighbridge 9.1.0 wrote it, .* install weighbridge>=9.1.0 here"
+    with pytest.raises(Unavailable, match=said):
+        read_state(HomeRecords(tmp_path), Revision)
+    (tmp_path / "state.json").write_text('{"form": 2, "written_by": "9.1.0"}')
+    with pytest.raises(Unavailable, match=said):
+        read_state(HomeRecords(tmp_path), Revision)
+
+
+def test_arguments_of_a_newer_version_name_it_where_they_are_not_understood() -> None:
+    arguments = {"name": "shop", "a_new_one": 1}
+    with pytest.raises(Unavailable, match=r"reading target 'shop': .* install weighbridge>=9.1.0"):
+        read_deploy_args("shop", arguments, "9.1.0")
+    with pytest.raises(BadInput, match="run its recipe again"):
+        read_deploy_args("shop", arguments, own_version())
