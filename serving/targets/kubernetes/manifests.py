@@ -8,19 +8,25 @@ are three groups, because they change at different times::
     target_manifests     what the target has once, whatever serves
     rolling_manifests    instead of these three: one Deployment, for what applies a repository
 
-Each comes with the recipe's overlay merged in, is valid for server-side apply, and passes
-`rules.faults`. `access.role_manifests` says what whoever applies them must be allowed to do.
+Each comes with the recipe's overlay merged in and is valid for server-side apply; `check_manifests`
+holds them to `rules`. `access.role_manifests` says what whoever applies them must be allowed to do.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 from weighbridge.serving.targets.base import Release
-from weighbridge.serving.targets.kubernetes import access, names, traffic
+from weighbridge.serving.targets.kubernetes import access, names, rules, traffic
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 from weighbridge.serving.targets.kubernetes.autoscaling import autoscaler
 from weighbridge.serving.targets.kubernetes.names import Workload
 from weighbridge.serving.targets.kubernetes.overlay import Manifest, check_overlay, with_overlay
 from weighbridge.serving.targets.kubernetes.pods import pod_template
+
+_ANY_RELEASE: Final = Release(
+    name="model", version="1", bento="model:1", digest=f"sha256:{'0' * 64}"
+)
+"""Where only arguments are looked at."""
 
 
 def revision_manifests(
@@ -64,6 +70,29 @@ def traffic_manifests(
 def target_manifests(target: str, args: KubernetesArgs) -> list[Manifest]:
     """Return what the target has once: the NetworkPolicy around its pods."""
     return with_overlay([access.network_policy(target, args)], args.overlay)
+
+
+def check_manifests(
+    target: str, args: KubernetesArgs, release: Release = _ANY_RELEASE, revision: str = "1"
+) -> None:
+    """Refuse what would lose requests or open a door, before anything of it is applied.
+
+    Args:
+        target: the target's name.
+        args: its arguments, whose overlay may make anything of what is rendered.
+        release: what it is to serve; without one, any.
+        revision: name of the revision.
+
+    Raises:
+        BadInput: with a line for each fault; or the overlay is merged into nothing.
+    """
+    manifests = [
+        *target_manifests(target, args),
+        *revision_manifests(target, args, release, revision),
+        *traffic_manifests(target, args, {revision: 100}),
+    ]
+    check_overlay(manifests, args.overlay)
+    rules.check(manifests, target)
 
 
 def rolling_manifests(

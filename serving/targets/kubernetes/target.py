@@ -27,6 +27,7 @@ from weighbridge.serving.targets.kubernetes.api import Api, Object, connect, is_
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 from weighbridge.serving.targets.kubernetes.checks import check_cluster, route_problem
 from weighbridge.serving.targets.kubernetes.manifests import (
+    check_manifests,
     revision_manifests,
     target_manifests,
     traffic_manifests,
@@ -120,8 +121,12 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
 
         Raises:
             Unavailable: no cluster, namespace, right or Gateway API.
-            BadInput: the address is somebody else's, or there is no gateway, no GPU, no store.
+            BadInput: the address is somebody else's, or there is no gateway, no GPU, no store; or
+                the manifests would lose requests as the overlay makes them.
         """
+        check_manifests(self.name, self.args)
+        for remark in self.args.remarks():
+            logger.info("%s: %s", self.name, remark)
         check_cluster(self._api, self.name, self.args)
         self._refuse_foreign(traffic_manifests(self.name, self.args, {}))
         if self.args.model == "init" and not Settings(home=self.home).store:
@@ -151,7 +156,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         # Pods of one that was stopped may still be ending, under its labels.
         ending = {_revision_of(pod) for pod in self._all_pods()}
         name = _free_name(release.version, {*taken, *ending})
-        revision_manifests(self.name, self.args, release, name)
+        check_manifests(self.name, self.args, release, name)
         service = names.revision_name(self.name, name)
         url = f"http://{service}.{self.args.namespace}.svc:{self.args.port}"
         return KubernetesRevision(name=name, release=release, url=url, args=self.args)

@@ -21,7 +21,7 @@ from weighbridge.serving.targets.kubernetes import names, rules
 from weighbridge.serving.targets.kubernetes.access import role_manifests
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 from weighbridge.serving.targets.kubernetes.manifests import (
-    revision_manifests,
+    check_manifests,
     rolling_manifests,
     target_manifests,
     traffic_manifests,
@@ -45,6 +45,7 @@ def test_every_manifest_passes_kubernetes_schema_and_our_rules(variant: str) -> 
     assert rules.schema_faults(manifests) == []
     assert rules.faults(manifests) == []
     rules.check(rolling_manifests("demo", args, RELEASE), "demo")
+    check_manifests("demo", args)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -220,8 +221,13 @@ def test_an_overlay_is_merged_deeply_lists_by_name_and_null_removes() -> None:
 def test_an_overlay_is_held_to_the_same_rules() -> None:
     grace = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 30}}}}
     args = arguments(overlay=[{"kind": "Deployment", **grace}])
-    (fault,) = rules.faults(revision_manifests("demo", args, RELEASE, "7")[:1])
-    assert "raise terminationGracePeriodSeconds to 330 at least" in fault
+    with pytest.raises(BadInput, match="raise terminationGracePeriodSeconds to 330 at least"):
+        check_manifests("demo", args)
+
+
+def test_an_overlay_for_what_is_not_made_is_refused() -> None:
+    with pytest.raises(BadInput, match="there is no Ingress; what there is: NetworkPolicy"):
+        check_manifests("demo", arguments(overlay=[{"kind": "Ingress"}]), RELEASE, "7")
 
 
 def test_no_two_targets_or_revisions_share_a_name() -> None:
