@@ -31,7 +31,7 @@ class Image:
     load_seconds: float = 0.02
     """Until it answers."""
     token_seconds: float = 0.0
-    """Between two words of an answer."""
+    """Between two words of a stream; an answer that is none comes at once."""
     pull_error: str = ""
     """Why it cannot be pulled; empty: it can."""
     private: bool = False
@@ -163,7 +163,6 @@ class Process:
     async def _complete(self, asked: Mapping[str, Any], send: Any) -> None:
         words = self.image.answer.split()
         if not asked.get("stream"):
-            await asyncio.sleep(self.image.token_seconds * len(words))
             message = {"role": "assistant", "content": self.image.answer}
             choice = {"index": 0, "message": message, "text": self.image.answer}
             usage = {"prompt_tokens": 1, "completion_tokens": len(words)}

@@ -23,7 +23,7 @@ from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding
-from weighbridge.rollout import probe
+from weighbridge.rollout import probe, rollout
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
@@ -207,6 +207,7 @@ def lab(
         for quick in (reach, requests_seen):
             monkeypatch.setattr(quick, "_LOOK_SECONDS", 0.1)
         monkeypatch.setattr(SharedRecords, "GLANCE", 0.2)
+        monkeypatch.setattr(rollout, "POLL", 0.02)
         _judge_little(monkeypatch)
         yield Lab(cluster, workspace)
 
