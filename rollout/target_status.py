@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, Field, computed_field
 
+from weighbridge.core.errors import Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.engine_watch import last_restart
@@ -53,11 +54,20 @@ def status(workspace: Workspace, *, ask: bool = True) -> list[TargetStatus]:
         workspace: this installation's files.
         ask: whether what serves is asked as well; else only the files are read.
     """
-    return [
-        status_of(managed, ask=ask)
-        for name in known_targets(workspace.settings.home)
-        if (managed := open_target(name, workspace)) and _was_asked_for(managed)
-    ]
+    statuses = []
+    for name in known_targets(workspace.settings.home):
+        managed = open_target(name, workspace)
+        try:
+            if managed is not None and _was_asked_for(managed):
+                statuses.append(status_of(managed, ask=ask))
+        # A cluster that does not answer must not hide what serves elsewhere.
+        except Unavailable as exc:
+            statuses.append(_unknown(name, str(exc)))
+    return statuses
+
+
+def _unknown(name: str, why: str) -> TargetStatus:
+    return TargetStatus(target=name, address="", healthy=False, serving=None, detail=why)
 
 
 def _was_asked_for(managed: ManagedTarget) -> bool:

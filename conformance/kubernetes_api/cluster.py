@@ -72,8 +72,7 @@ class Cluster:
     def close(self) -> None:
         """End everything."""
         self.closed = True
-        self.api.shutdown()
-        self.api.server_close()
+        self.api.close()
         self._controllers.join()
         for run in self.runs.values():
             run.join()

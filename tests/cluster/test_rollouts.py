@@ -115,6 +115,16 @@ def test_a_deployer_killed_in_any_phase_is_followed_by_one_on_another_machine(
     assert len(outcomes) == len(shop.events("begin"))
 
 
+def test_a_cluster_that_is_gone_is_told_in_the_status_of_its_target(shop: Lab) -> None:
+    shop.promote("1")
+    [serving] = target_status.status(shop.workspace)
+    assert (serving.healthy, serving.running_since > 0) == (True, True)
+    shop.cluster.api.close()
+    [gone] = target_status.status(shop.workspace)
+    assert (gone.target, gone.healthy) == ("shop", False)
+    assert "the cluster does not answer" in gone.detail
+
+
 def test_an_api_server_that_is_away_for_a_moment_ends_no_rollout(shop: Lab) -> None:
     shop.promote("1")
     shop.cluster.failures |= {("PATCH", "/services/shop"): 2, ("PUT", "/shop-records"): 2}

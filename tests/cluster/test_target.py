@@ -118,8 +118,7 @@ def test_without_the_client_it_says_what_to_install(
 def test_a_cluster_that_does_not_answer_is_told_in_a_line(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.cluster.api.shutdown()
-    shop.cluster.api.server_close()
+    shop.cluster.api.close()
     assert "does not answer" in problem_of(shop)
 
 
