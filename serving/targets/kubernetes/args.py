@@ -98,7 +98,9 @@ class Resources(_Part):
 
     cpu: Quantity = "2"
     memory: Quantity = "4Gi"
-    disk: Quantity = Field("2Gi", description="Of what it writes beside the model.")
+    disk: Quantity = Field(
+        "2Gi", description="Of what it writes; with `model: init` the Bento is a part of it."
+    )
     gpus: int = Field(0, ge=0, description="Whole graphics cards.")
     gpu_resource: str = Field(
         "nvidia.com/gpu",
@@ -279,6 +281,11 @@ class KubernetesArgs(TargetArgs):
             found.append(
                 "one replica: a drained node waits until somebody lets another one start; with "
                 "`replicas: 2` nobody has to"
+            )
+        if self.model == "init":
+            found.append(
+                f"`model: init`: the Bento is a part of the {self.resources.disk} in "
+                "`resources.disk`; a pod that takes more is evicted"
             )
         if not self.surge:
             found.append(

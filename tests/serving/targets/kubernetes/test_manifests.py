@@ -256,3 +256,23 @@ def test_the_page_shows_the_role_that_is_made() -> None:
     shown = page.partition("## The Role")[2].partition("```yaml\n")[2].partition("```")[0]
     _, role, _ = role_manifests("demo", arguments())
     assert yaml.safe_load(shown)["rules"] == role["rules"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "one replica: a drained node waits"),
+        ({"surge": False}, "one fewer while one is replaced, and none at all of one"),
+        ({}, "no gateway: all requests go from one version to the next at once"),
+        (VARIANTS["init"], "the Bento is a part of the 2Gi"),
+        ({"gateway": GATEWAY}, "name its address in `networks`"),
+        (VARIANTS["hpa"], "needs a metrics adapter"),
+    ],
+)
+def test_what_follows_of_arguments_is_said(changed: dict[str, Any], says: str) -> None:
+    assert says in "; ".join(arguments(**changed).remarks())
+
+
+def test_arguments_of_which_nothing_unexpected_follows_are_passed_over() -> None:
+    args = arguments(replicas=2, gateway=GATEWAY, networks=["10.0.0.1/32"])
+    assert args.remarks() == []
