@@ -36,7 +36,8 @@ def check(manifests: Sequence[Manifest], source: str) -> None:
     """Refuse manifests with a fault. Raises BadInput, with a line for each fault."""
     # What the schema refuses may have any shape: the rules read what it lets pass.
     if wrong := schema_faults(manifests) or faults(manifests):
-        raise BadInput(f"checking the manifests of {source}", "\n  ".join(["", *wrong]))
+        counted = "" if len(wrong) == 1 else f"{len(wrong)} faults:\n  "
+        raise BadInput(f"checking the manifests of {source}", counted + "\n  ".join(wrong))
 
 
 def has_schemas() -> bool:

@@ -208,3 +208,13 @@ def test_a_role_names_what_it_allows() -> None:
 def test_what_is_no_manifest_at_all_is_said() -> None:
     (fault,) = rules.faults([{"kind": "Service"}])
     assert fault.startswith("object 1: it lacks")
+
+
+def test_one_fault_is_one_line_and_several_are_counted() -> None:
+    deployment = deepcopy(DEPLOYMENT)
+    deployment["spec"]["strategy"] = {"type": "Recreate"}
+    with pytest.raises(BadInput) as one:
+        rules.check([SERVICE, BUDGET, deployment], "demo")
+    assert "\n" not in str(one.value)
+    with pytest.raises(BadInput, match=r"2 faults:\n  Service demo: .*\n  Deployment demo: "):
+        rules.check([SERVICE, SERVICE, BUDGET, deployment], "demo")
