@@ -22,8 +22,7 @@ def own_version() -> str:
 
 def is_newer(version: str) -> bool:
     """Whether a version of Weighbridge is later than the one that runs here."""
-    own = own_version()
-    return bool(version and own) and _numbers(version) > _numbers(own)
+    return bool(own_version()) and _numbers(version) > _numbers(own_version())
 
 
 def refuse_newer(doing: str, form: int, known: int, written_by: str) -> None:
@@ -49,4 +48,6 @@ def written_by_newer(version: str) -> tuple[str, str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    """Return the numbers that a version begins with; none of what is no version."""
+    match = re.match(r"\d+(\.\d+)+", version)
+    return tuple(map(int, match[0].split("."))) if match else ()

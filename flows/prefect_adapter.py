@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -16,13 +17,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flows import Flow
 from prefect.states import Completed, Failed, raise_state_exception
 
-from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.progress import Step, listen
 from weighbridge.core.stage_cache import StageOutcome
+from weighbridge.core.versions import is_newer, own_version
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -68,25 +70,52 @@ def run_stage(
     return outcomes[0]
 
 
-def release_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+def release_flow(
+    *, refuses_itself: bool = False, **options: Any
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Decorate a function as `prefect.flow` does, so that a known error ends the flow as Failed.
 
     Prefect shows the error's one line without a traceback; whoever calls the flow gets the error
     itself.
+
+    Args:
+        refuses_itself: whether the flow looks at whose release asks for it. Else a worker of an
+            older release than the one that registered the deployment refuses the run.
+        options: of `prefect.flow`.
     """
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:
             try:
+                if not refuses_itself:
+                    _refuse_newer_deployment()
                 return function(*args, **kwargs)
             except WeighbridgeError as exc:
                 return Failed(message=str(exc), data=exc)
 
-        decorated: Flow[P, R] = flow(persist_result=False, **options)(body)
+        version = own_version() or None
+        decorated: Flow[P, R] = flow(persist_result=False, version=version, **options)(body)
         return decorated
 
     return decorate
+
+
+def _refuse_newer_deployment() -> None:
+    """Raise Unavailable where a newer release registered the deployment that is run here.
+
+    Its worker would do what an older release does, under the name of the newer one.
+    """
+    context = FlowRunContext.get()
+    deployment = context.flow_run.deployment_id if context and context.flow_run else None
+    if deployment is None:
+        return
+    with get_client(sync_client=True) as client:
+        registered = client.read_deployment(deployment)
+    if is_newer(registered.version or ""):
+        doing = f"running '{registered.name}' on {socket.gethostname()}"
+        wrong = f"Weighbridge {registered.version} registered it, this worker is {own_version()}"
+        raise Unavailable(doing, wrong, f"install weighbridge>={registered.version} there")
 
 
 def publish_weighing(

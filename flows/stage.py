@@ -72,7 +72,7 @@ def own_release() -> str:
     return version_of("weighbridge")
 
 
-@release_flow(name=FLOW, flow_run_name="{title}")
+@release_flow(name=FLOW, flow_run_name="{title}", refuses_itself=True)
 def stage(
     name: str,
     title: str,

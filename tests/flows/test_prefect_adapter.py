@@ -1,19 +1,22 @@
 """What a flow in our coat shows in Prefect, and gives its caller."""
 
 import base64
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.conftest import MACHINE_CACHE
-from weighbridge.core.errors import GateFailed
+from weighbridge.core.errors import GateFailed, Unavailable
 from weighbridge.core.progress import track
 from weighbridge.core.settings import Settings
 from weighbridge.core.stage_cache import StageOutcome
+from weighbridge.core.versions import own_version
 from weighbridge.flows.prefect_server import prefect_api
 
 PNG = base64.b64decode(
@@ -185,3 +188,33 @@ def test_nothing_of_a_flow_is_written_to_the_terminal(
         with pytest.raises(GateFailed):
             release_flow(name="release")(lambda: run_stage("gate", fail))()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("version", ["0.0.1", own_version(), "a1b2", None])
+def test_a_worker_runs_what_its_own_release_or_an_earlier_one_registered(
+    monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    run_of_a_deployment_by(version, monkeypatch)()
+
+
+def test_a_worker_refuses_what_a_newer_release_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = run_of_a_deployment_by("99.0", monkeypatch)
+    said = r"^running 'release' on .*: Weighbridge 99.0 registered it, .* weighbridge>=99.0 there$"
+    with pytest.raises(Unavailable, match=said):
+        refuse()
+
+
+def run_of_a_deployment_by(
+    version: str | None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """What refuses a run, in one of a deployment that a release of this version registered."""
+    from weighbridge.flows import prefect_adapter
+
+    deployment = SimpleNamespace(name="release", version=version)
+    client = SimpleNamespace(read_deployment=lambda which: deployment if which == "7" else None)
+    context = SimpleNamespace(flow_run=SimpleNamespace(deployment_id="7"))
+    monkeypatch.setattr(prefect_adapter.FlowRunContext, "get", lambda: context)
+    monkeypatch.setattr(
+        prefect_adapter, "get_client", lambda sync_client: contextlib.nullcontext(client)
+    )
+    return prefect_adapter._refuse_newer_deployment
