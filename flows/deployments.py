@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from weighbridge.core import loopback, processes
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
 from weighbridge.core.paths import PACKAGE
-from weighbridge.flows import prefect_settings
+from weighbridge.flows import deployment_copies, prefect_settings
 
 POOL = "weighbridge"
 NAMES = ("release", "redeploy", "reconcile", "monitor", "compat")
@@ -28,8 +28,10 @@ _EARLIER_SCHEDULES = frozenset({("monitor", "every-5-minutes"), ("reconcile", "e
 logger = logging.getLogger(__name__)
 
 
-def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
+def register(api: str, environment: Mapping[str, str], home: Path, cache: Path) -> bool:
     """Register every deployment of `prefect.yaml` in Prefect, where it or a flow has changed.
+
+    A Prefect that has none gets copies of those that this machine has registered before.
 
     Schedules that were changed in Prefect's UI stay as they are until then.
 
@@ -37,6 +39,7 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
         api: Address of Prefect's API.
         environment: Prefect's settings, as environment variables.
         home: Of the installation.
+        cache: Of the machine.
 
     Returns:
         False where Prefect knew them already.
@@ -46,9 +49,35 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     """
     # Prefect is asked as well: its database may be another than the one that was registered in.
     registered, digest = home / "run" / "deployments", _digest()
-    if registered.exists() and registered.read_text() == digest and _known(api, home) >= set(NAMES):
+    known = _known(api, home)
+    if registered.exists() and registered.read_text() == digest and known >= set(NAMES):
         return False
     logger.info("registering the deployments of prefect.yaml")
+    if known or not _copy(api, home, deployment_copies.kept(cache, digest, home)):
+        _deploy(environment, home)
+        _remove_earlier_schedules(api, home)
+        if not known:
+            flows = {flow["id"]: flow["name"] for flow in _ask_list(f"{api}/flows/filter", home)}
+            deployment_copies.keep(cache, digest, home, _deployments(api, home), flows)
+    if not _known(api, home) >= set(NAMES):
+        raise Unavailable("registering the deployments", "Prefect lacks some", f"see {DESCRIPTION}")
+    _let_the_deployer_run(api, home)
+    replace_text(registered, digest)
+    return True
+
+
+def _copy(api: str, home: Path, copies: Iterable[deployment_copies.Copy]) -> bool:
+    """Make deployments of copies; False where there are none."""
+    made = False
+    for copy in copies:
+        flow = _ask("POST", f"{api}/flows/", home, {"name": copy.flow}).json()["id"]
+        _ask("POST", f"{api}/deployments/", home, {**copy.body, "flow_id": flow})
+        made = True
+    return made
+
+
+def _deploy(environment: Mapping[str, str], home: Path) -> None:
+    """Have Prefect's own command register what `prefect.yaml` describes."""
     command = [
         sys.executable,
         "-m",
@@ -63,12 +92,8 @@ def register(api: str, environment: Mapping[str, str], home: Path) -> bool:
     # the description lies, `tasks` or `core` would stand for a library of that name.
     variables = {**os.environ, **environment, **prefect_settings.client_secrets(home)}
     deploy = processes.run("prefect deploy", command, env=variables, cwd=home)
-    if deploy.status != 0 or not _known(api, home) >= set(NAMES):
+    if deploy.status != 0:
         raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
-    _remove_earlier_schedules(api, home)
-    _let_the_deployer_run(api, home)
-    replace_text(registered, digest)
-    return True
 
 
 def _remove_earlier_schedules(api: str, home: Path) -> None:
@@ -98,9 +123,12 @@ def _known(api: str, home: Path) -> set[str]:
 
 
 def _deployments(api: str, home: Path) -> list[dict[str, Any]]:
-    answer = _ask("POST", f"{api}/deployments/filter", home, {})
-    deployments: list[dict[str, Any]] = answer.json()
-    return deployments
+    return _ask_list(f"{api}/deployments/filter", home)
+
+
+def _ask_list(url: str, home: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = _ask("POST", url, home, {}).json()
+    return found
 
 
 def _ask(

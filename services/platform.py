@@ -66,7 +66,9 @@ class Platform:
         self._wait_until_all_answer([program.name for program in programs])
         # MLflow answers now: the deployer, which may have asked it too early, makes its webhook.
         service_addresses.wake_deployer(self._home, "", "start")
-        deployments.register(ports.prefect_api, environment(self._settings, ports), self._home)
+        deployments.register(
+            ports.prefect_api, environment(self._settings, ports), self._home, self._settings.cache
+        )
         return self.services()
 
     def down(self) -> list[str]:

@@ -27,7 +27,7 @@ from weighbridge.core import loopback, service_addresses
 from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import is_taken
 from weighbridge.core.settings import Settings
-from weighbridge.flows import deployments, prefect_settings
+from weighbridge.flows import deployment_copies, deployments, prefect_settings
 from weighbridge.flows.pools.templates import SECRET_VARIABLES
 from weighbridge.registry import Registry
 from weighbridge.services.platform import Platform
@@ -60,6 +60,8 @@ def _metrics_anywhere() -> Iterator[None]:
 def home(tmp_path_factory: pytest.TempPathFactory, _metrics_anywhere: None) -> Iterator[Path]:
     """Of a platform that is up; tests leave it up."""
     home = tmp_path_factory.mktemp("platform")
+    # By Prefect's own command here; what it makes is copied into the homes after this one.
+    deployment_copies.file_in(MACHINE_CACHE).unlink(missing_ok=True)
     # As homes were made before.
     home.chmod(0o755)
     try:
@@ -391,7 +393,9 @@ def test_an_mlflow_server_of_the_users_is_left_to_them(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
 @pytest.mark.usefixtures("_metrics_anywhere")
-def test_on_postgresql_both_keep_everything_there(tmp_path: Path) -> None:
+def test_on_postgresql_both_keep_everything_there_and_deployments_are_those_of_the_first_home(
+    tmp_path: Path, home: Path
+) -> None:
     with Postgresql() as database:
         mine = settings(tmp_path / "home", database_url=database.url)
         platform = Platform(mine)
@@ -405,8 +409,35 @@ def test_on_postgresql_both_keep_everything_there(tmp_path: Path) -> None:
                 60, lambda n: prefect(tmp_path / "home", "flows/", name=f"flow {n}").status_code
             )
             assert set(answers) <= {200, 201}
+            copied = registered(tmp_path / "home")
+            # Prefect's own command alone would have it so.
+            assert "prefect.deployments.steps" in str(copied)
+            assert copied == registered(home)
         finally:
             platform.down()
+
+
+def registered(home: Path) -> dict[str, dict[str, Any]]:
+    """What Prefect knows of the deployments, but for their numbers, times and this home."""
+    of_a_home = {"id", "created", "updated", "flow_id", "last_polled", "status", "work_queue_id"}
+    found = json.loads(
+        json.dumps(prefect(home, "deployments/filter").json()).replace(str(home), "")
+    )
+    return {
+        one["name"]: {
+            **{name: value for name, value in one.items() if name not in of_a_home},
+            "global_concurrency_limit": (one["global_concurrency_limit"] or {}).get("limit"),
+            "schedules": [
+                {
+                    name: one
+                    for name, one in schedule.items()
+                    if name in ("schedule", "active", "slug")
+                }
+                for schedule in one["schedules"]
+            ],
+        }
+        for one in found
+    }
 
 
 def _register(mine: Settings, name: str) -> None:
