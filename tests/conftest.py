@@ -12,6 +12,7 @@ import pytest
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
+from tests.warm_scripts import warm_scripts as warm_scripts_within
 from weighbridge.core import ranges
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings
@@ -91,6 +92,13 @@ def tiny_model() -> Path:
     from tests.models import tiny_model as make
 
     return make(MACHINE_CACHE)
+
+
+@pytest.fixture(scope="module")
+def warm_scripts() -> Iterator[None]:
+    """Scripts of other environments begin with their libraries imported, in all of a module."""
+    with warm_scripts_within():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -350,7 +350,7 @@ def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
 
 
 def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothing(
-    tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, warm: Run
 ) -> None:
     from weighbridge.tasks.push import push_folder
     from weighbridge.tasks.sources.s3 import S3Source
@@ -364,7 +364,7 @@ def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothin
         f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos"
     )
     path = write(tmp_path / "s3.yaml", there)
-    done = weighbridge("run", path)
+    done = warm("run", path)
     assert done.returncode == 0, done.stderr + done.stdout
     registry = Registry.connect(Settings())
     champion = registry.champion("chain")
@@ -372,19 +372,19 @@ def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothin
     assert champion.tags["bento_pushed"].startswith(f"s3://{bucket}/bentos/")
     assert registry.measurement_of(champion)
 
-    weighbridge("down")
+    warm("down")
     live_in(tmp_path / "other", monkeypatch)
-    again = weighbridge("run", path)
+    again = warm("run", path)
     try:
         assert again.returncode == 0, again.stderr + again.stdout
         said = stages(again.stdout)
         assert said.pop("deploy"), "what serves is of each home"
         assert all(text.startswith("reused: ") for text in said.values()), said
         assert winner_said(again.stdout) == winner_said(done.stdout)
-        asked = weighbridge("ask", "chain", "order 7", "--max-tokens", "8")
+        asked = warm("ask", "chain", "order 7", "--max-tokens", "8")
         assert asked.stdout.strip(), asked.stderr
     finally:
-        weighbridge("down")
+        warm("down")
 
 
 def engine_address() -> str:

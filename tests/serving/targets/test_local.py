@@ -26,6 +26,8 @@ from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
 from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision
 
+pytestmark = pytest.mark.usefixtures("warm_scripts")
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
