@@ -19,6 +19,7 @@ from weighbridge.cli.references import model_and_version
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.store import Store
+from weighbridge.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -206,3 +207,21 @@ def test_asking_an_unknown_target_exits_2(command: Callable[..., Ended]) -> None
     done = command("ask", "nowhere", "hello")
     assert done.returncode == 2
     assert "there is none of that name" in done.stderr
+
+
+def test_a_second_home_on_one_sqlite_is_told_so_before_anything_is_done(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    theirs = Registry.connect(Settings(home=tmp_path / "theirs"))
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "ours"))
+    monkeypatch.setenv("WEIGHBRIDGE_TRACKING_URI", theirs.connection.uri)
+    with theirs.joined("deploying"):
+        for words in (["plan", str(ROOT / "configs" / "no-finetune.yaml")], ["up"]):
+            ended = command(*words)
+            assert (ended.returncode, ended.stdout) == (2, "")
+            assert "SQLite does not keep two homes apart; set WEIGHBRIDGE_DATAB" in ended.stderr
+            assert len(ended.stderr.strip().splitlines()) == 1
+        found = json.loads(CliRunner().invoke(doctor, ["--json"]).output)
+        (finding,) = [finding for finding in found if finding["what"] == "MLflow"]
+        assert not finding["ok"]
+        assert finding["remedy"].startswith("set WEIGHBRIDGE_DATABASE_URL=postgresql://")

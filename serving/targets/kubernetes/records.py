@@ -22,7 +22,7 @@ class ClusterPlace(SharedPlace):
         self._namespace = namespace
         self._object = f"{names.target_name(target)}-records"
         self._labels = names.target_labels(target)
-        self.name = f"configmap {self._object} in namespace {namespace}"
+        self.name = f"configmap {self._object} in namespace {namespace} at {api.url}"
 
     def read_documents(self) -> tuple[Mapping[str, str], str]:
         """Return all documents by name, and their version. Raises Unavailable."""
