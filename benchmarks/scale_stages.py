@@ -88,6 +88,8 @@ def _worker(folder: Path, number: int) -> Process:
     (home / "tmp").mkdir(parents=True)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "pool"]
     command += ["--type", "process", "--name", f"worker-{number}", "--install-policy", "never"]
+    # As on a machine of its own: one stage at a time.
+    command += ["--limit", "1"]
     variables = {"WEIGHBRIDGE_HOME": str(home), "TMPDIR": str(home / "tmp")}
     environment = {**os.environ, **variables, "PREFECT_HOME": str(home / "prefect")}
     return Process(f"worker {number}", command, log=home / "log", cwd=home, env=environment)
@@ -104,7 +106,7 @@ def in_flow(call: Callable[[], Any], settings: Settings, recipe_of_it: Recipe) -
 
         while True:
             try:
-                pool_checks.check(recipe_of_it.run, Workspace(settings))
+                pool_checks.check(recipe_of_it.run, Workspace())
                 break
             except WeighbridgeError:
                 time.sleep(0.5)
@@ -194,7 +196,7 @@ def _weigh_all(several: Site) -> float:
 
     workspace = home(several, "flow")
     model: Artifact = stored_model(tiny_model(Settings().cache), workspace)
-    data = stored_rows([chat(number) for number in range(10)], workspace)
+    data = stored_rows([chat(number) for number in range(6)], workspace)
     slow = Behaviour(first_delay=1.0)
     with ExitStack() as stack:
         endpoints = [stack.enter_context(Server(("127.0.0.1", 0), slow)) for _ in range(CANDIDATES)]
@@ -202,7 +204,7 @@ def _weigh_all(several: Site) -> float:
         document["weigh"]["engines"] = [
             {"kind": "openai", "url": f"{endpoint.url}/v1"} for endpoint in endpoints
         ]
-        document["weigh"] |= {"concurrency": [1], "requests": 20, "tune": False}
+        document["weigh"] |= {"concurrency": [1], "requests": 15, "tune": False}
         document["optimize"] = {"variants": [{"kind": "none"}]}
         document["evaluate"] = {"metrics": [{"kind": "exact_match"}], "max_new_tokens": 8}
         loaded = Recipe.model_validate(document)

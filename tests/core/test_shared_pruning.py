@@ -83,6 +83,19 @@ def test_files_of_an_upload_that_was_broken_off_go(
     assert shared_holdings(shared, {}, days=30) == []
 
 
+def test_checkpoints_of_fine_tunes_go_when_they_are_old(
+    shared: SharedStore, swift_server: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "team/checkpoints/run/last.json"
+    swift_server.client().put_object(Bucket=bucket, Key=key, Body=b"{}")
+    assert shared_holdings(shared, {}, days=30) == []
+    later(monkeypatch)
+    (old,) = shared_holdings(shared, {}, days=30)
+    assert old.what == "checkpoints of fine-tunes"
+    remove(shared, [old])
+    assert shared_holdings(shared, {}, days=30) == []
+
+
 def test_what_is_not_ours_below_the_prefix_is_never_touched(
     shared: SharedStore, swift_server: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
