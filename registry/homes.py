@@ -76,11 +76,14 @@ def join(connection: Connection, doing: str) -> str:
     """
     refuse_others(connection, doing)
     entry = f"{_TAG}{_home_id(connection.settings.home)}.{os.getpid()}"
-    client, experiment = connection.client, connection.experiment(EXPERIMENT)
+    try:
+        experiment = connection.experiment(EXPERIMENT)
+    except BadInput:
+        return entry  # somebody deleted the ledger: that ends no release
 
     def renew() -> None:
         presence = _own(connection)
-        client.set_experiment_tag(experiment, entry, presence.model_dump_json())
+        connection.client.set_experiment_tag(experiment, entry, presence.model_dump_json())
 
     with connection.doing(f"{doing}: noting in MLflow that this home works with it"):
         renew()
@@ -97,7 +100,7 @@ def join(connection: Connection, doing: str) -> str:
 def leave(connection: Connection, entry: str) -> None:
     """Be no longer among the homes that work with this MLflow."""
     leases.keeper.release(entry)
-    experiment = connection.known_experiment(EXPERIMENT)
+    experiment = _known_ledger(connection)
     if experiment is not None:
         _delete(connection.client, experiment, entry)
 
@@ -136,7 +139,7 @@ def check(settings: Settings, doing: str) -> None:
 
 def _present(connection: Connection) -> Iterator[Presence]:
     """Yield the processes that live; the entries of those that do not are removed."""
-    experiment = connection.known_experiment(EXPERIMENT)
+    experiment = _known_ledger(connection)
     if experiment is None:
         return
     with connection.doing("reading which homes work with MLflow"):
@@ -150,6 +153,12 @@ def _present(connection: Connection) -> Iterator[Presence]:
                 yield presence
                 continue
         _delete(connection.client, experiment, name)
+
+
+def _known_ledger(connection: Connection) -> str | None:
+    with contextlib.suppress(BadInput):
+        return connection.known_experiment(EXPERIMENT)
+    return None
 
 
 def _own(connection: Connection) -> Presence:

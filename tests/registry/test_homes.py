@@ -122,3 +122,10 @@ def test_no_path_of_a_machine_is_written_into_mlflow(registry: Registry) -> None
 def test_an_mlflow_of_ones_own_is_not_opened_for_a_look(tmp_path: Path) -> None:
     homes.check(Settings(home=tmp_path), "planning demo")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_that_somebody_deleted_ends_no_release(registry: Registry) -> None:
+    connection = registry.connection
+    connection.client.delete_experiment(connection.experiment(EXPERIMENT))
+    with Registry.connect(connection.settings).joined("releasing demo"):
+        pass
