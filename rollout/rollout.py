@@ -150,9 +150,11 @@ class Rollout:
         waits_for = self._managed.target.waits_for(self._ongoing.next)
         if waits_for in ("", self._waits_for):
             return
-        logger.warning("%s: %s: %s", self._managed.name, self._release.bento, waits_for)
+        # A line for each reason: how many nodes lack what changes all the time.
+        if waits_for.partition(":")[0] != self._waits_for.partition(":")[0]:
+            logger.warning("%s: %s: %s", self._managed.name, self._release.bento, waits_for)
+            self._managed.outbox.write(self._ongoing.id, "waiting", why=waits_for)
         self._waits_for = waits_for
-        self._managed.outbox.write(self._ongoing.id, "waiting", why=waits_for)
         self._ongoing = self._ongoing.model_copy(update={"shown": waits_for})
         self._managed.change_state(rollout=self._ongoing)
 

@@ -2,13 +2,16 @@
 
 from itertools import cycle
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.cluster.lab import Clients, Killed, Lab, in_thread
 from tests.waiting import until
+from weighbridge.conformance.kubernetes_api.store import Refused
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout import target_operations, target_status
+from weighbridge.serving.targets.kubernetes import api
 
 anywhere = pytest.mark.parametrize("shop", ["stand-in", "cluster"], indirect=True)
 
@@ -65,6 +68,31 @@ def test_what_a_pod_waits_for_is_in_status_and_ledger_at_once(shop: Lab) -> None
     [waiting] = shop.events("waiting")
     assert waiting["why"].startswith("Unschedulable: 0/2 nodes are available")
     assert shop.serving() == set()
+
+
+def test_a_pod_that_is_ready_and_out_of_reach_is_told(
+    shop: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(key: object) -> NoReturn:
+        raise Refused(503, "ServiceUnavailable", "dial tcp 10.0.0.3:3000: i/o timeout")
+
+    monkeypatch.setattr(shop.cluster, "behind", unreachable)
+    shop.policy["start_deadline"] = 2
+    assert "can't be reached from here (HTTP 503)" in shop.promote("1").detail
+    [waiting] = shop.events("waiting")
+    assert "i/o timeout" in waiting["why"]
+
+
+def test_a_deployer_in_the_cluster_asks_pods_at_their_addresses(
+    shop: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.connect(), "is_ours", True)
+    monkeypatch.setattr(shop.cluster, "behind", None)  # no proxy is needed
+    shop.promote("1")
+    assert shop.promote("2").action == "deployed"
+    target, current = shop.managed.target, shop.state.current
+    assert target.address_here(current) == "http://shop.serving.svc"
+    assert target.in_flight(current) == 0
 
 
 def _detail(shop: Lab) -> str:

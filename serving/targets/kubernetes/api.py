@@ -64,8 +64,11 @@ _JSON: Final = "application/json"
 class Api:
     """One cluster, as whoever a kubeconfig names. Safe for several threads."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, is_ours: bool = False) -> None:
         self._client = client
+        self.is_ours = is_ours
+        """Whether this process runs in that cluster, where pods can be reached at their addresses.
+        """
 
     @property
     def url(self) -> str:
@@ -332,11 +335,6 @@ def connect(context: str = "") -> Api:
     return _connected(context, os.environ.get("KUBECONFIG", ""))
 
 
-def is_inside() -> bool:
-    """Whether this process runs in a cluster, where names of Services lead to their pods."""
-    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-
-
 @cache
 def _connected(context: str, kubeconfig: str) -> Api:
     doing = "looking for the cluster"
@@ -349,10 +347,11 @@ def _connected(context: str, kubeconfig: str) -> Api:
     configuration.retries = False
     files = kubeconfig or str(Path.home() / ".kube" / "config")
     has_file = any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file)
+    is_ours = not (has_file or context)
     try:
-        if has_file or context:
+        if not is_ours:
             config.load_kube_config(files, context or None, configuration)
-        elif is_inside():
+        elif os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(configuration)
         else:
             remedy = "set KUBECONFIG, or run where ~/.kube/config is"
@@ -360,7 +359,7 @@ def _connected(context: str, kubeconfig: str) -> Api:
     except (config.ConfigException, OSError, ValueError, TypeError) as exc:
         remedy = "see `kubectl config get-contexts`"
         raise Unavailable(doing, f"the kubeconfig can't be used: {one_line(exc)}", remedy) from exc
-    return Api(client.ApiClient(configuration))
+    return Api(client.ApiClient(configuration), is_ours=is_ours)
 
 
 def _selector(labels: Mapping[str, str]) -> str:

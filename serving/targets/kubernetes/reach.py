@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.serving.targets.kubernetes import names, pod_states
-from weighbridge.serving.targets.kubernetes.api import Api, is_inside, path
+from weighbridge.serving.targets.kubernetes.api import Api, path
+from weighbridge.serving.targets.kubernetes.refusals import one_line
 from weighbridge.serving.targets.kubernetes.traffic import VERSION_HEADER
 
 _LOOK_SECONDS: Final = 1.0
@@ -60,16 +61,35 @@ class Pods:
         Raises:
             Unavailable: it can't be reached.
         """
-        if not is_inside():
+        if not self._api.is_ours:
             where = path("Pod", self._namespace, f"{pod_states.name_of(pod)}:{names.HTTP_PORT}")
             return self._api.open(method, f"{where}/proxy{to}", body, headers or {}, timeout)
         address = pod.get("status", {}).get("podIP", "")
         connection = http.client.HTTPConnection(address, names.HTTP_PORT, timeout=timeout)
         try:
-            connection.request(method, to, body, dict(headers or {}))
+            # Then the connection is the response's alone, and ends with it.
+            connection.request(method, to, body, {**(headers or {}), "Connection": "close"})
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as exc:
             raise Unavailable(f"asking pod {pod_states.name_of(pod)}", str(exc)) from exc
+
+    def why_unreached(self) -> str:
+        """Return why a pod that is ready can't be reached from here; empty: it can, or none is."""
+        ready = next((pod for pod in self.listed() if pod_states.is_ready(pod)), None)
+        if ready is None:
+            return ""
+        try:
+            response = self.ask(ready, "GET", "/requests")
+            said = response.read()
+        except (WeighbridgeError, OSError) as exc:
+            return f"pod {pod_states.name_of(ready)} is ready, and can't be reached: {exc}"
+        if response.status == http.HTTPStatus.OK:
+            return ""
+        return (
+            f"pod {pod_states.name_of(ready)} is ready, and can't be reached from here (HTTP "
+            f"{response.status}): {one_line(said.decode('utf-8', 'replace'))[:300]}; where a "
+            "NetworkPolicy keeps the API server out, name its addresses in deploy.target.networks"
+        )
 
     def document(self, pod: pod_states.Pod, to: str) -> dict[str, Any] | None:
         """Return the JSON that a pod answers with; None where it does not."""
@@ -97,6 +117,11 @@ class Door:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def close(self) -> None:
+        """Take nothing more; what is under way goes on."""
+        self._server.shutdown()
+        self._server.server_close()
+
     def ask(self, method: str, to: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
         """Ask one of the pods that are ready. Raises Unavailable."""
         ready = [pod for pod in self.pods.listed() if pod_states.is_ready(pod)]
@@ -119,6 +144,14 @@ def door_to(api: Api, namespace: str, target: str, revision: str) -> Door:
             pods = Pods(api, namespace, names.revision_selector(target, revision))
             _DOORS[key] = Door(pods, revision)
         return _DOORS[key]
+
+
+def close_door(api: Api, namespace: str, target: str, revision: str) -> None:
+    """Close the door to a revision that has ended, where there is one."""
+    with _DOORS_LOCK:
+        door = _DOORS.pop((api, namespace, target, revision), None)
+    if door is not None:
+        door.close()
 
 
 class _Server(ThreadingHTTPServer):

@@ -81,4 +81,5 @@ def _is_unknown_kind(message: str) -> bool:
 
 
 def one_line(text: object) -> str:
+    """Return a text without line breaks."""
     return " ".join(str(text).split())

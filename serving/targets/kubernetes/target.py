@@ -23,7 +23,7 @@ from weighbridge.core.shared_store import SharedStore
 from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
 from weighbridge.serving.targets.kubernetes import names, pod_states
-from weighbridge.serving.targets.kubernetes.api import Api, Object, connect, is_inside
+from weighbridge.serving.targets.kubernetes.api import Api, Object, connect
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 from weighbridge.serving.targets.kubernetes.checks import check_cluster, route_problem
 from weighbridge.serving.targets.kubernetes.manifests import (
@@ -33,7 +33,7 @@ from weighbridge.serving.targets.kubernetes.manifests import (
     traffic_manifests,
 )
 from weighbridge.serving.targets.kubernetes.pods import CONTAINER
-from weighbridge.serving.targets.kubernetes.reach import Pods, door_to
+from weighbridge.serving.targets.kubernetes.reach import Pods, close_door, door_to
 from weighbridge.serving.targets.kubernetes.records import ClusterPlace
 from weighbridge.serving.targets.kubernetes.requests_seen import PodTraffic, in_flight
 from weighbridge.serving.targets.records import TargetRecords
@@ -98,6 +98,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def __init__(self, name: str, args: KubernetesArgs, home: Path) -> None:
         super().__init__(name, args, home)
         self._revision_pods: dict[str, Pods] = {}
+        self._unreached = ""
 
     @cached_property
     def _api(self) -> Api:
@@ -177,14 +178,17 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         deployment = self._deployment(revision.name)
         if deployment is None or not _is_rolled_out(deployment):
             return False
-        return is_ready(self.url_of(revision), READY_TIMEOUT)
+        if is_ready(self.url_of(revision), READY_TIMEOUT):
+            return True
+        self._unreached = self._pods(revision).why_unreached()
+        return False
 
     def waits_for(self, revision: KubernetesRevision) -> str:
         """Return what its pods wait for, as the cluster says."""
         pods = _listed(self._pods(revision))
         # A Deployment with pods has been let make them.
         deployment = None if pods else self._deployment(revision.name)
-        return pod_states.waits_for(pods, deployment)
+        return pod_states.waits_for(pods, deployment) or self._unreached
 
     def is_healthy(self, revision: KubernetesRevision) -> bool:
         """Whether one of its pods is ready."""
@@ -217,7 +221,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
 
     def address_here(self, revision: KubernetesRevision) -> str:
         """Return the address; outside of the cluster, where a Service has no name, its pods'."""
-        has_name = self.args.gateway is not None or is_inside()
+        has_name = self.args.gateway is not None or self._api.is_ours
         return self.address if has_name else self.url_of(revision)
 
     def probe_endpoint(self, revision: KubernetesRevision) -> tuple[str, dict[str, str]]:
@@ -323,6 +327,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
             node = pod.get("spec", {}).get("nodeName", "")
             logger.warning("%s still ends on node %s", pod_states.name_of(pod), node)
         self._delete(_DELETED_LAST, revision_name, args)
+        close_door(self._api, args.namespace, self.name, revision_name)
 
     def _delete(self, kinds: Sequence[str], revision_name: str, args: KubernetesArgs) -> None:
         name, scaler = names.revision_name(self.name, revision_name), _scaler_of(args)
