@@ -31,6 +31,9 @@ class Models(FakeRegistry):
     shop: Machine
     unbuilt: frozenset[str] = frozenset()
 
+    def join(self, doing: str) -> str:
+        return ""
+
     def version(self, name: str, which: str) -> RegisteredVersion:
         if name != "demo" or not which.isdigit():
             raise BadInput(f"looking for '{name}@{which}'", "MLflow has no such model or alias")
