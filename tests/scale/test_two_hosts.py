@@ -162,8 +162,7 @@ def test_a_fine_tune_goes_on_on_another_host_and_what_comes_of_it_is_that_of_one
 
         @release_flow(name="release")
         def flow() -> tuple[ReleaseRun, Downloaded, Weighed]:
-            run = ReleaseRun.begin(loaded)
-            with run.records.mlflow_run:
+            with ReleaseRun.begin(loaded) as run:
                 run.preflight()
                 downloaded = run.download()
                 model = run.finetune(downloaded)
