@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from typing import Any
+from typing import Final
 
 from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.core.workspace import Workspace
@@ -17,7 +17,8 @@ from weighbridge.tasks.finetune import VERSION, finetune, identity
 from weighbridge.tasks.finetune_args import Finetuned
 from weighbridge.tasks.ranks import FAILED, RESULT, STEP, RankRequest
 
-logger = logging.getLogger("weighbridge.tasks.finetune_rank")
+_RECORDED: Final = "weighbridge/recorded"
+"""Key under which the first rank says what is recorded."""
 
 
 def train(request: RankRequest, workspace: Workspace, *, record: bool) -> Finetuned:
@@ -53,15 +54,16 @@ def train(request: RankRequest, workspace: Workspace, *, record: bool) -> Finetu
 
 def _first_ranks(value: Finetuned | None) -> Finetuned | None:
     """Return what the first rank has, on every rank: else some would train, and wait for it."""
-    import torch
+    from torch.distributed.rendezvous import rendezvous
 
-    torch.distributed.init_process_group("gloo")
-    values: list[Any] = [value]
-    torch.distributed.broadcast_object_list(values)
-    # The trainer makes one of its own, for the device.
-    torch.distributed.destroy_process_group()
-    found: Finetuned | None = values[0]
-    return found
+    # By torchrun's own store: a process group would leave addresses in it that the trainer's group,
+    # the next one, would take for its own.
+    store, _, _ = next(rendezvous("env://"))
+    if _is_first():
+        store.set(_RECORDED, value.model_dump_json() if value else "")
+        return value
+    text = store.get(_RECORDED).decode()
+    return Finetuned.model_validate_json(text) if text else None
 
 
 def _is_first() -> bool:

@@ -33,9 +33,10 @@ def _ip(*words: str) -> None:
 class Host:
     """One of them."""
 
-    def __init__(self, name: str, namespace: str, folder: Path) -> None:
+    def __init__(self, name: str, namespace: str, folder: Path, address: str) -> None:
         self.name = name
         self.folder = folder
+        self.address = address
         self._namespace = namespace
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -82,8 +83,10 @@ class Network:
         net = f"10.231.{number % 250}"
         self.gateway = f"{net}.1"
         self._bridge = f"wb{number}"
-        self._addresses = {name: f"{net}.{place + 2}/24" for place, name in enumerate(names)}
-        self.hosts = {name: Host(name, f"wb-{number}-{name}", folder / name) for name in names}
+        self.hosts = {
+            name: Host(name, f"wb-{number}-{name}", folder / name, f"{net}.{place + 2}")
+            for place, name in enumerate(names)
+        }
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Network":
@@ -105,13 +108,27 @@ class Network:
     ) -> None:
         self._cleanup.close()
 
+    def _write_names(self, namespace: str) -> None:
+        """Have the hosts know each other by name; `ip netns exec` lays these over /etc's."""
+        folder = Path("/etc/netns") / namespace
+        folder.mkdir(parents=True)
+        self._cleanup.callback(shutil.rmtree, folder)
+        names = {"localhost": "127.0.0.1"} | {
+            host.name: host.address for host in self.hosts.values()
+        }
+        lines = [f"{address} {name}\n" for name, address in names.items()]
+        (folder / "hosts").write_text("".join(lines))
+        # Nobody answers for other names here, which would be waited for.
+        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+
     def _add(self, host: Host, link: str) -> None:
         namespace = host._namespace
+        self._write_names(namespace)
         _ip("netns", "add", namespace)
         self._cleanup.callback(_ip, "netns", "delete", namespace)
         self._cleanup.callback(host.kill)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", link, "master", self._bridge, "up")
-        _ip("-n", namespace, "addr", "add", self._addresses[host.name], "dev", "eth0")
+        _ip("-n", namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _ip("-n", namespace, "link", "set", device, "up")
