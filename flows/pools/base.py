@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
+from weighbridge.core.container_layout import HOME
+
 Template = dict[str, Any]
 
 START_SECONDS: Final = 900
@@ -45,6 +47,12 @@ class JobDefaults(BaseModel):
         gt=0,
         description="Size of /dev/shm, by which PyTorch's processes hand on tensors.",
     )
+
+
+def in_containers(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a job that has a file system of its own."""
+    # A worker hands on its own settings, and so a folder that is not there.
+    return {"PREFECT_HOME": f"{HOME}/prefect", **env}
 
 
 def block_name(secret: str, variable: str) -> str:

@@ -12,6 +12,7 @@ from weighbridge.flows.pools.base import (
     bytes_text,
     common,
     image_variable,
+    in_containers,
     value_of,
     variable,
 )
@@ -30,8 +31,8 @@ def docker_template(defaults: JobDefaults) -> Template:
         },
         "networks": variable("array", "Docker networks to be connected to."),
         "network_mode": variable("string", "Such as host; not together with `networks`."),
-        # What a job leaves is in Prefect's log and in the shared store.
-        "auto_remove": variable("boolean", "Remove a container that has ended.", True),
+        # Removed at once, it could not be asked for its status: the worker would not see it die.
+        "auto_remove": variable("boolean", "Remove a container that has ended.", False),
         "volumes": variable(
             "array",
             "What is mounted. What a machine has fetched is kept for its next job.",
@@ -67,7 +68,7 @@ def docker_template(defaults: JobDefaults) -> Template:
         },
     }
     variables = {
-        **common({**defaults.env, **blocks}),
+        **common(in_containers({**defaults.env, **blocks})),
         "image": image_variable(defaults),
         **direct,
         **created,

@@ -11,6 +11,7 @@ from weighbridge.flows.pools.base import (
     block_schema,
     common,
     image_variable,
+    in_containers,
     value_of,
     variable,
 )
@@ -26,7 +27,7 @@ def ecs_template(defaults: JobDefaults) -> Template:
     shared = defaults.shared_memory // _MIB if on_ec2 else None
     text = "string"
     variables = {
-        **common(defaults.env),
+        **common(in_containers(defaults.env)),
         "image": image_variable(defaults),
         "cpu": variable(
             "integer",

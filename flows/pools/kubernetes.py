@@ -14,6 +14,7 @@ from weighbridge.flows.pools.base import (
     bytes_text,
     common,
     image_variable,
+    in_containers,
     value_of,
     variable,
 )
@@ -25,7 +26,7 @@ def kubernetes_template(defaults: JobDefaults) -> Template:
     # Else a secret that is missing stops the pod before it starts, and its status says which.
     env_from = [{"secretRef": {"name": defaults.secret}}] if defaults.secrets else []
     variables = {
-        **common(defaults.env),
+        **common(in_containers(defaults.env)),
         "image": image_variable(defaults),
         "image_pull_policy": {
             **variable("string", "When to pull the image.", "IfNotPresent"),

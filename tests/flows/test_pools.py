@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pydantic import ByteSize
 
 from weighbridge.cli.main import cli
-from weighbridge.core.container_layout import USER
+from weighbridge.core.container_layout import HOME, USER
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.flows.pools.base import JobDefaults
@@ -250,4 +250,12 @@ def test_a_template_is_printed_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("template", "--type", "docker", "--image", "mine", "--set", 'networks=["lab"]')
     made = properties(json.loads(done.output))
     assert made["networks"]["default"] == ["lab"]
-    assert made["env"]["default"] == {"WEIGHBRIDGE_STORE": "s3://models/lab"}
+    assert made["env"]["default"]["WEIGHBRIDGE_STORE"] == "s3://models/lab"
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes", "ecs"])
+def test_what_a_worker_hands_on_of_its_own_machine_is_not_used_in_a_container(
+    kind: PoolType,
+) -> None:
+    env = properties(base_job_template(kind, JobDefaults()))["env"]["default"]
+    assert env["PREFECT_HOME"].startswith(HOME)

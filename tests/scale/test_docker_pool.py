@@ -1,0 +1,198 @@
+"""A release whose fine-tune runs in a container, by Prefect's Docker worker; and its Bento in one.
+
+Images are built from the locks where they are not here yet, which takes minutes and gigabytes::
+
+    WEIGHBRIDGE_DOCKER_POOL=1 python -m pytest tests/scale/test_docker_pool.py
+
+`WEIGHBRIDGE_BUILD_OPTIONS` are further options of `podman build`, such as `--network=host`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import MACHINE_CACHE
+from tests.flows.chain import recipe, write_data
+from tests.scale import podman
+from tests.serving.bentos import release
+from tests.stand_ins.swift import Swift
+from tests.waiting import until
+from weighbridge.cli.main import cli
+from weighbridge.configs.recipe import Recipe
+from weighbridge.core.artifact import Artifact
+from weighbridge.core.container_layout import USER
+from weighbridge.core.processes import Process, free_port
+from weighbridge.core.service_addresses import answers
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not os.environ.get("WEIGHBRIDGE_DOCKER_POOL"),
+        reason="takes images of gigabytes: WEIGHBRIDGE_DOCKER_POOL=1 runs it",
+    ),
+]
+BUCKET = "docker-pool"
+PODMANS_VERSION = "UserWarning: `host.docker.internal`"
+"""What the worker says of a Docker older than any: it takes podman's version for Docker's."""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Podman's own."""
+    if reason := podman.missing():
+        pytest.skip(reason)
+    return podman.variables(tmp_path_factory.mktemp("podman"))
+
+
+def image(name: str, settings: dict[str, str]) -> str:
+    """The image of this name, built where it is not there yet."""
+    options = os.environ.get("WEIGHBRIDGE_BUILD_OPTIONS", "").split()
+    arguments = [f"--build-option={option}" for option in options]
+    command = ["image", name, "--builder", "podman", "--json", *arguments]
+    done = CliRunner(env=settings).invoke(cli, command, catch_exceptions=False)
+    [built] = json.loads(done.stdout)
+    return str(built["reference"])
+
+
+@pytest.fixture
+def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Prefect and a shared store, which containers on the machine's own network reach."""
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    server = {"PREFECT_HOME": str(tmp_path / "server"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    with (
+        Swift(tmp_path / "swift", MACHINE_CACHE) as swift,
+        Process("Prefect", command, log=tmp_path / "prefect.log", cwd=tmp_path, env=server) as run,
+    ):
+        swift.create_bucket(BUCKET)
+        run.wait_until(lambda: answers(f"{api}/health"), 120)
+        variables = {
+            **swift.variables,
+            "PREFECT_API_URL": api,
+            "WEIGHBRIDGE_STORE": f"s3://{BUCKET}/team",
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield variables
+
+
+def apply_pool(reference: str) -> None:
+    options = ["--pool", "containers", "--image", reference, "--set", "network_mode=host"]
+    # The limits of this machine's cgroups are not ours to set.
+    options += ["--set", "volumes=[]", "--save-secrets", "--json"]
+    arguments = ["pools", "apply", "--type", "docker", *options]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout)["missing_blocks"] == []
+
+
+@pytest.mark.skipif(find_spec("prefect_docker") is None, reason="prefect-docker is not installed")
+def test_a_fine_tune_runs_in_a_container_of_a_docker_pool(
+    settings: dict[str, str],
+    variables: dict[str, str],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from weighbridge.flows import prefect_server
+
+    # Prefect warns of a home that it would have to make with its parents.
+    (Settings().home / "prefect").mkdir(parents=True)
+    apply_pool(image("control", settings))
+    loaded = Recipe.model_validate(
+        recipe(
+            f"file://{tiny_model}",
+            f"file://{write_data(tmp_path / 'data')}",
+            finetune__max_steps=4,
+            optimize={"variants": [{"kind": "gguf", "quantization": "Q8_0"}]},
+            run={"finetune": {"pool": "containers"}},
+        )
+    )
+    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "containers"]
+    worker += ["--type", "docker", "--limit", "1", "--install-policy", "never"]
+    with (
+        podman.socket(tmp_path, settings) as address,
+        Process(
+            "the worker",
+            worker,
+            log=tmp_path / "worker.log",
+            cwd=tmp_path,
+            env={"DOCKER_HOST": address, "PREFECT_WORKER_QUERY_SECONDS": "1"},
+        ),
+        prefect_server.prefect_api(Settings()),
+    ):
+        model = fine_tuned(loaded)
+    assert Workspace().store.is_in_reach(model)
+    # Whoever trains has a folder for it.
+    assert not (Settings().home / "runs").exists()
+    said = (tmp_path / "worker.log").read_text()
+    assert "Docker container 'finetune' created" in said
+    assert "Warning" not in said.replace(PODMANS_VERSION, "")
+
+
+def fine_tuned(loaded: Recipe) -> Artifact:
+    """The weights that the release's fine-tune gave, by way of the pool."""
+    from weighbridge.flows.pool_checks import check
+    from weighbridge.flows.prefect_adapter import release_flow
+    from weighbridge.flows.release_run import ReleaseRun
+
+    def worker_is_there() -> bool:
+        try:
+            check(loaded.run, Workspace())
+        except Exception:
+            return False
+        return True
+
+    until(worker_is_there, 120, poll=1)
+
+    @release_flow(name="release")
+    def flow() -> Artifact:
+        with ReleaseRun.begin(loaded) as run, run.records.mlflow_run:
+            run.preflight()
+            downloaded = run.download()
+            return run.finetune(downloaded)
+
+    return flow()
+
+
+def test_a_bento_in_its_engines_image_serves_as_nobody_and_ends_well(
+    settings: dict[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(workspace.settings.home / "bentoml"))
+    bento = workspace.store.folder(release(workspace).digest)
+    reference, port = image("llama_cpp", settings), free_port()
+    name = f"weighbridge-{os.getpid()}"
+    options = ["--network", "host", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"]
+    options += ["--volume", f"{bento}:/bento:ro", "--env", f"PORT={port}"]
+    started = podman.run("run", "--detach", "--name", name, *options, reference, **settings)
+    assert started.returncode == 0, started.stderr
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(f"{url}/livez"), 120, lambda: logs(name, settings), poll=0.5)
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        users = podman.run("top", name, "huser", **settings).stdout.split()[1:]
+        assert set(users) == {str(USER)}
+        podman.run("stop", "--time", "30", name, **settings)
+        assert podman.state(name, **settings)["ExitCode"] == 0
+        said = logs(name, settings)
+        assert "Traceback" not in said
+        assert "the engine has ended" in said
+    finally:
+        podman.run("rm", "--force", name, **settings)
+
+
+def logs(name: str, settings: dict[str, str]) -> str:
+    done = podman.run("logs", name, **settings)
+    return done.stdout + done.stderr
