@@ -1,6 +1,6 @@
 """A release over two hosts: fine-tune on one, which dies meanwhile, weigh on the other.
 
-It takes a minute of a processor, which the ordinary run of all tests has not to spare::
+It takes 150 s of a processor, which the ordinary run of all tests has not to spare::
 
     WEIGHBRIDGE_TWO_HOSTS=1 python -m pytest tests/scale/test_two_hosts.py
 """
@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not os.environ.get("WEIGHBRIDGE_TWO_HOSTS"),
-        reason="takes a minute of a processor: WEIGHBRIDGE_TWO_HOSTS=1 runs it",
+        reason="takes 150 s of a processor: WEIGHBRIDGE_TWO_HOSTS=1 runs it",
     ),
 ]
 BUCKET = "two-hosts"
