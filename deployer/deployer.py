@@ -158,7 +158,9 @@ class Deployer:
         targets = [
             name for name, worker in list(self._workers.items()) if worker.binding.model == model
         ]
-        self._triggers |= dict.fromkeys(targets, "webhook")
+        # What somebody asked for is told as that, though MLflow tells of it as well.
+        for name in targets:
+            self._triggers.setdefault(name, "webhook")
         self._woken.set()
 
     def wake(self, target: str, trigger: str) -> None:
