@@ -7,3 +7,25 @@ USER: Final = 10001
 HOME: Final = "/var/lib/weighbridge"
 CACHE: Final = "/var/cache/weighbridge"
 """WEIGHBRIDGE_HOME and WEIGHBRIDGE_CACHE in a container; the user may write there."""
+
+
+def pod_security(user: int = USER) -> dict[str, object]:
+    """Return a pod's `securityContext` under Kubernetes' restricted standard, with a user's number:
+    kubelet can't tell whether a name is root.
+    """
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, object]:
+    """Return a container's `securityContext` under that standard, on a read-only root."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

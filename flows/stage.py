@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -31,6 +30,7 @@ from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import artifacts_in
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
 from weighbridge.core.stage_cache import StageOutcome
+from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.cached_stages import CachedStage
 from weighbridge.flows.prefect_adapter import release_flow, run_stage
@@ -65,11 +65,6 @@ class StageResult(BaseModel):
 
     value: Any
     """As JSON: whoever asked knows its type."""
-
-
-def own_release() -> str:
-    """Return the version of Weighbridge in this process."""
-    return version_of("weighbridge")
 
 
 @release_flow(name=FLOW, flow_run_name="{title}", refuses_itself=True)
@@ -179,8 +174,8 @@ def _label(run: UUID, labels: dict[str, Any]) -> None:
 
 def _check(release: str, store: str, workspace: Workspace) -> None:
     """Refuse to work for another release, or beside the store that is looked into."""
-    if release != own_release():
-        raise _another_release(release, f"it is {own_release()}")
+    if release != own_version():
+        raise _another_release(release, f"it is {own_version()}")
     if store_of(workspace).location.uri != store:
         raise BadInput(
             f"running a stage on {socket.gethostname()}",

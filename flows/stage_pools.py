@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from weighbridge.configs.recipe import Recipe
 from weighbridge.configs.run_args import PoolArgs
 from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.cached_stages import CachedStage
 from weighbridge.flows.pool_checks import living_workers
@@ -111,15 +112,13 @@ class StagePools:
     def _begin(self, order: Order, retries: int, client: "SyncPrefectClient") -> _Child:
         from prefect.deployments import run_deployment
 
-        from weighbridge.flows.stage import own_release
-
         parameters = {
             "name": order.step.name,
             "title": order.title,
             "recipe": self._recipe,
             "inputs": share_document(order.inputs, self._workspace),
             "store": store_of(self._workspace).location.uri,
-            "release": own_release(),
+            "release": own_version(),
             "version": order.step.version,
         }
         run: Any = run_deployment(
@@ -223,12 +222,12 @@ def deployment_of(pool: str, client: "SyncPrefectClient") -> UUID:
 
     with contextlib.suppress(ObjectNotFound):
         known = client.read_deployment_by_name(f"{stage.FLOW}/{pool}")
-        if (known.version, known.work_pool_name) == (stage.own_release(), pool):
+        if (known.version, known.work_pool_name) == (own_version(), pool):
             return known.id
     return client.create_deployment(
         client.create_flow_from_name(stage.FLOW),
         pool,
-        version=stage.own_release(),
+        version=own_version(),
         work_pool_name=pool,
         entrypoint=stage.ENTRYPOINT,
         tags=["weighbridge"],

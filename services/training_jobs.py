@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from weighbridge.core.container_layout import CACHE, HOME, USER
+from weighbridge.core.container_layout import CACHE, HOME, container_security, pod_security
 from weighbridge.tasks.ranks import PORT, RankRequest, rank_words, torchrun_command
 
 Manifest = dict[str, Any]
@@ -86,11 +86,7 @@ def _pod(command: Sequence[str], args: PodArgs) -> dict[str, Any]:
         "env": _env(args),
         "ports": [{"containerPort": PORT}],
         "resources": {"requests": resources, "limits": resources},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": HOME, "subPath": "home"},
             {"name": "scratch", "mountPath": CACHE, "subPath": "cache"},
@@ -103,13 +99,7 @@ def _pod(command: Sequence[str], args: PodArgs) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         # Two of them on one machine would share its cards, and its way to the others.
         "affinity": {"podAntiAffinity": _apart()},
         "containers": [container],

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from weighbridge.core.container_layout import CACHE, HOME, USER
+from weighbridge.core.container_layout import CACHE, HOME, container_security, pod_security
 from weighbridge.flows.pools.base import (
     COMMON,
     LABELS,
@@ -99,11 +99,7 @@ def _job_manifest() -> dict[str, Any]:
         "envFrom": value_of("env_from"),
         # Equal: what is measured must not depend on who else is on the node.
         "resources": {"requests": resources, "limits": resources},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": HOME, "subPath": "home"},
             {"name": "scratch", "mountPath": CACHE, "subPath": "cache"},
@@ -125,13 +121,7 @@ def _job_manifest() -> dict[str, Any]:
         "priorityClassName": value_of("priority_class_name"),
         # A checkpoint is written, and the run says why it ended.
         "terminationGracePeriodSeconds": 60,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "affinity": {"podAntiAffinity": _one_per_node()},
         "containers": [container],
         "volumes": [

@@ -17,6 +17,7 @@ from weighbridge.configs.run_args import RunArgs
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
+from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import remote_stages
 from weighbridge.flows.cached_stages import CachedStage
@@ -215,14 +216,14 @@ def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
 def test_a_worker_of_another_release_refuses_and_says_what_to_install(
     pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from weighbridge.flows import stage
+    from weighbridge.flows import stage, stage_pools
 
     there(never)
     newer = ended_with(recipe_of(pool), version=4)
     assert "its stage finetune is of version 3, not 4; install there: pip install" in str(newer)
-    here = stage.own_release()
-    versions = iter([here, "99.0"])
-    monkeypatch.setattr(stage, "own_release", lambda: next(versions, "0.1"))
+    versions = iter([own_version(), "99.0"])
+    for module in (stage_pools, stage):
+        monkeypatch.setattr(module, "own_version", lambda: next(versions, "0.1"))
     other = ended_with(recipe_of(pool))
     assert type(other) is BadInput
     assert "install there: pip install weighbridge==" in str(other)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.rollout import rollouts
 from tests.rollout.rollouts import FakeRegistry, Machine, machine
-from tests.stand_ins.target import Crash, Fault, MemoryRevision, World
+from tests.stand_ins.target import Crash, Fault, MemoryRevision, Version, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import probe, target_operations
@@ -207,3 +207,24 @@ def check_ledger(shop: Machine) -> None:
     assert ended == begun
     assert {line.rollout for line in lines} == begun.keys()
     assert shop.managed.outbox.unmirrored() == []
+
+
+def good(shop: Machine) -> str:
+    """Have version 1 serve, and name the version that is to serve next."""
+    shop.promote("1")
+    return "2"
+
+
+def bad(shop: Machine) -> str:
+    """Have version 2 fail half-way: the first goes on."""
+    shop.world.versions["2"] = Version(error_share=0.8)
+    shop.promote("1")
+    return "1"
+
+
+def swap(shop: Machine) -> str:
+    """Leave room for one version alone."""
+    shop.registry.peak_memory["2"] = 6 << 30
+    shop.world.free = 5 << 30
+    shop.promote("1")
+    return "2"

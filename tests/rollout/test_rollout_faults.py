@@ -7,7 +7,17 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from tests.rollout.faults import Start, again, check_quiet, next_process, strike, watched
+from tests.rollout.faults import (
+    Start,
+    again,
+    bad,
+    check_quiet,
+    good,
+    next_process,
+    strike,
+    swap,
+    watched,
+)
 from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.workspace import Workspace
@@ -27,26 +37,8 @@ def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mach
         yield shop
 
 
-def _good(shop: Machine) -> str:
-    shop.promote("1")
-    return "2"
-
-
-def _bad(shop: Machine) -> str:
-    shop.world.versions["2"] = Version(error_share=0.8)
-    shop.promote("1")
-    return "1"
-
-
-def _swap(shop: Machine) -> str:
-    shop.registry.peak_memory["2"] = 6 << 30
-    shop.world.free = 5 << 30
-    shop.promote("1")
-    return "2"
-
-
 def _bad_swap(shop: Machine) -> str:
-    _swap(shop)
+    swap(shop)
     shop.world.versions["2"] = Version(garbage=True)
     return "1"
 
@@ -63,9 +55,9 @@ def _first(shop: Machine) -> str:
 
 
 SCENARIOS = {
-    "good": _good,
-    "bad": _bad,
-    "swap": _swap,
+    "good": good,
+    "bad": bad,
+    "swap": swap,
     "bad swap": _bad_swap,
     "long answers": _long_answers,
     "first": _first,

@@ -12,11 +12,22 @@ from typing import Any
 
 import pytest
 
-from tests.rollout.faults import Watched, again, check_quiet, heal, next_process, strike, watched
+from tests.rollout.faults import (
+    Watched,
+    again,
+    bad,
+    check_quiet,
+    good,
+    heal,
+    next_process,
+    strike,
+    swap,
+    watched,
+)
 from tests.rollout.rollouts import Machine
 from tests.stand_ins import shared_place
 from tests.stand_ins.shared_place import PLACES, MemoryPlace
-from tests.stand_ins.target import WORLDS, Fault, Version
+from tests.stand_ins.target import WORLDS, Fault
 from weighbridge.core import plugins
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
@@ -83,32 +94,9 @@ def homes(
         del PLACES[id(shop.world)]
 
 
-def _good(shop: Machine) -> str:
-    shop.promote("1")
-    return "2"
-
-
-def _bad(shop: Machine) -> str:
-    shop.world.versions["2"] = Version(error_share=0.8)
-    shop.promote("1")
-    return "1"
-
-
-def _swap(shop: Machine) -> str:
-    shop.registry.peak_memory["2"] = 6 << 30
-    shop.world.free = 5 << 30
-    shop.promote("1")
-    return "2"
-
-
 @pytest.mark.parametrize(
     ("prepare", "kind"),
-    [
-        (_good, "crash before"),
-        (_good, "crash after"),
-        (_bad, "crash after"),
-        (_swap, "crash after"),
-    ],
+    [(good, "crash before"), (good, "crash after"), (bad, "crash after"), (swap, "crash after")],
 )
 def test_a_home_that_never_saw_the_target_goes_on_wherever_another_was_killed(
     homes: TwoHomes, prepare: Callable[[Machine], str], kind: Any

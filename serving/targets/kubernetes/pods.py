@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from weighbridge.core.container_layout import container_security, pod_security
 from weighbridge.core.errors import BadInput
 from weighbridge.serving.bento_container import KEEP_ALIVE_SECONDS
 from weighbridge.serving.bento_process import variables
@@ -71,14 +72,7 @@ def _pod_spec(args: KubernetesArgs, release: Release, workload: Workload) -> dic
         # Else every Service of the namespace becomes an environment variable.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": args.grace_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            # A number: kubelet can't tell whether a user's name is root.
-            "runAsUser": args.user,
-            "runAsGroup": args.user,
-            "fsGroup": args.user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(args.user),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -110,7 +104,7 @@ def _serving(args: KubernetesArgs, release: Release, workload: Workload) -> dict
         "resources": _resources(args),
         **_probes(args),
         "lifecycle": {"preStop": {"exec": {"command": _pre_stop(args, workload)}}},
-        "securityContext": _locked_down(),
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": _SCRATCH},
             {"name": "tmp", "mountPath": "/tmp"},
@@ -145,7 +139,7 @@ def _fetching(args: KubernetesArgs, release: Release) -> dict[str, Any]:
         **keys,
         # Of the pod's limits the largest counts: this one runs before the other.
         "resources": _resources(args, gpus=False),
-        "securityContext": _locked_down(),
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": _SCRATCH},
             {"name": "tmp", "mountPath": "/tmp"},
@@ -253,11 +247,3 @@ def _volumes(args: KubernetesArgs, release: Release) -> list[dict[str, Any]]:
     if args.model == "init":
         return [*scratch, {"name": "bento", "emptyDir": {}}]
     return scratch
-
-
-def _locked_down() -> dict[str, Any]:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
