@@ -18,6 +18,7 @@ Sources:
 """
 
 import math
+import sys
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -113,17 +114,24 @@ def _highest_log_likelihood(old: Counts, new: Counts, extra: float) -> float:
         return _log_likelihood(old, rates[0]) + _log_likelihood(new, rates[1])
 
     # Else it lies where the rates differ by just `extra`, and is concave along that line.
-    def on_the_line(rate: float) -> float:
-        return _log_likelihood(old, rate) + _log_likelihood(new, rate + extra)
-
     low, high = 0.0, 1 - extra
-    for _ in range(_STEPS):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        if on_the_line(left) < on_the_line(right):
-            low = left
+    # Without an error, the lower the rate the likelier.
+    for _ in range(_STEPS if high > 0 and (old.failed or new.failed) else 0):
+        middle = (low + high) / 2
+        if _slope(old, middle) + _slope(new, middle + extra) > 0:
+            low = middle
         else:
-            high = right
-    return max(on_the_line(low), on_the_line(0.0))
+            high = middle
+    return max(
+        _log_likelihood(old, rate) + _log_likelihood(new, rate + extra) for rate in (0.0, low)
+    )
+
+
+def _slope(counts: Counts, rate: float) -> float:
+    """Return how fast the log likelihood rises with the rate, which is above 0."""
+    # A rate just below 1 may be rounded to it.
+    rest = max(1 - rate, sys.float_info.epsilon)
+    return counts.failed / rate - (counts.requests - counts.failed) / rest
 
 
 def _log_likelihood(counts: Counts, rate: float) -> float:
