@@ -160,7 +160,8 @@ def _all() -> Iterator[LockedEnvironment]:
 
 
 def _control() -> LockedEnvironment:
-    requirements = metadata.requires("weighbridge") or ()
+    # What is needed for an extra alone is not in the lock.
+    requirements = [one for one in metadata.requires("weighbridge") or () if "extra ==" not in one]
     contracts = (
         Contract("its imports", "weighbridge.core.contract_runner:imports", tuple(_own_code())),
         Contract("a flow runs", "weighbridge.flows.upgrade_contracts:a_flow_runs"),

@@ -1,6 +1,7 @@
 """Nodes of the stand-in, and pods on them: placed, pulled, started, looked at, ended."""
 
 import itertools
+import os
 import re
 import threading
 import time
@@ -48,8 +49,10 @@ class PodRun(threading.Thread):
         self.process: Process | None = None
         self.previous: Process | None = None
         self._restarts = 0
-        number = next(_ADDRESSES)
-        self.host = f"127.77.{number // 250}.{number % 250 + 1}"
+        # Pods all listen at one port: those of another process need another network.
+        process = os.getpid()
+        network = f"127.{64 + process // 256 % 64}.{process % 256}"
+        self.host = f"{network}.{next(_ADDRESSES) % 250 + 1}"
 
     def run(self) -> None:
         """Go through the pod's life."""

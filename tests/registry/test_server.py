@@ -11,6 +11,7 @@ from tests.mlflow_server import mlflow_server
 from tests.registry.conftest import Make
 from tests.stand_ins.swift import Swift
 from weighbridge.core.settings import Settings
+from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Dataset, LedgerEntry, MeasuredFigures, Registry
 
@@ -75,7 +76,7 @@ def rollout_and_place(registry: Registry) -> None:
     (rollout,) = registry.history("local")
     assert (rollout.outcome, rollout.requests, rollout.events) == ("serving", 3, tuple(lines))
     (bound,) = registry.bindings()
-    assert bound == binding.model_copy(update={"since": bound.since})
+    assert bound == binding.model_copy(update={"since": bound.since, "written_by": own_version()})
     assert 0 < bound.since <= time.time()
 
 

@@ -246,8 +246,8 @@ def test_every_deployment_is_there_and_what_has_a_schedule_is_planned(home: Path
     [
         ({"finetune": {"learning_rte": 1}}, ["recipe.finetune", "learning_rte"]),
         (
-            {"deploy": {"target": {"kind": "local", "port": 99999999}}},
-            ["recipe.deploy.target.port", "65535"],
+            {"deploy": {"target": {"kind": "local", "host": 5}}},
+            ["recipe.deploy.target.host", "not of type 'string'"],
         ),
         ({"name": None}, ["recipe", "name"]),
     ],

@@ -60,7 +60,8 @@ def test_asked_to_end_it_has_bentoml_end_and_ends_with_0(
     process = start(PORT="1234")
     assert process.stdout is not None
     told = process.stdout.readline().split()
-    assert told == ["serves", "serve", str(start.bento), "--host", "0.0.0.0", "--port", "1234"]
+    address = ["--host", "0.0.0.0", "--port", "1234"]
+    assert told == ["serves", "serve", str(start.bento), *address, "--timeout-keep-alive", "3900"]
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
