@@ -45,6 +45,8 @@ WINDOW = 300.0
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT = 10.0
 """Seconds that a request's body may take."""
+CLOSING_ROUNDS = 5
+"""Of the event loop: accepting, the transport, its protocol and closing take one each."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -294,9 +296,12 @@ class Receiver:
 
     async def _serve(self) -> None:
         await self._server.serve(sockets=[self._listener])
-        # What was accepted while it ended, uvicorn closes no more: a moment for what has still no
-        # protocol, another one for the closing itself.
-        await asyncio.sleep(0)
+        # What was accepted while it ended, uvicorn closes no more. A connection has its protocol
+        # some rounds later; what then still has no answer gets none.
+        for _ in range(CLOSING_ROUNDS):
+            for connection in list(self._server.server_state.connections):
+                connection.shutdown()
+            await asyncio.sleep(0)
         for connection in list(self._server.server_state.connections):
-            connection.shutdown()
+            connection.transport.close()
         await asyncio.sleep(0)
