@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from weighbridge.core.files import replace_text
 
 _TAKEN: Final = (
-    *("name", "description", "version", "paused", "tags", "labels", "path", "entrypoint"),
+    *("name", "description", "version", "paused", "tags", "path", "entrypoint"),
     *("parameters", "parameter_openapi_schema", "enforce_parameter_schema"),
     *("pull_steps", "work_pool_name", "job_variables", "concurrency_options"),
 )
@@ -88,8 +88,15 @@ def _body(deployment: Mapping[str, Any]) -> dict[str, Any]:
         {name: schedule[name] for name in _TAKEN_OF_SCHEDULES}
         for schedule in deployment["schedules"]
     ]
+    # Prefect's own, such as its flow's id, are of this home: the next one gives others.
+    labels = {
+        name: label
+        for name, label in deployment["labels"].items()
+        if not name.startswith("prefect.")
+    }
     return {
         **{name: deployment[name] for name in _TAKEN},
+        "labels": labels,
         "schedules": schedules,
         "concurrency_limit": limit and limit["limit"],
     }

@@ -413,12 +413,15 @@ def test_on_postgresql_both_keep_everything_there_and_deployments_are_those_of_t
             # Prefect's own command alone would have it so.
             assert "prefect.deployments.steps" in str(copied)
             assert copied == registered(home)
+            assert all(one["labels"]["prefect.flow.id"] for one in copied.values())
         finally:
             platform.down()
 
 
 def registered(home: Path) -> dict[str, dict[str, Any]]:
-    """What Prefect knows of the deployments, but for their numbers, times and this home."""
+    """What Prefect knows of the deployments, but for their numbers, times and this home; of the
+    label with the flow's id, whether it is right.
+    """
     of_a_home = {"id", "created", "updated", "flow_id", "last_polled", "status", "work_queue_id"}
     found = json.loads(
         json.dumps(prefect(home, "deployments/filter").json()).replace(str(home), "")
@@ -426,6 +429,10 @@ def registered(home: Path) -> dict[str, dict[str, Any]]:
     return {
         one["name"]: {
             **{name: value for name, value in one.items() if name not in of_a_home},
+            "labels": {
+                **one["labels"],
+                "prefect.flow.id": one["flow_id"] == one["labels"]["prefect.flow.id"],
+            },
             "global_concurrency_limit": (one["global_concurrency_limit"] or {}).get("limit"),
             "schedules": [
                 {
