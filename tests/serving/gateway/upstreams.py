@@ -17,6 +17,8 @@ CHUNKS = 12
 PAUSE = 0.1
 LARGE = 64 << 20
 """Bytes: more than all buffers on the way hold."""
+ACCEPTING_ROUNDS = 5
+"""Of the event loop, in which what is accepted has its transport and protocol."""
 ASK = "/v1/chat/completions"
 
 
@@ -63,9 +65,9 @@ class Upstream:
         app.router.add_post("/large", self._large)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        listener = socket.create_server(("127.0.0.1", port), backlog=512)
-        await web.SockSite(self._runner, listener).start()
-        return int(listener.getsockname()[1])
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
+        await web.SockSite(self._runner, self._listener).start()
+        return int(self._listener.getsockname()[1])
 
     @web.middleware
     async def _record(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -119,8 +121,15 @@ class Upstream:
         return response
 
     def close(self) -> None:
-        self._background.run(self._runner.cleanup())
+        self._background.run(self._end())
         self._background.close()
+
+    async def _end(self) -> None:
+        # A connection that is accepted while its server closes would stay open, known to nobody.
+        asyncio.get_running_loop().remove_reader(self._listener)
+        for _ in range(ACCEPTING_ROUNDS):
+            await asyncio.sleep(0)
+        await self._runner.cleanup()
 
 
 class Load:
