@@ -8,7 +8,7 @@ What it does: GET, LIST, WATCH, POST, PUT, server-side apply with field managers
 JSON merge patches, DELETE with preconditions, `resourceVersion` conflicts, 403 by the rules of a
 Role, SelfSubjectAccessReview; Deployments that keep as many pods as they say, scheduling by
 requests and allocatable resources, image pulls that fail, probes, crashes, preStop and grace,
-EndpointSlices, PodDisruptionBudgets, cordon and drain; logs, and the proxy of pods and services.
+PodDisruptionBudgets, cordon and drain; logs, and the proxy of pods and services.
 
 What it does not do: ReplicaSets (a Deployment owns its pods itself), foreground deletion,
 finalizers, admission, validation and defaults, quotas, autoscalers,

@@ -17,7 +17,7 @@ from weighbridge.conformance.kubernetes_api.controllers import (
     is_ready,
 )
 from weighbridge.conformance.kubernetes_api.nodes import LOOK, PodRun, amount, requested
-from weighbridge.conformance.kubernetes_api.pods import Image, Process
+from weighbridge.conformance.kubernetes_api.pods import Image
 from weighbridge.conformance.kubernetes_api.store import Key, Object, Refused, Store, timestamp
 
 NAMESPACE: Final = "serving"
@@ -188,11 +188,6 @@ class Cluster:
     def pods(self, selector: str = "") -> list[Object]:
         """Return the pods, those that are ending as well."""
         return self.store.list("", "pods", selector=selector)[0]
-
-    def process_of(self, pod: Object) -> Process | None:
-        """Return what runs in a pod; None for nothing now."""
-        run = self.runs.get(pod["metadata"]["uid"])
-        return run.process if run else None
 
     def add_gateway(self, name: str, of_class: str = "stand-in") -> None:
         """Make a Gateway, and the class that it is of."""

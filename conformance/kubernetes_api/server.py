@@ -32,7 +32,6 @@ _RESOURCES: Final = {
     ("authorization.k8s.io", "selfsubjectaccessreviews"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("coordination.k8s.io", "leases"),
-    ("discovery.k8s.io", "endpointslices"),
     ("networking.k8s.io", "networkpolicies"),
     ("policy", "poddisruptionbudgets"),
 }

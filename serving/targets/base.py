@@ -323,3 +323,12 @@ def target_for(name: str, args: TargetArgs, home: Path) -> Target[Any, Any]:
         BadInput: no plugin has this kind.
     """
     return target_class(args.kind)(name, args, home)
+
+
+def free_name(version: str, taken: Collection[str]) -> str:
+    """Return a revision's name: `7`, or `7.2`, `7.3` … where that is taken."""
+    name, count = version, 1
+    while name in taken:
+        count += 1
+        name = f"{version}.{count}"
+    return name

@@ -33,7 +33,7 @@ from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
 from weighbridge.serving.openai_client import is_ready
 from weighbridge.serving.supervised_program import Program, logged_since
 from weighbridge.serving.supervisor import Supervisor
-from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
+from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs, free_name
 from weighbridge.serving.targets.local_bento import bento_folder, model_names
 
 
@@ -188,7 +188,7 @@ class Local(Target[LocalArgs, LocalRevision]):
         """Find its Bento and make its environment. Raises Unavailable."""
         folder = bento_folder(release, self.home)
         environment = bento_process.environment_of(folder, Settings(home=self.home).cache)
-        name = _free_name(release.version, taken)
+        name = free_name(release.version, taken)
         # A port of its own: the revision that serves now goes on listening at its own.
         port = free_port()
         candidate = bento_process.candidate_of(folder)
@@ -345,15 +345,6 @@ class Local(Target[LocalArgs, LocalRevision]):
             args=self.args.gateway,
             routes=routes,
         )
-
-
-def _free_name(version: str, taken: Collection[str]) -> str:
-    """Return `7`, or `7.2`, `7.3` … where that is taken."""
-    name, count = version, 1
-    while name in taken:
-        count += 1
-        name = f"{version}.{count}"
-    return name
 
 
 def _reachable(host: str) -> str:

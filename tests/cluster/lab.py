@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster import real
 from tests.cluster.real import RealCluster
-from tests.rollout.rollouts import FakeRegistry
+from tests.rollout.rollouts import FakeRegistry, Shop
 from tests.waiting import until
 from weighbridge.conformance.kubernetes_api.cluster import NAMESPACE, Cluster
 from weighbridge.conformance.kubernetes_api.pods import Image
@@ -24,12 +24,9 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding
 from weighbridge.rollout import probe, rollout
-from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer, ProbeQuestion
-from weighbridge.rollout.reconcile import ReconcileResult, reconcile
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.rollout.state import TargetState
 from weighbridge.serving.targets.base import Release
 from weighbridge.serving.targets.kubernetes import api, reach, records, requests_seen
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
@@ -63,7 +60,7 @@ class Killed(BaseException):
 
 
 @dataclass
-class Lab:
+class Lab(Shop):
     """A target `shop` in a cluster of the test's own."""
 
     cluster: Any
@@ -110,30 +107,12 @@ class Lab:
         deploy = {"name": "shop", "target": self.target_args, "rollout": {**quick, **self.policy}}
         return Binding(target="shop", model="demo", deploy=deploy)
 
-    @property
-    def managed(self) -> ManagedTarget:
-        managed = open_target("shop", self.workspace)
-        assert managed is not None
-        return managed
-
-    @property
-    def state(self) -> TargetState[Any]:
-        return self.managed.load_state()
-
-    def promote(self, version: str, **options: Any) -> ReconcileResult:
-        self.registry.alias = version
-        return self.reconcile(**options)
-
-    def reconcile(self, **options: Any) -> ReconcileResult:
-        return reconcile(self.binding, self.registry, self.workspace, "test", **options)  # type: ignore[arg-type]
-
     @contextlib.contextmanager
     def killed_at(self, phase: str) -> Iterator[None]:
         """The process dies once this line is in the ledger; nothing of it reaches the cluster
         afterwards, not even that it gives its lock back.
         """
-        mine = api.connect()
-        write, serialized = Outbox.write, api.Api._serialized
+        mine, write = api.connect(), Outbox.write
 
         def killing(outbox: Outbox, rollout: str, event: str, **fields: Any) -> None:
             write(outbox, rollout, event, **fields)
@@ -141,18 +120,20 @@ class Lab:
                 self._dead.append(mine)
                 raise Killed(phase)
 
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Outbox, "write", killing)
+            yield
+
+    def let_processes_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have nothing of a dead process reach the cluster: threads of it go on."""
+        serialized = api.Api._serialized
+
         def refusing(asked: api.Api, *args: Any) -> Any:
             if asked in self._dead:
                 raise Unavailable("asking the cluster", "this process is dead")
             return serialized(asked, *args)
 
-        api.Api._serialized = refusing  # type: ignore[method-assign]
-        Outbox.write = killing  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Outbox.write = write  # type: ignore[method-assign]
-            # `refusing` stays: threads of the dead process go on.
+        monkeypatch.setattr(api.Api, "_serialized", refusing)
 
     def move_to(self, home: Path) -> None:
         """Go on as a process of another machine, with an empty home, once the lease is over."""
@@ -209,7 +190,9 @@ def lab(
         monkeypatch.setattr(SharedRecords, "GLANCE", 0.2)
         monkeypatch.setattr(rollout, "POLL", 0.02)
         _judge_little(monkeypatch)
-        yield Lab(cluster, workspace)
+        shop = Lab(cluster, workspace)
+        shop.let_processes_die(monkeypatch)
+        yield shop
 
 
 @contextlib.contextmanager
@@ -219,7 +202,9 @@ def real_lab(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         pytest.skip(why)
     _judge_little(monkeypatch)
     with real.real_cluster() as cluster:
-        yield Lab(cluster, workspace, policy={"start_deadline": 900, "step_deadline": 120})
+        shop = Lab(cluster, workspace, policy={"start_deadline": 900, "step_deadline": 120})
+        shop.let_processes_die(monkeypatch)
+        yield shop
 
 
 def _judge_little(monkeypatch: pytest.MonkeyPatch) -> None:

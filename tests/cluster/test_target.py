@@ -1,5 +1,6 @@
 """Target `kubernetes`: it keeps what every target promises, and says what a cluster lacks."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_without_a_kubeconfig_it_says_what_to_set(
 def test_without_the_client_it_says_what_to_install(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "kubernetes", None)
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
     api._connected.cache_clear()
     assert "pip install 'weighbridge[kubernetes]'" in problem_of(shop)
 

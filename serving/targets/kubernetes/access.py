@@ -4,21 +4,21 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from weighbridge.serving.targets.kubernetes import names
+from weighbridge.serving.targets.kubernetes.api import API_VERSIONS, RESOURCES
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
 
 _ALL: Final = ("get", "list", "watch", "create", "patch", "delete")
 _READ: Final = ("get", "list", "watch")
+_RECORDS: Final = (*_READ, "create", "update")
+"""What is written under the version that was read."""
 
 
-def role_manifests(
-    target: str, args: KubernetesArgs, account: str = names.MANAGER
-) -> list[dict[str, Any]]:
+def role_manifests(target: str, args: KubernetesArgs) -> list[dict[str, Any]]:
     """Return the ServiceAccount, Role and RoleBinding of whoever rolls out: nothing cluster-wide.
 
     Args:
         target: its name.
         args: its arguments; they say which kinds of objects are made.
-        account: the service account that the deployer runs under.
     """
     name = f"{names.target_name(target)}-deployer"
     common = {"namespace": args.namespace, "labels": names.target_labels(target)}
@@ -26,7 +26,7 @@ def role_manifests(
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": {"name": account, **common},
+            "metadata": {"name": names.MANAGER, **common},
             "automountServiceAccountToken": False,
         },
         {
@@ -40,7 +40,9 @@ def role_manifests(
             "kind": "RoleBinding",
             "metadata": {"name": name, **common},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": args.namespace}],
+            "subjects": [
+                {"kind": "ServiceAccount", "name": names.MANAGER, "namespace": args.namespace}
+            ],
         },
     ]
 
@@ -102,28 +104,21 @@ def _store_port(args: KubernetesArgs) -> int:
 def _rules(args: KubernetesArgs) -> list[dict[str, Any]]:
     kinds = [
         ("apps", ("deployments",), _ALL),
-        ("apps", ("replicasets",), _READ),
         ("", ("services",), _ALL),
-        # What is written under the version that was read.
-        ("", ("configmaps",), (*_ALL, "update")),
-        ("", ("pods", "events"), _READ),
+        ("", ("configmaps",), _RECORDS),
+        ("", ("pods",), _READ),
         ("", ("pods/log",), ("get",)),
         # Questions to a pod from outside the cluster; a POST counts as `create`.
         ("", ("pods/proxy",), ("get", "create")),
-        # A pod that hangs is ended, and its ReplicaSet starts another.
-        ("", ("pods",), ("delete",)),
-        ("coordination.k8s.io", ("leases",), (*_ALL, "update")),
+        ("coordination.k8s.io", ("leases",), _RECORDS),
         ("policy", ("poddisruptionbudgets",), _ALL),
         ("networking.k8s.io", ("networkpolicies",), _ALL),
     ]
     if args.gateway:
         kinds.append(("gateway.networking.k8s.io", ("httproutes",), _ALL))
     if args.autoscale:
-        by_keda = args.autoscale.by == "keda"
-        group, kind = (
-            ("keda.sh", "scaledobjects") if by_keda else ("autoscaling", "horizontalpodautoscalers")
-        )
-        kinds.append((group, (kind,), _ALL))
+        kind = args.autoscale.kind
+        kinds.append((API_VERSIONS[kind].partition("/")[0], (RESOURCES[kind],), _ALL))
     return [
         {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
         for group, resources, verbs in kinds

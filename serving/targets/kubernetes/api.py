@@ -22,7 +22,6 @@ Object = dict[str, Any]
 RESOURCES: Final = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
-    "Event": "events",
     "Gateway": "gateways",
     "GatewayClass": "gatewayclasses",
     "HTTPRoute": "httproutes",
@@ -78,7 +77,7 @@ class Api:
     def get(self, kind: str, namespace: str, name: str) -> Object:
         """Return an object. Raises NotFound, Unavailable."""
         doing = f"reading {kind} {name}"
-        answer: Object = self._repeated("GET", path(kind, namespace, name), doing)
+        answer: Object = self._ask("GET", path(kind, namespace, name), doing)
         return answer
 
     def find(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -113,7 +112,7 @@ class Api:
         query |= {"dryRun": "All"} if dry_run else {}
         where = path(kind, metadata.get("namespace", ""), metadata["name"], manifest["apiVersion"])
         doing = f"applying {kind} {metadata['name']}"
-        answer: Object = self._repeated("PATCH", where, doing, query, manifest, _APPLY)
+        answer: Object = self._ask("PATCH", where, doing, query, manifest, _APPLY)
         return answer
 
     def create(self, manifest: Object) -> Object:
@@ -122,7 +121,7 @@ class Api:
         where = path(kind, metadata.get("namespace", ""), "", manifest["apiVersion"])
         query = {"fieldManager": names.MANAGER}
         doing = f"creating {kind} {metadata.get('name', '')}".rstrip()
-        answer: Object = self._ask("POST", where, doing, query, manifest)
+        answer: Object = self._ask("POST", where, doing, query, manifest, once=True)
         return answer
 
     def replace(self, manifest: Object) -> Object:
@@ -136,9 +135,8 @@ class Api:
         kind, metadata = manifest["kind"], manifest["metadata"]
         where = path(kind, metadata["namespace"], metadata["name"], manifest["apiVersion"])
         query = {"fieldManager": names.MANAGER}
-        answer: Object = self._ask(
-            "PUT", where, f"writing {kind} {metadata['name']}", query, manifest
-        )
+        doing = f"writing {kind} {metadata['name']}"
+        answer: Object = self._ask("PUT", where, doing, query, manifest, once=True)
         return answer
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -150,7 +148,7 @@ class Api:
         options = {"propagationPolicy": "Background"}
         where = path(kind, namespace, name)
         try:
-            self._repeated("DELETE", where, f"deleting {kind} {name}", {}, options)
+            self._ask("DELETE", where, f"deleting {kind} {name}", {}, options)
         except NotFound:
             return
 
@@ -176,12 +174,15 @@ class Api:
                 # An expired version, or something new: look at all of them again.
                 if event["type"] in ("ERROR", "ADDED") or not uids:
                     break
+            else:
+                # It ended by itself: its time is up, or it was refused, and would be again at once.
+                time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
 
     def log(self, namespace: str, pod: str, container: str, **options: str) -> str:
         """Return a container's log, by the API's own parameters. Raises Unavailable."""
         where = f"{path('Pod', namespace, pod)}/log"
         query = {"container": container, **options}
-        return str(self._repeated("GET", where, f"reading the log of {pod}", query))
+        return str(self._ask("GET", where, f"reading the log of {pod}", query))
 
     def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
         """Whether we may do that, as the API server says. Raises Unavailable."""
@@ -228,7 +229,7 @@ class Api:
     ) -> tuple[list[Object], str]:
         query = {"labelSelector": _selector(labels)} if labels else {}
         where = path(kind, namespace)
-        answer = self._repeated("GET", where, f"listing {RESOURCES[kind]}", query)
+        answer = self._ask("GET", where, f"listing {RESOURCES[kind]}", query)
         return answer["items"], answer["metadata"].get("resourceVersion", "")
 
     def _watch(
@@ -239,7 +240,8 @@ class Api:
         query = {"watch": "true", "resourceVersion": version, "labelSelector": _selector(labels)}
         query["timeoutSeconds"] = str(max(1, int(seconds)))
         where = f"{path(kind, namespace)}?{urlencode(query)}"
-        response = self.open("GET", where, None, {}, urllib3.Timeout(5.0, read=seconds + 5.0))
+        timeout = urllib3.Timeout(connect=5.0, read=seconds + 5.0)
+        response = self.open("GET", where, None, {}, timeout)
         try:
             if response.status >= 400:
                 return
@@ -253,23 +255,6 @@ class Api:
         finally:
             response.close()
 
-    def _repeated(
-        self,
-        method: str,
-        where: str,
-        doing: str,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content: str = _JSON,
-    ) -> Any:
-        """Ask for what may be done twice: an API server that is restarted is waited for."""
-        for pause in TRIES:
-            try:
-                return self._ask(method, where, doing, query, body, content)
-            except NoAnswer:
-                time.sleep(pause)
-        return self._ask(method, where, doing, query, body, content)
-
     def _ask(
         self,
         method: str,
@@ -278,12 +263,31 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content: str = _JSON,
+        *,
+        once: bool = False,
+    ) -> Any:
+        """Ask, and wait for an API server that is restarted where that may be done twice."""
+        for pause in () if once else TRIES:
+            try:
+                return self._ask_once(method, where, doing, query or {}, body, content)
+            except NoAnswer:
+                time.sleep(pause)
+        return self._ask_once(method, where, doing, query or {}, body, content)
+
+    def _ask_once(
+        self,
+        method: str,
+        where: str,
+        doing: str,
+        query: Mapping[str, str],
+        body: Object | None,
+        content: str,
     ) -> Any:
         import urllib3
         from kubernetes.client import ApiException
 
         headers = {"Accept": "application/json, text/plain", "Content-Type": content}
-        request = self._serialized(method, where, query or {}, body, headers)
+        request = self._serialized(method, where, query, body, headers)
         try:
             response = self._client.call_api(*request, _request_timeout=TIMEOUT)
             data: bytes = response.read()

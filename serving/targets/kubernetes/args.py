@@ -139,6 +139,11 @@ class Autoscale(_Part):
         600, ge=0, le=3600, description="Seconds of less traffic before a replica is taken away."
     )
 
+    @property
+    def kind(self) -> str:
+        """The kind of the object that scales."""
+        return "ScaledObject" if self.by == "keda" else "HorizontalPodAutoscaler"
+
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         if self.max_replicas < self.min_replicas:
@@ -268,6 +273,11 @@ class KubernetesArgs(TargetArgs):
         return self.gateway is not None
 
     @property
+    def least_replicas(self) -> int:
+        """How many there are when least is asked of them."""
+        return self.autoscale.min_replicas if self.autoscale else self.replicas
+
+    @property
     def grace_seconds(self) -> int:
         """How long Kubernetes waits from the beginning of a pod's end until it kills it."""
         # The five seconds are kubelet's: it notices and reports the end of preStop only then.
@@ -275,8 +285,7 @@ class KubernetesArgs(TargetArgs):
 
     def remarks(self) -> list[str]:
         """Return what follows of these arguments that people may not expect, a sentence each."""
-        least = self.autoscale.min_replicas if self.autoscale else self.replicas
-        found = []
+        found, least = [], self.least_replicas
         if least == 1:
             found.append(
                 "one replica: a drained node waits until somebody lets another one start; with "

@@ -7,6 +7,7 @@ are as busy with one long answer as with eight.
 
 from typing import Any
 
+from weighbridge.serving.targets.kubernetes.api import API_VERSIONS
 from weighbridge.serving.targets.kubernetes.args import Autoscale, KubernetesArgs
 from weighbridge.serving.targets.kubernetes.names import Workload
 
@@ -15,62 +16,58 @@ METRIC = "weighbridge_requests_in_flight"
 
 def autoscaler(args: KubernetesArgs, scale: Autoscale, workload: Workload) -> dict[str, Any]:
     """Return what scales a Deployment."""
-    metadata = {"name": workload.name, "namespace": args.namespace, "labels": workload.labels}
-    if scale.by == "keda":
-        return _scaled_object(workload.name, args, scale, metadata)
-    return _horizontal(workload.name, scale, metadata)
-
-
-def _horizontal(name: str, scale: Autoscale, metadata: dict[str, Any]) -> dict[str, Any]:
+    spec = _by_keda(workload.name, args, scale) if scale.by == "keda" else _by_itself(scale)
     return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": metadata,
+        "apiVersion": API_VERSIONS[scale.kind],
+        "kind": scale.kind,
+        "metadata": {"name": workload.name, "namespace": args.namespace, "labels": workload.labels},
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-            "minReplicas": scale.min_replicas,
-            "maxReplicas": scale.max_replicas,
-            "metrics": [
-                {
-                    "type": "Pods",
-                    "pods": {
-                        "metric": {"name": METRIC},
-                        "target": {
-                            "type": "AverageValue",
-                            "averageValue": str(scale.requests_per_replica),
-                        },
-                    },
-                }
-            ],
-            "behavior": _behavior(scale),
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": workload.name,
+            },
+            **spec,
         },
     }
 
 
-def _scaled_object(
-    name: str, args: KubernetesArgs, scale: Autoscale, metadata: dict[str, Any]
-) -> dict[str, Any]:
+def _by_itself(scale: Autoscale) -> dict[str, Any]:
+    return {
+        "minReplicas": scale.min_replicas,
+        "maxReplicas": scale.max_replicas,
+        "metrics": [
+            {
+                "type": "Pods",
+                "pods": {
+                    "metric": {"name": METRIC},
+                    "target": {
+                        "type": "AverageValue",
+                        "averageValue": str(scale.requests_per_replica),
+                    },
+                },
+            }
+        ],
+        "behavior": _behavior(scale),
+    }
+
+
+def _by_keda(name: str, args: KubernetesArgs, scale: Autoscale) -> dict[str, Any]:
     query = f'sum({METRIC}{{namespace="{args.namespace}",pod=~"{name}-.*"}})'
     return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
-        "metadata": metadata,
-        "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-            "minReplicaCount": scale.min_replicas,
-            "maxReplicaCount": scale.max_replicas,
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
-            "triggers": [
-                {
-                    "type": "prometheus",
-                    "metadata": {
-                        "serverAddress": scale.prometheus,
-                        "query": query,
-                        "threshold": str(scale.requests_per_replica),
-                    },
-                }
-            ],
-        },
+        "minReplicaCount": scale.min_replicas,
+        "maxReplicaCount": scale.max_replicas,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
+        "triggers": [
+            {
+                "type": "prometheus",
+                "metadata": {
+                    "serverAddress": scale.prometheus,
+                    "query": query,
+                    "threshold": str(scale.requests_per_replica),
+                },
+            }
+        ],
     }
 
 

@@ -10,9 +10,8 @@ from weighbridge.serving.targets.kubernetes.access import role_manifests
 from weighbridge.serving.targets.kubernetes.api import Api
 from weighbridge.serving.targets.kubernetes.args import GatewayRef, KubernetesArgs
 from weighbridge.serving.targets.kubernetes.manifests import target_manifests, traffic_manifests
-from weighbridge.serving.targets.kubernetes.refusals import NotFound, Refusal
+from weighbridge.serving.targets.kubernetes.refusals import Forbidden
 
-_FORBIDDEN: Final = 403
 _BAD: Final = ("Accepted", "Programmed", "ResolvedRefs")
 """Conditions of a gateway, and of a route, that must hold."""
 
@@ -25,7 +24,8 @@ def check_cluster(api: Api, target: str, args: KubernetesArgs) -> None:
         BadInput: there is no such gateway, or no GPU.
     """
     doing = f"deploying to {target}"
-    with _where_allowed():
+    # Where our account may not look, what lacks is said when it is needed.
+    with contextlib.suppress(Forbidden):
         if api.find("Namespace", "", args.namespace) is None:
             wrong = f"there is no namespace {args.namespace}"
             raise Unavailable(doing, wrong, f"kubectl create namespace {args.namespace}")
@@ -89,7 +89,7 @@ def _wanted(rules: list[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
 
 def _check_gateway(api: Api, doing: str, args: KubernetesArgs, gateway: GatewayRef) -> None:
     space = gateway.namespace or args.namespace
-    with _where_allowed():
+    with contextlib.suppress(Forbidden):
         found = api.find("Gateway", space, gateway.name)
         if found is None:
             wrong = f"there is no Gateway {gateway.name} in namespace {space}"
@@ -105,7 +105,7 @@ def _check_gateway(api: Api, doing: str, args: KubernetesArgs, gateway: GatewayR
 
 def _check_gpus(api: Api, doing: str, args: KubernetesArgs) -> None:
     resource, wanted = args.resources.gpu_resource, args.resources.gpus
-    with _where_allowed():
+    with contextlib.suppress(Forbidden):
         most = max(
             (
                 int((node.get("status") or {}).get("allocatable", {}).get(resource, 0))
@@ -117,18 +117,6 @@ def _check_gpus(api: Api, doing: str, args: KubernetesArgs) -> None:
             wrong = f"a replica asks for {wanted} {resource}, and no node has more than {most}"
             remedy = "ask for fewer in deploy.target.resources.gpus, or install the device plugin"
             raise BadInput(doing, wrong, remedy)
-
-
-@contextlib.contextmanager
-def _where_allowed() -> Iterator[None]:
-    """Leave out the block where our account may not look: what lacks is said when it is needed."""
-    try:
-        yield
-    except NotFound:
-        raise
-    except Refusal as exc:
-        if exc.status != _FORBIDDEN:
-            raise
 
 
 def _said(what: str, condition: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ without our evidence: no probe questions, no comparison of errors and latency.
 import math
 import shlex
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from weighbridge.core.errors import BadInput
 from weighbridge.serving.bento_process import variables
@@ -24,7 +24,6 @@ from weighbridge.serving.targets.kubernetes.pods import (
     filled_in,
 )
 
-Export = Literal["kserve", "argo-rollouts", "skypilot"]
 KSERVE_CONTAINER: Final = "main"
 """What KServe's own templates call the container that serves; ours is merged into it."""
 KSERVE_PORT: Final = 8000
@@ -137,7 +136,7 @@ def skypilot(target: str, args: KubernetesArgs, release: Release) -> Manifest:
                 "initial_delay_seconds": args.load_seconds,
                 "timeout_seconds": 15,
             },
-            "replicas": args.autoscale.min_replicas if args.autoscale else args.replicas,
+            "replicas": args.least_replicas,
         },
         "envs": {**engine, "WEIGHBRIDGE_REVISION": release.version},
         # Asked for at the start, as in `sky serve up --secret HF_TOKEN`.

@@ -156,14 +156,13 @@ def _deployment(args: KubernetesArgs, release: Release, workload: Workload) -> M
 
 def _disruption_budget(args: KubernetesArgs, workload: Workload) -> Manifest:
     """Return how many of the pods whoever drains a node may end at a time."""
-    least = args.autoscale.min_replicas if args.autoscale else args.replicas
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": workload.name, "namespace": args.namespace, "labels": workload.labels},
         "spec": {
             # The last one is nobody's to take: a drained node waits until another serves.
-            "maxUnavailable": 1 if least > 1 else 0,
+            "maxUnavailable": 1 if args.least_replicas > 1 else 0,
             # What does not answer anyway may go.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": workload.selector},

@@ -8,6 +8,7 @@ that it is not taken for one of a client's.
 
 import http.client
 import json
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,13 @@ from itertools import count
 from typing import Any, Final
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.serving.request_watch import CLIENTS
 from weighbridge.serving.targets.kubernetes import names, pod_states
 from weighbridge.serving.targets.kubernetes.api import Api, path
 from weighbridge.serving.targets.kubernetes.refusals import one_line
 from weighbridge.serving.targets.kubernetes.traffic import VERSION_HEADER
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
 """For which a list of pods is good enough."""
@@ -27,7 +31,6 @@ _LOOK_TIMEOUT: Final = 5.0
 _ANSWER_TIMEOUT: Final = 3600.0
 _PASSED_ON: Final = ("content-type", "accept")
 _PASSED_BACK: Final = ("content-type", "x-weighbridge-version")
-_CLIENTS: Final = "/v1/"
 
 
 class Pods:
@@ -79,27 +82,38 @@ class Pods:
         if ready is None:
             return ""
         try:
-            response = self.ask(ready, "GET", "/requests")
-            said = response.read()
-        except (WeighbridgeError, OSError) as exc:
+            status, said = self._read(ready, "/requests")
+        except WeighbridgeError as exc:
             return f"pod {pod_states.name_of(ready)} is ready, and can't be reached: {exc}"
-        if response.status == http.HTTPStatus.OK:
+        if status == http.HTTPStatus.OK:
             return ""
         return (
             f"pod {pod_states.name_of(ready)} is ready, and can't be reached from here (HTTP "
-            f"{response.status}): {one_line(said.decode('utf-8', 'replace'))[:300]}; where a "
+            f"{status}): {one_line(said.decode('utf-8', 'replace'))[:300]}; where a "
             "NetworkPolicy keeps the API server out, name its addresses in deploy.target.networks"
         )
 
     def document(self, pod: pod_states.Pod, to: str) -> dict[str, Any] | None:
         """Return the JSON that a pod answers with; None where it does not."""
         try:
-            response = self.ask(pod, "GET", to)
-            content = response.read()
-            found = json.loads(content) if response.status == http.HTTPStatus.OK else None
-        except (WeighbridgeError, OSError, ValueError):
+            status, content = self._read(pod, to)
+            found = json.loads(content) if status == http.HTTPStatus.OK else None
+        except (WeighbridgeError, ValueError):
             return None
         return found if isinstance(found, dict) else None
+
+    def _read(self, pod: pod_states.Pod, to: str) -> tuple[int, bytes]:
+        """Return the status and the whole answer of a pod. Raises Unavailable."""
+        import urllib3
+
+        response = self.ask(pod, "GET", to)
+        try:
+            return response.status, response.read()
+        # A pod that ends breaks off its answer, which either library says in ways of its own.
+        except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as exc:
+            raise Unavailable(f"asking pod {pod_states.name_of(pod)}", one_line(exc)) from exc
+        finally:
+            response.close()
 
 
 class Door:
@@ -182,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
-        if not self.path.startswith(_CLIENTS):
+        if not self.path.startswith(CLIENTS):
             self._fail(404, "only what clients may ask is passed on")
             return
         headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
@@ -209,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         # Of either library: what is not whole must not look as if it were.
         except Exception as exc:
             self.close_connection = True
-            self.log_error("%s", exc)
+            logger.debug("an answer of a pod broke off: %s", exc)
             return
         self._chunk(b"")
 

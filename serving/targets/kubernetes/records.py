@@ -87,7 +87,7 @@ class ClusterPlace(SharedPlace):
             raise OutOfDate(str(exc)) from exc
         except NotFound as exc:
             # Somebody removed it; a namespace that is gone is told as such.
-            if not version or "namespace" in exc.wrong:
+            if not version or exc.is_of_namespace:
                 raise
             raise OutOfDate(str(exc)) from exc
         return str(written["metadata"]["resourceVersion"])

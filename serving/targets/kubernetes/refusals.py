@@ -9,15 +9,16 @@ from weighbridge.core.errors import Unavailable
 _FORBIDDEN: Final = re.compile(
     r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
 )
+_NO_NAMESPACE: Final = "there is no namespace "
 _NO_SUCH_RESOURCE: Final = "could not find the requested resource"
 
 
 class Refusal(Unavailable):
     """The API server answered, with an error."""
 
-    def __init__(self, doing: str, status: int, wrong: str, remedy: str = "") -> None:
-        super().__init__(doing, wrong, remedy)
-        self.status = status
+
+class Forbidden(Refusal):
+    """Our account may not do that."""
 
 
 class NotFound(Refusal):
@@ -27,6 +28,11 @@ class NotFound(Refusal):
     def is_of_kind(self) -> bool:
         """Whether the cluster knows no objects of this kind at all."""
         return _is_unknown_kind(self.wrong)
+
+    @property
+    def is_of_namespace(self) -> bool:
+        """Whether there is not even the namespace."""
+        return self.wrong.startswith(_NO_NAMESPACE)
 
 
 class Conflict(Refusal):
@@ -46,16 +52,16 @@ def refusal_of(doing: str, status: int, data: bytes) -> Unavailable:
     message = one_line(message)[:500] or f"HTTP {status}"
     if status == 401:
         remedy = "log in to the cluster again: the kubeconfig's credentials are refused"
-        return Refusal(doing, status, "the cluster does not know who asks", remedy)
+        return Refusal(doing, "the cluster does not know who asks", remedy)
     if status == 403:
-        return Refusal(doing, status, *_forbidden(message))
+        return Forbidden(doing, *_forbidden(message))
     if status == 404:
-        return NotFound(doing, status, *_missing(message))
+        return NotFound(doing, *_missing(message))
     if status == 409:
-        return Conflict(doing, status, message)
+        return Conflict(doing, message)
     if status == 429 or status >= 500:
         return NoAnswer(doing, f"the cluster can't answer now: {message}")
-    return Refusal(doing, status, f"the cluster refuses it: {message}")
+    return Refusal(doing, f"the cluster refuses it: {message}")
 
 
 def _forbidden(message: str) -> tuple[str, str]:
@@ -68,7 +74,7 @@ def _forbidden(message: str) -> tuple[str, str]:
 
 def _missing(message: str) -> tuple[str, str]:
     if match := re.search(r'namespaces "([^"]+)" not found', message):
-        return f"there is no namespace {match[1]}", f"kubectl create namespace {match[1]}"
+        return f"{_NO_NAMESPACE}{match[1]}", f"kubectl create namespace {match[1]}"
     if _is_unknown_kind(message):
         remedy = "install what brings it (the Gateway API for an HTTPRoute), or do without"
         return f"the cluster knows no such kind of object ({message})", remedy

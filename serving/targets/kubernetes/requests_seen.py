@@ -48,15 +48,14 @@ class PodTraffic:
         # Of a pod that came later everything is new.
         since, seen = self._counted.get(uid, (0.0, 0))
         document = self._pods.document(pod, f"/requests?after={max(seen, 0)}")
+        if document and since and seen and document["since"] != since:
+            # Its process was started again, and counts anew.
+            document = self._pods.document(pod, "/requests?after=0")
         if document is None:
             return
-        is_new = (since, seen) == _UNKNOWN
         self._counted[uid] = (document["since"], document["count"])
-        if is_new:
+        if (since, seen) == _UNKNOWN:
             return
-        if since and document["since"] != since and seen:
-            # Its process was started again, and counts anew.
-            document = self._pods.document(pod, "/requests?after=0") or {"ended": ()}
         revision = pod["metadata"]["labels"].get(names.REVISION_LABEL, "")
         for ended in document["ended"]:
             if request := _request(ended, revision):

@@ -21,7 +21,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.shared_store import SharedStore
 from weighbridge.serving.openai_client import is_ready
-from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs
+from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs, free_name
 from weighbridge.serving.targets.kubernetes import names, pod_states
 from weighbridge.serving.targets.kubernetes.api import Api, Object, connect
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
@@ -47,8 +47,6 @@ ROUTE_SECONDS: Final = 15.0
 """Seconds within which a gateway's controller must have taken a route."""
 KILL_SECONDS: Final = 60.0
 """Seconds over its grace after which a pod is not waited for any more: its node is gone."""
-_DELETED_FIRST: Final = ("ScaledObject", "HorizontalPodAutoscaler", "Deployment")
-"""In this order: what scales a Deployment must not find it half gone."""
 _DELETED_LAST: Final = ("Service", "PodDisruptionBudget")
 
 
@@ -129,7 +127,8 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         for remark in self.args.remarks():
             logger.info("%s: %s", self.name, remark)
         check_cluster(self._api, self.name, self.args)
-        self._refuse_foreign(traffic_manifests(self.name, self.args, {}))
+        for manifest in self._wanted({}):
+            self._own(manifest)
         if self.args.model == "init" and not Settings(home=self.home).store:
             assert self.args.store is not None  # the arguments' own check
             raise BadInput(
@@ -156,7 +155,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         """Name it, and check that its manifests can be made. Raises Unavailable, BadInput."""
         # Pods of one that was stopped may still be ending, under its labels.
         ending = {_revision_of(pod) for pod in self._all_pods()}
-        name = _free_name(release.version, {*taken, *ending})
+        name = free_name(release.version, {*taken, *ending})
         check_manifests(self.name, self.args, release, name)
         service = names.revision_name(self.name, name)
         url = f"http://{service}.{self.args.namespace}.svc:{self.args.port}"
@@ -175,6 +174,9 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
 
     def answers(self, revision: KubernetesRevision) -> bool:
         """Whether all its pods are ready, and a real completion comes back."""
+        # Asked many times a second while it loads: pods are looked up once in a second.
+        if not any(map(pod_states.is_ready, self._pods(revision).listed())):
+            return False
         deployment = self._deployment(revision.name)
         if deployment is None or not _is_rolled_out(deployment):
             return False
@@ -249,10 +251,9 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
             BadInput: the address belongs to somebody else.
             Unavailable: the cluster or the gateway does not do it.
         """
-        wanted = self._wanted(_weights(shares))
-        self._refuse_foreign(wanted)
-        for manifest in wanted:
-            if not _contains(self._live(manifest) or {}, manifest):
+        wanted = [(manifest, self._own(manifest)) for manifest in self._wanted(_weights(shares))]
+        for manifest, live in wanted:
+            if not _contains(live or {}, manifest):
                 self._api.apply(manifest)
         if self.args.gateway is not None:
             self._await_gateway()
@@ -293,21 +294,20 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def _live(self, manifest: Object) -> Object | None:
         return self._api.find(manifest["kind"], self.args.namespace, manifest["metadata"]["name"])
 
-    def _refuse_foreign(self, manifests: Sequence[Object]) -> None:
-        """Raise BadInput where the address's object is somebody else's."""
-        for manifest in manifests:
-            live, kind, name = self._live(manifest), manifest["kind"], manifest["metadata"]["name"]
-            if live is None:
-                continue
-            own = _labels(manifest)
-            for label in (names.MANAGER_LABEL, names.INSTANCE_LABEL):
-                if _labels(live).get(label) != own[label]:
-                    raise BadInput(
-                        f"taking the address of {self.name}",
-                        f"there is a {kind} {name} in namespace {self.args.namespace} that is not "
-                        "ours",
-                        "give the target another name, or remove it",
-                    )
+    def _own(self, manifest: Object) -> Object | None:
+        """Return the address's object as it is; BadInput where it is somebody else's."""
+        live, kind, name = self._live(manifest), manifest["kind"], manifest["metadata"]["name"]
+        own = _labels(manifest)
+        if live is None:
+            return None
+        for label in (names.MANAGER_LABEL, names.INSTANCE_LABEL):
+            if _labels(live).get(label) != own[label]:
+                raise BadInput(
+                    f"taking the address of {self.name}",
+                    f"there is a {kind} {name} in namespace {self.args.namespace} that is not ours",
+                    "give the target another name, or remove it",
+                )
+        return live
 
     def _await_gateway(self) -> None:
         """Wait until the gateway has taken the route as it is now. Raises Unavailable."""
@@ -319,7 +319,9 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
             time.sleep(0.1)
 
     def _stop(self, revision_name: str, args: KubernetesArgs) -> None:
-        self._delete(_DELETED_FIRST, revision_name, args)
+        # In this order: what scales a Deployment must not find it half gone.
+        scaler = (args.autoscale.kind,) if args.autoscale else ()
+        self._delete((*scaler, "Deployment"), revision_name, args)
         labels = names.revision_selector(self.name, revision_name)
         seconds = args.grace_seconds + KILL_SECONDS
         left = self._api.wait_until_gone("Pod", args.namespace, labels, seconds)
@@ -330,10 +332,9 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         close_door(self._api, args.namespace, self.name, revision_name)
 
     def _delete(self, kinds: Sequence[str], revision_name: str, args: KubernetesArgs) -> None:
-        name, scaler = names.revision_name(self.name, revision_name), _scaler_of(args)
+        name = names.revision_name(self.name, revision_name)
         for kind in kinds:
-            if kind in ("Deployment", scaler, *_DELETED_LAST):
-                self._api.delete(kind, args.namespace, name)
+            self._api.delete(kind, args.namespace, name)
 
 
 def _listed(pods: Pods, *, anew: bool = False) -> Sequence[pod_states.Pod]:
@@ -344,23 +345,8 @@ def _listed(pods: Pods, *, anew: bool = False) -> Sequence[pod_states.Pod]:
         return ()
 
 
-def _scaler_of(args: KubernetesArgs) -> str:
-    if args.autoscale is None:
-        return ""
-    return "ScaledObject" if args.autoscale.by == "keda" else "HorizontalPodAutoscaler"
-
-
 def _weights(shares: Sequence[Share[KubernetesRevision]]) -> dict[str, int]:
     return {share.revision.name: share.weight for share in shares if not share.draining}
-
-
-def _free_name(version: str, taken: Collection[str]) -> str:
-    """Return `7`, or `7.2`, `7.3` … where that is taken."""
-    name, number = version, 1
-    while name in taken:
-        number += 1
-        name = f"{version}.{number}"
-    return name
 
 
 def _labels(document: Mapping[str, Any]) -> Mapping[str, str]:

@@ -146,9 +146,9 @@ def test_a_holder_that_can_not_renew_its_lease_stops_before_others_may_take_it(
     records: SharedRecords, place: MemoryPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SharedRecords, "LEASE_SECONDS", 0.06)
-    began = time.monotonic()
     with records.lock(wait=False) as locked:
         place.cut_holder_off()
+        began = time.monotonic()
         until(lambda: time.monotonic() - began > 0.05)
         with pytest.raises(LockLost, match="could not be renewed"):
             locked.read(STATE)
@@ -161,8 +161,12 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held(
     monkeypatch.setattr(threading.Event, "wait", _hundredfold(threading.Event.wait))
     with records.lock(wait=False):
         first = place.versions["lease"]
-        while place.versions["lease"] < first + 3:
+
+        def is_renewed() -> bool:
             assert records.is_locked()
+            return place.versions["lease"] >= first + 3
+
+        until(is_renewed)
     assert place.lease.holder == ""
 
 
@@ -175,8 +179,12 @@ def test_a_renewal_that_was_done_and_not_answered_loses_no_lock(
         with place._lock:
             place.versions["lease"] += 1
         version = place.versions["lease"]
-        while place.versions["lease"] == version:
+
+        def is_renewed() -> bool:
             locked.read(STATE)
+            return place.versions["lease"] != version
+
+        until(is_renewed)
 
 
 def test_locks_are_numbered_on_also_where_somebody_removed_the_lease(
