@@ -1,5 +1,6 @@
 """What our container images have in common, for whoever builds them and whoever runs them."""
 
+from collections.abc import Mapping
 from typing import Final
 
 USER: Final = 10001
@@ -29,3 +30,10 @@ def container_security() -> dict[str, object]:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def one_per_node(labels: Mapping[str, str]) -> dict[str, object]:
+    """Return the `podAntiAffinity` by which no two pods with these labels share a node."""
+    selector = {"matchLabels": dict(labels)}
+    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}

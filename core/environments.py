@@ -21,7 +21,7 @@ from weighbridge.core.bytecode import compile_modules
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import run, tells_of_full_disk
 from weighbridge.core.progress import track
-from weighbridge.core.uv_settings import uv_variables
+from weighbridge.core.uv_settings import find_links, uv_variables
 
 TORCH_LOCKS = Path(__file__).parent
 NEEDS_TORCH = "# needs: torch"
@@ -73,12 +73,7 @@ def torch_lock() -> Path:
 
     It is the one of the CPU build where UV_FIND_LINKS or pip's find-links offers that.
     """
-    folders = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "").replace(",", " ").split()
-    offered = any(
-        path
-        for folder in folders
-        for path in Path(folder.removeprefix("file://")).glob("torch-*+cpu*.whl")
-    )
+    offered = any(wheel for folder in find_links() for wheel in folder.glob("torch-*+cpu*.whl"))
     return TORCH_LOCKS / ("torch.cpu.lock" if offered else "torch.lock")
 
 

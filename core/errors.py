@@ -10,6 +10,7 @@
 Third-party errors are translated where the library is called, with ``raise … from exc``.
 """
 
+import json
 from typing import ClassVar
 
 
@@ -28,6 +29,11 @@ class WeighbridgeError(Exception):
         line = f"{self.doing}: {self.wrong}"
         return f"{line}; {self.remedy}" if self.remedy else line
 
+    def as_json(self) -> str:
+        """Return the error as text for another process, which makes it again by `error_from`."""
+        told = {"doing": self.doing, "wrong": self.wrong, "remedy": self.remedy}
+        return json.dumps({**told, "exit_code": self.exit_code})
+
 
 class BadInput(WeighbridgeError):
     """What the user gave cannot be used."""
@@ -45,3 +51,18 @@ class Unavailable(WeighbridgeError):
     """A component that is needed is missing, down, or does not start."""
 
     exit_code = 4
+
+
+def error_from(text: str) -> WeighbridgeError:
+    """Return the error that another process has told by `as_json`.
+
+    Raises:
+        ValueError: the text tells of none.
+    """
+    kinds = {kind.exit_code: kind for kind in (BadInput, GateFailed, Unavailable)}
+    try:
+        told = json.loads(text)
+        kind = kinds.get(told["exit_code"], WeighbridgeError)
+        return kind(told["doing"], told["wrong"], told["remedy"])
+    except (LookupError, TypeError) as exc:
+        raise ValueError(f"no error is told by {text!r}") from exc

@@ -3,8 +3,9 @@
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,22 @@ def replace_with_copy(path: Path, source: Path, mode: int = 0o644) -> None:
     """Have `path` hold what `source` holds; it is on the disk when this returns."""
     with source.open("rb") as reading, replacing(path, mode) as writing:
         shutil.copyfileobj(reading, writing)
+
+
+def made_once(path: Path, fresh: str, mode: int = 0o644) -> str:
+    """Return what `path` holds; where it is not there, it is made of `fresh`.
+
+    Of several that make it at once, all get what the first one wrote.
+    """
+    if not path.exists():
+        scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        replace_text(scratch, fresh, mode)
+        try:
+            with suppress(FileExistsError):
+                os.link(scratch, path)
+        finally:
+            scratch.unlink()
+    return path.read_text()
 
 
 @contextmanager

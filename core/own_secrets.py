@@ -8,12 +8,11 @@ variables by which its services are told secrets.
 """
 
 import contextlib
-import os
 import secrets
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from weighbridge.core.files import replace_text
+from weighbridge.core.files import made_once
 
 Name = Literal["prefect", "deployer"]
 PREFECT_USER = "weighbridge"
@@ -41,13 +40,7 @@ def read(home: Path, name: Name) -> str | None:
 def ensure(home: Path, name: Name) -> str:
     """Return a secret, which is made where there is none."""
     path = home / "secrets" / name
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        value = secrets.token_urlsafe(32)
-        scratch = path.with_name(f"{name}.{os.getpid()}")
-        replace_text(scratch, f"{PREFECT_USER}:{value}" if name == "prefect" else value, mode=0o600)
-        # Whoever comes second takes the first one's.
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, path)
-        scratch.unlink()
-    return path.read_text().strip()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    value = secrets.token_urlsafe(32)
+    fresh = f"{PREFECT_USER}:{value}" if name == "prefect" else value
+    return made_once(path, fresh, mode=0o600).strip()

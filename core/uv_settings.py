@@ -16,6 +16,11 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+INDEX_VARIABLES = frozenset(
+    ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX")
+)
+"""By which uv is told of package indexes."""
+
 
 def uv_variables() -> Mapping[str, str]:
     """Return variables that make uv look where pip looks, unless uv is told otherwise."""
@@ -24,6 +29,12 @@ def uv_variables() -> Mapping[str, str]:
             sorted((k, v) for k, v in os.environ.items() if k.startswith(("UV_", "PIP_", "SSL_")))
         )
     )
+
+
+def find_links() -> list[Path]:
+    """Return the folders of wheels that uv or pip is told of."""
+    listed = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "")
+    return [Path(folder.removeprefix("file://")) for folder in listed.replace(",", " ").split()]
 
 
 @remember
@@ -35,15 +46,7 @@ def _uv_variables(environment: tuple[tuple[str, str], ...]) -> Mapping[str, str]
     if pip.get("cert"):
         variables["SSL_CERT_FILE"] = pip["cert"]
     # Where one of these is set, the user told uv itself where to look: pip's index is not added.
-    of_index = {
-        "UV_DEFAULT_INDEX",
-        "UV_INDEX",
-        "UV_INDEX_URL",
-        "UV_EXTRA_INDEX_URL",
-        "UV_NO_INDEX",
-        "UV_CONFIG_FILE",
-    }
-    if not of_index & {name for name, _ in environment}:
+    if not (INDEX_VARIABLES | {"UV_CONFIG_FILE"}) & {name for name, _ in environment}:
         variables |= _index_variables(pip)
     return {name: value for name, value in variables.items() if name not in dict(environment)}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.files import made_once
 from weighbridge.core.settings import Settings
 from weighbridge.registry import leases
 from weighbridge.registry.connection import Connection, connect
@@ -175,18 +176,7 @@ def _own(connection: Connection) -> Presence:
 
 def _home_id(home: Path) -> str:
     """Return the id of a home, made where it has none. It moves with the home's folder."""
-    path = home / "home-id"
-    with contextlib.suppress(FileExistsError):
-        if not path.exists():
-            home.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".home-id.{uuid.uuid4().hex}")
-            scratch.write_text(uuid.uuid4().hex)
-            try:
-                # Whoever comes second takes the first one's.
-                os.link(scratch, path)
-            finally:
-                scratch.unlink()
-    return path.read_text().strip()
+    return made_once(home / "home-id", uuid.uuid4().hex).strip()
 
 
 def _delete(client: "MlflowClient", experiment: str, name: str) -> None:

@@ -341,8 +341,10 @@ class ManagedTarget:
                 return None
             return state_document(state.model_copy(update=changes))
 
-        # The home's, so that it finds the target's again, and knows of it while MLflow is away.
-        for records in (self.records, home_records(self.name, self.home)):
+        # The home's, so that it finds the target's again, and knows of it while MLflow is away; of
+        # a target of this machine they are the same.
+        places = (self.records, home_records(self.name, self.home))
+        for records in {one.place: one for one in places}.values():
             # Nearly always there is nothing to do, and then no lock to wait for.
             if changed(records.read(STATE).content) is not None:
                 records.change(STATE, changed)

@@ -5,7 +5,7 @@ An entry is written before the effect that it tells of, so a rollout needs no ML
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weighbridge.registry.ledger_entries import LedgerEntry
@@ -91,11 +91,7 @@ class Outbox:
 
     def unended(self) -> list[str]:
         """Return the rollouts of which it is written that they began, and not how they ended."""
-        return [
-            entry.rollout
-            for entry in self.entries()
-            if entry.event == "begin" and not self.ended(entry.rollout)
-        ]
+        return _unended(self.entries())
 
     def unmirrored(self) -> list[LedgerEntry]:
         """Return what MLflow has to be told."""
@@ -114,8 +110,8 @@ class Outbox:
         Raises:
             Unavailable: it can't be written down; MLflow is told these entries again.
         """
-        total = self._mirrored_count() + count
-        if keep or total < len(self.entries()) or self.unended():
+        total, entries = self._mirrored_count() + count, self.entries()
+        if keep or total < len(entries) or _unended(entries):
             self._records.change(MIRRORED, lambda _: str(total).encode())
         else:
             # In this order: entries that MLflow is told again do no harm, entries that it is never
@@ -125,3 +121,9 @@ class Outbox:
 
     def _mirrored_count(self) -> int:
         return int(self._records.read(MIRRORED).content or 0)
+
+
+def _unended(entries: Sequence[LedgerEntry]) -> list[str]:
+    ended = {entry.rollout for entry in entries if entry.event == "end"}
+    begun = (entry.rollout for entry in entries if entry.event == "begin")
+    return [rollout for rollout in begun if rollout not in ended]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -74,10 +73,10 @@ def finetune(
     from weighbridge.tasks import hf_models, training
 
     with (
-        _claim(workspace, base, data, args, first=training.is_first()) as folder,
+        _claim(workspace, base, data, args, first=ranks.is_first()) as folder,
         hf_models.quiet(),
         hf_models.threads(base.path) as count,
-        _checkpoints(workspace, folder, first=training.is_first()) as share,
+        _checkpoints(workspace, folder, first=ranks.is_first()) as share,
     ):
         run = training.train(base.path, rows, args, folder, on_log, share)
         facts = {
@@ -180,7 +179,7 @@ def _claim(
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         # On every machine: the others have states of random numbers there.
-        if first or os.environ.get("LOCAL_RANK") == "0":
+        if ranks.is_first_of_machine():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -15,7 +15,7 @@ from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.finetune import VERSION, finetune, identity
 from weighbridge.tasks.finetune_args import Finetuned
-from weighbridge.tasks.ranks import FAILED, RESULT, STEP, RankRequest
+from weighbridge.tasks.ranks import FAILED, RESULT, STEP, RankRequest, is_first
 
 _RECORDED: Final = "weighbridge/recorded"
 """Key under which the first rank says what is recorded."""
@@ -44,12 +44,10 @@ def train(request: RankRequest, workspace: Workspace, *, record: bool) -> Finetu
         return compute()
     inputs = identity(base, data, args)
     recorded = _first_ranks(workspace.stages.forecast("finetune", VERSION, Finetuned, inputs).value)
-    if recorded is None and not _is_first():
-        return compute()
-    if recorded is not None and not _is_first():
-        return recorded
-    # The first rank alone: it shares the record, or the one that was found.
-    return workspace.stages.run("finetune", VERSION, Finetuned, inputs, compute).value
+    if is_first():
+        # Alone: it shares the record, or the one that was found.
+        return workspace.stages.run("finetune", VERSION, Finetuned, inputs, compute).value
+    return compute() if recorded is None else recorded
 
 
 def _first_ranks(value: Finetuned | None) -> Finetuned | None:
@@ -59,15 +57,11 @@ def _first_ranks(value: Finetuned | None) -> Finetuned | None:
     # By torchrun's own store: a process group would leave addresses in it that the trainer's group,
     # the next one, would take for its own.
     store, _, _ = next(rendezvous("env://"))
-    if _is_first():
+    if is_first():
         store.set(_RECORDED, value.model_dump_json() if value else "")
         return value
     text = store.get(_RECORDED).decode()
     return Finetuned.model_validate_json(text) if text else None
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _tell(step: int, figures: dict[str, float]) -> None:
@@ -82,10 +76,9 @@ def main(arguments: list[str]) -> int:
         request = RankRequest.model_validate_json(text)
         result = train(request, Workspace(), record="--record" in options)
     except WeighbridgeError as exc:
-        told = {"doing": exc.doing, "wrong": exc.wrong, "remedy": exc.remedy}
-        print(f"{FAILED}{json.dumps({**told, 'exit_code': exc.exit_code})}", flush=True)
+        print(f"{FAILED}{exc.as_json()}", flush=True)
         return exc.exit_code
-    if _is_first():
+    if is_first():
         print(f"{RESULT}{result.model_dump_json()}", flush=True)
     return 0
 

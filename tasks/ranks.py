@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.errors import BadInput, Unavailable, error_from
 from weighbridge.core.processes import run
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.tasks.finetune_args import FinetuneArgs, Finetuned, OnLog
@@ -44,6 +44,18 @@ class RankRequest(BaseModel):
 def is_rank() -> bool:
     """Whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: the only one, or rank 0 of those that torchrun
+    started.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_first_of_machine() -> bool:
+    """Whether this process is the only one of this machine, or the first of its ranks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def rank_words(request: RankRequest) -> list[str]:
@@ -102,7 +114,5 @@ def launch(base: Artifact, data: Artifact, args: FinetuneArgs, on_log: OnLog) ->
     if RESULT in said and done.status == 0:
         return Finetuned.model_validate_json(said[RESULT])
     if FAILED in said:
-        error = json.loads(said[FAILED])
-        kind = BadInput if error["exit_code"] == BadInput.exit_code else Unavailable
-        raise kind(error["doing"], error["wrong"], error["remedy"])
+        raise error_from(said[FAILED])
     raise Unavailable(doing, done.tail(6)[-480:], "run again: it goes on from its last checkpoint")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.files import replace_bytes, replace_text
 from weighbridge.tasks.encoding import Encoded
 from weighbridge.tasks.finetune_args import FinetuneArgs, OnLog, TrainingResult
+from weighbridge.tasks.ranks import is_first, is_first_of_machine
 from weighbridge.tasks.trainers import make_trainer, several_ranks
 
 WHOLE: Final = "weighbridge-whole.json"
@@ -96,13 +96,6 @@ def _finished(checkpoint: Path) -> TrainerState | None:
     return state if state.global_step >= state.max_steps else None
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0 of those that torchrun
-    started.
-    """
-    return os.environ.get("RANK", "0") == "0"
-
-
 def once(compute: Callable[[], T]) -> T:
     """Let the first rank compute, and give its result to all.
 
@@ -131,7 +124,7 @@ def _of_the_first(folder: Path, checkpoint: Path | None) -> Path | None:
     torch.distributed.all_gather_object(there, _is_whole(folder / name))
     if not all(there):
         files = once(lambda: _contents(folder / name))
-        if not _is_whole(folder / name) and os.environ.get("LOCAL_RANK", "0") == "0":
+        if not _is_whole(folder / name) and is_first_of_machine():
             for path, content in files.items():
                 replace_bytes(folder / name / path, content)
         torch.distributed.barrier()

@@ -203,8 +203,8 @@ def inputs_of(
         "artifact": candidate.variant.artifact,
         "engine": candidate.engine,
         "build": _build_of(engine, candidate, workspace)
-        if where is None
-        else environments.locate(engine.lock(), workspace.settings.cache)[0].path.name,
+        if where is None or engine.record() is not None
+        else _locked_builds(engine, workspace),
         "data": data,
         "metrics": metrics,
         "how": settings,
@@ -230,6 +230,15 @@ def _build_of(engine: Engine, candidate: Candidate, workspace: Workspace) -> str
     return (
         f"{environment.path.name}, {program.name} of {status.st_size} bytes, {status.st_mtime_ns}"
     )
+
+
+def _locked_builds(engine: Engine, workspace: Workspace) -> dict[str, str]:
+    """Return the environments that it may have elsewhere, by device: which one is seen there."""
+    cache = workspace.settings.cache
+    return {
+        device: environments.locate(lock, cache)[0].path.name
+        for device, lock in engine.locks.items()
+    }
 
 
 def weigh_one(
