@@ -190,6 +190,7 @@ def workers() -> Figures:
 def _weigh_all(several: Site) -> float:
     from tests.tasks.fine_tuning import chat, stored_model, stored_rows
     from weighbridge.flows.placed_stages import PlacedStages
+    from weighbridge.flows.remote_stages import StageInputs
     from weighbridge.tasks.download import Downloaded
     from weighbridge.tasks.measurement import Variant
     from weighbridge.tasks.optimize import Optimized
@@ -213,8 +214,11 @@ def _weigh_all(several: Site) -> float:
 
         def call() -> float:
             downloaded = Downloaded(model=model, data=data)
+            optimized = Optimized(variants=variants)
+            given = StageInputs(downloaded=downloaded, model=model, optimized=optimized)
             began = time.monotonic()
-            weighed = placed.weigh(downloaded, model, Optimized(variants=variants)).value
+            step = placed.weigh_step(downloaded, model, optimized)
+            weighed = placed.weigh(step, given).value
             failed = [one.failure for one in weighed.measurements if one.failure]
             assert not failed, failed
             return time.monotonic() - began

@@ -75,7 +75,9 @@ def _with_options(command: Command) -> Command:
 @_with_options
 def template(kind: str, **options: Any) -> None:
     """Print the base job template of a type of pool as JSON, for Terraform and others."""
-    click.echo(json.dumps(_template(_pool_type(kind), options), indent=2))
+    pool_type = _pool_type(kind)
+    made = _template(pool_type, _defaults(pool_type, options), options["settings"])
+    click.echo(json.dumps(made, indent=2))
 
 
 @pools.command()
@@ -105,7 +107,8 @@ def apply(
 
     pool_type = _pool_type(kind)
     name = pool or kind
-    job_template, defaults = _template(pool_type, options), _defaults(pool_type, options)
+    defaults = _defaults(pool_type, options)
+    job_template = _template(pool_type, defaults, options["settings"])
     with lasting_prefect_api(Settings(), f"applying the work pool {name}"):
         # Imported here: it takes Prefect with it, which must find its settings made.
         from weighbridge.flows.pools import apply as applying
@@ -129,11 +132,11 @@ def _pool_type(kind: str) -> PoolType:
     raise BadInput(DOING, f"there is no type '{kind}'", suggestion(kind, list(POOL_TYPES)))
 
 
-def _template(kind: PoolType, options: dict[str, Any]) -> Template:
+def _template(kind: PoolType, defaults: JobDefaults, settings: Sequence[str]) -> Template:
     from weighbridge.flows.pools.templates import base_job_template, set_default
 
-    made = base_job_template(kind, _defaults(kind, options))
-    for option in options["settings"]:
+    made = base_job_template(kind, defaults)
+    for option in settings:
         variable, separator, value = option.partition("=")
         if not separator:
             raise click.UsageError(f"--set {option}: give VARIABLE=VALUE")
@@ -142,27 +145,22 @@ def _template(kind: PoolType, options: dict[str, Any]) -> Template:
 
 
 def _defaults(kind: PoolType, options: dict[str, Any]) -> JobDefaults:
-    from pydantic import ValidationError
-
-    from weighbridge.flows.pools.base import JobDefaults
+    from weighbridge.flows.pools.base import job_defaults
     from weighbridge.flows.pools.templates import with_environment
 
     if missing := [name for name in options["names"] if name not in os.environ]:
         raise BadInput(DOING, f"--env {missing[0]}: this environment has no such variable")
-    try:
-        defaults = JobDefaults(
-            image=options["image"],
-            env={name: os.environ[name] for name in options["names"]},
-            secrets=options["secret_names"],
-            secret=options["secret"],
-            gpus=options["gpus"],
-            cpus=options["cpus"],
-            memory=options["memory"],
-            shared_memory=options["shm_size"],
-        )
-    except ValidationError as exc:
-        wrong = "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in exc.errors())
-        raise BadInput(DOING, wrong, "sizes are written 512MiB, 32GiB") from exc
+    defaults = job_defaults(
+        DOING,
+        image=options["image"],
+        env={name: os.environ[name] for name in options["names"]},
+        secrets=options["secret_names"],
+        secret=options["secret"],
+        gpus=options["gpus"],
+        cpus=options["cpus"],
+        memory=options["memory"],
+        shared_memory=options["shm_size"],
+    )
     # Processes have the environment of their worker, secrets and all.
     return defaults if kind == "process" else with_environment(defaults, os.environ)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from weighbridge.services.training_jobs import PodArgs
+    from weighbridge.flows.pools.base import JobDefaults
     from weighbridge.tasks.ranks import RankRequest
 
 
@@ -89,24 +89,11 @@ def _request(path: Path) -> RankRequest:
 
 def _pods(
     request: RankRequest, image: str, gpus: int | None, memory: str | None, secret: str
-) -> PodArgs:
-    from pydantic import ValidationError
-
-    from weighbridge.core.errors import BadInput
-    from weighbridge.flows.pools.base import JobDefaults
+) -> JobDefaults:
+    from weighbridge.flows.pools.base import job_defaults
     from weighbridge.flows.pools.templates import with_environment
-    from weighbridge.services.training_jobs import PodArgs
 
-    environment = with_environment(JobDefaults(), os.environ)
-    try:
-        return PodArgs(
-            image=image,
-            env=environment.env,
-            secrets=environment.secrets,
-            secret=secret,
-            gpus=request.args.processes_per_node if gpus is None else gpus,
-            memory=memory,
-        )
-    except ValidationError as exc:
-        wrong = "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in exc.errors())
-        raise BadInput("writing a manifest", wrong, "sizes are written 512MiB, 32GiB") from exc
+    gpus = request.args.processes_per_node if gpus is None else gpus
+    doing = "writing a manifest"
+    pods = job_defaults(doing, image=image, secret=secret, gpus=gpus, memory=memory)
+    return with_environment(pods, os.environ)

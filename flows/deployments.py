@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,15 @@ def register(api: str, environment: Mapping[str, str], home: Path, cache: Path) 
         return False
     logger.info("registering the deployments of prefect.yaml")
     if known or not _copy(api, home, deployment_copies.kept(cache, digest, home)):
-        _deploy(environment, home)
+        deploy(environment, home)
         _remove_earlier_schedules(api, home)
         if not known:
             flows = {flow["id"]: flow["name"] for flow in _ask_list(f"{api}/flows/filter", home)}
             deployment_copies.keep(cache, digest, home, _deployments(api, home), flows)
-    if not _known(api, home) >= set(NAMES):
+    listed = _deployments(api, home)
+    if not {deployment["name"] for deployment in listed} >= set(NAMES):
         raise Unavailable("registering the deployments", "Prefect lacks some", f"see {DESCRIPTION}")
-    _let_the_deployer_run(api, home)
+    _let_the_deployer_run(api, home, listed)
     replace_text(registered, digest)
     return True
 
@@ -76,7 +77,7 @@ def _copy(api: str, home: Path, copies: Iterable[deployment_copies.Copy]) -> boo
     return made
 
 
-def _deploy(environment: Mapping[str, str], home: Path) -> None:
+def deploy(environment: Mapping[str, str], home: Path) -> None:
     """Have Prefect's own command register what `prefect.yaml` describes."""
     command = [
         sys.executable,
@@ -91,9 +92,9 @@ def _deploy(environment: Mapping[str, str], home: Path) -> None:
     # Prefect notes the working directory, and a worker changes to it before it runs a flow. Where
     # the description lies, `tasks` or `core` would stand for a library of that name.
     variables = {**os.environ, **environment, **prefect_settings.client_secrets(home)}
-    deploy = processes.run("prefect deploy", command, env=variables, cwd=home)
-    if deploy.status != 0:
-        raise Unavailable("registering the deployments", deploy.tail(12), f"see {DESCRIPTION}")
+    done = processes.run("prefect deploy", command, env=variables, cwd=home)
+    if done.status != 0:
+        raise Unavailable("registering the deployments", done.tail(12), f"see {DESCRIPTION}")
 
 
 def _remove_earlier_schedules(api: str, home: Path) -> None:
@@ -105,12 +106,12 @@ def _remove_earlier_schedules(api: str, home: Path) -> None:
                 _ask("DELETE", f"{api}/{path}", home)
 
 
-def _let_the_deployer_run(api: str, home: Path) -> None:
+def _let_the_deployer_run(api: str, home: Path, listed: Sequence[Mapping[str, Any]]) -> None:
     """Have workers ask the deployer for the runs that it carries out itself.
 
     Not by `prefect.yaml`, which knows no path of a Python.
     """
-    for deployment in _deployments(api, home):
+    for deployment in listed:
         if (name := deployment["name"]) in HOSTED:
             command = shlex.join([sys.executable, "-m", "weighbridge.deployer.run_request", name])
             url = f"{api}/deployments/{deployment['id']}"

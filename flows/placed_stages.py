@@ -45,21 +45,17 @@ class PlacedStages:
         seconds = time.monotonic() - started
         return StageOutcome(value, reused=False, why=forecast.why, seconds=seconds)
 
-    def weigh(
-        self, downloaded: Downloaded, model: Artifact, optimized: Optimized
-    ) -> StageOutcome[Weighed]:
-        """Return what stage weigh gives; on a pool, each candidate is a run of its own."""
-        step = self.weigh_step(downloaded, model, optimized)
+    def weigh(self, step: CachedStage[Weighed], inputs: StageInputs) -> StageOutcome[Weighed]:
+        """Return what `weigh_step` gives; on a pool, each candidate is a run of its own."""
         if self._recipe.weigh.search is None:
             return step.run(self._workspace)
         # A search measures one candidate against the other all the time: it is one run.
-        given = StageInputs(downloaded=downloaded, model=model, optimized=optimized)
-        return self.run(step, given)
+        return self.run(step, inputs)
 
     def weigh_step(
         self, downloaded: Downloaded, model: Artifact, optimized: Optimized
     ) -> CachedStage[Weighed]:
-        """Return stage weigh as `weigh` runs it."""
+        """Return the step that `weigh` runs."""
         recipe, workspace = self._recipe, self._workspace
         place = recipe.run.place("weigh")
 

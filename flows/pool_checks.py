@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from jsonschema import Draft202012Validator
 
 from weighbridge.configs.run_args import PoolArgs, RunArgs
 from weighbridge.core.errors import BadInput, Unavailable
@@ -71,6 +70,8 @@ def _check_pool(place: PoolArgs, client: "SyncPrefectClient") -> None:
 
 def _check_variables(given: Mapping[str, Any], pool: "WorkPool") -> None:
     """Refuse variables that the pool's template does not know, or of another type."""
+    from jsonschema import Draft202012Validator
+
     doing = f"reading run.job_variables for work pool {pool.name}"
     schema = pool.base_job_template.get("variables", {})
     known = schema.get("properties", {})

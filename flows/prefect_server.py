@@ -64,7 +64,7 @@ def lasting_prefect_api(settings: Settings, doing: str) -> Iterator[str]:
     Raises:
         Unavailable: there is none, or it does not answer.
     """
-    with _environment(direct_hosts()), api_that_stays(settings) as url:
+    with api_that_stays(settings) as url:
         if url is None:
             wrong = "no Prefect is up that stays"
             raise Unavailable(doing, wrong, "run: weighbridge up, or set PREFECT_API_URL")
@@ -74,7 +74,7 @@ def lasting_prefect_api(settings: Settings, doing: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _api_of_somebody(settings: Settings) -> Iterator[str | None]:
     """Give the user's API, the platform's, or one of this process's own."""
-    with api_that_stays(settings) as url:
+    with _api_that_stays(settings) as url:
         if url is not None:
             yield url
             return
@@ -89,6 +89,12 @@ def _api_of_somebody(settings: Settings) -> Iterator[str | None]:
 @contextlib.contextmanager
 def api_that_stays(settings: Settings) -> Iterator[str | None]:
     """Give the user's API, or the platform's; None where there is neither."""
+    with _environment(direct_hosts()), _api_that_stays(settings) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _api_that_stays(settings: Settings) -> Iterator[str | None]:
     if users_url := users_api():
         _reach(users_url)
         # It is the user's Prefect: what the user has set stays.

@@ -174,10 +174,9 @@ class ReleaseRun:
 
     def weigh(self, downloaded: Downloaded, model: Artifact, optimized: Optimized) -> Weighed:
         step = self.placed.weigh_step(downloaded, model, optimized)
+        given = StageInputs(downloaded=downloaded, model=model, optimized=optimized)
         with self.records.stage("weigh", step.inputs) as self.weigh_run:
-            weighed = run_stage(
-                step.name, lambda: self.placed.weigh(downloaded, model, optimized)
-            ).value
+            weighed = run_stage(step.name, lambda: self.placed.weigh(step, given)).value
             for file in sorted(weighed.search.path.iterdir()) if weighed.search else ():
                 self.weigh_run.attach(file, "search")
         return weighed

@@ -6,7 +6,6 @@ states of Prefect's tell neither, where results are not kept in Prefect.
 
 import contextlib
 import contextvars
-import json
 import logging
 import os
 import socket
@@ -14,13 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
@@ -28,7 +26,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import artifacts_in
-from weighbridge.core.errors import BadInput, GateFailed, Unavailable, WeighbridgeError
+from weighbridge.core.environments import one_at_a_time
+from weighbridge.core.errors import BadInput, WeighbridgeError, error_from
 from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
@@ -55,7 +54,6 @@ ERROR: Final = "weighbridge.error"
 RENEWED_EVERY: Final = 10.0
 _ONE_AT_A_TIME: Final = ("weigh", "weigh.candidate", "repeat")
 """Stages that would measure each other."""
-_KINDS: Final = {kind.__name__: kind for kind in (BadInput, GateFailed, Unavailable)}
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +118,7 @@ def _run(name: str, step: CachedStage[Any], workspace: Workspace) -> str:
 def error_of(labels: Mapping[str, Any]) -> WeighbridgeError | None:
     """Return the known error that a run has ended with."""
     try:
-        told = json.loads(labels[ERROR])
-        kind = _KINDS.get(told["kind"], WeighbridgeError)
-        return kind(told["doing"], told["wrong"], told["remedy"])
+        return error_from(labels[ERROR])
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -157,13 +153,7 @@ def _told(run: UUID) -> Iterator[None]:
     try:
         yield
     except WeighbridgeError as exc:
-        told = {
-            "kind": type(exc).__name__,
-            "doing": exc.doing,
-            "wrong": exc.wrong,
-            "remedy": exc.remedy,
-        }
-        _label(run, {ERROR: json.dumps(told)})
+        _label(run, {ERROR: exc.as_json()})
         raise
 
 
@@ -192,17 +182,8 @@ def _another_release(release: str, wrong: str) -> BadInput:
     )
 
 
-@contextlib.contextmanager
-def _alone_on_this_machine() -> Iterator[None]:
+def _alone_on_this_machine() -> AbstractContextManager[None]:
     """Keep others out that would be measured, too, by the same user of this machine."""
     # Not in a home: workers of one machine may have several.
-    lock = FileLock(Path(tempfile.gettempdir()) / f"weighbridge-weighing-{os.getuid()}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("waits: something else is weighed on this machine")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    lock = Path(tempfile.gettempdir()) / f"weighbridge-weighing-{os.getuid()}"
+    return one_at_a_time(lock, "weighing on this machine")

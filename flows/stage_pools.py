@@ -34,6 +34,8 @@ PATIENCE: Final = 600.0
 """Seconds for which Prefect may not answer while stages run."""
 WORKERS_EVERY: Final = 20.0
 """Seconds between two looks for workers, where a run waits for one."""
+PAGE: Final = 200
+"""Runs that Prefect tells of in one answer."""
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
 
 logger = logging.getLogger(__name__)
@@ -101,8 +103,10 @@ class StagePools:
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
-            children = [self._begin(order, order.place.retries, client) for order in orders]
+            children: list[_Child] = []
             try:
+                for order in orders:
+                    children.append(self._begin(order, order.place.retries, client))
                 self._wait(children, client)
             except BaseException:
                 _cancel([child for child in children if child.outcome is None], client)
@@ -200,13 +204,13 @@ class StagePools:
         child.lease, child.seen, child.state, child.without_worker = None, fresh.seen, "", None
 
     def _result(self, order: Order, digest: Any) -> Any:
+        from weighbridge.flows import stage
+
         if not isinstance(digest, str):
             return Unavailable(f"running {order.title}", "it ended without saying what came of it")
         try:
-            document = TypeAdapter(dict[str, Any]).validate_json(
-                read_document(digest, self._workspace)
-            )
-            value = TypeAdapter(order.step.result).validate_python(document["value"])
+            document = stage.StageResult.model_validate_json(read_document(digest, self._workspace))
+            value = TypeAdapter(order.step.result).validate_python(document.value)
         except WeighbridgeError as exc:
             return exc
         return self._workspace.store.bind(value)
@@ -286,10 +290,11 @@ def _give_up(child: _Child, why: str, last: str, state: str, client: "SyncPrefec
 def _read(runs: Sequence[UUID], client: "SyncPrefectClient") -> Mapping[UUID, "FlowRun"]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    found = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
-    )
-    return {run.id: run for run in found}
+    found: dict[UUID, FlowRun] = {}
+    for first in range(0, len(runs), PAGE):
+        asked = FlowRunFilter(id=FlowRunFilterId(any_=list(runs[first : first + PAGE])))
+        found |= {run.id: run for run in client.read_flow_runs(flow_run_filter=asked)}
+    return found
 
 
 def _last_warning(run: UUID, client: "SyncPrefectClient") -> str:
@@ -311,6 +316,7 @@ def _cancel(children: Sequence[_Child], client: "SyncPrefectClient") -> None:
 
 def _end(run: UUID, state: str, why: str, client: "SyncPrefectClient") -> None:
     from prefect import states
+    from prefect.exceptions import PrefectException
 
     make: Any = {
         "Cancelling": states.Cancelling,
@@ -318,5 +324,5 @@ def _end(run: UUID, state: str, why: str, client: "SyncPrefectClient") -> None:
         "Crashed": states.Crashed,
     }[state]
     # Nobody waits for it any more, whatever Prefect says to that.
-    with contextlib.suppress(httpx.HTTPError):
+    with contextlib.suppress(httpx.HTTPError, PrefectException):
         client.set_flow_run_state(run, make(message=why), force=state != "Cancelling")

@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.files import replace_text
+from weighbridge.core.files import made_once, replace_text
 from weighbridge.core.own_secrets import PREFECT_USER
 
 SOURCE: Final = Path(__file__).with_name("compose.yaml")
@@ -41,8 +41,10 @@ def write_compose(folder: Path, image: str) -> Path:
 
 
 def _write_secrets(folder: Path) -> None:
-    database = _kept(folder / "postgres_password", secrets.token_urlsafe(24))
-    login = _kept(folder / "prefect_login", f"{PREFECT_USER}:{secrets.token_urlsafe(24)}")
+    database = made_once(folder / "postgres_password", secrets.token_urlsafe(24), 0o600)
+    login = made_once(
+        folder / "prefect_login", f"{PREFECT_USER}:{secrets.token_urlsafe(24)}", 0o600
+    )
     key = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
     identity = {
         "name": "weighbridge",
@@ -50,8 +52,8 @@ def _write_secrets(folder: Path) -> None:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     # The servers run as users of their own, and Docker mounts such files as they are.
-    kept = json.loads(_kept(folder / "s3_keys.json", json.dumps({"identities": [identity]})))
-    [credentials] = kept["identities"][0]["credentials"]
+    keys = made_once(folder / "s3_keys.json", json.dumps({"identities": [identity]}), 0o600)
+    [credentials] = json.loads(keys)["identities"][0]["credentials"]
     url = f"://weighbridge:{quote(database, safe='')}@postgres/weighbridge"
     variables = {
         "WEIGHBRIDGE_DATABASE_URL": f"postgresql{url}",
@@ -64,10 +66,3 @@ def _write_secrets(folder: Path) -> None:
     }
     lines = "".join(f"{name}={value}\n" for name, value in variables.items())
     replace_text(folder / "platform.env", lines, mode=0o600)
-
-
-def _kept(path: Path, fresh: str) -> str:
-    """Return what a file holds; where it is not there, it is written."""
-    if not path.exists():
-        replace_text(path, fresh, mode=0o600)
-    return path.read_text()

@@ -36,15 +36,12 @@ def prepare_deployments() -> None:
 
     Raises: Unavailable: it refuses.
     """
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    pool = [*prefect, "work-pool", "create", deployments.POOL, "--type", "process", "--overwrite"]
-    deploy = [*prefect, "deploy", "--all", "--prefect-file", str(deployments.DESCRIPTION)]
-    # Prefect notes the working directory, and a worker changes to it: one that has no packages.
+    pool = ("work-pool", "create", deployments.POOL, "--type", "process", "--overwrite")
     home = Settings().home
-    for command in (pool, deploy):
-        done = run("prefect", command, cwd=home)
-        if done.status != 0:
-            raise Unavailable("registering the deployments", done.tail(12))
+    done = run("prefect", [sys.executable, "-m", "prefect", "--no-prompt", *pool], cwd=home)
+    if done.status != 0:
+        raise Unavailable("registering the deployments", done.tail(12))
+    deployments.deploy({}, home)
     logger.info("the deployments are registered with %s", os.environ.get("PREFECT_API_URL"))
 
 

@@ -5,33 +5,24 @@ is set by Kubeflow's runtime `torch-distributed` (its PET_… variables), or by 
 gives its first pod.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
-
-from weighbridge.core.container_layout import CACHE, HOME, container_security, pod_security
+from weighbridge.core.container_layout import (
+    CACHE,
+    HOME,
+    container_security,
+    one_per_node,
+    pod_security,
+)
+from weighbridge.flows.pools.base import JobDefaults
 from weighbridge.tasks.ranks import PORT, RankRequest, rank_words, torchrun_command
 
 Manifest = dict[str, Any]
 _REPLICATED: Final = "node"
 
 
-class PodArgs(BaseModel):
-    """What the pods of a fine-tune are given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image: str = Field(description="Image of the control plane, as `weighbridge image` named it.")
-    env: Mapping[str, str] = Field({}, description="Environment variables that are no secrets.")
-    secrets: tuple[str, ...] = Field((), description="Keys of the Secret that become variables.")
-    secret: str = Field("weighbridge", description="Name of the Secret.")
-    gpus: int = Field(0, ge=0, description="Graphics cards of a pod.")
-    memory: ByteSize | None = Field(None, gt=0, description="Memory of a pod.")
-    shared_memory: ByteSize = Field(ByteSize(1 << 30), gt=0, description="Size of /dev/shm.")
-
-
-def train_job(request: RankRequest, args: PodArgs) -> Manifest:
+def train_job(request: RankRequest, args: JobDefaults) -> Manifest:
     """Return a TrainJob of Kubeflow's that runs a fine-tune on its machines."""
     trainer = {
         "image": args.image,
@@ -49,7 +40,7 @@ def train_job(request: RankRequest, args: PodArgs) -> Manifest:
     }
 
 
-def job_set(request: RankRequest, args: PodArgs) -> Manifest:
+def job_set(request: RankRequest, args: JobDefaults) -> Manifest:
     """Return a JobSet that runs a fine-tune on its machines."""
     name = request.run_id
     # The first pod of the first job, under the service that a JobSet makes and calls like itself.
@@ -77,7 +68,7 @@ def job_set(request: RankRequest, args: PodArgs) -> Manifest:
     }
 
 
-def _pod(command: Sequence[str], args: PodArgs) -> dict[str, Any]:
+def _pod(command: Sequence[str], args: JobDefaults) -> dict[str, Any]:
     resources = _resources(args)
     container = {
         "name": "finetune",
@@ -101,7 +92,7 @@ def _pod(command: Sequence[str], args: PodArgs) -> dict[str, Any]:
         "enableServiceLinks": False,
         "securityContext": pod_security(),
         # Two of them on one machine would share its cards, and its way to the others.
-        "affinity": {"podAntiAffinity": _apart()},
+        "affinity": {"podAntiAffinity": one_per_node(_labels())},
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
@@ -110,12 +101,7 @@ def _pod(command: Sequence[str], args: PodArgs) -> dict[str, Any]:
     }
 
 
-def _apart() -> dict[str, Any]:
-    term = {"labelSelector": {"matchLabels": _labels()}, "topologyKey": "kubernetes.io/hostname"}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
-
-
-def _env(args: PodArgs) -> list[dict[str, Any]]:
+def _env(args: JobDefaults) -> list[dict[str, Any]]:
     plain = [{"name": name, "value": value} for name, value in sorted(args.env.items())]
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": args.secret, "key": name}}}
@@ -124,7 +110,7 @@ def _env(args: PodArgs) -> list[dict[str, Any]]:
     return [*plain, *secret]
 
 
-def _resources(args: PodArgs) -> dict[str, str]:
+def _resources(args: JobDefaults) -> dict[str, str]:
     memory = {"memory": str(int(args.memory))} if args.memory else {}
     return {**memory, **({"nvidia.com/gpu": str(args.gpus)} if args.gpus else {})}
 

@@ -12,9 +12,10 @@ others refer to a secret by name, which is read when a job starts.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from weighbridge.core.container_layout import HOME
+from weighbridge.core.errors import BadInput
 
 Template = dict[str, Any]
 
@@ -47,6 +48,15 @@ class JobDefaults(BaseModel):
         gt=0,
         description="Size of /dev/shm, by which PyTorch's processes hand on tensors.",
     )
+
+
+def job_defaults(doing: str, **values: Any) -> JobDefaults:
+    """Return the defaults that somebody has named. Raises BadInput where one cannot be."""
+    try:
+        return JobDefaults(**values)
+    except ValidationError as exc:
+        wrong = "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in exc.errors())
+        raise BadInput(doing, wrong, "sizes are written 512MiB, 32GiB") from exc
 
 
 def in_containers(env: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,13 @@
 
 from typing import Any, Final
 
-from weighbridge.core.container_layout import CACHE, HOME, container_security, pod_security
+from weighbridge.core.container_layout import (
+    CACHE,
+    HOME,
+    container_security,
+    one_per_node,
+    pod_security,
+)
 from weighbridge.flows.pools.base import (
     COMMON,
     LABELS,
@@ -122,7 +128,8 @@ def _job_manifest() -> dict[str, Any]:
         # A checkpoint is written, and the run says why it ended.
         "terminationGracePeriodSeconds": 60,
         "securityContext": pod_security(),
-        "affinity": {"podAntiAffinity": _one_per_node()},
+        # Two stages on one node would measure each other.
+        "affinity": {"podAntiAffinity": one_per_node(LABELS)},
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": value_of("scratch_size")}},
@@ -145,13 +152,6 @@ def _job_manifest() -> dict[str, Any]:
             "template": {"metadata": {"labels": LABELS}, "spec": pod},
         },
     }
-
-
-def _one_per_node() -> dict[str, Any]:
-    """Return the rule that two stages never share a node: each would measure the other."""
-    selector = {"matchLabels": LABELS}
-    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
 
 
 def _cores(cpus: float | None) -> str | None:

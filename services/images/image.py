@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,8 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.files import replace_bytes, replace_text
 from weighbridge.core.paths import PACKAGE
 from weighbridge.core.store import link_or_copy, sha256_of
-from weighbridge.core.uv_settings import uv_variables
+from weighbridge.core.uv_settings import INDEX_VARIABLES, find_links, uv_variables
+from weighbridge.core.versions import own_version
 from weighbridge.services.images import own_wheel
 from weighbridge.services.images.containerfile import (
     CERTIFICATES_SECRET,
@@ -105,7 +105,7 @@ def image_of(
         system_packages=list(dict.fromkeys([*needed, *packages])),
     )
     text = containerfile(contents)
-    tag = f"{metadata.version('weighbridge')}-{_digest(text, files)[:12]}"
+    tag = f"{own_version()}-{_digest(text, files)[:12]}"
     prefix = f"{repository.rstrip('/')}/" if repository else ""
     # Names of images are lower case, and take no two signs in a row.
     title = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -118,17 +118,25 @@ def index_settings() -> str:
     They may hold a password.
     """
     variables = {**uv_variables()}
-    variables |= {name: value for name, value in os.environ.items() if name.startswith("UV_INDEX")}
-    for name in ("UV_DEFAULT_INDEX", "UV_NO_INDEX"):
-        variables |= {name: os.environ[name]} if name in os.environ else {}
+    # With the names and passwords of indexes, and how to choose among them.
+    variables |= {
+        name: value
+        for name, value in os.environ.items()
+        if name in INDEX_VARIABLES or name.startswith("UV_INDEX")
+    }
     # Folders of this machine: what is wanted of them is in the context.
     variables.pop("UV_FIND_LINKS", None)
     variables.pop("SSL_CERT_FILE", None)
     if certificates():
         inside = f"{SECRETS}/{CERTIFICATES_SECRET}"
         variables |= {"SSL_CERT_FILE": inside, "PIP_CERT": inside}
-    for_pip = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX"}
-    variables |= {pip: variables[uv] for pip, uv in for_pip.items() if uv in variables}
+    for_pip = {
+        "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+        "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+    }
+    for pip, of_uv in for_pip.items():
+        if urls := [variables[name] for name in of_uv if name in variables]:
+            variables[pip] = urls[0]
     return "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())
     )
@@ -173,9 +181,8 @@ def _local_wheels(locks: list[Path]) -> Iterator[Path]:
     """Give the wheels of UV_FIND_LINKS that the locks name, and that no index may have."""
     text = "\n".join(lock.read_text() for lock in locks)
     wanted = {f"{_normal(package)}-{version}" for package, version in _PINNED.findall(text)}
-    listed = {**os.environ, **uv_variables()}.get("UV_FIND_LINKS", "")
-    for folder in listed.replace(",", " ").split():
-        for wheel in sorted(Path(folder.removeprefix("file://")).glob("*.whl")):
+    for folder in find_links():
+        for wheel in sorted(folder.glob("*.whl")):
             package, version, *_ = wheel.name.split("-")
             if f"{_normal(package)}-{version}" in wanted:
                 yield wheel
@@ -193,7 +200,7 @@ def _labels(name: str, base: str, locks: list[Path]) -> dict[str, str]:
     return {
         "org.opencontainers.image.title": f"weighbridge-{name}",
         "org.opencontainers.image.description": f"Weighbridge: {what}",
-        "org.opencontainers.image.version": metadata.version("weighbridge"),
+        "org.opencontainers.image.version": own_version(),
         "org.opencontainers.image.licenses": "Apache-2.0",
         "org.opencontainers.image.base.name": _DIGEST.sub("", base),
         **({"org.opencontainers.image.base.digest": pinned[1]} if pinned else {}),

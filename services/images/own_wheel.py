@@ -8,6 +8,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -28,8 +29,9 @@ def file_name() -> str:
     return f"weighbridge-{_distribution().version}-{_TAG}.whl"
 
 
+@cache
 def content() -> bytes:
-    """Return the wheel.
+    """Return the wheel; what is running does not change meanwhile.
 
     Raises: Unavailable: this is no installation, so nobody knows its version and its commands.
     """
