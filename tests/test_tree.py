@@ -155,6 +155,7 @@ def test_control_lock_holds_every_direct_dependency() -> None:
                 "datasets",
                 "boto3",
                 "matplotlib",
+                "jsonschema",
             ),
         ),
     ],

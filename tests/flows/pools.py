@@ -3,8 +3,7 @@
 import contextlib
 import contextvars
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 from uuid import UUID
 
@@ -104,13 +103,8 @@ def runs_of(flow: str) -> list[dict[str, Any]]:
     return found
 
 
-def eventually_state(run: UUID, true: Callable[[str], bool], seconds: float = 10) -> str:
-    """The type of a run's state, as soon as it is so."""
+def state_of(run: UUID) -> str:
+    """The type of a run's state."""
     with get_client(sync_client=True) as client:
-        deadline = time.monotonic() + seconds
-        while True:
-            state = client.read_flow_run(run).state
-            name = state.type.value if state else ""
-            if true(name) or time.monotonic() > deadline:
-                return name
-            time.sleep(0.2)
+        state = client.read_flow_run(run).state
+    return state.type.value if state else ""

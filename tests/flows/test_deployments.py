@@ -51,6 +51,6 @@ def test_workers_ask_the_deployer_for_the_short_runs_and_for_no_others(
         return httpx.Response(200, json=known, request=httpx.Request(method, url))
 
     monkeypatch.setattr(httpx, "request", answer)
-    deployments._let_the_deployer_run("http://prefect/api", tmp_path)
+    deployments._let_the_deployer_run("http://prefect/api", tmp_path, known)
     program = [sys.executable, "-m", "weighbridge.deployer.run_request"]
     assert commands == {name: [*program, name] for name in ("reconcile", "monitor")}

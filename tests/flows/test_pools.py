@@ -157,9 +157,6 @@ def test_amazons_own_models_take_task_and_request(defaults: JobDefaults) -> None
     overrides = request["overrides"]
     for sized in (task, overrides):
         sized.update({size: str(sized[size]) for size in ("cpu", "memory") if size in sized})
-    overrides.update(
-        {size: str(overrides[size]) for size in ("cpu", "memory") if size in overrides}
-    )
     overrides["containerOverrides"][0].update(command=["prefect"], environment=[])
     service = get_session().get_service_model("ecs")
     for operation, parameters in (

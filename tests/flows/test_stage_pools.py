@@ -1,6 +1,7 @@
 """Stages that are handed over to a work pool: what comes back, and what becomes of lost ones."""
 
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import recipe as chain_recipe
 from tests.stand_ins.bucket import Bucket
+from tests.waiting import until
 from weighbridge.configs.recipe import Recipe
 from weighbridge.configs.run_args import RunArgs
 from weighbridge.core.artifact import Artifact
@@ -171,15 +173,15 @@ def test_a_run_that_is_lost_is_begun_again_and_ends_with_the_reason_where_that_d
 def test_a_process_that_gives_no_sign_of_life_is_taken_for_lost(
     pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.flows.pools import eventually_state
+    from tests.flows.pools import state_of
     from weighbridge.flows import stage_pools
 
-    monkeypatch.setattr(stage_pools, "SILENCE", 0.5)
+    monkeypatch.setattr(stage_pools, "SILENCE", 5.0)
     there(lambda: made(Workspace()))
     pool.fates = ["falls silent"]
     assert release(recipe_of(pool)).value.format == "safetensors"
     silent, _ = pool.runs
-    assert eventually_state(silent, lambda name: name == "CRASHED") == "CRASHED"
+    until(lambda: state_of(silent) == "CRASHED", 10, poll=0.2)
 
 
 def test_a_job_that_does_not_begin_ends_within_the_deadline_with_what_its_worker_said(
@@ -197,7 +199,7 @@ def test_a_job_that_does_not_begin_ends_within_the_deadline_with_what_its_worker
 def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
     pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.flows.pools import eventually_state
+    from tests.flows.pools import runs_of, state_of
     from weighbridge.flows import stage_pools
 
     def interrupted(*_: object) -> None:
@@ -207,10 +209,8 @@ def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
     monkeypatch.setattr(stage_pools, "_look_at_start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         release(recipe_of(pool))
-    from tests.flows.pools import runs_of
-
     run = runs_of("stage")[-1]["id"]
-    assert eventually_state(run, lambda name: name.startswith("CANCEL")).startswith("CANCEL")
+    until(lambda: state_of(run).startswith("CANCEL"), 10, poll=0.2)
 
 
 def test_a_worker_of_another_release_refuses_and_says_what_to_install(
@@ -326,9 +326,13 @@ def test_candidates_are_weighed_side_by_side_and_one_that_is_lost_does_not_stop_
     assert pool.most_at_once == 2
 
 
-def test_two_that_weigh_on_one_machine_take_turns(tmp_path: Path) -> None:
+def test_two_that_weigh_on_one_machine_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from weighbridge.flows.stage import _alone_on_this_machine
 
+    # Not the lock by which this machine's own weighings take turns.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     inside = threading.Event()
 
     def second() -> None:

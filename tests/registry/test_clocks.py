@@ -39,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield server
         server.shutdown()
@@ -72,11 +72,8 @@ def test_what_is_more_than_they_bear_is_said_in_one_line(
     assert said in caplog.text
 
 
-def test_a_server_that_does_not_answer_is_somebody_elses_to_tell(
-    server: Server, settings: Settings
-) -> None:
-    server.ahead = 300.0
-    clocks.check(settings.model_copy(update={"tracking_uri": "http://127.0.0.1:1"}))
+def test_a_server_that_does_not_answer_is_somebody_elses_to_tell(tmp_path: Path) -> None:
+    clocks.check(Settings(home=tmp_path, tracking_uri="http://127.0.0.1:1"))
 
 
 def test_without_another_machine_there_is_one_clock(tmp_path: Path) -> None:

@@ -63,9 +63,7 @@ def test_many_processes_of_one_home_are_one_home(registry: Registry) -> None:
         registry.refuse_other_homes("c")
 
 
-def test_a_home_whose_process_has_ended_or_whose_lease_has_run_out_is_none(
-    registry: Registry,
-) -> None:
+def test_a_home_whose_lease_has_run_out_is_none(registry: Registry) -> None:
     live_elsewhere(registry, "sqlite", seconds=-1)
     with registry.joined("releasing demo"):
         assert len(entries(registry)) == 1

@@ -3,6 +3,7 @@ in memory.
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,21 +84,16 @@ class FakeRegistry:
         return [entry.fields["outcome"] for entry in self.ledger if entry.event == "end"]
 
 
-@dataclass
-class Machine:
-    """A target `shop` on a machine in memory."""
+class Shop(ABC):
+    """A target `shop`, and the registry that says what serves there."""
 
     workspace: Workspace
-    world: World
     registry: FakeRegistry
-    policy: dict[str, Any]
-    kind: str = "memory"
-    """Of the target."""
 
     @property
+    @abstractmethod
     def binding(self) -> Binding:
-        deploy = {"name": "shop", "target": {"kind": self.kind}, "rollout": self.policy}
-        return Binding(target="shop", model="demo", deploy=deploy)
+        """The arguments that the registry has of it."""
 
     @property
     def managed(self) -> ManagedTarget:
@@ -115,6 +111,23 @@ class Machine:
     def promote(self, version: str, **options: Any) -> ReconcileResult:
         self.registry.alias = version
         return self.reconcile(**options)
+
+
+@dataclass
+class Machine(Shop):
+    """A target `shop` on a machine in memory."""
+
+    workspace: Workspace
+    world: World
+    registry: FakeRegistry
+    policy: dict[str, Any]
+    kind: str = "memory"
+    """Of the target."""
+
+    @property
+    def binding(self) -> Binding:
+        deploy = {"name": "shop", "target": {"kind": self.kind}, "rollout": self.policy}
+        return Binding(target="shop", model="demo", deploy=deploy)
 
     def serves(self) -> str:
         """The version with all the traffic."""

@@ -72,6 +72,7 @@ class Host:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         for process in self._started:
+            process.kill()  # one that was not in the namespace yet
             process.wait(10)
 
 

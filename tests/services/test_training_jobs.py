@@ -1,10 +1,11 @@
 """A fine-tune over several machines as a manifest: how many, where they meet, what they may."""
 
 from tests.tasks.test_ranks import request_of
-from weighbridge.services.training_jobs import PodArgs, job_set, train_job
+from weighbridge.flows.pools.base import JobDefaults
+from weighbridge.services.training_jobs import job_set, train_job
 from weighbridge.tasks.ranks import RANK_MODULE
 
-PODS = PodArgs(image="mine", env={"WEIGHBRIDGE_STORE": "s3://a/b"}, secrets=("KEY",), gpus=4)
+PODS = JobDefaults(image="mine", env={"WEIGHBRIDGE_STORE": "s3://a/b"}, secrets=("KEY",), gpus=4)
 REQUEST = request_of(nodes=2, processes_per_node=4)
 
 
