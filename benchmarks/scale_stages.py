@@ -6,6 +6,7 @@ its own; candidates are endpoints that answer slowly and take no processor, as o
 """
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -79,6 +80,8 @@ def site(folder: Path, workers: int) -> Iterator[Site]:
             )
         )
         server.wait_until(lambda: answers(f"{api}/health"), 120)
+        apply = [sys.executable, "-m", "weighbridge.cli.main", "pools", "apply"]
+        subprocess.run([*apply, "--type", "process", "--pool", "pool"], check=True)
         started = [stack.enter_context(_worker(folder, number)) for number in range(workers)]
         yield Site(folder, server, started)
 
@@ -91,6 +94,8 @@ def _worker(folder: Path, number: int) -> Process:
     # As on a machine of its own: one stage at a time.
     command += ["--limit", "1"]
     variables = {"WEIGHBRIDGE_HOME": str(home), "TMPDIR": str(home / "tmp")}
+    # As where `prefect` was found: the jobs' command is found there, too.
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, **variables, "PREFECT_HOME": str(home / "prefect")}
     return Process(f"worker {number}", command, log=home / "log", cwd=home, env=environment)
 

@@ -37,6 +37,8 @@ WORKERS_EVERY: Final = 20.0
 PAGE: Final = 200
 """Runs that Prefect tells of in one answer."""
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
+LATER_POLL: Final = 1.02
+"""Times as long as the one before: a result is seen late by a fiftieth of what it took, at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class StagePools:
         poll, answered = FIRST_POLL, time.monotonic()
         while waiting := [child for child in children if child.outcome is None]:
             time.sleep(poll)
-            poll = min(LONGEST_POLL, poll * 1.05)
+            poll = min(LONGEST_POLL, poll * LATER_POLL)
             try:
                 runs = _read([child.run for child in waiting], client)
                 for child in waiting:

@@ -154,6 +154,7 @@ def test_control_lock_holds_every_direct_dependency() -> None:
                 "bentoml",
                 "datasets",
                 "boto3",
+                "numpy",
                 "matplotlib",
                 "jsonschema",
             ),

@@ -71,14 +71,14 @@ def block_name(secret: str, variable: str) -> str:
     return f"{secret}-{variable.lower().replace('_', '-')}"
 
 
-def common(env: Mapping[str, str]) -> dict[str, Any]:
+def common(env: Mapping[str, str], command: str | None = None) -> dict[str, Any]:
     """Return the variables that every type of pool has."""
     texts = {"additionalProperties": {"type": "string"}}
     return {
         "name": variable("string", "Name of what a worker starts."),
         "env": {**variable("object", "Environment variables.", dict(env)), **texts},
         "labels": {**variable("object", "Labels of what a worker starts."), **texts},
-        "command": variable("string", "Command of a flow run; empty: Prefect's own."),
+        "command": variable("string", "Command of a flow run; empty: Prefect's own.", command),
     }
 
 

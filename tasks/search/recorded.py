@@ -8,14 +8,16 @@ import math
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.core.errors import BadInput
 from weighbridge.serving.engines.base import EngineArgs, engine_for
 from weighbridge.serving.engines.replay import ReplayArgs
-from weighbridge.tasks.search.replay import Replay
 from weighbridge.tasks.search.space import CANDIDATE, Branch, Setting, key_of
 from weighbridge.tasks.search.visits import Question, Visit, read_grid
+
+if TYPE_CHECKING:
+    from weighbridge.tasks.search.replay import Replay
 
 RECORDED: Final = "recorded"
 """Under which option a setting says which of the record's candidates it is."""
@@ -59,13 +61,16 @@ def comparison(engine: EngineArgs, setting: Setting, spent: float) -> str:
     )
 
 
-def _replay_of(engine: EngineArgs) -> Replay:
+def _replay_of(engine: EngineArgs) -> "Replay":
     assert isinstance(engine, ReplayArgs)
     return _read(Path(engine.grid), engine.seed)
 
 
 @lru_cache(maxsize=1)
-def _read(grid: Path, seed: int) -> Replay:
+def _read(grid: Path, seed: int) -> "Replay":
+    # Every stage imports this module, and replaying brings numpy.
+    from weighbridge.tasks.search.replay import Replay
+
     return Replay(read_grid(grid), seed)
 
 

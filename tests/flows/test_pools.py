@@ -1,7 +1,11 @@
 """Base job templates of work pools: right for their workers, and without a secret in them."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +191,24 @@ def test_a_pod_has_no_rights_and_no_neighbour_of_its_kind() -> None:
     assert not {f"app.kubernetes.io/{of}" for of in ("part-of", "managed-by", "version")} & {
         *wanted
     }
+
+
+def test_a_process_becomes_prefects_engine_itself_out_of_reach_of_the_workers_terminal(
+    tmp_path: Path,
+) -> None:
+    engine = tmp_path / "prefect" / "engine.py"
+    engine.parent.mkdir()
+    (engine.parent / "__init__.py").touch()
+    engine.write_text("import os, sys; print(__name__, sys.argv[1:], os.getsid(0) == os.getpid())")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        shlex.split(filled("process", JobDefaults())["command"]),
+        env={**os.environ, "PATH": str(Path(sys.executable).parent), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout == "__main__ [] True\n", done.stderr
 
 
 def test_what_a_recipe_says_stands_above_the_defaults() -> None:
