@@ -22,9 +22,9 @@ from weighbridge.rollout.champion import find_measured
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.monitor import Evidence, MonitorCheck
 from weighbridge.rollout.sequential_test import Judgement
-from weighbridge.serving.gateway.metrics import since
 from weighbridge.serving.targets.base import Revision
 from weighbridge.serving.targets.records import CHECKS
+from weighbridge.serving.traffic_figures import since
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +159,12 @@ def _traffic_figures(
     managed: ManagedTarget, current: Revision, log: MonitorLog
 ) -> dict[str, float]:
     """Return what was counted since the last look, and keep today's counters in the log."""
-    earlier, log.counters = log.counters, managed.target.traffic_figures(current)
-    return since(earlier, log.counters) if log.counters else {}
+    figures = managed.target.traffic_figures(current)
+    if not figures:
+        # The next look goes on from the last one that learned something.
+        return {}
+    earlier, log.counters = log.counters, figures
+    return since(earlier, figures)
 
 
 def _as_number(judgement: Judgement) -> dict[str, float]:

@@ -19,6 +19,7 @@ from weighbridge.core.hang_watch import HangWatch
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.serving.targets.base import Revision
 from weighbridge.serving.targets.records import RESTART, TargetRecords
+from weighbridge.serving.traffic_figures import total
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class EngineWatch:
         """Whether clients got answers since the last look that asked this."""
         before, self._answered = (
             self._answered,
-            managed.target.traffic_figures(revision).get(_ANSWERED, 0.0),
+            total(managed.target.traffic_figures(revision), _ANSWERED),
         )
         # The first of several looks in a row has nothing to compare with.
         return self._watch.unanswered > 0 and self._answered > before

@@ -3,16 +3,18 @@
 Without a gateway of ours in front nobody else knows. At BentoML's port it adds::
 
     GET /readyz          200 once the engine has given a real answer, lately or now
-    GET /requests        JSON: how many are under way, and those that ended (`?after=N`: since then)
+    GET /requests        JSON: how many are under way, those that ended (`?after=N`: since then),
+                         and what all came to since it began to count
     POST /drain          from the pod itself: connections are closed as their answers end
 
 Every answer says in `X-Weighbridge-Version` which revision gave it.
 """
 
 import asyncio
+import itertools
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
@@ -64,6 +66,7 @@ class RequestWatch:
         self._in_flight = 0
         self._ended: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._count = 0
+        self._totals: Counter[str] = Counter()
         # Tells a reader that counting has begun anew.
         self._since = time.time()
         self._answered_at = float("-inf")
@@ -108,6 +111,7 @@ class RequestWatch:
             "in_flight": self._in_flight,
             "draining": self._draining,
             "count": self._count,
+            "totals": self._totals,
             "ended": [request for request in self._ended if request["number"] > seen],
         }
 
@@ -122,7 +126,10 @@ class RequestWatch:
         finally:
             self._change(-1)
             self._count += 1
-            self._ended.append({"number": self._count, **request.record()})
+            self._ended.append({"number": self._count, **(ended := request.record())})
+            self._totals[f"responses_{ended['status'] // 100}xx"] += 1
+            self._totals["seconds_total"] += ended["seconds"]
+            self._totals["bytes_in"] += request.received
 
     def _note_answer(self) -> None:
         self._answered_at = time.monotonic()
@@ -155,11 +162,14 @@ class _Request:
         self._status = _CLIENT_LEFT
         self._stream = self._whole = self._left = False
         self._bytes = 0
+        self.received = len(scope["path"]) + sum(map(len, itertools.chain(*scope["headers"])))
+        """Bytes that came, head and body."""
         self._pinned = (b"x-weighbridge-version", revision) in scope["headers"]
 
     def receiving(self, receive: Any) -> Any:
         async def received() -> Any:
             message = await receive()
+            self.received += len(message.get("body", b""))
             self._left = self._left or message["type"] == "http.disconnect"
             return message
 

@@ -1,7 +1,6 @@
 """What the gateway counted of one version, from its Prometheus metrics."""
 
 import re
-from collections.abc import Mapping
 
 import httpx
 
@@ -43,21 +42,3 @@ def figures(port: int | None, target: str, server: str) -> dict[str, float]:
         if (proxy, proxy_server) == (target, server) and name in _NAMES:
             counted[f"{_NAMES[name]}_{code}" if code else _NAMES[name]] = float(value)
     return counted
-
-
-def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures between two looks; counters that fell began anew with the gateway."""
-    counters = {
-        key: value for key, value in now.items() if key.startswith(("responses_", "bytes_"))
-    }
-    restarted = any(value < before.get(key, 0) for key, value in counters.items())
-    increases = {
-        key: value - (0 if restarted else before.get(key, 0)) for key, value in counters.items()
-    }
-    uploaded = increases.pop("bytes_in", 0.0)
-    requests = sum(increases.values())
-    shares = {"errors": increases.get("responses_5xx", 0) / requests} if requests else {}
-    if requests and uploaded:
-        shares["request_bytes"] = uploaded / requests
-    gauges = {key: value for key, value in now.items() if key not in counters}
-    return {**gauges, "requests": requests, **shares}

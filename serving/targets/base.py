@@ -283,8 +283,8 @@ class Target(ABC, Generic[A, R]):
     def traffic_figures(self, revision: R) -> dict[str, float]:
         """Return figures of the revision's traffic by name; empty where none are to be had.
 
-        Names that begin with `responses_` are counters that only grow (`responses_2xx`,
-        `responses_5xx`); whoever calls takes the difference of two looks. Others stand as they are.
+        What the names say is in serving/traffic_figures.py; of counters, whoever calls takes the
+        difference of two looks.
         """
         return {}
 

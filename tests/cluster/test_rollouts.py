@@ -6,12 +6,13 @@ from typing import NoReturn
 
 import pytest
 
-from tests.cluster.lab import Clients, Killed, Lab, in_thread
+from tests.cluster.lab import LAG, Clients, Killed, Lab, in_thread
 from tests.waiting import until
 from weighbridge.conformance.kubernetes_api.store import Refused
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout import target_operations, target_status
-from weighbridge.serving.targets.kubernetes import api
+from weighbridge.serving.targets.kubernetes import api, reach
+from weighbridge.serving.traffic_figures import since
 
 anywhere = pytest.mark.parametrize("shop", ["stand-in", "cluster"], indirect=True)
 
@@ -45,6 +46,23 @@ def test_an_image_that_cannot_be_pulled_is_told_at_once(shop: Lab) -> None:
     assert "ImagePull" in result.detail
     assert "demo:9" in shop.events("end")[-1]["detail"]
     assert shop.serving() == {"1"}
+
+
+def test_what_pods_counted_of_their_clients_is_what_came_since_the_last_look(
+    shop: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote("1")
+    target, current = shop.target, shop.state.current
+    assert current
+    before = target.traffic_figures(current)
+    until(lambda: shop.cluster.backend("shop", LAG))
+    for _ in range(3):
+        shop.cluster.stream(b"{}")
+    found = since(before, target.traffic_figures(current))
+    assert (found["requests"], found["errors"], found["in_flight"]) == (3, 0, 0)
+    assert 0 < found["seconds_average"] < 1
+    monkeypatch.setattr(reach.Pods, "document", lambda *_: None)
+    assert target.traffic_figures(current) == {}, "a part of it would look as if it were all"
 
 
 def test_a_registry_that_wants_a_login_leads_to_the_secret(shop: Lab) -> None:

@@ -120,6 +120,16 @@ def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:
     assert scene.champion == "1"
 
 
+def test_a_look_that_learns_no_figures_takes_nothing_from_the_next(scene: Scene) -> None:
+    looks = iter([{"responses_2xx": 100.0}, {}, {"responses_2xx": 130.0}])
+    scene.managed.target.traffic_figures = lambda _: next(looks)
+    scene.look("pass", "pass", "pass")
+    client = scene.registry.connection.client
+    (run,) = client.search_runs([scene.registry.connection.experiment(MONITORING)])
+    history = client.get_metric_history(run.info.run_id, "gateway.requests")
+    assert sorted(point.value for point in history) == [30, 100]
+
+
 @pytest.mark.parametrize(
     "verdicts",
     [("fail", "pass", "fail"), ("fail", "error"), ("error", "error"), ("inconclusive",) * 3],

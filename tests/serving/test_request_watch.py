@@ -36,6 +36,7 @@ class Engine:
         return self.well
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
         status = 503 if "fails" in scope["path"] else 200
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -182,3 +183,16 @@ def test_only_the_pod_itself_may_drain_it() -> None:
         assert not (await requests(client))["draining"]
 
     play(scenario, peer="10.0.0.7")
+
+
+def test_what_all_came_to_is_added_up() -> None:
+    async def scenario(client: httpx.AsyncClient, engine: Engine, gauge: Gauge) -> None:
+        assert (await requests(client))["totals"] == {}
+        for path in ("/v1/well", "/v1/well", "/v1/fails", "/metrics"):
+            await client.post(path, content=b"x" * 1000)
+        totals = (await requests(client))["totals"]
+        assert (totals["responses_2xx"], totals["responses_5xx"]) == (2, 1)
+        assert 3000 < totals["bytes_in"] < 4000
+        assert totals["seconds_total"] > 0
+
+    play(scenario)

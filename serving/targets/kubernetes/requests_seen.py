@@ -62,6 +62,29 @@ class PodTraffic:
                 yield request
 
 
+def figures(pods: Pods) -> dict[str, float]:
+    """Return what pods counted of their clients, each for itself (serving/traffic_figures.py).
+
+    Nothing where one of them does not tell: counted without it, all that it has answered would be
+    taken for new the next time. Nothing of a Bento that is too old to count, either.
+    """
+    counted: dict[str, float] = {"in_flight": 0.0}
+    try:
+        listed = pods.listed(anew=True)
+    except Unavailable:
+        return {}
+    for pod in listed:
+        if pod_states.is_ending(pod) or pod.get("status", {}).get("phase") != "Running":
+            continue
+        document = pods.document(pod, "/requests")
+        if document is None or "totals" not in document:
+            return {}
+        source = f"{pod['metadata']['uid']}.{document['since']}"
+        counted["in_flight"] += document["in_flight"]
+        counted |= {f"{name}@{source}": count for name, count in document["totals"].items()}
+    return counted
+
+
 def in_flight(pods: Pods) -> int:
     """Return how many requests of clients pods are answering; 1 for each that does not say."""
     try:

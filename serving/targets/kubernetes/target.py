@@ -35,7 +35,7 @@ from weighbridge.serving.targets.kubernetes.manifests import (
 from weighbridge.serving.targets.kubernetes.pods import CONTAINER
 from weighbridge.serving.targets.kubernetes.reach import Pods, close_door, door_to
 from weighbridge.serving.targets.kubernetes.records import ClusterPlace
-from weighbridge.serving.targets.kubernetes.requests_seen import PodTraffic, in_flight
+from weighbridge.serving.targets.kubernetes.requests_seen import PodTraffic, figures, in_flight
 from weighbridge.serving.targets.records import TargetRecords
 from weighbridge.serving.targets.shared_records import SharedRecords
 
@@ -268,6 +268,10 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def in_flight(self, revision: KubernetesRevision) -> int:
         """Return how many requests its pods are answering, as they say themselves."""
         return in_flight(self._pods(revision))
+
+    def traffic_figures(self, revision: KubernetesRevision) -> dict[str, float]:
+        """Return what its pods counted of their clients."""
+        return figures(self._pods(revision))
 
     def traffic(self) -> PodTraffic:
         """Return a reader of the requests that end at any of the pods from now on."""

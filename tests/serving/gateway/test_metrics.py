@@ -8,9 +8,10 @@ from tests.serving.gateway.upstreams import upstreams
 from tests.waiting import until
 from weighbridge.core.processes import free_port
 from weighbridge.serving.gateway.gateway import Gateway
-from weighbridge.serving.gateway.metrics import figures, since
+from weighbridge.serving.gateway.metrics import figures
 from weighbridge.serving.gateway.models import Front, Route
 from weighbridge.serving.supervisor import Supervisor
+from weighbridge.serving.traffic_figures import since
 
 
 def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> None:
@@ -38,17 +39,3 @@ def test_requests_of_one_version_are_counted_by_their_kind(tmp_path: Path) -> No
     finally:
         Supervisor(tmp_path).shutdown()
     assert figures(metrics, "demo", "7") == {}
-
-
-def test_counters_that_began_anew_are_not_subtracted() -> None:
-    before = {"responses_2xx": 100.0, "responses_5xx": 5.0, "in_flight": 3.0}
-    assert since(before, {"responses_2xx": 110.0, "responses_5xx": 15.0, "in_flight": 1.0}) == {
-        "requests": 20.0,
-        "errors": 0.5,
-        "in_flight": 1.0,
-    }
-    assert since(before, {"responses_2xx": 8.0, "responses_5xx": 0.0}) == {
-        "requests": 8.0,
-        "errors": 0.0,
-    }
-    assert since(before, dict(before)) == {"requests": 0.0, "in_flight": 3.0}
