@@ -1,6 +1,7 @@
 """Fixtures every test area shares: a workspace of its own, the made models once per machine."""
 
 import logging
+import os
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
 from tests.warm_scripts import warm_scripts as warm_scripts_within
+from tests.warm_services import WarmServices
 from weighbridge.core import ranges
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings
@@ -98,6 +100,19 @@ def tiny_model() -> Path:
 def warm_scripts() -> Iterator[None]:
     """Scripts of other environments begin with their libraries imported, in all of a module."""
     with warm_scripts_within():
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_services(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Services begin with their libraries imported, in all of a module."""
+    # Of a test run with several workers: their parent outlives them.
+    folder, owner = tmp_path_factory.getbasetemp(), os.getpid()
+    if hasattr(pytestconfig, "workerinput"):
+        folder, owner = folder.parent, os.getppid()
+    with WarmServices(folder, owner):
         yield
 
 

@@ -35,7 +35,7 @@ from weighbridge.serving.reaper import MARK, marked
 from weighbridge.serving.supervised_program import Program
 from weighbridge.serving.supervisor import Supervisor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_services")]
 ROOT = Path(__file__).resolve().parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(900)"]
 SERVICES = ["gateway", "prefect", "mlflow", "deployer", "worker", "watchdog"]
