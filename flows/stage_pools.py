@@ -100,7 +100,7 @@ class StagePools:
     def run_all(self, orders: Sequence[Order]) -> list[Any]:
         """Return the result of each, or the error that it ended with; all go side by side.
 
-        Whatever interrupts the wait cancels them.
+        Whatever interrupts the wait cancels them, as does one that cannot be begun.
         """
         from prefect.client.orchestration import get_client
 

@@ -213,6 +213,34 @@ def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
     until(lambda: state_of(run).startswith("CANCEL"), 10, poll=0.2)
 
 
+def test_one_that_cannot_be_begun_cancels_those_that_were_begun_beside_it(pool: Any) -> None:
+    from tests.flows.pools import runs_of, state_of
+    from weighbridge.flows.prefect_adapter import release_flow
+    from weighbridge.flows.stage_pools import Order, StagePools
+
+    pool.fates = ["is not begun"]
+    recipe, workspace = recipe_of(pool), Workspace()
+    place = recipe.run.place("finetune")
+    assert place is not None
+    there = made(workspace)
+    gone = there.model_copy(update={"digest": f"sha256:{0:064}"})
+    first, second = (
+        Order(step(never), remote_stages.StageInputs(model=model), place, title)
+        for title, model in (("the first", there), ("the second", gone))
+    )
+
+    @release_flow(name="release")
+    def flow() -> None:
+        StagePools(recipe, workspace).run_all([first, second])
+
+    with pytest.raises(WeighbridgeError, match="fetching artifact sha256:0000"):
+        flow()
+    begun = [run["id"] for run in runs_of("stage") if run["name"] == "the first"]
+    assert len(begun) == 1
+    until(lambda: state_of(begun[0]).startswith("CANCEL"), 10, poll=0.2)
+    assert not [run for run in runs_of("stage") if run["name"] == "the second"]
+
+
 def test_a_worker_of_another_release_refuses_and_says_what_to_install(
     pool: Any, there: Callable[[Compute], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
