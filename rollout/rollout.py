@@ -163,28 +163,33 @@ class Rollout:
         return revision.model_copy(update={"url": self._managed.target.url_of(revision)})
 
     def _make_room(self) -> None:
-        """Stop the old version first where memory does not hold both.
+        """Stop the old version first where there is no room for both.
 
         Rolling back starts it again.
         """
-        managed, old, needed = self._managed, self._ongoing.previous, self._release.peak_memory
-        free = managed.target.free_memory()
-        if old is None or not needed or free is None:
+        managed, old = self._managed, self._ongoing.previous
+        lack = {} if old is None else self._lack_of_room()
+        if old is None or not lack:
             return
-        if needed * SWAP_RESERVE + self._policy.memory_reserve <= free:
-            return
-        logger.warning(
-            "%s needs %s and %s are free: %s is stopped first",
-            self._release.bento,
-            human_size(needed),
-            human_size(free),
-            old.release.bento,
-        )
-        self._enter("swap", swap=True, need=needed, free=free)
+        logger.warning("%s: %s: %s is stopped first", managed.name, lack["why"], old.release.bento)
+        self._enter("swap", swap=True, **lack)
         deadline = time.monotonic() + self._policy.drain_seconds
         while managed.target.in_flight(old) and time.monotonic() < deadline:
             self._pause(POLL)
         managed.target.stop(old)
+
+    def _lack_of_room(self) -> dict[str, Any]:
+        """Return why both do not run beside each other, for the ledger; empty where they do."""
+        target, needed = self._managed.target, self._release.peak_memory
+        if why := target.lacks_room(self._ongoing.next):
+            return {"why": why}
+        free = target.free_memory()
+        if not needed or free is None:
+            return {}
+        if needed * SWAP_RESERVE + self._policy.memory_reserve <= free:
+            return {}
+        why = f"{self._release.bento} needs {human_size(needed)} and {human_size(free)} are free"
+        return {"why": why, "need": needed, "free": free}
 
     def _probe(self) -> None:
         if self._measurement is None:

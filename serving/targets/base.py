@@ -292,6 +292,12 @@ class Target(ABC, Generic[A, R]):
         """Return the bytes that a further revision could take; None where nobody here knows."""
         return None
 
+    def lacks_room(self, revision: R) -> str:
+        """Return why this revision can't run beside the one that serves, which is stopped first
+        then; empty where it can, or only its memory says.
+        """
+        return ""
+
     def answers_clients(self, revision: R) -> bool:
         """Whether clients of the address get this revision's answers now: a quick look."""
         return self.is_healthy(revision)

@@ -48,6 +48,26 @@ def test_an_image_that_cannot_be_pulled_is_told_at_once(shop: Lab) -> None:
     assert shop.serving() == {"1"}
 
 
+def test_where_cards_hold_one_version_it_ends_first_and_comes_back_if_the_next_fails(
+    shop: Lab,
+) -> None:
+    allocatable = {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "8Gi", "nvidia.com/gpu": "1"}
+    shop.cluster.create(
+        "v1", "Node", "nodes", "", "gpu-1", {"status": {"allocatable": allocatable}, "spec": {}}
+    )
+    small = {"cpu": "100m", "memory": "64Mi", "disk": "64Mi"}
+    shop.deploy |= {"surge": False, "resources": {**small, "gpus": 1}}
+    shop.promote("1")
+    result = shop.promote("2")
+    assert (result.action, result.version) == ("deployed", "2")
+    assert shop.serving() == {"2"}
+    [swap] = shop.events("swap")
+    assert "surge: false" in swap["why"]
+    assert shop.promote("dies").action == "failed"
+    assert shop.serving() == {"2"}
+    assert shop.target.answers_clients(shop.state.current)
+
+
 def test_what_pods_counted_of_their_clients_is_what_came_since_the_last_look(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,7 +186,8 @@ class KubernetesArgs(TargetArgs):
     surge: bool = Field(
         True,
         description="Whether the cluster has room for one replica more while one is replaced. "
-        "Without (too few GPUs): one goes before the next comes.",
+        "Without (too few GPUs): one goes before the next comes, and so does a whole version: from "
+        "its end to the first answer of the next nobody serves.",
     )
     gateway: GatewayRef | None = Field(
         None,
@@ -299,7 +300,9 @@ class KubernetesArgs(TargetArgs):
         if not self.surge:
             found.append(
                 "`surge: false`: a replica goes before the next comes, so there is one fewer while "
-                "one is replaced" + (", and none at all of one" if least == 1 else "")
+                "one is replaced"
+                + (", and none at all of one" if least == 1 else "")
+                + "; a version ends before the next one starts, and nobody serves meanwhile"
             )
         if self.gateway is None:
             found.append(

@@ -269,6 +269,12 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         """Return how many requests its pods are answering, as they say themselves."""
         return in_flight(self._pods(revision))
 
+    def lacks_room(self, revision: KubernetesRevision) -> str:
+        """Return that there is none for one replica more, where the recipe says so."""
+        return (
+            "" if revision.args.surge else "no replica more has room (deploy.target.surge: false)"
+        )
+
     def traffic_figures(self, revision: KubernetesRevision) -> dict[str, float]:
         """Return what its pods counted of their clients."""
         return figures(self._pods(revision))
