@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+"""How a scratch file is opened."""
+
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Have `path` hold `text` in UTF-8; it is on the disk when this returns."""
@@ -46,11 +49,14 @@ def made_once(path: Path, fresh: str, mode: int = 0o644) -> str:
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Give a stream; what is written to it becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Named by process and thread, so that two who write at once do not share a scratch file.
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     # Made with its mode: a secret whose rights were narrowed later could be read until then.
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        descriptor = os.open(scratch, NEW, mode)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(scratch, NEW, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -58,5 +64,6 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
             # Before the rename: else a power cut may leave the new name with none of the content.
             os.fsync(stream.fileno())
         scratch.replace(path)
-    finally:
+    except BaseException:
         scratch.unlink(missing_ok=True)
+        raise

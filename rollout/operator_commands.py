@@ -82,4 +82,4 @@ def _change(records: TargetRecords, changes: dict[str, object]) -> None:
 
 
 def _parse(content: bytes) -> OperatorCommands:
-    return OperatorCommands.model_validate_json(content or b"{}")
+    return OperatorCommands.model_validate_json(content) if content else OperatorCommands()

@@ -3,7 +3,6 @@
 An entry is written before the effect that it tells of, so a rollout needs no MLflow to go on.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,7 +79,7 @@ class Outbox:
         # Not splitlines: texts may hold other characters that it takes for the end of a line.
         for line in self._records.read(LEDGER).content.split(b"\n"):
             try:
-                entries.append(LedgerEntry.model_validate(json.loads(line)))
+                entries.append(LedgerEntry.model_validate_json(line))
             except ValueError:
                 continue
         return entries

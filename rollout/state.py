@@ -6,6 +6,7 @@ records are. Of a target whose versions run on this machine that file is the sta
 """
 
 import contextlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -166,15 +167,20 @@ def parse_state(content: bytes, revision_model: type[Revision], place: str) -> T
     """Return the state that a document holds, of records at this place. Raises Unavailable."""
     if not content:
         return TargetState()
-    model = TargetState[revision_model]  # type: ignore[valid-type]
     doing = f"reading {STATE} of {place}"
     try:
-        state = model.model_validate_json(content)
+        state = _model(revision_model).model_validate_json(content)
     except ValidationError as exc:
         _refuse_newer_form(doing, content)
         raise Unavailable(doing, "it is damaged", "remove it, then deploy again") from exc
     refuse_newer(doing, state.form, FORM, state.written_by)
     return state
+
+
+# pydantic forgets such a model when nobody holds it, and makes it anew in 10 ms of CPU time.
+@cache
+def _model(revision_model: type[Revision]) -> type[TargetState[Any]]:
+    return TargetState[revision_model]  # type: ignore[valid-type]
 
 
 def _refuse_newer_form(doing: str, content: bytes) -> None:

@@ -13,13 +13,12 @@ HOME/targets/NAME/state.lock      held for one change of the state, or for makin
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 from weighbridge.core.disk import recording
+from weighbridge.core.file_lock import file_lock
 from weighbridge.core.files import replace_bytes
 from weighbridge.serving.targets.records import STATE, Change, Document, TargetLocked, TargetRecords
 
@@ -77,15 +76,14 @@ class HomeRecords(TargetRecords):
     def lock(self, *, wait: bool) -> Iterator[Self]:
         """Keep every other process of this machine from deploying to this target."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            raise TargetLocked(f"deploying to {self.folder.name}", "somebody else does") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(self.folder / "lock", wait=wait))
+            except BlockingIOError:
+                raise TargetLocked(
+                    f"deploying to {self.folder.name}", "somebody else does"
+                ) from None
             yield self
-        finally:
-            lock.release()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -94,5 +92,5 @@ class HomeRecords(TargetRecords):
         with self._lock_of(STATE):
             yield
 
-    def _lock_of(self, name: str) -> FileLock:
-        return FileLock(self.folder / f"{name.partition('.')[0]}.lock")
+    def _lock_of(self, name: str) -> AbstractContextManager[None]:
+        return file_lock(self.folder / f"{name.partition('.')[0]}.lock")

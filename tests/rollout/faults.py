@@ -5,8 +5,10 @@ one makes of it.
 import contextlib
 import random
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -18,7 +20,7 @@ from tests.rollout.rollouts import FakeRegistry, Machine, machine
 from tests.stand_ins.target import Crash, Fault, MemoryRevision, Version, World
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
-from weighbridge.rollout import probe, target_operations
+from weighbridge.rollout import canary, probe, rollout, target_operations
 from weighbridge.rollout.interrupted_rollouts import recover
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.probe import ProbeAnswer
@@ -66,6 +68,15 @@ class Watched(World):
 
 
 @contextlib.contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A folder in memory, where the machine has one: on a disk each rename of a file waits."""
+    shared_memory = Path("/dev/shm")
+    where = shared_memory if shared_memory.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
 def watched(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **policy: Any
 ) -> Iterator[Machine]:
@@ -73,6 +84,8 @@ def watched(
     monkeypatch.setattr(rollouts, "World", Watched)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr(probe, "judge", _judge)  # the metrics take seconds to load
+    for module in (rollout, canary):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
     with machine(workspace, monkeypatch, **policy) as shop:
         world = shop.world
         assert isinstance(world, Watched)
@@ -85,6 +98,18 @@ def watched(
             monkeypatch.setattr(owner, name, _counted(world, getattr(owner, name), name))
         world.swapping = _is_swapping(workspace.settings.home)  # type: ignore[method-assign]
         yield shop
+
+
+class _AtOnce(Executor):
+    """Does what is submitted at once: how often a rollout looks does not depend on the machine."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def submit(self, act: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(act(*args, **options))
+        return future
 
 
 def _judge(answered: Sequence[ProbeAnswer], measurement: object, **policy: object) -> Judgement:

@@ -13,6 +13,7 @@ from tests.rollout.faults import (
     bad,
     check_quiet,
     good,
+    memory_folder,
     next_process,
     strike,
     swap,
@@ -20,6 +21,7 @@ from tests.rollout.faults import (
 )
 from tests.rollout.rollouts import Machine
 from tests.stand_ins.target import Fault, Version
+from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import target_operations
 from weighbridge.rollout.interrupted_rollouts import recover
@@ -32,8 +34,13 @@ KINDS = get_args(Kind)
 
 
 @pytest.fixture
-def shop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with watched(workspace, monkeypatch, questions=4) as shop:
+def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    # What takes hundreds of answers is not what a fault happens to.
+    policy = {"questions": 4, "exclude_harm": "never"}
+    with (
+        memory_folder() as folder,
+        watched(Workspace(Settings(home=folder / "home")), monkeypatch, **policy) as shop,
+    ):
         yield shop
 
 

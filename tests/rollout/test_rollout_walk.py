@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.rollout.faults import KINDS, again, check_quiet, heal, strike, watched
+from tests.rollout.faults import KINDS, again, check_quiet, heal, memory_folder, strike, watched
 from tests.stand_ins.target import Fault, Version
 from weighbridge.core.errors import BadInput
 from weighbridge.core.settings import Settings
@@ -273,6 +273,7 @@ class Walk(RuleBasedStateMachine):
         return look
 
 
-def test_whatever_happens_the_actual_state_becomes_the_desired_one(tmp_path: Path) -> None:
+def test_whatever_happens_the_actual_state_becomes_the_desired_one() -> None:
     walks = iter(range(1_000_000))
-    run_state_machine_as_test(lambda: Walk(tmp_path / str(next(walks))), settings=WALKS)
+    with memory_folder() as folder:
+        run_state_machine_as_test(lambda: Walk(folder / str(next(walks))), settings=WALKS)
