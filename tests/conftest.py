@@ -106,14 +106,14 @@ def warm_scripts() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def warm_services(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+) -> Iterator[WarmServices]:
     """Services begin with their libraries imported, in all of a module."""
     # Of a test run with several workers: their parent outlives them.
     folder, owner = tmp_path_factory.getbasetemp(), os.getpid()
     if hasattr(pytestconfig, "workerinput"):
         folder, owner = folder.parent, os.getppid()
-    with WarmServices(folder, owner):
-        yield
+    with WarmServices(folder, owner) as services:
+        yield services
 
 
 @pytest.fixture(autouse=True)

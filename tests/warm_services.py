@@ -53,11 +53,12 @@ class WarmServices:
         self._owner = owner
         self._patch = pytest.MonkeyPatch()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "WarmServices":
         self._start_cold = processes._start
         self._patch.setattr(processes, "_start", self.start)
         instead = SimpleNamespace(run=self.run, DEVNULL=subprocess.DEVNULL)
         self._patch.setattr("weighbridge.serving.supervisor.subprocess", instead)
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._patch.undo()
@@ -130,7 +131,7 @@ class WarmServices:
 
 
 class Started:
-    """As much of `subprocess.Popen` as `Process` asks for; its process ends with this one."""
+    """As much of `subprocess.Popen` as is asked of it; its process ends with this one."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -154,5 +155,8 @@ class Started:
         return self.returncode
 
     def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, number)

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
+from tests.warm_services import WarmServices
 from weighbridge.core import loopback, own_secrets
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def deployer(tmp_path: Path) -> Iterator["Running"]:
-    running = Running(tmp_path / "home", tmp_path)
+def deployer(tmp_path: Path, warm_services: WarmServices) -> Iterator["Running"]:
+    running = Running(warm_services, tmp_path / "home", tmp_path)
     yield running
     running.kill()
 
@@ -34,7 +34,8 @@ def deployer(tmp_path: Path) -> Iterator["Running"]:
 class Running:
     """`python -m weighbridge.deployer.deployer`, started and killed."""
 
-    def __init__(self, home: Path, folder: Path, **settings: str) -> None:
+    def __init__(self, services: WarmServices, home: Path, folder: Path, **settings: str) -> None:
+        self._services = services
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
@@ -48,13 +49,13 @@ class Running:
             **settings,
         }
         self.environment.pop("PREFECT_API_URL", None)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Any = None
 
     def start(self) -> None:
         with (self._folder / "deployer.log").open("ab") as log:
             command = [sys.executable, "-m", "weighbridge.deployer.deployer"]
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            self.process = self._services.start(
+                "the deployer", command, log, cwd=ROOT, env=self.environment
             )
 
     def log(self) -> str:
@@ -70,7 +71,7 @@ class Running:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return int(self.process.wait(20))
 
 
 def test_it_runs_comes_back_after_a_kill_and_ends_at_once_when_told_to(deployer: Running) -> None:
@@ -93,7 +94,7 @@ def test_a_taken_port_ends_it_with_one_line(deployer: Running) -> None:
 
 
 @pytest.fixture
-def mlflow(tmp_path: Path) -> Iterator[tuple[str, int]]:
+def mlflow(tmp_path: Path, warm_services: WarmServices) -> Iterator[tuple[str, int]]:
     """A real MLflow server's address and process id."""
     folder = tmp_path / "server"
     folder.mkdir()
@@ -103,7 +104,7 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
-    mlflow: tuple[str, int], tmp_path: Path, workspace: Workspace
+    mlflow: tuple[str, int], warm_services: WarmServices, tmp_path: Path, workspace: Workspace
 ) -> None:
     uri, server = mlflow
     registry = Registry.connect(Settings(home=workspace.settings.home, tracking_uri=uri))
@@ -114,7 +115,8 @@ def test_an_alias_moved_in_mlflow_is_attended_at_once_and_mlflow_may_die(
             artifact = workspace.store.add(scratch / "files", "safetensors", {})
         version = registry.register("demo", "base", artifact, run=run)
     registry.bind(Binding(target="demo", model="demo", deploy={}))
-    deployer = Running(workspace.settings.home, tmp_path, WEIGHBRIDGE_TRACKING_URI=uri)
+    home = workspace.settings.home
+    deployer = Running(warm_services, home, tmp_path, WEIGHBRIDGE_TRACKING_URI=uri)
     try:
         deployer.start()
 

@@ -19,6 +19,7 @@ from weighbridge.flows.interrupted_runs import mark_interrupted
 from weighbridge.flows.prefect_server import prefect_api
 from weighbridge.flows.prefect_settings import users_api
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import sys, time

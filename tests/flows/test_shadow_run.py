@@ -217,6 +217,7 @@ def test_a_prefect_that_hangs_or_is_not_there_delays_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_services")
 def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"

@@ -15,7 +15,7 @@ from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding, Dataset, LedgerEntry, MeasuredFigures, Registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_services")]
 
 
 @pytest.fixture

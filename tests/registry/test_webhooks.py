@@ -21,6 +21,7 @@ from weighbridge.deployer.webhook_receiver import DeliveryRejected, verified
 from weighbridge.registry import Registry
 from weighbridge.registry.webhooks import EVENTS, NAME
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 SECRET = "s3cret"
 
 
