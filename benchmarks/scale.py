@@ -1,10 +1,11 @@
-"""Beyond one machine: the shared store, stages on work pools, and candidates side by side.
+"""Beyond one machine: the shared store, stages on work pools, candidates side by side, a promotion.
 
 The store: bytes moved against bytes needed, and how fast, on a real S3 service. A home computes an
 artifact and shares it; an empty home reuses the stage, and fetches the files. Every byte between
-the homes and the service is counted, headers included. The others: see benchmarks/scale_stages.py.
+the homes and the service is counted, headers included. The others: see benchmarks/scale_stages.py
+and benchmarks/scale_cluster.py.
 
-Usage: python -m benchmarks.scale [--only store|stage|workers] [--mib MIB] [--rounds N]
+Usage: python -m benchmarks.scale [--only store|stage|workers|promotion] [--mib MIB] [--rounds N]
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from benchmarks import scale_stages
+from benchmarks import scale_cluster, scale_stages
 from benchmarks.common import report
 from tests.stand_ins.swift import Swift
 from weighbridge.core.artifact import Artifact
@@ -145,9 +146,9 @@ def store(mib: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("store", "stage", "workers"))
+    parser.add_argument("--only", choices=("store", "stage", "workers", "promotion"))
     parser.add_argument("--mib", type=int, default=256, help="bytes of the artifact")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of a stage, here and there")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of a stage, or promotions")
     chosen = parser.parse_args()
     if chosen.only in (None, "store"):
         store(chosen.mib)
@@ -155,6 +156,8 @@ def main() -> None:
         report(scale_stages.stage(chosen.rounds))
     if chosen.only in (None, "workers"):
         report(scale_stages.workers())
+    if chosen.only in (None, "promotion"):
+        report(scale_cluster.promotion(chosen.rounds))
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def lab(
             monkeypatch.setattr(quick, "_LOOK_SECONDS", 0.1)
         monkeypatch.setattr(SharedRecords, "GLANCE", 0.2)
         monkeypatch.setattr(rollout, "POLL", 0.02)
-        _judge_little(monkeypatch)
+        judge_little(monkeypatch)
         shop = Lab(cluster, workspace)
         shop.let_processes_die(monkeypatch)
         yield shop
@@ -200,14 +200,14 @@ def real_lab(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """A real cluster; the test is skipped where there is none."""
     if why := real.why_not():
         pytest.skip(why)
-    _judge_little(monkeypatch)
+    judge_little(monkeypatch)
     with real.real_cluster() as cluster:
         shop = Lab(cluster, workspace, policy={"start_deadline": 900, "step_deadline": 120})
         shop.let_processes_die(monkeypatch)
         yield shop
 
 
-def _judge_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def judge_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take any answer for right: the metrics take seconds to load."""
     monkeypatch.setattr(probe, "questions_of", lambda measured, store, count: QUESTIONS[:count])
     monkeypatch.setattr(probe, "judge", _judge)

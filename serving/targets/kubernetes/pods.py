@@ -185,18 +185,18 @@ def _resources(args: KubernetesArgs, *, gpus: bool = True) -> dict[str, Any]:
 def _probes(args: KubernetesArgs) -> dict[str, Any]:
     # `/readyz` says 200 once a real answer has come, lately or now; `/livez` asks the engine how
     # it is, and answers while it is busy.
-    period = 5
     answered = {"path": "/readyz", "port": "http"}
     return {
+        # Often: a version that could serve waits for nothing else.
         "startupProbe": {
             "httpGet": answered,
-            "periodSeconds": period,
+            "periodSeconds": 1,
             "timeoutSeconds": 10,
-            "failureThreshold": -(-args.load_seconds // period),
+            "failureThreshold": args.load_seconds,
         },
         "readinessProbe": {
             "httpGet": dict(answered),
-            "periodSeconds": period,
+            "periodSeconds": 5,
             "timeoutSeconds": 10,
             "failureThreshold": 3,
         },
