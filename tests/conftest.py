@@ -15,6 +15,7 @@ from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
 from tests.warm_scripts import warm_scripts as warm_scripts_within
 from tests.warm_services import WarmServices
+from tests.warm_vllm import WarmVllm
 from weighbridge.core import ranges
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings
@@ -103,17 +104,28 @@ def warm_scripts() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def warm_services(
+@pytest.fixture(scope="session")
+def test_run(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WarmServices]:
-    """Services begin with their libraries imported, in all of a module."""
-    # Of a test run with several workers: their parent outlives them.
-    folder, owner = tmp_path_factory.getbasetemp(), os.getpid()
+) -> tuple[Path, int]:
+    """Folder that all workers of a test run share, and the process that outlives them."""
     if hasattr(pytestconfig, "workerinput"):
-        folder, owner = folder.parent, os.getppid()
-    with WarmServices(folder, owner) as services:
+        return tmp_path_factory.getbasetemp().parent, os.getppid()
+    return tmp_path_factory.getbasetemp(), os.getpid()
+
+
+@pytest.fixture(scope="module")
+def warm_services(test_run: tuple[Path, int]) -> Iterator[WarmServices]:
+    """Services begin with their libraries imported, in all of a module."""
+    with WarmServices(*test_run) as services:
         yield services
+
+
+@pytest.fixture(scope="module")
+def warm_vllm(test_run: tuple[Path, int]) -> Iterator[None]:
+    """Servers of vLLM on a processor begin with its libraries imported, in all of a module."""
+    with WarmVllm(*test_run):
+        yield
 
 
 @pytest.fixture(autouse=True)

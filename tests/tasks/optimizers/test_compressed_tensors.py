@@ -236,7 +236,7 @@ class Quantized:
 
 @pytest.fixture(scope="module")
 def quantized(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, warm_vllm: None
 ) -> Mapping[str, Quantized]:
     """Make every variant, and compare all of them in one process: it imports PyTorch for that."""
     top = tmp_path_factory.mktemp("quantized")

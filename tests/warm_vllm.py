@@ -1,0 +1,133 @@
+"""vLLM's server on a processor, in a process that begins with its libraries imported.
+
+To import vLLM is two thirds of what a start of it costs where models are tiny. All else is the
+copy's own: guard, arguments, environment, folder, output, process group and end. Tests that do not
+ask for this start the real one: those of its own file do, and of a release that it serves.
+"""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from filelock import FileLock
+
+from tests.warm_services import ROOT, Started
+from weighbridge.core import processes
+from weighbridge.serving.engines.vllm import CPU_SERVER, FORKED
+
+ORIGIN = """
+import os, runpy, socket, sys
+if os.fork():
+    os._exit(0)
+os.setsid()
+listener, owner, root = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+sys.path.insert(0, root)
+from tests import warm_origin, warm_process
+sys.path.remove(root)
+from multiprocessing import context
+context.SpawnContext.Process = context.ForkProcess
+import gc; gc.disable()
+from vllm.entrypoints.launchers.api_server.entry import main
+gc.freeze(); gc.enable()
+
+def start(order, output):
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, 4096)
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    warm_process.take_signals_as_a_new_process()
+    warm_process.open_streams()
+    os.execvp = serve
+    sys.argv = order["command"][2:]  # python -I reaper.py ...
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+def serve(program, argv):
+    sys.argv = argv[3:]  # python -I -c code ...
+    status = 0
+    try:
+        main()
+    except SystemExit as exc:
+        status = warm_process.status_of(exc)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        status = 1
+    warm_process.end(status)
+
+warm_origin.start = start
+warm_origin.Origin(socket.socket(fileno=listener), owner).serve()
+"""
+
+
+class WarmVllm:
+    """Has servers of vLLM begin so within the block, where one process serves alone on a processor.
+
+    All workers of a test run have one origin, which the first of them begins that needs it, and
+    which ends with the owner.
+    """
+
+    def __init__(self, folder: Path, owner: int) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> "WarmVllm":
+        self._start_cold = processes._start
+        self._patch.setattr(processes, "_start", self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        output: IO[Any] | int,
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None,
+    ) -> Any:
+        """Stand for what starts every `weighbridge.core.processes.Process`."""
+        command = [str(word) for word in argv]
+        if isinstance(output, int) or FORKED + CPU_SERVER not in command:
+            return self._start_cold(name, argv, output, cwd=cwd, env=env)
+        environment = {**os.environ, **(env or {})}
+        order = {"command": command, "folder": str(cwd), "environment": environment}
+        connection = self._connection(command[0], environment)
+        socket.send_fds(connection, [json.dumps(order).encode()], [output.fileno()])
+        return Started(connection)
+
+    def _connection(self, python: str, environment: Mapping[str, str]) -> socket.socket:
+        path = self._folder / "vllm.sock"
+        connection = socket.socket(socket.AF_UNIX)
+        with FileLock(self._folder / "vllm.lock"):
+            if not path.exists():
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(str(path))
+                    listener.listen(8)
+                    self._begin_origin(python, environment, listener.fileno())
+        connection.connect(str(path))
+        return connection
+
+    def _begin_origin(self, python: str, environment: Mapping[str, str], listener: int) -> None:
+        words = [str(listener), str(self._owner), str(ROOT)]
+        with (self._folder / "vllm.log").open("w") as log:
+            subprocess.run(
+                [python, "-I", "-c", ORIGIN, *words],
+                env=environment,
+                pass_fds=[listener],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
