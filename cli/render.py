@@ -111,11 +111,11 @@ def _what_to_render(
         from weighbridge.configs.load import load
 
         recipe = load(Path(target))
-        model, name, deploy = recipe.name, recipe.deploy.name or recipe.name, recipe.deploy
+        model, name, deploy = recipe.name, recipe.target, recipe.deploy
     else:
         from weighbridge.rollout.managed_target import read_deploy_args
 
-        binding = next((one for one in registry.bindings() if one.target == target), None)
+        binding = registry.binding(target)
         if binding is None:
             raise BadInput(
                 f"rendering '{target}'",

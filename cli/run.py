@@ -85,7 +85,7 @@ def _run(recipe: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_plain(released, loaded.weigh.currency), indent=2))
         return
-    _show(released, loaded.deploy.name or loaded.name)
+    _show(released, loaded.target)
     _where_to_look(settings, released.chosen.name, api)
 
 

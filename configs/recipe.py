@@ -68,6 +68,11 @@ class Recipe(BaseModel):
         description="Where stages run: in the flow's process, or as jobs of work pools.",
     )
 
+    @property
+    def target(self) -> str:
+        """Name of the target: the model's where nothing else is said."""
+        return self.deploy.name or self.name
+
     @field_validator("name")
     @classmethod
     def _names_a_target(cls, name: str) -> str:

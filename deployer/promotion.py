@@ -120,7 +120,7 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
     """
     number = target_operations.rollback_version(target, workspace)
     registry, at = Registry.connect(workspace.settings), time.time()
-    binding = next((binding for binding in registry.bindings() if binding.target == target), None)
+    binding = registry.binding(target)
     if binding is None:
         raise BadInput(
             f"rolling back '{target}'",
@@ -170,7 +170,7 @@ def history(target: str, workspace: Workspace, limit: int) -> list[RolloutRecord
         rollouts[rollout] = record_of(
             [*mirrored, *(entry for entry in entries if entry.rollout == rollout)]
         )
-    if not rollouts and not any(binding.target == target for binding in registry.bindings()):
+    if not rollouts and registry.binding(target) is None:
         target_operations.find_target(target, workspace)  # raises where nobody knows the target
     return sorted(rollouts.values(), key=lambda rollout: -rollout.began)[:limit]
 

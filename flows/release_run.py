@@ -340,7 +340,7 @@ class ReleaseRun:
         args = deploy.model_copy(update={"monitor": monitor}).model_dump(
             mode="json", exclude_unset=True
         )
-        return Binding(target=deploy.name or self.recipe.name, model=self.recipe.name, deploy=args)
+        return Binding(target=self.recipe.target, model=self.recipe.name, deploy=args)
 
     def _target(self) -> ManagedTarget:
         """Return the target with the arguments of this recipe, in force or not."""

@@ -347,6 +347,10 @@ class Registry:
         """Return every target and the model it serves."""
         return bindings.all_bindings(self.connection)
 
+    def binding(self, target: str) -> Binding | None:
+        """Return a target and the model it serves; None where no model claims it."""
+        return next((one for one in self.bindings() if one.target == target), None)
+
     def ensure_webhook(self, url: str, secret: str) -> None:
         """Have MLflow tell `url` of every alias that moves, signed with `secret`.
 

@@ -24,8 +24,7 @@ def _of_another_home(name: str, workspace: Workspace) -> ManagedTarget | None:
     """Return a target of which MLflow knows, and whose records another home began; else None."""
     if not (workspace.settings.tracking_uri or workspace.settings.postgresql_url("psycopg2")):
         return None  # nobody else has written into this home's own database
-    bindings = Registry.connect(workspace.settings).bindings()
-    binding = next((binding for binding in bindings if binding.target == name), None)
+    binding = Registry.connect(workspace.settings).binding(name)
     managed = managed_target_of(binding, workspace) if binding else None
     return managed if managed and managed.load_state().deploy_args else None
 

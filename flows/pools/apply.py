@@ -66,8 +66,8 @@ def apply_pool(
         return Applied(pool, kind, action, changes, _missing_blocks(client, template))
 
 
-def save_secrets(pool: str, values: Mapping[str, str]) -> list[str]:
-    """Write values into Secret blocks of Prefect, by name; return the names.
+def save_secrets(pool: str, values: Mapping[str, str]) -> None:
+    """Write values into Secret blocks of Prefect, by name.
 
     Raises: Unavailable: Prefect does not answer, or refuses.
     """
@@ -76,7 +76,6 @@ def save_secrets(pool: str, values: Mapping[str, str]) -> list[str]:
     with _translated(pool):
         for name, value in values.items():
             Secret(value=value).save(name, overwrite=True)
-    return list(values)
 
 
 def _read(client: SyncPrefectClient, pool: str) -> WorkPool | None:

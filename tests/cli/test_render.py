@@ -27,8 +27,9 @@ class Models:
         steps = {"rollout": {"steps": [25, 100]}} if "gateway" in target else {}
         self._deploy = {"target": target, **steps}
 
-    def bindings(self) -> list[Binding]:
-        return [Binding(target="shop", model="demo", deploy=self._deploy)]
+    def binding(self, target: str) -> Binding | None:
+        known = Binding(target="shop", model="demo", deploy=self._deploy)
+        return known if target == known.target else None
 
     def version(self, name: str, which: str) -> RegisteredVersion:
         number = "7" if which == "champion" else which

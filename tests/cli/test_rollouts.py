@@ -46,6 +46,9 @@ class Models(FakeRegistry):
     def bindings(self) -> list[Binding]:
         return [self.shop.binding]
 
+    def binding(self, target: str) -> Binding | None:
+        return self.shop.binding if target == self.shop.binding.target else None
+
     def history(self, target: str, limit: int) -> list[RolloutRecord]:
         ids = dict.fromkeys(entry.rollout for entry in self.ledger)
         return [
