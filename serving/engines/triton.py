@@ -12,6 +12,7 @@ from pydantic import Field
 
 from weighbridge.core.artifact import Format
 from weighbridge.serving.engines.base import Capabilities, EngineArgs
+from weighbridge.serving.engines.command_line import guarded
 from weighbridge.serving.engines.onnx import DecoderArgs
 from weighbridge.serving.engines.shim_engine import ShimEngine
 
@@ -40,6 +41,14 @@ class Triton(ShimEngine[TritonArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(metrics=True)
     server: ClassVar[Path] = Path(__file__).with_name("triton_server.py")
     takes_sizes: ClassVar[bool] = True
+
+    def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
+        """Return the command line of the script, of which no process outlives the first one.
+
+        The backend's own, in which the model runs, may sleep on for a minute after tritonserver was
+        killed: it waits for a lock in memory that both share.
+        """
+        return guarded(super().command(model, host, port, python), python)
 
     def options(self) -> Mapping[str, object]:
         """Return the options of our launcher of tritonserver."""

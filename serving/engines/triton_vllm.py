@@ -13,6 +13,7 @@ from weighbridge.core.artifact import Format
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.field_types import Word
 from weighbridge.serving.engines.base import Capabilities, Engine, EngineArgs
+from weighbridge.serving.engines.command_line import guarded
 
 LAUNCHER: Final = Path(__file__).with_name("triton_vllm_server.py")
 NOT_RUN: Final = "Triton's vLLM backend comes in NVIDIA's container alone, and needs a CUDA GPU"
@@ -75,13 +76,13 @@ class TritonVllm(Engine[TritonVllmArgs]):
 
     def command(self, model: Path, host: str, port: int, python: Path) -> list[str]:
         """Return the command line of our launcher, which writes the model repository for Triton's
-        server.
+        server; no process of it outlives the first one.
         """
         self.check()
         args = self.args
         options = args.model_dump(exclude={"frontend", *EngineArgs.model_fields}, exclude_none=True)
         arguments = [str(args.frontend), str(model), host, str(port), json.dumps(options)]
-        return [str(python), "-I", str(LAUNCHER), *arguments]
+        return guarded([str(python), "-I", str(LAUNCHER), *arguments], python)
 
     def env(self) -> dict[str, str]:
         """Return variables by which it looks nothing up and reports nothing: it serves a folder."""
