@@ -28,6 +28,8 @@ SERVICES = (
     "weighbridge.services.watchdog",
     "prefect",
 )
+PROGRAMS = (*SERVICES, LAUNCHER)
+"""Modules that a command may run, for a process to go on as that."""
 path: list[str] = []
 """What `sys.path` is when a process begins."""
 _execve: Any = os.execve
@@ -106,7 +108,7 @@ def execvp(program: str, argv: Sequence[str]) -> NoReturn:
         while "=" in command[0]:
             name, _, value = command.pop(0).partition("=")
             environment[name] = value
-    if command[0] == sys.executable and module_in(command) in (*SERVICES, LAUNCHER):
+    if command[0] == sys.executable and module_in(command) in PROGRAMS:
         become(command, environment)
     _execvp(program, argv)
     raise AssertionError("exec does not return")

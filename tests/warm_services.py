@@ -23,7 +23,7 @@ from typing import IO, Any
 import pytest
 from filelock import FileLock
 
-from tests.warm_process import SERVICES, module_in
+from tests.warm_process import PROGRAMS, module_in
 from weighbridge.core import processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,8 +49,8 @@ class WarmServices:
     """
 
     def __init__(self, folder: Path, owner: int) -> None:
-        self._folder = folder
-        self._owner = owner
+        self.folder = folder
+        self.owner = owner
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> "WarmServices":
@@ -88,7 +88,7 @@ class WarmServices:
         if (
             isinstance(output, int)
             or command[0] != sys.executable
-            or module_in(command) not in SERVICES
+            or module_in(command) not in PROGRAMS
         ):
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
         return self._begin(command, output, cwd, {**os.environ, **(env or {})})
@@ -102,9 +102,9 @@ class WarmServices:
         return Started(connection)
 
     def _connection(self) -> socket.socket:
-        path = self._folder / "warm.sock"
+        path = self.folder / "warm.sock"
         connection = socket.socket(socket.AF_UNIX)
-        with FileLock(self._folder / "warm.lock"):
+        with FileLock(self.folder / "warm.lock"):
             if not path.exists():
                 with socket.socket(socket.AF_UNIX) as listener:
                     listener.bind(str(path))
@@ -116,8 +116,8 @@ class WarmServices:
     def _begin_origin(self, listener: int) -> None:
         named = ("PREFECT_", "MLFLOW_", "BENTOML_", "WEIGHBRIDGE_")
         neutral = {key: value for key, value in os.environ.items() if not key.startswith(named)}
-        words = [str(listener), str(self._owner), "." * COMMAND_LINE_BYTES]
-        with (self._folder / "warm.log").open("w") as log:
+        words = [str(listener), str(self.owner), "." * COMMAND_LINE_BYTES]
+        with (self.folder / "warm.log").open("w") as log:
             subprocess.run(
                 [sys.executable, "-m", "tests.warm_origin", *words],
                 cwd=ROOT,

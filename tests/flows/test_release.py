@@ -22,6 +22,7 @@ import yaml
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import recipe, weighbridge, write, write_data
 from tests.flows.warm_command import WarmCommand
+from tests.warm_services import WarmServices
 from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -37,9 +38,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def origin() -> Iterator[WarmCommand]:
+def origin(warm_services: WarmServices) -> Iterator[WarmCommand]:
     """What the commands begin as copies of that are not run as a user does."""
-    with WarmCommand() as command:
+    with WarmCommand(warm_services) as command:
         yield command
 
 

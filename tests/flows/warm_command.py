@@ -13,9 +13,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from tests.warm_services import WarmServices
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -29,7 +30,10 @@ LIBRARIES = (
 
 
 class WarmCommand:
-    """Runs one command at a time; use as a context manager."""
+    """Runs one command at a time, whose services begin so too; use as a context manager."""
+
+    def __init__(self, services: WarmServices) -> None:
+        self._services = services
 
     def __enter__(self) -> "WarmCommand":
         self._running: int | None = None
@@ -55,6 +59,7 @@ class WarmCommand:
             "arguments": [*map(str, arguments)],
             "environment": dict(os.environ),
             "output": [str(out), str(err)],
+            "services": [str(self._services.folder), self._services.owner],
         }
         assert self._origin.stdin is not None
         print(json.dumps(order), file=self._origin.stdin, flush=True)
@@ -88,17 +93,17 @@ class WarmCommand:
             self.wait()
 
 
-def serve(orders: TextIO, answers: TextIO) -> Sequence[str] | None:
+def serve(orders: TextIO, answers: TextIO) -> dict[str, Any] | None:
     """Begin a process for every order; answer with its id and then with its status.
 
-    Return the arguments in each of these processes, and None here, at the end of the orders.
+    Return the order in each of these processes, and None here, at the end of the orders.
     """
     for line in orders:
-        order = json.loads(line)
+        order: dict[str, Any] = json.loads(line)
         pid = os.fork()
         if pid == 0:
             become(order)
-            return [*order["arguments"]]
+            return order
         print(pid, file=answers, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
@@ -125,11 +130,13 @@ def main() -> None:
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # as where it is watched
-    arguments = serve(sys.stdin, answers)
-    if arguments is not None:
+    order = serve(sys.stdin, answers)
+    if order is not None:
         from weighbridge.cli.main import main as weighbridge
 
-        weighbridge([*arguments])
+        folder, owner = order["services"]
+        with WarmServices(Path(folder), owner):
+            weighbridge(order["arguments"])
 
 
 if __name__ == "__main__":
