@@ -143,7 +143,7 @@ def machine(
     """Quick steps; what is written down counts as an effect as well."""
     home = workspace.settings.home
     WORLDS[home] = world = World()
-    monkeypatch.setitem(plugins.BUILT_IN["target"], "memory", memory.PATH)  # type: ignore[arg-type]
+    monkeypatch.setitem(plugins.BUILT_IN["target"], "memory", memory.PATH)
     monkeypatch.setattr(rollout, "POLL", 0.0005)
     monkeypatch.setattr(probe, "questions_of", lambda measurement, store, count: QUESTIONS[:count])
     monkeypatch.setattr(

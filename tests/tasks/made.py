@@ -130,7 +130,9 @@ def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> M
         looks=(len(shares),),
         ended="planned",
         reference="old",
-        drift=Drift.model_construct(steady=steady, why="the machine became slower"),
+        drift=Drift(
+            change=None, differs="undecided", steady=steady, why="the machine became slower"
+        ),
     )
     return measurement.model_copy(update={"repeats": runs, "noise": noise})
 
