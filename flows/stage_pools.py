@@ -196,9 +196,11 @@ class StagePools:
         if child.retries == 0:
             tried = child.order.place.retries
             again = f"; it was begun again {tried} times" if tried else ""
-            child.outcome = Unavailable(
-                child.doing, f"{why}{again}", "run again: it goes on where it was"
-            )
+            # None: it never said that it lives. Its command may have found another Python.
+            begun = "run again: it goes on where it was"
+            not_begun = "see the log of its worker: does its command find Weighbridge there?"
+            remedy = not_begun if child.lease is None else begun
+            child.outcome = Unavailable(child.doing, f"{why}{again}", remedy)
             return
         logger.warning("%s: %s; it is begun again", child.order.title, why)
         fresh = self._begin(child.order, child.retries - 1, client)

@@ -166,7 +166,7 @@ def test_a_run_that_is_lost_is_begun_again_and_ends_with_the_reason_where_that_d
         error = ended_with(recipe_of(pool, retries=1))
     assert "the pod was evicted; it is begun again" in caplog.text
     assert type(error) is Unavailable
-    assert "the pod was evicted; it was begun again 1 times" in str(error)
+    assert "the pod was evicted; it was begun again 1 times; see the log of its w" in str(error)
     assert len(pool.runs) == 2
 
 
