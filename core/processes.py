@@ -313,16 +313,15 @@ def _mappings(pid: int) -> Iterator[_Mapping]:
     mapping: _Mapping | None = None
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
         for line in lines:
-            key, *words = line.split()
-            if not key.endswith(":"):
+            if line.startswith("Rss:") and mapping:
+                mapping.resident = int(line.split()[1]) * 1024
+            elif line.startswith("Pss:") and mapping:
+                mapping.share = int(line.split()[1]) * 1024
+            elif not line[0].isupper():  # an address, and no figure's name
                 # As proc(5) has it: addresses, permissions, offset, device, inode, path.
-                _, offset, device, inode = words[:4]
+                _, _, offset, device, inode, *_ = line.split(maxsplit=5)
                 if mapping:
                     yield mapping
                 mapping = _Mapping(f"{device} {inode} {offset}" if inode != "0" else "")
-            elif mapping and key == "Rss:":
-                mapping.resident = int(words[0]) * 1024
-            elif mapping and key == "Pss:":
-                mapping.share = int(words[0]) * 1024
     if mapping:
         yield mapping
