@@ -1,5 +1,8 @@
 """What is published: sdist and wheel hold our packages whole and nothing else, and the wheel works
 beside a project whose packages are named like ours.
+
+Every service starts here as a user's does, and a Bento too, where most other tests begin them with
+their libraries imported (tests/warm_services.py).
 """
 
 import hashlib
