@@ -232,10 +232,10 @@ def _start(
 def members(group: int) -> list[psutil.Process]:
     """Return every process of a process group."""
     processes = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with contextlib.suppress(ProcessLookupError, psutil.Error):
-            if os.getpgid(process.pid) == group:
-                processes.append(process)
+            if os.getpgid(pid) == group:
+                processes.append(psutil.Process(pid))
     return processes
 
 
