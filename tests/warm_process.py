@@ -42,8 +42,9 @@ def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     # Files of before are closed: what goes on to hold one must not be found to be garbage, and
     # close what has its number now.
     gc.freeze()
-    tell(command, environment)
+    # Before the next line overwrites it: the C library finds what to drop by its name.
     os.environ.clear()
+    tell(command, environment)
     os.environ.update(environment)
     take_signals_as_a_new_process()
     open_streams()
