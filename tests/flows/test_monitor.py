@@ -120,14 +120,18 @@ def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:
     assert scene.champion == "1"
 
 
-def test_a_look_that_learns_no_figures_takes_nothing_from_the_next(scene: Scene) -> None:
+def test_a_look_that_learns_no_figures_takes_nothing_from_the_next(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((1000.0, 1300.0, 1600.0))
+    monkeypatch.setattr("weighbridge.flows.monitor.time", SimpleNamespace(time=lambda: next(times)))
     looks = iter([{"responses_2xx": 100.0}, {}, {"responses_2xx": 130.0}])
     scene.managed.target.traffic_figures = lambda _: next(looks)
     scene.look("pass", "pass", "pass")
     client = scene.registry.connection.client
     (run,) = client.search_runs([scene.registry.connection.experiment(MONITORING)])
     history = client.get_metric_history(run.info.run_id, "gateway.requests")
-    assert sorted(point.value for point in history) == [30, 100]
+    assert [(point.step, point.value) for point in history] == [(1000, 100), (1600, 30)]
 
 
 @pytest.mark.parametrize(

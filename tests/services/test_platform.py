@@ -98,9 +98,11 @@ def deployment(home: Path, name: str) -> dict[str, Any]:
 
 
 def test_every_service_answers_for_this_machine_alone(home: Path) -> None:
-    components = Platform(settings(home)).services()
-    assert [part.name for part in components] == SERVICES
-    assert all(part.answers and part.state == "RUNNING" and part.since for part in components)
+    platform = Platform(settings(home))
+    assert [part.name for part in platform.services()] == SERVICES
+    assert all(part.answers for part in platform.services())
+    # Supervisord calls RUNNING what has run for ten seconds.
+    until(lambda: all(part.state == "RUNNING" and part.since for part in platform.services()))
     ours = set(marked(f"{home}:"))
     listening = [
         connection.laddr.ip
@@ -442,9 +444,9 @@ def registered(home: Path) -> dict[str, dict[str, Any]]:
             "global_concurrency_limit": (one["global_concurrency_limit"] or {}).get("limit"),
             "schedules": [
                 {
-                    name: one
-                    for name, one in schedule.items()
-                    if name in ("schedule", "active", "slug")
+                    **{name: schedule[name] for name in ("active", "slug")},
+                    # From when it counts is whenever the first of the machine's homes was made.
+                    "schedule": schedule["schedule"] | {"anchor_date": "of the first"},
                 }
                 for schedule in one["schedules"]
             ],
