@@ -122,10 +122,10 @@ def warm_services(test_run: tuple[Path, int]) -> Iterator[WarmServices]:
 
 
 @pytest.fixture(scope="module")
-def warm_vllm(test_run: tuple[Path, int]) -> Iterator[None]:
+def warm_vllm(test_run: tuple[Path, int]) -> Iterator[WarmVllm]:
     """Servers of vLLM on a processor begin with its libraries imported, in all of a module."""
-    with WarmVllm(*test_run):
-        yield
+    with WarmVllm(*test_run) as vllm:
+        yield vllm
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 """vLLM's server on a processor, in a process that begins with its libraries imported.
 
 To import vLLM is two thirds of what a start of it costs where models are tiny. All else is the
-copy's own: guard, arguments, environment, folder, output, process group and end. Tests that do not
-ask for this start the real one: those of its own file do, and of a release that it serves.
+copy's own: guard, arguments, environment, folder, output, process group and end. What does not ask
+for this starts the real one, as every Bento does, and the engine that the conformance suite has
+end with its parent.
 """
 
 import json
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from tests.warm_services import ROOT, Started
 from weighbridge.core import processes
-from weighbridge.serving.engines.vllm import CPU_SERVER, FORKED
+from weighbridge.serving.engines.vllm import FORKED
 
 ORIGIN = """
 import os, runpy, socket, sys
@@ -32,7 +33,7 @@ sys.path.remove(root)
 from multiprocessing import context
 context.SpawnContext.Process = context.ForkProcess
 import gc; gc.disable()
-from vllm.entrypoints.launchers.api_server.entry import main
+import vllm.entrypoints.launchers.api_server.entry
 gc.freeze(); gc.enable()
 
 def start(order, output):
@@ -51,10 +52,10 @@ def start(order, output):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 def serve(program, argv):
-    sys.argv = argv[3:]  # python -I -c code ...
+    sys.argv = ["-c", *argv[4:]]  # python -I -c code ...
     status = 0
     try:
-        main()
+        exec(argv[3], {"__name__": "__main__"})
     except SystemExit as exc:
         status = warm_process.status_of(exc)
     except BaseException:
@@ -69,7 +70,8 @@ warm_origin.Origin(socket.socket(fileno=listener), owner).serve()
 
 
 class WarmVllm:
-    """Has servers of vLLM begin so within the block, where one process serves alone on a processor.
+    """Has what is guarded and runs code of vLLM's Python with `FORKED` before it begin so within
+    the block: its servers, where one process serves alone on a processor.
 
     All workers of a test run have one origin, which the first of them begins that needs it, and
     which ends with the owner.
@@ -99,7 +101,7 @@ class WarmVllm:
     ) -> Any:
         """Stand for what starts every `weighbridge.core.processes.Process`."""
         command = [str(word) for word in argv]
-        if isinstance(output, int) or FORKED + CPU_SERVER not in command:
+        if isinstance(output, int) or not any(word.startswith(FORKED) for word in command):
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
         environment = {**os.environ, **(env or {})}
         order = {"command": command, "folder": str(cwd), "environment": environment}

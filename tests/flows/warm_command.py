@@ -2,7 +2,8 @@
 
 To import Prefect, MLflow, PyTorch and transformers is most of what the command costs where models
 are tiny. Here its process begins as a copy of one that has imported them; all else is its own:
-arguments, environment, output, session, signals and end.
+arguments, environment, output, session, signals and end. Services that it starts, and servers of
+vLLM that it measures, begin so too (`warm_services`, `warm_vllm`).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tests.warm_services import WarmServices
+from tests.warm_vllm import WarmVllm
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -30,7 +32,7 @@ LIBRARIES = (
 
 
 class WarmCommand:
-    """Runs one command at a time, whose services begin so too; use as a context manager."""
+    """Runs one command at a time; use as a context manager."""
 
     def __init__(self, services: WarmServices) -> None:
         self._services = services
@@ -135,7 +137,7 @@ def main() -> None:
         from weighbridge.cli.main import main as weighbridge
 
         folder, owner = order["services"]
-        with WarmServices(Path(folder), owner):
+        with WarmServices(Path(folder), owner), WarmVllm(Path(folder), owner):
             weighbridge(order["arguments"])
 
 

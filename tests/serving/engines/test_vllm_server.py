@@ -1,7 +1,10 @@
-"""A real vLLM server on the processor, which thinks what transformers thinks."""
+"""A real vLLM server on the processor, which thinks what transformers thinks.
+
+The one in the Bento begins as a user's does, all else with vLLM's libraries imported
+(tests/warm_vllm.py).
+"""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +17,18 @@ from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
 from tests.serving import bentos
 from tests.serving.engines.vllm_command import own
+from tests.warm_vllm import WarmVllm
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import Running, serve
-from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
+from weighbridge.serving.engines.command_line import guarded
+from weighbridge.serving.engines.vllm import FORKED, SpeculativeConfig, Vllm, VllmArgs
 from weighbridge.serving.openai_client import Client, RequestRefused, post
 from weighbridge.tasks.optimizers.adapter import Adapter, AdapterArgs
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_vllm")]
 TEXTS = [
     "Hello, my kettle is broken.",
     '{"team": "billing", "product": "lamp"}',
@@ -30,19 +36,18 @@ TEXTS = [
 ]
 CHAT = [{"role": "user", "content": "order 7"}]
 # Prints what vLLM's own parser makes of the options, out of the installed wheel.
-PARSE = """
+PARSE = f"""{FORKED}
 import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-for line in sys.stdin:
+for line in sys.argv[1:]:
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(json.loads(line))
     validate_parsed_serve_args(args)
-    print(json.dumps({name: repr(value) for name, value in vars(args).items()}))
+    print(json.dumps({{name: repr(value) for name, value in vars(args).items()}}))
 """
 
 
-@pytest.mark.slow
-def test_vllms_own_parser_takes_every_option() -> None:
+def test_vllms_own_parser_takes_every_option(tmp_path: Path, warm_vllm: WarmVllm) -> None:
     everything = VllmArgs(
         dtype="bfloat16",
         quantization="compressed-tensors",
@@ -70,19 +75,15 @@ def test_vllms_own_parser_takes_every_option() -> None:
     ]
     # The first four words start it on a GPU, and the folder follows; on a processor the folder is
     # an option.
-    given = "\n".join(json.dumps(command[4:]) for command in commands)
+    given = [json.dumps(command[4:]) for command in commands]
     python = ensure(Vllm.locks["cpu"], MACHINE_CACHE).python
-    done = subprocess.run(
-        [python, "-I", "-c", PARSE],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=Vllm(VllmArgs(device="cpu")).env(),
-    )
-    assert done.returncode == 0, done.stderr
-    parsed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    command = guarded([str(python), "-I", "-c", PARSE, *given], python)
+    log, variables = tmp_path / "log", Vllm(VllmArgs(device="cpu")).env()
+    with log.open("w") as output:
+        parser = warm_vllm.start("the parser", command, output, cwd=tmp_path, env=variables)
+        assert parser.wait(300) == 0, log.read_text()
+    lines = log.read_text().splitlines()
+    parsed = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(parsed) == 4
     assert all("'/models/one'" in (args["model_tag"], args["model"]) for args in parsed)
     for args in parsed[:2]:
@@ -124,7 +125,9 @@ def unmerged(
 
 
 @pytest.fixture(scope="module")
-def running(unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory, warm_vllm: WarmVllm
+) -> Iterator[Running]:
     """One server for all; when it is killed without a word, nothing of it is left."""
     args = VllmArgs(
         device="cpu",
@@ -149,7 +152,6 @@ def running(unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ite
         assert not alive
 
 
-@pytest.mark.slow
 def test_it_answers_whole_and_streamed_as_transformers_does(
     running: Running, tiny_model: Path, adapters: dict[str, Path]
 ) -> None:
@@ -162,7 +164,6 @@ def test_it_answers_whole_and_streamed_as_transformers_does(
     assert len(pieces) > 1
 
 
-@pytest.mark.slow
 def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_model: Path) -> None:
     _, tokenizer = reference(tiny_model)
     for text in TEXTS:
@@ -172,7 +173,6 @@ def test_its_tokens_are_those_of_the_models_tokenizer(running: Running, tiny_mod
         )
 
 
-@pytest.mark.slow
 def test_its_log_probabilities_are_those_of_transformers(
     running: Running, tiny_model: Path, adapters: dict[str, Path]
 ) -> None:
@@ -195,7 +195,6 @@ def test_its_log_probabilities_are_those_of_transformers(
         assert all(one.result().completion_tokens == 16 for one in answered)
 
 
-@pytest.mark.slow
 def test_adapters_answer_by_their_names_static_and_at_run_time(
     running: Running, tiny_model: Path, adapters: dict[str, Path], unmerged: Artifact
 ) -> None:
@@ -231,7 +230,6 @@ def _load(url: str, name: str, folder: Path) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_refused_and_it_goes_on(running: Running) -> None:
     with pytest.raises(RequestRefused, match="HTTP 400"):
         Client(running.url).ask("kettle " * 2000, max_tokens=8)
@@ -239,7 +237,6 @@ def test_a_prompt_that_is_too_long_is_refused_and_it_goes_on(running: Running) -
     assert Client(running.url).model == "model"
 
 
-@pytest.mark.slow
 def test_a_bento_of_weights_without_an_adapter_answers_from_its_own_environment(
     tiny_model: Path, workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
 from tests.warm_scripts import warm_scripts as warm_scripts_within
+from tests.warm_vllm import WarmVllm
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
@@ -236,7 +237,7 @@ class Quantized:
 
 @pytest.fixture(scope="module")
 def quantized(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, warm_vllm: None
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, warm_vllm: WarmVllm
 ) -> Mapping[str, Quantized]:
     """Make every variant, and compare all of them in one process: it imports PyTorch for that."""
     top = tmp_path_factory.mktemp("quantized")
