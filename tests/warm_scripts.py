@@ -65,7 +65,7 @@ while True:
 """
 
 
-class _Origin:
+class Origin:
     """A process that copies of itself run a script in, one at a time."""
 
     def __init__(self, python: str, libraries: Sequence[str], environment: dict[str, str]) -> None:
@@ -98,7 +98,7 @@ class _Origin:
             status = int(self._answers.readline())
         return Finished(status, "".join(lines))
 
-    def end(self) -> None:
+    def close(self) -> None:
         self._answers.close()
         self._orders.close()
         self._process.kill()
@@ -109,7 +109,7 @@ class WarmScripts:
     """Stands for `processes.run`; what is none of these scripts is run as usual."""
 
     def __init__(self) -> None:
-        self._origins: dict[tuple[str, str], _Origin] = {}
+        self._origins: dict[tuple[str, str], Origin] = {}
         self._alone = threading.Lock()
 
     def run(
@@ -137,12 +137,12 @@ class WarmScripts:
         with self._alone:
             key = python, script[0]
             if key not in self._origins:
-                self._origins[key] = _Origin(python, libraries, environment)
+                self._origins[key] = Origin(python, libraries, environment)
             return self._origins[key].run(order, on_line)
 
     def end(self) -> None:
         for origin in self._origins.values():
-            origin.end()
+            origin.close()
 
 
 @contextlib.contextmanager

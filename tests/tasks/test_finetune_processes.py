@@ -2,19 +2,22 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tasks.fine_tuning import STEPS, arguments, run_folders
+from tests.tasks.warm_training import WarmTraining, warm_training
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.processes import Finished
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks.finetune import Finetuned, finetune
-from weighbridge.tasks.finetune_args import FinetuneArgs
+from weighbridge.tasks import ranks
+from weighbridge.tasks.finetune import finetune
+from weighbridge.tasks.finetune_args import FinetuneArgs, Finetuned
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -36,25 +39,32 @@ print(result.model_dump_json(), flush=True)
 """
 
 
-def start(
-    base: Artifact, data: Artifact, args: FinetuneArgs, *launcher: str, **variables: str
-) -> subprocess.Popen[str]:
+def script_words(base: Artifact, data: Artifact, args: FinetuneArgs) -> list[str]:
+    """The script that fine-tunes, and its arguments."""
     script = base.path.parents[2] / "script.py"
     script.write_text(SCRIPT)
-    words = [base.model_dump_json(), data.model_dump_json(), args.model_dump_json()]
-    command = [sys.executable, *launcher, str(script), *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    output = subprocess.STDOUT if variables else None
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=output, text=True, env=environment, cwd=ROOT
-    )
+    return [str(script), *(given.model_dump_json() for given in (base, data, args))]
+
+
+@pytest.fixture(scope="module")
+def training() -> Iterator[WarmTraining]:
+    with warm_training() as training:
+        yield training
 
 
 def test_threads_that_wait_for_each_other_sleep(
     base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    process = start(base, data, arguments(max_steps=1), OMP_DISPLAY_ENV="verbose")
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_DISPLAY_ENV": "verbose"}
+    process = subprocess.Popen(
+        [sys.executable, *script_words(base, data, arguments(max_steps=1))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **variables},
+        cwd=ROOT,
+    )
     assert process.stdout is not None
     # The library says it once it is loaded: what is trained afterwards says nothing more of it.
     said = next((line for line in process.stdout if "GOMP_SPINCOUNT" in line), "nothing")
@@ -63,12 +73,20 @@ def test_threads_that_wait_for_each_other_sleep(
     assert "GOMP_SPINCOUNT = '0'" in said
 
 
-def last_result(process: subprocess.Popen[str]) -> Finetuned:
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+def last_result(done: Finished) -> Finetuned:
+    assert done.status == 0, done.tail(20)
     return Finetuned.model_validate_json(
-        next(line for line in out.splitlines() if line.startswith("{"))
+        next(line for line in done.output.splitlines() if line.startswith("{"))
     )
+
+
+class Killed(Exception):
+    """What the test's process ends its fine-tune with."""
+
+
+def kill_at_step_10(line: str) -> None:
+    if line.startswith("step 10"):
+        raise Killed
 
 
 @pytest.mark.slow
@@ -78,28 +96,24 @@ def test_a_run_killed_in_between_ends_with_the_losses_of_an_uninterrupted_one(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    training: WarmTraining,
 ) -> None:
     args = arguments(max_steps=16, save_steps=4, lora_dropout=0.1, gradient_accumulation_steps=2)
-    process = start(base, data, args)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step 10"):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
-    process.stdout.close()
+    words = script_words(base, data, args)
+    with pytest.raises(Killed):
+        training.script(*words, on_line=kill_at_step_10)
     (folder,) = run_folders(workspace)
     assert (folder / "checkpoint-8").is_dir()
     # As if the kill had come while a later checkpoint was written.
     shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-12")
     (folder / "checkpoint-12" / "optimizer.pt").write_bytes(b"half")
 
-    resumed = last_result(start(base, data, args))
+    resumed = last_result(training.script(*words))
     assert resumed.facts["resumed_from"] == "checkpoint-8"
     assert not run_folders(workspace)
 
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "other"))
-    whole = last_result(start(base, data, args))
+    whole = last_result(training.script(*words))
     assert whole.facts["resumed_from"] == ""
     assert resumed.losses == whole.losses
     assert resumed.merged.digest == whole.merged.digest
@@ -127,9 +141,14 @@ def test_a_run_killed_after_its_last_step_trains_no_step_again(
 
 @pytest.mark.slow
 def test_two_processes_of_one_machine_learn_what_one_does_from_batches_of_both(
-    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    base: Artifact,
+    data: Artifact,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    training: WarmTraining,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(ranks, "run", training.torchrun)
     told: list[int] = []
     two = finetune(
         base,
