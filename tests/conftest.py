@@ -13,7 +13,7 @@ import pytest
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift
-from tests.warm_scripts import warm_scripts as warm_scripts_within
+from tests.warm_scripts import WarmScripts
 from tests.warm_services import WarmServices
 from tests.warm_vllm import WarmVllm
 from weighbridge.core import ranges
@@ -97,13 +97,6 @@ def tiny_model() -> Path:
     return make(MACHINE_CACHE)
 
 
-@pytest.fixture(scope="module")
-def warm_scripts() -> Iterator[None]:
-    """Scripts of other environments begin with their libraries imported, in all of a module."""
-    with warm_scripts_within():
-        yield
-
-
 @pytest.fixture(scope="session")
 def test_run(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
@@ -112,6 +105,13 @@ def test_run(
     if hasattr(pytestconfig, "workerinput"):
         return tmp_path_factory.getbasetemp().parent, os.getppid()
     return tmp_path_factory.getbasetemp(), os.getpid()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_scripts(test_run: tuple[Path, int]) -> Iterator[None]:
+    """Scripts of other environments begin with their libraries imported."""
+    with WarmScripts(*test_run):
+        yield
 
 
 @pytest.fixture(scope="module")

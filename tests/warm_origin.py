@@ -98,13 +98,26 @@ class Origin:
 
 def start(order: Mapping[str, Any], output: int) -> NoReturn:
     """Be the process that was asked for."""
+    _leave(order, output)
+    warm_process.become(order["command"], order["environment"])
+
+
+def begin(order: Mapping[str, Any], output: int) -> None:
+    """Make this process what a new one is before its program begins, but for its place in /proc."""
+    _leave(order, output)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    warm_process.take_signals_as_a_new_process()
+    warm_process.open_streams()
+
+
+def _leave(order: Mapping[str, Any], output: int) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (1, 2):
         os.dup2(output, number)
     os.closerange(3, 4096)
     os.chdir(order["folder"])
-    warm_process.become(order["command"], order["environment"])
 
 
 def main(listener: int, owner: int) -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,15 +51,7 @@ def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     open_streams()
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
     sys.path[:] = path
-    status = 0
-    try:
-        run(command)
-    except SystemExit as exc:
-        status = status_of(exc)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    end(status)
+    run_to_end(partial(run, command))
 
 
 def run(command: Sequence[str]) -> None:
@@ -177,6 +170,19 @@ def reset_logging() -> None:
 def configure_mlflows_logging() -> None:
     """Have MLflow set its own up, by the environment of now, as it does when it is imported."""
     sys.modules["mlflow.utils.logging_utils"]._configure_mlflow_loggers("mlflow")
+
+
+def run_to_end(main: Callable[[], object]) -> NoReturn:
+    """Run what a process is for, and end as Python does after it."""
+    status = 0
+    try:
+        main()
+    except SystemExit as exc:
+        status = status_of(exc)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    end(status)
 
 
 def status_of(exit_: SystemExit) -> int:

@@ -2,24 +2,30 @@
 
 To import BentoML, or PyTorch and what rests on it, is most of what such a script costs where models
 are tiny. Here its process begins as a copy of one of the same Python that has imported them; all
-else is its own: arguments, environment, folder, output, process group and end.
+else is its own: arguments, environment, folder, output, process group and end. It is so in all
+modules but tests/tasks/optimizers/test_compressed_tensors.py, whose first model is made the real
+way, and in the commands of tests/flows/warm_command.py. Commands that begin as a user's do run the
+real scripts: those of tests/test_packaging.py, and the first one of tests/flows/test_release.py.
 """
 
-import contextlib
-import json
+import hashlib
 import os
-import signal
 import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
+from tests.warm_services import ROOT, Started, connect, send_order
 from weighbridge.core import processes
-from weighbridge.core.processes import Finished
+from weighbridge.core.paths import PACKAGE
+from weighbridge.core.settings import Settings
 
+CACHE = Settings().cache
+"""Where environments are that outlive a test."""
 LIBRARIES: Mapping[str, Sequence[str]] = {
     "bento_build.py": (
         "bentoml._internal.bento.bento",
@@ -33,126 +39,132 @@ LIBRARIES: Mapping[str, Sequence[str]] = {
 }
 """What a script imports in any case, by its name."""
 ORIGIN = """
-import gc, importlib, json, os, runpy, socket, sys
-for name in sys.argv[2:]:
+import gc, importlib, os, runpy, socket, sys
+if os.fork():
+    os._exit(0)
+os.setsid()
+listener, owner, root, *libraries = sys.argv[1:]
+sys.path.insert(0, root)
+from tests import warm_origin, warm_process
+sys.path.remove(root)
+for name in libraries:
     importlib.import_module(name)
 gc.freeze()  # else each copy looks through all of it when it ends
-orders = socket.socket(fileno=int(sys.argv[1]))
-while True:
-    text, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 1)
-    if not text:
-        break
-    [output] = descriptors
-    if (pid := os.fork()) == 0:
-        orders.close()
-        order = json.loads(text)
-        os.setsid()
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        os.chdir(order["folder"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        sys.argv = order["script"]
-        if not order["safe_path"]:
-            sys.path.insert(0, os.path.dirname(sys.argv[0]))
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit()
-    os.close(output)
-    orders.sendall(b"%d\\n" % pid)
-    orders.sendall(b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+def start(order, output):
+    warm_origin.begin(order, output)
+    safe_path, *script = order["command"][1:]
+    if safe_path == "-P":
+        sys.argv = script
+    else:
+        sys.argv = [safe_path, *script]
+        sys.path.insert(0, os.path.dirname(safe_path))
+    warm_process.run_to_end(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))
+
+warm_origin.start = start
+warm_origin.Origin(socket.socket(fileno=int(listener)), int(owner)).serve()
 """
 
 
-class Origin:
-    """A process that copies of itself run a script in, one at a time."""
-
-    def __init__(self, python: str, libraries: Sequence[str], environment: dict[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            number = theirs.fileno()
-            self._process = subprocess.Popen(
-                [python, "-P", "-c", ORIGIN, str(number), *libraries],
-                pass_fds=[number],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-            )
-        self._orders, self._answers = ours, ours.makefile("r")
-
-    def run(self, order: Mapping[str, object], on_line: Callable[[str], None]) -> Finished:
-        reading, writing = os.pipe()
-        socket.send_fds(self._orders, [json.dumps(order).encode()], [writing])
-        os.close(writing)
-        pid, lines = int(self._answers.readline()), []
-        try:
-            with os.fdopen(reading, encoding="utf-8", errors="replace") as output:
-                for line in output:
-                    lines.append(line)
-                    on_line(line.rstrip("\n"))
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            raise
-        finally:
-            status = int(self._answers.readline())
-        return Finished(status, "".join(lines))
-
-    def close(self) -> None:
-        self._answers.close()
-        self._orders.close()
-        self._process.kill()
-        self._process.wait()
-
-
 class WarmScripts:
-    """Stands for `processes.run`; what is none of these scripts is run as usual."""
+    """Has scripts begin so within the block.
 
-    def __init__(self) -> None:
-        self._origins: dict[tuple[str, str], Origin] = {}
-        self._alone = threading.Lock()
+    All workers of a test run have one origin for each script and Python, which the first of them
+    begins that needs it, and which ends with the owner.
+    """
 
-    def run(
+    def __init__(self, folder: Path, owner: int) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> "WarmScripts":
+        self._start_cold = processes._start
+        self._patch.setattr(processes, "_start", self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+    def start(
         self,
         name: str,
         argv: Sequence[str | Path],
+        output: IO[Any] | int,
         *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] = lambda line: None,
-    ) -> Finished:
-        python, *words = map(str, argv)
-        safe_path = words[:1] == ["-P"]
-        script = words[safe_path:]
-        libraries = LIBRARIES.get(Path(script[0]).name) if script else None
-        if libraries is None or not Path(script[0]).exists():
-            return processes.run(name, argv, env=env, cwd=cwd, on_line=on_line)
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+    ) -> Any:
+        """Stand for what starts every command of `weighbridge.core.processes.run`."""
+        command = [str(word) for word in argv]
+        script = _script_in(command)
+        if output != subprocess.PIPE or script is None:
+            return self._start_cold(name, argv, output, cwd=cwd, env=env)
         environment = {**os.environ, **(env or {})}
-        order = {
-            "script": script,
-            "environment": environment,
-            "folder": str(cwd or Path.cwd()),
-            "safe_path": safe_path,
-        }
-        with self._alone:
-            key = python, script[0]
-            if key not in self._origins:
-                self._origins[key] = Origin(python, libraries, environment)
-            return self._origins[key].run(order, on_line)
-
-    def end(self) -> None:
-        for origin in self._origins.values():
-            origin.close()
+        kind = hashlib.sha256(f"{command[0]} {script}".encode()).hexdigest()[:8]
+        address = self._folder / f"{script.stem}-{kind}.sock"
+        origin = ScriptOrigin(address, self._owner, LIBRARIES[script.name])
+        return origin.start(command, cwd or Path.cwd(), environment)
 
 
-@contextlib.contextmanager
-def warm_scripts() -> Iterator[None]:
-    """Have what is run within the block run so."""
-    scripts = WarmScripts()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("serving.bento", "tasks.optimizers.scripts"):
-            patch.setattr(f"weighbridge.{module}.run", scripts.run)
+class ScriptOrigin:
+    """A process that copies of itself run scripts in; begun by the first one, in its environment.
+
+    It ends with its owner.
+    """
+
+    def __init__(self, address: Path, owner: int, libraries: Sequence[str]) -> None:
+        self._address = address
+        self._owner = owner
+        self._libraries = libraries
+
+    def start(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> "StartedScript":
+        """Start a script; its command begins with the Python, which is the same each time."""
+        reading, writing = os.pipe()
         try:
-            yield
+            connection = connect(self._address, partial(self._begin, command[0], environment))
+            send_order(connection, command, writing, folder, environment)
         finally:
-            scripts.end()
+            os.close(writing)
+        return StartedScript(connection, reading)
+
+    def _begin(self, python: str, environment: Mapping[str, str], listener: int) -> None:
+        named = ("PREFECT_", "MLFLOW_", "WEIGHBRIDGE_")
+        neutral = {key: value for key, value in environment.items() if not key.startswith(named)}
+        words = [str(listener), str(self._owner), str(ROOT), *self._libraries]
+        with self._address.with_suffix(".log").open("w") as log:
+            subprocess.run(
+                [python, "-P", "-c", ORIGIN, *words],
+                cwd=ROOT,
+                env=neutral,
+                pass_fds=[listener],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+
+
+class StartedScript(Started):
+    """As much of `subprocess.Popen` as is asked of it, with the output to read."""
+
+    def __init__(self, connection: socket.socket, output: int) -> None:
+        self.stdout = os.fdopen(output, encoding="utf-8", errors="replace")
+        super().__init__(connection)
+
+    def __enter__(self) -> "StartedScript":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.wait()
+
+
+def _script_in(command: Sequence[str]) -> Path | None:
+    """Return our script that a Python of the machine's environments is to run, if that is it."""
+    words = [word for word in command[1:3] if word != "-P"]
+    script = Path(words[0]) if words else Path()
+    known = script.name in LIBRARIES and PACKAGE in script.parents and script.exists()
+    return script if known and Path(command[0]).is_relative_to(CACHE) else None

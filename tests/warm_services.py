@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -96,22 +96,9 @@ class WarmServices:
     def _begin(
         self, command: Sequence[str], output: IO[Any], folder: Path, environment: Mapping[str, str]
     ) -> "Started":
-        order = {"command": command, "folder": str(folder), "environment": environment}
-        connection = self._connection()
-        socket.send_fds(connection, [json.dumps(order).encode()], [output.fileno()])
+        connection = connect(self.folder / "warm.sock", self._begin_origin)
+        send_order(connection, command, output.fileno(), folder, environment)
         return Started(connection)
-
-    def _connection(self) -> socket.socket:
-        path = self.folder / "warm.sock"
-        connection = socket.socket(socket.AF_UNIX)
-        with FileLock(self.folder / "warm.lock"):
-            if not path.exists():
-                with socket.socket(socket.AF_UNIX) as listener:
-                    listener.bind(str(path))
-                    listener.listen(64)
-                    self._begin_origin(listener.fileno())
-        connection.connect(str(path))
-        return connection
 
     def _begin_origin(self, listener: int) -> None:
         named = ("PREFECT_", "MLFLOW_", "BENTOML_", "WEIGHBRIDGE_")
@@ -128,6 +115,31 @@ class WarmServices:
                 stderr=log,
                 check=True,
             )
+
+
+def connect(address: Path, begin_origin: Callable[[int], None]) -> socket.socket:
+    """Return a connection to the origin that listens there, begun first where none does."""
+    connection = socket.socket(socket.AF_UNIX)
+    with FileLock(address.with_suffix(".lock")):
+        if not address.exists():
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(address))
+                listener.listen(64)
+                begin_origin(listener.fileno())
+    connection.connect(str(address))
+    return connection
+
+
+def send_order(
+    connection: socket.socket,
+    command: Sequence[str],
+    output: int,
+    folder: Path,
+    environment: Mapping[str, str],
+) -> None:
+    """Order a process of an origin, whose output goes to a file descriptor."""
+    order = {"command": command, "folder": str(folder), "environment": environment}
+    socket.send_fds(connection, [json.dumps(order).encode()], [output])
 
 
 class Started:

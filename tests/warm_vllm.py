@@ -6,18 +6,16 @@ for this starts the real one, as every Bento does, and the engine that the confo
 end with its parent.
 """
 
-import json
 import os
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from filelock import FileLock
 
-from tests.warm_services import ROOT, Started
+from tests.warm_services import ROOT, Started, connect, send_order
 from weighbridge.core import processes
 from weighbridge.serving.engines.vllm import FORKED
 
@@ -37,32 +35,14 @@ import vllm.entrypoints.launchers.api_server.entry
 gc.freeze(); gc.enable()
 
 def start(order, output):
-    os.setsid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.closerange(3, 4096)
-    os.chdir(order["folder"])
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    warm_process.take_signals_as_a_new_process()
-    warm_process.open_streams()
+    warm_origin.begin(order, output)
     os.execvp = serve
     sys.argv = order["command"][2:]  # python -I reaper.py ...
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 def serve(program, argv):
     sys.argv = ["-c", *argv[4:]]  # python -I -c code ...
-    status = 0
-    try:
-        exec(argv[3], {"__name__": "__main__"})
-    except SystemExit as exc:
-        status = warm_process.status_of(exc)
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-        status = 1
-    warm_process.end(status)
+    warm_process.run_to_end(lambda: exec(argv[3], {"__name__": "__main__"}))
 
 warm_origin.start = start
 warm_origin.Origin(socket.socket(fileno=listener), owner).serve()
@@ -104,22 +84,10 @@ class WarmVllm:
         if isinstance(output, int) or not any(word.startswith(FORKED) for word in command):
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
         environment = {**os.environ, **(env or {})}
-        order = {"command": command, "folder": str(cwd), "environment": environment}
-        connection = self._connection(command[0], environment)
-        socket.send_fds(connection, [json.dumps(order).encode()], [output.fileno()])
+        begin = partial(self._begin_origin, command[0], environment)
+        connection = connect(self._folder / "vllm.sock", begin)
+        send_order(connection, command, output.fileno(), cwd, environment)
         return Started(connection)
-
-    def _connection(self, python: str, environment: Mapping[str, str]) -> socket.socket:
-        path = self._folder / "vllm.sock"
-        connection = socket.socket(socket.AF_UNIX)
-        with FileLock(self._folder / "vllm.lock"):
-            if not path.exists():
-                with socket.socket(socket.AF_UNIX) as listener:
-                    listener.bind(str(path))
-                    listener.listen(8)
-                    self._begin_origin(python, environment, listener.fileno())
-        connection.connect(str(path))
-        return connection
 
     def _begin_origin(self, python: str, environment: Mapping[str, str], listener: int) -> None:
         words = [str(listener), str(self._owner), str(ROOT)]

@@ -29,7 +29,7 @@ from weighbridge.deployer.promotion import promote, rollback
 from weighbridge.rollout import operator_commands, target_operations
 from weighbridge.serving.reaper import marked
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_scripts", "warm_services")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_services")]
 BACK = 30.0
 """Seconds within which what was killed answers again, also on a busy machine."""
 HABITS = Habits(stream_tokens=LONG + 2)

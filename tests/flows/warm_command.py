@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from tests.warm_scripts import WarmScripts
 from tests.warm_services import WarmServices
 from tests.warm_vllm import WarmVllm
 
@@ -137,7 +138,8 @@ def main() -> None:
         from weighbridge.cli.main import main as weighbridge
 
         folder, owner = order["services"]
-        with WarmServices(Path(folder), owner), WarmVllm(Path(folder), owner):
+        test_run = Path(folder), owner
+        with WarmScripts(*test_run), WarmServices(*test_run), WarmVllm(*test_run):
             weighbridge(order["arguments"])
 
 

@@ -21,7 +21,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento_process
 from weighbridge.serving.openai_client import Client, get, is_ready
 
-pytestmark = pytest.mark.usefixtures("warm_scripts", "warm_services")
+pytestmark = pytest.mark.usefixtures("warm_services")
 
 
 @pytest.fixture

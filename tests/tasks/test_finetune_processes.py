@@ -5,13 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tasks.fine_tuning import STEPS, arguments, run_folders
-from tests.tasks.warm_training import WarmTraining, warm_training
+from tests.tasks.warm_training import WarmTraining
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.processes import Finished
 from weighbridge.core.workspace import Workspace
@@ -47,9 +46,8 @@ def script_words(base: Artifact, data: Artifact, args: FinetuneArgs) -> list[str
 
 
 @pytest.fixture(scope="module")
-def training() -> Iterator[WarmTraining]:
-    with warm_training() as training:
-        yield training
+def training(test_run: tuple[Path, int]) -> WarmTraining:
+    return WarmTraining(*test_run)
 
 
 def test_threads_that_wait_for_each_other_sleep(

@@ -11,7 +11,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.serving import bento, bento_process
 from weighbridge.tasks.package import PackageArgs, lineage_of, package
 
-pytestmark = pytest.mark.usefixtures("warm_scripts", "warm_services")
+pytestmark = pytest.mark.usefixtures("warm_services")
 
 
 def test_packages_and_proves_the_winner_once(workspace: Workspace) -> None:

@@ -10,16 +10,18 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
 from tests.warm_process import status_of
-from tests.warm_scripts import Origin
+from tests.warm_scripts import ScriptOrigin, StartedScript
+from tests.warm_services import ROOT
+from weighbridge.core import processes
 from weighbridge.core.processes import Finished
 
-ROOT = Path(__file__).parents[2]
 LIBRARIES = (
     "torch.distributed.run",
     "transformers.models.llama.modeling_llama",
@@ -35,20 +37,17 @@ def ignore_line(_: str) -> None:
 
 
 class WarmTraining:
-    """Runs a script, or torchrun with all of its ranks; one at a time."""
+    """Runs a script, or torchrun with all of its ranks."""
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+    def __init__(self, folder: Path, owner: int) -> None:
+        self._origin = ScriptOrigin(folder / "training.sock", owner, LIBRARIES)
 
     def script(self, *words: str, on_line: Callable[[str], None] = ignore_line) -> Finished:
         """Run a script; end it where taking a line of its output raises something."""
-        order = {
-            "script": words,
-            "environment": dict(os.environ),
-            "folder": str(ROOT),
-            "safe_path": True,
-        }
-        return self._origin.run(order, on_line)
+        command = [sys.executable, "-P", *words]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "_start", self._start)
+            return processes.run("a fine-tune", command, on_line=on_line)
 
     def torchrun(
         self, name: str, command: Sequence[str], *, on_line: Callable[[str], None]
@@ -58,13 +57,9 @@ class WarmTraining:
         assert (python, option, module) == (sys.executable, "-m", "torch.distributed.run")
         return self.script(__file__, *words, on_line=on_line)
 
-
-@contextmanager
-def warm_training() -> Iterator[WarmTraining]:
-    """Give what runs fine-tunes so within the block."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with closing(Origin(sys.executable, LIBRARIES, environment)) as origin:
-        yield WarmTraining(origin)
+    def _start(self, name: str, command: Sequence[str], output: int, **_: Any) -> StartedScript:
+        variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return self._origin.start(command, ROOT, {**os.environ, **variables})
 
 
 class Rank(subprocess.Popen[bytes]):

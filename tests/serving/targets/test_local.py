@@ -26,7 +26,7 @@ from weighbridge.serving.supervisor import Supervisor
 from weighbridge.serving.targets.base import Release, Share
 from weighbridge.serving.targets.local import Local, LocalArgs, LocalRevision
 
-pytestmark = pytest.mark.usefixtures("warm_scripts", "warm_services")
+pytestmark = pytest.mark.usefixtures("warm_services")
 
 
 @pytest.fixture(scope="module")

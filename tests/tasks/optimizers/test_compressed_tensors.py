@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
-from tests.warm_scripts import warm_scripts as warm_scripts_within
+from tests.warm_scripts import WarmScripts
 from tests.warm_vllm import WarmVllm
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
@@ -236,8 +236,16 @@ class Quantized:
 
 
 @pytest.fixture(scope="module")
+def warm_scripts() -> None:
+    """Nothing here but for what `quantized` says."""
+
+
+@pytest.fixture(scope="module")
 def quantized(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, warm_vllm: WarmVllm
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    test_run: tuple[Path, int],
+    warm_vllm: WarmVllm,
 ) -> Mapping[str, Quantized]:
     """Make every variant, and compare all of them in one process: it imports PyTorch for that."""
     top = tmp_path_factory.mktemp("quantized")
@@ -256,7 +264,7 @@ def quantized(
                     model, data, asked, top / name, workspace
                 )
             if len(facts) == 1:
-                rest.enter_context(warm_scripts_within())
+                rest.enter_context(WarmScripts(*test_run))
     apart = distances(model, data, top, *(top / name for name in VARIANTS))
     return {
         name: Quantized(top / name, facts[name], distance)

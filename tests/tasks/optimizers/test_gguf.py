@@ -32,8 +32,6 @@ from weighbridge.tasks.optimizers.gguf import Gguf, GgufArgs
 from weighbridge.tasks.optimizers.gguf_conversion import SCRIPTS
 from weighbridge.tasks.optimizers.gguf_quantizations import QUANTIZATIONS
 
-pytestmark = pytest.mark.usefixtures("warm_scripts")
-
 MACHINE_CACHE = Settings().cache
 native_tools = pytest.mark.skipif(
     llama_cpp_native.tool("llama-imatrix", MACHINE_CACHE) is None,

@@ -21,8 +21,6 @@ from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.optimizers import onnx
 from weighbridge.tasks.optimizers.onnx import Onnx, OnnxArgs
 
-pytestmark = pytest.mark.usefixtures("warm_scripts")
-
 
 def made(
     variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
