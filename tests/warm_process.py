@@ -69,8 +69,8 @@ def run(command: Sequence[str]) -> None:
         from tests.warm_bento import start_worker
 
         start_processes_by(start_worker)
-    if module in SERVICES:
-        sys.modules["prefect.context"].refresh_global_settings_context()
+    if module not in (SUPERVISORD, LAUNCHER):
+        sys.modules["weighbridge.flows.prefect_internals"].read_settings_again()
     if module == MLFLOW:
         configure_mlflows_logging()
     if command[1] == "-m":

@@ -69,7 +69,7 @@ class WarmServices:
         """Stand for `subprocess.run` where supervisord is started."""
         reading, writing = os.pipe()
         with os.fdopen(writing, "w") as output:
-            started = self._begin(command, output, cwd, env)
+            started = self.begin(command, output, cwd, env)
         with os.fdopen(reading, errors="replace") as stream:
             text = stream.read()
         return subprocess.CompletedProcess(command, started.wait(), "", text)
@@ -91,11 +91,12 @@ class WarmServices:
             or module_in(command) not in PROGRAMS
         ):
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
-        return self._begin(command, output, cwd, {**os.environ, **(env or {})})
+        return self.begin(command, output, cwd, {**os.environ, **(env or {})})
 
-    def _begin(
+    def begin(
         self, command: Sequence[str], output: IO[Any], folder: Path, environment: Mapping[str, str]
     ) -> "Started":
+        """Begin a module of Python with both outputs to a file."""
         connection = connect(self.folder / "warm.sock", self._begin_origin)
         send_order(connection, command, output.fileno(), folder, environment)
         return Started(connection)

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.warm_services import WarmServices
 from weighbridge.core import fast_start
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import free_port
@@ -21,23 +21,7 @@ from weighbridge.flows.prefect_settings import users_api
 
 pytestmark = pytest.mark.usefixtures("warm_services")
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = """
-    import sys, time
-    from weighbridge.core.settings import Settings
-    from weighbridge.core.stage_cache import StageOutcome
-    from weighbridge.flows.prefect_server import prefect_api
-    with prefect_api(Settings()):
-        from weighbridge.flows.prefect_adapter import release_flow, run_stage
-        def stage() -> StageOutcome[int]:
-            print("running", flush=True)
-            time.sleep(float(sys.argv[2]))
-            return StageOutcome(1, False, "not run before", 0.1)
-        @release_flow(name="release", flow_run_name=sys.argv[1])
-        def release() -> None:
-            for number in range(5):
-                run_stage(f"stage-{number}", stage)
-        release()
-    """
+FIVE_TASKS = [sys.executable, "-m", "tests.flows.five_tasks"]
 
 
 @pytest.fixture(autouse=True)
@@ -50,18 +34,23 @@ def _no_api_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "")
 
 
-def start(name: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
-    """Start a process that runs a flow of five tasks."""
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), name, str(seconds)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+class Run:
+    """A process that runs a flow of five tasks, and begins with its libraries imported."""
+
+    def __init__(self, services: WarmServices, name: str, *words: object) -> None:
+        reading, writing = os.pipe()
+        command = [*FIVE_TASKS, name, *map(str, words)]
+        with os.fdopen(writing, "w") as output:
+            self.process = services.begin(command, output, ROOT, dict(os.environ))
+        self.output = os.fdopen(reading)
+
+    def ended(self) -> tuple[int, str]:
+        """Its status and what it wrote."""
+        with self.output:
+            return self.process.wait(180), self.output.read()
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Its status and what it wrote to stderr."""
-    _, errors = process.communicate(timeout=180)
-    return process.returncode, errors
+COMPLETED = (0, "running\n" * 5)
 
 
 def query(what: str, **body: Any) -> list[dict[str, Any]]:
@@ -79,28 +68,31 @@ def states(path: str) -> dict[str, str]:
 
 
 def test_a_run_is_found_afterwards_in_the_database_under_home() -> None:
-    assert ended(start("first")) == (0, "")
+    command = [*FIVE_TASKS, "first", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (*COMPLETED, "")
     with prefect_api(Settings()) as users:
         assert users is None
         assert states("flow_runs") == {"first": "COMPLETED"}
         assert states("task_runs") == {f"stage-{number}": "COMPLETED" for number in range(5)}
 
 
-def test_two_runs_at_once_on_one_home_are_both_recorded_whole() -> None:
-    both = [start("one", 0.2), start("two", 0.2)]
-    assert [ended(process) for process in both] == [(0, ""), (0, "")]
+def test_two_runs_at_once_on_one_home_are_both_recorded_whole(warm_services: WarmServices) -> None:
+    both = [Run(warm_services, name, 0.2) for name in ("one", "two")]
+    assert [run.ended() for run in both] == [COMPLETED, COMPLETED]
     with prefect_api(Settings()):
         assert states("flow_runs") == {"one": "COMPLETED", "two": "COMPLETED"}
         assert [run["state_type"] for run in query("task_runs")] == ["COMPLETED"] * 10
 
 
-def test_a_killed_run_leaves_no_process_and_is_crashed_for_the_next_one() -> None:
-    process = start("killed", 60)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
+def test_a_killed_run_leaves_no_process_and_is_crashed_for_the_next_one(
+    warm_services: WarmServices,
+) -> None:
+    run = Run(warm_services, "killed", 60)
+    assert run.output.readline() == "running\n"
     time.sleep(2)  # the server writes task runs once a second
-    os.kill(process.pid, signal.SIGKILL)
-    assert ended(process)[0] == -signal.SIGKILL
+    os.kill(run.process.pid, signal.SIGKILL)
+    assert run.ended() == (-signal.SIGKILL, "")
     with prefect_api(Settings()):
         assert states("flow_runs") == {"killed": "CRASHED"}
         assert states("task_runs") == {"stage-0": "CRASHED"}
@@ -109,16 +101,16 @@ def test_a_killed_run_leaves_no_process_and_is_crashed_for_the_next_one() -> Non
 
 @pytest.mark.slow
 def test_the_public_way_records_a_run_and_marks_a_killed_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, warm_services: WarmServices
 ) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_FAST_START", "false")
-    assert ended(start("whole")) == (0, "")
-    process = start("killed", 60)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
+    whole = Run(warm_services, "whole", 0, warm_services.folder, warm_services.owner)
+    assert whole.ended() == COMPLETED
+    killed = Run(warm_services, "killed", 60)  # its server begins as a user's does
+    assert killed.output.readline() == "running\n"
     time.sleep(2)  # the server writes task runs once a second
-    os.kill(process.pid, signal.SIGKILL)
-    assert ended(process)[0] == -signal.SIGKILL
+    os.kill(killed.process.pid, signal.SIGKILL)
+    assert killed.ended() == (-signal.SIGKILL, "")
     with prefect_api(Settings()) as users:
         assert users is None
         assert states("flow_runs") == {"whole": "COMPLETED", "killed": "CRASHED"}

@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.flows.shadowed_work import TOLD
 from tests.mlflow_server import is_well
 from tests.waiting import soon
+from tests.warm_services import Started, WarmServices
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
@@ -175,50 +177,53 @@ def pretender() -> Iterator[tuple[str, threading.Event]]:
         thread.join()
 
 
-CHILD = """
-import logging, sys, time
-sys.path.insert(0, {root!r})
-logging.basicConfig(level=logging.WARNING)
-from weighbridge.flows.shadow_run import ShadowedJob, with_shadow_run
-from weighbridge.flows.redeploy import state_of
-from weighbridge.rollout.reconcile import ReconcileResult
-began = time.monotonic()
-def work():
-    print("working", flush=True)
-    time.sleep({seconds})
-    return ReconcileResult("deployed", "7 serves", "7")
-print(with_shadow_run(ShadowedJob("demo", "webhook"), work, state_of).action, flush=True)
-print("late" if time.monotonic() - began > {seconds} + 3 else "in time", flush=True)
-sys.stdout.flush()
-import os; os._exit(0)
-"""
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def child(url: str, seconds: float, home: Path) -> "subprocess.Popen[str]":
-    """A process that works for so many seconds, with this API."""
-    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
-    code = CHILD.format(root=ROOT, seconds=seconds)
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
-    )
+class Work:
+    """A process that works for so many seconds, with this API.
+
+    It begins with its libraries imported where it is given the services that do.
+    """
+
+    def __init__(
+        self, url: str, seconds: float, home: Path, services: WarmServices | None = None
+    ) -> None:
+        environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+        command = [sys.executable, "-m", "tests.flows.shadowed_work", str(seconds)]
+        reading, writing = os.pipe()
+        self._output = os.fdopen(reading)
+        self._process: subprocess.Popen[bytes] | Started
+        with os.fdopen(writing, "w") as output:
+            if services:
+                self._process = services.begin(command, output, ROOT, environment)
+            else:
+                self._process = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=output, stderr=output
+                )
+
+    def told(self) -> Iterator[str]:
+        """What it tells, until it ends."""
+        with self._output:
+            for line in self._output:
+                if line.startswith(TOLD):
+                    yield line.removeprefix(TOLD).rstrip()
+        assert self._process.wait(60) == 0
 
 
 def test_a_prefect_that_hangs_or_is_not_there_delays_nothing(
-    pretender: tuple[str, threading.Event], tmp_path: Path
+    pretender: tuple[str, threading.Event], tmp_path: Path, warm_services: WarmServices
 ) -> None:
-    for url in (pretender[0], f"http://127.0.0.1:{free_port()}/api"):
-        process = child(url, 0.5, tmp_path)
-        assert process.communicate(timeout=60)[0].split("\n")[:3] == [
-            "working",
-            "deployed",
-            "in time",
-        ]
+    nobody = f"http://127.0.0.1:{free_port()}/api"
+    for url, services in ((pretender[0], None), (nobody, warm_services)):
+        work = Work(url, 0.5, tmp_path, services)
+        assert [*work.told()] == ["working", "deployed", "in time"]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_services")
-def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(
+    tmp_path: Path, warm_services: WarmServices
+) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = [
@@ -244,9 +249,8 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
         "prefect server", command, log=tmp_path / "log", cwd=tmp_path, env=environment
     ) as server:
         server.wait_until(lambda: is_well(url), timeout=120)
-        process = child(url, 6, tmp_path)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
+        told = Work(url, 6, tmp_path, warm_services).told()
+        assert next(told) == "working"
 
         def running() -> bool:
             runs = httpx.post(
@@ -256,4 +260,4 @@ def test_a_prefect_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) 
 
         assert soon(running, 30)
         os.killpg(os.getpgid(server.pid), signal.SIGKILL)
-    assert process.communicate(timeout=60)[0].split("\n")[:2] == ["deployed", "in time"]
+    assert [*told] == ["deployed", "in time"]
