@@ -12,7 +12,7 @@ import pytest
 
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
-from tests.stand_ins.swift import Swift
+from tests.stand_ins.swift import Swift, shared
 from tests.warm_scripts import WarmScripts
 from tests.warm_services import WarmServices
 from tests.warm_vllm import WarmVllm
@@ -150,20 +150,18 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
-    """One S3 service for all tests of a process: take a bucket of your own.
+def swift_server(test_run: tuple[Path, int]) -> Iterator[Swift]:
+    """One S3 service for all tests of a run: take a bucket of your own.
 
     Every client parses botocore's description of S3 again, which is two thirds of the CPU time of
     making one: here it is parsed once.
     """
     from botocore.loaders import JSONFileLoader
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        Swift(tmp_path_factory.mktemp("swift"), MACHINE_CACHE) as server,
-    ):
+    folder, owner = test_run
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
-        yield server
+        yield shared(folder / "swift", MACHINE_CACHE, owner)
 
 
 @pytest.fixture

@@ -7,11 +7,17 @@
         swift.create_bucket("models")
 
 It checks signatures and checksums, and takes multipart uploads, as S3 itself does.
+
+All workers of a test run have one, which the first of them starts that needs it: `shared`.
+``python -m tests.stand_ins.swift FOLDER CACHE OWNER`` serves it until the owner, a process, ends.
 """
 
 import contextlib
 import getpass
+import os
+import select
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import httpx
+from filelock import FileLock
 
 from weighbridge.core.environments import Environment, ensure
 from weighbridge.core.processes import Process, free_port
@@ -26,6 +33,7 @@ from weighbridge.core.processes import Process, free_port
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = Path(__file__).with_name("swift.lock")
 ACCESS_KEY: Final = "test:tester"
 SECRET_KEY: Final = "testing"
@@ -172,6 +180,42 @@ class Swift:
         )
 
 
+def shared(folder: Path, cache: Path, owner: int) -> Swift:
+    """The service of everybody who names this folder, started where nobody has; it ends with the
+    owner.
+    """
+    swift, url = Swift(folder, cache), folder / "url"
+    with FileLock(f"{folder}.lock"):
+        if not url.exists():
+            folder.mkdir()
+            words = [str(folder), str(cache), str(owner)]
+            with (folder / "log").open("w") as log:
+                subprocess.run(
+                    [sys.executable, "-m", "tests.stand_ins.swift", *words],
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    check=True,
+                )
+    swift.url = url.read_text()
+    return swift
+
+
+def _serve(folder: Path, cache: Path, owner: int) -> None:
+    """Return to who started this once it serves, and go on."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        os._exit(not os.read(reading, 1))
+    os.setsid()
+    watched = os.pidfd_open(owner)
+    with Swift(folder, cache) as swift:
+        (folder / "url").write_text(swift.url)
+        os.write(writing, b".")
+        select.select([watched], [], [])
+
+
 def _defaults(folder: Path, port: int, host: str = "127.0.0.1") -> str:
     """No worker processes: every server is one, and ends when it is told to."""
     return (
@@ -205,3 +249,7 @@ def _answers(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
