@@ -13,9 +13,9 @@ import pytest
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift, shared
+from tests.warm_engines import WarmEngines
 from tests.warm_scripts import WarmScripts
 from tests.warm_services import WarmServices
-from tests.warm_vllm import WarmVllm
 from weighbridge.core import ranges
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings
@@ -122,10 +122,10 @@ def warm_services(test_run: tuple[Path, int]) -> Iterator[WarmServices]:
 
 
 @pytest.fixture(scope="module")
-def warm_vllm(test_run: tuple[Path, int]) -> Iterator[WarmVllm]:
-    """Servers of vLLM on a processor begin with its libraries imported, in all of a module."""
-    with WarmVllm(*test_run) as vllm:
-        yield vllm
+def warm_engines(test_run: tuple[Path, int]) -> Iterator[WarmEngines]:
+    """Servers of engines on a processor begin with their libraries imported, in all of a module."""
+    with WarmEngines(*test_run) as engines:
+        yield engines
 
 
 @pytest.fixture(autouse=True)

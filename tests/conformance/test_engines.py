@@ -26,7 +26,7 @@ vLLM compiles a model that it has not seen for minutes, at each of its starts.
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_vllm")
+@pytest.mark.usefixtures("warm_engines")
 @pytest.mark.parametrize("name", plugins.names("engine"))
 def test_the_engine_does_all_that_it_claims(
     name: str, workspace: Workspace, tmp_path: Path

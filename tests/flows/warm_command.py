@@ -3,7 +3,7 @@
 To import Prefect, MLflow, PyTorch and transformers is most of what the command costs where models
 are tiny. Here its process begins as a copy of one that has imported them; all else is its own:
 arguments, environment, output, session, signals and end. Services that it starts, and servers of
-vLLM that it measures, begin so too (`warm_services`, `warm_vllm`).
+engines that it measures, begin so too (`warm_services`, `warm_engines`).
 """
 
 import contextlib
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from tests.warm_engines import WarmEngines
 from tests.warm_scripts import WarmScripts
 from tests.warm_services import WarmServices
-from tests.warm_vllm import WarmVllm
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -139,7 +139,7 @@ def main() -> None:
 
         folder, owner = order["services"]
         test_run = Path(folder), owner
-        with WarmScripts(*test_run), WarmServices(*test_run), WarmVllm(*test_run):
+        with WarmScripts(*test_run), WarmServices(*test_run), WarmEngines(*test_run):
             weighbridge(order["arguments"])
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
+from tests.warm_engines import WarmEngines
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.tvm import Tvm, TvmArgs
@@ -21,7 +22,9 @@ from weighbridge.serving.openai_client import Client
 
 
 @pytest.fixture(scope="module")
-def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, warm_engines: WarmEngines
+) -> Iterator[Running]:
     # Pieces shorter than the prompts, so that reading and answering take turns.
     args = TvmArgs(max_batch_size=3, prefill_chunk_size=8, alias="tiny")
     with serve(tiny_model, args, MACHINE_CACHE, tmp_path_factory.mktemp("log") / "log") as engine:

@@ -1,7 +1,7 @@
 """A real vLLM server on the processor, which thinks what transformers thinks.
 
 The one in the Bento begins as a user's does, all else with vLLM's libraries imported
-(tests/warm_vllm.py).
+(tests/warm_engines.py).
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
 from tests.serving import bentos
 from tests.serving.engines.vllm_command import own
-from tests.warm_vllm import WarmVllm
+from tests.warm_engines import WarmEngines
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.settings import Settings
@@ -28,7 +28,7 @@ from weighbridge.serving.engines.vllm import FORKED, SpeculativeConfig, Vllm, Vl
 from weighbridge.serving.openai_client import Client, RequestRefused, post
 from weighbridge.tasks.optimizers.adapter import Adapter, AdapterArgs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_vllm")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_engines")]
 TEXTS = [
     "Hello, my kettle is broken.",
     '{"team": "billing", "product": "lamp"}',
@@ -47,7 +47,7 @@ for line in sys.argv[1:]:
 """
 
 
-def test_vllms_own_parser_takes_every_option(tmp_path: Path, warm_vllm: WarmVllm) -> None:
+def test_vllms_own_parser_takes_every_option(tmp_path: Path, warm_engines: WarmEngines) -> None:
     everything = VllmArgs(
         dtype="bfloat16",
         quantization="compressed-tensors",
@@ -80,7 +80,7 @@ def test_vllms_own_parser_takes_every_option(tmp_path: Path, warm_vllm: WarmVllm
     command = guarded([str(python), "-I", "-c", PARSE, *given], python)
     log, variables = tmp_path / "log", Vllm(VllmArgs(device="cpu")).env()
     with log.open("w") as output:
-        parser = warm_vllm.start("the parser", command, output, cwd=tmp_path, env=variables)
+        parser = warm_engines.start("the parser", command, output, cwd=tmp_path, env=variables)
         assert parser.wait(300) == 0, log.read_text()
     lines = log.read_text().splitlines()
     parsed = [json.loads(line) for line in lines if line.startswith("{")]
@@ -126,7 +126,7 @@ def unmerged(
 
 @pytest.fixture(scope="module")
 def running(
-    unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory, warm_vllm: WarmVllm
+    unmerged: Artifact, tmp_path_factory: pytest.TempPathFactory, warm_engines: WarmEngines
 ) -> Iterator[Running]:
     """One server for all; when it is killed without a word, nothing of it is left."""
     args = VllmArgs(

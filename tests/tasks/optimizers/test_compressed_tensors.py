@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
+from tests.warm_engines import WarmEngines
 from tests.warm_scripts import WarmScripts
-from tests.warm_vllm import WarmVllm
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
@@ -245,7 +245,7 @@ def quantized(
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
     test_run: tuple[Path, int],
-    warm_vllm: WarmVllm,
+    warm_engines: WarmEngines,
 ) -> Mapping[str, Quantized]:
     """Make every variant, and compare all of them in one process: it imports PyTorch for that."""
     top = tmp_path_factory.mktemp("quantized")
