@@ -154,6 +154,7 @@ def server_inside(settings: Settings, listener: socket.socket) -> Iterator[None]
             migrate = database.needs_migration(settings.cache)
             url = _url(listener.getsockname()[1])
             stack.enter_context(_environment(prefect_settings.for_own_server(home, url, migrate)))
+            prefect_internals.writers_wait()
             stack.enter_context(prefect_internals.ServerThread(listener, home))
             stack.enter_context(logs_on_pages())
             if migrate:
