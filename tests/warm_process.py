@@ -69,8 +69,10 @@ def run(command: Sequence[str]) -> None:
         from tests.warm_bento import start_worker
 
         start_processes_by(start_worker)
-    if module not in (SUPERVISORD, LAUNCHER):
-        sys.modules["weighbridge.flows.prefect_internals"].read_settings_again()
+    # A Bento's worker has moved into an environment that knows no Prefect.
+    internals = sys.modules.get("weighbridge.flows.prefect_internals")
+    if internals and module not in (SUPERVISORD, LAUNCHER):
+        internals.read_settings_again()
     if module == MLFLOW:
         configure_mlflows_logging()
     if command[1] == "-m":
