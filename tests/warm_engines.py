@@ -7,16 +7,21 @@ engine that the conformance suite has end with its parent.
 """
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import pytest
-
-from tests.warm_services import ROOT, Started, connect, send_order
-from weighbridge.core import processes
+from tests.warm_services import (
+    COMMAND_LINE_BYTES,
+    ENVIRONMENT_BYTES,
+    ROOT,
+    Started,
+    WarmStarts,
+    begin_origin,
+    connect,
+    send_order,
+)
 from weighbridge.serving.engines.vllm import FORKED
 
 LIBRARIES: Mapping[str, Sequence[str]] = {
@@ -30,8 +35,6 @@ LIBRARIES: Mapping[str, Sequence[str]] = {
     "tvm_server.py": ("tvm.relax.frontend.nn.llm.kv_cache", "tokenizers", "aiohttp.web"),
 }
 """What a server imports in any case: by its script's name, vLLM's by its own."""
-COMMAND_LINE_BYTES, ENVIRONMENT_BYTES = 1 << 14, 1 << 16
-"""Room for those of servers, in /proc."""
 ORIGIN = """
 import importlib, os, runpy, socket, sys
 if os.fork():
@@ -77,25 +80,8 @@ def kind_of(command: Sequence[str]) -> str:
     return name if name in LIBRARIES else ""
 
 
-class WarmEngines:
-    """Has servers begin so within the block.
-
-    All workers of a test run have one origin for each kind, which the first of them begins that
-    needs it, and which ends with the owner.
-    """
-
-    def __init__(self, folder: Path, owner: int) -> None:
-        self._folder = folder
-        self._owner = owner
-        self._patch = pytest.MonkeyPatch()
-
-    def __enter__(self) -> "WarmEngines":
-        self._start_cold = processes._start
-        self._patch.setattr(processes, "_start", self.start)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.undo()
+class WarmEngines(WarmStarts):
+    """Servers, with one origin for each kind."""
 
     def start(
         self,
@@ -103,32 +89,24 @@ class WarmEngines:
         argv: Sequence[str | Path],
         output: IO[Any] | int,
         *,
-        cwd: Path,
+        cwd: Path | None,
         env: Mapping[str, str] | None,
     ) -> Any:
-        """Stand for what starts every `weighbridge.core.processes.Process`."""
         command = [str(word) for word in argv]
         kind = kind_of(command)
         if isinstance(output, int) or not kind:
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
         environment = {**os.environ, **(env or {})}
         begin = partial(self._begin_origin, kind, command[0], environment)
-        connection = connect(self._folder / f"{kind}.sock", begin)
+        connection = connect(self.folder / f"{kind}.sock", begin)
         send_order(connection, command, output.fileno(), cwd, environment)
         return Started(connection)
 
     def _begin_origin(
         self, kind: str, python: str, environment: Mapping[str, str], listener: int
     ) -> None:
-        words = [str(listener), str(self._owner), str(ROOT), ",".join(LIBRARIES[kind])]
+        words = [str(listener), str(self.owner), str(ROOT), ",".join(LIBRARIES[kind])]
         words.append("." * COMMAND_LINE_BYTES)
-        with (self._folder / f"{kind}.log").open("w") as log:
-            subprocess.run(
-                [python, "-I", "-c", ORIGIN, *words],
-                env={**environment, "PADDING": "." * ENVIRONMENT_BYTES},
-                pass_fds=[listener],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
+        log = self.folder / f"{kind}.log"
+        variables = {**environment, "PADDING": "." * ENVIRONMENT_BYTES}
+        begin_origin([python, "-I", "-c", ORIGIN, *words], log, variables, listener)

@@ -17,10 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import pytest
-
-from tests.warm_services import ROOT, Started, connect, send_order
-from weighbridge.core import processes
+from tests.warm_services import ROOT, Started, WarmStarts, begin_origin, connect, send_order
 from weighbridge.core.paths import PACKAGE
 from weighbridge.core.settings import Settings
 
@@ -66,25 +63,8 @@ warm_origin.Origin(socket.socket(fileno=int(listener)), int(owner)).serve()
 """
 
 
-class WarmScripts:
-    """Has scripts begin so within the block.
-
-    All workers of a test run have one origin for each script and Python, which the first of them
-    begins that needs it, and which ends with the owner.
-    """
-
-    def __init__(self, folder: Path, owner: int) -> None:
-        self._folder = folder
-        self._owner = owner
-        self._patch = pytest.MonkeyPatch()
-
-    def __enter__(self) -> "WarmScripts":
-        self._start_cold = processes._start
-        self._patch.setattr(processes, "_start", self.start)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.undo()
+class WarmScripts(WarmStarts):
+    """Scripts, with one origin for each and its Python."""
 
     def start(
         self,
@@ -95,16 +75,15 @@ class WarmScripts:
         cwd: Path | None,
         env: Mapping[str, str] | None,
     ) -> Any:
-        """Stand for what starts every command of `weighbridge.core.processes.run`."""
         command = [str(word) for word in argv]
         script = _script_in(command)
         if output != subprocess.PIPE or script is None:
             return self._start_cold(name, argv, output, cwd=cwd, env=env)
         environment = {**os.environ, **(env or {})}
         kind = hashlib.sha256(f"{command[0]} {script}".encode()).hexdigest()[:8]
-        address = self._folder / f"{script.stem}-{kind}.sock"
-        origin = ScriptOrigin(address, self._owner, LIBRARIES[script.name])
-        return origin.start(command, cwd or Path.cwd(), environment)
+        address = self.folder / f"{script.stem}-{kind}.sock"
+        origin = ScriptOrigin(address, self.owner, LIBRARIES[script.name])
+        return origin.start(command, cwd, environment)
 
 
 class ScriptOrigin:
@@ -119,7 +98,7 @@ class ScriptOrigin:
         self._libraries = libraries
 
     def start(
-        self, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+        self, command: Sequence[str], folder: Path | None, environment: Mapping[str, str]
     ) -> "StartedScript":
         """Start a script; its command begins with the Python, which is the same each time."""
         reading, writing = os.pipe()
@@ -134,17 +113,8 @@ class ScriptOrigin:
         named = ("PREFECT_", "MLFLOW_", "WEIGHBRIDGE_")
         neutral = {key: value for key, value in environment.items() if not key.startswith(named)}
         words = [str(listener), str(self._owner), str(ROOT), *self._libraries]
-        with self._address.with_suffix(".log").open("w") as log:
-            subprocess.run(
-                [python, "-P", "-c", ORIGIN, *words],
-                cwd=ROOT,
-                env=neutral,
-                pass_fds=[listener],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
+        command = [python, "-P", "-c", ORIGIN, *words]
+        begin_origin(command, self._address.with_suffix(".log"), neutral, listener)
 
 
 class StartedScript(Started):

@@ -15,10 +15,11 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pytest
 from filelock import FileLock
@@ -41,11 +42,11 @@ VARIABLES = {
 }
 
 
-class WarmServices:
-    """Has services and supervisords begin so, within the block.
+class WarmStarts(ABC):
+    """Has processes of one kind begin warm within the block, others as they do.
 
-    All workers of a test run have one origin, which the first of them begins that needs it, and
-    which ends with the owner.
+    All workers of a test run have one origin for the same libraries, which the first of them begins
+    that needs it, and which ends with the owner.
     """
 
     def __init__(self, folder: Path, owner: int) -> None:
@@ -53,15 +54,34 @@ class WarmServices:
         self.owner = owner
         self._patch = pytest.MonkeyPatch()
 
-    def __enter__(self) -> "WarmServices":
+    def __enter__(self) -> Self:
         self._start_cold = processes._start
         self._patch.setattr(processes, "_start", self.start)
-        instead = SimpleNamespace(run=self.run, DEVNULL=subprocess.DEVNULL)
-        self._patch.setattr("weighbridge.serving.supervisor.subprocess", instead)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._patch.undo()
+
+    @abstractmethod
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        output: IO[Any] | int,
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+    ) -> Any:
+        """Stand for what starts every process of `weighbridge.core.processes`."""
+
+
+class WarmServices(WarmStarts):
+    """Services, and supervisords with theirs."""
+
+    def __enter__(self) -> Self:
+        instead = SimpleNamespace(run=self.run, DEVNULL=subprocess.DEVNULL)
+        self._patch.setattr("weighbridge.serving.supervisor.subprocess", instead)
+        return super().__enter__()
 
     def run(
         self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], **_: Any
@@ -80,10 +100,9 @@ class WarmServices:
         argv: Sequence[str | Path],
         output: IO[Any] | int,
         *,
-        cwd: Path,
+        cwd: Path | None,
         env: Mapping[str, str] | None,
     ) -> Any:
-        """Stand for what starts every `weighbridge.core.processes.Process`."""
         command = [str(word) for word in argv]
         if (
             isinstance(output, int)
@@ -94,7 +113,11 @@ class WarmServices:
         return self.begin(command, output, cwd, {**os.environ, **(env or {})})
 
     def begin(
-        self, command: Sequence[str], output: IO[Any], folder: Path, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        output: IO[Any],
+        folder: Path | None,
+        environment: Mapping[str, str],
     ) -> "Started":
         """Begin a module of Python with both outputs to a file."""
         connection = connect(self.folder / "warm.sock", self._begin_origin)
@@ -105,17 +128,9 @@ class WarmServices:
         named = ("PREFECT_", "MLFLOW_", "BENTOML_", "WEIGHBRIDGE_")
         neutral = {key: value for key, value in os.environ.items() if not key.startswith(named)}
         words = [str(listener), str(self.owner), "." * COMMAND_LINE_BYTES]
-        with (self.folder / "warm.log").open("w") as log:
-            subprocess.run(
-                [sys.executable, "-m", "tests.warm_origin", *words],
-                cwd=ROOT,
-                env={**neutral, **VARIABLES, "PADDING": "." * ENVIRONMENT_BYTES},
-                pass_fds=[listener],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
+        command = [sys.executable, "-m", "tests.warm_origin", *words]
+        environment = {**neutral, **VARIABLES, "PADDING": "." * ENVIRONMENT_BYTES}
+        begin_origin(command, self.folder / "warm.log", environment, listener)
 
 
 def connect(address: Path, begin_origin: Callable[[int], None]) -> socket.socket:
@@ -131,15 +146,32 @@ def connect(address: Path, begin_origin: Callable[[int], None]) -> socket.socket
     return connection
 
 
+def begin_origin(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], listener: int
+) -> None:
+    """Begin an origin, whose first process returns once the origin is one of its own."""
+    with log.open("w") as output:
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            pass_fds=[listener],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=True,
+        )
+
+
 def send_order(
     connection: socket.socket,
     command: Sequence[str],
     output: int,
-    folder: Path,
+    folder: Path | None,
     environment: Mapping[str, str],
 ) -> None:
     """Order a process of an origin, whose output goes to a file descriptor."""
-    order = {"command": command, "folder": str(folder), "environment": environment}
+    order = {"command": command, "folder": str(folder or Path.cwd()), "environment": environment}
     socket.send_fds(connection, [json.dumps(order).encode()], [output])
 
 
