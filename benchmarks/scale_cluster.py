@@ -45,7 +45,7 @@ def cluster(versions: int) -> Iterator[Lab]:
 
 def promotion(rounds: int) -> Figures:
     """Return the seconds of rollouts, without the engine's own start, by what is in front."""
-    figures = Figures("scale")
+    figures = Figures("scale-promotion")
     for address in ("service", "gateway"):
         with cluster(rounds + 1) as shop:
             shop.behind(address)

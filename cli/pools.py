@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 DOING = "making a work pool's template"
 OFTEN = "PREFECT_WORKER_QUERY_SECONDS=2"
-"""A stage waits half as long on average. Each question takes 20 ms of the server's processor."""
+"""A stage waits for half of that on average; Prefect's own is 10. Each question takes 20 ms of the
+server's processor.
+"""
 Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--type", "kind", required=True, help="process, docker, kubernetes or ecs."),
