@@ -19,6 +19,7 @@ class Outbox:
     """Entries on a target's rollouts that MLflow may not have yet."""
 
     def __init__(self, records: TargetRecords) -> None:
+        # A glance is enough: who adds to the outbox has the lock, and sees what it wrote itself.
         self._records = records
 
     def write(self, rollout: str, event: str, **fields: Any) -> None:
@@ -27,9 +28,15 @@ class Outbox:
         Raises:
             Unavailable: it can't be written down, as where the disk is full.
         """
-        number = sum(entry.rollout == rollout for entry in self.entries())
-        entry = LedgerEntry(rollout=rollout, n=number, at=time.time(), event=event, fields=fields)
-        self._records.append(LEDGER, entry.model_dump_json().encode())
+
+        def line(content: bytes) -> bytes:
+            number = sum(entry.rollout == rollout for entry in _entries(content))
+            entry = LedgerEntry(
+                rollout=rollout, n=number, at=time.time(), event=event, fields=fields
+            )
+            return entry.model_dump_json().encode()
+
+        self._records.append(LEDGER, line)
 
     def write_begin(
         self, rollout: str, target: str, release: Release, previous: Revision | None, trigger: str
@@ -75,14 +82,7 @@ class Outbox:
 
     def entries(self) -> list[LedgerEntry]:
         """Return every entry, but not one that a crash cut off."""
-        entries = []
-        # Not splitlines: texts may hold other characters that it takes for the end of a line.
-        for line in self._records.read(LEDGER).content.split(b"\n"):
-            try:
-                entries.append(LedgerEntry.model_validate_json(line))
-            except ValueError:
-                continue
-        return entries
+        return _entries(self._records.glance(LEDGER))
 
     def ended(self, rollout: str) -> bool:
         """Whether it is written how a rollout ended."""
@@ -119,7 +119,18 @@ class Outbox:
             self._records.change(LEDGER, lambda _: b"")
 
     def _mirrored_count(self) -> int:
-        return int(self._records.read(MIRRORED).content or 0)
+        return int(self._records.glance(MIRRORED) or 0)
+
+
+def _entries(content: bytes) -> list[LedgerEntry]:
+    entries = []
+    # Not splitlines: texts may hold other characters that it takes for the end of a line.
+    for line in content.split(b"\n"):
+        try:
+            entries.append(LedgerEntry.model_validate_json(line))
+        except ValueError:
+            continue
+    return entries
 
 
 def _unended(entries: Sequence[LedgerEntry]) -> list[str]:

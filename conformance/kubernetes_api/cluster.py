@@ -52,6 +52,8 @@ class Cluster:
         """Rules of the Role that whoever asks has in NAMESPACE; None: everything is allowed."""
         self.failures: dict[tuple[str, str], int] = {}
         """How many requests more fail with 500, by method and the end of the path."""
+        self.asked: list[tuple[str, str]] = []
+        """What the API server was asked, by method and path."""
         self.runs: dict[str, PodRun] = {}
         self._routes: list[tuple[float, dict[str, Any]]] = [(0.0, {})]
         for name in (NAMESPACE, "default"):

@@ -213,6 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self._query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.cluster.asked.append((self.command, parts.path))
         try:
             self.server.cluster.fail_if_told(self.command, parts.path)
             verb(self._place(parts.path))

@@ -12,7 +12,7 @@ HOME/targets/NAME/state.lock      held for one change of the state, or for makin
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
@@ -60,7 +60,7 @@ class HomeRecords(TargetRecords):
                 elif content is not None:
                     path.unlink(missing_ok=True)
 
-    def append(self, name: str, line: bytes) -> None:
+    def append(self, name: str, line: Callable[[bytes], bytes]) -> None:
         """Add a line, without writing those before it again. Raises Unavailable: a full disk."""
         path = self.folder / name
         content = self.read(name).content
@@ -68,7 +68,7 @@ class HomeRecords(TargetRecords):
         with recording(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as stream:
-                stream.write(separator + line + b"\n")
+                stream.write(separator + line(content) + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
 

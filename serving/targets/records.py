@@ -112,8 +112,12 @@ class TargetRecords(ABC):
 
     # Optional: what a place may leave as it is here.
 
-    def append(self, name: str, line: bytes) -> None:
+    def append(self, name: str, line: Callable[[bytes], bytes]) -> None:
         """Add a line to a document, on a line of its own also after one that a crash cut off.
+
+        Args:
+            name: the document's.
+            line: called with what it holds, and returns the line; more than once, as in `change`.
 
         Raises:
             Unavailable, LockLost: as `change` does.
@@ -121,7 +125,7 @@ class TargetRecords(ABC):
 
         def with_line(content: bytes) -> bytes:
             separator = b"" if not content or content.endswith(b"\n") else b"\n"
-            return content + separator + line + b"\n"
+            return content + separator + line(content) + b"\n"
 
         self.change(name, with_line)
 

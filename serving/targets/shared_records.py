@@ -15,7 +15,6 @@ that its time is over, changes nothing.
 import contextlib
 import json
 import logging
-import math
 import threading
 import time
 import uuid
@@ -111,12 +110,29 @@ class SharedPlace(ABC):
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """All documents as they were at one moment."""
+
+    documents: Mapping[str, str]
+    version: str
+    at: float
+    """By `time.monotonic`, of the moment before they were asked for."""
+
+
+@dataclass
+class _Memory:
+    """What was seen or written last."""
+
+    last: _Seen | None = None
+
+
+@dataclass(frozen=True)
 class SharedRecords(TargetRecords):
     """Records in a shared place."""
 
     at: SharedPlace
     held: "HeldLease | None" = None
-    _glances: dict[str, tuple[float, bytes]] = field(default_factory=dict, compare=False)
+    _memory: _Memory = field(default_factory=_Memory, compare=False)
 
     LEASE_SECONDS: ClassVar[float] = 30.0
     """Length of a lease: so long after the death of its holder another one takes over."""
@@ -131,38 +147,33 @@ class SharedRecords(TargetRecords):
 
     def read(self, name: str) -> Document:
         """Return a document as it is now. Raises Unavailable, LockLost."""
-        documents, _ = self._documents()
-        return _document(documents, name)
+        return _document(self._look().documents, name)
 
     def change(self, name: str, change: Change) -> None:
         """Change a document. Raises Unavailable, LockLost."""
+        self._check_held()
+        # A write names the version that it replaces. So it may go by what was seen last: where
+        # that is not the newest any more, as after another took the lock, the place refuses it.
+        seen, is_newest = self._memory.last, False
         while True:
-            documents, version = self._documents()
-            content = change(_document(documents, name).content)
-            if content is None:
+            if seen is None:
+                seen, is_newest = self._look(), True
+            content = change(_document(seen.documents, name).content)
+            if content is not None:
+                with contextlib.suppress(OutOfDate):
+                    self._write(_with(seen.documents, name, content), seen.version)
+                    return
+            elif is_newest:
                 return
-            with contextlib.suppress(OutOfDate):
-                self.at.write_documents(_with(documents, name, content), version)
-                self._glances.pop(name, None)
-                return
+            seen = None
 
     def glance(self, name: str) -> bytes:
         """Return what a document held at most a second ago. Raises Unavailable, LockLost."""
-        if self.held is not None:
-            self.held.check()
-        at, content = self._glances.get(name, (-math.inf, b""))
-        if time.monotonic() - at < self.GLANCE:
-            return content
-        try:
-            content = self.read(name).content
-        except LockLost:
-            raise
-        except Unavailable:
-            # A place that is away for a moment ends no rollout: the lease bounds that moment.
-            if self.held is None or name not in self._glances:
-                raise
-        self._glances[name] = time.monotonic(), content
-        return content
+        self._check_held()
+        seen = self._memory.last
+        if seen is None or time.monotonic() - seen.at >= self.GLANCE:
+            seen = self._glimpse(seen)
+        return _document(seen.documents, name).content
 
     def is_locked(self) -> bool:
         """Whether somebody holds a lease that has been changed not long ago."""
@@ -177,39 +188,65 @@ class SharedRecords(TargetRecords):
             TargetLocked: another holds it, and it is not waited for.
             Unavailable: the place does not answer.
         """
-        held = self._taken(wait)
+        held, seen = self._taken(wait)
         with held:
-            self._announce(held.lease.transitions)
-            yield replace(self, held=held, _glances={})
+            locked = replace(self, held=held, _memory=_Memory())
+            locked._announce(held.lease.transitions, seen)
+            yield locked
 
-    def _taken(self, wait: bool) -> "HeldLease":
+    def _taken(self, wait: bool) -> "tuple[HeldLease, _Seen]":
+        """Return the lease, and the documents as they were before it was taken."""
         while True:
             lease, version = self.at.read_lease()
             if not lease.holder or _is_over(self.at.name, lease, version):
-                number = 1 + max(lease.transitions, _holder(self.at.read_documents()[0]))
+                seen = self._look()
+                number = 1 + max(lease.transitions, _holder(seen.documents))
                 with contextlib.suppress(OutOfDate):
-                    return HeldLease.take(self.at, number, self.LEASE_SECONDS, version)
+                    return HeldLease.take(self.at, number, self.LEASE_SECONDS, version), seen
             elif not wait:
                 raise TargetLocked(f"deploying by {self.place}", f"{lease.holder} does")
             else:
                 time.sleep(self.POLL)
 
-    def _announce(self, number: int) -> None:
+    def _announce(self, number: int, seen: _Seen) -> None:
         """Write down who holds the lock: from here on no earlier holder changes anything."""
         while True:
-            documents, version = self.at.read_documents()
-            _refuse_older(documents, number, self.place)
             with contextlib.suppress(OutOfDate):
-                self.at.write_documents({**documents, HOLDER: str(number)}, version)
+                self._write({**seen.documents, HOLDER: str(number)}, seen.version)
                 return
+            seen = self._look()
 
-    def _documents(self) -> tuple[Mapping[str, str], str]:
-        """Return all documents and their version, where the lock is not needed or still held."""
-        documents, version = self.at.read_documents()
+    def _look(self) -> _Seen:
+        """Return all documents as they are, where the lock is not needed or still held."""
+        at = time.monotonic()
+        seen = _Seen(*self.at.read_documents(), at)
         if self.held is not None:
             self.held.check()
-            _refuse_older(documents, self.held.lease.transitions, self.place)
-        return documents, version
+            _refuse_older(seen.documents, self.held.lease.transitions, self.place)
+        self._memory.last = seen
+        return seen
+
+    def _glimpse(self, before: _Seen | None) -> _Seen:
+        """Return the same, or while the place is away what was seen before."""
+        try:
+            return self._look()
+        except LockLost:
+            raise
+        except Unavailable:
+            # A place that is away for a moment ends no rollout: the lease bounds that moment.
+            if self.held is None or before is None:
+                raise
+        self._memory.last = replace(before, at=time.monotonic())
+        return before
+
+    def _write(self, documents: Mapping[str, str], version: str) -> None:
+        """Replace all documents. Raises OutOfDate, Unavailable."""
+        at = time.monotonic()
+        self._memory.last = _Seen(documents, self.at.write_documents(documents, version), at)
+
+    def _check_held(self) -> None:
+        if self.held is not None:
+            self.held.check()
 
 
 class HeldLease:

@@ -12,6 +12,7 @@ from weighbridge.conformance.kubernetes_api.store import Refused
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout import target_operations, target_status
 from weighbridge.serving.targets.kubernetes import api, reach
+from weighbridge.serving.targets.shared_records import SharedRecords
 from weighbridge.serving.traffic_figures import since
 
 anywhere = pytest.mark.parametrize("shop", ["stand-in", "cluster"], indirect=True)
@@ -83,6 +84,17 @@ def test_what_pods_counted_of_their_clients_is_what_came_since_the_last_look(
     assert 0 < found["seconds_average"] < 1
     monkeypatch.setattr(reach.Pods, "document", lambda *_: None)
     assert target.traffic_figures(current) == {}, "a part of it would look as if it were all"
+
+
+def test_a_promotion_reads_its_records_seldom(shop: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedRecords, "GLANCE", 60.0)
+    shop.promote("1")
+    shop.cluster.asked.clear()
+    assert shop.promote("2").action == "deployed"
+    records = [
+        verb for verb, path in shop.cluster.asked if path.endswith("configmaps/shop-records")
+    ]
+    assert records.count("GET") <= 36, records
 
 
 def test_a_registry_that_wants_a_login_leads_to_the_secret(shop: Lab) -> None:

@@ -27,6 +27,8 @@ class MemoryPlace(SharedPlace):
         self.lease = Lease()
         self.versions = {"documents": 0, "lease": 0}
         self.is_away = False
+        self.reads = 0
+        """How often the documents were asked for."""
         self._cut_off = 0
         """Number of a holder that can't renew the lease, nor give it back."""
         self._lock = threading.Lock()
@@ -34,6 +36,7 @@ class MemoryPlace(SharedPlace):
     def read_documents(self) -> tuple[Mapping[str, str], str]:
         with self._lock:
             self._answer()
+            self.reads += 1
             return dict(self.documents), self._version("documents")
 
     def write_documents(self, documents: Mapping[str, str], version: str) -> str:

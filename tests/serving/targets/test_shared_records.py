@@ -43,7 +43,7 @@ def test_what_is_written_is_read_back_and_an_empty_document_is_none(records: Sha
 
 def test_of_changes_at_once_none_is_lost(records: SharedRecords) -> None:
     def add(number: int) -> None:
-        records.append(LEDGER, b"%d" % number)
+        records.append(LEDGER, lambda _: b"%d" % number)
         records.change(COMMANDS, lambda content: b"%d" % (int(content or 0) + 1))
 
     with ThreadPoolExecutor(4) as pool:
@@ -60,6 +60,29 @@ def test_a_change_that_changes_nothing_writes_nothing(
     version = place.versions["documents"]
     records.change(STATE, lambda content: None)
     assert place.versions["documents"] == version
+
+
+def test_a_change_goes_by_what_was_seen_last_and_looks_again_only_where_that_is_old(
+    records: SharedRecords, place: MemoryPlace
+) -> None:
+    put(records, b"1")
+    reads = place.reads
+    records.append(LEDGER, lambda _: b"a")
+    records.change(STATE, lambda content: content + b"2")
+    assert place.reads == reads
+    SharedRecords(place).append(LEDGER, lambda _: b"b")
+    records.append(LEDGER, lambda content: b"after %s" % content.replace(b"\n", b" "))
+    assert records.read(LEDGER).content == b"a\nb\nafter a b \n"
+    assert records.read(STATE).content == b"12"
+
+
+def test_that_nothing_is_to_be_changed_is_not_decided_by_an_old_look(
+    records: SharedRecords, place: MemoryPlace
+) -> None:
+    put(records, b"1")
+    put(SharedRecords(place), b"2")
+    records.change(STATE, lambda content: b"3" if content == b"2" else None)
+    assert records.read(STATE).content == b"3"
 
 
 def test_the_lock_is_one_holders_and_free_again_after_it(records: SharedRecords) -> None:
@@ -115,7 +138,7 @@ def test_a_holder_that_stood_still_until_another_took_the_lock_changes_nothing(
             put(second, b"second")
             for act in (
                 lambda: put(first, b"late"),
-                lambda: first.append(LEDGER, b"late"),
+                lambda: first.append(LEDGER, lambda _: b"late"),
                 lambda: first.read(STATE),
             ):
                 with pytest.raises(LockLost, match="another deployer has taken it"):
