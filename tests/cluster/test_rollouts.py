@@ -97,6 +97,20 @@ def test_a_promotion_reads_its_records_seldom(shop: Lab, monkeypatch: pytest.Mon
     assert records.count("GET") <= 36, records
 
 
+def test_who_looks_at_a_revisions_pods_within_a_second_shares_the_look(
+    shop: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote("1")
+    monkeypatch.setattr(reach, "_LOOK_SECONDS", 60.0)
+    current = shop.state.current
+    assert current
+    assert shop.target.is_healthy(current)
+    shop.cluster.asked.clear()
+    for target in (shop.target, shop.target):
+        assert target.answers(current)
+    assert ("GET", "/api/v1/namespaces/serving/pods") not in shop.cluster.asked
+
+
 def test_a_registry_that_wants_a_login_leads_to_the_secret(shop: Lab) -> None:
     shop.promote("private")
     assert "deploy.target.pull_secret" in shop.events("end")[-1]["detail"]

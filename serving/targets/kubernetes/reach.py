@@ -146,24 +146,35 @@ class Door:
         return self.pods.ask(pod, method, to, body, sent, _ANSWER_TIMEOUT)
 
 
-_DOORS: dict[tuple[Api, str, str, str], Door] = {}
-_DOORS_LOCK = threading.Lock()
+_Revision = tuple[Api, str, str, str]
+"""Whose, in which namespace, of which target, and its name."""
+_PODS: dict[_Revision, Pods] = {}
+_DOORS: dict[_Revision, Door] = {}
+_LOCK = threading.Lock()
+
+
+def pods_of(api: Api, namespace: str, target: str, revision: str) -> Pods:
+    """Return the pods of a revision; whoever asks for them in this process sees one list."""
+    labels = names.revision_selector(target, revision)
+    with _LOCK:
+        return _PODS.setdefault((api, namespace, target, revision), Pods(api, namespace, labels))
 
 
 def door_to(api: Api, namespace: str, target: str, revision: str) -> Door:
     """Return the door to a revision; each has one, for as long as this process runs."""
-    with _DOORS_LOCK:
-        key = (api, namespace, target, revision)
+    pods, key = pods_of(api, namespace, target, revision), (api, namespace, target, revision)
+    with _LOCK:
         if key not in _DOORS:
-            pods = Pods(api, namespace, names.revision_selector(target, revision))
             _DOORS[key] = Door(pods, revision)
         return _DOORS[key]
 
 
-def close_door(api: Api, namespace: str, target: str, revision: str) -> None:
-    """Close the door to a revision that has ended, where there is one."""
-    with _DOORS_LOCK:
-        door = _DOORS.pop((api, namespace, target, revision), None)
+def forget(api: Api, namespace: str, target: str, revision: str) -> None:
+    """Close the door to a revision that has ended, where there is one, and forget its pods."""
+    key = (api, namespace, target, revision)
+    with _LOCK:
+        _PODS.pop(key, None)
+        door = _DOORS.pop(key, None)
     if door is not None:
         door.close()
 

@@ -33,7 +33,7 @@ from weighbridge.serving.targets.kubernetes.manifests import (
     traffic_manifests,
 )
 from weighbridge.serving.targets.kubernetes.pods import CONTAINER
-from weighbridge.serving.targets.kubernetes.reach import Pods, close_door, door_to
+from weighbridge.serving.targets.kubernetes.reach import Pods, door_to, forget, pods_of
 from weighbridge.serving.targets.kubernetes.records import ClusterPlace
 from weighbridge.serving.targets.kubernetes.requests_seen import PodTraffic, figures, in_flight
 from weighbridge.serving.targets.records import TargetRecords
@@ -95,7 +95,6 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
 
     def __init__(self, name: str, args: KubernetesArgs, home: Path) -> None:
         super().__init__(name, args, home)
-        self._revision_pods: dict[str, Pods] = {}
         self._unreached = ""
 
     @cached_property
@@ -287,9 +286,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     # Parts of the above
 
     def _pods(self, revision: KubernetesRevision) -> Pods:
-        labels = names.revision_selector(self.name, revision.name)
-        fresh = Pods(self._api, revision.args.namespace, labels)
-        return self._revision_pods.setdefault(revision.name, fresh)
+        return pods_of(self._api, revision.args.namespace, self.name, revision.name)
 
     def _all_pods(self) -> list[Object]:
         return self._api.find_all("Pod", self.args.namespace, names.target_selector(self.name))
@@ -339,7 +336,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
             node = pod.get("spec", {}).get("nodeName", "")
             logger.warning("%s still ends on node %s", pod_states.name_of(pod), node)
         self._delete(_DELETED_LAST, revision_name, args)
-        close_door(self._api, args.namespace, self.name, revision_name)
+        forget(self._api, args.namespace, self.name, revision_name)
 
     def _delete(self, kinds: Sequence[str], revision_name: str, args: KubernetesArgs) -> None:
         name = names.revision_name(self.name, revision_name)
