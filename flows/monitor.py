@@ -120,7 +120,7 @@ def look(binding: Binding, registry: Registry, workspace: Workspace) -> tuple[bo
     detail = f"version {version.version}: {judgement.verdict}: {judgement.why}"
     logger.info("%s: %s", binding.target, detail)
     if checks.has_fallen(log.checks, version.version):
-        return False, _roll_back(binding, version, judgement, registry, workspace)
+        return False, _roll_back(managed, binding, version, judgement, registry)
     return judgement.verdict in ("pass", "inconclusive"), detail
 
 
@@ -175,11 +175,11 @@ def _as_number(judgement: Judgement) -> dict[str, float]:
 
 
 def _roll_back(
+    managed: ManagedTarget,
     binding: Binding,
     version: Version,
     judgement: Judgement,
     registry: Registry,
-    workspace: Workspace,
 ) -> str:
     """Let the alias name the version before again, and that one serve; return a sentence on it.
 
@@ -188,16 +188,15 @@ def _roll_back(
     desired = registry.desired_version(binding.model)
     if desired is None or desired.version != version.version:
         return f"version {version.version} fell twice in a row; the alias has moved on"
-    previous = target_operations.rollback_version(binding.target, workspace)
+    previous = target_operations.version_before(managed)
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, previous)
     # At once: what fell would serve on for as long as harm is being excluded.
-    records = reconcile.managed_target_of(binding, workspace).records
-    operator_commands.note_rollback(records, previous)
+    operator_commands.note_rollback(managed.records, previous)
     # The alias first: until it has moved, the deployer would bring the fallen version back.
     registry.promote(registry.version(binding.model, previous))
     announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))
-    result = reconcile.reconcile(binding, registry, workspace, "monitor", force=True)
+    result = reconcile.reconcile(binding, registry, managed.workspace, "monitor", force=True)
     return f"{fell} ({judgement.why}); back to {previous}: {result.detail}"
 
 

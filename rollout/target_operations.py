@@ -49,6 +49,11 @@ def command(target: str, command: operator_commands.Command, workspace: Workspac
 
 
 def rollback_version(target: str, workspace: Workspace) -> str:
+    """Return the version to go back to at this target. Raises BadInput: there is none."""
+    return version_before(find_target(target, workspace))
+
+
+def version_before(managed: ManagedTarget) -> str:
     """Return the version to go back to.
 
     That is the one before the one that serves. While another version is tried, or is desired and
@@ -57,7 +62,7 @@ def rollback_version(target: str, workspace: Workspace) -> str:
     Raises:
         BadInput: there is none.
     """
-    state = find_target(target, workspace).load_state()
+    state = managed.load_state()
     if state.current is not None:
         serving = state.current.release.version
         # The alias names a version that is being tried, or that failed: back means to what serves.
@@ -65,7 +70,7 @@ def rollback_version(target: str, workspace: Workspace) -> str:
             return str(serving)
     if not state.previous_releases:
         raise BadInput(
-            f"rolling back '{target}'", "no version served there before", "see its history"
+            f"rolling back '{managed.name}'", "no version served there before", "see its history"
         )
     return str(state.previous_releases[0].version)
 

@@ -35,6 +35,7 @@ class Scene:
         self.verdicts: list[Verdict] = []
         self.events: list[Announcement] = []
         self.redeployed: list[str] = []
+        self.opened = 0
         self.state = SimpleNamespace(current=self._revision("2"), rollout=None)
         self.managed = SimpleNamespace(
             name="demo",
@@ -46,9 +47,9 @@ class Scene:
         )
         self._register()
         patches: dict[str, Callable[..., Any]] = {
-            "weighbridge.flows.monitor.reconcile.managed_target_of": lambda *_: self.managed,
+            "weighbridge.flows.monitor.reconcile.managed_target_of": self._open,
             "weighbridge.flows.monitor.reconcile.reconcile": self._redeploy,
-            "weighbridge.flows.monitor.target_operations.rollback_version": lambda *_: "1",
+            "weighbridge.flows.monitor.target_operations.version_before": lambda *_: "1",
             "weighbridge.flows.monitor.announce": self.events.append,
             "weighbridge.flows.monitor._judge": self._judged,
         }
@@ -89,6 +90,10 @@ class Scene:
         self.state.current = self._revision(self.champion)
         return ReconcileResult("deployed", f"version {self.champion} serves", self.champion)
 
+    def _open(self, *_: object) -> SimpleNamespace:
+        self.opened += 1
+        return self.managed
+
     def _judged(self, *_: object) -> Judgement:
         return Judgement(
             verdict=self.verdicts[0],
@@ -106,6 +111,7 @@ def test_two_falls_in_a_row_go_back_once_and_say_so(scene: Scene) -> None:
     assert scene.look("fail")[0] is False
     assert scene.champion == "2"
     is_well, detail = scene.look("fail")
+    assert scene.opened == 2, "whoever goes back knows the target already"
     assert (is_well, scene.champion, scene.redeployed) == (False, "1", ["1"])
     assert "back to 1: version 1 serves" in detail
     (event,) = scene.events
