@@ -8,7 +8,7 @@
     FOLDER/secrets/prefect_login    user:password of Prefect's pages
     FOLDER/secrets/…                PostgreSQL's password, keys of the S3 server
 
-Secrets that are there stay as they are.
+Secrets that are there stay as they are. The folder is its owner's alone.
 """
 
 import json
@@ -33,7 +33,6 @@ def write_compose(folder: Path, image: str) -> Path:
     try:
         replace_text(path, SOURCE.read_text())
         replace_text(folder / ".env", f"WEIGHBRIDGE_IMAGE={image}\n")
-        (folder / "secrets").mkdir(mode=0o700, exist_ok=True)
         _write_secrets(folder / "secrets")
     except OSError as exc:
         raise Unavailable(f"writing {path}", str(exc), "choose another folder") from exc
@@ -41,7 +40,9 @@ def write_compose(folder: Path, image: str) -> Path:
 
 
 def _write_secrets(folder: Path) -> None:
-    database = made_once(folder / "postgres_password", secrets.token_urlsafe(24), 0o600)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    database = _made_for_server(folder / "postgres_password", secrets.token_urlsafe(24))
     login = made_once(
         folder / "prefect_login", f"{PREFECT_USER}:{secrets.token_urlsafe(24)}", 0o600
     )
@@ -51,8 +52,7 @@ def _write_secrets(folder: Path) -> None:
         "credentials": [key],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    # The servers run as users of their own, and Docker mounts such files as they are.
-    keys = made_once(folder / "s3_keys.json", json.dumps({"identities": [identity]}), 0o600)
+    keys = _made_for_server(folder / "s3_keys.json", json.dumps({"identities": [identity]}))
     [credentials] = json.loads(keys)["identities"][0]["credentials"]
     url = f"://weighbridge:{quote(database, safe='')}@postgres/weighbridge"
     variables = {
@@ -66,3 +66,14 @@ def _write_secrets(folder: Path) -> None:
     }
     lines = "".join(f"{name}={value}\n" for name, value in variables.items())
     replace_text(folder / "platform.env", lines, mode=0o600)
+
+
+def _made_for_server(path: Path, fresh: str) -> str:
+    """Return what a file holds that is mounted into a server's container, as `made_once` does.
+
+    Compose mounts it with its owner and mode, and a server may run as a user of its own (SeaweedFS
+    does since 4.0). What keeps others of this machine away is the folder around it.
+    """
+    content = made_once(path, fresh, 0o600)
+    path.chmod(0o644)
+    return content

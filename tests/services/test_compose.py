@@ -1,6 +1,7 @@
 """The compose file: one network, no secret in it, and nothing open but to this machine."""
 
 import json
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_services_of_ours_have_no_rights(compose: dict[str, Any]) -> None:
 def test_secrets_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> None:
     path = write_compose(tmp_path / "deploy", "weighbridge-control:1")
     written = {file.name: file.read_text() for file in (path.parent / "secrets").iterdir()}
-    assert all(file.stat().st_mode & 0o077 == 0 for file in (path.parent / "secrets").iterdir())
+    assert (path.parent / "secrets").stat().st_mode & 0o777 == 0o700
     variables = dict(line.split("=", 1) for line in written["platform.env"].splitlines())
     assert written["postgres_password"] in variables["WEIGHBRIDGE_DATABASE_URL"]
     assert variables["PREFECT_API_AUTH_STRING"] == written["prefect_login"]
@@ -96,3 +97,21 @@ def test_secrets_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> None:
     again = {file.name: file.read_text() for file in (path.parent / "secrets").iterdir()}
     assert again == written
     assert (path.parent / ".env").read_text() == "WEIGHBRIDGE_IMAGE=weighbridge-control:2\n"
+
+
+def test_what_is_mounted_can_be_read_by_whatever_user_the_server_is(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "deploy"
+    mounted = {folder / secret["file"] for secret in compose["secrets"].values()}
+    before = os.umask(0o077)
+    try:
+        write_compose(folder, "weighbridge-control:1")
+        for file in mounted:
+            file.chmod(0o600)  # as earlier releases made them
+        write_compose(folder, "weighbridge-control:1")
+    finally:
+        os.umask(before)
+    modes = {file: file.stat().st_mode & 0o777 for file in (folder / "secrets").iterdir()}
+    assert {file for file, mode in modes.items() if mode == 0o644} == mounted
+    assert {mode for file, mode in modes.items() if file not in mounted} == {0o600}
