@@ -110,14 +110,9 @@ class Controllers(threading.Thread):
         """Have gateways take the routes that name them, as their class's controller does."""
         for route in self.store.list(GATEWAY_API, "httproutes")[0]:
             generation = route["metadata"]["generation"]
+            conditions = [_holds("Accepted", generation), self._resolved(route)]
             parents = [
-                {"parentRef": parent, "controllerName": "stand-in"}
-                | {
-                    "conditions": [
-                        _holds("Accepted", generation),
-                        _holds("ResolvedRefs", generation),
-                    ]
-                }
+                {"parentRef": parent, "controllerName": "stand-in", "conditions": conditions}
                 for parent in route["spec"]["parentRefs"]
                 if self.store.find(Key(GATEWAY_API, "gateways", *_gateway(route, parent)))
             ]
@@ -125,6 +120,16 @@ class Controllers(threading.Thread):
             key = Key(GATEWAY_API, "httproutes", *_place(route))
             with contextlib.suppress(Refused):
                 self.store.change(key, functools.partial(_put_status, status=status))
+
+    def _resolved(self, route: Object) -> Object:
+        """Return whether all Services are there that a route leads to, as a condition."""
+        generation, (namespace, _) = route["metadata"]["generation"], _place(route)
+        backends = [ref for rule in route["spec"]["rules"] for ref in rule.get("backendRefs") or ()]
+        for name in dict.fromkeys(backend["name"] for backend in backends):
+            if self.store.find(Key("", "services", namespace, name)) is None:
+                missing = {"reason": "BackendNotFound", "message": f"there is no Service {name}"}
+                return {**_holds("ResolvedRefs", generation), "status": "False", **missing}
+        return _holds("ResolvedRefs", generation)
 
     def _run_pods(self) -> None:
         for pod in self.cluster.pods():

@@ -49,24 +49,56 @@ def test_an_image_that_cannot_be_pulled_is_told_at_once(shop: Lab) -> None:
     assert shop.serving() == {"1"}
 
 
-def test_where_cards_hold_one_version_it_ends_first_and_comes_back_if_the_next_fails(
-    shop: Lab,
-) -> None:
+def hold_one_version(shop: Lab) -> None:
+    """Have one card in the cluster, and say so."""
     allocatable = {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "8Gi", "nvidia.com/gpu": "1"}
     shop.cluster.create(
         "v1", "Node", "nodes", "", "gpu-1", {"status": {"allocatable": allocatable}, "spec": {}}
     )
     small = {"cpu": "100m", "memory": "64Mi", "disk": "64Mi"}
     shop.deploy |= {"surge": False, "resources": {**small, "gpus": 1}}
+
+
+@pytest.mark.parametrize("address", ["service", "gateway"])
+def test_where_cards_hold_one_version_it_ends_first_and_comes_back_if_the_next_fails(
+    shop: Lab, address: str
+) -> None:
+    shop.behind(address)
+    hold_one_version(shop)
     shop.promote("1")
-    result = shop.promote("2")
+    with Clients(shop.cluster, words=16) as clients:
+        clients.begin("1")
+        result = shop.promote("2")
+        clients.until_served_by("2")
+        assert shop.promote("dies").action == "failed"
+        clients.until_served_by("2")
     assert (result.action, result.version) == ("deployed", "2")
-    assert shop.serving() == {"2"}
-    [swap] = shop.events("swap")
-    assert "surge: false" in swap["why"]
-    assert shop.promote("dies").action == "failed"
+    assert clients.cut == [], "who was answered when it ended is answered to the end"
     assert shop.serving() == {"2"}
     assert shop.target.answers_clients(shop.state.current)
+    assert shop.target.problem() == ""
+    swaps = shop.events("swap")
+    assert [swap["why"] for swap in swaps] == [swaps[0]["why"]] * 2
+    assert "surge: false" in swaps[0]["why"]
+    assert shop.events("shift") == [], "nobody is there to share the traffic with"
+
+
+@pytest.mark.parametrize("address", ["service", "gateway"])
+def test_a_swap_whose_deployer_is_killed_is_gone_on_with_from_another_machine(
+    shop: Lab, tmp_path: Path, address: str
+) -> None:
+    shop.behind(address)
+    hold_one_version(shop)
+    shop.promote("1")
+    for phase, version in zip(("swap", "start", "probe", "commit"), cycle("21"), strict=False):
+        with shop.killed_at(phase), pytest.raises((Killed, Unavailable)):
+            shop.promote(version)
+        shop.move_to(tmp_path / phase)
+        result = shop.reconcile(force=True)
+        assert (result.version, shop.state.rollout) == (version, None), (phase, result)
+        assert shop.serving() == {version}
+        assert shop.target.answers_clients(shop.state.current)
+    assert shop.target.problem() == ""
 
 
 def test_what_pods_counted_of_their_clients_is_what_came_since_the_last_look(
