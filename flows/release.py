@@ -50,10 +50,10 @@ def release(recipe: Annotated[Recipe, RunForm()]) -> Released:
             run.package(downloaded, model, winner, weighed) if winner else run.champions_release()
         )
         if winner is None or run.promotes():
-            serving = run.deploy(chosen)
+            serving = run.target.deploy(chosen)
         else:
             # The winner waits; the address is as the recipe says all the same.
-            run.put_in_force()
+            run.target.put_in_force()
             serving = None
         example = read_rows(downloaded.data, "test", most=1)[0]
         return Released(chosen, report, serving, run.records.mlflow_run.run_id, example)

@@ -1,7 +1,5 @@
 """One release under way: each stage is a Prefect task, is cached, and is recorded in MLflow."""
 
-import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +7,6 @@ from typing import TypeVar
 
 from weighbridge.configs.recipe import Recipe
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import GateFailed, WeighbridgeError
 from weighbridge.core.stage_cache import StageOutcome, fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages, pool_checks
@@ -17,9 +14,9 @@ from weighbridge.flows.placed_stages import PlacedStages
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.flows.release_records import ReleaseRecords
 from weighbridge.flows.release_report import how_to_repeat, release_report
+from weighbridge.flows.release_target import ReleaseTarget
 from weighbridge.flows.remote_stages import StageInputs
-from weighbridge.registry import Binding, MlflowRun, Registry, Version, clocks
-from weighbridge.rollout import target_operations
+from weighbridge.registry import MlflowRun, Registry, Version, clocks
 from weighbridge.rollout.champion import (
     BENTO,
     BENTO_DIGEST,
@@ -30,10 +27,7 @@ from weighbridge.rollout.champion import (
     built_release,
     find_measured,
 )
-from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
-from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
-from weighbridge.rollout.target_status import serving_at
-from weighbridge.serving.targets.base import Release, Serving
+from weighbridge.serving.targets.base import Release
 from weighbridge.tasks import model_check
 from weighbridge.tasks import optimize as optimizing
 from weighbridge.tasks import weigh as weighing
@@ -48,7 +42,6 @@ from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection import machines, proving_rows
 from weighbridge.tasks.weigh import Weighed
 
-logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
@@ -68,9 +61,12 @@ class ReleaseRun:
     """Of the stage weigh in MLflow."""
     placed: PlacedStages = field(init=False)
     """Where stages run."""
+    target: ReleaseTarget = field(init=False)
+    """Where the version is to serve."""
 
     def __post_init__(self) -> None:
         self.placed = PlacedStages(self.recipe, self.workspace)
+        self.target = ReleaseTarget(self.recipe, self.workspace, self.registry)
 
     @classmethod
     @contextmanager
@@ -98,7 +94,7 @@ class ReleaseRun:
         if self.workspace.shared:
             self.workspace.shared.check()
         pool_checks.check(self.recipe.run, self.workspace)
-        self._target().target.check()
+        self.target.check()
         # Another machine's devices are seen there.
         if self.recipe.run.place("weigh") is None:
             weighing.check(self.recipe.weigh)
@@ -281,78 +277,6 @@ class ReleaseRun:
         return policy == "always" or (
             policy == "first" and self.registry.champion(self.recipe.name) is None
         )
-
-    def deploy(self, release: Release) -> Serving:
-        """Let `champion` name the release's version, and have it served.
-
-        On failure `champion` names again what served before.
-
-        Raises:
-            GateFailed: it was tried, and the version before goes on serving.
-        """
-        version = self.registry.version(release.name, release.version)
-        previous_champion = self.registry.champion(release.name)
-        # The target's arguments before the alias: the deployer, woken by that, reads them at once.
-        binding = self.put_in_force()
-        self.registry.promote(version)
-
-        def call() -> StageOutcome[ReconcileResult]:
-            started = time.monotonic()
-            try:
-                result = reconcile(binding, self.registry, self.workspace, "run", force=True)
-            except WeighbridgeError:
-                self.registry.restore_champion(version, previous_champion)
-                raise
-            if result.action in ("failed", "kept", "interrupted"):
-                self.registry.restore_champion(version, previous_champion)
-                goes_on = (
-                    f"version {result.version} goes on serving"
-                    if result.version
-                    else "nothing serves"
-                )
-                raise GateFailed(f"deploying version {version.version}", result.detail, goes_on)
-            seconds = time.monotonic() - started
-            return StageOutcome(
-                result, reused=result.action == "nothing", why=result.detail, seconds=seconds
-            )
-
-        run_stage("deploy", call)
-        return self._until_drained(binding)
-
-    def put_in_force(self) -> Binding:
-        """Have what the recipe says of the target hold from now on, whatever serves there.
-
-        Raises:
-            BadInput: the address can't be had so; what was in force before still is.
-        """
-        # Here before MLflow: a process that is killed in between must not leave an address more
-        # open than the recipe says.
-        since = self._target().put_in_force()
-        return self.registry.bind(self.binding().model_copy(update={"since": since}))
-
-    def binding(self) -> Binding:
-        """Return the target of this recipe, with what its monitor has to know of the recipe."""
-        deploy, select = self.recipe.deploy, self.recipe.select
-        floor = select.floor if deploy.monitor.floor is None else deploy.monitor.floor
-        monitor = deploy.monitor.model_copy(
-            update={"floor": floor, "metric": deploy.monitor.metric or select.metric}
-        )
-        args = deploy.model_copy(update={"monitor": monitor}).model_dump(
-            mode="json", exclude_unset=True
-        )
-        return Binding(target=self.recipe.target, model=self.recipe.name, deploy=args)
-
-    def _target(self) -> ManagedTarget:
-        """Return the target with the arguments of this recipe, in force or not."""
-        binding = self.binding()
-        args = read_deploy_args(binding.target, binding.deploy)
-        return ManagedTarget(binding.target, args, self.workspace)
-
-    def _until_drained(self, binding: Binding) -> Serving:
-        """Return what serves now, once the version before has finished its requests."""
-        while not target_operations.stop_drained(binding.target, self.workspace):
-            time.sleep(0.2)
-        return serving_at(managed_target_of(binding, self.workspace))
 
     def _stage(self, step: cached_stages.CachedStage[R], inputs: StageInputs) -> R:
         return run_stage(step.name, lambda: self.placed.run(step, inputs)).value
