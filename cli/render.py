@@ -113,7 +113,7 @@ def _what_to_render(
         recipe = load(Path(target))
         model, name, deploy = recipe.name, recipe.target, recipe.deploy
     else:
-        from weighbridge.rollout.managed_target import read_deploy_args
+        from weighbridge.rollout.deploy_args import read_deploy_args
 
         binding = registry.binding(target)
         if binding is None:

@@ -10,7 +10,8 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows.prefect_adapter import run_stage
 from weighbridge.registry import Binding, Registry
 from weighbridge.rollout import target_operations
-from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
+from weighbridge.rollout.deploy_args import read_deploy_args
+from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.reconcile import ReconcileResult, managed_target_of, reconcile
 from weighbridge.rollout.target_status import serving_at
 from weighbridge.serving.targets.base import Release, Serving

@@ -1,6 +1,7 @@
 """Where a winner serves, and how it gets there: the arguments of the stage `deploy`."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -12,7 +13,9 @@ from pydantic import (
     field_validator,
 )
 
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.plugins import PluginArgs
+from weighbridge.core.versions import is_newer, written_by_newer
 from weighbridge.rollout.extra_errors import UNREACHABLE, answers_needed
 from weighbridge.serving.gateway.config import RESERVED
 from weighbridge.serving.targets.base import TargetArgs
@@ -180,6 +183,26 @@ class DeployArgs(BaseModel):
                 "gateway in target.gateway, or leave the steps out"
             )
         return rollout.model_copy(update={"steps": (100,)})
+
+
+def read_deploy_args(name: str, document: Mapping[str, Any], written_by: str = "") -> DeployArgs:
+    """Return the arguments of a target, as they were written down.
+
+    Args:
+        name: the target's.
+        document: the arguments.
+        written_by: version of Weighbridge that wrote them; empty: not known.
+
+    Raises:
+        BadInput: they are not understood any more.
+        Unavailable: a newer version wrote them, and this one does not understand them.
+    """
+    try:
+        return DeployArgs.model_validate(document)
+    except ValueError as exc:
+        if is_newer(written_by):
+            raise Unavailable(f"reading target '{name}'", *written_by_newer(written_by)) from exc
+        raise BadInput(f"reading target '{name}'", str(exc), "run its recipe again") from exc
 
 
 def answers_of_steps(policy: RolloutArgs) -> str:

@@ -11,12 +11,14 @@ Works while a rollout goes on, and without a disk: only what is written down wai
 import contextlib
 import logging
 import time
+import uuid
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.hang_watch import HangWatch
 from weighbridge.rollout.managed_target import ManagedTarget
+from weighbridge.rollout.outbox import Outbox
 from weighbridge.serving.targets.base import Revision
 from weighbridge.serving.targets.records import RESTART, TargetRecords
 from weighbridge.serving.traffic_figures import total
@@ -95,8 +97,16 @@ class EngineWatch:
             logger.warning("%s: its restart is not written down: %s", managed.name, exc)
 
     def _record(self, managed: ManagedTarget, revision: Revision) -> None:
-        """Write a restart into the ledger, now or at the end of the rollout that goes on."""
+        """Write a restart into the ledger, now or at the end of the rollout that goes on.
+
+        It is an entry of its own there, which begins and ends with the version that serves.
+        """
         restart = self._unrecorded
-        with contextlib.suppress(WeighbridgeError):
-            if restart and managed.record_restart(revision, restart.at, restart.why):
-                self._unrecorded = None
+        if restart is None:
+            return
+        with contextlib.suppress(WeighbridgeError), managed.records.lock(wait=False) as records:
+            outbox, entry = Outbox(records), uuid.uuid4().hex
+            outbox.write_begin(entry, managed.name, revision.release, revision, "watch")
+            outbox.write(entry, "restart", revision=revision.name, at=restart.at)
+            outbox.write(entry, "end", outcome="restarted", verdict="error", detail=restart.why)
+            self._unrecorded = None

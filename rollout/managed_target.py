@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from weighbridge.core.errors import BadInput, Unavailable
-from weighbridge.core.versions import is_newer, written_by_newer
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
-from weighbridge.rollout.deploy_args import DeployArgs
+from weighbridge.rollout.deploy_args import DeployArgs, read_deploy_args
 from weighbridge.rollout.outbox import Outbox
 from weighbridge.rollout.state import (
     DrainingRevision,
@@ -28,6 +27,7 @@ from weighbridge.rollout.state import (
     TargetState,
     home_records,
     parse_state,
+    previous_releases,
     read_state,
     state_document,
     traffic_shares,
@@ -217,7 +217,9 @@ class ManagedTarget:
             current=rollout.next.model_copy(update={"since": time.time()}),
             rollout=None,
             draining=(*state.draining, *drains),
-            previous_releases=self._previous_releases(state, rollout),
+            previous_releases=previous_releases(
+                state, rollout, self.workspace.settings.history_kept
+            ),
             last_failure=None,
             reason="",
         )
@@ -264,21 +266,6 @@ class ManagedTarget:
             raise
         self.route()
         self.stop_drained()
-
-    def record_restart(self, revision: Revision, at: float, why: str) -> bool:
-        """Write into the ledger that a revision was started again; False while a rollout goes on.
-
-        It is an entry of its own there, which begins and ends with the version that serves.
-        """
-        try:
-            with self.records.lock(wait=False) as records:
-                outbox, restart = Outbox(records), uuid.uuid4().hex
-                outbox.write_begin(restart, self.name, revision.release, revision, "watch")
-                outbox.write(restart, "restart", revision=revision.name, at=at)
-                outbox.write(restart, "end", outcome="restarted", verdict="error", detail=why)
-        except TargetLocked:
-            return False
-        return True
 
     def pause(self, why: str) -> None:
         """Pause rollouts here until a person decides."""
@@ -374,18 +361,6 @@ class ManagedTarget:
         self.target.stop(draining.revision)
         return True
 
-    def _previous_releases(
-        self, state: TargetState[Any], rollout: OngoingRollout[Any]
-    ) -> tuple[Release, ...]:
-        """Return the releases to go back to once the rollout is finished, each version once."""
-        new, old = rollout.next.release, rollout.previous
-        releases = state.previous_releases
-        if old is not None:
-            others = (release for release in releases if release.version != old.release.version)
-            releases = (old.release, *others)
-        releases = tuple(release for release in releases if release.version != new.version)
-        return releases[: self.workspace.settings.history_kept]
-
     def _restore_previous(self, rollout: OngoingRollout[Any], figures: dict[str, float]) -> None:
         """Let the old version serve again after a swap, and note how long that took."""
         old, began = rollout.previous, time.monotonic()
@@ -418,23 +393,3 @@ def open_target(name: str, workspace: Workspace) -> ManagedTarget | None:
         return None
     args = read_deploy_args(name, known.deploy_args, known.written_by)
     return ManagedTarget(name, args, workspace)
-
-
-def read_deploy_args(name: str, document: Mapping[str, Any], written_by: str = "") -> DeployArgs:
-    """Return the arguments of a target, as they were written down.
-
-    Args:
-        name: the target's.
-        document: the arguments.
-        written_by: version of Weighbridge that wrote them; empty: not known.
-
-    Raises:
-        BadInput: they are not understood any more.
-        Unavailable: a newer version wrote them, and this one does not understand them.
-    """
-    try:
-        return DeployArgs.model_validate(document)
-    except ValueError as exc:
-        if is_newer(written_by):
-            raise Unavailable(f"reading target '{name}'", *written_by_newer(written_by)) from exc
-        raise BadInput(f"reading target '{name}'", str(exc), "run its recipe again") from exc

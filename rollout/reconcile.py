@@ -24,11 +24,12 @@ from weighbridge.rollout.champion import (
     built_release,
     find_measured,
 )
+from weighbridge.rollout.deploy_args import read_deploy_args
 
 # `recover` belongs to what the deployer takes this module for.
 from weighbridge.rollout.interrupted_rollouts import recover as recover
 from weighbridge.rollout.interrupted_rollouts import repair, resolve_interrupted
-from weighbridge.rollout.managed_target import ManagedTarget, read_deploy_args
+from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.rollout import Rollout
 from weighbridge.rollout.state import TargetState, home_records, read_state, traffic_shares
 from weighbridge.serving.targets.base import Release, Revision

@@ -213,3 +213,17 @@ def traffic_shares(state: TargetState[R]) -> list[Share[R]]:
         swapped = rollout is not None and rollout.swap
         shares.append(Share(revision=current, weight=0 if swapped else 100, draining=swapped))
     return shares
+
+
+def previous_releases(
+    state: TargetState[R], rollout: OngoingRollout[R], most: int
+) -> tuple[Release, ...]:
+    """Return the releases to go back to once a rollout is finished, newest first, each version
+    once.
+    """
+    new, old = rollout.next.release, rollout.previous
+    releases = state.previous_releases
+    if old is not None:
+        others = (release for release in releases if release.version != old.release.version)
+        releases = (old.release, *others)
+    return tuple(release for release in releases if release.version != new.version)[:most]

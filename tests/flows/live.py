@@ -24,7 +24,8 @@ from weighbridge.registry import Binding, Registry
 from weighbridge.registry.ledger import RolloutRecord
 from weighbridge.registry.versions import CANDIDATE
 from weighbridge.rollout.champion import BENTO, BENTO_DIGEST
-from weighbridge.rollout.managed_target import ManagedTarget, open_target, read_deploy_args
+from weighbridge.rollout.deploy_args import read_deploy_args
+from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.state import TargetState
 from weighbridge.services.platform import Platform
 from weighbridge.serving.gateway.gateway import Gateway

@@ -13,7 +13,8 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Binding
 from weighbridge.rollout import target_operations
-from weighbridge.rollout.managed_target import ManagedTarget, open_target, read_deploy_args
+from weighbridge.rollout.deploy_args import read_deploy_args
+from weighbridge.rollout.managed_target import ManagedTarget, open_target
 from weighbridge.rollout.reconcile import managed_target_of, reconcile, recover
 from weighbridge.rollout.state import known_targets
 

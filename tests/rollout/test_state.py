@@ -6,7 +6,7 @@ import pytest
 
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.versions import own_version
-from weighbridge.rollout.managed_target import read_deploy_args
+from weighbridge.rollout.deploy_args import read_deploy_args
 from weighbridge.rollout.state import TargetState, read_state, state_document, traffic_shares
 from weighbridge.serving.targets.base import Release, Revision
 from weighbridge.serving.targets.home_records import HomeRecords
