@@ -4,6 +4,7 @@ port.
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ class Running:
     process: Process
     load_seconds: float
     """From process start to the first real token."""
+
+    def has_died(self) -> bool:
+        """Whether its process has ended: its connections break a moment before it does."""
+        for _ in range(10):
+            if not self.process.alive():
+                return True
+            time.sleep(0.1)
+        return False
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -169,7 +168,7 @@ class CandidateBenchmark:
             try:
                 yield running
             except Unavailable as exc:
-                if not _died(running):
+                if not running.has_died():
                     raise
                 raise Unavailable(
                     f"measuring {self.candidate.label}",
@@ -394,12 +393,3 @@ class CandidateBenchmark:
                     f"measuring {self.candidate.label}", f"it died at concurrency {level}"
                 )
         return figures
-
-
-def _died(running: Running) -> bool:
-    """Whether the engine's process has ended: its connections break a moment before it does."""
-    for _ in range(10):
-        if not running.process.alive():
-            return True
-        time.sleep(0.1)
-    return False
