@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -31,6 +31,13 @@ from weighbridge.serving.targets.kubernetes.manifests import (
     revision_manifests,
     target_manifests,
     traffic_manifests,
+)
+from weighbridge.serving.targets.kubernetes.objects import (
+    contains,
+    is_rolled_out,
+    labels_of,
+    leads_to,
+    revision_of,
 )
 from weighbridge.serving.targets.kubernetes.pods import CONTAINER
 from weighbridge.serving.targets.kubernetes.reach import Pods, door_to, forget, pods_of
@@ -153,7 +160,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def prepare(self, release: Release, taken: Collection[str]) -> KubernetesRevision:
         """Name it, and check that its manifests can be made. Raises Unavailable, BadInput."""
         # Pods of one that was stopped may still be ending, under its labels.
-        ending = {_revision_of(pod) for pod in self._all_pods()}
+        ending = {revision_of(pod) for pod in self._all_pods()}
         name = free_name(release.version, {*taken, *ending})
         check_manifests(self.name, self.args, release, name)
         service = names.revision_name(self.name, name)
@@ -177,7 +184,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         if not any(map(pod_states.is_ready, self._pods(revision).listed())):
             return False
         deployment = self._deployment(revision.name)
-        if deployment is None or not _is_rolled_out(deployment):
+        if deployment is None or not is_rolled_out(deployment):
             return False
         if is_ready(self.url_of(revision), READY_TIMEOUT):
             return True
@@ -202,9 +209,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         except Unavailable:
             return False
         name = names.revision_name(self.name, revision.name)
-        return self.is_healthy(revision) and any(
-            _leads_to(one, revision.name, name) for one in live
-        )
+        return self.is_healthy(revision) and any(leads_to(one, revision.name, name) for one in live)
 
     def running_since(self, revision: KubernetesRevision) -> float:
         """Return the Unix time at which the oldest process that runs has started; 0: none does."""
@@ -241,7 +246,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         """Return the revisions that have a Deployment. Raises Unavailable."""
         labels = names.target_selector(self.name)
         listed = self._api.find_all("Deployment", self.args.namespace, labels)
-        return {_revision_of(one) for one in listed if names.REVISION_LABEL in _labels(one)}
+        return {revision_of(one) for one in listed if names.REVISION_LABEL in labels_of(one)}
 
     def route(self, shares: Sequence[Share[KubernetesRevision]]) -> None:
         """Have the HTTPRoute, or the Service, share out new requests so.
@@ -252,7 +257,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
         """
         wanted = [(manifest, self._own(manifest)) for manifest in self._wanted(_weights(shares))]
         for manifest, live in wanted:
-            if not _contains(live or {}, manifest):
+            if not contains(live or {}, manifest):
                 self._api.apply(manifest)
         if self.args.gateway is not None:
             self._await_gateway()
@@ -260,7 +265,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def is_routed(self, shares: Sequence[Share[KubernetesRevision]]) -> bool:
         """Whether the objects in the cluster say exactly that."""
         return all(
-            _contains(self._live(manifest) or {}, manifest)
+            contains(self._live(manifest) or {}, manifest)
             for manifest in self._wanted(_weights(shares))
         )
 
@@ -304,11 +309,11 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def _own(self, manifest: Object) -> Object | None:
         """Return the address's object as it is; BadInput where it is somebody else's."""
         live, kind, name = self._live(manifest), manifest["kind"], manifest["metadata"]["name"]
-        own = _labels(manifest)
+        own = labels_of(manifest)
         if live is None:
             return None
         for label in (names.MANAGER_LABEL, names.INSTANCE_LABEL):
-            if _labels(live).get(label) != own[label]:
+            if labels_of(live).get(label) != own[label]:
                 raise BadInput(
                     f"taking the address of {self.name}",
                     f"there is a {kind} {name} in namespace {self.args.namespace} that is not ours",
@@ -354,51 +359,3 @@ def _listed(pods: Pods, *, anew: bool = False) -> Sequence[pod_states.Pod]:
 
 def _weights(shares: Sequence[Share[KubernetesRevision]]) -> dict[str, int]:
     return {share.revision.name: share.weight for share in shares if not share.draining}
-
-
-def _labels(document: Mapping[str, Any]) -> Mapping[str, str]:
-    labels: Mapping[str, str] = document["metadata"].get("labels") or {}
-    return labels
-
-
-def _revision_of(document: Mapping[str, Any]) -> str:
-    return _labels(document).get(names.REVISION_LABEL, "")
-
-
-def _is_rolled_out(deployment: Mapping[str, Any]) -> bool:
-    """Whether all pods that a Deployment is to have are of its newest template, and ready."""
-    metadata, status = deployment["metadata"], deployment.get("status") or {}
-    # An autoscaler's number is in the spec as well.
-    wanted = max(1, deployment["spec"].get("replicas") or 0)
-    return (
-        status.get("observedGeneration", 0) >= metadata["generation"]
-        and (status.get("updatedReplicas") or 0) >= wanted
-        and (status.get("readyReplicas") or 0) >= wanted
-    )
-
-
-def _leads_to(live: Mapping[str, Any] | None, revision: str, service: str) -> bool:
-    """Whether a Service, or the last rule of an HTTPRoute, sends requests to a revision."""
-    spec = (live or {}).get("spec", {})
-    if "rules" in spec:
-        backends = spec["rules"][-1].get("backendRefs") or ()
-        return any(one["name"] == service and one.get("weight", 1) for one in backends)
-    return bool((spec.get("selector") or {}).get(names.REVISION_LABEL) == revision)
-
-
-def _contains(live: Any, wanted: Any) -> bool:
-    """Whether an object has all that a manifest says; the API server adds defaults."""
-    if isinstance(wanted, Mapping):
-        if not isinstance(live, Mapping):
-            return not wanted
-        return all(
-            key in live and _contains(live[key], value)
-            if value or value == 0
-            else not live.get(key)
-            for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        if not isinstance(live, list) or len(live) != len(wanted):
-            return not wanted and not live
-        return all(_contains(one, other) for one, other in zip(live, wanted, strict=True))
-    return bool(live == wanted)
