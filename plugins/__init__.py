@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from weighbridge.serving.gateway.models import FinishedRequest
     from weighbridge.serving.targets.base import (
         Liveness,
+        NeverRan,
         Release,
         Revision,
         Serving,
@@ -89,6 +90,7 @@ __all__ = [
     "LockLost",
     "Metric",
     "MetricArgs",
+    "NeverRan",
     "Optimizer",
     "OptimizerArgs",
     "OutOfDate",
@@ -136,6 +138,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "serving.gateway.models": ("FinishedRequest",),
     "serving.targets.base": (
         "Liveness",
+        "NeverRan",
         "Release",
         "Revision",
         "Serving",

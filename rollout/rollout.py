@@ -23,7 +23,7 @@ from weighbridge.rollout.canary import Canary
 from weighbridge.rollout.managed_target import ManagedTarget
 from weighbridge.rollout.sequential_test import Judgement
 from weighbridge.rollout.state import FailedRollout, OngoingRollout
-from weighbridge.serving.targets.base import Liveness, Release, Revision
+from weighbridge.serving.targets.base import Liveness, NeverRan, Release, Revision
 from weighbridge.serving.targets.records import LockLost
 from weighbridge.tasks.measurement import Measurement
 
@@ -138,18 +138,21 @@ class Rollout:
         began = time.monotonic()
         self._liveness: Liveness = managed.target.start(new)
         while not managed.target.answers(new):
-            self._tell_what_it_waits_for()
+            waits_for = self._tell_what_it_waits_for()
             waits = f" ({self._waits_for})" if self._waits_for else ""
             deadline = began + self._policy.start_deadline
-            self._tick(deadline, f"it gave no completion{waits}", "fail")
+            verdict = self._of_never_run() if waits_for else "fail"
+            self._tick(deadline, f"it gave no completion{waits}", verdict)
         self._evidence["start_seconds"] = time.monotonic() - began
         self._enter("admit", admitted=True, shown="")
 
-    def _tell_what_it_waits_for(self) -> None:
-        """Write down at once what the new version waits for, as whoever runs it says."""
+    def _tell_what_it_waits_for(self) -> str:
+        """Write down at once what the new version waits for, as whoever runs it says, and return
+        it; empty for nothing.
+        """
         waits_for = self._managed.target.waits_for(self._ongoing.next)
         if waits_for in ("", self._waits_for):
-            return
+            return waits_for
         # A line for each reason: how many nodes lack what changes all the time.
         if waits_for.partition(":")[0] != self._waits_for.partition(":")[0]:
             logger.warning("%s: %s: %s", self._managed.name, self._release.bento, waits_for)
@@ -157,6 +160,7 @@ class Rollout:
         self._waits_for = waits_for
         self._ongoing = self._ongoing.model_copy(update={"shown": waits_for})
         self._managed.change_state(rollout=self._ongoing)
+        return waits_for
 
     def _as_reached(self, revision: Revision) -> Revision:
         """Return a revision with the URL at which this process reaches it."""
@@ -328,11 +332,19 @@ class Rollout:
     def _check_alive(self) -> None:
         try:
             self._liveness.check()
+        except NeverRan as exc:
+            raise RolloutStopped("failed", self._of_never_run(), str(exc)) from exc
         except WeighbridgeError as exc:
             raise RolloutStopped("failed", "fail", str(exc)) from exc
         if time.monotonic() >= self._memory_due:
             self._memory_due = time.monotonic() + MEMORY_EVERY
             self._check_memory()
+
+    def _of_never_run(self) -> str:
+        """Return the verdict on a version that found no room, or no image: nobody has seen it, so
+        it is tried again later, but not where each try ends what serves.
+        """
+        return "fail" if self._ongoing.swap else "error"
 
     def _check_memory(self) -> None:
         used, allowed = self._liveness.memory(), self._allowed_memory()

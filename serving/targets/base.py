@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.errors import Unavailable
 from weighbridge.core.plugins import load
 from weighbridge.serving.gateway.models import FinishedRequest
 from weighbridge.serving.targets.home_records import HomeRecords, folder_of
@@ -86,6 +87,13 @@ class Traffic(Protocol):
         """Return those that ended since the last call."""
 
 
+class NeverRan(Unavailable):
+    """A revision can't be brought to run: its image, say, can't be had.
+
+    That says nothing of the version, which is tried again later.
+    """
+
+
 class Liveness(Protocol):
     """Tells whether a revision is still alive since it was started."""
 
@@ -93,6 +101,7 @@ class Liveness(Protocol):
         """Raise Unavailable, with the end of its log, when it has ended since it was started.
 
         Also when it was started again and is up: a version that crashes is not fit to serve.
+        NeverRan where no process of it has run, and none will.
         """
 
     def memory(self) -> int:

@@ -6,11 +6,11 @@ from typing import NoReturn
 
 import pytest
 
-from tests.cluster.lab import LAG, Clients, Killed, Lab, in_thread
+from tests.cluster.lab import GOOD, LAG, Clients, Killed, Lab, in_thread
 from tests.waiting import until
 from weighbridge.conformance.kubernetes_api.store import Refused
 from weighbridge.core.errors import Unavailable
-from weighbridge.rollout import target_operations, target_status
+from weighbridge.rollout import state, target_operations, target_status
 from weighbridge.serving.targets.kubernetes import api, reach
 from weighbridge.serving.targets.shared_records import SharedRecords
 from weighbridge.serving.traffic_figures import since
@@ -47,6 +47,26 @@ def test_an_image_that_cannot_be_pulled_is_told_at_once(shop: Lab) -> None:
     assert "ImagePull" in result.detail
     assert "demo:9" in shop.events("end")[-1]["detail"]
     assert shop.serving() == {"1"}
+
+
+def test_a_version_that_found_no_image_is_tried_again_once_it_is_there(
+    shop: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "FIRST_RETRY", 0.0)
+    shop.promote("1")
+    assert shop.promote("9").action == "failed"
+    shop.cluster.images["registry/demo:9"] = GOOD
+    assert (shop.reconcile().action, shop.serving()) == ("deployed", {"9"})
+
+
+def test_a_version_that_found_no_room_is_not_found_bad(shop: Lab) -> None:
+    shop.deploy["resources"] = {"gpus": 1}
+    shop.policy["start_deadline"] = 1
+    shop.promote("1")
+    failure = shop.state.last_failure
+    assert failure
+    assert "Insufficient nvidia.com/gpu" in failure.why
+    assert failure.retry_at < float("inf")
 
 
 def hold_one_version(shop: Lab) -> None:

@@ -4,6 +4,7 @@ ended.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 Pod = Mapping[str, Any]
@@ -47,20 +48,39 @@ def restarts(pods: Iterable[Pod]) -> dict[tuple[str, str], int]:
     }
 
 
-def failure(pods: Iterable[Pod], before: Mapping[tuple[str, str], int]) -> tuple[str, str]:
-    """Return why a revision will not serve, and the pod of which that is said; ("", "") of none.
+@dataclass(frozen=True)
+class Failure:
+    """Why a revision will not serve."""
+
+    pod: str
+    container: str
+    """Of which that is said; empty: of all of them."""
+    why: str
+    has_run: bool
+    """Whether a process that serves has; where none has, nothing is known of the version."""
+
+
+def failure(pods: Iterable[Pod], before: Mapping[tuple[str, str], int]) -> Failure | None:
+    """Return why a revision will not serve; None: it still may.
 
     Args:
         pods: of the revision.
         before: what `restarts` said when it was started.
     """
-    # One that is being ended, as a drained node's are, is replaced.
     for pod in pods:
-        for status in () if is_ending(pod) else _containers(pod):
+        if _is_replaced(pod):
+            continue
+        if why := _why_evicted(pod):
+            return Failure(name_of(pod), "", why, has_run=True)
+        for status in _containers(pod):
+            serves = status in (pod["status"].get("containerStatuses") or ())
             count = before.get((pod["metadata"]["uid"], status["name"]), 0)
-            if why := _why_failed(status, count):
-                return f"pod {name_of(pod)}: {why}", name_of(pod)
-    return "", ""
+            if why := _why_ended(status, count):
+                return Failure(name_of(pod), status["name"], why, has_run=serves)
+            if why := _why_stuck(status):
+                has_run = serves and bool(status.get("restartCount"))
+                return Failure(name_of(pod), status["name"], why, has_run=has_run)
+    return None
 
 
 def waits_for(pods: Sequence[Pod], deployment: Mapping[str, Any] | None) -> str:
@@ -79,18 +99,43 @@ def waits_for(pods: Sequence[Pod], deployment: Mapping[str, Any] | None) -> str:
             waiting = status.get("state", {}).get("waiting") or {}
             if waiting.get("reason", "") not in {"", *_STARTING}:
                 return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+    for pod in pods:
+        # Its node ended it, or could not take it after all: another pod is made.
+        status = pod.get("status", {})
+        if status.get("phase") == "Failed" and status.get("reason"):
+            return f"{status['reason']}: {status.get('message', '')}".rstrip(": ")
     return ""
 
 
-def _why_failed(status: Mapping[str, Any], restarts_before: int) -> str:
-    state = status.get("state", {})
-    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+def _is_replaced(pod: Pod) -> bool:
+    """Whether a pod is ended through no fault of its own: its node is drained, or full, or somebody
+    more urgent needs the room.
+    """
+    return is_ending(pod) or _conditions(pod).get("DisruptionTarget", {}).get("status") == "True"
+
+
+def _why_evicted(pod: Pod) -> str:
+    """Return why a pod was evicted that took more than it may; its successor would take as much."""
+    status = pod.get("status", {})
+    if (status.get("phase"), status.get("reason")) != ("Failed", "Evicted"):
+        return ""
+    said = str(status.get("message", "")).strip(" .")
+    return f"Evicted: {said}; where it needs so much, raise deploy.target.resources"
+
+
+def _why_ended(status: Mapping[str, Any], restarts_before: int) -> str:
+    ended = status.get("state", {}).get("terminated") or {}
     is_again = status.get("restartCount", 0) > restarts_before
     last = status.get("lastState", {}).get("terminated") or {}
     end = ended or last
     # An init container that ended well has done its work.
     if (ended.get("exitCode", 0) != 0) or (is_again and end):
         return f"{end.get('reason') or 'Error'} (exit code {end.get('exitCode')})"
+    return ""
+
+
+def _why_stuck(status: Mapping[str, Any]) -> str:
+    waiting = status.get("state", {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _ENDS_IT or (reason == "ErrImagePull" and _FINAL_PULL.search(message)):
         advice = ""

@@ -21,7 +21,15 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.shared_store import SharedStore
 from weighbridge.serving.openai_client import is_ready
-from weighbridge.serving.targets.base import Release, Revision, Share, Target, TargetArgs, free_name
+from weighbridge.serving.targets.base import (
+    NeverRan,
+    Release,
+    Revision,
+    Share,
+    Target,
+    TargetArgs,
+    free_name,
+)
 from weighbridge.serving.targets.kubernetes import names, pod_states
 from weighbridge.serving.targets.kubernetes.api import Api, Object, connect
 from weighbridge.serving.targets.kubernetes.args import KubernetesArgs
@@ -71,24 +79,26 @@ class PodLiveness:
         self._before = pod_states.restarts(_listed(pods))
 
     def check(self) -> None:
-        """Raise Unavailable where a pod's process has ended, or its image can't be had."""
-        why, pod = pod_states.failure(_listed(self._pods), self._before)
-        if why:
-            words = self._last_words(pod)
-            problem = f"{why}. Its log ends:\n{words}\n" if words else why
-            raise Unavailable(f"serving {self._revision.release.bento}", problem)
+        """Raise Unavailable where a pod's process has ended; NeverRan where none can begin."""
+        failure = pod_states.failure(_listed(self._pods), self._before)
+        if failure is None:
+            return
+        doing, why = f"serving {self._revision.release.bento}", f"pod {failure.pod}: {failure.why}"
+        if words := self._last_words(failure.pod, failure.container or CONTAINER):
+            why = f"{why}. Its log ends:\n{words}\n"
+        raise (Unavailable if failure.has_run else NeverRan)(doing, why)
 
     def memory(self) -> int:
         """Return 0: the cluster holds it to what it asked for."""
         return 0
 
-    def _last_words(self, pod: str) -> str:
+    def _last_words(self, pod: str, container: str) -> str:
         """Return how the log of the process that ended ends; empty where there is none."""
         namespace = self._revision.args.namespace
         for previous in ("true", "false"):
             try:
                 options = {"previous": previous, "tailLines": "10"}
-                return self._api.log(namespace, pod, CONTAINER, **options).strip()
+                return self._api.log(namespace, pod, container, **options).strip()
             except Unavailable:
                 continue
         return ""
