@@ -12,8 +12,8 @@ PodDisruptionBudgets, cordon and drain; logs, and the proxy of pods and services
 
 What it does not do: ReplicaSets (a Deployment owns its pods itself), foreground deletion,
 finalizers, admission, validation and defaults, quotas, autoscalers,
-NetworkPolicies (they are stored and not enforced), TLS and authentication. A gateway is a row of
-weights that clients of `Cluster.backend` draw from; it refuses a route to a Service that is not
-there. Probes are looked at every few milliseconds,
-whatever their period says, so that a test takes seconds.
+NetworkPolicies (they are stored and not enforced), TLS, logins but for one token. A gateway is a
+row of weights that clients of `Cluster.backend` draw from; it refuses a route to a Service that is
+not there. Probes are looked at every few milliseconds, whatever their period says, so that a test
+takes seconds.
 """

@@ -52,6 +52,8 @@ class Cluster:
         """Rules of the Role that whoever asks has in NAMESPACE; None: everything is allowed."""
         self.failures: dict[tuple[str, str], int] = {}
         """How many requests more fail with 500, by method and the end of the path."""
+        self.token = "stand-in"
+        """That whoever asks must have."""
         self.asked: list[tuple[str, str]] = []
         """What the API server was asked, by method and path."""
         self.runs: dict[str, PodRun] = {}
@@ -87,7 +89,7 @@ class Cluster:
             "kind": "Config",
             "current-context": "stand-in",
             "clusters": [{"name": "stand-in", "cluster": {"server": self.api.url}}],
-            "users": [{"name": "deployer", "user": {"token": "stand-in"}}],
+            "users": [{"name": "deployer", "user": {"token": self.token}}],
             "contexts": [{"name": "stand-in", "context": context}],
         }
         # JSON is YAML.

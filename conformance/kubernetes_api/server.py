@@ -215,6 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.cluster.asked.append((self.command, parts.path))
         try:
+            self._authenticate()
             self.server.cluster.fail_if_told(self.command, parts.path)
             verb(self._place(parts.path))
         except Refused as refused:
@@ -247,6 +248,10 @@ class _Handler(BaseHTTPRequestHandler):
         if (group, resource) not in known:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         return _Place(group, namespace, resource, name, subresource, "/".join(filter(None, rest)))
+
+    def _authenticate(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {self.server.cluster.token}":
+            raise Refused(401, "Unauthorized", "Unauthorized")
 
     def _permit(self, verb: str, place: _Place) -> None:
         resource = "/".join(filter(None, (place.resource, place.subresource)))

@@ -108,6 +108,14 @@ def test_without_a_kubeconfig_it_says_what_to_set(
     assert "set KUBECONFIG" in problem_of(shop)
 
 
+def test_who_logs_in_again_need_not_start_the_deployer_again(shop: Lab, tmp_path: Path) -> None:
+    shop.target.check()
+    shop.cluster.token = "another"
+    assert "credentials are refused" in problem_of(shop)
+    shop.cluster.kubeconfig(tmp_path / "kubeconfig")
+    shop.target.check()
+
+
 def test_without_the_client_it_says_what_to_install(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,9 @@ class Api:
             data: bytes = response.read()
         except (urllib3.exceptions.HTTPError, OSError, ApiException) as exc:
             raise self._unreachable(doing, exc) from exc
+        if response.status == 401:
+            # Whoever connects next reads the kubeconfig anew: somebody may have logged in by then.
+            _connected.cache_clear()
         if response.status >= 400:
             raise refusal_of(doing, response.status, data)
         is_json = (response.headers.get("content-type") or "").startswith(_JSON)
