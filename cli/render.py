@@ -22,7 +22,6 @@ ROLE_FILE = "deployer-role.yaml"
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    required=True,
     metavar="DIR",
     help="Folder for the files; one that `render` wrote before is brought up to date.",
 )
@@ -37,7 +36,13 @@ ROLE_FILE = "deployer-role.yaml"
 @click.option(
     "--version", default="champion", show_default=True, help="Which version; a number or an alias."
 )
-def render(target: str, output: Path, form: str, version: str) -> None:
+@click.option(
+    "--role",
+    "is_role",
+    is_flag=True,
+    help="Print the Role alone, for `kubectl apply -f -`; a recipe needs no version for it.",
+)
+def render(target: str, output: Path | None, form: str, version: str, is_role: bool) -> None:
     """Write the manifests of a Kubernetes target to DIR, with a kustomization.yaml.
 
     TARGET_OR_RECIPE is the name of a target, or a recipe's file whose `deploy.target` is of the
@@ -49,8 +54,16 @@ def render(target: str, output: Path, form: str, version: str) -> None:
     from weighbridge.serving.targets.kubernetes.files import as_yaml, write_manifests
     from weighbridge.serving.targets.kubernetes.manifests import rolling_manifests
 
-    name, deploy, release = _what_to_render(target, version, Workspace())
+    model, name, deploy = _what_to_render(target, Workspace())
     args = _kubernetes_args(name, deploy)
+    role = role_manifests(name, args)
+    if is_role:
+        rules.check(role, name)
+        click.echo(as_yaml(*role, compact=True), nl=False)
+        return
+    if output is None:
+        raise click.UsageError("say where to write the files, -o DIR; or give --role")
+    release = _release(model, version, Workspace())
     if form == "skypilot":
         _write_task(output, exports.skypilot(name, args, release))
         return
@@ -61,7 +74,6 @@ def render(target: str, output: Path, form: str, version: str) -> None:
         manifests = exports.argo_rollouts(name, args, release, rollout.steps, rollout.step_seconds)
     else:
         manifests = rolling_manifests(name, args, release)
-    role = role_manifests(name, args)
     rules.check([*manifests, *role], name)
     beside = {ROLE_FILE: as_yaml(*role)} if form == "manifests" else {}
     written = write_manifests(output, manifests, beside)
@@ -94,36 +106,42 @@ def _write_task(output: Path, task: dict[str, object]) -> None:
     click.echo(f"wrote {path}; serve it with: sky serve up {path}")
 
 
-def _what_to_render(
-    target: str, version: str, workspace: Workspace
-) -> tuple[str, "DeployArgs", "Release"]:
-    """Return a target's name, its arguments and what it is to serve.
+def _what_to_render(target: str, workspace: Workspace) -> tuple[str, str, "DeployArgs"]:
+    """Return the model that a target serves, the target's name and its arguments.
 
     Raises:
-        BadInput: there is no such target, recipe or version, or no Bento was built of it.
+        BadInput: there is no such target or recipe.
+        Unavailable: MLflow does not answer.
+    """
+    if Path(target).suffix in (".yaml", ".yml"):
+        from weighbridge.configs.load import load
+
+        recipe = load(Path(target))
+        return recipe.name, recipe.target, recipe.deploy
+    from weighbridge.registry import Registry
+    from weighbridge.rollout.deploy_args import read_deploy_args
+
+    binding = Registry.connect(workspace.settings).binding(target)
+    if binding is None:
+        raise BadInput(
+            f"rendering '{target}'",
+            "there is no target of this name",
+            "give a recipe's file, or see: weighbridge status",
+        )
+    return binding.model, binding.target, read_deploy_args(binding.target, binding.deploy)
+
+
+def _release(model: str, version: str, workspace: Workspace) -> "Release":
+    """Return a version as something to serve.
+
+    Raises:
+        BadInput: there is no such version, or no Bento was built of it.
         Unavailable: MLflow does not answer.
     """
     from weighbridge.registry import Registry
     from weighbridge.rollout.champion import built_release
 
     registry = Registry.connect(workspace.settings)
-    if Path(target).suffix in (".yaml", ".yml"):
-        from weighbridge.configs.load import load
-
-        recipe = load(Path(target))
-        model, name, deploy = recipe.name, recipe.target, recipe.deploy
-    else:
-        from weighbridge.rollout.deploy_args import read_deploy_args
-
-        binding = registry.binding(target)
-        if binding is None:
-            raise BadInput(
-                f"rendering '{target}'",
-                "there is no target of this name",
-                "give a recipe's file, or see: weighbridge status",
-            )
-        model, name = binding.model, binding.target
-        deploy = read_deploy_args(name, binding.deploy)
     found = registry.version(model, version)
     release = built_release(found, 0)
     if release is None:
@@ -132,7 +150,7 @@ def _what_to_render(
             "no Bento was built of this version",
             "give one that a release has packaged; see: weighbridge models " + model,
         )
-    return name, deploy, release
+    return release
 
 
 def _kubernetes_args(name: str, deploy: "DeployArgs") -> "KubernetesArgs":

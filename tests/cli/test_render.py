@@ -7,6 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from tests.flows.chain import recipe, write
 from tests.rollout.rollouts import RegisteredVersion
 from tests.serving.targets.kubernetes.releases import GATEWAY
 from weighbridge.cli.main import cli
@@ -112,3 +113,18 @@ def test_what_cannot_be_rendered_is_said_and_nothing_is_written(
     with pytest.raises(BadInput, match=says):
         rendered(*words, target=target)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_role_is_there_before_the_first_version_and_without_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Registry, "connect", None)
+    document = recipe("file:///base", "file:///data", deploy__target=KUBERNETES)
+    path = write(tmp_path / "recipe.yaml", document)
+    result = CliRunner().invoke(cli, ["render", str(path), "--role"])
+    assert result.exit_code == 0, result.output
+    account, role, _ = yaml.safe_load_all(result.output)
+    assert (account["kind"], role["kind"]) == ("ServiceAccount", "Role")
+    assert {one["metadata"]["namespace"] for one in (account, role)} == {"models"}
+    nowhere = CliRunner().invoke(cli, ["render", str(path)])
+    assert (nowhere.exit_code, "-o DIR" in nowhere.output) == (2, True)

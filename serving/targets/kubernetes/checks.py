@@ -73,7 +73,8 @@ def _check_rights(api: Api, doing: str, target: str, args: KubernetesArgs) -> No
     ]
     if missing:
         wrong = f"this account may not, in namespace {args.namespace}: {', '.join(missing)}"
-        raise Unavailable(doing, wrong, f"apply the Role that `weighbridge render {target}` prints")
+        remedy = "apply the Role: weighbridge render RECIPE --role | kubectl apply -f -"
+        raise Unavailable(doing, wrong, remedy)
 
 
 def _wanted(rules: list[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:

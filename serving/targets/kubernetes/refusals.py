@@ -67,7 +67,7 @@ def refusal_of(doing: str, status: int, data: bytes) -> Unavailable:
 def _forbidden(message: str) -> tuple[str, str]:
     if match := _FORBIDDEN.search(message):
         kind = f"{match['resource']}.{match['group']}" if match["group"] else match["resource"]
-        remedy = "give it the Role that `weighbridge render` prints, or another account"
+        remedy = "give it the Role of `weighbridge render RECIPE --role`, or take another account"
         return f"this account may not {match['verb']} {kind} ({message})", remedy
     return f"the cluster forbids it: {message}", ""
 
