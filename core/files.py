@@ -1,5 +1,6 @@
 """Files that are replaced as a whole: nobody ever reads half of one, not even after a power cut."""
 
+import json
 import os
 import shutil
 import threading
@@ -7,10 +8,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 """How a scratch file is opened."""
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the values in a file that holds one JSON text a line.
+
+    Raises:
+        ValueError: a line is none.
+    """
+    # Not `splitlines`: it cuts at U+2028 and U+0085 too, which stand in JSON as they are.
+    with path.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
 
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -4,7 +4,6 @@ The questions are rows of its own measurement, so nothing has to be written down
 is compared with the answer to the very same question: how hard the questions are does not matter.
 """
 
-import json
 import logging
 import math
 import threading
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import read_json_lines
 from weighbridge.core.store import Store
 from weighbridge.rollout.sequential_test import SUSPICION, Judgement, wealth_above
 from weighbridge.serving.openai_client import Client
@@ -66,9 +66,9 @@ def questions_of(measurement: Measurement, store: Store, count: int) -> list[Pro
         label = measurement.candidate.label
         logger.warning("the predictions of %s are not on this machine", label)
         return []
-    lines = (predictions.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = read_json_lines(predictions.path / "validation.jsonl")
     # A row that got no answer when it was weighed is nothing to compare with.
-    rows = [row for row in map(json.loads, lines) if not row.get("problem")]
+    rows = [row for row in kept if not row.get("problem")]
     count = min(count, len(rows))
     return [ProbeQuestion.model_validate(rows[n * len(rows) // count]) for n in range(count)]
 

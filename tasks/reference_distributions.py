@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.files import read_json_lines
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import Split, content
@@ -79,8 +80,7 @@ def read_distributions(
     """Return by id of a row the distribution at each token of its reference; None of nothing."""
     if kept is None:
         return None
-    lines = (kept.path / f"{split}.jsonl").read_text().splitlines()
     return {
         row["id"]: [{int(token): value for token, value in one.items()} for one in row["tokens"]]
-        for row in map(json.loads, lines)
+        for row in read_json_lines(kept.path / f"{split}.jsonl")
     }

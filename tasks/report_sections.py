@@ -1,6 +1,5 @@
 """Sections of the report beside its table of candidates: each is rows or facts, as text."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.files import read_json_lines
 from weighbridge.core.formatting import human_seconds, human_size
 from weighbridge.tasks.data import Message, read_rows
 from weighbridge.tasks.measurement import Measurement
@@ -71,12 +71,11 @@ def _predictions(measurement: Measurement, metric: str) -> dict[str, dict[str, A
     if measurement.predictions is None or score is None or not score.ids:
         return {}
     try:
-        text = (measurement.predictions.path / "test.jsonl").read_text(encoding="utf-8")
+        rows = read_json_lines(measurement.predictions.path / "test.jsonl")
     # A champion may have been weighed on another machine, or its predictions been removed here.
     except (Unavailable, FileNotFoundError):
         return {}
-    lines = text.splitlines()
-    return dict(zip(score.ids, map(json.loads, lines), strict=True))
+    return dict(zip(score.ids, rows, strict=True))
 
 
 def _gain(ours: dict[str, Any], theirs: dict[str, Any], metric: str) -> float:

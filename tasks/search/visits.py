@@ -109,7 +109,9 @@ def read_grid(path: Path) -> list[GridPoint]:
     """
     doing = f"reading the recorded grid {path}"
     try:
-        lines = path.read_text().splitlines()
+        # Not `splitlines`: it cuts at U+2028 too, which a failure may hold.
+        with path.open(encoding="utf-8") as stream:
+            lines = list(stream)
     except (OSError, UnicodeDecodeError) as exc:
         raise BadInput(doing, str(exc), "give a file that a weighing has left") from exc
     points = []

@@ -65,6 +65,19 @@ def test_questions_are_spread_over_the_measured_rows(
     assert everything[0].prompt == [{"role": "user", "content": "what is 0 doubled"}]
 
 
+def test_what_ends_a_line_elsewhere_ends_no_row(tmp_path: Path, workspace: Workspace) -> None:
+    text = "first\u2028second\u0085third"
+    row = {"prompt": text, "reference": text, "answer": text, "scores": {}}
+    (tmp_path / "rows").mkdir()
+    # As they are kept: with every character but those that JSON must escape.
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    (tmp_path / "rows" / "validation.jsonl").write_text(line, encoding="utf-8")
+    kept = workspace.store.add(tmp_path / "rows", "jsonl")
+    made = measured("model").model_copy(update={"predictions": kept})
+    (question,) = probe.questions_of(made, workspace.store, 5)
+    assert question.prompt == text
+
+
 def test_there_are_none_where_the_predictions_are_not(
     measurement: Measurement, workspace: Workspace
 ) -> None:

@@ -31,12 +31,14 @@ def answered(folder: Path, label: str, right: set[int], rows: int = 40) -> Measu
             "id": "",
             "prompt": [{"role": "user", "content": f"question {row} <b>"}],
             "reference": f"r{row}",
-            "answer": f"r{row}" if row in right else f"{label} {row}" + "!" * 500,
+            "answer": f"r{row}" if row in right else f"{label} {row}" + "!" * 500 + "\u2028",
             "scores": {"exact_match": float(row in right)},
         }
         for row in range(rows)
     ]
-    (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # As they are kept: with every character but those that JSON must escape.
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "test.jsonl").write_text(text, encoding="utf-8")
     score = exact(len(right), rows).model_copy(
         update={"per_example": [float(row in right) for row in range(rows)]}
     )
