@@ -6,6 +6,8 @@ Each is found again by what went into it, so that none is made twice.
 import hashlib
 import json
 import logging
+import posixpath
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +37,9 @@ _FLUSH_AFTER = 1.0
 """Seconds that live metrics may wait for each other: every write to SQLite waits for the disk."""
 _LONGEST_PARAMETER = 6000
 """Characters that MLflow takes as the value of a parameter."""
+_LONGEST_NAME = 250
+_NO_NAME = re.compile(r"[^\w.\- :/]")
+"""What no name of a parameter or metric holds."""
 _PARAMETERS_AT_ONCE = 100
 _METRICS_AT_ONCE = 500
 """MLflow takes 100 parameters and 1000 metrics in one call."""
@@ -215,7 +220,9 @@ class MlflowRun:
 
         now = int(time.time() * 1000)
         dataset_fields = (dataset.name, dataset.short) if dataset else (None, None)
-        for key, value in metrics.items():
+        for label, value in metrics.items():
+            # Labels are those of anybody's metrics: `hit@1` is a name that MLflow refuses.
+            key = _NO_NAME.sub("_", label)
             logged_steps = self._steps(key, model_id, dataset)
             # NaN, which equals nothing, would make MLflow refuse the whole batch.
             if isinstance(value, int | float) and value == value and step not in logged_steps:
@@ -269,14 +276,29 @@ def text_of(connection: Connection, run_id: str, name: str) -> str:
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested parameters as `outer.inner`; None and empty ones are left out."""
+    """Return nested parameters as `outer.inner`; None and empty ones are left out.
+
+    A mapping with keys that no parameter can be called by, such as `$ref` of a JSON schema, is one
+    parameter, as JSON.
+    """
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            inner = flatten(value, f"{prefix}{key}.")
+            flat |= inner if all(map(_is_name, inner)) else {f"{prefix}{key}": json.dumps(value)}
         elif value is not None and value not in ("", []):
             flat[f"{prefix}{key}"] = str(value)
     return flat
+
+
+def _is_name(name: str) -> bool:
+    """Whether MLflow takes this as the name of a parameter."""
+    # It is a path, too: `a/../b` would be another one.
+    return (
+        len(name) <= _LONGEST_NAME
+        and not _NO_NAME.search(name)
+        and posixpath.normpath(name) == name
+    )
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -1,5 +1,6 @@
 """Runs: found again, never doubled, marked when they are killed."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -123,3 +124,22 @@ def test_one_key_is_kept_for_each_model_and_data_set_and_told_once(registry: Reg
 
 def test_nested_parameters_are_flat_and_empty_ones_left_out() -> None:
     assert flatten({"a": {"b": 1, "c": None}, "d": [], "e": [1, 2]}) == {"a.b": "1", "e": "[1, 2]"}
+
+
+def test_what_cannot_be_the_name_of_a_parameter_is_kept_as_json(registry: Registry) -> None:
+    schema = {"$schema": "x", "properties": {"team": {"$ref": "#/$defs/team"}, "n": {"type": "a"}}}
+    deep = {"a" * 100: {"b" * 100: {"c" * 100: 1}}}
+    params = {"answers": {"json_schema": schema, "limit": 3}, "deep": deep, "odd": {"a//b": 1}}
+    run = registry.release("demo", {"recipe": 2}, params=params, tags={})
+    assert read(registry, run).data.params == {
+        "answers.json_schema": json.dumps(schema),
+        "answers.limit": "3",
+        f"deep.{'a' * 100}.{'b' * 100}": json.dumps({"c" * 100: 1}),
+        "odd": json.dumps({"a//b": 1}),
+    }
+
+
+def test_a_metric_of_any_label_is_logged(registry: Registry) -> None:
+    run = registry.release("demo", {"recipe": 3}, params={}, tags={})
+    run.log_metrics({"hit@1": 0.5, "exact_match": 1.0})
+    assert read(registry, run).data.metrics == {"hit_1": 0.5, "exact_match": 1.0}
