@@ -31,13 +31,18 @@ def load(path: Path) -> Recipe:
             every mistake with its line.
     """
     try:
-        text = path.read_text()
+        with path.open(encoding="utf-8") as stream:
+            # One more than is taken: a device has no end.
+            text = stream.read(yaml_document.LONGEST + 1)
     except FileNotFoundError as exc:
         raise BadInput(
             f"reading recipe {path}", "there is no such file", "run: weighbridge init"
         ) from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInput(f"reading recipe {path}", str(exc)) from exc
+    except OSError as exc:
+        raise BadInput(f"reading recipe {path}", (exc.strerror or str(exc)).lower()) from exc
+    except UnicodeDecodeError as exc:
+        wrong = f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
+        raise BadInput(f"reading recipe {path}", wrong) from exc
     return parse(text, str(path))
 
 
@@ -101,7 +106,8 @@ def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
         item = node.value[part]
         return item.start_mark.line, item
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
+        # The last one: what a merge key (`<<`) brings stands before what overrides it.
+        for key, value in reversed(node.value):
             if key.value == part:
                 return key.start_mark.line, value
     return None

@@ -1,5 +1,7 @@
 """The recipe: one YAML file, one model, the sum of the stages' arguments."""
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
@@ -77,6 +79,13 @@ class Recipe(BaseModel):
     @classmethod
     def _names_a_target(cls, name: str) -> str:
         return target_name(name)
+
+    @model_validator(mode="after")
+    def _can_be_written_down(self) -> Self:
+        """Refuse what JSON has no form for: a recipe is kept as JSON, and read from it again."""
+        if wrong := next(_not_json(self.model_dump(), ""), None):
+            raise ValueError(wrong)
+        return self
 
     @model_validator(mode="after")
     def _engines_take_what_is_made(self) -> Self:
@@ -209,6 +218,20 @@ def _not_carried(select: SelectArgs, weigh: WeighArgs) -> str:
         f"{max(requests_at(weigh.requests, level) - warm_up, 0)} at concurrency {level}; give "
         f"{needed + warm_up}, or `select.on_doubt: accept`"
     )
+
+
+def _not_json(value: Any, place: str) -> Iterator[str]:
+    """Yield where values stand that no JSON holds, each with what is wrong."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} is {value}, which is no number"
+    elif isinstance(value, bytes):
+        yield f"{place} holds bytes, and no text"
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _not_json(item, f"{place}.{name}".removeprefix("."))
+    elif isinstance(value, list | tuple | set):
+        for number, item in enumerate(value):
+            yield from _not_json(item, f"{place}[{number}]")
 
 
 def json_schema() -> dict[str, Any]:

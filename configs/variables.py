@@ -45,6 +45,9 @@ def _lookup(name: str, default: str | None, source: str) -> str:
             f"${{{name}}} looks like a secret, and recipes are stored in clear",
             "leave credentials to the tool's own chain (AWS_*, HF_TOKEN, …)",
         )
+    if default and "${" in default:
+        # Its own brace would end the outer variable, and the rest be taken as it stands.
+        raise BadInput(doing, f"the default of ${{{name}}} names a variable itself", "name one")
     value = os.environ.get(name)
     if value is None and default is None:
         raise BadInput(doing, f"environment variable {name} is not set", f"export {name}=…")

@@ -3,6 +3,7 @@
 Anybody's text is read in time and memory that follow from its length.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -17,13 +18,20 @@ MOST_VALUES = 20_000
 """Values once every alias stands for what it names: ten aliases of ten, seven times over, are ten
 million.
 """
+MOST_DIGITS = 100
+"""Of a whole number. Python writes none of more than 4,300 digits, and reads longer ones in hex."""
+_INTEGER = "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
+_OTHER_BASE = re.compile(r"[-+]?(?:0[0-7_]+|[^:]*:.*)")
+"""Numbers that nobody means: 010, which is 8 to YAML 1.1, and 1:30, which is 90."""
 
 
 def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
     """Return the text's nodes and its plain values; `source` names it in messages.
 
     Raises:
-        BadInput: it is not YAML, too long, too deep, refers to itself, or has a key twice.
+        BadInput: it is not YAML, too long, too deep, refers to itself, has a key twice, or a number
+            that nobody means.
     """
     doing = f"reading recipe {source}"
     if len(text) > LONGEST:
@@ -33,6 +41,10 @@ def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
+            if node is not None:
+                # Before values are made of the nodes: merge keys (`<<`) are filled in then, beside
+                # what overrides them.
+                _refuse_ambiguous(node, doing)
             plain = loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
@@ -43,9 +55,9 @@ def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         remedy = 'between braces, write a value with a variable in quotes: "${NAME}"'
         wrong = " ".join(str(exc).split())
         raise BadInput(doing, wrong, remedy if is_variable else "") from exc
-    if node is not None:
-        # PyYAML takes the last of two equal keys without a word.
-        _refuse_doubled_keys(node, doing)
+    # What PyYAML stumbles over where a value is told to be of another type: `!!int ""`, `!!bool x`.
+    except (LookupError, AttributeError) as exc:
+        raise BadInput(doing, "a value is not what its tag (`!!…`) says") from exc
     return node, plain
 
 
@@ -79,15 +91,28 @@ def _refuse_excess(text: str, doing: str) -> None:
             raise BadInput(doing, f"line {line}: more than {MOST_VALUES:,} values")
 
 
-def _refuse_doubled_keys(node: yaml.Node, doing: str) -> None:
+def _refuse_ambiguous(node: yaml.Node, doing: str) -> None:
+    """Raise BadInput for a key that stands there twice, and for a number of very many digits.
+
+    PyYAML takes the last of two equal keys without a word.
+    """
+    line = node.start_mark.line + 1
+    if node.tag == _INTEGER and len(node.value) > MOST_DIGITS:
+        raise BadInput(doing, f"line {line}: a number of {len(node.value):,} digits")
+    if node.tag in (_INTEGER, _FLOAT) and _OTHER_BASE.fullmatch(node.value):
+        wrong = f"line {line}: {node.value} is a number of another base to YAML"
+        raise BadInput(doing, wrong, "write it in decimal digits, or a text in quotes")
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            _refuse_doubled_keys(child, doing)
+            _refuse_ambiguous(child, doing)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise BadInput(doing, f"line {line}: '{key.value}' is there twice")
-            seen.add(key.value)
-            _refuse_doubled_keys(value, doing)
+            # Lists and mappings as keys are refused when values are made, or by the recipe.
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    at = key.start_mark.line + 1
+                    raise BadInput(doing, f"line {at}: '{key.value}' is there twice")
+                seen.add(key.value)
+            _refuse_ambiguous(key, doing)
+            _refuse_ambiguous(value, doing)

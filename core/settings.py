@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.field_types import absolute
 
 _POSTGRESQL = ("postgresql", "postgres")
 _OWN_HOSTS = ("127.0.0.1", "localhost")
@@ -114,7 +115,7 @@ class Settings(BaseSettings):
         if any(not character.isprintable() for character in str(path)):
             raise ValueError("a path with a line break, or with another character of that kind")
         # Services and workers read the same settings in other working directories.
-        return path.expanduser().absolute()
+        return absolute(path)
 
     @field_validator("database_url")
     @classmethod

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from weighbridge.core.field_types import Pattern
 
 
 def _schema(value: Any) -> Any:
@@ -38,22 +39,12 @@ class AnswerArgs(BaseModel):
         description="JSON schema that answers must keep, or the path of its file. What it refers "
         "to lies in it: nothing is fetched.",
     )
-    refusals: tuple[str, ...] | None = Field(
+    refusals: tuple[Pattern, ...] | None = Field(
         None,
         description="Regular expressions that tell a refusal, whatever the case, in the first 200 "
         "characters of an answer. Open: English ones, where the rows are English; none: refusals "
         "are not counted.",
     )
-
-    @field_validator("refusals")
-    @classmethod
-    def _are_patterns(cls, patterns: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for pattern in patterns or ():
-            try:
-                re.compile(pattern)
-            except re.error as exc:
-                raise ValueError(f"'{pattern}' is no regular expression: {exc}") from exc
-        return patterns
 
     @field_validator("json_schema")
     @classmethod
@@ -68,6 +59,7 @@ class AnswerArgs(BaseModel):
         except SchemaError as exc:
             raise ValueError(f"it is no JSON schema: {exc.message}") from exc
         _refuse_what_lies_elsewhere(schema)
+        _refuse_without_end(schema)
         return schema
 
 
@@ -83,6 +75,16 @@ def _refuse_what_lies_elsewhere(schema: dict[str, Any]) -> None:
             resolver.lookup(reference)
         except Unresolvable as exc:
             raise ValueError(f"it refers to {reference}, which does not lie in it") from exc
+
+
+def _refuse_without_end(schema: dict[str, Any]) -> None:
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    try:
+        validator_for(schema)(schema, registry=Registry()).is_valid({})
+    except RecursionError as exc:
+        raise ValueError("it refers to itself without end") from exc
 
 
 def _references(schema: Any) -> Iterator[str]:

@@ -136,7 +136,11 @@ def _validator(schema: dict[str, Any] | None) -> Validator | None:
 
 def _keeps(text: str, validator: Validator | None) -> bool:
     value = parse(text)
-    return value is not UNPARSABLE and (validator is None or validator.is_valid(value))
+    try:
+        return value is not UNPARSABLE and (validator is None or validator.is_valid(value))
+    # A model that repeats itself may nest hundreds of lists.
+    except RecursionError:
+        return False
 
 
 def _tell_of_references(rows: Sequence[Row], validator: Validator | None) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from weighbridge.core.artifact import Artifact
+from weighbridge.core.field_types import regular_expression
 from weighbridge.core.stage_cache import AddedLater
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -78,7 +79,11 @@ class FinetuneArgs(BaseModel):
         1, ge=1, description="Training processes on each machine: one for each graphics card."
     )
     seed: int = Field(
-        0, ge=0, description="Of the adapter's first weights, dropout and the order of the rows."
+        0,
+        ge=0,
+        # numpy takes no larger one.
+        lt=1 << 32,
+        description="Of the adapter's first weights, dropout and the order of the rows.",
     )
     save_steps: int = Field(
         100, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
@@ -89,6 +94,11 @@ class FinetuneArgs(BaseModel):
     def ranks(self) -> int:
         """How many processes train together."""
         return self.nodes * self.processes_per_node
+
+    @field_validator("target_modules")
+    @classmethod
+    def _can_be_looked_for(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return regular_expression(names) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _takes_steps(self) -> FinetuneArgs:

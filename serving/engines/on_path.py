@@ -44,7 +44,7 @@ class OnPathArgs(EngineArgs):
     def _names_are_known(cls, options: Any) -> Any:
         """Refuse an option that the row does not list, and name the nearest one."""
         for name in set(options) - set(cls.model_fields) if isinstance(options, Mapping) else ():
-            advice = suggestion(name, list(cls.model_fields))
+            advice = suggestion(str(name), list(cls.model_fields))
             raise ValueError(f"there is no option '{name}'; {advice}")
         return options
 

@@ -1,12 +1,11 @@
 """What the gateway is asked for, and what it reports: value types, with no haproxy in them."""
 
 import re
-from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from weighbridge.core.field_types import PathText
+from weighbridge.core.field_types import PathText, absolute
 from weighbridge.core.formatting import quoted
 from weighbridge.serving.client_requests import BODY_SECONDS, MAX_BODY_BYTES, OPENAI_OPERATIONS
 
@@ -102,7 +101,7 @@ class GatewayArgs(BaseModel):
     @classmethod
     def _absolute(cls, path: str) -> str:
         """Return the path as every process finds it: the deployer works in another folder."""
-        return str(Path(path).expanduser().absolute()) if path else ""
+        return str(absolute(path)) if path else ""
 
 
 class Route(BaseModel):

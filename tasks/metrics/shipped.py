@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from weighbridge.core.field_types import Pattern
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.intervals import mean_score, score_of
 
@@ -23,7 +24,7 @@ class ExactMatchArgs(MetricArgs):
     ignore_case: bool = Field(False, description="Upper and lower case are the same.")
     ignore_punctuation: bool = Field(False, description="ASCII punctuation does not count.")
     ignore_numbers: bool = Field(False, description="The digits 0 to 9 do not count.")
-    regexes_to_ignore: tuple[str, ...] = Field(
+    regexes_to_ignore: tuple[Pattern, ...] = Field(
         (), description="What these patterns match does not count."
     )
 

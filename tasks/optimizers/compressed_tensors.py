@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from weighbridge.core.artifact import Artifact, Format
 from weighbridge.core.disk import require_room
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.field_types import regular_expression
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, engine_class
 from weighbridge.serving.engines.vllm_requirements import why_no_fp8
@@ -71,6 +72,14 @@ class CompressedTensorsArgs(OptimizerArgs):
         description="Layers left as they are: names, or expressions after `re:`, as "
         "llm-compressor's.",
     )
+
+    @field_validator("ignore")
+    @classmethod
+    def _can_be_looked_for(cls, ignore: list[str]) -> list[str]:
+        for name in ignore:
+            if name.startswith("re:"):
+                regular_expression(name.removeprefix("re:"))
+        return ignore
 
     @model_validator(mode="after")
     def _fits(self) -> "CompressedTensorsArgs":

@@ -201,6 +201,15 @@ def test_variables_meant_for_recipes_are_filled_in(
     assert filled_in("s3://${NOT_SET:-fallback}/x")["bucket"] == "fallback"  # type: ignore[index]
 
 
+def test_a_variable_within_the_default_of_another_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/there")
+    nested = "'file://${WEIGHBRIDGE_NONE:-${WEIGHBRIDGE_DEMO}}/x'"
+    with pytest.raises(BadInput, match=r"the default of .*WEIGHBRIDGE_NONE.* names a variable"):
+        parse(VALID.replace("file:///models/base", nested))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -236,11 +245,22 @@ ALIASES = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairw
         ("name: &a {b: [*a]}", "line 1: *a stands inside of itself"),
         (f"name: {'x' * 200_000}", "longer than 100,000 characters"),
         ("name: 2024-13-01", "month must be in 1..12"),
-        (f"name: {'1' * 5000}", "Exceeds the limit"),
+        (f"name: {'1' * 5000}", "line 1: a number of 5,000 digits"),
+        (f"name: 0x{'f' * 5000}", "line 1: a number of 5,002 digits"),
+        (f"a: {{0b{'1' * 900}: 1}}", "line 1: a number of 902 digits"),
+        ("name: !!pairs [{[a]: b}]", "name: Input should be a valid string"),
+        ("? !!str {=: a}\n: b", "a: unknown key"),
+        ('name: !!int ""', "a value is not what its tag"),
+        ("name: !!bool x", "a value is not what its tag"),
+        ("name: !!timestamp x", "a value is not what its tag"),
+        ("name: !!float _", "a value is not what its tag"),
+        ("port: 010", "line 1: 010 is a number of another base to YAML; write it in decimal"),
+        ("port: 12:30", "line 1: 12:30 is a number of another base to YAML"),
+        ("port: 12:30.5", "line 1: 12:30.5 is a number of another base to YAML"),
         ('name: "\\ud800"', "line 1: half of a surrogate pair"),
         (f"a: [{'1, ' * 15_000}1]\n" * 3, "longer than"),
     ],
-    ids=range(10),
+    ids=range(21),
 )
 def test_no_text_takes_long_or_ends_in_a_traceback(text: str, expected: str) -> None:
     began = time.process_time()
@@ -254,6 +274,61 @@ def test_no_text_takes_long_or_ends_in_a_traceback(text: str, expected: str) -> 
 def test_aliases_that_stay_small_are_taken() -> None:
     text = VALID.replace("  r: 8", "  r: &rank 8\n  lora_alpha: *rank")
     assert parse(text).finetune.lora_alpha == 8
+
+
+def test_what_overrides_a_merged_key_counts() -> None:
+    shared = "finetune:\n  <<: {r: 4, lora_alpha: 64}\n  r: 8"
+    finetune = parse(VALID.replace("finetune:\n  r: 8", shared)).finetune
+    assert (finetune.r, finetune.lora_alpha) == (8, 64)
+    with pytest.raises(BadInput, match=r"line 9, finetune\.r: ") as caught:
+        parse(VALID.replace("finetune:\n  r: 8", shared.replace("r: 8", "r: 0")))
+    assert "(given: 0)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "place"),
+    [
+        (
+            "  r: 8",
+            "  learning_rate: .nan",
+            "line 8, finetune.learning_rate: Input should be greater",
+        ),
+        ("  r: 8", "  num_train_epochs: .inf", "finetune.num_train_epochs is inf"),
+        ("  r: 8", "  weight_decay: 1e999", "finetune.weight_decay is inf"),
+        ("deploy:", "deploy:\n  rollout: {step_seconds: .inf}", "rollout.step_seconds is inf"),
+        ("port: 8300", "port: 8300\n    gateway: {queue_seconds: .inf}", "queue_seconds is inf"),
+        ("deploy:", "select: {floor: nan}\ndeploy:", "select.floor is nan"),
+        (
+            "deploy:",
+            "run: {default: {pool: a, job_variables: {x: [.nan]}}}\ndeploy:",
+            "run.default.job_variables.x[0] is nan",
+        ),
+        (
+            "deploy:",
+            "run: {default: {pool: a, job_variables: {x: !!binary /w==}}}\ndeploy:",
+            "run.default.job_variables.x holds bytes",
+        ),
+        ("  r: 8", f"  seed: {1 << 32}", "line 8, finetune.seed: Input should be less than"),
+        ("  r: 8", "  target_modules: '('", "line 8, finetune.target_modules: '(' is no regular"),
+        (
+            "deploy:",
+            "evaluate: {metrics: [{kind: exact_match, regexes_to_ignore: ['(']}]}\ndeploy:",
+            "'(' is no regular expression: missing )",
+        ),
+        (
+            "kind: gguf\n      quantization: Q8_0",
+            "kind: compressed_tensors\n      ignore: ['re:(']",
+            "'(' is no regular expression",
+        ),
+    ],
+)
+def test_values_that_nobody_could_write_down_or_use_are_refused(
+    before: str, after: str, place: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(VALID.replace(before, after))
+    assert place in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_of_a_very_long_value_the_beginning_is_told() -> None:
@@ -282,6 +357,13 @@ HOSTS = ["127.0.0.1 user root", "127.0.0.1\\n  user root", "::1%x user root", "u
         ("- kind: llama_cpp", '- {kind: llama_cpp, alias: "--host=0.0.0.0"}', "alias"),
         ("- kind: llama_cpp", '- {kind: llama_cpp, alias: "a\\0"}', "alias"),
         ("file:///data", '"file:///data\\0"', "source"),
+        ("file:///data", "~nobody-of-this-name/data", "nobody is called ~nobody-of-this-name here"),
+        (
+            "port: 8300",
+            "port: 8300\n    gateway: {tls: ~nobody-of-this-name/a.pem}",
+            "nobody is called ~nobody-of-this-name here",
+        ),
+        ("- kind: llama_cpp", "- {kind: sglang, 5: x}", "there is no option '5'"),
     ],
 )
 def test_values_are_nothing_more_than_what_they_are_for(
@@ -297,6 +379,22 @@ def test_values_are_nothing_more_than_what_they_are_for(
 def test_addresses_are_taken(host: str) -> None:
     recipe = parse(VALID.replace("port: 8300", f'port: 8300\n    host: "{host}"'))
     assert recipe.deploy.target.model_dump()["host"] == host
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.yaml", b"name: \xff", "it is not UTF-8 text: invalid start byte at byte 6"),
+        ("", b"", "is a directory"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_in_words(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=f"reading recipe .*: {words}$"):
+        load(tmp_path / name)
 
 
 def test_missing_file_says_how_to_start(tmp_path: Path) -> None:

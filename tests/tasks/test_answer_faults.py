@@ -137,11 +137,26 @@ def test_a_schema_is_read_of_its_file_and_kept(tmp_path: Path) -> None:
         ({"json_schema": "/nowhere/s.json"}, "cannot be read: No such file"),
         ({"json_schema": {"type": "nothing"}}, "no JSON schema"),
         ({"refusals": ["("]}, "no regular expression"),
+        ({"json_schema": {"$ref": "#"}}, "it refers to itself without end"),
+        ({"json_schema": {"allOf": [{"$ref": "#"}]}}, "it refers to itself without end"),
+        ({"json_schema": {"items": {"pattern": r"\p{L}+"}}}, "is not a 'regex'"),
     ],
 )
 def test_what_cannot_be_right_is_refused(given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         AnswerArgs.model_validate(given)
+
+
+def test_schemas_that_are_no_trap_are_taken() -> None:
+    tree = {"properties": {"pattern": {"const": {"pattern": "("}}, "below": {"$ref": "#"}}}
+    assert AnswerArgs(json_schema=tree).json_schema == tree
+
+
+def test_an_answer_nested_without_end_is_malformed_and_nothing_worse() -> None:
+    tree = {"items": {"$ref": "#"}}
+    deep = "[" * 700 + "]" * 700
+    counted = count(answered(deep, "[[]]", reference="[]"), AnswerArgs(json_schema=tree))
+    assert having(counted, "malformed") == [1, 0]
 
 
 def test_the_kept_answers_name_their_faults() -> None:

@@ -27,7 +27,10 @@ def share(prediction: str, reference: str, fields: tuple[str, ...] = ()) -> floa
     # reference would score 1.
     if answer is UNPARSABLE or expected is UNPARSABLE:
         return 0.0
-    answer_leaves, expected_leaves = dict(leaves(answer)), dict(leaves(expected))
+    try:
+        answer_leaves, expected_leaves = dict(leaves(answer)), dict(leaves(expected))
+    except RecursionError:  # fewer levels than it takes to parse
+        return 0.0
     paths = [
         path
         for path in {**expected_leaves, **answer_leaves}

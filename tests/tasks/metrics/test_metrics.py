@@ -77,6 +77,8 @@ def test_exact_match_counts_white_space_when_asked() -> None:
         ("", "", 0.0),
         ('{"a": NaN}', '{"a": NaN}', 0.0),
         ('{"a": 1} trailing', '{"a": 1}', 0.0),
+        # Deeper than what takes it apart can go, and not too deep to be parsed.
+        ("[" * 900 + "]" * 900, "[[]]", 0.0),
     ],
 )
 def test_json_fields_is_the_share_of_right_fields(
