@@ -8,6 +8,16 @@ def quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def one_line(text: str) -> str:
+    """Return a text of somebody else's without line breaks, control characters and halves of
+    characters: each stands there as its escape.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def human_size(size: float) -> str:
     """Return a number of bytes in binary units: `2.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):

@@ -4,17 +4,24 @@ Nothing but the standard library is imported: environments of engines read here 
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
-def parse(content: bytes | str) -> Any:
+def parse(content: bytes | str, number: Callable[[str], float] = float) -> Any:
     """Return what a JSON document says.
+
+    Args:
+        content: The document.
+        number: What makes a number of one that is not written as a whole one.
 
     Raises:
         ValueError: it is not JSON, holds NaN, names a key twice, or is nested too deep to be read.
     """
     try:
-        return json.loads(content, parse_constant=_constant, object_pairs_hook=_object)
+        return json.loads(
+            content, parse_float=number, parse_constant=_constant, object_pairs_hook=_object
+        )
     except RecursionError as exc:
         raise ValueError("it is nested too deep") from exc
 

@@ -26,6 +26,23 @@ def fields_of(template: str) -> Iterator[tuple[str, str | None]]:
         yield literal, field
 
 
+class Rounded(float):
+    """A number of JSON that has more digits than floating-point numbers keep."""
+
+
+def number_of(text: str) -> float:
+    """Return a number of JSON, which says so where digits of it are lost."""
+    value = float(text)
+    # Fifteen digits always come back; what is no number is refused where it is used.
+    if (len(text) <= 16 and "e" not in text.lower()) or not math.isfinite(value):
+        return value
+    try:
+        is_whole = Decimal(text) == Decimal(repr(value))
+    except ArithmeticError:  # an exponent of a million digits
+        is_whole = False
+    return value if is_whole else Rounded(value)
+
+
 def text_of_value(value: Any) -> str:
     """Return a value as the model reads and writes it.
 
@@ -39,7 +56,10 @@ def text_of_value(value: Any) -> str:
         return value
     if isinstance(value, Decimal | date | datetime | time | UUID):
         return _plain(value)
-    return json.dumps(_json_value(value), ensure_ascii=False)
+    try:
+        return json.dumps(_json_value(value), ensure_ascii=False)
+    except RecursionError as exc:
+        raise ValueError("is nested too deep") from exc
 
 
 def _plain(value: Decimal | date | time | UUID) -> str:
@@ -58,6 +78,8 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"holds {value}, which is no number")
+        if isinstance(value, Rounded):
+            raise ValueError(f"holds {value!r} with more digits than are kept: write it as text")
         return value
     if isinstance(value, Decimal | date | time | UUID):
         return _plain(value)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
+from weighbridge.tasks.column_text import number_of
 from weighbridge.tasks.parquet_columns import read_parquet, refuse_twice
 
 LONGEST_CELL: Final = 2**31 - 1
@@ -36,7 +37,7 @@ def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             where = f"{name}, line {number}"
             try:
-                row = strict_json.parse(line)
+                row = strict_json.parse(line, number_of)
             except ValueError as exc:
                 raise BadInput(f"reading {where}", f"it is not JSON: {exc}") from exc
             yield where, _object(where, row)
@@ -44,7 +45,7 @@ def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_json(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        rows = strict_json.parse(path.read_text(encoding="utf-8-sig"))
+        rows = strict_json.parse(path.read_text(encoding="utf-8-sig"), number_of)
     except UnicodeDecodeError:  # a ValueError, too, of which read_columns tells better
         raise
     except ValueError as exc:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+NO_VALUE: Final = (LookupError, ValueError, OverflowError)
+"""What converting raises: for a date after the year 9999, a time zone that nobody knows, a map with
+a key twice, text that is not UTF-8.
+"""
 
 
 def read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -21,7 +29,8 @@ def read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     objects, and the class labels of Hugging Face data sets by their names.
 
     Raises:
-        BadInput: it is not Parquet, or two columns have one name.
+        BadInput: it is not Parquet, or damaged, two columns have one name, or a value is none that
+            Python has.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -33,13 +42,48 @@ def read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             readers = _readers(schema)
             number = 0
             for batch in table.iter_batches():
-                for row in batch.to_pylist(maps_as_pydicts="strict"):
+                for row in _values(name, batch, number):
                     number += 1
                     for column, read in readers.items():
                         row[column] = read(row[column])
                     yield f"{name}, row {number}", row
-    except pa.ArrowException as exc:
-        raise BadInput(f"reading {name}", f"it is not Parquet: {exc}") from exc
+    # OSError: a page is damaged, or its end is missing.
+    except (pa.ArrowException, OSError) as exc:
+        wrong = " ".join(str(exc).split())
+        raise BadInput(f"reading {name}", f"it is not Parquet, or damaged: {wrong}") from exc
+
+
+def _values(name: str, batch: pa.RecordBatch, before: int) -> list[dict[str, Any]]:
+    """Return rows as Python values.
+
+    Args:
+        name: Of the file.
+        batch: The rows.
+        before: How many rows of the file stand before them.
+
+    Raises:
+        BadInput: a value is none that Python has; row and column are named.
+    """
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    except NO_VALUE as exc:
+        where, wrong = name, exc
+        for number, column in product(range(batch.num_rows), batch.schema.names):
+            try:
+                batch.column(column).slice(number, 1).to_pylist(maps_as_pydicts="strict")
+            except NO_VALUE as first:
+                row = before + number + 1
+                where, wrong = f"{name}, row {row}, column '{one_line(column)}'", first
+                break
+        raise BadInput(f"reading {where}", _told(wrong), "write the column as text") from exc
+    return rows
+
+
+def _told(exc: Exception) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
+    # The text of a KeyError is the representation of its argument.
+    return " ".join(str(exc.args[0] if exc.args else type(exc).__name__).split())
 
 
 def _readers(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
@@ -61,7 +105,7 @@ def refuse_twice(name: str, columns: list[str]) -> None:
     if twice is not None:
         raise BadInput(
             f"reading {name}",
-            f"the column '{twice}' is there {columns.count(twice)} times",
+            f"the column '{one_line(twice)}' is there {columns.count(twice)} times",
             "give each column a name of its own",
         )
 
@@ -81,7 +125,8 @@ def _digits(value: Any, kind: pa.DataType) -> Any:
         return {field.name: _digits(value[field.name], field.type) for field in kind}
     if types.is_map(kind):
         return {key: _digits(item, kind.item_type) for key, item in value.items()}
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    # A map is none of these, nor a text.
+    if hasattr(kind, "value_type") and isinstance(value, list):
         return [_digits(item, kind.value_type) for item in value]
     return value
 
@@ -102,12 +147,16 @@ def _named(value: Any, feature: Any) -> Any:
     if value is None or feature is None:
         return value
     if isinstance(feature, list):
-        return [_named(item, feature[0]) for item in value]
+        inner = feature[0] if feature else None
+        return [_named(item, inner) for item in value] if isinstance(value, list) else value
     if not isinstance(feature, dict):
         return value
     kind = feature.get("_type")
     if kind == "ClassLabel":
-        names = feature.get("names") or []
+        names = feature.get("names")
+        # Whoever wrote the file may have put the names into the column, and left the description.
+        if type(value) is not int or not isinstance(names, list):
+            return value
         return names[value] if 0 <= value < len(names) else None
     inner = feature.get("feature")
     if inner is not None and isinstance(value, list):
@@ -115,7 +164,9 @@ def _named(value: Any, feature: Any) -> Any:
     if inner is not None and isinstance(value, dict) and isinstance(inner, dict):
         # A sequence of objects is stored as an object of lists.
         return {
-            key: [_named(item, inner.get(key)) for item in items] if items else items
+            key: [_named(item, inner.get(key)) for item in items]
+            if isinstance(items, list)
+            else items
             for key, items in value.items()
         }
     if kind is None and isinstance(value, dict):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.column_text import fields_of, text_of_value
 from weighbridge.tasks.data import ColumnMapping, DataArgs, Message, Row
 
@@ -17,6 +20,11 @@ NOT_PASSED_ON: Final = (
 )
 """Columns beside a chat that change what a model reads, and that no row of ours can hold."""
 
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+"""Of OpenAI's protocol: in another one nobody could ask what was learned."""
+INVISIBLE: Final = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Categories of Unicode: control, format, and every kind of space."""
+NAMES_TOLD: Final = 20
 Columns = Mapping[str, Any]
 """One row as the user has it."""
 
@@ -44,7 +52,7 @@ class RowReader:
             for turn in each_turn(row) if self._every_turn else [row]:
                 _refuse_no_text(turn)
         except KeyError as exc:
-            wrong = f"there is no column '{exc.args[0]}'"
+            wrong = f"there is no column '{one_line(exc.args[0])}'"
             raise BadInput(f"reading {where}", wrong, f"there are: {_names(columns)}") from exc
         except ValidationError as exc:
             raise BadInput(f"reading {where}", _first_problem(exc)) from exc
@@ -70,22 +78,27 @@ def _name_in(columns: Columns, column: str, what: str) -> str:
 
 
 def _names(columns: Columns) -> str:
-    # Half a surrogate pair in a name could not be printed.
-    return ", ".join(columns).encode(errors="backslashreplace").decode() or "none"
+    more = f" and {len(columns) - NAMES_TOLD} more" if len(columns) > NAMES_TOLD else ""
+    return (one_line(", ".join(islice(columns, NAMES_TOLD))) or "none") + more
 
 
 def _refuse_no_text(row: Row) -> None:
     """Raise ValueError for a row that asks nothing, answers nothing, or is no Unicode text."""
     prompt, answers = _texts(row.prompt), _texts(row.completion)
     try:
-        "".join((*prompt, *answers)).encode()
+        "".join((*prompt, *answers, row.id, row.cluster, row.slice)).encode()
     except UnicodeEncodeError as exc:
         half = ascii(exc.object[exc.start])
         raise ValueError(f"it holds {half}, which is half of a character") from exc
-    if not any(text.strip() for text in prompt):
+    if not any(map(_is_visible, prompt)):
         raise ValueError("prompt: it is empty")
-    if not all(answer.strip() for answer in answers):
+    if not all(map(_is_visible, answers)):
         raise ValueError("completion: the answer is empty")
+
+
+def _is_visible(text: str) -> bool:
+    """Whether a text is more than white space and characters that nobody sees, such as U+200B."""
+    return any(unicodedata.category(character) not in INVISIBLE for character in text)
 
 
 def _texts(part: list[Message] | str) -> list[str]:
@@ -114,7 +127,10 @@ def _as_it_is(columns: Columns) -> dict[str, Any]:
         raise ValueError("prompt and completion must both be text, or both be lists of messages")
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": completion}
-    return {"prompt": _messages(prompt), "completion": _messages(completion)}
+    turns = _messages(completion)
+    if any(turn.get("role") != "assistant" for turn in (*turns[:1], *turns[-1:])):
+        raise ValueError("completion must begin and end with a message of the assistant")
+    return {"prompt": _messages(prompt), "completion": turns}
 
 
 def _from_messages(columns: Columns) -> dict[str, Any]:
@@ -147,7 +163,17 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     """Return messages without keys whose value is None: columnar files fill absent keys with it."""
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         raise ValueError("messages must be a list of objects with role and content")
-    return [{key: item for key, item in message.items() if item is not None} for message in value]
+    messages = [
+        {key: item for key, item in message.items() if item is not None} for message in value
+    ]
+    for message in messages:
+        role = message.get("role")
+        if isinstance(role, str) and role not in ROLES:
+            raise ValueError(
+                f"the role '{one_line(role[:40])}' is none that clients can ask in; write one of: "
+                f"{', '.join(ROLES)}"
+            )
+    return messages
 
 
 def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.field_types import PathText
+from weighbridge.core.field_types import PathText, absolute
 from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.store import sha256_of
 from weighbridge.tasks.sources.base import Listing, SourceArgs
@@ -26,8 +26,14 @@ class FileArgs(SourceArgs):
         description="Folder or file; `~` is the home folder; relative to where you are.",
     )
 
+    @field_validator("path")
+    @classmethod
+    def _has_a_home(cls, path: str) -> str:
+        absolute(path)
+        return path
+
     def absolute(self) -> Path:
-        return Path(self.path).expanduser().absolute()
+        return absolute(self.path)
 
 
 class FileSource:
@@ -46,7 +52,7 @@ class FileSource:
     def list_files(self, args: FileArgs) -> Listing:
         path = args.absolute()
         try:
-            files = list(_below(path)) if path.is_dir() else [_remote(path, path.parent)]
+            files = list(_below(path)) if path.is_dir() else [_alone(path)]
         except OSError as exc:
             remedy = (
                 "check the path" if isinstance(exc, FileNotFoundError) else "check who may read it"
@@ -116,6 +122,18 @@ def _below(folder: Path) -> Iterator[RemoteFile]:
             # A link may lead nowhere; whoever reads from a pipe waits for ever.
             if (Path(parent) / name).is_file()
         )
+
+
+def _alone(path: Path) -> RemoteFile:
+    """Return the file that a location is itself.
+
+    Raises:
+        BadInput: it is a pipe or a device, which whoever reads it may wait for without end.
+    """
+    file = _remote(path, path.parent)
+    if not path.is_file():
+        raise BadInput(f"looking into {path}", "it is neither a folder nor a file", "name one")
+    return file
 
 
 def _require_within(path: Path, folder: Path) -> None:

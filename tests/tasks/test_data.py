@@ -314,6 +314,23 @@ def test_a_value_without_a_spelling_is_refused(tmp_path: Path, values: Any, word
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (pa.array([3_000_000], pa.int32()).cast(pa.date32()), "date value out of range"),
+        (pa.array([2**40], pa.int64()).cast(pa.timestamp("s")), "out of range"),
+        (pa.array([0], pa.int64()).cast(pa.timestamp("s", "Mars/Olympus")), "Mars/Olympus"),
+        (pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())), "duplicate key"),
+    ],
+)
+def test_a_value_that_python_has_not_is_refused_with_row_and_column(
+    tmp_path: Path, values: Any, words: str
+) -> None:
+    said = refused(tmp_path, parquet(tmp_path, values), columns=MAPPED)
+    assert "a.parquet, row 1, column 'label': " in said
+    assert words in said
+
+
 def test_class_labels_come_by_their_names(tmp_path: Path) -> None:
     feature = {"names": ["neg", "pos"], "_type": "ClassLabel"}
     described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
@@ -321,6 +338,22 @@ def test_class_labels_come_by_their_names(tmp_path: Path) -> None:
     assert [row.reference for row in rows] == ["pos", "neg"]
     file = parquet(tmp_path, pa.array([-1]), described)
     assert "'label' is empty" in refused(tmp_path, file, columns=MAPPED)
+
+
+def test_a_description_of_class_labels_does_not_bind_a_column_of_names(tmp_path: Path) -> None:
+    feature = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    (row,) = every_split(tmp_path, parquet(tmp_path, pa.array(["pos"]), described), columns=MAPPED)
+    assert row.reference == "pos"
+
+
+def test_a_damaged_page_of_a_parquet_file_is_told(tmp_path: Path) -> None:
+    texts = [f"{number} {number**2}" for number in range(2000)]
+    pq.write_table(pa.table({"prompt": texts, "completion": texts}), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[100:140] = b"\xff" * 40
+    (tmp_path / "a.parquet").write_bytes(content)
+    assert "a.parquet: it is not Parquet, or damaged: " in refused(tmp_path, tmp_path / "a.parquet")
 
 
 def test_bytes_are_no_text_of_a_chat(tmp_path: Path) -> None:
@@ -342,6 +375,21 @@ def test_bytes_are_no_text_of_a_chat(tmp_path: Path) -> None:
         ("a.json", b'[{"text": "\\ud83d", "label": "b"}]', "row 1: it holds '\\ud83d'"),
         ("a.json", b'[{"\\ud83d": "a"}]', "there are: \\ud83d"),
         ("a.jsonl", b"[" * 100_000, "line 1: it is not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": ' + b"[" * 600 + b"]" * 600 + b"}",
+            "line 1: the mapped column 'label' is nested too deep",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": 12345678901234567.89}',
+            "'label' holds 1.2345678901234568e+16 with more digits than are kept",
+        ),
+        (
+            "a.json",
+            b'[{"text": "a", "label": {"part": [0.1234567890123456789]}}]',
+            "'label' holds 0.12345678901234568 with more digits than are kept",
+        ),
     ],
 )
 def test_columns_that_would_be_learned_wrongly_are_refused(
@@ -359,14 +407,44 @@ def test_columns_that_would_be_learned_wrongly_are_refused(
         ({"prompt": "a", "completion": "b", "documents": ["c"]}, "its `documents` would not reach"),
         ({"messages": [CHAT["messages"][0], {"role": "assistant", "content": ""}]}, "is empty"),
         ({"prompt": "a", "completion": " \n"}, "completion: the answer is empty"),
+        ({"prompt": "a", "completion": "\u200b\0\ufeff"}, "completion: the answer is empty"),
         ({"messages": [{"role": "user", "content": " "}, CHAT["messages"][1]]}, "prompt: it is"),
         ({"prompt": "cut \ud83d", "completion": "b"}, "line 1: it holds '\\ud83d'"),
+        (
+            {"messages": [{"role": "human", "content": "a"}, CHAT["messages"][1]]},
+            "the role 'human' is none that clients can ask in; write one of: system, developer,",
+        ),
+        ({"messages": [{"role": "User\n", "content": "a"}, CHAT["messages"][1]]}, "role 'User\\n'"),
+        (
+            {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][:1]},
+            "completion must begin and end with a message of the assistant",
+        ),
+        (
+            {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][::-1]},
+            "completion must begin and end with a message of the assistant",
+        ),
     ],
 )
 def test_rows_that_would_be_learned_wrongly_are_refused(
     tmp_path: Path, row: Any, words: str
 ) -> None:
     assert words in refused(tmp_path, lines(tmp_path / "a.jsonl", row))
+
+
+def test_digits_are_lost_by_nobody_where_all_are_kept(tmp_path: Path) -> None:
+    numbers = "[0.1, 1.50, 1E5, 0.30000000000000004, 1.7976931348623157e308, 5e-324, 0.10000000000]"
+    file = lines(tmp_path / "a.jsonl", f'{{"text": "a", "label": {numbers}}}')
+    (row,) = every_split(tmp_path, file, columns=MAPPED)
+    assert json.loads(row.reference) == json.loads(numbers)
+
+
+def test_names_of_columns_are_told_in_one_line_that_can_be_read(tmp_path: Path) -> None:
+    row = {"a\nb\x1b[31m": 1, **{f"column {number}": 1 for number in range(99)}}
+    said = refused(tmp_path, lines(tmp_path / "a.jsonl", row))
+    assert "a\\nb\\x1b[31m, column 0, " in said
+    assert said.endswith("column 18 and 80 more; map them under data.columns")
+    (tmp_path / "a.csv").write_text('"a\nb","a\nb"\n1,2\n')
+    assert r"the column 'a\nb' is there 2 times" in refused(tmp_path, tmp_path / "a.csv")
 
 
 def test_columns_that_say_nothing_are_no_reason_to_refuse(tmp_path: Path) -> None:
@@ -521,3 +599,15 @@ def test_rows_of_validation_that_are_learned_are_told_of(
     lines(files["validation"], *numbered(2, 4))
     prepared(tmp_path, files, shared_rows="drop")
     assert "1 of 2 rows of validation are in train as well" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["id", "cluster", "slice"])
+def test_what_a_row_goes_by_is_text(tmp_path: Path, what: str) -> None:
+    file = lines(tmp_path / "a.jsonl", CHAT | {"column": "cut \ud83d"})
+    said = refused(tmp_path, file, **{what: "column"})
+    assert "line 1: it holds '\\ud83d', which is half of a character" in said
+
+
+def test_an_id_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
+    file = lines(tmp_path / "a.jsonl", *[CHAT | {"column": "a\nb"}] * 2)
+    assert r"the id 'a\nb' in column" in refused(tmp_path, file, id="column")

@@ -426,6 +426,13 @@ def test_pipes_and_devices_are_no_files(
     assert names(fetched(here, workspace).model.path) == TAKEN
 
 
+def test_a_pipe_that_is_named_itself_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    write(tmp_path / "model", model())
+    os.mkfifo(tmp_path / "train.jsonl")
+    arguments = args(tmp_path / "model", tmp_path / "train.jsonl")
+    assert "train.jsonl: it is neither a folder nor a file" in refused(arguments, workspace)
+
+
 def test_a_tokenizer_larger_than_any_is_refused_before_it_is_fetched(
     here: DownloadArgs, workspace: Workspace, tmp_path: Path
 ) -> None:
