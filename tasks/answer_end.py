@@ -111,7 +111,9 @@ def write_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     The file stays as it is, byte for byte, where it does already.
     """
     path, stops = model / GENERATION, sorted(tokens_that_stop(model, tokenizer))
-    if not stops or set(stops) == set(_ids(_object(path).get("eos_token_id"))):
+    named = _object(path).get("eos_token_id")
+    others = isinstance(named, list) and len(_ids(named)) < len(named)
+    if not stops or (set(stops) == set(_ids(named)) and not others):
         return
     settings = {**(_object(path) or _inherited(model)), "eos_token_id": stops}
     path.unlink(missing_ok=True)  # it may be a link to the store's own, read-only copy
@@ -183,7 +185,10 @@ def _inherited(model: Path) -> dict[str, Any]:
 
 
 def _ids(value: Any) -> list[int]:
-    return [int(end) for end in (value if isinstance(value, list) else [value]) if end is not None]
+    """Return the numbers of tokens in a configuration, which may hold anything."""
+    ends = value if isinstance(value, list) else [value]
+    # Not `isinstance`: true would be the token of number 1.
+    return [end for end in ends if type(end) is int]
 
 
 def _object(path: Path) -> dict[str, Any]:

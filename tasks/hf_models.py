@@ -63,11 +63,14 @@ def load_model(
         )
     except SafetensorError as exc:
         raise BadInput(doing, f"its weights are damaged: {exc}", "download it again") from exc
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
-    # RuntimeError: a tensor has another shape than the configuration says.
-    except (OSError, ValueError, KeyError, RuntimeError) as exc:
-        wrong = " ".join(str(exc).split())[:300]
+    # Each architecture refuses in its own way: a tensor of another shape, a padding token beyond
+    # the vocabulary, a package that quantized weights need.
+    except Exception as exc:
+        wrong = " ".join((str(exc) or type(exc).__name__).split())[:300]
+        if "ignore_mismatched_sizes" in wrong:  # transformers' own words tell of an option of its
+            wrong = "a tensor has another shape than the configuration says"
         raise BadInput(doing, wrong, "give a causal language model in safetensors") from exc
     # transformers fills these with random numbers, and only warns.
     if missing := sorted(loading["missing_keys"]):

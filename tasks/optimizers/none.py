@@ -135,7 +135,7 @@ def _tell(folder: Path, dtype: str, total: int) -> None:
         index = read_object(INDEX, folder / INDEX)
         _rewrite(
             folder / INDEX,
-            {**index, "metadata": {**index.get("metadata", {}), "total_size": total}},
+            {**index, "metadata": {**(index.get("metadata") or {}), "total_size": total}},
         )
 
 

@@ -124,6 +124,13 @@ SHAPES: Final[dict[str, Callable[[Path], None]]] = {
     "no system role": lambda folder: _template(folder, NO_SYSTEM),
     "another end token": _end_of_another_name,
     "a template without end": lambda folder: _template(folder, NO_END),
+    "ends that are no tokens": lambda folder: _json(
+        folder, "generation_config.json", eos_token_id=["</s>", {}, True, 1e99]
+    ),
+    "pad beyond the vocabulary": lambda folder: _json(folder, "config.json", pad_token_id=99_999),
+    "quantized for another library": lambda folder: _json(
+        folder, "config.json", quantization_config={"quant_method": "gptq", "bits": 4}
+    ),
     **{
         name: lambda folder, name=name, options=options: _architecture(folder, name, **options)  # type: ignore[misc]
         for name, options in {

@@ -157,6 +157,23 @@ def test_every_engine_reads_the_stops_from_the_models_folder(
     assert (model / "generation_config.json").read_bytes() == written
 
 
+@pytest.mark.parametrize(
+    "named", ["</s>", {}, [[2]], [1e99], True, ["</s>", 2], None, "2"], ids=str
+)
+def test_ends_that_are_no_numbers_of_tokens_are_left_out(
+    tiny_model: Path, tmp_path: Path, named: Any
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = load_tokenizer(model)
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2]}))
+    expected = set(tokens_that_stop(model, tokenizer))
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    assert set(tokens_that_stop(model, tokenizer)) <= expected
+    write_stops(model, tokenizer)
+    written = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
+    assert written == sorted(tokens_that_stop(model, tokenizer))
+
+
 def test_a_gguf_names_the_end_of_text_the_end_of_a_turn_and_what_llama_cpp_does_not_know(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,9 @@ from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput
 from weighbridge.core.safetensors_header import tensors
 from weighbridge.serving import llama_cpp_native
+from weighbridge.tasks.answer_end import tokens_that_stop
 from weighbridge.tasks.data import SPLITS, Message, Row, write_rows
+from weighbridge.tasks.encoding import load_tokenizer
 from weighbridge.tasks.model_check import check_configuration, embedding_rows
 from weighbridge.tasks.model_files import read_object
 from weighbridge.tasks.model_probe import probe
@@ -23,6 +25,11 @@ REFUSED = {
     "tokens added, not resized": "it has tokens up to number",
     "a template without end": "no answer would ever end",
 }
+NOT_LOADED = {
+    "pad beyond the vocabulary": "[Pp]adding_idx must be within",
+    "quantized for another library": "gptq|GPTQ",
+}
+"""Refused when the weights are loaded, which training begins with."""
 NO_GGUF = {"Phi3": "tokenizer.model", "Gemma2": "tokenizer.model", "GPT2": "n_ctx"}
 """What llama.cpp's converter says of the vocabulary or the configuration."""
 ALL_AT_ONCE = """
@@ -88,7 +95,12 @@ def test_every_shape_of_model_goes_through_or_is_refused_before_training(
             probe(model, data, 10, embedding_rows(found))
         return
     probe(model, data, 10, embedding_rows(found))
+    if words := NOT_LOADED.get(name):
+        with pytest.raises(BadInput, match=words):
+            hf_models.load_model(model, to="cpu")
+        return
     with hf_models.quiet():
         hf_models.load_model(model, to="cpu")
+    assert tokens_that_stop(model, load_tokenizer(model))
     assert NO_GGUF.get(name, "") in converted[name]
     assert bool(converted[name]) == (name in NO_GGUF), converted[name]
