@@ -18,8 +18,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
 from prefect.states import Completed, Failed, raise_state_exception
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.progress import Step, listen
@@ -96,9 +98,32 @@ def release_flow(
 
         version = own_version() or None
         decorated: Flow[P, R] = flow(persist_result=False, version=version, **options)(body)
+        checked = _taken_as_they_are(body)
+        decorated.validate_parameters = checked  # type: ignore[assignment,method-assign] # no self
         return decorated
 
     return decorate
+
+
+def _taken_as_they_are(function: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what checks a flow's parameters as Prefect does, but looks for no blocks in them.
+
+    Prefect takes every `$ref` for one of its blocks. In a recipe it is a JSON schema's.
+    """
+
+    @functools.cache
+    def check() -> Callable[..., dict[str, Any]]:
+        # As late as Prefect does it: a model is built for it.
+        given = functools.wraps(function)(lambda **arguments: arguments)
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(given)
+
+    def validate_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return check()(**parameters)
+        except ValidationError as exc:
+            raise ParameterTypeError.from_validation_error(exc) from None
+
+    return validate_parameters
 
 
 def _refuse_newer_deployment() -> None:

@@ -218,3 +218,19 @@ def run_of_a_deployment_by(
         prefect_adapter, "get_client", lambda sync_client: contextlib.nullcontext(client)
     )
     return prefect_adapter._refuse_newer_deployment
+
+
+def test_a_reference_of_a_json_schema_is_no_block_of_prefects() -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    from weighbridge.flows.prefect_adapter import release_flow
+
+    @release_flow(name="release")
+    def release(recipe: dict[str, Any], rows: int) -> None:
+        """Do nothing."""
+
+    recipe = {"json_schema": {"$ref": "#/$defs/team"}}
+    given = release.validate_parameters({"recipe": recipe, "rows": "3"})
+    assert given == {"recipe": recipe, "rows": 3}
+    with pytest.raises(ParameterTypeError, match="rows: Input should be a valid integer"):
+        release.validate_parameters({"recipe": recipe, "rows": "many"})
