@@ -61,6 +61,14 @@ def test_a_namespace_that_is_not_there_is_told(shop: Lab) -> None:
     assert "kubectl create namespace nowhere" in problem_of(shop)
 
 
+def test_a_namespace_that_the_account_may_not_look_for_is_told_as_well(shop: Lab) -> None:
+    shop.deploy["namespace"] = "nowhere"
+    shop.cluster.rules = _role(shop)
+    said = problem_of(shop)
+    assert "may not, in namespace nowhere: get deployments.apps" in said
+    assert "kubectl create namespace nowhere" in said
+
+
 def test_a_gateway_its_class_and_the_gateway_api_are_looked_for(shop: Lab) -> None:
     shop.deploy |= GATEWAY
     assert "there is no Gateway edge" in problem_of(shop)

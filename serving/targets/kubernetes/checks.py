@@ -66,14 +66,18 @@ def route_problem(api: Api, target: str, args: KubernetesArgs) -> str:
 def _check_rights(api: Api, doing: str, target: str, args: KubernetesArgs) -> None:
     """Raise Unavailable, with all that is missing, where the account may not do what it must."""
     role = next(one for one in role_manifests(target, args) if one["kind"] == "Role")
+    wanted = list(_wanted(role["rules"]))
     missing = [
         f"{verb} {resource}.{group}".rstrip(".")
-        for group, resource, verb in _wanted(role["rules"])
+        for group, resource, verb in wanted
         if not api.may(verb, group, resource, args.namespace)
     ]
     if missing:
         wrong = f"this account may not, in namespace {args.namespace}: {', '.join(missing)}"
         remedy = "apply the Role: weighbridge render RECIPE --role | kubectl apply -f -"
+        if len(missing) == len(wanted):
+            # So it is where there is no such namespace, and we may not look whether there is.
+            remedy += f"; before it, where there is none: kubectl create namespace {args.namespace}"
         raise Unavailable(doing, wrong, remedy)
 
 
