@@ -187,7 +187,7 @@ class KubernetesArgs(TargetArgs):
         True,
         description="Whether the cluster has room for one replica more while one is replaced. "
         "Without (too few GPUs): one goes before the next comes, and so does a whole version: from "
-        "its end to the first answer of the next nobody serves.",
+        "its end until the next one is found good nobody serves.",
     )
     gateway: GatewayRef | None = Field(
         None,
