@@ -76,7 +76,7 @@ class PodLiveness:
 
     def __init__(self, api: Api, pods: Pods, revision: KubernetesRevision) -> None:
         self._api, self._pods, self._revision = api, pods, revision
-        self._before = pod_states.restarts(_listed(pods))
+        self._before = pod_states.restarts(_listed(pods, anew=True))
 
     def check(self) -> None:
         """Raise Unavailable where a pod's process has ended; NeverRan where none can begin."""
