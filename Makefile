@@ -83,7 +83,7 @@ types = { $(BIN)/mypy && $(BIN)/lint-imports --no-logo; }
 .PHONY: test
 test: system servers $(READY) environments style ## Lint, types, layers, every test
 	@{ said=$$($(types) 2>&1) || { echo "$$said"; exit 1; }; } & checks=$$!; \
-	MAKEFLAGS= $(BIN)/python -m pytest --tx "$(WORKERS)*popen//python=$(BIN)/python -m tests.worker" --dist loadfile --no-loadscope-reorder $(PYTEST); tests=$$?; \
+	MAKEFLAGS= $(BIN)/python -m pytest --tx "$(WORKERS)*popen//python=$(BIN)/python -m tests.warm.xdist_worker" --dist loadfile --no-loadscope-reorder $(PYTEST); tests=$$?; \
 	wait $$checks || { echo "error: checking types and layers: see above, or run: make lint"; exit 1; }; \
 	exit $$tests
 

@@ -13,9 +13,9 @@ import pytest
 from tests.made_up_index import Index
 from tests.stand_ins.hub import Hub
 from tests.stand_ins.swift import Swift, shared
-from tests.warm_engines import WarmEngines
-from tests.warm_scripts import WarmScripts
-from tests.warm_services import WarmServices
+from tests.warm.engines import WarmEngines
+from tests.warm.scripts import WarmScripts
+from tests.warm.services import WarmServices
 from weighbridge.core import ranges
 from weighbridge.core.machine import let_waiting_threads_sleep
 from weighbridge.core.settings import Settings

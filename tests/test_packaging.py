@@ -2,7 +2,7 @@
 beside a project whose packages are named like ours.
 
 Every service starts here as a user's does, and a Bento too, where most other tests begin them with
-their libraries imported (tests/warm_services.py).
+their libraries imported (tests/warm).
 """
 
 import hashlib

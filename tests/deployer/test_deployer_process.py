@@ -14,7 +14,7 @@ import pytest
 
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.waiting import soon
-from tests.warm_services import WarmServices
+from tests.warm.services import WarmServices
 from weighbridge.core import loopback, own_secrets
 from weighbridge.core.processes import free_port
 from weighbridge.core.settings import Settings

@@ -1,7 +1,7 @@
 """A process that runs a flow of five tasks.
 
 Usage: ``python -m tests.flows.five_tasks NAME SECONDS [FOLDER OWNER]``: name of the run, seconds
-of each task; with the others its services begin as `tests.warm_services` has them begin.
+of each task; with the others its services begin warm (`tests.warm`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ def main(name: str, seconds: str, *services: str) -> None:
     """Run the flow; tell on stdout when a task begins."""
     with contextlib.ExitStack() as stack:
         if services:
-            from tests.warm_services import WarmServices
+            from tests.warm.services import WarmServices
 
             folder, owner = services
             stack.enter_context(WarmServices(Path(folder), int(owner)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.warm_services import WarmServices
+from tests.warm.services import WarmServices
 from weighbridge.core import fast_start
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import free_port
@@ -38,11 +38,10 @@ class Run:
     """A process that runs a flow of five tasks, and begins with its libraries imported."""
 
     def __init__(self, services: WarmServices, name: str, *words: object) -> None:
-        reading, writing = os.pipe()
         command = [*FIVE_TASKS, name, *map(str, words)]
-        with os.fdopen(writing, "w") as output:
-            self.process = services.begin(command, output, ROOT, dict(os.environ))
-        self.output = os.fdopen(reading)
+        self.process = services.origin.start(command, subprocess.PIPE, ROOT, os.environ)
+        assert self.process.stdout
+        self.output = self.process.stdout
 
     def ended(self) -> tuple[int, str]:
         """Its status and what it wrote."""

@@ -21,8 +21,7 @@ import yaml
 
 from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import recipe, weighbridge, write, write_data
-from tests.flows.warm_command import WarmCommand
-from tests.warm_services import WarmServices
+from tests.warm.command import WarmCommand
 from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -38,16 +37,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def origin(warm_services: WarmServices) -> Iterator[WarmCommand]:
-    """What the commands begin as copies of that are not run as a user does."""
-    with WarmCommand(warm_services) as command:
+def command(test_run: tuple[Path, int]) -> Iterator[WarmCommand]:
+    """The command, where it is not run as a user runs it."""
+    with WarmCommand(*test_run) as command:
         yield command
 
 
 @pytest.fixture
-def warm(origin: WarmCommand, tmp_path: Path) -> Run:
+def warm(command: WarmCommand, tmp_path: Path) -> Run:
     """The command, run to its end by a process whose libraries are imported."""
-    return partial(origin.run, folder=tmp_path)
+    return partial(command.run, folder=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +258,7 @@ def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(
 
 
 def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
-    small: Path, tmp_path: Path, origin: WarmCommand, warm: Run
+    small: Path, tmp_path: Path, command: WarmCommand, warm: Run
 ) -> None:
     points: dict[str, Callable[[str], bool]] = {
         "download": lambda said: any(tmp_path.glob("home/store/blobs/*/*")),
@@ -271,7 +270,7 @@ def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
         "package": lambda said: any(tmp_path.glob("bentoml/tmp/weighbridge-*/home/models")),
     }
     said = {
-        stage: _killed_at(reached, small, tmp_path / f"killed in {stage}", origin)
+        stage: _killed_at(reached, small, tmp_path / f"killed in {stage}", command)
         for stage, reached in points.items()
     }
     for stage, words in said.items():
@@ -285,19 +284,19 @@ def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
 
 
 def _killed_at(
-    reached: Callable[[str], bool], path: Path, folder: Path, origin: WarmCommand
+    reached: Callable[[str], bool], path: Path, folder: Path, command: WarmCommand
 ) -> str:
     """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or
     by its files.
     """
     folder.mkdir()
     log = folder / "log"
-    pid = origin.start("run", path, out=log, err=log)
+    pid = command.start("run", path, out=log, err=log)
     while not reached(log.read_text()):
         assert psutil.pid_exists(pid), log.read_text()
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
-    assert origin.wait() == -signal.SIGKILL
+    assert command.wait() == -signal.SIGKILL
     return log.read_text()
 
 

@@ -18,7 +18,8 @@ import pytest
 from tests.flows.shadowed_work import TOLD
 from tests.mlflow_server import is_well
 from tests.waiting import soon
-from tests.warm_services import Started, WarmServices
+from tests.warm.services import WarmServices
+from tests.warm.starts import Started
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.settings import Settings
@@ -191,21 +192,24 @@ class Work:
     ) -> None:
         environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
         command = [sys.executable, "-m", "tests.flows.shadowed_work", str(seconds)]
-        reading, writing = os.pipe()
-        self._output = os.fdopen(reading)
-        self._process: subprocess.Popen[bytes] | Started
-        with os.fdopen(writing, "w") as output:
-            if services:
-                self._process = services.begin(command, output, ROOT, environment)
-            else:
-                self._process = subprocess.Popen(
-                    command, cwd=ROOT, env=environment, stdout=output, stderr=output
-                )
+        self._process: subprocess.Popen[str] | Started
+        if services:
+            self._process = services.origin.start(command, subprocess.PIPE, ROOT, environment)
+        else:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
     def told(self) -> Iterator[str]:
         """What it tells, until it ends."""
-        with self._output:
-            for line in self._output:
+        assert self._process.stdout
+        with self._process.stdout as output:
+            for line in output:
                 if line.startswith(TOLD):
                     yield line.removeprefix(TOLD).rstrip()
         assert self._process.wait(60) == 0

@@ -1,5 +1,5 @@
 """Bentos: what is in them, and that they run by themselves, in nothing but their environment: no
-process begins here as a copy of one that has imported anything (tests/warm_services.py).
+process begins here as a copy of one that has imported anything (tests/warm).
 """
 
 import ast

@@ -5,16 +5,17 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tasks.fine_tuning import STEPS, arguments, run_folders
-from tests.tasks.warm_training import WarmTraining
+from tests.warm.training import WarmTraining
+from weighbridge.core import processes
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.processes import Finished
 from weighbridge.core.workspace import Workspace
-from weighbridge.tasks import ranks
 from weighbridge.tasks.finetune import finetune
 from weighbridge.tasks.finetune_args import FinetuneArgs, Finetuned
 
@@ -45,9 +46,18 @@ def script_words(base: Artifact, data: Artifact, args: FinetuneArgs) -> list[str
     return [str(script), *(given.model_dump_json() for given in (base, data, args))]
 
 
-@pytest.fixture(scope="module")
-def training(test_run: tuple[Path, int]) -> WarmTraining:
-    return WarmTraining(*test_run)
+@pytest.fixture(scope="module", autouse=True)
+def _warm_training(test_run: tuple[Path, int]) -> Iterator[None]:
+    """What `fine_tune` runs, and torchrun, begin with the libraries of the trainer imported."""
+    with WarmTraining(*test_run):
+        yield
+
+
+def fine_tune(*words: str, on_line: Callable[[str], None] = lambda line: None) -> Finished:
+    """Run the script; end it where taking a line of its output raises something."""
+    command = [sys.executable, "-P", *words]
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return processes.run("a fine-tune", command, env=variables, cwd=ROOT, on_line=on_line)
 
 
 def test_threads_that_wait_for_each_other_sleep(
@@ -94,24 +104,23 @@ def test_a_run_killed_in_between_ends_with_the_losses_of_an_uninterrupted_one(
     workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    training: WarmTraining,
 ) -> None:
     args = arguments(max_steps=16, save_steps=4, lora_dropout=0.1, gradient_accumulation_steps=2)
     words = script_words(base, data, args)
     with pytest.raises(Killed):
-        training.script(*words, on_line=kill_at_step_10)
+        fine_tune(*words, on_line=kill_at_step_10)
     (folder,) = run_folders(workspace)
     assert (folder / "checkpoint-8").is_dir()
     # As if the kill had come while a later checkpoint was written.
     shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-12")
     (folder / "checkpoint-12" / "optimizer.pt").write_bytes(b"half")
 
-    resumed = last_result(training.script(*words))
+    resumed = last_result(fine_tune(*words))
     assert resumed.facts["resumed_from"] == "checkpoint-8"
     assert not run_folders(workspace)
 
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "other"))
-    whole = last_result(training.script(*words))
+    whole = last_result(fine_tune(*words))
     assert whole.facts["resumed_from"] == ""
     assert resumed.losses == whole.losses
     assert resumed.merged.digest == whole.merged.digest
@@ -139,14 +148,9 @@ def test_a_run_killed_after_its_last_step_trains_no_step_again(
 
 @pytest.mark.slow
 def test_two_processes_of_one_machine_learn_what_one_does_from_batches_of_both(
-    base: Artifact,
-    data: Artifact,
-    workspace: Workspace,
-    monkeypatch: pytest.MonkeyPatch,
-    training: WarmTraining,
+    base: Artifact, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(ranks, "run", training.torchrun)
     told: list[int] = []
     two = finetune(
         base,

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import MACHINE_CACHE
 from tests.serving.engines.inside import run_inside
 from tests.serving.engines.shimmed import Shimmed
-from tests.warm_engines import WarmEngines
+from tests.warm.engines import WarmEngines
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.tvm import Tvm, TvmArgs

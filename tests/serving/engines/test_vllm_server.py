@@ -1,7 +1,6 @@
 """A real vLLM server on the processor, which thinks what transformers thinks.
 
-The one in the Bento begins as a user's does, all else with vLLM's libraries imported
-(tests/warm_engines.py).
+The one in the Bento begins as a user's does, all else with vLLM's libraries imported.
 """
 
 import json
@@ -17,7 +16,7 @@ from tests.adapters import make as make_adapter
 from tests.conftest import MACHINE_CACHE
 from tests.serving import bentos
 from tests.serving.engines.vllm_command import own
-from tests.warm_engines import WarmEngines
+from tests.warm.engines import WarmEngines
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.settings import Settings

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
-from tests.warm_engines import WarmEngines
-from tests.warm_scripts import WarmScripts
+from tests.warm.engines import WarmEngines
+from tests.warm.scripts import WarmScripts
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable

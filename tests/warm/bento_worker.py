@@ -6,14 +6,16 @@ BentoML in the same version; whatever is not there in the version that was impor
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from tests import warm_process
+from tests.warm import exec_with_imports
 
+popen: Any = subprocess.Popen
 _distributions: dict[str, set[str]] = {}
 """Of our environment: which ones a package is of, each by name and version."""
 _path_hooks: list[Any] = []
@@ -33,7 +35,7 @@ def start_worker(command: Sequence[str], **options: Any) -> Any:
     """Stand for `subprocess.Popen` in the launcher."""
     environment = Path(command[0]).parents[1]
     if not is_like_ours(environment):
-        return warm_process.popen(command, **options)
+        return popen(command, **options)
     return Worker(environment, command, options)
 
 
@@ -51,7 +53,7 @@ class Worker:
                     os.close(number)
             os.chdir(options["cwd"])
             move_into(environment)
-            warm_process.become(command, options["env"])
+            exec_with_imports.become(command, options["env"])
 
     def wait(self) -> int:
         _, status = os.waitpid(self.pid, 0)
@@ -68,8 +70,8 @@ def is_like_ours(environment: Path) -> bool:
 def move_into(environment: Path) -> None:
     """Be a Python of this environment: with nothing that is not there in this version."""
     theirs = installed(environment)
-    warm_process.reset_logging()
-    warm_process.forget(lambda name: is_foreign(name, theirs))
+    exec_with_imports.reset_logging()
+    exec_with_imports.forget(lambda name: is_foreign(name, theirs))
     # What is foreign may take part in imports: `beartype` and `importlib_metadata` do.
     sys.path_hooks[:] = _path_hooks
     sys.path_importer_cache.clear()
@@ -78,9 +80,9 @@ def move_into(environment: Path) -> None:
     finder.find_distributions = _find_distributions
     sys.executable = str(environment / "bin" / "python")
     sys.prefix = sys.exec_prefix = str(environment)
-    library = [folder for folder in warm_process.path if folder.startswith(sys.base_prefix)]
+    library = [folder for folder in exec_with_imports.path if folder.startswith(sys.base_prefix)]
     further = [folder for folder in os.environ.get("PYTHONPATH", "").split(":") if folder]
-    warm_process.path[:] = [*further, *library, str(packages(environment))]
+    exec_with_imports.path[:] = [*further, *library, str(packages(environment))]
 
 
 def installed(environment: Path) -> set[str]:

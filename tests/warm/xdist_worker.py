@@ -3,7 +3,7 @@
 Every worker imports all test modules, and with them PyTorch, Prefect and MLflow: that is done once
 for all workers of a test run. All else is a worker's own. For Makefile::
 
-    pytest --dist loadfile --tx "3*popen//python=python -m tests.worker"
+    pytest --dist loadfile --tx "3*popen//python=python -m tests.warm.xdist_worker"
 
 Three workers that each import for themselves take 60 CPU s until their first test, so they take 32.
 """
@@ -23,8 +23,6 @@ from pathlib import Path
 
 SOCKET = Path(".pytest_cache") / "workers.sock"
 """Relative, since the kernel takes no long ones; under the folder in which a test run goes on."""
-
-
 LIBRARIES = ("transformers.trainer", "transformers.models.llama.modeling_llama", "peft")
 """What tests import when they run, and takes seconds."""
 
