@@ -2,11 +2,14 @@
 
 Called as a script, by any Python, with nothing but the standard library::
 
-    python -I reaper.py [--await-port HOST PORT] [--inherit PATTERNS] [--secrets FILE] [--mark MARK]
-        [--kill-leftovers] [--reap-group] -- COMMAND …
+    python -I reaper.py [--parent WHO] [--await-port HOST PORT] [--inherit PATTERNS]
+        [--secrets FILE] [--mark MARK] [--kill-leftovers] [--reap-group] -- COMMAND …
 
 The command takes this process's place, so no process is added.
 
+``--parent``          whoever started this, by process id, or `session`: the leader of its session,
+                      as supervisord is of what it starts. Where that has ended before the kernel
+                      could be asked to end this process with it, nothing is started.
 ``--await-port``      start the command once nobody listens there any more: a successor loads
                       everything it can while the one before still serves.
 ``--inherit``         drop every environment variable whose name none of these patterns matches.
@@ -132,10 +135,17 @@ def _members(group: int) -> dict[int, bytes]:
     return {pid: command for pid, command in commands.items() if command}
 
 
+def _parent(who: str) -> int:
+    if who == "session":
+        return os.getsid(0)
+    return int(who) if who else os.getppid()
+
+
 def main(arguments: list[str]) -> None:
     """Do what the options say, then become the command."""
     split = arguments.index("--")
     parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", default="")
     parser.add_argument("--await-port", nargs=2)
     parser.add_argument("--inherit")
     parser.add_argument("--secrets", type=Path)
@@ -143,7 +153,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kill-leftovers", action="store_true")
     parser.add_argument("--reap-group", action="store_true")
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
-    die_with_parent(os.getppid())
+    die_with_parent(_parent(options.parent))
     # Out of the parent's group: a SIGTERM to that is the parent's to act on, which drains first and
     # ends the command then.
     if os.getpgrp() != os.getpid():

@@ -176,6 +176,8 @@ class Weighbridge:
             sys.executable,
             "-I",
             reaper,
+            "--parent",
+            str(os.getpid()),
             "--await-port",
             HOST,
             str(PORT),

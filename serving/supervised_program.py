@@ -55,6 +55,8 @@ class Program:
             sys.executable,
             "-I",
             str(REAPER),
+            "--parent",
+            "session",
             *options,
             "--",
             "env",

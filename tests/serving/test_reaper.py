@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process
-from weighbridge.serving.engines.command_line import guarded
+from weighbridge.serving.engines.command_line import REAPER, guarded
 
 # A first process with two more in its group, one of which will not be told.
 SERVER = """
@@ -62,6 +63,31 @@ def test_a_server_that_ends_by_itself_leaves_nothing_and_keeps_its_status(tmp_pa
 
 def test_the_server_knows_no_child_that_it_did_not_start(server: Process) -> None:
     assert len(psutil.Process(server.pid).children()) == 2
+
+
+# Leads a session, and has ended by the time that its child goes on as the reaper.
+KILLED_PARENT = """
+import os, sys, time
+leader = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == leader:
+        time.sleep(0.01)
+    who, python, reaper, file = sys.argv[1:]
+    who = who or str(leader)
+    os.execv(python, [python, "-I", reaper, "--parent", who, "--", "touch", file])
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("who", ["session", ""])
+def test_nothing_starts_whose_parent_was_killed_before_the_kernel_was_asked(
+    who: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "started"
+    command = [sys.executable, "-c", KILLED_PARENT, who, sys.executable, str(REAPER), str(file)]
+    # Until the child has ended, too: it holds the pipe.
+    subprocess.run(command, stdout=subprocess.PIPE, start_new_session=True, check=True)
+    assert not file.exists()
 
 
 def _group_of(process: psutil.Process) -> int:
