@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.stand_ins.http_server import server_of_files
 from tests.wheels import make_wheel
 from weighbridge.core import environments
 from weighbridge.core.environments import ensure, locate
@@ -215,11 +214,6 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path, wheels: P
         ensure(lock, tmp_path / "cache")
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
     """URL of a package index on this machine that has `gamma`; the lock's line lies beside its
@@ -228,12 +222,8 @@ def index(tmp_path: Path) -> Iterator[str]:
     root = tmp_path / "index"
     line = make_wheel(root / "simple" / "gamma", "gamma")
     (tmp_path / "gamma.line").write_text(line)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/simple"
-        server.shutdown()
-        thread.join()
+    with server_of_files(root) as server:
+        yield f"{server.url}/simple"
 
 
 @pytest.fixture

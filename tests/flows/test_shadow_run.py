@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from tests.flows.shadowed_work import TOLD
 from tests.mlflow_server import is_well
+from tests.stand_ins.http_server import Handler, Server
 from tests.waiting import soon
 from tests.warm.services import WarmServices
 from tests.warm.starts import Started
@@ -156,26 +156,20 @@ def pretender() -> Iterator[tuple[str, threading.Event]]:
     """
     release = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Pretender(Handler):
         def do_GET(self) -> None:
-            if not self.path.endswith("/health"):
+            self.body()
+            if self.path.endswith("/health"):
+                self.answer()
+            else:
                 release.wait(30)
-            self.send_response(200 if self.path.endswith("/health") else 500)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+                self.answer(status=500)
 
         do_POST = do_GET
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/api", release
+    with Server(Pretender) as server:
+        yield f"{server.url}/api", release
         release.set()
-        server.shutdown()
-        thread.join()
 
 
 ROOT = Path(__file__).resolve().parents[2]

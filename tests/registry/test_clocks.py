@@ -1,58 +1,48 @@
 """Clocks of two machines: what leases bear is not said, and what is more is."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from time import time
 
 import pytest
 
+from tests.stand_ins.http_server import Handler, Server
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.registry import clocks
 
 
-class Server(HTTPServer):
+class Clocked(Server):
     """Answers as MLflow's server does, by a clock of its own."""
 
     ahead = 0.0
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
+class _Handler(Handler):
+    server: Clocked
 
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.answer()
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return formatdate(time() + self.server.ahead, usegmt=True)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+def server() -> Iterator[Clocked]:
+    with Clocked(_Handler) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
-def settings(server: Server, tmp_path: Path) -> Settings:
+def settings(server: Clocked, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, tracking_uri=f"http://user:word@127.0.0.1:{server.server_port}")
 
 
 @pytest.mark.parametrize("ahead", [0.0, 50.0, -50.0])
-def test_what_leases_bear_is_not_said(server: Server, settings: Settings, ahead: float) -> None:
+def test_what_leases_bear_is_not_said(server: Clocked, settings: Settings, ahead: float) -> None:
     server.ahead = ahead
     clocks.check(settings)
 
@@ -61,7 +51,7 @@ def test_what_leases_bear_is_not_said(server: Server, settings: Settings, ahead:
     ("ahead", "said"), [(300.0, "s behind that of"), (-300.0, "s ahead of that of")]
 )
 def test_what_is_more_than_they_bear_is_said_in_one_line(
-    server: Server, settings: Settings, caplog: pytest.LogCaptureFixture, ahead: float, said: str
+    server: Clocked, settings: Settings, caplog: pytest.LogCaptureFixture, ahead: float, said: str
 ) -> None:
     server.ahead = ahead
     with pytest.raises(Unavailable, match=f"{said}.* 60 s are borne.*set both by NTP") as refused:

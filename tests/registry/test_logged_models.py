@@ -1,41 +1,30 @@
 """Files of logged models, as a server that may be anybody's names them."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.stand_ins.http_server import Handler, Server
 from weighbridge.registry import logged_models
 
 
-class _Listing(BaseHTTPRequestHandler):
+class _Listing(Handler):
     """Names a file above the folder that it is asked for, and would deliver it."""
 
     def do_GET(self) -> None:
         files = [{"path": "../../evil.txt", "is_dir": False, "file_size": 4}]
         asked_for_list = self.path.partition("?")[0].endswith("/artifacts")
-        body = json.dumps({"files": files}).encode() if asked_for_list else b"evil"
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        self.answer(json.dumps({"files": files}).encode() if asked_for_list else b"evil")
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Listing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with Server(_Listing) as server:
+        yield server.url.removeprefix("http://")
 
 
 def test_a_file_that_lies_outside_of_its_model_is_not_fetched(address: str, tmp_path: Path) -> None:

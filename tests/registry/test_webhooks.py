@@ -2,17 +2,16 @@
 done to it.
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.mlflow_server import CALLS_THIS_MACHINE, mlflow_server
 from tests.registry.conftest import Make
+from tests.stand_ins.http_server import Handler, Server
 from tests.waiting import soon
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.service_addresses import Addresses
@@ -67,25 +66,15 @@ class Listener:
 def listener() -> Iterator[Listener]:
     listener = Listener()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Receiver(Handler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            listener.heard.append(
-                ({key.lower(): value for key, value in self.headers.items()}, body)
-            )
-            self.send_response(200)
-            self.end_headers()
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            listener.heard.append((headers, self.body()))
+            self.answer()
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        listener.url = f"http://127.0.0.1:{running.server_port}/webhooks/mlflow"
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with Server(Receiver) as running:
+        listener.url = f"{running.url}/webhooks/mlflow"
         yield listener
-        running.shutdown()
-        thread.join()
 
 
 def test_an_alias_that_moves_is_told_to_the_address_and_signed_with_the_secret(

@@ -8,14 +8,12 @@ import logging
 import os
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.stand_ins.http_server import server_of_files
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.progress import Step, listen
 from weighbridge.core.settings import Settings
@@ -66,24 +64,12 @@ def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def served(sdist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same archive behind HTTP."""
-    with ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(_Quiet, directory=str(sdist.parent))
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setenv("UV_FIND_LINKS", url)
-        yield url
-        server.shutdown()
-        thread.join()
+    with server_of_files(sdist.parent) as server:
+        monkeypatch.setenv("UV_FIND_LINKS", f"{server.url}/")
+        yield f"{server.url}/"
 
 
 @pytest.mark.usefixtures("sdist")

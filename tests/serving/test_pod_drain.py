@@ -1,20 +1,18 @@
 """The end of a pod: nothing is cut that would have been answered."""
 
-import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
 
+from tests.stand_ins.http_server import Handler, Server
 from weighbridge.serving import pod_drain
 
 
-class Pod(BaseHTTPRequestHandler):
+class Pod(Handler):
     """Tells what it is asked, and forgets one request at each look."""
 
     under_way: ClassVar[list[int]] = []
@@ -22,31 +20,18 @@ class Pod(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         left = self.under_way.pop(0) if self.under_way else 0
-        self._answer({"in_flight": left})
+        self.answer_json({"in_flight": left})
 
     def do_POST(self) -> None:
         self.drained.append(self.path)
-        self._answer({"draining": True})
-
-    def _answer(self, body: object) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+        self.answer_json({"draining": True})
 
 
 @pytest.fixture
 def pod() -> Iterator[str]:
     Pod.under_way, Pod.drained = [], []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pod)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server(Pod) as server:
+        yield server.url
 
 
 @pytest.fixture(autouse=True)

@@ -10,21 +10,18 @@ It speaks what `huggingface_hub`, `transformers` and `datasets` ask when they re
 information, trees, and files with ETag, X-Repo-Commit, X-Linked-Etag, X-Linked-Size and Range.
 """
 
-import contextlib
 import hashlib
 import json
 import re
-import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.stand_ins.http_server import Handler, Server
 
 Kind = Literal["models", "datasets"]
 LFS = (".safetensors", ".bin", ".pt", ".parquet", ".model", ".gguf")
@@ -76,23 +73,16 @@ class Request:
     range: str
 
 
-class Hub:
-    """The server, on a free port of 127.0.0.1, as a context manager."""
+class Hub(Server):
+    """The server, with what lies in it."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.faults = Faults()
         self.downloads: list[Request] = []
         self.calls: Counter[str] = Counter()
         self.stopping = threading.Event()
         self._repositories: dict[tuple[Kind, str], Repository] = {}
-        self._server = _HubServer(_handler(self))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     def add(
         self,
@@ -117,24 +107,9 @@ class Hub:
     def find(self, kind: Kind, repo: str) -> Repository | None:
         return self._repositories.get((kind, repo))
 
-    def close(self) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.stopping.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.hang_up()
-        self._server.server_close()
-
-    def __enter__(self) -> "Hub":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__exit__(*unused)
 
 
 def git_blob_id(content: bytes) -> str:
@@ -172,48 +147,8 @@ class _Answer(Exception):
         self.headers = {"X-Error-Code": code, "X-Error-Message": message} if code else {}
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(_HubHandler):
-        pass
-
-    Handler.hub = hub
-    return Handler
-
-
-class _HubServer(ThreadingHTTPServer):
-    daemon_threads = False
-
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
-        self._open: set[socket.socket] = set()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        """End the connections that clients keep open for later."""
-        for connection in tuple(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is not the hub's error; anything else is."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _HubHandler(BaseHTTPRequestHandler):
-    hub: Hub
-    protocol_version = "HTTP/1.1"
-    timeout = 5
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests look at what happened, not at a log."""
+class _Handler(Handler):
+    server: Hub
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -223,7 +158,7 @@ class _HubHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """`paths-info`: the tree's entries for the paths that are asked for."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         url = urlsplit(self.path)
         match = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/([^/]+)", url.path)
         try:
@@ -257,7 +192,7 @@ class _HubHandler(BaseHTTPRequestHandler):
             self._send(answer.status, b"{}", answer.headers)
 
     def _check_faults(self) -> None:
-        faults = self.hub.faults
+        faults = self.server.faults
         if faults.down:
             raise _Answer(503)
         if faults.token and self.headers.get("Authorization") != f"Bearer {faults.token}":
@@ -266,7 +201,7 @@ class _HubHandler(BaseHTTPRequestHandler):
             raise _Answer(403, "GatedRepo", "Access to this repository is restricted")
 
     def _repository(self, kind: str, repo: str) -> Repository:
-        found = self.hub.find("datasets" if kind == "datasets" else "models", repo)
+        found = self.server.find("datasets" if kind == "datasets" else "models", repo)
         if not found:
             raise _Answer(404, "RepoNotFound", "Repository not found")
         return found
@@ -279,7 +214,7 @@ class _HubHandler(BaseHTTPRequestHandler):
 
     def _api(self, match: re.Match[str]) -> None:
         kind, repo, what, revision, below = match.groups()
-        self.hub.calls[what or "info"] += 1
+        self.server.calls[what or "info"] += 1
         commit, files = self._files(self._repository(kind, repo), unquote(revision or "main"))
         if what == "tree":
             folder = f"{unquote(below)}/" if below else ""
@@ -307,13 +242,13 @@ class _HubHandler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
-        if path in self.hub.faults.corrupt:
+        if path in self.server.faults.corrupt:
             content = bytes([content[0] ^ 0xFF]) + content[1:]
         self._send_file(path, content, headers)
 
     def _send_file(self, path: str, content: bytes, headers: dict[str, str]) -> None:
-        status, asked = 200, self.headers.get("Range", "")
-        if (match := re.fullmatch(r"bytes=(\d+)-(\d*)", asked)) and not self.hub.faults.no_ranges:
+        status, asked, faults = 200, self.headers.get("Range", ""), self.server.faults
+        if (match := re.fullmatch(r"bytes=(\d+)-(\d*)", asked)) and not faults.no_ranges:
             start, end = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
             if start > end:
                 raise _Answer(416)
@@ -322,15 +257,15 @@ class _HubHandler(BaseHTTPRequestHandler):
                 {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"},
             )
             content = content[start : end + 1]
-            while 0 < self.hub.faults.hold_from <= start and not self.hub.stopping.wait(0.01):
+            while 0 < faults.hold_from <= start and not self.server.stopping.wait(0.01):
                 pass
         if self.command == "GET":
-            self.hub.downloads.append(Request(path, asked))
+            self.server.downloads.append(Request(path, asked))
         self._send(status, content, headers, self._limit(path))
 
     def _limit(self, path: str) -> int | None:
         """After how many bytes this answer is to be cut."""
-        faults = self.hub.faults
+        faults = self.server.faults
         if path not in faults.cut or faults.cuts <= 0 or self.command != "GET":
             return None
         faults.cuts -= 1
@@ -342,16 +277,13 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, body: bytes, headers: Mapping[str, str], limit: int | None = None
     ) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/octet-stream", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        headers = {"Content-Type": "application/octet-stream", **headers}
+        self.begin_answer(len(body), status, headers)
         if self.command == "HEAD":
             return
         try:
             for at in range(0, len(body if limit is None else body[:limit]), 1 << 16):
-                self.hub.stopping.wait(self.hub.faults.delay)
+                self.server.stopping.wait(self.server.faults.delay)
                 self.wfile.write(
                     body[at : min(at + (1 << 16), len(body) if limit is None else limit)]
                 )

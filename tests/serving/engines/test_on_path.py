@@ -4,9 +4,7 @@ documented.
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
 from tests.stand_ins import engine, tgi
+from tests.stand_ins.http_server import Handler, Server
 from weighbridge.core import plugins
 from weighbridge.core.errors import Unavailable
 from weighbridge.serving.engine_process import Running, serve
@@ -193,22 +192,19 @@ def test_tgi_that_does_not_start_is_told_in_its_own_words(
 # SGLang's own routes
 
 
-class SglangHandler(BaseHTTPRequestHandler):
+class SglangHandler(Handler):
     """`/tokenize` and `/generate` in SGLang's form: each token with a log-probability of minus its
     id.
     """
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
     def do_GET(self) -> None:
-        self._reply({"data": [{"id": "model"}]})
+        self.answer_json({"data": [{"id": "model"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         if self.path == "/tokenize":
             assert body["add_special_tokens"] is False
-            self._reply(
+            self.answer_json(
                 {
                     "tokens": [len(word) for word in body["prompt"].split()],
                     "count": 0,
@@ -222,7 +218,7 @@ class SglangHandler(BaseHTTPRequestHandler):
             [None if place == 0 else -token, token, None]
             for place, token in enumerate(body["input_ids"])
         ]
-        self._reply(
+        self.answer_json(
             {
                 "text": "x",
                 "meta_info": {
@@ -231,22 +227,11 @@ class SglangHandler(BaseHTTPRequestHandler):
             }
         )
 
-    def _reply(self, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), SglangHandler) as server:
-        threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with Server(SglangHandler) as server:
+        yield server.url
 
 
 def test_sglang_tells_log_probabilities_and_tokens(url: str) -> None:

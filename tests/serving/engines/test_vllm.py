@@ -3,9 +3,7 @@ test_vllm_server.py.
 """
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +11,39 @@ import pytest
 from pydantic import ValidationError
 
 from tests.serving.engines.vllm_command import own, words
+from tests.stand_ins.http_server import Handler, Server
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving.engines import devices, vllm_requirements
 from weighbridge.serving.engines.vllm import SpeculativeConfig, Vllm, VllmArgs
 
 
-class Server(BaseHTTPRequestHandler):
+class VllmHandler(Handler):
     """Replies in vLLM's form: each prompt token with a log-probability of minus its id, beside a
     likelier one.
     """
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
     def do_GET(self) -> None:
-        self._reply({"data": [{"id": "served-name"}]})
+        self.answer_json({"data": [{"id": "served-name"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         assert body["model"] == "served-name"
         if self.path == "/tokenize":
             assert body["add_special_tokens"] is False
-            self._reply({"tokens": [len(word) for word in body["prompt"].split()]})
+            self.answer_json({"tokens": [len(word) for word in body["prompt"].split()]})
             return
         told = [
             {str(token): {"logprob": -token}, "999": {"logprob": -0.1}} for token in body["prompt"]
         ]
         if 13 in body["prompt"]:
             told.pop()
-        self._reply({"choices": [{"text": "x", "prompt_logprobs": [None, *told[1:]]}]})
-
-    def _reply(self, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer_json({"choices": [{"text": "x", "prompt_logprobs": [None, *told[1:]]}]})
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with Server(VllmHandler) as server:
+        yield server.url
 
 
 def gpus(

@@ -1,17 +1,17 @@
 """The judge: its grades and nothing else of its replies; what it does not say is unknown."""
 
+import contextlib
 import json
 import logging
 import math
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from tests.stand_ins import http_server
 from weighbridge.core.errors import Unavailable
 from weighbridge.tasks.data import Row
 from weighbridge.tasks.metrics import judge
@@ -24,62 +24,39 @@ Says = Callable[[str, int], str | tuple[int, str]]
 """From a prompt and the number of the request to a reply, or a status and an error."""
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(http_server.Server):
     def __init__(self, says: Says) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.says, self.bodies, self.keys = says, list[dict[str, Any]](), list[str | None]()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        return f"{super().url}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(http_server.Handler):
     server: Server
 
-    def log_message(self, *_: object) -> None: ...
-
     def do_GET(self) -> None:
-        self._reply(200, {"data": [{"id": "the-judge"}]})
+        self.answer_json({"data": [{"id": "the-judge"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         self.server.bodies.append(body)
         self.server.keys.append(self.headers["Authorization"])
         said = self.server.says(body["messages"][0]["content"], len(self.server.bodies))
         if isinstance(said, tuple):
-            self._reply(said[0], {"error": {"message": said[1]}})
+            self.answer_json({"error": {"message": said[1]}}, status=said[0])
             return
         choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 90, "completion_tokens": 10}
-        self._reply(200, {"choices": [choice], "usage": usage})
-
-    def _reply(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer_json({"choices": [choice], "usage": usage})
 
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[Says], Server]]:
-    servers = []
-
-    def start(says: Says) -> Server:
-        server = Server(says)
-        threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as stack:
+        yield lambda says: stack.enter_context(Server(says))
 
 
 @pytest.fixture(autouse=True)
