@@ -4,24 +4,20 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 import yaml
 
-from tests.conftest import MACHINE_CACHE
 from tests.flows.chain import recipe, weighbridge, write, write_data
-from tests.warm.command import WarmCommand
+from tests.flows.chain_outcome import address, assert_nothing_runs, live_in, roles, stages
+from tests.flows.conftest import Run
 from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -32,39 +28,7 @@ from weighbridge.rollout.managed_target import open_target
 from weighbridge.serving.targets.local import LocalRevision
 from weighbridge.tasks.search.visits import read_grid
 
-pytestmark = pytest.mark.slow
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def command(test_run: tuple[Path, int]) -> Iterator[WarmCommand]:
-    """The command, where it is not run as a user runs it."""
-    with WarmCommand(*test_run) as command:
-        yield command
-
-
-@pytest.fixture
-def warm(command: WarmCommand, tmp_path: Path) -> Run:
-    """The command, run to its end by a process whose libraries are imported."""
-    return partial(command.run, folder=tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_serving(tmp_path: Path, warm: Run) -> Iterator[None]:
-    yield
-    if Settings().home.is_relative_to(tmp_path):  # not the first run's, which others go on from
-        warm("down")
-    assert_nothing_runs(tmp_path)
-
-
-def assert_nothing_runs(folder: Path) -> None:
-    """No process has this folder on its command line."""
-    left = [
-        process.info["cmdline"]
-        for process in psutil.process_iter(["cmdline"])
-        if str(folder) in str(process.info["cmdline"])
-    ]
-    assert not left
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left_serving")]
 
 
 @dataclass(frozen=True)
@@ -99,15 +63,6 @@ def first_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     assert_nothing_runs(folder)
 
 
-def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Have commands keep their state below the folder."""
-    patch.setenv("WEIGHBRIDGE_HOME", str(folder / "home"))
-    patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
-    patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
-    patch.setenv("BENTOML_DO_NOT_TRACK", "True")
-    patch.setenv("PREFECT_HOME", str(folder / "home" / "prefect"))
-
-
 @pytest.fixture
 def there(first_run: FirstRun, monkeypatch: pytest.MonkeyPatch) -> FirstRun:
     """The first run, with this test's commands in its home."""
@@ -127,32 +82,6 @@ def stages_done(first_run: FirstRun, tmp_path: Path) -> FirstRun:
             first_run.folder / "home" / name, tmp_path / "home" / name, copy_function=os.link
         )
     return first_run
-
-
-@pytest.fixture
-def small(tmp_path: Path, tiny_model: Path) -> Path:
-    """A recipe of seconds over the tiny model."""
-    data = write_data(tmp_path / "data")
-    return write(tmp_path / "recipe.yaml", recipe(f"file://{tiny_model}", f"file://{data}"))
-
-
-def address(path: Path) -> str:
-    return f"http://127.0.0.1:{yaml.safe_load(path.read_text())['deploy']['target']['port']}"
-
-
-def roles() -> list[str]:
-    return sorted(version.role for version in Registry.connect(Settings()).versions("chain"))
-
-
-def stages(output: str) -> dict[str, str]:
-    """What the terminal said of each stage."""
-    lines = [line.split(maxsplit=2) for line in output.splitlines() if line.startswith("✓")]
-    return {name: text for _, name, text in lines}
-
-
-def winner_said(output: str) -> str:
-    """The line on the winner."""
-    return next(line for line in output.splitlines() if "winner: " in line)
 
 
 def test_a_recipe_becomes_an_endpoint_and_a_second_run_reuses_every_stage_and_adds_keys(
@@ -257,49 +186,6 @@ def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(
     assert refused.stderr.startswith("error: replaying chain 1: it was never weighed")
 
 
-def test_killed_in_any_stage_the_next_run_goes_on_and_registers_nothing_twice(
-    small: Path, tmp_path: Path, command: WarmCommand, warm: Run
-) -> None:
-    points: dict[str, Callable[[str], bool]] = {
-        "download": lambda said: any(tmp_path.glob("home/store/blobs/*/*")),
-        "finetune": lambda said: any(
-            tmp_path.glob("home/runs/*/checkpoint-4/weighbridge-whole.json")
-        ),
-        "optimize": lambda said: "proving gguf-F16: loaded" in said,
-        "weigh": lambda said: "llama_cpp/gguf-F16: measured" in said,
-        "package": lambda said: any(tmp_path.glob("bentoml/tmp/weighbridge-*/home/models")),
-    }
-    said = {
-        stage: _killed_at(reached, small, tmp_path / f"killed in {stage}", command)
-        for stage, reached in points.items()
-    }
-    for stage, words in said.items():
-        assert stage not in stages(words), words
-    assert "going on after checkpoint-4" in said["optimize"]
-    done = warm("run", small)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert roles() == ["adapter", "base", "merged", "variant", "variant"]
-    assert stages(done.stdout)["weigh"].startswith("reused: ")
-    assert httpx.get(f"{address(small)}/health").status_code == 200
-
-
-def _killed_at(
-    reached: Callable[[str], bool], path: Path, folder: Path, command: WarmCommand
-) -> str:
-    """A run that gets SIGKILL as soon as it has `reached` a point, told by what it has printed or
-    by its files.
-    """
-    folder.mkdir()
-    log = folder / "log"
-    pid = command.start("run", path, out=log, err=log)
-    while not reached(log.read_text()):
-        assert psutil.pid_exists(pid), log.read_text()
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    assert command.wait() == -signal.SIGKILL
-    return log.read_text()
-
-
 def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
     tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
@@ -347,44 +233,6 @@ def test_the_winner_waits_as_challenger_where_the_recipe_says_never(
     assert registry.champion("chain") is None
     assert registry.challenger("chain") is not None
     assert "nothing serves" in warm("status").stdout
-
-
-def test_what_one_home_keeps_in_a_bucket_an_empty_one_serves_and_computes_nothing(
-    tmp_path: Path, tiny_model: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, warm: Run
-) -> None:
-    from weighbridge.tasks.push import push_folder
-    from weighbridge.tasks.sources.s3 import S3Source
-
-    data = write_data(tmp_path / "data")
-    push_folder(tiny_model, "safetensors", S3Source().parse(f"s3://{bucket}/base"))
-    push_folder(data, "jsonl", S3Source().parse(f"s3://{bucket}/data"))
-    monkeypatch.setenv("WEIGHBRIDGE_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
-    monkeypatch.setenv("WEIGHBRIDGE_STORE", f"s3://{bucket}/store")
-    there = recipe(
-        f"s3://{bucket}/base", f"s3://{bucket}/data", package__push=f"s3://{bucket}/bentos"
-    )
-    path = write(tmp_path / "s3.yaml", there)
-    done = warm("run", path)
-    assert done.returncode == 0, done.stderr + done.stdout
-    registry = Registry.connect(Settings())
-    champion = registry.champion("chain")
-    assert champion is not None
-    assert champion.tags["bento_pushed"].startswith(f"s3://{bucket}/bentos/")
-    assert registry.measurement_of(champion)
-
-    warm("down")
-    live_in(tmp_path / "other", monkeypatch)
-    again = warm("run", path)
-    try:
-        assert again.returncode == 0, again.stderr + again.stdout
-        said = stages(again.stdout)
-        assert said.pop("deploy"), "what serves is of each home"
-        assert all(text.startswith("reused: ") for text in said.values()), said
-        assert winner_said(again.stdout) == winner_said(done.stdout)
-        asked = warm("ask", "chain", "order 7", "--max-tokens", "8")
-        assert asked.stdout.strip(), asked.stderr
-    finally:
-        warm("down")
 
 
 def engine_address() -> str:

@@ -1,10 +1,14 @@
 """Measurements made up for the tests of select and report."""
 
+from typing import Any
+
 from weighbridge.core.artifact import Artifact
 from weighbridge.serving.engines.llama_cpp import LlamaCppArgs
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Candidate, Measurement, Noise, Repeat, Variant
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.select import Decision, select
+from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.statistics.repeats import Drift
 
 
@@ -140,3 +144,10 @@ def repeated(measurement: Measurement, *shares: float, steady: bool = True) -> M
 STEADY, OTHERWISE = (1.0, 1.01, 0.99, 1.005, 0.995), (1.004, 1.0, 0.995, 1.0, 1.001)
 """Five runs, as shares of their mean."""
 NOISY = (1.2, 0.8, 1.1, 0.9, 1.0)
+
+
+def decide(
+    *measurements: Measurement, champion: Measurement | None = None, **limits: Any
+) -> Decision:
+    """What select decides of them by these limits."""
+    return select(measurements, REFERENCE, champion, SelectArgs(**limits), REFERENCE)

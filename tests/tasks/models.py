@@ -2,12 +2,16 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save
 
-from weighbridge.tasks.download import DownloadArgs
+from weighbridge.core.errors import BadInput
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import DownloadArgs, Downloaded, download, pin
 
 
 def weights(seed: int = 0, kilobytes: int = 64, name: str = "w") -> bytes:
@@ -80,3 +84,28 @@ def with_header(content: bytes, header: object) -> bytes:
 def args(model: object, data: object) -> DownloadArgs:
     """Arguments for a model, and data that are one JSON lines file called `train.jsonl`."""
     return DownloadArgs.model_validate({"model": str(model), "data": {"source": str(data)}})
+
+
+def fetched(arguments: DownloadArgs, workspace: Workspace) -> Downloaded:
+    return download(pin(arguments, workspace), arguments, workspace)
+
+
+def names(folder: Path) -> list[str]:
+    """Every file of a folder."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def refused(arguments: DownloadArgs, workspace: Workspace) -> str:
+    """The one line by which a download is refused, which keeps nothing."""
+    with pytest.raises(BadInput) as caught:
+        fetched(arguments, workspace)
+    assert "\n" not in str(caught.value)
+    assert not list((workspace.store.root / "trees").glob("*"))
+    return str(caught.value)
+
+
+def change_model(arguments: DownloadArgs, path: str, change: Callable[[bytes], bytes]) -> None:
+    file = Path(arguments.model.path) / path  # type: ignore[attr-defined]
+    file.write_bytes(change(file.read_bytes()))

@@ -1,30 +1,24 @@
 """From a folder to the store: what is taken, what is refused, what is found again."""
 
-import io
-import os
-import pickle
 import shutil
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from tests.tasks.models import (
-    TAKEN,
     args,
-    header,
+    change_model,
+    fetched,
     model,
+    names,
+    refused,
     rows,
-    sharded,
     weights,
-    with_header,
     write,
 )
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.progress import Step, listen
-from weighbridge.core.remote_file import RemoteFile
 from weighbridge.core.stage_cache import StageOutcome
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.data import read_rows
@@ -38,20 +32,6 @@ from weighbridge.tasks.download import (
     missing_bytes,
     pin,
 )
-from weighbridge.tasks.sources.base import Listing, gathering
-from weighbridge.tasks.sources.file import FileArgs
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> DownloadArgs:
-    """A model and data in two folders."""
-    write(tmp_path / "model", model())
-    write(tmp_path / "data", {"train.jsonl": rows()})
-    return args(f"file://{tmp_path / 'model'}", tmp_path / "data")
-
-
-def fetched(arguments: DownloadArgs, workspace: Workspace) -> Downloaded:
-    return download(pin(arguments, workspace), arguments, workspace)
 
 
 def run(arguments: DownloadArgs, workspace: Workspace) -> StageOutcome[Downloaded]:
@@ -61,31 +41,6 @@ def run(arguments: DownloadArgs, workspace: Workspace) -> StageOutcome[Downloade
     return workspace.stages.run(
         "download", VERSION, Downloaded, inputs, lambda: download(pinned, arguments, workspace)
     )
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
-
-
-def refused(arguments: DownloadArgs, workspace: Workspace) -> str:
-    with pytest.raises(BadInput) as caught:
-        fetched(arguments, workspace)
-    assert "\n" not in str(caught.value)
-    assert not list((workspace.store.root / "trees").glob("*"))
-    return str(caught.value)
-
-
-def change_model(arguments: DownloadArgs, path: str, change: Callable[[bytes], bytes]) -> None:
-    file = Path(arguments.model.path) / path  # type: ignore[attr-defined]
-    file.write_bytes(change(file.read_bytes()))
-
-
-def test_a_model_is_taken_without_pickles_and_without_what_is_not_the_model(
-    here: DownloadArgs, workspace: Workspace
-) -> None:
-    assert names(fetched(here, workspace).model.path) == TAKEN
 
 
 def test_the_data_become_canonical_rows(here: DownloadArgs, workspace: Workspace) -> None:
@@ -202,120 +157,6 @@ def test_progress_reaches_the_whole_size(here: DownloadArgs, workspace: Workspac
     assert max(step.done for step in model_steps) == model_steps[-1].total
 
 
-def test_shards_come_with_their_index(workspace: Workspace, tmp_path: Path) -> None:
-    write(tmp_path / "model", sharded())
-    write(tmp_path / "data", {"train.jsonl": rows()})
-    assert names(
-        fetched(args(tmp_path / "model", tmp_path / "data"), workspace).model.path
-    ) == sorted(sharded())
-
-
-def test_weights_that_are_there_twice_are_taken_once(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path
-) -> None:
-    write(tmp_path / "model", {"consolidated.safetensors": weights(3)})
-    assert names(fetched(here, workspace).model.path) == TAKEN
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        (
-            {"config.json": b"{}", "pytorch_model.bin": b"x"},
-            "its weights are pickles (pytorch_model.bin)",
-        ),
-        ({"config.json": b"{}"}, "there are no *.safetensors"),
-        ({"model.safetensors": weights()}, "there is no config.json"),
-        ({"config.json": b"{", "model.safetensors": weights()}, "config.json: it is not JSON"),
-        (
-            {"config.json": b"[]", "model.safetensors": weights()},
-            "config.json: it is not a JSON object",
-        ),
-        (
-            {path: content for path, content in sharded().items() if "00002-of" not in path},
-            "it names model-00002-of-00002.safetensors, which is not there",
-        ),
-        (
-            {path: content for path, content in sharded().items() if "index" not in path},
-            "there are 2 weight files and no",
-        ),
-        (
-            sharded() | {"model-00002-of-00002.safetensors": weights(name="c")},
-            "tensor b of the index is not in it",
-        ),
-        (sharded() | {"model.safetensors.index.json": b"{}"}, "it has no weight_map"),
-        ({"config.json": b'{"a":' * 100_000, "model.safetensors": weights()}, "nested too deep"),
-        ({"config.json": b'{"a": NaN}', "model.safetensors": weights()}, "it holds NaN"),
-        (
-            model() | {"tokenizer_config.json": b"[" * 100_000},
-            "tokenizer_config.json: it is not JSON: it is nested too deep",
-        ),
-        (model() | {"generation_config.json": b"\x80\x04pickle"}, "it is not JSON"),
-        (model() | {"config.json": b'{"a": "' + b"a" * (17 << 20) + b'"}'}, "16.0 MiB is the most"),
-    ],
-)
-def test_what_is_no_whole_safetensors_model_is_refused(
-    workspace: Workspace, tmp_path: Path, files: dict[str, bytes], words: str
-) -> None:
-    write(tmp_path / "model", files)
-    write(tmp_path / "data", {"train.jsonl": rows()})
-    assert words in refused(args(tmp_path / "model", tmp_path / "data"), workspace)
-
-
-def _shifted(content: bytes) -> bytes:
-    found = header(content)
-    found["w"]["data_offsets"] = [offset + 4 for offset in found["w"]["data_offsets"]]
-    return with_header(content, found)
-
-
-def _reshaped(content: bytes) -> bytes:
-    found = header(content)
-    found["w"]["shape"] = [7]
-    return with_header(content, found)
-
-
-def _zipped(content: bytes) -> bytes:
-    """What torch.save writes: a pickle in a zip."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("archive/data.pkl", content)
-    return archive.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda content: content[:-1], "its tensors take"),
-        (lambda content: content + b"x", "its tensors take"),
-        (lambda content: b"", "does not fit"),
-        (lambda content: content[:7], "does not fit"),
-        (lambda content: b"\xff" * 8 + content[8:], "does not fit"),
-        (lambda content: content[:8] + b"\x00" + content[9:], "its header cannot be read"),
-        (lambda content: with_header(content, []), "its header is not an object"),
-        (lambda content: with_header(content, {"w": {}}), "its header cannot be read"),
-        (lambda content: pickle.dumps({"w": b"0" * 100}), "its header cannot be read"),
-        (lambda content: _zipped(pickle.dumps({"w": 1})), "its header cannot be read"),
-        (lambda content: b"\x93NUMPY\x01\x00" + pickle.dumps({"w": 1}), "cannot be read"),
-        (_shifted, "starts at byte 4"),
-        (_reshaped, "where its shape needs 28"),
-    ],
-)
-def test_a_corrupted_weight_file_is_refused(
-    here: DownloadArgs, workspace: Workspace, change: Callable[[bytes], bytes], words: str
-) -> None:
-    change_model(here, "model.safetensors", change)
-    said = refused(here, workspace)
-    assert said.startswith("checking model.safetensors: the file is corrupted")
-    assert words in said
-
-
-def test_a_folder_that_does_not_exist_is_named(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path
-) -> None:
-    said = refused(args(tmp_path / "nowhere", tmp_path / "data"), workspace)
-    assert said == f"looking into {tmp_path}/nowhere: no such file or directory; check the path"
-
-
 def test_data_that_are_not_there_are_named_with_those_that_are(
     here: DownloadArgs, workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -383,77 +224,6 @@ def test_a_location_is_a_uri_or_one_of_the_sources_in_the_schema() -> None:
 def test_a_location_that_cannot_be_right_is_refused(location: object) -> None:
     with pytest.raises(ValidationError):
         DownloadArgs.model_validate({"model": location, "data": {"source": "/data"}})
-
-
-@pytest.mark.parametrize("name", ["chat_template.jinja", "model.safetensors", "LICENSE"])
-def test_a_link_out_of_the_folder_is_refused(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path, name: str
-) -> None:
-    write(tmp_path / "elsewhere", {"key": b"secret"})
-    (tmp_path / "model" / name).unlink(missing_ok=True)
-    (tmp_path / "model" / name).symlink_to("../elsewhere/key")
-    assert f"{name} is a link that leads out of it, to {tmp_path}/elsewhere/key" in refused(
-        here, workspace
-    )
-
-
-def test_a_file_that_becomes_a_link_after_it_was_listed_is_refused(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path
-) -> None:
-    pinned = pin(here, workspace)
-    shutil.move(tmp_path / "model" / "LICENSE", tmp_path / "LICENSE")
-    (tmp_path / "model" / "LICENSE").symlink_to(tmp_path / "LICENSE")
-    with pytest.raises(BadInput, match="is a link that leads out of it"):
-        download(pinned, here, workspace)
-
-
-def test_links_of_the_hubs_own_cache_are_followed(workspace: Workspace, tmp_path: Path) -> None:
-    repository = tmp_path / "models--org--name"
-    write(repository / "blobs", model())
-    snapshot = repository / "snapshots" / "0123abcd"
-    snapshot.mkdir(parents=True)
-    for name in TAKEN:
-        (snapshot / name).symlink_to(f"../../blobs/{name}")
-    write(tmp_path / "data", {"train.jsonl": rows()})
-    assert names(fetched(args(snapshot, tmp_path / "data"), workspace).model.path) == TAKEN
-
-
-def test_pipes_and_devices_are_no_files(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path
-) -> None:
-    os.mkfifo(tmp_path / "model" / "chat_template.jinja")
-    (tmp_path / "model" / "merges.txt").symlink_to("/dev/zero")
-    assert names(fetched(here, workspace).model.path) == TAKEN
-
-
-def test_a_pipe_that_is_named_itself_is_refused(workspace: Workspace, tmp_path: Path) -> None:
-    write(tmp_path / "model", model())
-    os.mkfifo(tmp_path / "train.jsonl")
-    arguments = args(tmp_path / "model", tmp_path / "train.jsonl")
-    assert "train.jsonl: it is neither a folder nor a file" in refused(arguments, workspace)
-
-
-def test_a_tokenizer_larger_than_any_is_refused_before_it_is_fetched(
-    here: DownloadArgs, workspace: Workspace, tmp_path: Path
-) -> None:
-    # A file with a hole: it takes no room.
-    os.truncate(tmp_path / "model" / "tokenizer.json", 1 << 30)
-    assert "tokenizer.json has 1.00 GiB, and no more than 64.0 MiB is taken" in refused(
-        here, workspace
-    )
-
-
-@pytest.mark.parametrize(
-    "path", ["../train.jsonl", "/etc/train.jsonl", "a/../../train.jsonl", "a//b", "a\nb", "a" * 300]
-)
-def test_a_listing_that_leads_out_of_its_folder_is_refused(workspace: Workspace, path: str) -> None:
-    file = RemoteFile(path=path, size=1)
-    with pytest.raises(BadInput, match="is no path below the folder"):
-        gathering(
-            Listing(files=[file], origin={"uri": "s3://bucket/prefix"}),
-            FileArgs(path="/"),
-            workspace.store,
-        )
 
 
 def test_columns_of_data_on_this_machine_are_looked_at_before_anything_is_fetched(
