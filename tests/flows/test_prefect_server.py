@@ -117,6 +117,16 @@ def test_the_public_way_records_a_run_and_marks_a_killed_one(
         assert len(of_the_first) == 5
 
 
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Imported before `caplog` begins, whose handler it takes off, and where a home can be made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        from prefect import flow
+
+    return flow
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"),
@@ -128,10 +138,12 @@ def test_the_public_way_records_a_run_and_marks_a_killed_one(
     ],
 )
 def test_a_name_that_is_gone_from_prefect_is_said_and_a_flow_runs_all_the_same(
-    module: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    flow: Any,
+    module: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from prefect import flow
-
     monkeypatch.setattr(fast_start, "_warned", set())
     owner, _, attribute = f"{module}.{name}".rpartition(".")
     monkeypatch.delattr(f"{owner}.{attribute}")
