@@ -20,6 +20,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 SOCKET = Path(".pytest_cache") / "workers.sock"
 """Relative, since the kernel takes no long ones; under the folder in which a test run goes on."""
@@ -67,7 +68,8 @@ def serve(listener: socket.socket, controller: int, address: Path) -> None:
     collect()
     gc.freeze()  # else each copy looks through all of it
     ended = os.pidfd_open(controller)
-    while listener in (ready := select.select([listener, ended], [], [])[0]):
+    watched: list[Any] = [listener, ended]
+    while listener in (ready := select.select(watched, [], [])[0]):
         connection, _ = listener.accept()
         _, streams, _, _ = socket.recv_fds(connection, 1, 3)
         if os.fork() == 0:
