@@ -93,8 +93,10 @@ class Outbox:
         return _unended(self.entries())
 
     def unmirrored(self) -> list[LedgerEntry]:
-        """Return what MLflow has to be told."""
-        return self.entries()[self._mirrored_count() :]
+        """Return what MLflow has to be told. Raises Unavailable, LockLost."""
+        # As they are now, by a place that answers: who has lost the lock tells nothing any more.
+        told = int(self._records.read(MIRRORED).content or 0)
+        return self.entries()[told:]
 
     def mirrored(self, count: int, *, keep: bool = False) -> None:
         """Note that MLflow has been told `count` more entries.
@@ -109,7 +111,7 @@ class Outbox:
         Raises:
             Unavailable: it can't be written down; MLflow is told these entries again.
         """
-        total, entries = self._mirrored_count() + count, self.entries()
+        total, entries = int(self._records.glance(MIRRORED) or 0) + count, self.entries()
         if keep or total < len(entries) or _unended(entries):
             self._records.change(MIRRORED, lambda _: str(total).encode())
         else:
@@ -117,9 +119,6 @@ class Outbox:
             # told would.
             self._records.change(MIRRORED, lambda _: b"")
             self._records.change(LEDGER, lambda _: b"")
-
-    def _mirrored_count(self) -> int:
-        return int(self._records.glance(MIRRORED) or 0)
 
 
 def _entries(content: bytes) -> list[LedgerEntry]:
