@@ -89,8 +89,9 @@ def _refuse_without_end(schema: dict[str, Any]) -> None:
 
 def _references(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
-        if isinstance(schema.get("$ref"), str):
-            yield schema["$ref"]
+        for name in ("$ref", "$dynamicRef"):
+            if isinstance(schema.get(name), str):
+                yield schema[name]
         for part in schema.values():
             yield from _references(part)
     elif isinstance(schema, list):

@@ -115,10 +115,11 @@ def test_references_that_break_the_schema_are_told_of(caplog: pytest.LogCaptureF
     assert "row 0" in caplog.text
 
 
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
 @pytest.mark.parametrize("reference", ["http://127.0.0.1:1/elsewhere.json", "#/$defs/nowhere"])
-def test_nothing_that_a_schema_refers_to_is_fetched(reference: str) -> None:
+def test_nothing_that_a_schema_refers_to_is_fetched(keyword: str, reference: str) -> None:
     with pytest.raises(ValidationError, match=f"refers to {re.escape(reference)}, which does not"):
-        AnswerArgs(json_schema={"properties": {"team": {"$ref": reference}}})
+        AnswerArgs(json_schema={"properties": {"team": {keyword: reference}}})
     schema = {"$defs": {"team": SCHEMA}, "$ref": "#/$defs/team"}
     counted = count(answered('{"team": "c"}'), AnswerArgs(json_schema=schema))
     assert having(counted, "malformed") == [1]
@@ -149,6 +150,8 @@ def test_what_cannot_be_right_is_refused(given: dict[str, Any], expected: str) -
 
 def test_schemas_that_are_no_trap_are_taken() -> None:
     tree = {"properties": {"pattern": {"const": {"pattern": "("}}, "below": {"$ref": "#"}}}
+    assert AnswerArgs(json_schema=tree).json_schema == tree
+    tree = {"$dynamicAnchor": "node", "properties": {"below": {"$dynamicRef": "#node"}}}
     assert AnswerArgs(json_schema=tree).json_schema == tree
 
 
