@@ -99,11 +99,10 @@ def waits_for(pods: Sequence[Pod], deployment: Mapping[str, Any] | None) -> str:
             waiting = status.get("state", {}).get("waiting") or {}
             if waiting.get("reason", "") not in {"", *_STARTING}:
                 return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-    for pod in pods:
-        # Its node ended it, or could not take it after all: another pod is made.
-        status = pod.get("status", {})
-        if status.get("phase") == "Failed" and status.get("reason"):
-            return f"{status['reason']}: {status.get('message', '')}".rstrip(": ")
+    ended = [pod["status"] for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    # Its node ended it, or could not take it after all. It stays in the list once another is made.
+    if ended and len(ended) == len(pods) and (reason := ended[-1].get("reason")):
+        return f"{reason}: {ended[-1].get('message', '')}".rstrip(": ")
     return ""
 
 

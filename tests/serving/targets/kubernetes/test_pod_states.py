@@ -49,7 +49,15 @@ def test_a_bento_that_can_not_be_fetched_says_nothing_of_the_version() -> None:
     ],
     ids=lambda one: one["status"]["reason"],
 )
-def test_a_pod_that_its_node_could_not_keep_is_replaced_and_told(ended: dict[str, Any]) -> None:
+def test_a_pod_that_its_node_could_not_keep_is_told_of_until_another_is_made(
+    ended: dict[str, Any],
+) -> None:
     assert pod_states.failure([ended], {}) is None
     status = ended["status"]
     assert pod_states.waits_for([ended], None) == f"{status['reason']}: {status['message']}"
+    loading = {"name": "bento", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+    successor = {
+        "metadata": {"name": "shop-v2-y", "uid": "2"},
+        "status": {"phase": "Running", "containerStatuses": [loading]},
+    }
+    assert pod_states.waits_for([ended, successor], None) == ""
