@@ -218,12 +218,14 @@ class SharedRecords(TargetRecords):
 
     def _look(self) -> _Seen:
         """Return all documents as they are, where the lock is not needed or still held."""
-        at = time.monotonic()
+        before, at = self._memory.last, time.monotonic()
         seen = _Seen(*self.at.read_documents(), at)
         if self.held is not None:
             self.held.check()
             _refuse_older(seen.documents, self.held.lease.transitions, self.place)
-        self._memory.last = seen
+        # What another thread has written meanwhile is newer.
+        if self._memory.last is before:
+            self._memory.last = seen
         return seen
 
     def _glimpse(self, before: _Seen | None) -> _Seen:
@@ -236,7 +238,8 @@ class SharedRecords(TargetRecords):
             # A place that is away for a moment ends no rollout: the lease bounds that moment.
             if self.held is None or before is None:
                 raise
-        self._memory.last = replace(before, at=time.monotonic())
+        if self._memory.last is before:
+            self._memory.last = replace(before, at=time.monotonic())
         return before
 
     def _write(self, documents: Mapping[str, str], version: str) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -83,6 +83,23 @@ def test_that_nothing_is_to_be_changed_is_not_decided_by_an_old_look(
     put(SharedRecords(place), b"2")
     records.change(STATE, lambda content: b"3" if content == b"2" else None)
     assert records.read(STATE).content == b"3"
+
+
+def test_a_look_that_a_write_has_overtaken_is_not_what_was_seen_last(
+    records: SharedRecords, place: MemoryPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(records, b"1")
+    read = place.read_documents
+
+    def overtaken() -> tuple[Mapping[str, str], str]:
+        monkeypatch.undo()
+        seen = read()
+        put(records, b"2")  # as another thread does
+        return seen
+
+    monkeypatch.setattr(place, "read_documents", overtaken)
+    assert records.read(STATE).content == b"1"
+    assert records.glance(STATE) == b"2"
 
 
 def test_the_lock_is_one_holders_and_free_again_after_it(records: SharedRecords) -> None:
