@@ -97,9 +97,9 @@ lint: style ## Style, types and layer contracts
 	@$(types)
 
 .PHONY: bench
-bench: $(READY) ## One benchmark: make bench NAME=serving
+bench: $(READY) ## One benchmark: make bench NAME=serving ARGS=--quick
 	@test -n "$(NAME)" || { echo "error: which one? NAME is one of: $(basename $(notdir $(shell grep -l "^def main" benchmarks/*.py)))"; exit 2; }
-	@$(BIN)/python -m benchmarks.$(NAME)
+	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 .PHONY: lock
 lock: $(READY) ## Resolve every environment again: make lock NAMES="llama_cpp gguf"

@@ -4,7 +4,8 @@
 to `grids/<name>.visits.jsonl` in the workspace. `fill` makes the whole grid of that: the additive
 model with pairs is fitted to what was recorded; recorded points keep what the model believes of
 them, the others get what it predicts and a seeded remainder of a few per cent, so that no point
-lies where the model would have it. Pairs of values that failed at every visit fail.
+lies where the model would have it. Pairs of values that failed at every visit fail. The noise is
+that of settings which were visited several times.
 
 Usage: python -m benchmarks.record_grids record|fill NAME [--settings N] [--rounds N]
 """
@@ -22,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.loads import LONG, Payloads, demo_model
-from benchmarks.random_gguf import Shape, write
+from benchmarks.random_gguf import M_28, write
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
@@ -38,11 +39,8 @@ GRIDS: Final = Path(__file__).with_name("grids")
 SECONDS: Final = 0.6
 REMAINDER: Final = 0.03
 """Standard deviation of what a setting has by itself, beyond options and pairs of them."""
-EVEN_NOISE, UNEVEN_NOISE = 0.10, 0.40
-"""Of the log of one round with threads up to the cores of the machine, and with more: measured on
-two quiet cores. The machine that recorded these grids had other work, and its repeats differ more.
-"""
 CORES: Final = 2
+"""Of the machine that records: with more threads than these, runs differ more."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,6 @@ SPECS: Final = {
         768,
     ),
 }
-RANDOM: Final = Shape(
-    hidden=512, layers=8, feed_forward=1408, heads=8, vocabulary=4096, context=4096
-)
 
 
 def settings_of(grid: Grid) -> list[Setting]:
@@ -122,7 +117,7 @@ def folders(grid: Grid, workspace: Workspace) -> dict[str, Path]:
     if grid.models == ("random",):
         folder = workspace.settings.home / "random"
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "model.gguf", RANDOM)
+        write(folder / "model.gguf", M_28)
         return {"random": folder}
     downloaded = demo_model(workspace)
     variants = [{"kind": "gguf", "quantization": name} for name in grid.models]
@@ -196,6 +191,7 @@ def fill(name: str, visits: Sequence[Visit]) -> list[GridPoint]:
     failing = Feasibility(space.codes()).failing(
         at.tolist(), [numbers[key_of(one.setting)] for one in failed]
     )
+    noise = {crowded: spread(worked, crowded) for crowded in (False, True)}
     start = float(np.median([one.start_seconds for one in worked]))
     lost = float(np.median([one.start_seconds for one in failed])) if failed else 0.0
     own = np.random.default_rng(0).normal(0, REMAINDER, len(settings))
@@ -215,11 +211,32 @@ def fill(name: str, visits: Sequence[Visit]) -> list[GridPoint]:
                 start_seconds=start,
                 run_seconds=round(math.exp(runs[number]), 3),
                 repeats=[[round(speed, 2)]],
-                noise=UNEVEN_NOISE if _crowded(setting) else EVEN_NOISE,
+                noise=round(noise[_crowded(setting)], 4),
                 recorded=recorded.get(number, []),
             )
         )
     return points
+
+
+def spread(visits: Sequence[Visit], crowded: bool) -> float:
+    """Return the standard deviation of the log of one round, each about the mean of its setting.
+
+    Args:
+        visits: that worked.
+        crowded: whether to look at settings with more threads than cores, or at the others.
+
+    Raises:
+        SystemExit: none of these was visited twice.
+    """
+    logs: dict[str, list[float]] = {}
+    for one in visits:
+        if _crowded(one.setting) == crowded:
+            logs.setdefault(key_of(one.setting), []).extend(one.log_speeds())
+    squares = sum(float(np.var(values)) * len(values) for values in logs.values())
+    freedom = sum(len(values) - 1 for values in logs.values())
+    if logs and not freedom:
+        raise SystemExit("no setting was visited twice: record another round")
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _crowded(setting: Setting) -> bool:
