@@ -60,7 +60,9 @@ class Scales:
 
 @dataclass(frozen=True)
 class Noise:
-    """How much runs differ: with more threads than cores, several times as much."""
+    """How much runs differ: beside other work, those with more threads than cores several times as
+    much.
+    """
 
     level: float = 1.0
     """As a multiple of the variance BASE_NOISE squared."""
