@@ -4,7 +4,15 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from weighbridge.configs.run_args import RunArgs
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
@@ -79,6 +87,17 @@ class Recipe(BaseModel):
     @classmethod
     def _names_a_target(cls, name: str) -> str:
         return target_name(name)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _has_no_truth_for_a_number(
+        cls, given: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        """Refuse `r: yes`, which pydantic takes for 1."""
+        recipe = handler(given)
+        if wrong := next(_truths_as_numbers(given, recipe.model_dump(), ""), None):
+            raise ValueError(wrong)
+        return recipe
 
     @model_validator(mode="after")
     def _can_be_written_down(self) -> Self:
@@ -218,6 +237,19 @@ def _not_carried(select: SelectArgs, weigh: WeighArgs) -> str:
         f"{max(requests_at(weigh.requests, level) - warm_up, 0)} at concurrency {level}; give "
         f"{needed + warm_up}, or `select.on_doubt: accept`"
     )
+
+
+def _truths_as_numbers(given: Any, taken: Any, place: str) -> Iterator[str]:
+    """Yield where a number was made of true or false, each with what is wrong."""
+    if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        yield f"{place} is {str(given).lower()}, and not a number"
+    elif isinstance(given, dict) and isinstance(taken, dict):
+        for name in given.keys() & taken.keys():
+            inner = f"{place}.{name}".removeprefix(".")
+            yield from _truths_as_numbers(given[name], taken[name], inner)
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        for number, (one, other) in enumerate(zip(given, taken, strict=False)):
+            yield from _truths_as_numbers(one, other, f"{place}[{number}]")
 
 
 def _not_json(value: Any, place: str) -> Iterator[str]:

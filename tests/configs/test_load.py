@@ -293,6 +293,12 @@ def test_what_overrides_a_merged_key_counts() -> None:
             "  learning_rate: .nan",
             "line 8, finetune.learning_rate: Input should be greater",
         ),
+        ("  r: 8", "  r: yes", "finetune.r is true, and not a number"),
+        (
+            "kind: llama_cpp",
+            "kind: llama_cpp\n      threads: on",
+            "weigh.engines[0].threads is true",
+        ),
         ("  r: 8", "  num_train_epochs: .inf", "finetune.num_train_epochs is inf"),
         ("  r: 8", "  weight_decay: 1e999", "finetune.weight_decay is inf"),
         ("deploy:", "deploy:\n  rollout: {step_seconds: .inf}", "rollout.step_seconds is inf"),
