@@ -124,6 +124,21 @@ def test_who_logs_in_again_need_not_start_the_deployer_again(shop: Lab, tmp_path
     shop.target.check()
 
 
+def test_who_logs_in_again_and_again_opens_one_door_to_a_revision(
+    shop: Lab, tmp_path: Path
+) -> None:
+    shop.promote("1")
+    current = shop.state.current
+    assert current
+    door = shop.target.url_of(current)
+    for token in ("another", "a third"):
+        shop.cluster.token = token
+        assert "credentials are refused" in problem_of(shop)
+        shop.cluster.kubeconfig(tmp_path / "kubeconfig")
+        assert shop.target.answers(current)
+        assert shop.target.url_of(current) == door
+
+
 def test_without_the_client_it_says_what_to_install(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,12 @@ class Api:
         self.is_ours = is_ours
         """Whether this process runs in that cluster, where pods can be reached at their addresses.
         """
+        self.is_refused = False
+        """Whether its credentials have been, since it was connected."""
+
+    def go_on_as(self, other: "Api") -> None:
+        """Ask as whoever another one is; what is kept for this one stays good."""
+        self._client, self.is_ours, self.is_refused = other._client, other.is_ours, False
 
     @property
     def url(self) -> str:
@@ -294,8 +300,7 @@ class Api:
         except (urllib3.exceptions.HTTPError, OSError, ApiException) as exc:
             raise self._unreachable(doing, exc) from exc
         if response.status == 401:
-            # Whoever connects next reads the kubeconfig anew: somebody may have logged in by then.
-            _connected.cache_clear()
+            self.is_refused = True
         if response.status >= 400:
             raise refusal_of(doing, response.status, data)
         is_json = (response.headers.get("content-type") or "").startswith(_JSON)
@@ -339,11 +344,20 @@ def connect(context: str = "") -> Api:
     Raises:
         Unavailable: there is no cluster to be found, or Kubernetes' client is not installed.
     """
-    return _connected(context, os.environ.get("KUBECONFIG", ""))
+    named = context, os.environ.get("KUBECONFIG", "")
+    api = _connected(*named)
+    if api.is_refused:
+        # Somebody may have logged in since.
+        api.go_on_as(_connect(*named))
+    return api
 
 
 @cache
 def _connected(context: str, kubeconfig: str) -> Api:
+    return _connect(context, kubeconfig)
+
+
+def _connect(context: str, kubeconfig: str) -> Api:
     doing = "looking for the cluster"
     try:
         from kubernetes import client, config
