@@ -37,7 +37,8 @@ def number_of(text: str) -> float:
     if (len(text) <= 16 and "e" not in text.lower()) or not math.isfinite(value):
         return value
     try:
-        is_whole = Decimal(text) == Decimal(repr(value))
+        # C's `%.17g` is what programs print that know no shorter form: 0.10000000000000001.
+        is_whole = Decimal(text) in (Decimal(repr(value)), Decimal(f"{value:.17g}"))
     except ArithmeticError:  # an exponent of a million digits
         is_whole = False
     return value if is_whole else Rounded(value)

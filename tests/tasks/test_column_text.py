@@ -104,7 +104,10 @@ def test_bytes_are_no_text_of_a_chat(tmp_path: Path) -> None:
 
 
 def test_digits_are_lost_by_nobody_where_all_are_kept(tmp_path: Path) -> None:
-    numbers = "[0.1, 1.50, 1E5, 0.30000000000000004, 1.7976931348623157e308, 5e-324, 0.10000000000]"
+    numbers = (
+        "[0.1, 1.50, 1E5, 0.30000000000000004, 1.7976931348623157e308, 5e-324, 0.10000000000, "
+    )
+    numbers += "0.10000000000000001, 99.900000000000006]"  # as C's %.17g writes 0.1 and 99.9
     file = lines(tmp_path / "a.jsonl", f'{{"text": "a", "label": {numbers}}}')
     (row,) = every_split(tmp_path, file, columns=MAPPED)
     assert json.loads(row.reference) == json.loads(numbers)
