@@ -244,7 +244,7 @@ def _truths_as_numbers(given: Any, taken: Any, place: str) -> Iterator[str]:
     if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
         yield f"{place} is {str(given).lower()}, and not a number"
     elif isinstance(given, dict) and isinstance(taken, dict):
-        for name in given.keys() & taken.keys():
+        for name in (name for name in given if name in taken):
             inner = f"{place}.{name}".removeprefix(".")
             yield from _truths_as_numbers(given[name], taken[name], inner)
     elif isinstance(given, list) and isinstance(taken, list | tuple):

@@ -41,7 +41,8 @@ def write_compose(folder: Path, image: str) -> Path:
 
 def _write_secrets(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
+    # One that was made before may be open to everybody, and what a server reads in it is.
+    folder.chmod(folder.stat().st_mode & 0o770)
     database = _made_for_server(folder / "postgres_password", secrets.token_urlsafe(24))
     login = made_once(
         folder / "prefect_login", f"{PREFECT_USER}:{secrets.token_urlsafe(24)}", 0o600

@@ -71,7 +71,10 @@ def load_model(
         wrong = " ".join((str(exc) or type(exc).__name__).split())[:300]
         if "ignore_mismatched_sizes" in wrong:  # transformers' own words tell of an option of its
             wrong = "a tensor has another shape than the configuration says"
-        raise BadInput(doing, wrong, "give a causal language model in safetensors") from exc
+        remedy = "give a causal language model in safetensors"
+        if isinstance(exc, ImportError):
+            remedy += ", whose weights no other package has quantized"
+        raise BadInput(doing, wrong, remedy) from exc
     # transformers fills these with random numbers, and only warns.
     if missing := sorted(loading["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

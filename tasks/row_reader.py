@@ -21,7 +21,16 @@ NOT_PASSED_ON: Final = (
 """Columns beside a chat that change what a model reads, and that no row of ours can hold."""
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
-"""Of OpenAI's protocol: in another one nobody could ask what was learned."""
+"""Of OpenAI's protocol. Templates may know others, such as Llama 3's `ipython`."""
+MISTAKEN_ROLES: Final = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+"""Other formats' names of them: clients would ask in another role than was learned."""
 INVISIBLE: Final = ("Cc", "Cf", "Zl", "Zp", "Zs")
 """Categories of Unicode: control, format, and every kind of space."""
 NAMES_TOLD: Final = 20
@@ -168,12 +177,18 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     ]
     for message in messages:
         role = message.get("role")
-        if isinstance(role, str) and role not in ROLES:
+        if isinstance(role, str) and (meant := _meant_role(role)) != role:
             raise ValueError(
-                f"the role '{one_line(role[:40])}' is none that clients can ask in; write one of: "
-                f"{', '.join(ROLES)}"
+                f"the role '{one_line(role[:40])}' is none of OpenAI's protocol; write '{meant}'"
             )
     return messages
+
+
+def _meant_role(role: str) -> str:
+    """Return the protocol's role that another spelling or name stands for, else the role itself."""
+    plain = role.strip().lower()
+    meant = MISTAKEN_ROLES.get(plain, plain)
+    return meant if meant in ROLES else role
 
 
 def _from_columns(columns: Columns, mapped: ColumnMapping) -> dict[str, Any]:

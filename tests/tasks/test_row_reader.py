@@ -33,6 +33,13 @@ def test_prompt_and_completion_as_messages_stay_messages(tmp_path: Path) -> None
     assert row.is_chat
 
 
+def test_a_role_that_only_a_template_knows_stays(tmp_path: Path) -> None:
+    found = {"role": "ipython", "content": "4"}
+    messages = [CHAT["messages"][0], found, CHAT["messages"][1]]
+    (row,) = every_split(tmp_path, lines(tmp_path / "a.jsonl", {"messages": messages}))
+    assert row.prompt[-1] == Message(role="ipython", content="4")
+
+
 def test_columns_are_filled_into_templates(tmp_path: Path) -> None:
     mapped = {
         "prompt": "Ticket {id}: {text}",
@@ -119,7 +126,7 @@ def test_an_empty_value_in_a_mapped_column_is_named(tmp_path: Path) -> None:
         ({"prompt": "cut \ud83d", "completion": "b"}, "line 1: it holds '\\ud83d'"),
         (
             {"messages": [{"role": "human", "content": "a"}, CHAT["messages"][1]]},
-            "the role 'human' is none that clients can ask in; write one of: system, developer,",
+            "the role 'human' is none of OpenAI's protocol; write 'user'",
         ),
         ({"messages": [{"role": "User\n", "content": "a"}, CHAT["messages"][1]]}, "role 'User\\n'"),
         (

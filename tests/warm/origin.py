@@ -52,7 +52,9 @@ class Copies:
             start(json.loads(text), outputs)
         for output in outputs:
             os.close(output)
-        connection.sendall(b"%d\n" % pid)
+        # Who asked may be killed by now: the copy ends with the connection, below.
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(b"%d\n" % pid)
         self._running.add(pid)
         process = os.pidfd_open(pid)
         self._watch(process, partial(self._ended, pid, process, connection))
