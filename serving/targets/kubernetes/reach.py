@@ -25,7 +25,7 @@ from weighbridge.serving.targets.kubernetes.traffic import VERSION_HEADER
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5
 """For which a list of pods is good enough."""
 _LOOK_TIMEOUT: Final = 5.0
 _ANSWER_TIMEOUT: Final = 3600.0

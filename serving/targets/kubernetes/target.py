@@ -191,7 +191,7 @@ class Kubernetes(Target[KubernetesArgs, KubernetesRevision]):
     def answers(self, revision: KubernetesRevision) -> bool:
         """Whether all its pods are ready, and a real completion comes back."""
         self._unreached = ""
-        # Asked many times a second while it loads: pods are looked up once in a second.
+        # Asked many times a second while it loads: pods are looked up twice in a second.
         if not any(map(pod_states.is_ready, self._pods(revision).listed())):
             return False
         deployment = self._deployment(revision.name)
