@@ -35,7 +35,7 @@ from typing import Any, Final
 from benchmarks.common import Figures, alternate, report
 from benchmarks.load import law_server
 from benchmarks.loads import SHORT
-from benchmarks.random_gguf import M_28, SMALL, write
+from benchmarks.random_gguf import B_28M, SMALL, write
 from weighbridge.core.environments import ensure
 from weighbridge.core.processes import run
 from weighbridge.core.settings import Settings
@@ -242,7 +242,7 @@ def llama_cpp(quick: bool) -> Iterator[Endpoint]:
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-") as folder:
         model = Path(folder) / "model"
         model.mkdir()
-        write(model / "model.gguf", SMALL if quick else M_28)
+        write(model / "model.gguf", SMALL if quick else B_28M)
         slots = max(STREAMS)
         args = LlamaCppArgs(
             threads=1, parallel=slots, ctx_size=512 * slots, cache_ram=0, cache_prompt=False

@@ -38,7 +38,9 @@ class Shape:
 
 
 SMALL: Final = Shape()
-M_28: Final = Shape(hidden=512, layers=8, feed_forward=1408, heads=8, vocabulary=4096, context=4096)
+B_28M: Final = Shape(
+    hidden=512, layers=8, feed_forward=1408, heads=8, vocabulary=4096, context=4096
+)
 B_300M: Final = Shape(
     hidden=1024, layers=22, feed_forward=2816, heads=16, vocabulary=16384, context=2048
 )

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.loads import LONG, Payloads, demo_model
-from benchmarks.random_gguf import M_28, write
+from benchmarks.random_gguf import B_28M, write
 from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engine_process import serve
@@ -117,7 +117,7 @@ def folders(grid: Grid, workspace: Workspace) -> dict[str, Path]:
     if grid.models == ("random",):
         folder = workspace.settings.home / "random"
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "model.gguf", M_28)
+        write(folder / "model.gguf", B_28M)
         return {"random": folder}
     downloaded = demo_model(workspace)
     variants = [{"kind": "gguf", "quantization": name} for name in grid.models]

@@ -13,7 +13,7 @@ from weighbridge.configs import yaml_document
 from weighbridge.configs.recipe import Recipe
 from weighbridge.configs.variables import filled_in
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import quoted
+from weighbridge.core.formatting import not_utf8, quoted
 from weighbridge.core.plugins import PluginArgs, names, suggestion
 from weighbridge.core.plugins import load as load_plugin
 
@@ -41,8 +41,7 @@ def load(path: Path) -> Recipe:
     except OSError as exc:
         raise BadInput(f"reading recipe {path}", (exc.strerror or str(exc)).lower()) from exc
     except UnicodeDecodeError as exc:
-        wrong = f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
-        raise BadInput(f"reading recipe {path}", wrong) from exc
+        raise BadInput(f"reading recipe {path}", not_utf8(exc)) from exc
     return parse(text, str(path))
 
 

@@ -244,9 +244,9 @@ def _truths_as_numbers(given: Any, taken: Any, place: str) -> Iterator[str]:
     if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
         yield f"{place} is {str(given).lower()}, and not a number"
     elif isinstance(given, dict) and isinstance(taken, dict):
-        for name in (name for name in given if name in taken):
+        for name, value in given.items():
             inner = f"{place}.{name}".removeprefix(".")
-            yield from _truths_as_numbers(given[name], taken[name], inner)
+            yield from _truths_as_numbers(value, taken.get(name), inner)
     elif isinstance(given, list) and isinstance(taken, list | tuple):
         for number, (one, other) in enumerate(zip(given, taken, strict=False)):
             yield from _truths_as_numbers(one, other, f"{place}[{number}]")

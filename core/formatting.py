@@ -8,7 +8,7 @@ def quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def one_line(text: str) -> str:
+def with_escapes(text: str) -> str:
     """Return a text of somebody else's without line breaks, control characters and halves of
     characters: each stands there as its escape.
     """
@@ -16,6 +16,11 @@ def one_line(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def not_utf8(exc: UnicodeDecodeError) -> str:
+    """Return what is wrong with bytes that are no text."""
+    return f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
 
 
 def human_size(size: float) -> str:

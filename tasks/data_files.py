@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import not_utf8
 from weighbridge.tasks.column_text import number_of
 from weighbridge.tasks.parquet_columns import read_parquet, refuse_twice
 
@@ -25,9 +26,7 @@ def read_columns(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield from READERS[PurePosixPath(name).suffix.removeprefix(".")](name, path)
     except UnicodeDecodeError as exc:
-        raise BadInput(
-            f"reading {name}", f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
-        ) from exc
+        raise BadInput(f"reading {name}", not_utf8(exc)) from exc
 
 
 def _read_jsonl(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

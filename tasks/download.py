@@ -44,7 +44,7 @@ from weighbridge.tasks.sources.base import (
 from weighbridge.tasks.sources.uri import Location
 
 # 3: test shares no row with train or validation.
-# 4: numbers keep all their digits, and roles are those of OpenAI's protocol, or rows are refused.
+# 4: numbers that lose digits and other formats' names of roles are refused.
 VERSION: Final = 4
 DIGESTS_AT_ONCE: Final = 8
 COUNTED_BYTES: Final = 100_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import one_line
+from weighbridge.core.formatting import not_utf8, with_escapes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +73,7 @@ def _values(name: str, batch: pa.RecordBatch, before: int) -> list[dict[str, Any
                 batch.column(column).slice(number, 1).to_pylist(maps_as_pydicts="strict")
             except NO_VALUE as first:
                 row = before + number + 1
-                where, wrong = f"{name}, row {row}, column '{one_line(column)}'", first
+                where, wrong = f"{name}, row {row}, column '{with_escapes(column)}'", first
                 break
         raise BadInput(f"reading {where}", _told(wrong), "write the column as text") from exc
     return rows
@@ -81,7 +81,7 @@ def _values(name: str, batch: pa.RecordBatch, before: int) -> list[dict[str, Any
 
 def _told(exc: Exception) -> str:
     if isinstance(exc, UnicodeDecodeError):
-        return f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
+        return not_utf8(exc)
     # The text of a KeyError is the representation of its argument.
     return " ".join(str(exc.args[0] if exc.args else type(exc).__name__).split())
 
@@ -105,7 +105,7 @@ def refuse_twice(name: str, columns: list[str]) -> None:
     if twice is not None:
         raise BadInput(
             f"reading {name}",
-            f"the column '{one_line(twice)}' is there {columns.count(twice)} times",
+            f"the column '{with_escapes(twice)}' is there {columns.count(twice)} times",
             "give each column a name of its own",
         )
 

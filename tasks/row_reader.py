@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import one_line
+from weighbridge.core.formatting import with_escapes
 from weighbridge.tasks.column_text import fields_of, text_of_value
 from weighbridge.tasks.data import ColumnMapping, DataArgs, Message, Row
 
@@ -61,7 +61,7 @@ class RowReader:
             for turn in each_turn(row) if self._every_turn else [row]:
                 _refuse_no_text(turn)
         except KeyError as exc:
-            wrong = f"there is no column '{one_line(exc.args[0])}'"
+            wrong = f"there is no column '{with_escapes(exc.args[0])}'"
             raise BadInput(f"reading {where}", wrong, f"there are: {_names(columns)}") from exc
         except ValidationError as exc:
             raise BadInput(f"reading {where}", _first_problem(exc)) from exc
@@ -88,7 +88,7 @@ def _name_in(columns: Columns, column: str, what: str) -> str:
 
 def _names(columns: Columns) -> str:
     more = f" and {len(columns) - NAMES_TOLD} more" if len(columns) > NAMES_TOLD else ""
-    return (one_line(", ".join(islice(columns, NAMES_TOLD))) or "none") + more
+    return (with_escapes(", ".join(islice(columns, NAMES_TOLD))) or "none") + more
 
 
 def _refuse_no_text(row: Row) -> None:
@@ -178,9 +178,8 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     for message in messages:
         role = message.get("role")
         if isinstance(role, str) and (meant := _meant_role(role)) != role:
-            raise ValueError(
-                f"the role '{one_line(role[:40])}' is none of OpenAI's protocol; write '{meant}'"
-            )
+            given = with_escapes(role[:40])
+            raise ValueError(f"the role '{given}' is none of OpenAI's protocol; write '{meant}'")
     return messages
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import one_line
+from weighbridge.core.formatting import with_escapes
 from weighbridge.tasks.data import SPLITS, DataArgs, Row, Split
 
 EVALUATED: Final[tuple[Split, ...]] = ("validation", "test")
@@ -64,7 +64,7 @@ def _refuse_equal_ids(splits: Mapping[Split, Sequence[Row]], column: str) -> Non
         for number, row in enumerate(splits[split], start=1):
             here = f"row {number} of {split}"
             if (there := places.setdefault(row.id, here)) != here:
-                name = one_line(row.id)
+                name = with_escapes(row.id)
                 wrong = f"the id '{name}' in column '{column}' is that of {there} and of {here}"
                 raise BadInput("preparing the data", wrong, "give every row an id of its own")
 
@@ -73,7 +73,7 @@ def _refuse_one_cluster(splits: Mapping[Split, Sequence[Row]], column: str) -> N
     for split in EVALUATED:
         rows = splits[split]
         if len(rows) > 1 and len({row.cluster for row in rows}) == 1:
-            cluster = one_line(rows[0].cluster)
+            cluster = with_escapes(rows[0].cluster)
             wrong = f"all {len(rows)} rows of {split} have '{cluster}' in column '{column}'"
             remedy = "one cluster proves nothing of others: give more, or leave data.cluster out"
             raise BadInput("preparing the data", wrong, remedy)

@@ -63,14 +63,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (-slow[item.path], long.get(item.path, len(long))))
 
 
+def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have commands keep their state below the folder."""
+    patch.setenv("WEIGHBRIDGE_HOME", str(folder / "home"))
+    patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
+    patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+    patch.setenv("BENTOML_DO_NOT_TRACK", "True")
+    patch.setenv("PREFECT_HOME", str(folder / "home" / "prefect"))
+
+
 @pytest.fixture(autouse=True)
 def _own_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the state of the person who runs it; environments are shared."""
-    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
-    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home" / "prefect"))
+    live_in(tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True, scope="session")

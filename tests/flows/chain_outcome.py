@@ -3,21 +3,10 @@
 from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
-from tests.conftest import MACHINE_CACHE
 from weighbridge.core.settings import Settings
 from weighbridge.registry import Registry
-
-
-def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Have commands keep their state below the folder."""
-    patch.setenv("WEIGHBRIDGE_HOME", str(folder / "home"))
-    patch.setenv("WEIGHBRIDGE_CACHE", str(MACHINE_CACHE))
-    patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
-    patch.setenv("BENTOML_DO_NOT_TRACK", "True")
-    patch.setenv("PREFECT_HOME", str(folder / "home" / "prefect"))
 
 
 def assert_nothing_runs(folder: Path) -> None:

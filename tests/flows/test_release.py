@@ -15,8 +15,9 @@ import openai
 import pytest
 import yaml
 
+from tests.conftest import live_in
 from tests.flows.chain import recipe, weighbridge, write, write_data
-from tests.flows.chain_outcome import address, assert_nothing_runs, live_in, roles, stages
+from tests.flows.chain_outcome import address, assert_nothing_runs, roles, stages
 from tests.flows.conftest import Run
 from weighbridge.configs.load import load
 from weighbridge.core.settings import Settings

@@ -10,8 +10,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.conftest import live_in
 from tests.flows.chain import recipe, write, write_data
-from tests.flows.chain_outcome import address, live_in, roles, stages, winner_said
+from tests.flows.chain_outcome import address, roles, stages, winner_said
 from tests.flows.conftest import Run
 from tests.warm.command import WarmCommand
 from weighbridge.core.settings import Settings
