@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weighbridge.cli.references import model_and_version
+from weighbridge.core.formatting import one_line
 from weighbridge.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _row(rollout: "RolloutRecord") -> list[str]:
         seconds,
         str(rollout.requests),
         failed,
-        " ".join(rollout.detail.split()),
+        one_line(rollout.detail),
     ]
 
 

@@ -17,6 +17,7 @@ from weighbridge.compat.report import ContractResult
 from weighbridge.core.contract_runner import MARK
 from weighbridge.core.disk import require_room
 from weighbridge.core.environments import Environment, locate, one_at_a_time, run_uv
+from weighbridge.core.formatting import one_line
 from weighbridge.core.processes import Process
 
 NEEDED = 4 << 30
@@ -125,9 +126,8 @@ def _result(contract: Contract, process: Process, timeout: float) -> ContractRes
     started = time.monotonic()
     while process.alive():
         if time.monotonic() - started > timeout:
-            wrong = (
-                f"it took longer than {timeout:.0f} s; its last words: {_one_line(process.tail(3))}"
-            )
+            words = _last_words(process.tail(3))
+            wrong = f"it took longer than {timeout:.0f} s; its last words: {words}"
             return ContractResult(contract=contract.name, holds=False, error=wrong, seconds=timeout)
         time.sleep(0.05)
     result_lines = [
@@ -137,15 +137,15 @@ def _result(contract: Contract, process: Process, timeout: float) -> ContractRes
     ]
     # It was killed, or ended the interpreter itself.
     if not result_lines:
-        wrong = f"it ended without a result; its last words: {_one_line(process.tail(3))}"
+        wrong = f"it ended without a result; its last words: {_last_words(process.tail(3))}"
         return ContractResult(
             contract=contract.name, holds=False, error=wrong, seconds=time.monotonic() - started
         )
     return ContractResult(contract=contract.name, **json.loads(result_lines[-1].removeprefix(MARK)))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[-300:] or "(nothing)"
+def _last_words(text: str) -> str:
+    return one_line(text)[-300:] or "(nothing)"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 
 LONGEST = 100_000
 """Characters. PyYAML reads that many in about a second; our longest recipe has two thousand."""
@@ -53,7 +54,7 @@ def read(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         # The brace of a variable ends a plain value there.
         is_variable = "flow mapping" in str(exc) and "${" in text
         remedy = 'between braces, write a value with a variable in quotes: "${NAME}"'
-        wrong = " ".join(str(exc).split())
+        wrong = one_line(exc)
         raise BadInput(doing, wrong, remedy if is_variable else "") from exc
     # What PyYAML stumbles over where a value is told to be of another type: `!!int ""`, `!!bool x`.
     except (LookupError, AttributeError) as exc:

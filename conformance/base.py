@@ -12,6 +12,7 @@ from typing import Literal
 
 from weighbridge.conformance.reference import Reference
 from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.engine_process import Running, serve
 from weighbridge.serving.engines.base import Engine, EngineArgs, Feature, engine_for
 
@@ -187,7 +188,7 @@ def eventually(holds: Callable[[], object], seconds: float, poll: float = 0.05) 
 
 
 def _line(text: str) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     # Both ends: the one says what was asked, the other is where an engine gives its reason.
     return line if len(line) <= 400 else f"{line[:240]} … {line[-140:]}"
 

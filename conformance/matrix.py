@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.conformance.report import ConformanceReport
+from weighbridge.core.formatting import one_line
 
 HEAD: Final = """\
 # What each engine was seen to do
@@ -81,4 +82,4 @@ def _runs(entries: Sequence[MatrixEntry], titles: dict[str, str]) -> Iterator[st
 
 def _safe(text: str) -> str:
     """Return one line that neither ends a cell nor becomes markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    return one_line(text.replace("|", "\\|").replace("<", "&lt;"))

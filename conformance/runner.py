@@ -24,6 +24,7 @@ from weighbridge.core import machine, plugins
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import Engine, EngineArgs, engine_class
@@ -119,7 +120,7 @@ def _step(
     try:
         why = step()
     except WeighbridgeError as exc:
-        verdict, why = verdict_if_not, " ".join(str(exc).split())
+        verdict, why = verdict_if_not, one_line(exc)
     return CheckResult(name, title, verdict, why, time.monotonic() - started)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from weighbridge.conformance.base import CheckFailed, eventually
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.targets.base import Release, Revision, Share, Target
 from weighbridge.serving.targets.records import STATE, TargetLocked
 
@@ -105,7 +106,7 @@ class _Checks:
         target.stop(revision)
         _hold(bool(why), f"{broken.bento} can't run, and nobody says so")
         _hold(target.running() == taken, f"{target.running()} run after that")
-        return f"one that can't run is told: {' '.join(why.split())}"
+        return f"one that can't run is told: {one_line(why)}"
 
     def _failure(self, check: Callable[[], None]) -> str:
         deadline = time.monotonic() + self._seconds

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from weighbridge.core.formatting import one_line
 from weighbridge.core.paths import PACKAGE
 
 OURS = frozenset({"weighbridge", "examples", "benchmarks"})
@@ -105,7 +106,7 @@ def _import_problem(module: str, name: str) -> str | None:
 def last_line(exc: BaseException) -> str:
     """Return type and words of an error in one line, as the end of a traceback has them."""
     lines = "".join(traceback.format_exception_only(exc)).strip().splitlines()
-    return " ".join(lines[-1].split()) if len(lines) < 3 else " ".join(" ".join(lines).split())
+    return one_line(lines[-1] if len(lines) < 3 else " ".join(lines))
 
 
 def main(call: str, *arguments: str) -> int:

@@ -8,6 +8,8 @@ import logging
 from importlib.metadata import version
 from typing import Final
 
+from weighbridge.core.formatting import one_line
+
 logger = logging.getLogger(__name__)
 
 NAME_IS_GONE: Final = (AttributeError, ImportError, TypeError)
@@ -26,5 +28,5 @@ def warn_name_is_gone(library: str, error: BaseException) -> None:
         "report this line; WEIGHBRIDGE_FAST_START=false turns the attempt and the line off",
         library,
         version(library),
-        " ".join(str(error).split()),
+        one_line(error),
     )

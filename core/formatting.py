@@ -18,6 +18,18 @@ def with_escapes(text: str) -> str:
     )
 
 
+def one_line(text: object, longest: int | None = None) -> str:
+    """Return a text on one line, cut after so many characters; of an error without words its type.
+
+    What other programs and libraries say has line breaks and columns; a line of ours has none.
+    """
+    told = str(text)
+    if not told and isinstance(text, BaseException):
+        told = type(text).__name__
+    line = " ".join(told.split())
+    return line if longest is None or len(line) <= longest else f"{line[:longest]}…"
+
+
 def not_utf8(exc: UnicodeDecodeError) -> str:
     """Return what is wrong with bytes that are no text."""
     return f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"

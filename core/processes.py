@@ -21,6 +21,7 @@ from typing import IO, Any
 import psutil
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.core.parent_death import die_with_parent
 
 
@@ -159,7 +160,7 @@ class Finished:
 
     def tail(self, lines: int = 3) -> str:
         """Return the last lines it printed, as one."""
-        return " ".join(" ".join(self.output.strip().splitlines()[-lines:]).split())
+        return one_line(" ".join(self.output.strip().splitlines()[-lines:]))
 
 
 def tells_of_full_disk(output: str) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weighbridge.core.errors import BadInput, Unavailable, WeighbridgeError
 from weighbridge.core.field_types import PathText
+from weighbridge.core.formatting import one_line
 from weighbridge.core.progress import Advance
 from weighbridge.core.ranges import ReadRange, Transient, fetch_ranges
 from weighbridge.core.remote_file import RemoteFile
@@ -394,7 +395,7 @@ def _is_configuration(exc: Exception) -> bool:
 
 
 def _from_boto(doing: str, exc: Exception) -> WeighbridgeError:
-    wrong = " ".join(str(exc).split())
+    wrong = one_line(exc)
     if _is_configuration(exc):
         return BadInput(
             doing, wrong, "check the bucket's name, the profile and the AWS_* variables"

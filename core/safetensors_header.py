@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from weighbridge.core import strict_json
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 
 LONGEST_HEADER: Final = 8 << 20
 """Bytes, which take two seconds and 250 MB of memory at worst. The format allows 100 MB; a tensor
@@ -114,7 +115,7 @@ def problem(path: Path) -> str | None:
     try:
         spans = sorted(_spans(read_header(path)))
     except ValueError as exc:
-        return f"its header cannot be read ({' '.join(str(exc).split())})"
+        return f"its header cannot be read ({one_line(exc)})"
     end = 0
     for begin, stop, name, length in spans:
         # The format allows no hole and no overlap.

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from weighbridge.configs.recipe import Recipe
 from weighbridge.configs.run_args import PoolArgs
 from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.core.versions import own_version
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.cached_stages import CachedStage
@@ -310,7 +311,7 @@ def _last_warning(run: UUID, client: "SyncPrefectClient") -> str:
         flow_run_id=LogFilterFlowRunId(any_=[run]), level=LogFilterLevel(ge_=logging.WARNING)
     )
     logs = client.read_logs(of_run, limit=1, sort=LogSort.TIMESTAMP_DESC)
-    return " ".join(logs[0].message.split())[:300] if logs else ""
+    return one_line(logs[0].message, 300) if logs else ""
 
 
 def _cancel(children: Sequence[_Child], client: "SyncPrefectClient") -> None:

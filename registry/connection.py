@@ -21,7 +21,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.registry.database import REMEDY, prepare_database
 from weighbridge.registry.loading import load_mlflow
 from weighbridge.registry.locks import alone
-from weighbridge.registry.mlflow_errors import one_line, translated, without_secrets
+from weighbridge.registry.mlflow_errors import translated, without_secrets, words_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -202,6 +202,6 @@ def _knock(uri: str) -> None:
     except (OSError, ValueError, HTTPException) as exc:
         raise Unavailable(
             f"connecting to MLflow at {without_secrets(uri)}",
-            one_line(exc),
+            words_of(exc),
             "start the server, or unset WEIGHBRIDGE_TRACKING_URI",
         ) from exc

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.formatting import one_line
 from weighbridge.registry.connection import Connection, checked_name
 from weighbridge.registry.ledger_entries import LedgerEntry
 from weighbridge.registry.runs import NAME, NOTE, SOURCE
@@ -241,7 +242,7 @@ def _cell(fields: Mapping[str, Any]) -> str:
     text = ", ".join(
         f"{key} {value}" for key, value in fields.items() if value not in (None, "", {}, [])
     )
-    return " ".join(text.replace("|", "\\|").split())[:100]
+    return one_line(text.replace("|", "\\|"))[:100]
 
 
 def _key(line: LedgerEntry) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.formatting import one_line
 
 _BELOW = ("mlflow", "requests", "urllib3", "sqlalchemy", "alembic", "botocore", "boto3")
 
@@ -23,13 +24,12 @@ def translated(doing: str, remedy: str) -> Iterator[None]:
         # MLflow lets errors of every library below it through.
         if not isinstance(exc, OSError) and not type(exc).__module__.startswith(_BELOW):
             raise
-        raise Unavailable(doing, one_line(exc), remedy) from exc
+        raise Unavailable(doing, words_of(exc), remedy) from exc
 
 
-def one_line(exc: BaseException) -> str:
-    """Return an error's own words, shortened, on one line."""
-    text = re.sub(_LOGIN, "://***@", " ".join(str(exc).split()))
-    return text if len(text) <= 300 else f"{text[:300]}…"
+def words_of(exc: BaseException) -> str:
+    """Return an error's own words, shortened, on one line, without logins."""
+    return one_line(re.sub(_LOGIN, "://***@", str(exc)), 300)
 
 
 def without_secrets(uri: str) -> str:

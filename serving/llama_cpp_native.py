@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from weighbridge.core.environments import ensure, one_at_a_time, run_uv
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.core.machine import cores
 from weighbridge.core.processes import Finished, run
 from weighbridge.core.progress import track
@@ -351,5 +352,5 @@ def _require(finished: Finished, doing: str) -> None:
         return
     lines = finished.output.splitlines()
     errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
-    message = " ".join(" ".join(errors[:3]).split()) or finished.tail()
+    message = one_line(" ".join(errors[:3])) or finished.tail()
     raise Unavailable(doing, message[:500], "mend that, then run it again: it goes on where it was")

@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.quantiles import Decided
@@ -202,7 +203,7 @@ def summary(
         requests=len(answers),
         errors=sum(1 for answer in answers if answer.error is not None),
         first_error=next(
-            (" ".join(answer.error.split()) for answer in answers if answer.error is not None), None
+            (one_line(answer.error) for answer in answers if answer.error is not None), None
         ),
         unfinished=sum(1 for answer in answers if not answer.ended),
         output_tokens=round(tokens),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.event_stream import EventReader, read_events
 
 if TYPE_CHECKING:
@@ -298,4 +299,4 @@ def _error_message(reply: bytes) -> str:
         error = body.get("error", body) if isinstance(body, dict) else body
         return str(error.get("message", error) if isinstance(error, dict) else error)[:400]
     except ValueError:
-        return " ".join(reply.decode(errors="replace").split())[:400]
+        return one_line(reply.decode(errors="replace"), 400)

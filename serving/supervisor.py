@@ -29,6 +29,7 @@ from filelock import FileLock
 from weighbridge.core import own_secrets
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import replace_text
+from weighbridge.core.formatting import one_line
 from weighbridge.core.private_folders import make_private
 from weighbridge.serving.supervised_program import Program, ProgramState, escaped
 from weighbridge.serving.unix_sockets import make_socket_folder, short_socket
@@ -123,7 +124,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
             )
             if started.returncode != 0:
-                message = " ".join((started.stderr or started.stdout).split())[-400:]
+                message = one_line(started.stderr or started.stdout)[-400:]
                 raise Unavailable("starting supervisord", message, f"its configuration: {config}")
             self._await_start()
 

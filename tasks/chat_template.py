@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.data import Message
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def rendered(
         chat = [message.model_dump() for message in messages]
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
     except Exception as exc:  # it is a program: a range too long, a name that is not there, …
-        reason = " ".join((str(exc) or type(exc).__name__).split())[:300]
+        reason = one_line(exc, 300)
         raise BadInput(
             doing, f"it refuses a row: {reason}", "change the data or the template"
         ) from exc

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.answer_end import token_that_ends
 from weighbridge.tasks.chat_template import rendered
 from weighbridge.tasks.data import Row
@@ -43,7 +44,7 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
             model, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as exc:
-        wrong = " ".join(str(exc).split())[:300]
+        wrong = one_line(exc, 300)
         raise BadInput(
             "loading the tokenizer", wrong, "give a model with a tokenizer.json"
         ) from exc

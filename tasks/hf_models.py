@@ -14,6 +14,7 @@ import torch
 
 from weighbridge.core import machine
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ def load_model(
     # Each architecture refuses in its own way: a tensor of another shape, a padding token beyond
     # the vocabulary, a package that quantized weights need.
     except Exception as exc:
-        wrong = " ".join((str(exc) or type(exc).__name__).split())[:300]
+        wrong = one_line(exc, 300)
         if "ignore_mismatched_sizes" in wrong:  # transformers' own words tell of an option of its
             wrong = "a tensor has another shape than the configuration says"
         remedy = "give a causal language model in safetensors"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weighbridge.core.errors import BadInput, WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
 
 
@@ -27,7 +28,7 @@ def call_metric(
         raise
     # Whatever a plugin of somebody else's raises: it must not end a weighing with a traceback.
     except Exception as exc:
-        said = " ".join(f"{type(exc).__name__}: {exc}".split())
+        said = one_line(f"{type(exc).__name__}: {exc}")
         place = _first_that_raises(metric, args, inputs, references)
         row = f"row {ids[place]}: " if place is not None and place < len(ids) else ""
         raise BadInput(doing, f"{row}{said}", "check its options, and the plugin") from exc

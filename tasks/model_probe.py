@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import quoted
+from weighbridge.core.formatting import one_line, quoted
 from weighbridge.tasks.model_files import read_object
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _check_configuration(model: Path) -> None:
     except MemoryError:
         raise
     except Exception as exc:  # each class of configuration refuses what it reads in its own way
-        raise BadInput(doing, " ".join(str(exc).split())[:300], remedy) from exc
+        raise BadInput(doing, one_line(exc, 300), remedy) from exc
 
 
 def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", embeddings: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.core.errors import BadInput
-from weighbridge.core.formatting import not_utf8, with_escapes
+from weighbridge.core.formatting import not_utf8, one_line, with_escapes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def read_parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{name}, row {number}", row
     # OSError: a page is damaged, or its end is missing.
     except (pa.ArrowException, OSError) as exc:
-        wrong = " ".join(str(exc).split())
+        wrong = one_line(exc)
         raise BadInput(f"reading {name}", f"it is not Parquet, or damaged: {wrong}") from exc
 
 
@@ -83,7 +83,7 @@ def _told(exc: Exception) -> str:
     if isinstance(exc, UnicodeDecodeError):
         return not_utf8(exc)
     # The text of a KeyError is the representation of its argument.
-    return " ".join(str(exc.args[0] if exc.args else type(exc).__name__).split())
+    return one_line(exc.args[0] if exc.args else exc)
 
 
 def _readers(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.core.formatting import one_line
+
 TEMPLATES = Path(__file__).parent
 
 
@@ -152,7 +154,7 @@ def _rule(row: Mapping[str, str]) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {' '.join(line.split())}" for line in lines)
+    return "\n".join(f"- {one_line(line)}" for line in lines)
 
 
 def _table_of(rows: Sequence[Mapping[str, str]]) -> str:
@@ -171,5 +173,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     # A bar would end the cell and a line break the table: reasons may quote an engine's log.
-    escaped = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+    escaped = (one_line(cell).replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks import hf_models
 from weighbridge.tasks.encoding import Encoded, load_tokenizer
 from weighbridge.tasks.finetune_args import FinetuneArgs
@@ -44,7 +45,7 @@ def make_trainer(base: Path, rows: list[Encoded], args: FinetuneArgs, folder: Pa
             warnings.filterwarnings("error", message=".*a tied layer is part of the adapter")
             trainer = make(model, base, rows, args, folder)
     except (ValueError, UserWarning) as exc:
-        wrong = " ".join(str(exc).split())[:300]
+        wrong = one_line(exc, 300)
         raise BadInput("preparing fine-tuning", wrong, "check finetune.target_modules") from exc
     # Without a progress bar, the trainer prints the figures of every step to standard output.
     trainer.remove_callback(PrinterCallback)

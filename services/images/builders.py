@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.core.processes import Finished, run
 from weighbridge.services.images.containerfile import EPOCH
 
@@ -112,7 +113,7 @@ def _secret(name: str, path: Path) -> str:
 def _last_words(output: str) -> str:
     """Return why a builder ended: what a step said, not the step itself, which is long."""
     lines = [line for line in output.strip().splitlines() if not _STEP.search(line)]
-    return " ".join(" ".join(lines[-3:]).split())[-480:]
+    return one_line(" ".join(lines[-3:]))[-480:]
 
 
 def find_builder(name: str | None) -> Builder:

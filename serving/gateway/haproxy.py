@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 
 INSTALL = "install haproxy 2.6 or newer: apt-get install haproxy"
 ALERT = "[ALERT]"
@@ -84,7 +85,7 @@ def alerts(output: str) -> str:
     # log stand the requests.
     lines = [line for line in output.splitlines() if line.strip() and not line.startswith("{")]
     complaints = [line for line in lines if ALERT in line] or lines
-    return " ".join(" ".join(complaints[-4:]).split())[-600:]
+    return one_line(" ".join(complaints[-4:]))[-600:]
 
 
 class Master:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.metrics.base import MetricArgs, Score
 from weighbridge.tasks.metrics.intervals import score_of
 
@@ -78,18 +79,16 @@ def _load(args: HubMetricArgs) -> "EvaluationModule":
             revision=args.revision,
         )
     except ImportError as exc:
-        raise Unavailable(doing, " ".join(str(exc).split()), "install what it needs") from exc
+        raise Unavailable(doing, one_line(exc), "install what it needs") from exc
     # Before OSError, whose subclass it is: `evaluate` says by it that it found no such metric.
     except FileNotFoundError as exc:
         raise BadInput(
             doing, "there is no such metric, or the hub cannot be reached", "check its name"
         ) from exc
     except (ConnectionError, OSError) as exc:
-        raise Unavailable(
-            doing, " ".join(str(exc).split()), "check the network, or HF_ENDPOINT"
-        ) from exc
+        raise Unavailable(doing, one_line(exc), "check the network, or HF_ENDPOINT") from exc
     except (ValueError, TypeError) as exc:
-        raise BadInput(doing, " ".join(str(exc).split())) from exc
+        raise BadInput(doing, one_line(exc)) from exc
 
 
 def _figure(
@@ -99,9 +98,7 @@ def _figure(
     try:
         result = module.compute(predictions=predictions, references=references, **args.compute)
     except (ValueError, TypeError, KeyError) as exc:
-        raise BadInput(
-            doing, " ".join(str(exc).split())[:300], "check its `compute` options"
-        ) from exc
+        raise BadInput(doing, one_line(exc, 300), "check its `compute` options") from exc
     figure = _pick(result or {}, args)
     if isinstance(figure, list | tuple):
         return [float(value) for value in figure]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.core.errors import BadInput
+from weighbridge.core.formatting import one_line
 from weighbridge.core.safetensors_header import WIDTHS, tensors
 from weighbridge.tasks.model_files import read_object
 
@@ -96,7 +97,7 @@ def _skeleton(model: Path, doing: str) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as exc:
-        wrong = " ".join(str(exc).split())[:300]
+        wrong = one_line(exc, 300)
         raise BadInput(
             doing, wrong, "give a causal language model that transformers knows"
         ) from exc

@@ -9,6 +9,7 @@ from typing import Final
 
 from weighbridge.core.environments import ensure
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.core.processes import Finished, run, tells_of_full_disk
 from weighbridge.core.progress import track
 
@@ -106,7 +107,7 @@ def _reason(finished: Finished) -> str:
     )
     complaints = re.findall(r"^.*\berror:? .*$", finished.output, re.MULTILINE)
     reason: str = (exceptions or complaints or [finished.tail()])[-1]
-    return " ".join(reason.split())[:LONGEST_REASON]
+    return one_line(reason, LONGEST_REASON)
 
 
 def steps_done(line: str) -> float | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import human_seconds, human_size, one_line
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
@@ -60,7 +60,7 @@ class Limits:
         unquantized weights there, none of a model whose weights are another's.
         """
         if measurement.failure:
-            why = f"could not be measured: {' '.join(measurement.failure.split())}"
+            why = f"could not be measured: {one_line(measurement.failure)}"
             return Standing("refuted", why, [exact("measured", False, why)], seen=False)
         scores = measurement.test_scores if rows == "test" else measurement.scores
         evidence = [

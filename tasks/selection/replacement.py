@@ -10,6 +10,7 @@ Both may be tried at the full level: who is better is also not worse by a margin
 from dataclasses import dataclass
 from typing import Final
 
+from weighbridge.core.formatting import one_line
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import SelectArgs
@@ -39,7 +40,7 @@ def replacement(
 ) -> Replacement:
     """Return whether the challenger takes the champion's place, judged on one split."""
     if champion.failure:
-        why = f"the champion could not be measured: {' '.join(champion.failure.split())}"
+        why = f"the champion could not be measured: {one_line(champion.failure)}"
         return Replacement("undecided", why, [unknown(BETTER, why)])
     mine, yours = (
         _scores(measurement, rows).get(args.metric) for measurement in (challenger, champion)

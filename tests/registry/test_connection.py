@@ -15,7 +15,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.registry import Registry, mlflow_internals
 from weighbridge.registry.connection import checked_name
-from weighbridge.registry.mlflow_errors import one_line
+from weighbridge.registry.mlflow_errors import words_of
 from weighbridge.registry.mlflow_internals import LeftOut
 
 ROOT = Path(__file__).parents[2]
@@ -150,4 +150,4 @@ def test_a_login_in_the_address_is_in_no_message(
         assert "den" not in str(caught.value)
         assert "\n" not in str(caught.value)
     assert "hid@den" not in caplog.text
-    assert one_line(ValueError("bad http://a:b@c@host/x")) == "bad http://***@host/x"
+    assert words_of(ValueError("bad http://a:b@c@host/x")) == "bad http://***@host/x"

@@ -14,8 +14,9 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.targets.kubernetes import names
-from weighbridge.serving.targets.kubernetes.refusals import NoAnswer, NotFound, one_line, refusal_of
+from weighbridge.serving.targets.kubernetes.refusals import NoAnswer, NotFound, refusal_of
 
 Object = dict[str, Any]
 

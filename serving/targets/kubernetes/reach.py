@@ -17,10 +17,10 @@ from itertools import count
 from typing import Any, Final
 
 from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.serving.request_watch import CLIENTS
 from weighbridge.serving.targets.kubernetes import names, pod_states
 from weighbridge.serving.targets.kubernetes.api import Api, path
-from weighbridge.serving.targets.kubernetes.refusals import one_line
 from weighbridge.serving.targets.kubernetes.traffic import VERSION_HEADER
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Pods:
             return ""
         return (
             f"pod {pod_states.name_of(ready)} is ready, and can't be reached from here (HTTP "
-            f"{status}): {one_line(said.decode('utf-8', 'replace'))[:300]}; where a "
+            f"{status}): {one_line(said.decode('utf-8', 'replace'), 300)}; where a "
             "NetworkPolicy keeps the API server out, name its addresses in deploy.target.networks"
         )
 

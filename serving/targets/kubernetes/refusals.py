@@ -5,6 +5,7 @@ import re
 from typing import Final
 
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.formatting import one_line
 
 _FORBIDDEN: Final = re.compile(
     r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
@@ -49,7 +50,7 @@ def refusal_of(doing: str, status: int, data: bytes) -> Unavailable:
         message = str(json.loads(data).get("message", ""))
     except (ValueError, AttributeError):
         message = data.decode("utf-8", "replace")
-    message = one_line(message)[:500] or f"HTTP {status}"
+    message = one_line(message, 500) or f"HTTP {status}"
     if status == 401:
         remedy = "log in to the cluster again: the kubeconfig's credentials are refused"
         return Refusal(doing, "the cluster does not know who asks", remedy)
@@ -84,8 +85,3 @@ def _missing(message: str) -> tuple[str, str]:
 def _is_unknown_kind(message: str) -> bool:
     # The second is what a group of objects says that is not installed at all.
     return _NO_SUCH_RESOURCE in message or "404 page not found" in message
-
-
-def one_line(text: object) -> str:
-    """Return a text without line breaks."""
-    return " ".join(str(text).split())
