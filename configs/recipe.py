@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, LiteralString, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    ValidationError,
     WrapValidator,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from weighbridge.configs.run_args import RunArgs
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
@@ -34,6 +36,8 @@ from weighbridge.tasks.weigh_args import WeighArgs
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 TRAINING_DEVICES = frozenset({"cpu", "cuda"})
 """Priced as well: a fine-tune may run on another device than the engines."""
+_Place = tuple[Any, ...]
+"""Keys and numbers of items, from the recipe down to a value."""
 
 
 def _finetune(value: Any, _: Any) -> FinetuneArgs | Literal["none"]:
@@ -95,15 +99,15 @@ class Recipe(BaseModel):
     ) -> Self:
         """Refuse `r: yes`, which pydantic takes for 1."""
         recipe = handler(given)
-        if wrong := next(_truths_as_numbers(given, recipe.model_dump(), ""), None):
-            raise ValueError(wrong)
+        if wrong := list(_truths_as_numbers(given, recipe.model_dump(), ())):
+            raise ValidationError.from_exception_data("Recipe", wrong)
         return recipe
 
     @model_validator(mode="after")
     def _can_be_written_down(self) -> Self:
         """Refuse what JSON has no form for: a recipe is kept as JSON, and read from it again."""
-        if wrong := next(_not_json(self.model_dump(), ""), None):
-            raise ValueError(wrong)
+        if wrong := list(_not_json(self.model_dump(), ())):
+            raise ValidationError.from_exception_data("Recipe", wrong)
         return self
 
     @model_validator(mode="after")
@@ -239,31 +243,36 @@ def _not_carried(select: SelectArgs, weigh: WeighArgs) -> str:
     )
 
 
-def _truths_as_numbers(given: Any, taken: Any, place: str) -> Iterator[str]:
-    """Yield where a number was made of true or false, each with what is wrong."""
+def _truths_as_numbers(given: Any, taken: Any, place: _Place) -> Iterator[InitErrorDetails]:
+    """Yield where a number was made of true or false."""
     if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
-        yield f"{place} is {str(given).lower()}, and not a number"
+        yield _wrong("must be a number", place, given)
     elif isinstance(given, dict) and isinstance(taken, dict):
         for name, value in given.items():
-            inner = f"{place}.{name}".removeprefix(".")
-            yield from _truths_as_numbers(value, taken.get(name), inner)
+            yield from _truths_as_numbers(value, taken.get(name), (*place, name))
     elif isinstance(given, list) and isinstance(taken, list | tuple):
         for number, (one, other) in enumerate(zip(given, taken, strict=False)):
-            yield from _truths_as_numbers(one, other, f"{place}[{number}]")
+            yield from _truths_as_numbers(one, other, (*place, number))
 
 
-def _not_json(value: Any, place: str) -> Iterator[str]:
-    """Yield where values stand that no JSON holds, each with what is wrong."""
+def _not_json(value: Any, place: _Place) -> Iterator[InitErrorDetails]:
+    """Yield where values stand that no JSON holds."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield f"{place} is {value}, which is no number"
+        yield _wrong("must be a finite number", place, value)
     elif isinstance(value, bytes):
-        yield f"{place} holds bytes, and no text"
+        yield _wrong("must be text, not bytes", place, value)
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _not_json(item, f"{place}.{name}".removeprefix("."))
+            yield from _not_json(item, (*place, name))
     elif isinstance(value, list | tuple | set):
         for number, item in enumerate(value):
-            yield from _not_json(item, f"{place}[{number}]")
+            yield from _not_json(item, (*place, number))
+
+
+def _wrong(what: LiteralString, place: _Place, given: Any) -> InitErrorDetails:
+    """Return an error at a place of the recipe, which a reader finds the line of."""
+    keys = tuple(part if isinstance(part, int | str) else str(part) for part in place)
+    return InitErrorDetails(type=PydanticCustomError("recipe", what), loc=keys, input=given)
 
 
 def json_schema() -> dict[str, Any]:
