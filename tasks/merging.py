@@ -15,10 +15,12 @@ from weighbridge.core.errors import BadInput
 from weighbridge.tasks import hf_models
 from weighbridge.tasks.answer_end import write_stops
 from weighbridge.tasks.encoding import load_tokenizer
+from weighbridge.tasks.finite_weights import not_finite
 
 # What a folder in the Hugging Face layout holds beside its weights: configuration, tokenizer, chat
 # template. Licences such as Llama's have to go with derived weights.
 BESIDE_WEIGHTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+LOWER_RATE: Final = "lower finetune.learning_rate"
 LEGAL: Final = ("LICENSE", "LICENCE", "NOTICE")
 
 
@@ -26,8 +28,14 @@ def write_adapter(trained: Path, out: Path, base: str) -> None:
     """Write the adapter without what a trainer leaves beside it.
 
     These are two files, with the same bytes wherever it was trained.
+
+    Raises:
+        BadInput: the last step made a weight of it that is no number.
     """
     out.mkdir()
+    if tensor := not_finite(trained / "adapter_model.safetensors"):
+        wrong = f"tensor {tensor} of the trained adapter holds NaN or infinity"
+        raise BadInput("keeping the adapter", wrong, LOWER_RATE)
     shutil.copyfile(trained / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((trained / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = base
@@ -69,8 +77,11 @@ def _merge(layer: LoraLayer) -> None:
         # Only a safe merge looks for NaN; PEFT then raises a ValueError and changes no weight.
         layer.merge(safe_merge=True)
     except ValueError as exc:
-        raise BadInput("merging the adapter", str(exc), "lower finetune.learning_rate") from exc
+        raise BadInput("merging the adapter", str(exc), LOWER_RATE) from exc
     inner.to(dtype)
+    if not torch.isfinite(inner.weight).all():
+        wrong = f"a merged weight is larger than {str(dtype).removeprefix('torch.')} can be"
+        raise BadInput("merging the adapter", wrong, f"{LOWER_RATE}, or give a base in bfloat16")
 
 
 def _belongs(name: str) -> bool:

@@ -1,5 +1,5 @@
 """What a downloaded model must be before hours are spent on it: of bounded size in every part,
-without code of its own, and able to read the rows.
+of numbers throughout, without code of its own, and able to read the rows.
 """
 
 import json
@@ -13,11 +13,14 @@ from pydantic import BaseModel
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import BadInput
 from weighbridge.core.processes import Finished, run
+from weighbridge.core.progress import track
 from weighbridge.core.safetensors_header import tensors
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.finite_weights import not_finite
 from weighbridge.tasks.model_files import read_object
 
 VERSION: Final = 1
+WEIGHTS_VERSION: Final = 1
 ROWS: Final = 100
 """Rows of each split that are tried."""
 SECONDS: Final = 20.0
@@ -42,18 +45,19 @@ class ModelChecked(BaseModel):
 
 
 def check(model: Artifact, data: Artifact, workspace: Workspace) -> None:
-    """Refuse a model that cannot read the rows, or whose files are made to do harm.
+    """Refuse a model that cannot read the rows, has weights that are no numbers, or whose files are
+    made to do harm.
 
     Configuration, tokenizer and chat templates are tried in a process with limits.
 
     Raises:
-        BadInput: the model cannot be trained on these rows.
+        BadInput: the model cannot be trained on these rows, or released.
     """
     # Not the weights: a thousand revisions of them have one tokenizer.
     files = {
         file.path: file.sha256
         for file in workspace.store.files(model.digest)
-        if not file.path.endswith(".safetensors")
+        if not _is_weights(file.path)
     }
     shapes = {name: shape for name, _, shape in tensors(model.path)}
     check_configuration(read_object("config.json", model.path / "config.json"), shapes)
@@ -65,6 +69,28 @@ def check(model: Artifact, data: Artifact, workspace: Workspace) -> None:
 
     inputs = {"files": files, "data": data, "embeddings": embeddings, "rows": ROWS}
     workspace.checks.run("model", VERSION, ModelChecked, inputs, compute)
+    check_weights(model, workspace)
+
+
+def check_weights(model: Artifact, workspace: Workspace) -> None:
+    """Refuse weights that are no numbers; each file is read once on a machine.
+
+    Raises:
+        BadInput: naming the tensor.
+    """
+    files = [file for file in workspace.store.files(model.digest) if _is_weights(file.path)]
+    with track("checking the weights", len(files), "files") as done:
+        for number, file in enumerate(files, start=1):
+            path = model.path / file.path
+
+            def compute(path: Path = path) -> str:
+                if tensor := not_finite(path):
+                    wrong = f"tensor {tensor} holds NaN or infinity"
+                    raise BadInput(f"checking {path.name}", wrong, "give weights that are numbers")
+                return "numbers"
+
+            workspace.checks.run("weights", WEIGHTS_VERSION, str, {"file": file.sha256}, compute)
+            done(number)
 
 
 def check_configuration(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
@@ -89,6 +115,10 @@ def check_configuration(config: Mapping[str, Any], shapes: Mapping[str, list[int
             if isinstance(value, int | float) and not 0 <= value <= most:
                 wrong = f"{name} is {value:g}, and weights of such shapes have at most {most}"
                 raise BadInput(doing, wrong, "give configuration and weights of one model")
+
+
+def _is_weights(path: str) -> bool:
+    return path.endswith(".safetensors")
 
 
 def embedding_rows(shapes: Mapping[str, list[int]]) -> int:

@@ -1,8 +1,10 @@
 """A model that cannot read the rows, or is made to do harm, is refused before hours are spent."""
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks import model_check
 from weighbridge.tasks.data import SPLITS, Message, Row, write_rows
-from weighbridge.tasks.model_check import check, check_configuration, embedding_rows
+from weighbridge.tasks.model_check import check, check_configuration, check_weights, embedding_rows
 from weighbridge.tasks.model_probe import probe
 
 CHAT = Row(
@@ -54,6 +56,19 @@ def refused(model: Path, data: Artifact) -> str:
         probe(model, data.path, 10, embedding_rows(shapes_of(model)))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Refuse a terabyte here as the check's own process does: where memory is overcommitted without
+    limit, as kubelet sets it, the kernel gives it and then kills.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def shapes_of(model: Path) -> dict[str, list[int]]:
@@ -124,7 +139,7 @@ def test_a_chat_template_that_fails_is_refused_with_its_reason(
 
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = template
-    with pytest.raises(BadInput, match="applying the chat template") as caught:
+    with bounded_memory(), pytest.raises(BadInput, match="applying the chat template") as caught:
         encode(tokenizer, [CHAT])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -186,3 +201,32 @@ def test_a_sound_configuration_passes(tiny_model: Path) -> None:
     shapes = shapes_of(tiny_model)
     check_configuration(config_of(tiny_model), shapes)
     assert embedding_rows(shapes) == config_of(tiny_model)["vocab_size"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_base_with_weights_that_are_no_numbers_is_refused_with_the_tensor(
+    tiny_model: Path, data: Artifact, tmp_path: Path, value: float
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    workspace = Workspace(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+    shutil.copytree(tiny_model, folder := tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[3]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model = workspace.store.add(folder, "safetensors")
+    for _ in range(2):  # what was refused is not kept as found good
+        with pytest.raises(BadInput) as caught:
+            check(model, data, workspace)
+        assert f"checking model.safetensors: tensor {name} holds NaN or inf" in str(caught.value)
+
+
+def test_the_weights_of_a_file_are_read_once(
+    tiny_model: Path, data: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+    model = workspace.store.add(tiny_model, "safetensors", adopt=False)
+    check_weights(model, workspace)
+    monkeypatch.setattr(model_check, "not_finite", None)
+    check_weights(model, workspace)
