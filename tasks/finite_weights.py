@@ -72,7 +72,7 @@ def _is_finite(
 
 def _fill(stream: IO[bytes], part: "NDArray[np.uint8]") -> None:
     """Read until the array is full: one call may bring less."""
-    view, filled = memoryview(part), 0
+    view, filled = part.data, 0
     while filled < len(part):
         count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
         if not count:
