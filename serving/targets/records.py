@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from weighbridge.core.errors import Unavailable
 
@@ -59,6 +59,11 @@ class TargetRecords(ABC):
 
     Any number of processes on any number of machines use them at once. Every change is whole or not
     made, and outlives a loss of power once the call returns.
+    """
+
+    OUTBOX_BYTES: ClassVar[int | None] = None
+    """So long the ledger's lines may be before the outbox is shortened; None: as long as MLflow is
+    away.
     """
 
     @property

@@ -140,6 +140,8 @@ class SharedRecords(TargetRecords):
     """Seconds between two looks of whoever waits for the lock."""
     GLANCE: ClassVar[float] = 1.0
     """Seconds for which a glance may be old."""
+    OUTBOX_BYTES: ClassVar[int | None] = 512 * 1024
+    """Half of what a ConfigMap holds: a rollout takes 2 KiB, its begin and end 1 KiB."""
 
     @property
     def place(self) -> str:

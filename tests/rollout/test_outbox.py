@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.stand_ins.shared_place import MemoryPlace
 from weighbridge.core.errors import Unavailable
+from weighbridge.registry.ledger import record_of
 from weighbridge.rollout.outbox import Outbox
+from weighbridge.serving.targets.base import Release
 from weighbridge.serving.targets.home_records import HomeRecords
+from weighbridge.serving.targets.records import LEDGER
+from weighbridge.serving.targets.shared_records import SharedRecords
+
+CONFIG_MAP = 1024 * 1024
+"""Bytes that Kubernetes takes as the data of one."""
+FIGURES = {f"asked_latency_ratio_below_{n}": 0.1234 for n in range(20)}
 
 
 @pytest.fixture
@@ -104,3 +113,100 @@ def test_a_rollout_without_an_end_is_known(outbox: Outbox) -> None:
         outbox.write(rollout, "begin")
     outbox.write("a", "end")
     assert (outbox.ended("a"), outbox.ended("b"), outbox.unended()) == (True, False, ["b"])
+
+
+@pytest.fixture
+def small() -> Outbox:
+    """One whose records have room for a few hundred rollouts, as a ConfigMap does."""
+    return Outbox(SharedRecords(MemoryPlace("an outbox")))
+
+
+def promote(outbox: Outbox, number: int, *, end: bool = True) -> str:
+    """Have the outbox tell of a rollout in as many bytes as one takes in a cluster."""
+    rollout, digest = f"{number:032x}", f"sha256:{number:064x}"
+    release = Release(name="demo", version=str(number), bento=f"demo:{number}", digest=digest)
+    outbox.write_begin(rollout, "shop", release, None, "webhook")
+    outbox.write(rollout, "waiting", why="ErrImagePull: rpc error: code = NotFound")
+    for share in (20, 100):
+        shown = "at 20 % of the traffic: no sign of harm in 3 requests"
+        outbox.write(rollout, "shift", share=share, shown=shown)
+    if end:
+        outbox.write_end(rollout, "serving", "pass", "", {"requests": 9, **FIGURES})
+        outbox.write(rollout, "stop", revision=f"{number - 1}.abc", cut=number % 2)
+    return rollout
+
+
+def size_of(outbox: Outbox) -> int:
+    return len(outbox._records.read(LEDGER).content)
+
+
+def test_with_mlflow_away_for_hundreds_of_promotions_none_is_refused_for_want_of_room(
+    small: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    rollouts = [promote(small, number) for number in range(1, 301)]
+    assert size_of(small) < CONFIG_MAP // 2
+    assert "lack the steps of" in caplog.text
+    assert "and 0 others altogether" in caplog.text
+
+    # What the ledger says of each in its summary is whole, for the oldest as for the newest.
+    told = small.unmirrored()
+    for number, rollout in enumerate(rollouts, start=1):
+        record = record_of(entry for entry in told if entry.rollout == rollout)
+        assert (record.version, record.outcome, record.requests) == (str(number), "serving", 9)
+        assert (record.cut, record.evidence) == (number % 2, FIGURES)
+    newest = [entry.event for entry in told if entry.rollout == rollouts[-1]]
+    assert newest == ["begin", "waiting", "shift", "shift", "end", "stop"]
+
+
+def test_where_begin_and_end_do_not_fit_either_the_oldest_rollouts_go_whole(
+    small: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SharedRecords, "OUTBOX_BYTES", 32 * 1024)
+    going_on = promote(small, 1, end=False)
+    rollouts = [promote(small, number) for number in range(2, 102)]
+    assert size_of(small) < 34 * 1024
+    assert "others altogether" in caplog.text
+    events: dict[str, set[str]] = {}
+    for entry in small.entries():
+        events.setdefault(entry.rollout, set()).add(entry.event)
+    kept = [rollout for rollout in rollouts if rollout in events]
+    assert kept == rollouts[-len(kept) :]
+    assert len(kept) > 15
+    assert all(events[rollout] >= {"begin", "end"} for rollout in kept)
+    # Whoever resolves it must see how far it came.
+    assert small.unended() == [going_on]
+    assert events[going_on] >= {"begin", "shift"}
+
+
+def test_what_mlflow_has_goes_first_and_without_a_word(
+    small: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SharedRecords, "OUTBOX_BYTES", 16 * 1024)
+    for number in range(1, 21):
+        told = promote(small, number)
+        untold = {entry.rollout for entry in small.unmirrored()}
+        assert told in untold
+        small.mirrored(len(small.unmirrored()), keep=True)
+    assert size_of(small) < 18 * 1024
+    assert caplog.text == ""
+
+
+def test_lines_after_the_outbox_was_shortened_take_numbers_that_are_free(
+    small: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedRecords, "OUTBOX_BYTES", 8 * 1024)
+    first = promote(small, 1)
+    for number in range(2, 6):
+        promote(small, number)
+    assert first in {entry.rollout for entry in small.entries()}
+    small.write(first, "stop", revision="late", cut=3)
+    lines = [entry for entry in small.entries() if entry.rollout == first]
+    assert len({line.n for line in lines}) == len(lines)
+    assert record_of(lines).cut == 4
+
+
+def test_a_home_has_room_for_all(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(1, 4):
+        promote(outbox, number)
+    assert HomeRecords.OUTBOX_BYTES is None
+    assert caplog.text == ""
