@@ -13,6 +13,7 @@ PACKED_CODE = (
     "core/environments.py",
     "core/errors.py",
     "core/field_types.py",
+    "core/formatting.py",
     "core/gguf_header.py",
     "core/machine.py",
     "core/parent_death.py",
