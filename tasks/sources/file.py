@@ -28,9 +28,11 @@ class FileArgs(SourceArgs):
 
     @field_validator("path")
     @classmethod
-    def _has_a_home(cls, path: str) -> str:
-        absolute(path)
-        return path
+    def _spells_out_whose_home(cls, path: str) -> str:
+        """Return `~` spelt out: stages of the recipe may run elsewhere, where nobody has the name,
+        or another home.
+        """
+        return str(absolute(path)) if path.startswith("~") else path
 
     def absolute(self) -> Path:
         return absolute(self.path)

@@ -1,6 +1,7 @@
 """Folders of this machine: nothing is taken that lies outside of them, or is no file."""
 
 import os
+import pwd
 import shutil
 from pathlib import Path
 
@@ -81,3 +82,16 @@ def test_a_listing_that_leads_out_of_its_folder_is_refused(workspace: Workspace,
             FileArgs(path="/"),
             workspace.store,
         )
+
+
+def test_a_home_is_spelt_out_so_that_another_machine_needs_nobody_of_that_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    written = FileArgs(path="~/data").model_dump_json()
+    # A stage on a work pool reads the recipe again, as another user.
+    monkeypatch.setenv("HOME", str(tmp_path / "another"))
+    assert FileArgs.model_validate_json(written).absolute() == tmp_path / "mine" / "data"
+    me = pwd.getpwuid(os.getuid())
+    assert FileArgs(path=f"~{me.pw_name}/data").path == f"{me.pw_dir}/data"
+    assert FileArgs(path="data").path == "data"
