@@ -45,8 +45,12 @@ def call_metric(
 def _first_that_raises(
     metric: Metric, args: MetricArgs, inputs: Sequence[Any], references: Sequence[str]
 ) -> int | None:
-    """Return the place of a row on which it raises alone; None where it takes several together."""
+    """Return the place of a row on which it raises alone; None where it takes several together, or
+    where it is no single row's doing, such as an option's.
+    """
     start, end = 0, len(inputs)
+    if end > 1 and all(_raises(metric, args, inputs[n:][:1], references[n:][:1]) for n in (0, -1)):
+        return None
     while end - start > 1:
         middle = (start + end) // 2
         if _raises(metric, args, inputs[start:middle], references[start:middle]):

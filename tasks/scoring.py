@@ -117,7 +117,7 @@ def row_scores(args: MetricArgs, answers: list[str], references: list[str]) -> l
     metric = load_metric(args.kind)
     if isinstance(metric, ScoresRows):
         return metric.score_rows(args, answers, references)
-    return metric.score(args, answers, references).per_example
+    return call_metric(metric, args, answers, references).per_example
 
 
 def needs_logprobs(metrics: Sequence[MetricArgs]) -> bool:

@@ -22,6 +22,7 @@ from weighbridge.tasks.encoding import encode, load_tokenizer
 from weighbridge.tasks.evaluate import EvaluateArgs, Evaluated, evaluate, gate
 from weighbridge.tasks.evaluation_rows import evaluation_rows
 from weighbridge.tasks.metrics.base import Score
+from weighbridge.tasks.metrics.hub import HubMetricArgs
 from weighbridge.tasks.metrics.intervals import mean_score
 from weighbridge.tasks.metrics.shipped import ExactMatchArgs
 from weighbridge.tasks.scoring import score_all, score_rows
@@ -297,6 +298,44 @@ def test_a_row_on_which_a_metric_raises_is_named(monkeypatch: pytest.MonkeyPatch
     rows = [Row(prompt=name, completion="b", id=name) for name in ("v", "w", "x", "y", "z")]
     with pytest.raises(BadInput, match="'exact_match': row y: ZeroDivisionError: division by zero"):
         score_rows([ExactMatchArgs()], ["a", "b", "c", "", "d"], rows, None)
+
+
+SCRIPT = """
+import datasets
+import evaluate
+
+
+class Inverse(evaluate.Metric):
+    def _info(self):
+        texts = {name: datasets.Value("string") for name in ("predictions", "references")}
+        features = datasets.Features(texts)
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="", features=features
+        )
+
+    def _compute(self, predictions, references, most=None):
+        if most is not None:
+            raise ValueError(f"most is {most}")
+        return {"inverse": sum(1 / int(text) for text in predictions) / len(predictions)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({}, "metric 'inverse': row y: ValueError: invalid literal for int"),
+        # Whatever is answered: it is no row's doing.
+        ({"most": 3}, "metric 'inverse': ValueError: most is 3; check its options"),
+    ],
+)
+def test_of_a_metric_of_the_hub_too_the_row_it_raises_on_is_named(
+    tmp_path: Path, option: dict[str, int], said: str
+) -> None:
+    (script := tmp_path / "inverse.py").write_text(SCRIPT)
+    args = HubMetricArgs(kind="hub", name=str(script), compute=option)
+    rows = [Row(prompt=name, completion="b", id=name) for name in ("v", "w", "x", "y", "z")]
+    with pytest.raises(BadInput, match=said):
+        score_rows([args], ["1", "2", "3", "four", "5"], rows, None)
 
 
 @pytest.mark.parametrize(
