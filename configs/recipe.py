@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from weighbridge.configs.run_args import RunArgs
 from weighbridge.rollout.deploy_args import DeployArgs, target_name
 from weighbridge.serving.engines.base import engine_class
-from weighbridge.serving.quantiles import requests_to_decide
+from weighbridge.serving.quantiles import fewest_for_interval, requests_to_decide
 from weighbridge.serving.steadiness import requests_at
 from weighbridge.tasks.answer_args import AnswerArgs
 from weighbridge.tasks.download import DownloadArgs
@@ -224,22 +224,26 @@ def _not_counted(answers: AnswerArgs, select: SelectArgs) -> str:
 
 
 def _not_carried(select: SelectArgs, weigh: WeighArgs) -> str:
-    """Return that the requests are too few to show a p95, if not one of them took longer; empty
-    where they suffice, or where doubt is accepted.
+    """Return that the requests are too few for the p95 that decides, or to show that it keeps its
+    limit, if not one of them took longer; empty where they suffice, or where doubt is accepted.
     """
-    if select.max_ttft_p95 is None or select.on_doubt == "accept":
-        return ""
     level = select.concurrency or max(weigh.concurrency)
-    needed = requests_to_decide(0, 0, 0.95) or 0
     # What begins before each stream has ended one is warm-up.
     warm_up = 2 * level - 1
-    if requests_at(weigh.requests, level) - warm_up >= needed:
+    left = max(requests_at(weigh.requests, level) - warm_up, 0)
+    takes = {}
+    if select.objective == "latency":
+        needed = fewest_for_interval(0.95)
+        takes[needed] = f"objective latency is a p95, which takes {needed} requests after the"
+    if select.max_ttft_p95 is not None:
+        needed = requests_to_decide(0, 0, 0.95) or 0
+        takes[needed] = f"max_ttft_p95 takes {needed} requests, none of them beyond it, after the"
+    most = max(takes, default=0)
+    if left >= most or select.on_doubt == "accept":
         return ""
     return (
-        f"select.max_ttft_p95 takes {needed} requests after the warm-up, none of them beyond it, "
-        f"and weigh.requests {weigh.requests} may leave "
-        f"{max(requests_at(weigh.requests, level) - warm_up, 0)} at concurrency {level}; give "
-        f"{needed + warm_up}, or `select.on_doubt: accept`"
+        f"select.{takes[most]} warm-up, and weigh.requests {weigh.requests} may leave {left} at "
+        f"concurrency {level}; give {most + warm_up}, or `select.on_doubt: accept`"
     )
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.serving.quantiles import interval_ranks, percentile
+from weighbridge.core.formatting import human_seconds
+from weighbridge.serving.quantiles import fewest_for_interval, interval_ranks, percentile
 
 KEPT: Final = 2000
 """Of longer runs so many are kept, evenly spaced: a percentile moves by a twentieth of a point."""
@@ -65,6 +66,16 @@ class Latencies(BaseModel):
         low, high = ranks
         soonest = sorted((*self._weighted(self.seen, self.count), *self._weighted_open()))
         return _at_rank(soonest, low), _at_rank(self._weighted(self.seen, self.count), high)
+
+    def told(self, part: float) -> str:
+        """Return a percentile with its interval for people: `31 ms (28 ms–40 ms)`; of fewer
+        requests than it takes an interval, how many there are.
+        """
+        found, value = self.interval(part), self.percentile(part)
+        if found is None:
+            return f"— ({self.total} of {fewest_for_interval(part)} requests)"
+        ends = "–".join(human_seconds(end) if math.isfinite(end) else "∞" for end in found)
+        return f"{'—' if value is None else human_seconds(value)} ({ends})"
 
     def overruns(self, limit: float) -> tuple[int, int]:
         """Return how many certainly took longer than `limit`, and how many may have."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from weighbridge.core.errors import BadInput, WeighbridgeError
+from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits, figures_of
 from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
     parser.add_argument(
-        "--requests", type=int, default=64, help="per concurrency or rate (%(default)s)"
+        "--requests", type=int, default=120, help="per concurrency or rate (%(default)s)"
     )
     parser.add_argument("--max-tokens", type=int, default=64, help="of one answer (%(default)s)")
     parser.add_argument(
@@ -259,12 +260,16 @@ def _line(figures: LoadFigures, limits: SpeedLimits, cpu: float) -> str:
     return (
         f"{at}: {figures.tokens_per_second:8.1f} tokens/s, "
         f"{figures.requests_per_second:6.2f} requests/s, "
-        f"first token {milliseconds(figures.ttft_p50)} (p95 {milliseconds(figures.ttft_p95)}), "
-        f"per token {milliseconds(figures.tpot_p50)} (p95 {milliseconds(figures.tpot_p95)}), "
+        f"first token {milliseconds(figures.ttft_p50)}, p95 {_p95(figures.ttft)}, "
+        f"per token {milliseconds(figures.tpot_p50)}, p95 {_p95(figures.tpot)}, "
         f"{figures.errors} of {figures.requests} failed{_because(figures)}, "
         f"{figures.unfinished} were cut off, "
         f"own CPU {cpu:.2f} s"
     )
+
+
+def _p95(latencies: Latencies | None) -> str:
+    return latencies.told(0.95) if latencies else "?"
 
 
 def _because(figures: LoadFigures) -> str:

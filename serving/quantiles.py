@@ -4,6 +4,7 @@ Here and not with the other statistics, because the load generator stops by them
 every Bento.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -64,6 +65,14 @@ def interval_ranks(count: int, part: float, confidence: float = 0.95) -> tuple[i
     low = _first(lambda rank: binomial_cdf(rank, count, part) > side, count)
     high = _first(lambda rank: 1 - binomial_cdf(rank - 1, count, part) <= side, count)
     return low, high
+
+
+@lru_cache
+def fewest_for_interval(part: float, confidence: float = 0.95) -> int:
+    """Return how many values a percentile takes to have an interval."""
+    return next(
+        count for count in itertools.count(1) if interval_ranks(count, part, confidence) is not None
+    )
 
 
 def _first(holds: Callable[[int], bool], last: int) -> int:

@@ -42,6 +42,8 @@ UNITS: Final = {
     "seconds": "seconds",
     "ttft_p50": "seconds",
     "ttft_p95": "seconds",
+    "ttft_p95_interval": "seconds, both ends; null: above all that were seen",
+    "tpot_p95_interval": "seconds, both ends; null: above all that were seen",
     "itl_p50": "seconds",
     "itl_p95": "seconds",
     "tpot_p50": "seconds",
@@ -274,7 +276,12 @@ def _figures(measurement: Measurement, decision: Decision) -> dict[str, Any]:
 
 def _load_figures(load: LoadFigures) -> dict[str, Any]:
     # The latencies themselves are in the record, for whoever judges by them.
-    return load.model_dump(mode="json", exclude={"ttft", "tpot"})
+    ends = {
+        f"{name}_p95_interval": [end if math.isfinite(end) else None for end in found]
+        for name, latencies in (("ttft", load.ttft), ("tpot", load.tpot))
+        if latencies and (found := latencies.interval(0.95))
+    }
+    return load.model_dump(mode="json", exclude={"ttft", "tpot"}) | ends
 
 
 def score_figures(scores: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
@@ -297,7 +304,11 @@ def _score(score: Score | None) -> str:
 
 
 def _ttft(load: LoadFigures | None) -> str:
-    return f"{_seconds(load.ttft_p50)} / {_seconds(load.ttft_p95)}" if load else _UNKNOWN
+    if load is None:
+        return _UNKNOWN
+    # An older record has no single latencies: the percentile alone is known.
+    last = load.ttft.told(0.95) if load.ttft else _seconds(load.ttft_p95)
+    return f"{_seconds(load.ttft_p50)} / {last}"
 
 
 def _seconds(value: float | None) -> str:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, get_args
 
 from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence
 from weighbridge.tasks.selection.objective import Objective, figures_at
 from weighbridge.tasks.selection.replacement import NOT_WORSE
+from weighbridge.tasks.statistics.quantiles import turning_limit
 
+_TTFT: Final = "max_ttft_p95"
 _LOSSES: Final = ("max_loss", "max_nll_increase", NOT_WORSE)
 """Their figures are differences, of which less than nothing is a loss."""
 _SHOWN: Mapping[str, Callable[[float], str]] = {
@@ -34,7 +37,8 @@ def needed(piece: Evidence, finalist: Measurement | None, decision: Decision) ->
     if claim.verdict == "undecided":
         if claim.needed is None:
             return "not known"
-        return f"{claim.needed:,} {'rows' if piece.rows else 'repeats'}"
+        of = "rows" if piece.rows else "requests" if piece.rule == _TTFT else "repeats"
+        return f"{claim.needed:,} {of}"
     turning = _turning_point(piece, finalist, decision)
     if turning is None:
         return "—"
@@ -58,9 +62,10 @@ def _turning_point(
         return (claim.low if shown == greater else claim.high), greater
     if rule in _LOSSES:
         return (-claim.low if shown else -claim.high), False
-    if rule == "max_ttft_p95":
+    if rule == _TTFT:
         load = figures_at(finalist, decision.concurrency) if finalist else None
-        return (load.ttft_p95, False) if load and load.ttft_p95 else None
+        turns = _turning_ttft(load, shown) if load else None
+        return (turns, False) if turns else None
     if rule == "max_length_change":
         return abs(claim.estimate), False
     if " better by " in rule:
@@ -68,6 +73,13 @@ def _turning_point(
     if rule.startswith("max_"):
         return (claim.high if shown else claim.low), False
     return ((claim.low if shown else claim.high), True) if rule.startswith("min_") else None
+
+
+def _turning_ttft(load: LoadFigures, shown: bool) -> float | None:
+    # An older record has no single latencies: there the percentile itself decided.
+    if load.ttft is None:
+        return load.ttft_p95
+    return turning_limit(load.ttft, shown)
 
 
 def _figure(value: float) -> str:

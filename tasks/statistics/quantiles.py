@@ -6,6 +6,8 @@ limit and t beyond, I the regularized incomplete beta function. The interval of 
 Clopper and Pearson (Biometrika 26, 1934).
 """
 
+import bisect
+
 from weighbridge.core.formatting import human_seconds
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.quantiles import CONFIDENCE, Decided, decide, requests_to_decide
@@ -48,6 +50,19 @@ def limit_verdict(
         why=f"{seen}: {goal.format(_SAID[decided])}",
         needed=needed,
     )
+
+
+def turning_limit(latencies: Latencies, met: bool, percentile: float = 0.95) -> float | None:
+    """Return the least limit of those that are met, or of those that are not missed: there the
+    verdict on a later, or on an earlier one turns. None where nothing was seen that late.
+    """
+
+    def holds(limit: float) -> bool:
+        verdict = limit_verdict(latencies, limit, percentile).verdict
+        return verdict == "shown" if met else verdict != "refuted"
+
+    place = bisect.bisect_left(latencies.seen, True, key=holds)
+    return latencies.seen[place] if place < len(latencies.seen) else None
 
 
 _SAID: dict[Decided, str] = {

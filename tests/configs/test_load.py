@@ -121,8 +121,14 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         (
             "kind: llama_cpp\n",
             "kind: llama_cpp\n  concurrency: [1, 32]\nselect: {max_ttft_p95: 1}\n",
-            "select.max_ttft_p95 takes 90 requests after the warm-up, none of them beyond it, and "
+            "select.max_ttft_p95 takes 90 requests, none of them beyond it, after the warm-up, and "
             "weigh.requests 120 may leave 65 at concurrency 32; give 153, or",
+        ),
+        (
+            "kind: llama_cpp\n",
+            "kind: llama_cpp\n  requests: 80\nselect: {objective: latency}\n",
+            "select.objective latency is a p95, which takes 72 requests after the warm-up, and "
+            "weigh.requests 80 may leave 65 at concurrency 8; give 87, or",
         ),
         (
             "deploy:",

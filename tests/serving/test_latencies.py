@@ -48,3 +48,13 @@ def test_very_many_are_thinned_without_moving_percentiles_or_counts() -> None:
     assert low == pytest.approx(0.9456, abs=0.001)
     assert high == pytest.approx(0.9542, abs=0.001)
     assert Latencies.model_validate_json(latencies.model_dump_json()) == latencies
+
+
+def test_a_percentile_is_told_with_its_interval_and_not_of_fewer_than_have_one() -> None:
+    values = [number / 100 for number in range(1, 101)]
+    assert Latencies.of(values).told(0.95) == "950 ms (900 ms–1.0 s)"
+    assert Latencies.of(values[:71]).told(0.95) == "— (71 of 72 requests)"
+    assert Latencies.of(values).told(0.99) == "— (100 of 368 requests)"
+    assert Latencies.of(values[:96], never=4).told(0.95) == "950 ms (900 ms–∞)"
+    assert Latencies.of(values[:95], never=5).told(0.95) == "— (900 ms–∞)"
+    assert Latencies.of(values[:50], never=50).told(0.95) == "— (∞–∞)"

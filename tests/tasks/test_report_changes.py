@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.tasks.made import REFERENCE, exact, measured, repeated
+from weighbridge.serving.latencies import Latencies
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report_changes import needed, other_objectives
 from weighbridge.tasks.select import Decision, select
@@ -36,6 +37,29 @@ def test_at_the_limit_that_is_named_the_verdict_turns() -> None:
         decision = select([measured("a", right=190)], REFERENCE, None, args, REFERENCE)
         (loss,) = [piece for piece in decision.evidence if piece.rule == "max_loss"]
         assert loss.claim.verdict == verdict
+
+
+def timed(*seconds: float) -> Measurement:
+    """A candidate whose requests got their first tokens after so many seconds."""
+    found = measured("a")
+    latencies = Latencies.of(seconds)
+    update = {"ttft": latencies, "ttft_p95": latencies.percentile(0.95)}
+    load = [one.model_copy(update=update) for one in found.load]
+    return found.model_copy(update={"load": load})
+
+
+def test_a_latency_limit_turns_where_its_requests_do_not_show_it_any_more() -> None:
+    # 105 requests show a p95 that none of them is beyond, not one that two are beyond.
+    quick = timed(*(n / 1000 for n in range(1, 104)), 0.3, 0.5)
+    assert (quick.load[0].ttft_p95 or 1.0) < 0.102
+    said = turning(quick, max_ttft_p95=2.0)["max_ttft_p95"]
+    assert said == "a limit below 500 ms"
+    for limit, verdict in ((0.5, "shown"), (0.49, "undecided")):
+        decision = select([quick], REFERENCE, None, SelectArgs(max_ttft_p95=limit), REFERENCE)
+        (piece,) = [one for one in decision.evidence if one.rule == "max_ttft_p95"]
+        assert piece.claim.verdict == verdict
+        if verdict == "undecided":
+            assert needed(piece, quick, decision).endswith(" requests")
 
 
 def test_of_a_limit_that_is_broken_the_one_is_told_that_would_not_be() -> None:

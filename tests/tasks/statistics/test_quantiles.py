@@ -3,7 +3,7 @@
 import pytest
 
 from weighbridge.serving.latencies import Latencies
-from weighbridge.tasks.statistics.quantiles import limit_verdict, share_interval
+from weighbridge.tasks.statistics.quantiles import limit_verdict, share_interval, turning_limit
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,13 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 5.
     assert share_interval(81, 263) == pytest.approx((0.2527, 0.3676), abs=5e-5)
     assert share_interval(0, 0) == (0, 1)
+
+
+def test_the_limit_at_which_a_verdict_turns_is_one_of_the_latencies() -> None:
+    latencies = Latencies.of(number / 100 for number in range(1, 401))
+    for met in (True, False):
+        turns = turning_limit(latencies, met)
+        assert turns is not None
+        kept, before = (limit_verdict(latencies, at).verdict for at in (turns, turns - 0.01))
+        assert (kept, before) == (("shown", "undecided") if met else ("undecided", "refuted"))
+    assert turning_limit(Latencies.of([1.0] * 10, never=90), met=True) is None
