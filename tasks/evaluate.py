@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,17 +181,21 @@ def gate(evaluated: Evaluated, args: EvaluateArgs) -> None:
     reach `min_gain`.
 
     Raises:
-        GateFailed: it does not; the message holds both figures with their intervals.
+        GateFailed: it does not; the message holds both figures with their intervals. Or one of
+            them is no number, with which nothing can be compared.
     """
     label = args.gate_label
     before, after = evaluated.base[label], evaluated.finetuned[label]
+    doing = f"comparing the fine-tuned model with its base on {label}"
+    seen = f"fine-tuned {after}, base {before}"
     gain = -worse_by(before, after)
-    # Written so that a figure that is no number fails, too.
-    if not gain >= args.min_gain:
+    if math.isnan(gain):
+        remedy = "correct the metric, or let another one decide (evaluate.gate)"
+        raise GateFailed(doing, f"the metric gives no number: {seen}", remedy)
+    if gain < args.min_gain:
         raise GateFailed(
-            f"comparing the fine-tuned model with its base on {label}",
-            f"fine-tuned {after}, base {before}: a gain of {gain:.4g}, at least "
-            f"{args.min_gain:.4g} is asked for",
+            doing,
+            f"{seen}: a gain of {gain:.4g}, at least {args.min_gain:.4g} is asked for",
             "train longer or otherwise (finetune), or change evaluate.gate and evaluate.min_gain",
         )
 

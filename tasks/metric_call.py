@@ -1,11 +1,14 @@
 """Call a metric of anybody's: what it raises or returns wrongly is one line that names the row."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.core.errors import BadInput, WeighbridgeError
-from weighbridge.core.formatting import one_line
+from weighbridge.core.formatting import one_line, quoted
 from weighbridge.tasks.metrics.base import Metric, MetricArgs, Score
+
+LONGEST: Final = 80
+"""Characters of an answer that are shown."""
 
 
 def call_metric(
@@ -30,7 +33,7 @@ def call_metric(
     except Exception as exc:
         said = one_line(f"{type(exc).__name__}: {exc}")
         place = _first_that_raises(metric, args, inputs, references)
-        row = f"row {ids[place]}: " if place is not None and place < len(ids) else ""
+        row = "" if place is None else _named(ids[place : place + 1], inputs[place])
         raise BadInput(doing, f"{row}{said}", "check its options, and the plugin") from exc
     # What a plugin returns is whatever it returns.
     if not isinstance(score, Score):
@@ -40,6 +43,16 @@ def call_metric(
         wrong = f"it returned {len(score.per_example)} scores for {len(inputs)} rows"
         raise BadInput(doing, wrong, "correct or remove the plugin")
     return score
+
+
+def _named(name: Sequence[str], answer: Any) -> str:
+    """Return which row it is, to be put before what it raises: its id may be a digest, by which
+    nobody finds it.
+    """
+    if not name:
+        return ""
+    answered = f" (answer {quoted(answer[:LONGEST])})" if isinstance(answer, str) else ""
+    return f"row {name[0]}{answered}: "
 
 
 def _first_that_raises(

@@ -131,7 +131,7 @@ class ScoresRows(Protocol):
 
 @runtime_checkable
 class Checks(Protocol):
-    """What a metric may offer besides, that asks a service: whether it can be asked at all."""
+    """What a metric may offer besides, that asks a service or is fetched: whether it can be had."""
 
     def check(self, args: Any) -> None: ...
 

@@ -49,6 +49,10 @@ class HubMetric:
     Args: ClassVar[type[MetricArgs]] = HubMetricArgs
     uses: ClassVar[str] = "text"
 
+    def check(self, args: HubMetricArgs) -> None:
+        """Refuse a metric that is nowhere, hours before it is needed."""
+        _load(args)
+
     def score(self, args: HubMetricArgs, predictions: list[str], references: list[str]) -> Score:
         """Return the figure over all rows.
 

@@ -189,12 +189,7 @@ def evaluated(before: Score, after: Score) -> Evaluated:
 
 @pytest.mark.parametrize(
     ("before", "after", "min_gain", "greater"),
-    [
-        (0.5, 0.4, 0.0, True),
-        (0.5, 0.6, 0.2, True),
-        (1.0, 1.5, 0.0, False),
-        (0.5, float("nan"), 0.0, True),
-    ],
+    [(0.5, 0.4, 0.0, True), (0.5, 0.6, 0.2, True), (1.0, 1.5, 0.0, False)],
 )
 def test_a_worse_fine_tune_is_stopped_with_both_figures(
     before: float, after: float, min_gain: float, greater: bool
@@ -206,6 +201,14 @@ def test_a_worse_fine_tune_is_stopped_with_both_figures(
     with pytest.raises(GateFailed, match=re.escape(said)) as caught:
         gate(made, EvaluateArgs(min_gain=min_gain))
     assert caught.value.exit_code == 3
+
+
+def test_a_figure_that_is_no_number_passes_no_gate_and_is_not_the_fine_tunes_fault() -> None:
+    made = evaluated(figures(0.5), figures(float("nan")))
+    with pytest.raises(GateFailed, match="the metric gives no number: fine-tuned ") as caught:
+        gate(made, EvaluateArgs(min_gain=0.0))
+    assert "correct the metric" in caught.value.remedy
+    assert "train longer" not in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -296,7 +299,9 @@ def test_a_row_on_which_a_metric_raises_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(scoring, "load_metric", lambda kind: Picky())
     rows = [Row(prompt=name, completion="b", id=name) for name in ("v", "w", "x", "y", "z")]
-    with pytest.raises(BadInput, match="'exact_match': row y: ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        BadInput, match=r"'exact_match': row y \(answer \"\"\): ZeroDivisionError: division"
+    ):
         score_rows([ExactMatchArgs()], ["a", "b", "c", "", "d"], rows, None)
 
 
@@ -323,7 +328,7 @@ class Inverse(evaluate.Metric):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({}, "metric 'inverse': row y: ValueError: invalid literal for int"),
+        ({}, r"metric 'inverse': row y \(answer \"four\"\): ValueError: invalid literal for int"),
         # Whatever is answered: it is no row's doing.
         ({"most": 3}, "metric 'inverse': ValueError: most is 3; check its options"),
     ],

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from weighbridge.core.errors import BadInput, Unavailable
+from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.metrics.base import Score, load_metric
 from weighbridge.tasks.metrics.shipped import NllArgs
 from weighbridge.tasks.scoring import row_scores
 from weighbridge.tasks.statistics.rows import follows_from_rows
+from weighbridge.tasks.weigh import check_metrics
 
 MODULES = Path(__file__).parents[3] / "tasks" / "metrics" / "modules"
 
@@ -211,6 +213,14 @@ def test_a_metric_that_is_nowhere_is_said_in_one_line() -> None:
     with pytest.raises((BadInput, Unavailable), match="loading metric 'no/such_metric'") as caught:
         score("hub", ["a"], ["a"], name="no/such_metric")
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_that_is_nowhere_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    metrics = EvaluateArgs.model_validate(
+        {"metrics": [{"kind": "nll"}, {"kind": "hub", "name": str(tmp_path / "nowhere.py")}]}
+    )
+    with pytest.raises((BadInput, Unavailable), match=r"loading metric '.*nowhere\.py'"):
+        check_metrics(metrics)
 
 
 @pytest.mark.parametrize("kind", ["exact_match", "json_fields", "rouge_l", "bleu", "nll", "hub"])
