@@ -28,6 +28,7 @@ def print_whole_report(report: "Page") -> None:
         _heading("Candidates")
         _candidates(report)
     _answers(report)
+    _titled("Latencies", report.latencies)
     _titled("What the engines took", report.engines)
     _decision(report)
     for section in report.sections:

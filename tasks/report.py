@@ -7,6 +7,7 @@ rows for a terminal.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,6 +18,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_changes import other_objectives
 from weighbridge.tasks.report_chart import draw, title_of
+from weighbridge.tasks.report_latencies import goodput, latency_rows, told
 from weighbridge.tasks.report_page import Page, Section, html, markdown
 from weighbridge.tasks.report_quality import fault_rows, score_notes, slice_rows, what_is_counted
 from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
@@ -153,6 +155,7 @@ def weighing_report(
         faults_mean=what_is_counted(ordered),
         slices=slice_rows(ordered, decision.metric, decision.finalist),
         notes=_notes(ordered, decision),
+        latencies=latency_rows(ordered, decision.concurrency),
         engines=engine_use_rows(ordered),
         before_after=_before_after(evaluated, winner),
         sections=[
@@ -194,10 +197,14 @@ def _rows(
         dict.fromkeys(key for measurement in measurements for key in measurement.scores)
     ) or [decision.metric]
     counts = sorted({load.concurrency for measurement in measurements for load in measurement.load})
-    repeated = any(measurement.repeats for measurement in measurements)
+    also: dict[str, Callable[[Measurement], str]] = {}
+    if any(measurement.rates for measurement in measurements):
+        also["requests/s that keep the limits"] = goodput
+    if any(measurement.repeats for measurement in measurements):
+        unit, figure = _REPEATED.get(decision.objective, _TOKENS)
+        also[f"{unit} at {decision.concurrency}, repeated"] = partial(_repeats, unit, figure)
     return [
-        _row(measurement, decision, currency, metrics, counts, repeated)
-        for measurement in measurements
+        _row(measurement, decision, currency, metrics, counts, also) for measurement in measurements
     ]
 
 
@@ -207,7 +214,7 @@ def _row(
     currency: str,
     metrics: Sequence[str],
     counts: Sequence[int],
-    repeated: bool,
+    also: Mapping[str, Callable[[Measurement], str]],
 ) -> dict[str, str]:
     label = measurement.candidate.label
     loads = {load.concurrency: load for load in measurement.load}
@@ -220,7 +227,7 @@ def _row(
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
         f"tokens/s{at_counts}": _each(measured, lambda load: f"{load.tokens_per_second:,.0f}"),
         f"requests/s{at_counts}": _each(measured, lambda load: f"{load.requests_per_second:,.3g}"),
-        **(_repeats(measurement, decision) if repeated else {}),
+        **{title: tell(measurement) for title, tell in also.items()},
         "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
@@ -239,14 +246,12 @@ def _notes(measurements: Sequence[Measurement], decision: Decision) -> dict[str,
     return notes
 
 
-def _repeats(measurement: Measurement, decision: Decision) -> dict[str, str]:
+def _repeats(unit: str, figure: _Figure, measurement: Measurement) -> str:
     """Return the figure that was repeated, at the load that decides: its mean and interval."""
-    unit, figure = _REPEATED.get(decision.objective, _TOKENS)
     runs = [value for repeat in measurement.repeats if (value := figure(repeat.load)) is not None]
     found = mean_interval(runs) if len(runs) == len(measurement.repeats) else None
     shown = "{:,.0f} ({:,.0f}–{:,.0f})" if unit == "tokens/s" else "{:,.3g} ({:,.3g}–{:,.3g})"
-    title = f"{unit} at {decision.concurrency}, repeated"
-    return {title: shown.format(*found) if found else _UNKNOWN}
+    return shown.format(*found) if found else _UNKNOWN
 
 
 def _verdict(label: str, decision: Decision) -> str:
@@ -306,13 +311,8 @@ def _score(score: Score | None) -> str:
 def _ttft(load: LoadFigures | None) -> str:
     if load is None:
         return _UNKNOWN
-    # An older record has no single latencies: the percentile alone is known.
-    last = load.ttft.told(0.95) if load.ttft else _seconds(load.ttft_p95)
-    return f"{_seconds(load.ttft_p50)} / {last}"
-
-
-def _seconds(value: float | None) -> str:
-    return _UNKNOWN if value is None else human_seconds(value)
+    middle = _UNKNOWN if load.ttft_p50 is None else human_seconds(load.ttft_p50)
+    return f"{middle} / {told(load.ttft, 0.95, load.ttft_p95)}"
 
 
 def _number(value: float | None) -> str:

@@ -54,6 +54,9 @@ class Page(BaseModel):
     faults_mean: str = ""
     slices: list[dict[str, str]] = Field(default_factory=list)
     notes: dict[str, str] = Field(default_factory=dict, description="Doubts, by candidate.")
+    latencies: list[dict[str, str]] = Field(
+        default_factory=list, description="Percentiles with their intervals, by candidate."
+    )
     engines: list[dict[str, str]] = Field(
         default_factory=list, description="What the engines took, one row per candidate."
     )
@@ -130,6 +133,8 @@ def markdown(page: Page) -> str:
     if page.notes:
         doubts = [f"{label}: {note}" for label, note in page.notes.items()]
         parts.append(f"## In doubt\n\n{_list(doubts)}")
+    if page.latencies:
+        parts.append(f"## Latencies\n\n{_table_of(page.latencies)}")
     if page.engines:
         parts.append(f"## What the engines took\n\n{_table_of(page.engines)}")
     if page.before_after:

@@ -58,7 +58,7 @@ _GOALS: Mapping[Goal, _Goal] = {
 }
 
 
-def _bracket(measurement: Measurement) -> tuple[float, float]:
+def bracket(measurement: Measurement) -> tuple[float, float]:
     """Return the highest rate at which the limits are met, and the lowest at which they are missed,
     both beyond doubt.
     """
@@ -270,7 +270,7 @@ class Objective:
         tokens = _answer_tokens(challenger) / _answer_tokens(champion)
         share = tokens if self.args.objective == "cost" else 1.0
         least = (1 + self.args.min_improvement) / share
-        mine, yours = _bracket(challenger), _bracket(champion)
+        mine, yours = bracket(challenger), bracket(champion)
         # One that is only equal replaces nobody, whatever the rounding of its rates.
         unsteady = _unsteady(champion)
         shown = mine[0] >= least * yours[1] and mine[0] > 0 and not unsteady

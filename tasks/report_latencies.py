@@ -1,0 +1,59 @@
+"""What a request waits for, as rows of the report: its first token, the next ones, and at which
+rate of requests these keep their limits.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from weighbridge.core.formatting import human_seconds
+from weighbridge.serving.latencies import Latencies
+from weighbridge.tasks.measurement import Measurement
+from weighbridge.tasks.selection.objective import bracket, figures_at
+
+UNKNOWN: Final = "—"
+
+
+def latency_rows(
+    measurements: Sequence[Measurement], concurrency: int | None
+) -> list[dict[str, str]]:
+    """Return a row for each candidate that was loaded at the concurrency that decides: percentiles
+    with their intervals, but of pauses, which are many in one answer and not independent.
+    """
+    rows = []
+    for one in measurements:
+        load = figures_at(one, concurrency)
+        if load is None:
+            continue
+        at = f" at {load.concurrency}"
+        rows.append(
+            {
+                "candidate": one.candidate.label,
+                f"first token p50{at}": told(load.ttft, 0.5, load.ttft_p50),
+                f"first token p95{at}": told(load.ttft, 0.95, load.ttft_p95),
+                f"time per token p50{at}": told(load.tpot, 0.5, load.tpot_p50),
+                f"time per token p95{at}": told(load.tpot, 0.95, load.tpot_p95),
+                f"pauses p50 / p95{at}": f"{_seconds(load.itl_p50)} / {_seconds(load.itl_p95)}",
+            }
+        )
+    return rows
+
+
+def goodput(measurement: Measurement) -> str:
+    """Return the requests per second that keep the limits, between the highest rate that was met
+    and the lowest that was missed beyond doubt.
+    """
+    if measurement.sustained is None:
+        return UNKNOWN
+    met, missed = bracket(measurement)
+    ends = f"{met:,.3g}–{f'{missed:,.3g}' if math.isfinite(missed) else '∞'}"
+    return f"{measurement.sustained:,.3g} ({ends})"
+
+
+def told(latencies: Latencies | None, part: float, alone: float | None) -> str:
+    """Return a percentile with its interval; the figure alone of records without single ones."""
+    return latencies.told(part) if latencies and latencies.total else _seconds(alone)
+
+
+def _seconds(value: float | None) -> str:
+    return UNKNOWN if value is None else human_seconds(value)
