@@ -25,6 +25,7 @@ from weighbridge.tasks.answer_args import AnswerArgs
 from weighbridge.tasks.download import DownloadArgs
 from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.finetune_args import FinetuneArgs
+from weighbridge.tasks.metrics.base import MetricArgs
 from weighbridge.tasks.optimize import OptimizeArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
 from weighbridge.tasks.package import PackageArgs
@@ -174,12 +175,9 @@ class Recipe(BaseModel):
             raise ValueError(unlimited)
         if wrong := _not_carried(select, weigh):
             raise ValueError(wrong)
-        lowest, highest = metrics[select.metric].bounds
-        if select.floor is not None and not lowest <= select.floor <= highest:
-            raise ValueError(
-                f"select.floor {select.floor:.4g}: {select.metric} lies between {lowest:g} and "
-                f"{highest:g}"
-            )
+        if wrong := _out_of_reach("select.floor", select.floor, metrics[select.metric]):
+            raise ValueError(wrong)
+        highest = metrics[select.metric].bounds[1]
         if (
             select.floor == highest
             and select.on_doubt == "refuse"
@@ -188,6 +186,33 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"select.floor {highest:g} cannot be shown by any number of rows: give a lower "
                 "one, or `on_doubt: accept`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        """Refuse what no fine-tune, no version and no step of a rollout could keep."""
+        metrics = {metric.label(): metric for metric in self.evaluate.metrics}
+        gate = metrics[self.evaluate.gate_label]
+        lowest, highest = gate.bounds
+        if self.evaluate.min_gain > highest - lowest:
+            raise ValueError(
+                f"evaluate.min_gain {self.evaluate.min_gain:.4g}: {gate.label()} lies between "
+                f"{lowest:g} and {highest:g}"
+            )
+        monitor, rollout = self.deploy.monitor, self.deploy.rollout
+        if monitor.metric and monitor.metric not in metrics:
+            raise ValueError(
+                f"deploy.monitor.metric '{monitor.metric}' is none of evaluate.metrics: "
+                f"{', '.join(metrics)}"
+            )
+        watched = metrics[monitor.metric or self.select.metric]
+        if wrong := _out_of_reach("deploy.monitor.floor", monitor.floor, watched):
+            raise ValueError(wrong)
+        if rollout.step_deadline < rollout.step_seconds:
+            raise ValueError(
+                f"deploy.rollout.step_deadline {rollout.step_deadline:g} is less than the least "
+                f"time of a step, step_seconds {rollout.step_seconds:g}: none would ever pass"
             )
         return self
 
@@ -212,6 +237,14 @@ class Recipe(BaseModel):
                     f"select asks for a cost ({self.select.needs_price}), and weigh.price_per_hour "
                     f"has none for {kind}, which runs on {' or '.join(sorted(runs_on))}"
                 )
+
+
+def _out_of_reach(name: str, floor: float | None, metric: MetricArgs) -> str:
+    """Return that a floor lies where the metric never is; empty where it does not."""
+    lowest, highest = metric.bounds
+    if floor is None or lowest <= floor <= highest:
+        return ""
+    return f"{name} {floor:.4g}: {metric.label()} lies between {lowest:g} and {highest:g}"
 
 
 def _not_counted(answers: AnswerArgs, select: SelectArgs) -> str:

@@ -132,6 +132,26 @@ def test_json_schema_shows_plugins_as_plain_alternatives() -> None:
         ),
         (
             "deploy:",
+            "evaluate: {min_gain: 5}\ndeploy:",
+            "evaluate.min_gain 5: exact_match lies between 0 and 1",
+        ),
+        (
+            "deploy:",
+            "deploy:\n  monitor: {floor: 95}",
+            "deploy.monitor.floor 95: exact_match lies between 0 and 1",
+        ),
+        (
+            "deploy:",
+            "deploy:\n  monitor: {metric: rouge_l}",
+            "deploy.monitor.metric 'rouge_l' is none of evaluate.metrics: exact_match, nll",
+        ),
+        (
+            "deploy:",
+            "deploy:\n  rollout: {step_seconds: 60, step_deadline: 30}",
+            "step_deadline 30 is less than the least time of a step, step_seconds 60: none would",
+        ),
+        (
+            "deploy:",
             "select: {floor: 95}\ndeploy:",
             "select.floor 95: exact_match lies between 0 and 1",
         ),
