@@ -130,7 +130,8 @@ class Limits:
             return
         lost = worse_by(before, after)
         claim = not_worse(before, after, limit)
-        than = f"than the unquantized model's {before.value:.4g} (allowed: {limit:.3g})"
+        how = f"; {claim.how}" if claim.how else ""
+        than = f"than the unquantized model's {before.value:.4g} (allowed: {limit:.3g}{how})"
         words = {
             "refuted": f"{label} is {abs(lost):.3g} worse {than}",
             "undecided": f"undecided: {label} may be up to {-claim.low:.3g} worse {than}"

@@ -98,7 +98,8 @@ def can_test(width: float, margin: float) -> bool:
 
 
 def _evidence(rule: str, rows: Rows, claim: Claim, words: str, seen: bool) -> Evidence:
-    why = f"{words} ({claim.low:+.3g} to {claim.high:+.3g}{needed_rows(claim)})"
+    how = f"; {claim.how}" if claim.how else ""
+    why = f"{words} ({claim.low:+.3g} to {claim.high:+.3g}{how}{needed_rows(claim)})"
     return Evidence(rule=rule, rows=rows, claim=claim.model_copy(update={"why": why}), seen=seen)
 
 

@@ -127,6 +127,7 @@ def _claim(verdict: Verdict, compared: Comparison, effect: float, alpha: float) 
         low=compared.low,
         high=compared.high,
         why=why.replace("%", " %", 1),
+        how=compared.how,
         needed=needed,
     )
 

@@ -18,6 +18,9 @@ class Claim(BaseModel):
     low: float = Field(description="Lower end of its 95 % interval, or of the level `why` names.")
     high: float
     why: str = Field(description="One sentence with its figures.")
+    how: str = Field(
+        "", description="What was compared by which rows; those that one side lacks are named."
+    )
     needed: int | None = Field(
         None, description="Rows or repeats that would decide; None: decided already, or unknown."
     )

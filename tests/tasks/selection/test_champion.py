@@ -51,6 +51,20 @@ def test_speed_takes_the_champions_place_by_its_repeats_where_quality_is_shown_t
     assert words in decision.reasons["llama_cpp/old"] if winner else words in decision.why
 
 
+def test_rows_that_differ_are_counted_and_those_that_one_side_lacks_are_named() -> None:
+    fewer, champion = measured("a", right=194), measured("old", right=199)
+    score = fewer.test_scores["exact_match"]
+    kept = {"value": 193 / 199, "per_example": score.per_example[1:], "ids": score.ids[1:]}
+    test = {**fewer.test_scores, "exact_match": score.model_copy(update=kept)}
+    decision = decide(
+        fewer.model_copy(update={"test_scores": test}), champion=champion, max_loss=0.2, margin=0.1
+    )
+    for rule in ("max_loss", "better than the champion", "not worse than the champion"):
+        (why,) = [piece.claim.why for piece in decision.evidence if piece.rule == rule]
+        assert "right alone in 0 rows, wrong alone in" in why
+        assert "of 199; left out, in one of them alone: 0" in why
+
+
 def test_speed_that_was_measured_once_takes_nobodys_place() -> None:
     decision = decide(measured("a", speed=600), champion=measured("old", speed=500))
     assert (decision.winner, decision.keeps_champion) == (None, True)
