@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import aiohttp
 from weighbridge.core.errors import BadInput, WeighbridgeError
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits, figures_of
+from weighbridge.serving.load_prompts import given_payloads
 from weighbridge.serving.load_sender import Sender, cancel
 from weighbridge.serving.load_streams import StreamedAnswer
 from weighbridge.serving.open_loop import run_rate
@@ -184,6 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
     parser.add_argument(
+        "--prompts",
+        type=Path,
+        help="JSON lines with `messages` or `prompt`, as those of a recipe's data, instead of "
+        "made-up questions",
+    )
+    parser.add_argument(
         "--requests", type=int, default=120, help="per concurrency or rate (%(default)s)"
     )
     parser.add_argument("--max-tokens", type=int, default=64, help="of one answer (%(default)s)")
@@ -216,12 +224,18 @@ def _limits(args: argparse.Namespace) -> SpeedLimits:
     return SpeedLimits(ttft=args.ttft, tpot=args.tpot, percentile=args.percentile)
 
 
+def _payloads(args: argparse.Namespace, count: int) -> list[Payload]:
+    if args.prompts is None:
+        return made_up_payloads(count, args.max_tokens)
+    return given_payloads(args.prompts, count, args.max_tokens)
+
+
 def _at_levels(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
     for level in (int(number) for number in args.concurrency.split(",")):
         yield partial(
             run_load,
             args.url,
-            made_up_payloads(requests_at(args.requests, level), args.max_tokens),
+            _payloads(args, requests_at(args.requests, level)),
             level,
             max_seconds=args.max_seconds,
             limits=_limits(args),
@@ -230,7 +244,7 @@ def _at_levels(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
 
 
 def _at_rates(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
-    payloads, limits = made_up_payloads(args.requests, args.max_tokens), _limits(args)
+    payloads, limits = _payloads(args, args.requests), _limits(args)
     _check(args.url, payloads, 1, remote=args.remote)
     sender = Sender(args.url, Client(args.url).model, TIMEOUT)
     run = partial(

@@ -1,5 +1,8 @@
 """Load generator: the figures of a server of known behaviour, and faults that must count."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
@@ -208,6 +211,44 @@ def test_the_command_prints_a_line_per_concurrency(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["concurrency   1", "concurrency   2"]
     assert all("0 of 8 failed" in line for line in lines)
+
+
+def test_the_command_asks_the_prompts_that_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question, answer = ({"role": who, "content": who} for who in ("user", "assistant"))
+    rows = [{"messages": [question, answer]}, {"prompt": [question], "completion": [answer]}]
+    (chats := tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (texts := tmp_path / "texts.jsonl").write_text('"one"\n{"prompt": "two"}\n')
+    with serve() as server:
+        for prompts in (chats, texts):
+            options = ["--concurrency", "1", "--requests", "4", "--max-tokens", "3"]
+            main([server.url, *options, "--prompts", str(prompts)])
+    assert [body.get("messages") for body in server.seen[:4]] == [[question]] * 4
+    assert sorted(body["prompt"] for body in server.seen[4:]) == ["one", "one", "two", "two"]
+    assert {body["max_tokens"] for body in server.seen} == {3}
+    assert capsys.readouterr().out.count("0 of 4 failed") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file or directory; check the path"),
+        ("", "it is empty; give one JSON object a line"),
+        ("{", "it is not JSON, line by line"),
+        ('"a"\n{"messages": []}\n', "line 2: it has neither `messages` nor `prompt`"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}\n', "line 1: it has neither"),
+    ],
+)
+def test_prompts_that_cannot_be_asked_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["http://127.0.0.1:1", "--prompts", str(path)])
+    assert said in capsys.readouterr().err
 
 
 def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -> None:
