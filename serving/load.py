@@ -6,12 +6,13 @@ Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``, or ``--ra
 import argparse
 import asyncio
 import ipaddress
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,6 +28,7 @@ from weighbridge.serving.openai_client import Client, Payload
 from weighbridge.serving.rate_search import highest_rate, lateness
 from weighbridge.serving.steadiness import requests_at
 
+T = TypeVar("T")
 TIMEOUT: Final = 120.0
 """Seconds that one answer may take."""
 SILENCE_POLL: Final = 0.05
@@ -167,22 +169,34 @@ def made_up_payloads(count: int, max_tokens: int) -> list[Payload]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure an endpoint and print one line per concurrency or rate."""
+    try:
+        _measure(_parser().parse_args(arguments))
+    except WeighbridgeError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m weighbridge.serving.load", description="Measure an OpenAI endpoint."
     )
     parser.add_argument("url", help="base address, with or without /v1")
     parser.add_argument(
-        "--concurrency", default="1,4,8", help="one number or several, with commas (%(default)s)"
+        "--concurrency",
+        type=_each(_count),
+        default=[1, 4, 8],
+        help="one number or several, with commas (1,4,8)",
     )
     parser.add_argument(
         "--rate",
+        type=_rates,
         help="requests per second instead, as a Poisson process: numbers with commas, or `highest` "
         "for the highest at which the limits hold",
     )
-    parser.add_argument("--ttft", type=float, help="limit in seconds; needed with --rate")
-    parser.add_argument("--tpot", type=float, help="limit in seconds")
+    parser.add_argument("--ttft", type=_above_0, help="limit in seconds; needed with --rate")
+    parser.add_argument("--tpot", type=_above_0, help="limit in seconds")
     parser.add_argument(
-        "--percentile", type=float, default=0.95, help="which must keep them (%(default)s)"
+        "--percentile", type=_share, default=0.95, help="which must keep them (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
     parser.add_argument(
@@ -192,21 +206,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "made-up questions",
     )
     parser.add_argument(
-        "--requests", type=int, default=120, help="per concurrency or rate (%(default)s)"
+        "--requests", type=_count, default=120, help="per concurrency or rate (%(default)s)"
     )
-    parser.add_argument("--max-tokens", type=int, default=64, help="of one answer (%(default)s)")
+    parser.add_argument("--max-tokens", type=_count, default=64, help="of one answer (%(default)s)")
     parser.add_argument(
-        "--max-seconds", type=float, default=60, help="per concurrency or rate (%(default)s)"
+        "--max-seconds", type=_above_0, default=60, help="per concurrency or rate (%(default)s)"
     )
     parser.add_argument(
         "--remote", action="store_true", help="allow a host other than this machine"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    try:
-        _measure(parser.parse_args(arguments))
-    except WeighbridgeError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+    return parser
+
+
+def _above_0(text: str) -> float:
+    if math.isfinite(number := float(text)) and number > 0:
+        return number
+    raise argparse.ArgumentTypeError(f"{text} is not above 0")
+
+
+def _share(text: str) -> float:
+    if 0 < (number := float(text)) < 1:
+        return number
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) >= 1:
+        return number
+    raise argparse.ArgumentTypeError(f"{text} is less than 1")
+
+
+def _each(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    def numbers(text: str) -> list[T]:
+        return [one(part) for part in text.split(",")]
+
+    return numbers
+
+
+def _rates(text: str) -> list[float] | Literal["highest"]:
+    return "highest" if text == "highest" else _each(_above_0)(text)
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -231,7 +270,7 @@ def _payloads(args: argparse.Namespace, count: int) -> list[Payload]:
 
 
 def _at_levels(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
-    for level in (int(number) for number in args.concurrency.split(",")):
+    for level in args.concurrency:
         yield partial(
             run_load,
             args.url,
@@ -257,7 +296,7 @@ def _at_rates(args: argparse.Namespace) -> Iterator[Callable[[], LoadFigures]]:
         seed=args.seed,
     )
     if args.rate != "highest":
-        yield from (partial(run, rate) for rate in map(float, args.rate.split(",")))
+        yield from (partial(run, rate) for rate in args.rate)
         return
     closed = run_load(args.url, payloads, 4, requests=16, remote=args.remote)
     _, tried = highest_rate(run, limits, max(closed.requests_per_second, 0.1))

@@ -259,6 +259,28 @@ def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -
     assert all("100.0% within, limits undecided" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--concurrency", "x"], "argument --concurrency: invalid"),
+        (["--concurrency", "1,0"], "argument --concurrency: 0 is less than 1"),
+        (["--rate", "5,abc", "--ttft", "1"], "argument --rate: invalid"),
+        (["--rate", "-5", "--ttft", "1"], "argument --rate: -5 is not above 0"),
+        (["--ttft", "0"], "argument --ttft: 0 is not above 0"),
+        (["--ttft", "nan"], "argument --ttft: nan is not above 0"),
+        (["--percentile", "95"], "argument --percentile: 95 is not between 0 and 1"),
+        (["--requests", "0"], "argument --requests: 0 is less than 1"),
+        (["--max-seconds", "inf"], "argument --max-seconds: inf is not above 0"),
+    ],
+)
+def test_the_command_refuses_options_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["http://127.0.0.1:1", *options])
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_says_in_one_line_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     with serve() as server, pytest.raises(SystemExit) as ended:
         main([server.url, "--rate", "50", "--requests", "8"])
