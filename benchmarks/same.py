@@ -4,8 +4,10 @@ slower is noticed.
     python -m benchmarks.same [--quick] [--simulated]
 
 Live: the demo's model on llama.cpp is champion and challenger in 30 weighings, then in 30 more, in
-which its engines are stopped for a tenth of the time from the middle on. Simulated: the same with
-the product's own statistics on runs that are drawn, whose logs spread by 7 %.
+which its engines are stopped for a tenth of the time from the middle on. The machine drifts by
+itself as well: a witness beside the engines (benchmarks/witness.py) tells by how much, and so what
+both together, the net drift, come to. Simulated: the same with the product's own statistics on
+runs that are drawn, whose logs spread by 7 %.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ import psutil
 
 from benchmarks.common import Figures, report
 from benchmarks.loads import demo_model
+from benchmarks.witness import Sample, change, witness
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.progress import Step, listen
 from weighbridge.core.settings import Settings
@@ -37,7 +40,7 @@ from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.repeat import Repeated, is_decided, repeat
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.objective import Objective
-from weighbridge.tasks.statistics.repeats import drift, faster, planned_looks
+from weighbridge.tasks.statistics.repeats import DRIFT, drift, faster, planned_looks
 from weighbridge.tasks.weigh import weigh
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -130,16 +133,20 @@ def how(seconds: float) -> WeighArgs:
 
 
 @contextlib.contextmanager
-def slowed(share: float) -> Iterator[Callable[[Step], None]]:
-    """Stop this process's children for a share of the time once a listener has heard that half of
-    the blocks are done.
+def slowed(share: float, spared: psutil.Process) -> Iterator[Callable[[Step], None]]:
+    """Stop this process's children, but one, for a share of the time once a listener has heard that
+    half of the blocks are done.
     """
     half, over = threading.Event(), threading.Event()
 
     def stop_and_go() -> None:
         half.wait()
         while not over.is_set():
-            children = psutil.Process().children(recursive=True)
+            children = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if child.pid != spared.pid
+            ]
             _signal(children, signal.SIGSTOP)
             time.sleep(PERIOD * share)
             _signal(children, signal.SIGCONT)
@@ -170,33 +177,60 @@ def live(weighings: int, seconds: float, figures: Figures, workspace: Workspace)
     data, champion, challenger = candidates(workspace)
     objective = Objective(SELECT)
     for case, share in (("same", 0.0), ("same_slowed", SLOWER)):
-        won, unsteady, spreads = 0, 0, []
+        won, noticed, nets, spreads = 0, [], [], []
         for number in range(weighings):
             # A number of its own for each: or else the blocks of the one before were taken.
             attempt = number + (weighings if share else 0)
-            with slowed(share) as hear, listen(hear):
-                repeated = repeat(
-                    [challenger],
-                    {},
-                    champion,
-                    data,
-                    METRICS,
-                    how(seconds),
-                    SELECT,
-                    workspace,
-                    attempt,
-                )
+            given = (data, METRICS, how(seconds), SELECT, workspace, attempt)
+            with witness() as beside, slowed(share, beside.process) as hear:
+                ends: list[float] = []
+                with listen(hear), listen(_noting(ends)):
+                    repeated = repeat([challenger], {}, champion, *given)
+                nets.append(net_drift(beside.samples(), ends, share))
             assert repeated.champion is not None
             assert repeated.noise is not None
             claim = objective.improvement(repeated.champion, repeated.measurements[0]).claim
             won += claim.verdict == "shown"
-            unsteady += not repeated.noise.drift.steady
+            noticed.append(not repeated.noise.drift.steady)
             spreads.append(_spread(repeated, objective))
-            print(f"{case} {number}: {repeated.noise.drift.why}; {claim.why}", file=sys.stderr)
+            print(
+                f"{case} {number}: {repeated.noise.drift.why}; net {nets[-1]:+.1%}; {claim.why}",
+                file=sys.stderr,
+            )
         figures.add(f"live_{case}_wins", float(won), at_most=1)
-        found = unsteady / weighings
-        figures.add(f"live_{case}_unsteady", found, at_least=0.95 if share else None)
+        goal = 0.95 if share else None
+        figures.add(f"live_{case}_unsteady", sum(noticed) / weighings, at_least=goal)
+        drifted, recognised = recognition(nets, noticed)
+        figures.add(f"live_{case}_drifted", drifted)
+        if drifted:
+            figures.add(f"live_{case}_unsteady_of_the_drifted", recognised, at_least=goal)
+        figures.add(f"live_{case}_net_drift", nets)
         figures.add(f"live_{case}_spread_of_runs", spreads)
+
+
+def _noting(ends: list[float]) -> Callable[[Step], None]:
+    """Return a listener that notes when the first block began, and when each one ended."""
+
+    def hear(step: Step) -> None:
+        if step.unit == "blocks":
+            ends.append(time.monotonic())
+
+    return hear
+
+
+def net_drift(samples: Sequence[Sample], ends: Sequence[float], share: float) -> float:
+    """Return by which share the engines' pace has changed from the first half to the last: what the
+    machine did by itself, and what was taken from it.
+    """
+    return (1 + change(samples, ends)) * (1 - share) - 1
+
+
+def recognition(nets: Sequence[float], noticed: Sequence[bool]) -> tuple[int, float]:
+    """Return in how many weighings the net drift was above what counts as steady, and in which part
+    of these it was noticed; NaN where there are none.
+    """
+    drifted = [seen for net, seen in zip(nets, noticed, strict=True) if abs(net) > DRIFT]
+    return len(drifted), sum(drifted) / len(drifted) if drifted else math.nan
 
 
 def _spread(repeated: Repeated, objective: Objective) -> float:
