@@ -241,6 +241,10 @@ def allowed_mean(max_drop: float, rows: int) -> float:
 def _allowed_drop(measured: Score | None, floor: float | None) -> float:
     if measured is None or floor is None:
         return MAX_DROP
+    # What can be seen of answers is a share of them: a fall in nats or in points of BLEU is none,
+    # and beside it no share would ever be too large.
+    if not all(0 <= score <= 1 for score in (measured.value, floor, *measured.per_example)):
+        return MAX_DROP
     # A score that was under the floor from the start allows no fall, rather than less than none.
     return max(0.0, worse_by(measured, measured.model_copy(update={"value": floor})))
 

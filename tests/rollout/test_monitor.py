@@ -5,7 +5,7 @@ in a row.
 import pytest
 
 from tests.stand_ins.openai import Behaviour, serve
-from tests.tasks.made import exact, measured
+from tests.tasks.made import exact, measured, nll
 from weighbridge.rollout.deploy_args import MonitorArgs
 from weighbridge.rollout.monitor import (
     Evidence,
@@ -54,6 +54,14 @@ def test_a_model_that_was_measured_below_the_floor_is_left_alone_while_it_does_n
 ) -> None:
     with serve(Behaviour(answers=KNOWN)) as server:
         assert check(server.url, measurement, QUESTIONS, 0.99).verdict == "pass"
+
+
+def test_a_floor_in_another_unit_than_shares_of_answers_hides_no_fall() -> None:
+    scores = {"nll": nll(0.5).model_copy(update={"per_example": [0.1, 1.4]})}
+    model = measured("model").model_copy(update={"scores": scores})
+    with serve(Behaviour()) as server:  # no answer is what it was
+        judged = check(server.url, model, QUESTIONS, 3.0, rows=1000, metric="nll")
+    assert (judged.verdict, judged.why.split(" over")[0]) == ("fail", "100% of the answers changed")
 
 
 def test_nobody_there_is_no_fall(measurement: Measurement) -> None:
