@@ -9,7 +9,7 @@ from weighbridge.core.plugins import PluginArgs
 from weighbridge.serving.engines.base import EngineArgs
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.metrics.base import Score
-from weighbridge.tasks.statistics.repeats import Drift
+from weighbridge.tasks.statistics.repeats import USUAL_SPREAD, Drift
 
 
 class Variant(BaseModel):
@@ -63,6 +63,11 @@ class Noise(BaseModel):
     )
     ended: str = Field(description="Why no more blocks were run, as a sentence.")
     reference: str = Field(description="Label of the candidate that was measured at both ends.")
+    spread: float = Field(
+        USUAL_SPREAD,
+        description="Standard deviation of the log of a single run, by the blocks up to the first "
+        "look and the single runs before; the usual one in records of earlier releases.",
+    )
     drift: Drift
 
 

@@ -2,15 +2,17 @@
 
 The larger of two single runs is often the luckier one: runs of one candidate spread by 7 %. So
 those that may win run again, each time in a fresh process, in blocks of shuffled order: what the
-machine does meanwhile meets all of them alike. One of them, the champion where there is one, runs
-twice in every block: where its two labels differ, or where the machine became faster or slower,
-nothing is believed of speeds (tasks/statistics/repeats.py).
+machine does meanwhile meets all of them alike. Where single runs turn out to differ more than that,
+by the first few blocks, those that were left out for too little begin anew with the others. One of
+them, the champion where there is one, runs twice in every block: where its two labels differ, or
+where the machine became faster or slower, nothing is believed of speeds
+(tasks/statistics/repeats.py).
 """
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -31,16 +33,18 @@ from weighbridge.tasks.select import is_same, stand
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.finalist import to_repeat
 from weighbridge.tasks.selection.limits import Limits
-from weighbridge.tasks.selection.objective import Objective, highest_concurrency
+from weighbridge.tasks.selection.objective import Objective, figures_at, highest_concurrency
 from weighbridge.tasks.selection.replacement import replacement
-from weighbridge.tasks.statistics.repeats import drift, faster, planned_looks, tied
+from weighbridge.tasks.statistics.repeats import USUAL_SPREAD, drift, faster, planned_looks, tied
+from weighbridge.tasks.statistics.single_runs import run_spread
 from weighbridge.tasks.weigh import Weighed
 from weighbridge.tasks.weigh_args import WeighArgs
 
 # 2: whoever may win once it is repeated is repeated, and nobody else.
 # 3: figures under load are of whole rounds of the streams.
 # 4: the champion runs again where goodputs are compared.
-VERSION = 4
+# 5: more are repeated where single runs turn out to differ more than usual.
+VERSION = 5
 BLOCK_VERSION = 2
 AGAIN: Final = "again"
 """Second label of the one that runs twice in every block."""
@@ -76,9 +80,12 @@ def finalists(
     champion: Measurement | None,
     args: SelectArgs,
     answer_tokens: Mapping[str, float] | None = None,
+    spread: float = USUAL_SPREAD,
 ) -> list[Measurement]:
     """Return those whose speeds are compared: the champion, and whoever may be chosen once it is
     repeated; of a goodput the champion alone. None where there is nothing to compare.
+
+    `spread` is the standard deviation of the log of a single run.
     """
     standings, refused = stand(measurements, reference, Limits(args, answer_tokens))
     serving = next((one for one in measurements if champion and is_same(one, champion)), champion)
@@ -94,7 +101,7 @@ def finalists(
             for one in within
             if replacement(serving, one, "validation", args).verdict != "refuted"
         ]
-    challengers = to_repeat(within, standings, serving, args)
+    challengers = to_repeat(within, standings, serving, args, spread)
     if not Objective(args).is_speed:
         # What decides takes many runs and is not repeated; whether the machine holds its speed is
         # seen of the champion alone.
@@ -131,16 +138,23 @@ def repeat(
         attempt: another number measures anew.
         answer_tokens: mean tokens of the unquantized model's answers, by split.
     """
-    found: list[Measurement] = []
-    if args.repeats and Objective(select).is_paced:
-        found = finalists(measurements, reference, champion, select, answer_tokens)
+
+    def field(spread: float) -> list[Measurement]:
+        return finalists(measurements, reference, champion, select, answer_tokens, spread)
+
+    found = field(USUAL_SPREAD) if args.repeats and Objective(select).is_paced else []
     if not found:
         return Repeated(measurements=list(measurements), champion=champion)
     level = select.concurrency or highest_concurrency(found)
     assert level is not None, "those within the limits have been measured under load"
     looks = planned_looks(args.repeats, args.max_repeats if champion else args.repeats)
-    plan = _Plan(found, level, looks, data, metrics, args, select, workspace, attempt)
+    plan = _Plan(found, level, looks, data, metrics, args, select, workspace, attempt, field)
     blocks, ended, failed = plan.run()
+    if plan.is_too_narrow(blocks):
+        # Fresh blocks for all of them: who is repeated has been chosen by those before.
+        found = plan.wider(blocks)
+        plan = replace(plan, finalists=found, field=lambda _: found)
+        blocks, ended, failed = plan.run()
     noise = plan.noise(blocks, ended)
     logger.info("the finalists were repeated: %s; %s", noise.ended, noise.drift.why)
     labels = {one.candidate.label for one in found}
@@ -195,6 +209,8 @@ class _Plan:
     select: SelectArgs
     workspace: Workspace
     attempt: int
+    field: Callable[[float], list[Measurement]]
+    """Returns who is repeated where single runs spread by so much."""
 
     @property
     def reference(self) -> str:
@@ -233,6 +249,8 @@ class _Plan:
                     logger.warning("a repeat failed: %s", exc)
                     return blocks, f"a repeat failed: {exc}", True
                 done(number + 1)
+                if number + 1 == self.looks[0] and self.is_too_narrow(blocks):
+                    return blocks, "single runs differ so much that others may be the best", False
                 if number + 1 in self.looks and self._decided(blocks):
                     return blocks, f"all is decided after {number + 1} blocks", False
         return blocks, f"the budget of {len(blocks)} blocks is used up", False
@@ -254,6 +272,25 @@ class _Plan:
         )
         # Without the single latencies: they are many, and nobody asks a repeat for them.
         return benchmark.repeat(self.level, number).model_copy(update={"ttft": None, "tpot": None})
+
+    def is_too_narrow(self, blocks: Sequence[Block]) -> bool:
+        """Whether the first look shows that more candidates may be the best."""
+        looked = len(blocks) >= self.looks[0]
+        return looked and len(self.wider(blocks)) > len(self.finalists)
+
+    def wider(self, blocks: Sequence[Block]) -> list[Measurement]:
+        """Return who may be the best by the spread of single runs that the first look showed."""
+        return self.field(self._spread(blocks))
+
+    def _spread(self, blocks: Sequence[Block]) -> float:
+        first_look = blocks[: self.looks[0]]
+        repeats = [self._speeds(first_look, label) for label in self.runners]
+        singles = [
+            (Objective(self.select).speed(before), number)
+            for number, one in enumerate(self.finalists)
+            if (before := figures_at(one, self.level)) is not None
+        ]
+        return run_spread(repeats, singles)
 
     def _speeds(self, blocks: Sequence[Block], label: str) -> list[float]:
         objective = Objective(self.select)
@@ -278,5 +315,6 @@ class _Plan:
             looks=self.looks,
             ended=ended,
             reference=self.reference,
+            spread=self._spread(blocks),
             drift=drift(one, again, others, looks=self.looks),
         )

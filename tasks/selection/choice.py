@@ -7,7 +7,7 @@ from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.selection.limits import Standing
 from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.selection.replacement import Replacement
-from weighbridge.tasks.statistics.repeats import luck
+from weighbridge.tasks.statistics.single_runs import luck
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Choice:
             == self.standings[one.candidate.label].likely
         ]
         ahead = min(self.compared, key=self.objective.rank)
-        behind, by_luck = self.objective.behind(one, ahead), luck(len(peers))
+        behind = self.objective.behind(one, ahead)
+        by_luck = luck(len(peers), ahead.noise.spread) if ahead.noise else luck(len(peers))
         figures = self._comparison(one, ahead)
         if behind > by_luck:
             return (

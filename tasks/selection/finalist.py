@@ -15,7 +15,8 @@ from weighbridge.tasks.selection.choice import Choice
 from weighbridge.tasks.selection.limits import Standing
 from weighbridge.tasks.selection.objective import Objective
 from weighbridge.tasks.selection.replacement import Replacement, replacement
-from weighbridge.tasks.statistics.repeats import luck
+from weighbridge.tasks.statistics.repeats import USUAL_SPREAD
+from weighbridge.tasks.statistics.single_runs import luck
 
 _LIKELY = {"shown": 0, "undecided": 1, "refuted": 2}
 MOST_REPEATED: Final = 4
@@ -71,13 +72,14 @@ def to_repeat(
     standings: Mapping[str, Standing],
     champion: Measurement | None,
     args: SelectArgs,
+    spread: float = USUAL_SPREAD,
 ) -> list[Measurement]:
     """Return those that may be the finalist once they are repeated, the likeliest first.
 
     Of those that are the likeliest to keep the limits, they are the ones that single runs do not
     tell from the best, and from the best that is likeliest to beat the champion as well. Where they
     are too many, the one that would win a tie is among them. They are two at least where there is
-    no champion to be compared with.
+    no champion to be compared with. `spread` is the standard deviation of a single run's log.
     """
     if not contenders:
         return []
@@ -85,7 +87,7 @@ def to_repeat(
     likelihood = _likelihood(standings, _against(contenders, champion, args))
     ranked = sorted(contenders, key=lambda one: (likelihood(one), rank(one)))
     peers = [one for one in ranked if likelihood(one)[0] == likelihood(ranked[0])[0]]
-    best, by_luck = min(peers, key=rank), luck(len(peers))
+    best, by_luck = min(peers, key=rank), luck(len(peers), spread)
     near = [
         one
         for one in peers

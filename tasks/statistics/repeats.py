@@ -296,17 +296,6 @@ def log_spread(one: Sequence[float], other: Sequence[float]) -> float | None:
     return stdev(math.log(second / first) for first, second in pairs)
 
 
-def luck(candidates: int, alpha: float = 0.05) -> float:
-    """Return by how much, a share, the truly best of so many candidates may be behind the best
-    single run by chance: by more in `alpha` of cases at most.
-
-    S. S. Gupta, On some multiple decision (selection and ranking) rules, Technometrics 7 (1965),
-    225-245, with Bonferroni's bound in place of the integral: 15 % for two, 18 % for three.
-    """
-    score = NormalDist().inv_cdf(1 - alpha / max(candidates - 1, 1))
-    return 1 - math.exp(-score * math.sqrt(2) * USUAL_SPREAD)
-
-
 class Drift(BaseModel):
     """What one candidate, measured under two labels from start to end, says of the machine."""
 

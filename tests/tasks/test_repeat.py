@@ -163,6 +163,39 @@ def test_blocks_are_whole_shuffled_and_the_first_one_runs_twice(
     assert by_label["fast"].noise == by_label["faster"].noise == repeated.noise
 
 
+def test_where_runs_differ_more_than_usual_those_left_out_for_less_begin_anew_with_the_others(
+    again: Callable[..., Repeated],
+) -> None:
+    """A tenth behind more than single runs differ usually, and less than they do here."""
+    behind = measured("behind", speed=400)
+    for number, (noise, is_repeated) in enumerate(((0.002, False), (0.2, True))):
+        runs = Runs({"champion": 480, "fast": 500, "behind": 490}, noise)
+        repeated = again(runs, FAST, behind, champion=CHAMPION, attempt=number)
+        assert repeated.noise
+        assert (repeated.noise.spread > 0.1) is is_repeated
+        by_label = {one.candidate.variant.label: one for one in repeated.measurements}
+        assert bool(by_label["behind"].repeats) is is_repeated
+        blocks = len(by_label["fast"].repeats)
+        fast = [block for block, label in runs.seen if label == "fast"]
+        if is_repeated:
+            assert len(by_label["behind"].repeats) == blocks
+            assert fast == [*range(5), *range(blocks)], "the first five do not count"
+        else:
+            assert fast == list(range(blocks))
+
+
+def test_single_runs_that_the_machine_drifted_under_widen_who_is_repeated(
+    again: Callable[..., Repeated],
+) -> None:
+    """It became slower while one after another was measured once, and held its pace since."""
+    slowly = [measured("champion", speed=700), FAST, measured("last", speed=400)]
+    runs = Runs({"champion": 500, "fast": 500, "last": 590})
+    repeated = again(runs, *slowly[1:], champion=slowly[0])
+    assert repeated.noise
+    assert repeated.noise.spread > 0.1
+    assert repeated.measurements[1].repeats
+
+
 def test_it_ends_at_a_difference_or_a_tie_and_else_with_the_budget(
     again: Callable[..., Repeated],
 ) -> None:

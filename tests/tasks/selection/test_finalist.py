@@ -14,7 +14,8 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.finalist import MOST_REPEATED, Finalist, choose, to_repeat
 from weighbridge.tasks.selection.limits import Limits
 from weighbridge.tasks.selection.objective import Objective
-from weighbridge.tasks.statistics.repeats import USUAL_SPREAD, luck
+from weighbridge.tasks.statistics.repeats import USUAL_SPREAD
+from weighbridge.tasks.statistics.single_runs import luck
 
 
 def chosen_of(
