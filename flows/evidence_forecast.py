@@ -60,7 +60,7 @@ def _gain(rows: int, deviation: float, of_right_and_wrong: bool) -> str:
         else smallest_margin(rows, deviation)
     )
     if gain is None:
-        return "; that one is better they show more rarely, however much it is"
+        return "; that one is better they show in fewer cases, however large the gain"
     return f"; that one is better, as often where it is by {gain:.2g}"
 
 

@@ -52,7 +52,7 @@ def test_after_a_weighing_the_answers_differ_as_they_did_then(workspace: Workspa
     weigh(workspace, 190, 186)
     shown, more = lines(150, asked(), DATA, workspace)
     assert "right in 2 % of rows, as in the last weighing" in shown
-    assert shown.endswith("; that one is better they show more rarely, however much it is")
+    assert shown.endswith("; that one is better they show in fewer cases, however large the gain")
     assert more == "select.margin 0.02 takes 393 test rows"
 
 
