@@ -36,7 +36,11 @@ class PoolArgs(BaseModel):
 
 def _place(value: Any, _: Any) -> PoolArgs | Literal["here"]:
     # Not by the union: its errors name every member that a value might have been.
-    return "here" if value == "here" else PoolArgs.model_validate(value)
+    if value == "here":
+        return "here"
+    if not isinstance(value, dict | PoolArgs):
+        raise ValueError("must be `here`, or a work pool: {pool: NAME}")
+    return PoolArgs.model_validate(value)
 
 
 Here = Annotated[Literal["here"], Field(title="here")]

@@ -46,3 +46,10 @@ def test_a_mistake_is_told_with_its_line_and_no_other_meaning_of_it() -> None:
     with pytest.raises(BadInput, match=r"line \d+, run.finetune.pol: unknown key") as caught:
         parse(VALID + "run:\n  finetune:\n    pol: gpu\n")
     assert "here" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["gpu", "3", "[gpu]"])
+def test_what_is_no_place_is_told_what_a_place_is(place: str) -> None:
+    wrong = r"line \d+, run.finetune: must be `here`, or a work pool: {pool: NAME}"
+    with pytest.raises(BadInput, match=wrong):
+        parse(f"{VALID}run:\n  finetune: {place}\n")
