@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from pydantic import TypeAdapter
@@ -128,10 +128,12 @@ class StagePools:
             "release": own_version(),
             "version": order.step.version,
         }
+        # A container that has ended keeps its name: by the title alone podman refuses the next.
+        own = {"name": f"{order.title}-{uuid4().hex[:8]}"}
         run: Any = run_deployment(
             deployment_of(order.place.pool, client),
             parameters=parameters,
-            job_variables=order.place.job_variables,
+            job_variables={**own, **order.place.job_variables},
             flow_run_name=order.title,
             timeout=0,
         )

@@ -3,6 +3,7 @@
 ::
 
     environment    uv makes the locked environment, every package checked by its hash
+    own            our own package in it; only in the image of the control plane
     (last stage)   base, that environment, a user that is not root: no compiler, no cache, no uv
 
 Docker, podman and buildah read it alike. What says where packages come from may hold a password:
@@ -18,6 +19,8 @@ from weighbridge.core.container_layout import CACHE, HOME, USER
 
 ROOT: Final = "/opt/weighbridge"
 BUILD: Final = "/build"
+_OWN: Final = f"{BUILD}/own"
+"""Folder of the build with what our own package adds to the environment."""
 INDEX_SECRET: Final = "index"
 """Name of the secret that holds shell lines with uv's and pip's settings."""
 CERTIFICATES_SECRET: Final = "certificates"
@@ -67,6 +70,7 @@ def containerfile(contents: ImageContents) -> str:
             "",
             *_environment_stage(contents),
             "",
+            *([*_own_stage(contents), ""] if contents.own_wheel else []),
             *_last_stage(contents),
             "",
         ]
@@ -87,7 +91,7 @@ def _environment_stage(contents: ImageContents) -> list[str]:
         f'{uv} venv --python "$(command -v python3)" {contents.environment}',
         shlex.join([uv, "pip", "sync", *options, "--require-hashes", "--compile-bytecode", *locks]),
     ]
-    lines = [
+    return [
         "FROM ${BASE} AS environment",
         f"ARG SOURCE_DATE_EPOCH={EPOCH}",
         # By content, so that bytecode holds whatever dates a layer gives the files.
@@ -97,13 +101,29 @@ def _environment_stage(contents: ImageContents) -> list[str]:
         f"RUN --mount=type=secret,id={INDEX_SECRET} "
         f"--mount=type=secret,id={CERTIFICATES_SECRET} {_joined(commands)}",
     ]
-    if contents.own_wheel:
-        # After the others: what changes most often is the last layer.
-        wheel = f"{BUILD}/{contents.own_wheel}"
-        install = [uv, "pip", "install", "--no-cache", "--no-deps", "--no-index"]
-        install += ["--compile-bytecode", "--python", python, wheel]
-        lines += [f"COPY {contents.own_wheel} {wheel}", f"RUN {shlex.join(install)}"]
-    return lines
+
+
+def _own_stage(contents: ImageContents) -> list[str]:
+    """Install our own package where it is to lie, and set apart what that adds."""
+    wheel, python = f"{BUILD}/{contents.own_wheel}", f"{contents.environment}/bin/python"
+    install = [f"{BUILD}/uv/bin/uv", "pip", "install", "--no-cache", "--no-deps", "--no-index"]
+    install += ["--python", python, wheel]
+    commands = [
+        "set -eu",
+        shlex.join(install),
+        # Not by uv, which would compile the whole environment anew.
+        f"{python} -m compileall -q --invalidation-mode unchecked-hash "
+        f"{contents.environment}/lib/python3*/site-packages/weighbridge",
+        f"mkdir {_OWN}",
+        f"cd {ROOT}",
+        "find . -path '*/site-packages/weighbridge*' -type f -o -path '*/bin/weighbridge' "
+        f"| tar --create --files-from=- | tar --extract --directory={_OWN}",
+    ]
+    return [
+        "FROM environment AS own",
+        f"COPY {contents.own_wheel} {wheel}",
+        f"RUN {_joined(commands)}",
+    ]
 
 
 def _last_stage(contents: ImageContents) -> list[str]:
@@ -112,6 +132,8 @@ def _last_stage(contents: ImageContents) -> list[str]:
         f"ARG SOURCE_DATE_EPOCH={EPOCH}",
         f"RUN {_joined(_prepare(contents.system_packages))}",
         f"COPY --from=environment {ROOT} {ROOT}",
+        # After the others, so that what changes most often is a layer of megabytes.
+        *([f"COPY --from=own {_OWN} {ROOT}"] if contents.own_wheel else []),
         *_entry_point(contents),
         *(f"ENV {name}={value}" for name, value in _variables(contents).items()),
         *(f"LABEL {name}={_quoted(value)}" for name, value in sorted(contents.labels.items())),

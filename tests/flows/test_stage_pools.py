@@ -168,6 +168,17 @@ def test_a_run_that_is_lost_is_begun_again_and_ends_with_the_reason_where_that_d
     assert type(error) is Unavailable
     assert "the pod was evicted; it was begun again 1 times; see the log of its w" in str(error)
     assert len(pool.runs) == 2
+    # A container that has ended keeps its name, and podman refuses another of that name.
+    assert len(set(names_of(pool.runs))) == 2
+
+
+def names_of(runs: list[Any]) -> list[str]:
+    """The names of the containers, or of whatever a worker starts."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        variables = [client.read_flow_run(run).job_variables or {} for run in runs]
+    return [given["name"] for given in variables]
 
 
 def test_a_process_that_gives_no_sign_of_life_is_taken_for_lost(

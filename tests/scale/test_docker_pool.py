@@ -8,11 +8,15 @@ Images are built from the locks where they are not here yet, which takes minutes
 """
 
 import json
+import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,15 +27,18 @@ from tests.flows.chain import recipe, write_data
 from tests.scale import podman
 from tests.serving.bentos import release
 from tests.stand_ins.swift import Swift
-from tests.waiting import until
+from tests.waiting import soon, until
 from weighbridge.cli.main import cli
 from weighbridge.configs.recipe import Recipe
+from weighbridge.core import s3
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.container_layout import USER
+from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import Process, free_port
 from weighbridge.core.service_addresses import answers
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.download import Downloaded
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,6 +49,7 @@ pytestmark = [
     ),
 ]
 BUCKET = "docker-pool"
+SAVED_EVERY = 10
 PODMANS_VERSION = "UserWarning: `host.docker.internal`"
 """What the worker says of a Docker older than any: it takes podman's version for Docker's."""
 
@@ -87,37 +95,18 @@ def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
         yield variables
 
 
-def apply_pool(reference: str) -> None:
-    options = ["--pool", "containers", "--image", reference, "--set", "network_mode=host"]
-    # The limits of this machine's cgroups are not ours to set.
-    options += ["--set", "volumes=[]", "--save-secrets", "--json"]
-    arguments = ["pools", "apply", "--type", "docker", *options]
-    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert json.loads(done.stdout)["missing_blocks"] == []
-
-
-@pytest.mark.skipif(find_spec("prefect_docker") is None, reason="prefect-docker is not installed")
-def test_a_fine_tune_runs_in_a_container_of_a_docker_pool(
-    settings: dict[str, str],
-    variables: dict[str, str],
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def pool(
+    settings: dict[str, str], variables: dict[str, str], tmp_path: Path
+) -> Iterator[dict[str, str]]:
+    """A pool `containers` with a worker on podman's socket; its log is in `worker.log`."""
     from weighbridge.flows import prefect_server
 
+    if find_spec("prefect_docker") is None:
+        pytest.skip("prefect-docker is not installed")
     # Prefect warns of a home that it would have to make with its parents.
     (Settings().home / "prefect").mkdir(parents=True)
     apply_pool(image("control", settings))
-    loaded = Recipe.model_validate(
-        recipe(
-            f"file://{tiny_model}",
-            f"file://{write_data(tmp_path / 'data')}",
-            finetune__max_steps=4,
-            optimize={"variants": [{"kind": "gguf", "quantization": "Q8_0"}]},
-            run={"finetune": {"pool": "containers"}},
-        )
-    )
     worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "containers"]
     worker += ["--type", "docker", "--limit", "1", "--install-policy", "never"]
     with (
@@ -131,17 +120,34 @@ def test_a_fine_tune_runs_in_a_container_of_a_docker_pool(
         ),
         prefect_server.prefect_api(Settings()),
     ):
-        model = fine_tuned(loaded)
-    assert Workspace().store.is_in_reach(model)
-    # Whoever trains has a folder for it.
-    assert not (Settings().home / "runs").exists()
-    said = (tmp_path / "worker.log").read_text()
-    assert "Docker container 'finetune' created" in said
-    assert "Warning" not in said.replace(PODMANS_VERSION, "")
+        yield variables
 
 
-def fine_tuned(loaded: Recipe) -> Artifact:
-    """The weights that the release's fine-tune gave, by way of the pool."""
+def apply_pool(reference: str) -> None:
+    options = ["--pool", "containers", "--image", reference, "--set", "network_mode=host"]
+    # The limits of this machine's cgroups are not ours to set.
+    options += ["--set", "volumes=[]", "--save-secrets", "--json"]
+    arguments = ["pools", "apply", "--type", "docker", *options]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout)["missing_blocks"] == []
+
+
+def release_of(tiny_model: Path, tmp_path: Path, steps: int = 4, **place: Any) -> Recipe:
+    """A recipe whose fine-tune runs in a container."""
+    return Recipe.model_validate(
+        recipe(
+            f"file://{tiny_model}",
+            f"file://{write_data(tmp_path / 'data')}",
+            finetune__max_steps=steps,
+            finetune__save_steps=SAVED_EVERY,
+            optimize={"variants": [{"kind": "gguf", "quantization": "Q8_0"}]},
+            run={"finetune": {"pool": "containers", **place}},
+        )
+    )
+
+
+def fine_tuned(loaded: Recipe) -> tuple[Artifact, Downloaded]:
+    """The weights that the release's fine-tune gave, by way of the pool, and of what."""
     from weighbridge.flows.pool_checks import check
     from weighbridge.flows.prefect_adapter import release_flow
     from weighbridge.flows.release_run import ReleaseRun
@@ -156,13 +162,86 @@ def fine_tuned(loaded: Recipe) -> Artifact:
     until(worker_is_there, 120, poll=1)
 
     @release_flow(name="release")
-    def flow() -> Artifact:
+    def flow() -> tuple[Artifact, Downloaded]:
         with ReleaseRun.begin(loaded) as run, run.records.mlflow_run:
             run.preflight()
             downloaded = run.download()
-            return run.finetune(downloaded)
+            return run.finetune(downloaded), downloaded
 
     return flow()
+
+
+def test_a_fine_tune_runs_in_a_container_of_a_docker_pool(
+    pool: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, _ = fine_tuned(release_of(tiny_model, tmp_path))
+    assert Workspace().store.is_in_reach(model)
+    # Whoever trains has a folder for it.
+    assert not (Settings().home / "runs").exists()
+    said = (tmp_path / "worker.log").read_text()
+    assert "Docker container 'finetune-" in said
+    assert "Warning" not in said.replace(PODMANS_VERSION, "")
+
+
+def test_a_fine_tune_whose_container_is_killed_goes_on_from_its_last_checkpoint(
+    pool: dict[str, str],
+    settings: dict[str, str],
+    tiny_model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from weighbridge.flows.cached_stages import finetune_step
+
+    checkpoints = s3.S3Location(bucket=BUCKET, prefix="team/checkpoints")
+
+    def has_shared_one() -> bool:
+        return any(found.file.path.endswith("last.json") for found in s3.stored_below(checkpoints))
+
+    def kill() -> None:
+        if soon(has_shared_one, 300, poll=0.2):
+            [name] = podman.run(
+                "ps", "--quiet", "--filter", "name=finetune", **settings
+            ).stdout.split()
+            podman.run("kill", "--signal", "KILL", name, **settings)
+
+    loaded = release_of(tiny_model, tmp_path, steps=400)
+    with (
+        ThreadPoolExecutor(1) as others,
+        caplog.at_level(logging.WARNING, "weighbridge.flows.stage_pools"),
+    ):
+        killed = others.submit(kill)
+        _, downloaded = fine_tuned(loaded)
+        killed.result()
+    assert "status code 137" in caplog.text
+    assert "it is begun again" in caplog.text
+    workspace = Workspace()
+    assert loaded.finetune != "none"
+    found = finetune_step(downloaded, loaded.finetune, workspace).forecast(workspace).value
+    assert found is not None
+    assert found.facts["resumed_from"] == f"checkpoint-{SAVED_EVERY}"
+
+
+def test_an_image_that_cannot_be_pulled_ends_the_run_with_the_reason_within_its_deadline(
+    pool: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    missing = f"127.0.0.1:{free_port()}/team/weighbridge-control:1"
+    variables = {"image": missing}
+    loaded = release_of(tiny_model, tmp_path, job_variables=variables, start_deadline=60)
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as ended:
+        fine_tuned(loaded)
+    print(ended.value)
+    assert time.monotonic() - began < 90
+    assert missing in str(ended.value)
+
+
+def test_a_container_out_of_memory_ends_the_run_with_that_reason(
+    pool: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    loaded = release_of(tiny_model, tmp_path, job_variables={"mem_limit": "200m"}, retries=1)
+    with pytest.raises(Unavailable, match="out-of-memory") as ended:
+        fine_tuned(loaded)
+    print(ended.value)
 
 
 def test_a_bento_in_its_engines_image_serves_as_nobody_and_ends_well(

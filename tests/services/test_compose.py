@@ -53,6 +53,13 @@ def test_who_is_waited_for_tells_that_it_is_ready(compose: dict[str, Any]) -> No
                 assert "healthcheck" in compose["services"][name]
 
 
+def test_postgresql_is_ready_when_others_reach_it_and_not_while_it_is_being_set_up(
+    compose: dict[str, Any],
+) -> None:
+    """Its image's first start makes the database by a server that listens on a socket alone."""
+    assert "--host=127.0.0.1" in compose["services"]["postgres"]["healthcheck"]["test"]
+
+
 def test_ports_are_open_to_this_machine_alone(compose: dict[str, Any]) -> None:
     ports = [port for one in compose["services"].values() for port in one.get("ports", ())]
     assert len(ports) == 3

@@ -70,8 +70,10 @@ def test_every_image_is_built_from_its_lock_by_hashes_and_runs_as_a_number(name:
     made = image_of(name, PINNED)
     lines = instructions(made.text)
     assert lines[0] == f"ARG BASE={PINNED}"
+    own = ["FROM environment AS own"] if name == CONTROL else []
     assert [line for line in lines if line.startswith("FROM")] == [
         "FROM ${BASE} AS environment",
+        *own,
         "FROM ${BASE}",
     ]
     assert f"USER {USER}:{USER}" in lines
@@ -103,6 +105,18 @@ def test_an_images_name_changes_with_what_goes_in_and_with_nothing_else(tmp_path
     assert image_of("llama_cpp", PINNED, "registry.example/team/").reference == (
         f"registry.example/team/{first.reference}"
     )
+
+
+def test_a_change_of_our_own_code_changes_a_small_layer_and_no_environment() -> None:
+    lines = instructions(image_of(CONTROL, PINNED).text)
+    wheel = own_wheel.file_name()
+    first = next(number for number, line in enumerate(lines) if wheel in line)
+    assert lines.index("FROM environment AS own") < first
+    environment, own = [line for line in lines if line.startswith("COPY --from=")]
+    assert environment == "COPY --from=environment /opt/weighbridge /opt/weighbridge"
+    assert own == "COPY --from=own /build/own /opt/weighbridge"
+    [compiled] = [line for line in lines if "compileall" in line]
+    assert compiled.count("--compile-bytecode") == 0
 
 
 def test_labels_tell_base_and_lock() -> None:
