@@ -6,6 +6,7 @@ over and what comes back lies in the shared store (`remote_stages`).
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ PAGE: Final = 200
 FIRST_POLL, LONGEST_POLL = 0.5, 5.0
 LATER_POLL: Final = 1.02
 """Times as long as the one before: a result is seen late by a fiftieth of what it took, at most."""
+
+_KILLED: Final = re.compile(r"status code:? (137|-9)\b")
+"""What Prefect says of a process that got SIGKILL: by hand, or for its memory."""
+_REFUSED: Final = "Failed to submit flow run to infrastructure"
+"""What Prefect says where Docker, say, started nothing: it had no image, or no such device."""
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +205,8 @@ class StagePools:
         if child.retries == 0:
             tried = child.order.place.retries
             again = f"; it was begun again {tried} times" if tried else ""
-            # None: it never said that it lives. Its command may have found another Python.
-            begun = "run again: it goes on where it was"
-            not_begun = "see the log of its worker: does its command find Weighbridge there?"
-            remedy = not_begun if child.lease is None else begun
+            # None: it never said that it lives.
+            remedy = _remedy(why, begun=child.lease is not None)
             child.outcome = Unavailable(child.doing, f"{why}{again}", remedy)
             return
         logger.warning("%s: %s; it is begun again", child.order.title, why)
@@ -285,6 +289,18 @@ def _look_at_start(child: _Child, run: "FlowRun", client: "SyncPrefectClient") -
             "Cancelled",
             client,
         )
+
+
+def _remedy(why: str, *, begun: bool) -> str:
+    """Return what to do about a process that was lost as often as it was begun."""
+    if _KILLED.search(why):
+        return "give it more memory: weighbridge pools apply --memory, or run.STAGE.job_variables"
+    if why.startswith(_REFUSED):
+        return "see the log of its worker"
+    if not begun:
+        # Its command may have found another Python.
+        return "see the log of its worker: does its command find Weighbridge there?"
+    return "run again: it goes on where it was"
 
 
 def _give_up(child: _Child, why: str, last: str, state: str, client: "SyncPrefectClient") -> None:

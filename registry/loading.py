@@ -22,6 +22,8 @@ def load_mlflow(*, fast: bool = True) -> "type[MlflowClient]":
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # Commands show progress of their own.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # With a server it prints the address of each run that ends, on stdout: among a command's JSON.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     client = _import(fast)
     # It logs, with its traceback, every database error that it then raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -31,6 +31,8 @@ class Pool:
         self.name = name
         self.fates: list[Fate] = []
         """Of the next runs; those after them run."""
+        self.crash = "the pod was evicted"
+        """What is said of those that crash."""
         self.runs: list[UUID] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -82,7 +84,7 @@ class Pool:
     def _carry_out(self, run: UUID, client: SyncPrefectClient) -> None:
         fate = self.fates.pop(0) if self.fates else "runs"
         if fate == "crashes":
-            client.set_flow_run_state(run, Crashed(message="the pod was evicted"), force=True)
+            client.set_flow_run_state(run, Crashed(message=self.crash), force=True)
         elif fate == "falls silent":
             client.set_flow_run_state(run, Running(), force=True)
         elif fate == "runs":

@@ -1,6 +1,7 @@
 """Stages that are handed over to a work pool: what comes back, and what becomes of lost ones."""
 
 import logging
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -179,6 +180,24 @@ def names_of(runs: list[Any]) -> list[str]:
     with get_client(sync_client=True) as client:
         variables = [client.read_flow_run(run).job_variables or {} for run in runs]
     return [given["name"] for given in variables]
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        ("Flow run infrastructure exited with non-zero status code 137. Killed", "more memory"),
+        ("Process exited with status code: -9. Process exited due to a SIGKILL", "more memory"),
+        ("Flow run infrastructure exited with non-zero status code 1.", "does its command find"),
+        ("Failed to submit flow run to infrastructure: RuntimeError: no image", "of its worker$"),
+    ],
+)
+def test_how_a_process_was_lost_decides_what_there_is_to_do(
+    pool: Any, why: str, remedy: str
+) -> None:
+    pool.fates, pool.crash = ["crashes"], why
+    error = ended_with(recipe_of(pool, retries=0))
+    assert re.search(remedy, error.remedy)
+    assert why in error.wrong
 
 
 def test_a_process_that_gives_no_sign_of_life_is_taken_for_lost(

@@ -81,7 +81,11 @@ def rollout_and_place(registry: Registry) -> None:
 
 
 def test_a_release_on_a_tracking_server_with_a_login_beside_a_proxy(
-    server: str, workspace: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
+    server: str,
+    workspace: Workspace,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -94,6 +98,7 @@ def test_a_release_on_a_tracking_server_with_a_login_beside_a_proxy(
     whole_release(registry, workspace, make)
     model = registry.connection.client.get_logged_model(registry.version("demo", "1").model_id)
     assert model.artifact_location.startswith("mlflow-artifacts:")
+    assert capsys.readouterr().out == "", "a command's JSON goes there"
 
 
 def test_a_release_with_artifacts_in_a_bucket(

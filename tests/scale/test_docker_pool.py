@@ -230,18 +230,17 @@ def test_an_image_that_cannot_be_pulled_ends_the_run_with_the_reason_within_its_
     began = time.monotonic()
     with pytest.raises(Unavailable) as ended:
         fine_tuned(loaded)
-    print(ended.value)
-    assert time.monotonic() - began < 90
-    assert missing in str(ended.value)
+    assert time.monotonic() - began < 60
+    assert f"pull failed for {missing}" in ended.value.wrong
+    assert ended.value.remedy == "see the log of its worker"
 
 
 def test_a_container_out_of_memory_ends_the_run_with_that_reason(
     pool: dict[str, str], tiny_model: Path, tmp_path: Path
 ) -> None:
     loaded = release_of(tiny_model, tmp_path, job_variables={"mem_limit": "200m"}, retries=1)
-    with pytest.raises(Unavailable, match="out-of-memory") as ended:
+    with pytest.raises(Unavailable, match=r"SIGKILL.*begun again 1 times.*give it more memory"):
         fine_tuned(loaded)
-    print(ended.value)
 
 
 def test_a_bento_in_its_engines_image_serves_as_nobody_and_ends_well(
