@@ -11,6 +11,7 @@ from tests.waiting import until
 from weighbridge.conformance.kubernetes_api.store import Refused
 from weighbridge.core.errors import Unavailable
 from weighbridge.rollout import state, target_operations, target_status
+from weighbridge.serving.openai_client import Client
 from weighbridge.serving.targets.kubernetes import api, reach
 from weighbridge.serving.targets.shared_records import SharedRecords
 from weighbridge.serving.traffic_figures import since
@@ -136,6 +137,13 @@ def test_what_pods_counted_of_their_clients_is_what_came_since_the_last_look(
     assert 0 < found["seconds_average"] < 1
     monkeypatch.setattr(reach.Pods, "document", lambda *_: None)
     assert target.traffic_figures(current) == {}, "a part of it would look as if it were all"
+
+
+def test_who_is_outside_the_cluster_asks_what_serves_all_the_same(shop: Lab) -> None:
+    shop.promote("1")
+    assert shop.managed.target.address == "http://shop.serving.svc", "a name within the cluster"
+    [piece, *_] = Client(shop.managed.address_here).stream([{"role": "user", "content": "Hi"}])
+    assert piece
 
 
 def test_a_promotion_reads_its_records_seldom(shop: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.formatting import one_line
-from weighbridge.serving.targets.kubernetes import names
+from weighbridge.serving.targets.kubernetes import http2, names
 from weighbridge.serving.targets.kubernetes.refusals import NoAnswer, NotFound, refusal_of
 
 Object = dict[str, Any]
@@ -214,19 +214,27 @@ class Api:
     def open(
         self, method: str, where: str, body: bytes | None, headers: Mapping[str, str], timeout: Any
     ) -> Any:
-        """Ask for anything at the API server, and return urllib3's response, not read yet.
+        """Ask for anything at the API server, and return the response, not read yet.
+
+        It has `status`, `headers`, `read`, `read1` and `close`; what breaks off raises urllib3's
+        errors, or httpx's where a body was sent.
 
         Raises:
             NoAnswer: the server cannot be reached.
         """
+        import httpx
         import urllib3
 
         _, url, own, *_ = self._serialized(method, where, {}, None, dict(headers))
+        rest = self._client.rest_client
         try:
-            return self._client.rest_client.pool_manager.request(
+            # Through a proxy by urllib3, which knows every kind of them.
+            if body is not None and type(rest.pool_manager) is urllib3.PoolManager:
+                return http2.ask(method, url, body, own, timeout, rest.configuration)
+            return rest.pool_manager.request(
                 method, url, body=body, headers=own, preload_content=False, timeout=timeout
             )
-        except urllib3.exceptions.HTTPError as exc:
+        except (urllib3.exceptions.HTTPError, httpx.HTTPError, OSError) as exc:
             raise self._unreachable(f"asking {where}", exc) from exc
 
     # Parts of the above
