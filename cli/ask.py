@@ -29,9 +29,9 @@ def ask(target: str, question: str, max_tokens: int) -> None:
         raise Unavailable(
             f"asking '{target}'", f"{serving.address} does not answer", "see: weighbridge status"
         )
-    place, current = managed.target, managed.load_state().current
-    url = place.address_here(current) if current else serving.address
-    client = Client(url, headers=place.credentials(), certificate=place.certificate())
+    place = managed.target
+    headers, certificate = place.credentials(), place.certificate()
+    client = Client(managed.address_here, headers=headers, certificate=certificate)
     for piece in client.stream([{"role": "user", "content": question}], max_tokens=max_tokens):
         click.echo(piece, nl=False)
     click.echo()

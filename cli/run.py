@@ -126,10 +126,11 @@ def _show(released: "Released", name: str) -> None:
             soft_wrap=True,
         )
         return
-    target = find_target(name, Workspace()).target
+    managed = find_target(name, Workspace())
+    target = managed.target
     address, key = target.address, target.credentials()
     prompt: Any = released.example.model_dump()["prompt"]
-    client = Client(address, headers=key, certificate=target.certificate())
+    client = Client(managed.address_here, headers=key, certificate=target.certificate())
     path, body = request(prompt, model=client.model, max_tokens=64)
     console.print(f"[bold]{chosen.name} {chosen.version} serves at {address}/v1[/bold]\n")
     command = [

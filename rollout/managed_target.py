@@ -62,6 +62,12 @@ class ManagedTarget:
     def target(self) -> Target[Any, Any]:
         return target_for(self.name, self.args.target, self.home)
 
+    @property
+    def address_here(self) -> str:
+        """The base URL at which this process reaches the address, whatever clients call it."""
+        current = self.load_state().current
+        return self.target.address_here(current) if current else self.target.address
+
     @cached_property
     def records(self) -> TargetRecords:
         return self.locked or self.target.records()
