@@ -100,7 +100,7 @@ def pool(
     settings: dict[str, str], variables: dict[str, str], tmp_path: Path
 ) -> Iterator[dict[str, str]]:
     """A pool `containers` with a worker on podman's socket; its log is in `worker.log`."""
-    from weighbridge.flows import prefect_server
+    from weighbridge.flows import prefect_internals, prefect_server
 
     if find_spec("prefect_docker") is None:
         pytest.skip("prefect-docker is not installed")
@@ -121,6 +121,8 @@ def pool(
         prefect_server.prefect_api(Settings()),
     ):
         yield variables
+        # Once the server is gone, Prefect waits for it at the end of this process.
+        prefect_internals.send_what_is_left()
 
 
 def apply_pool(reference: str) -> None:
