@@ -1,8 +1,13 @@
 """Open loop: what comes does not wait for what was answered, and the highest rate is found."""
 
+import asyncio
 import itertools
+import math
 import random
 import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -11,7 +16,8 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.serving import open_loop
 from weighbridge.serving.load_figures import LoadFigures, SpeedLimits
 from weighbridge.serving.load_sender import Sender
-from weighbridge.serving.open_loop import poisson, run_rate
+from weighbridge.serving.load_streams import StreamedAnswer
+from weighbridge.serving.open_loop import RateRun, poisson, run_rate
 from weighbridge.serving.openai_client import Payload
 from weighbridge.serving.rate_search import highest_rate
 from weighbridge.serving.steadiness import independent, is_saturated
@@ -32,6 +38,44 @@ def test_arrivals_are_a_poisson_process_that_its_seed_decides() -> None:
     assert statistics.stdev(gaps) == pytest.approx(0.1, rel=0.05)
     assert moments == list(itertools.islice(poisson(10.0, 1), 4000))
     assert moments[0] == pytest.approx(2 * next(poisson(20.0, 1)))
+
+
+class Held:
+    """A sender whose first request holds up everything, as a busy processor does."""
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        yield
+
+    async def send(self, _: None, payload: Payload, answer: StreamedAnswer) -> None:
+        answer.sent = time.perf_counter()
+        if payload == PAYLOADS[0]:
+            # That nothing else runs meanwhile is the point.
+            time.sleep(0.3)
+        answer.close("not asked")
+
+
+def test_latencies_count_from_when_a_request_was_to_be_sent_and_the_rest_is_our_lag() -> None:
+    made = RateRun(Held(), PAYLOADS, 50.0, LIMITS, seed=3)  # type: ignore[arg-type]
+    asyncio.run(made.go(10, math.inf))
+    starts = [answer.started - made.answers[0].started for answer in made.answers]
+    moments = list(itertools.islice(poisson(50.0, 3), 10))
+    assert starts == pytest.approx([moment - moments[0] for moment in moments], abs=1e-6)
+    assert max(answer.sent - answer.started for answer in made.answers) > 0.1
+    assert (made.figures().lag_p95 or 0.0) > 0.1
+
+
+@pytest.mark.parametrize(("period", "verdict"), [(2, "met"), (100, "undecided")])
+def test_requests_that_wait_for_each_other_show_less_than_as_many_independent_ones(
+    period: int, verdict: str
+) -> None:
+    made = RateRun(Held(), PAYLOADS, 50.0, LIMITS, seed=0)  # type: ignore[arg-type]
+    for number in range(400):
+        wait = 0.5 + 0.4 * math.sin(2 * math.pi * (number + 0.5) / period)
+        made.answers.append(StreamedAnswer(float(number), ended=number + wait))
+        made.answers[-1].arrivals.append(number + wait)
+    # Not one of them is late.
+    assert made._verdict(made.answers, len(made.answers)) == verdict
 
 
 def test_requests_come_whether_or_not_others_are_answered() -> None:

@@ -120,6 +120,12 @@ def test_who_breaks_a_limit_or_stands_alone_is_not_repeated() -> None:
     assert not finalists([SLOW, FAST], REFERENCE, failed, SelectArgs())
 
 
+def test_who_runs_again_is_told_by_the_validation_rows_alone() -> None:
+    loose = SelectArgs(max_loss=None)
+    bad_at_proving = measured("fast", speed=500, test=100)
+    assert labels(finalists([bad_at_proving], REFERENCE, CHAMPION, loose)) == ["champion", "fast"]
+
+
 def test_nothing_runs_where_no_speed_is_compared(again: Callable[..., Repeated]) -> None:
     runs = Runs({})
     for options in ({"repeats": 0}, {"objective": "size"}):

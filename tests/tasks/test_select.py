@@ -133,6 +133,15 @@ def test_rows_of_the_choice_prove_nothing() -> None:
     assert "was not measured on the test split" in decision.why
 
 
+def test_who_is_likeliest_to_beat_the_champion_is_told_by_the_validation_rows_alone() -> None:
+    champion = measured("old", right=170)
+    good_at_choosing = measured("a", right=199, test=170)
+    good_at_proving = measured("b", right=170, test=199, speed=900)
+    decision = decide(good_at_choosing, good_at_proving, champion=champion, max_loss=None)
+    assert decision.finalist == "llama_cpp/a"
+    assert decision.keeps_champion, "what the test rows hold of the other one chooses nobody"
+
+
 def test_a_lower_score_is_a_gain_where_lower_is_better() -> None:
     as_quality = SelectArgs(metric="nll", objective="quality")
     best = select(
