@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.tasks.test_report_page import WHOLE, missing
 from weighbridge.cli.models import show
 from weighbridge.core.errors import Unavailable
 from weighbridge.registry import Registry, Version, VersionDetails
@@ -71,6 +72,10 @@ def test_a_version_is_shown_with_the_report_that_released_it(
     text = shown(PAGE, which)
     assert "demo 6" in text
     assert text.rstrip().endswith("winner: llama_cpp/a\nIt is fast.")
+
+
+def test_every_part_of_the_report_is_shown(shown: Any) -> None:
+    assert not missing(shown(WHOLE, "demo@challenger"))
 
 
 def test_programs_get_the_report_as_data(shown: Any) -> None:

@@ -77,6 +77,15 @@ def test_the_test_split_is_told_of_what_ships(report: WeighingReport) -> None:
         assert "0.750" in page
 
 
+def test_what_engines_took_latencies_and_the_finalists_score_are_told(
+    report: WeighingReport,
+) -> None:
+    page = report.page
+    for rows in (page.engines, page.latencies):
+        assert {"llama_cpp/fast", "llama_cpp/slow"} <= {row["candidate"] for row in rows}
+    assert page.proved.startswith("llama_cpp/fast has exact_match 0.750")
+
+
 def test_without_a_fine_tune_the_test_split_is_told_of_what_ships_as_well() -> None:
     winner = measured("fast").model_copy(update={"test_scores": {"exact_match": exact(150)}})
     decision = select([winner], REFERENCE, None, SelectArgs())

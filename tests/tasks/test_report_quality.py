@@ -61,4 +61,5 @@ def test_the_page_holds_both() -> None:
         assert "Faults of answers" in page
         assert "By slice" in page
         assert "loans" in page
+    assert report.page.faults[1]["candidate"] == "llama_cpp/a, test rows"
     assert report.figures[0]["faults"]["test"]["empty"]["value"] == 0.01
