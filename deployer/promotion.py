@@ -234,12 +234,13 @@ def _result_if_settled(
     serving = current.release.version if current else ""
     if current and (current.release.name, serving) == (version.name, version.version):
         return ReconcileResult("nothing", "", serving)
-    is_seen = changed_at >= promotion.at and state.desired_version == version.version
-    if not had_time and not is_seen:
+    is_written = changed_at >= promotion.at
+    if not had_time and not (is_written and state.desired_version == version.version):
         return None
     if state.desired_version and state.desired_version != version.version:
-        why = f"the alias has moved on to version {state.desired_version}"
-        return ReconcileResult("kept", why, serving)
+        moved_on = f"the alias has moved on to version {state.desired_version}"
+        idle = "the deployer has not begun it; see: weighbridge logs deployer"
+        return ReconcileResult("kept", moved_on if is_written else idle, serving)
     failure = state.last_failure
     if failure is not None and failure.release.version == version.version:
         return ReconcileResult("failed", failure.why, serving)

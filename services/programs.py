@@ -92,6 +92,7 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
     """
     own_settings = {
         "HOME": settings.home,
+        "STORE": settings.store,
         "CACHE": settings.cache,
         "ARTIFACT_ROOT": settings.artifact_root,
         "PREFECT_PORT": ports.prefect,
@@ -102,6 +103,8 @@ def environment(settings: Settings, ports: Addresses) -> dict[str, str]:
         "HISTORY_KEPT": settings.history_kept,
         "FAST_START": settings.fast_start,
         "ALLOWED_HOSTS": settings.allowed_hosts,
+        "WORKER_VARIABLES": settings.worker_variables,
+        "RECIPE_VARIABLES": settings.recipe_variables,
     }
     return {
         **{f"WEIGHBRIDGE_{name}": str(value) for name, value in own_settings.items()},
@@ -133,6 +136,8 @@ _OF_EVERYBODY = (
     *("SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "*_PROXY", "*_proxy"),
 )
 _FOR_BUCKETS = ("AWS_*", "GOOGLE_*", "AZURE_*", "MLFLOW_*")
+# A kubeconfig's login may be a command: of AWS and Azure with the variables of their buckets.
+_FOR_CLUSTERS = ("KUBECONFIG", "KUBERNETES_*", "CLOUDSDK_*")
 # Not `PREFECT_*`: the user's own key for Prefect Cloud is for nobody here.
 _FOR_SERVER = tuple(f"PREFECT_{part}_*" for part in ("SERVER", "UI", "LOGGING"))
 _FOR_FLOWS = tuple(
@@ -148,8 +153,8 @@ _FOR_RUNS = (
 _INHERITED: Mapping[str, Sequence[str]] = {
     "prefect": (*_OF_EVERYBODY, *_FOR_SERVER),
     "mlflow": (*_OF_EVERYBODY, *_FOR_BUCKETS),
-    "deployer": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_FLOWS, *_FOR_RUNS),
-    "worker": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_FLOWS, *_FOR_RUNS),
+    "deployer": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_CLUSTERS, *_FOR_FLOWS, *_FOR_RUNS),
+    "worker": (*_OF_EVERYBODY, *_FOR_BUCKETS, *_FOR_CLUSTERS, *_FOR_FLOWS, *_FOR_RUNS),
     WATCHDOG: _OF_EVERYBODY,
 }
 """Environment variables that a service gets from whoever called `weighbridge up`: the deployer

@@ -128,6 +128,19 @@ def test_promote_wakes_the_deployer_and_waits_for_it(shop: Machine, deployer: De
     until(lambda: deployer.status()["targets"]["shop"]["version"] == "2")
 
 
+@pytest.mark.usefixtures("deployer")
+def test_a_deployer_that_does_not_begin_is_told_from_an_alias_that_has_moved_on(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighbridge("promote", "demo", "1")
+    monkeypatch.setattr(promotion, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(promotion.service_addresses, "wake_deployer", lambda *_: True)
+    with pytest.raises(
+        GateFailed, match=r"has not begun it; see: weighbridge logs deployer; version 1 goes on"
+    ):
+        weighbridge("promote", "demo", "2")
+
+
 @pytest.mark.parametrize("with_deployer", [True, False])
 def test_a_version_that_does_not_hold_ends_with_3_and_says_why(
     shop: Machine, with_deployer: bool, request: pytest.FixtureRequest
