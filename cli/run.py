@@ -1,6 +1,7 @@
 """The command that runs a recipe, or repeats a release: run."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,9 +154,12 @@ def _show(released: "Released", name: str) -> None:
 def _where_to_look(settings: "Settings", model: str, prefect_api: str | None) -> None:
     """Say where versions, figures and runs of this installation are shown now."""
     click.echo(f"versions and figures: {_mlflow_page(settings, model)}")
-    prefect = f"PREFECT_HOME={settings.home / 'prefect'} prefect server start"
-    # None: the server that the run had of its own is gone.
-    page = prefect_api.removesuffix("/api") if prefect_api else prefect
+    if prefect_api is None:
+        # The server that the run had of its own is gone.
+        page = f"PREFECT_HOME={settings.home / 'prefect'} prefect server start"
+    else:
+        # Prefect's own setting of where people see it.
+        page = os.environ.get("PREFECT_UI_URL") or prefect_api.removesuffix("/api")
     click.echo(f"runs and report:      {page}")
 
 

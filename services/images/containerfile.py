@@ -105,23 +105,28 @@ def _environment_stage(contents: ImageContents) -> list[str]:
 
 def _own_stage(contents: ImageContents) -> list[str]:
     """Install our own package where it is to lie, and set apart what that adds."""
-    wheel, python = f"{BUILD}/{contents.own_wheel}", f"{contents.environment}/bin/python"
+    folder, python = f"{BUILD}/own-wheel", f"{contents.environment}/bin/python"
+    name, version, *_ = contents.own_wheel.split("-")
     install = [f"{BUILD}/uv/bin/uv", "pip", "install", "--no-cache", "--no-deps", "--no-index"]
-    install += ["--python", python, wheel]
+    # By its name: of a file that it is given, an installer writes down where that lay.
+    install += [f"--find-links={folder}", "--python", python, f"{name}=={version}"]
+    packages = f"{contents.environment}/lib/python3*/site-packages"
     commands = [
         "set -eu",
         shlex.join(install),
+        # Of a wheel on this disk, uv writes down when that was made.
+        f"rm -f {packages}/{name}-*.dist-info/uv_cache.json",
+        f"sed -i /uv_cache.json/d {packages}/{name}-*.dist-info/RECORD",
         # Not by uv, which would compile the whole environment anew.
-        f"{python} -m compileall -q --invalidation-mode unchecked-hash "
-        f"{contents.environment}/lib/python3*/site-packages/weighbridge",
+        f"{python} -m compileall -q --invalidation-mode unchecked-hash {packages}/{name}",
         f"mkdir {_OWN}",
         f"cd {ROOT}",
-        "find . -path '*/site-packages/weighbridge*' -type f -o -path '*/bin/weighbridge' "
+        f"find . -path '*/site-packages/{name}*' -type f -o -path '*/bin/{name}' "
         f"| tar --create --files-from=- | tar --extract --directory={_OWN}",
     ]
     return [
         "FROM environment AS own",
-        f"COPY {contents.own_wheel} {wheel}",
+        f"COPY {contents.own_wheel} {folder}/{contents.own_wheel}",
         f"RUN {_joined(commands)}",
     ]
 

@@ -225,3 +225,18 @@ def test_a_second_home_on_one_sqlite_is_told_so_before_anything_is_done(
         (finding,) = [finding for finding in found if finding["what"] == "MLflow"]
         assert not finding["ok"]
         assert finding["remedy"].startswith("set WEIGHBRIDGE_DATABASE_URL=postgresql://")
+
+
+def test_a_run_ends_with_the_page_that_people_see(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from weighbridge.cli.run import _where_to_look
+
+    settings = Settings(home=tmp_path, tracking_uri="http://mlflow:5000")
+    api = "http://prefect:4200/api"
+    _where_to_look(settings, "demo", api)
+    monkeypatch.setenv("PREFECT_UI_URL", "http://127.0.0.1:4200")
+    _where_to_look(settings, "demo", api)
+    shown = capsys.readouterr().out
+    assert "runs and report:      http://prefect:4200\n" in shown
+    assert shown.endswith("runs and report:      http://127.0.0.1:4200\n")

@@ -75,6 +75,12 @@ def test_variables_are_settings_and_none_is_a_secret(compose: dict[str, Any]) ->
         assert not given & (secret - {"WEIGHBRIDGE_TRACKING_URI"})
 
 
+def test_links_for_people_name_an_address_that_is_open_to_them(compose: dict[str, Any]) -> None:
+    ports = compose["services"]["prefect"]["ports"]
+    page = compose["services"]["worker"]["environment"]["PREFECT_UI_URL"]
+    assert page.removeprefix("http://") in [port.rpartition(":")[0] for port in ports]
+
+
 def test_every_module_that_is_run_is_there(compose: dict[str, Any]) -> None:
     modules = re.findall(r"weighbridge\.[a-z_.]+[a-z_]", json.dumps(compose["services"]))
     assert len(modules) == 4
