@@ -366,6 +366,9 @@ def _packaged(
 ) -> Release:
     lineage = {"recipe": version.tags.get("recipe", ""), "artifact": version.digest}
     packaged = package(candidate, version.name, "", lineage, PackageArgs(), workspace)
+    if workspace.shared is not None:
+        # As a release's is: whoever starts it may be on another machine, or be a pod.
+        workspace.shared.push(packaged.digest, workspace.store)
     registry.tag(version, {BENTO: packaged.tag, BENTO_DIGEST: packaged.digest})
     return packaged.release(version.name, version.version).model_copy(update={"peak_memory": peak})
 
