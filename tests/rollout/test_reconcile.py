@@ -1,6 +1,5 @@
 """What reconciling does before a rollout begins."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +15,12 @@ DIGEST = f"sha256:{'1' * 64}"
 
 
 def test_a_bento_that_a_promotion_builds_is_shared_before_its_version_names_it(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     shared = SimpleNamespace(push=lambda digest, store: done.append(f"shared {digest}"))
     monkeypatch.setattr(Workspace, "shared", shared)
-    exported = Artifact(digest=DIGEST, format="bento", path=tmp_path)
+    exported = Artifact(digest=DIGEST, format="bento", size=1)
     packaged = Packaged(
         tag="demo:1", model="m:1", digest=DIGEST, artifact=exported, lock="", start_seconds=1.0
     )
