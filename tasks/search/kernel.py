@@ -3,7 +3,6 @@ single settings matter, and how much runs of one setting differ.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,7 +81,7 @@ class Noise:
         return LEVEL_DOUBT * math.log(self.level) ** 2 + VALUE_DOUBT * len(self.values)
 
 
-def same_values(codes: Sequence[Sequence[int]] | Indexes) -> npt.NDArray[np.float32]:
-    """Return by option which settings have the same value of it."""
-    columns = np.asarray(codes, np.int64).T
-    return np.array([column[:, None] == column[None, :] for column in columns], np.float32)
+def same_values(codes: Indexes, others: Indexes) -> npt.NDArray[np.float32]:
+    """Return by option which of some settings have the same value of it as which others."""
+    equal: npt.NDArray[np.bool_] = codes.T[:, :, None] == others.T[:, None, :]
+    return equal.astype(np.float32)

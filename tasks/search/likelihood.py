@@ -45,7 +45,7 @@ class Seen:
 
     @cached_property
     def _same(self) -> Floats:
-        same: Floats = same_values(self.codes).astype(np.float64)
+        same: Floats = same_values(self.codes, self.codes).astype(np.float64)
         return same
 
     @cached_property

@@ -70,6 +70,10 @@ class Replay:
         logs = self.points[key_of(setting)].log_speeds()
         return sum(logs) / len(logs) if logs else -math.inf
 
+    def noise(self, setting: Setting) -> float:
+        """Return the standard deviation of the log of one round of a setting."""
+        return self._noise[key_of(setting)]
+
     def seconds(self) -> float:
         """Return what one round of every setting takes, failures included."""
         return sum(point.seconds for point in self.points.values())

@@ -36,7 +36,8 @@ class SpeedModel:
     def __init__(self, codes: Sequence[Sequence[int]]) -> None:
         self.codes = np.asarray(codes, np.int64)
         self.settings, self.options = self.codes.shape
-        self._same = same_values(self.codes)
+        self.main_effects = 1 + sum(len(np.unique(column)) - 1 for column in self.codes.T)
+        """Parameters of a model in which every option adds its own part, and nothing else does."""
         self.forget()
 
     def forget(self) -> None:
@@ -78,8 +79,12 @@ class SpeedModel:
             reduction,
         )
 
-    def covariance(self, some: Indexes) -> Floats:
-        """Return the prior covariance of some settings with all."""
-        cross = self.scales.shared(self._same[:, some])
-        cross += self.scales.rest * (some[:, None] == np.arange(self.settings)[None, :])
+    def covariance(self, some: Indexes, others: Indexes | None = None) -> Floats:
+        """Return the prior covariance of some settings with others, by default with all.
+
+        Not kept for all pairs: of 20,000 settings with seven options these take 11 GB.
+        """
+        others = np.arange(self.settings) if others is None else others
+        cross = self.scales.shared(same_values(self.codes[some], self.codes[others]))
+        cross += self.scales.rest * (some[:, None] == others[None, :])
         return cross

@@ -1,9 +1,9 @@
 """What to try next, and who has won: a pure function of what was tried so far, so that a search
 that was killed goes on as if it had not been.
 
-First the defaults, then settings that together tell most about all of them, then those of which
-the model thinks most with what it does not know, and with the rest of the budget the best few
-again and again.
+First the defaults, then settings that together tell most about all of them, then what is worth
+most to who is held to be the best: settings that may be better, and those that are not settled
+again.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ import numpy.typing as npt
 
 from weighbridge.tasks.search.feasibility import Feasibility
 from weighbridge.tasks.search.kernel import Floats, Indexes
+from weighbridge.tasks.search.knowledge_gradient import knowledge_gradient
 from weighbridge.tasks.search.space import Space, key_of
 from weighbridge.tasks.search.speed_model import Posterior, SpeedModel
 from weighbridge.tasks.search.visits import Visit
 
-# Chosen by `python -m benchmarks.search`, on the recorded grids.
 SPREAD: Final = 0.75
-"""Part of the budget that goes to settings which tell most about all others. What a value adds is
-learned best where runs differ little, and holds where they differ much.
+"""Part of the budget that goes to settings which tell most about all others, at most: until as many
+have worked as the main effects have parameters. Before, what the model holds to be worth most is a
+guess.
 """
-FINAL: Final = 0.1
-"""Part of the budget that goes to repeating the best few."""
 FINALISTS: Final = 4
-DOUBT: Final = 2.0
-"""Standard deviations that are added to what the model thinks of a setting it has not settled."""
+HOPEFUL: Final = 150
+"""Settings, those that may be the best, among which the visit that is worth most is looked for."""
+DOUBT: Final = 3.0
+"""Standard deviations by which a setting may be better than is thought of it."""
 CAUTION: Final = 0.7
 """Standard deviations that are taken off: the winner is the best lower bound, since the largest of
 noisy figures is mostly noise.
@@ -87,12 +88,10 @@ class Strategy:
         if untried and len(visits) < len(self.space.defaults):
             return untried[0]
         generator = np.random.default_rng([self.seed, len(visits)])
-        if used < SPREAD:
+        worked = sum(visit.failure is None for visit in visits)
+        if worked < self._model.main_effects and used < SPREAD:
             return self._telling(self.standing(visits, scales=False), visits, generator)
-        standing = self.standing(visits)
-        if used < 1 - FINAL:
-            return self._promising(standing)
-        return self._unsettled(standing)
+        return self._worthwhile(self.standing(visits))
 
     def standing(self, visits: Sequence[Visit], *, scales: bool = True) -> Standing:
         """Return what the visits say.
@@ -153,33 +152,34 @@ class Strategy:
         known = {*standing.visited.tolist(), *standing.failed}
         others = np.array([n for n in range(len(standing.noise)) if n not in known] or [0])
         some = generator.permutation(others)[:TRIED_AT_ONCE]
-        reduction = standing.posterior.reduction
-        left = self._model.covariance(some) - reduction[:, some].T @ reduction
-        gain = (left**2).sum(1) / (standing.posterior.variance[some] + standing.noise[some])
+        everybody = np.arange(len(standing.noise))
+        gain = (self._left(standing, some, everybody) ** 2).sum(1) / (
+            standing.posterior.variance[some] + standing.noise[some]
+        )
         new = 1 + self._unseen_values(visits)[some]
         return int(some[np.argmax(gain * new * (1 - standing.failing[some]))])
 
-    def _promising(self, standing: Standing) -> int:
-        """Return the setting that may be the best, by what is known and what is not."""
+    def _worthwhile(self, standing: Standing) -> int:
+        """Return the setting whose visit is worth most to who is held to be the best."""
         hope = standing.posterior.mean + DOUBT * standing.deviation
-        return int(np.argmax(hope + _discount(standing)))
+        hope[standing.failed] = -np.inf
+        # The first of equals is taken: where nothing seems worth a visit, who may be the best.
+        some = np.argsort(-hope)[: max(1, min(HOPEFUL, len(hope) - len(standing.failed)))]
+        covariance = self._left(standing, some, some)
+        gradient = knowledge_gradient(
+            standing.posterior.mean[some], covariance, standing.noise[some]
+        )
+        return int(some[np.argmax(gradient * (1 - standing.failing[some]))])
 
-    def _unsettled(self, standing: Standing) -> int:
-        """Return the finalist that may yet be the best."""
-        bounds = standing.posterior.mean - CAUTION * standing.deviation + _discount(standing)
-        best = np.argsort(-bounds)[:FINALISTS]
-        hope = standing.posterior.mean + standing.deviation
-        return int(best[np.argmax(hope[best])])
+    def _left(self, standing: Standing, some: Indexes, others: Indexes) -> Floats:
+        """Return what the visits have left of the covariance of some settings with others."""
+        reduction = standing.posterior.reduction
+        taken_off = reduction[:, some].T @ reduction[:, others]
+        left: Floats = self._model.covariance(some, others) - taken_off
+        return left
 
     def _number(self, visit: Visit) -> int:
         return self._numbers[key_of(visit.setting)]
 
     def _is_visited(self, number: int, visits: Sequence[Visit]) -> bool:
         return any(self._number(visit) == number for visit in visits)
-
-
-def _discount(standing: Standing) -> Floats:
-    """Return what a setting's hope loses because it may fail; what has failed is out."""
-    discount: npt.NDArray[np.float64] = np.log(np.maximum(1 - standing.failing, 1e-3))
-    discount[standing.failed] = -np.inf
-    return discount
