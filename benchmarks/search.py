@@ -3,9 +3,10 @@
 Every method asks the same replay of a grid and pays for it in the recorded seconds of starts, runs
 and failures. A figure is the true speed of what it takes, over that of the grid's best: the mean
 over the seeds, and the 5th percentile. Budgets are parts of the seconds that one round of every
-setting takes. Last, searches are killed at random moments and gone on with.
+setting takes. Beside them stands what could be reached at most (benchmarks/search_bounds.py). Last,
+searches are killed at random moments and gone on with.
 
-Usage: python -m benchmarks.search [--quick] [--seeds N] [--grid NAME …]
+Usage: python -m benchmarks.search [--quick] [--seeds N] [--grid NAME …] [--method NAME …]
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 import optuna
 
 from benchmarks.common import Figures, report
+from benchmarks.search_bounds import SHORTLISTS, laws, told_the_best, told_the_laws
 from benchmarks.search_methods import METHODS, Method
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.replay import Replay, replay_of
@@ -51,13 +53,14 @@ def reached(
     return math.exp(replay.truth(taken) - best) if taken else 0.0
 
 
-def compare(name: str, path: Path, seeds: int, figures: Figures) -> None:
+def compare(name: str, path: Path, seeds: int, methods: Sequence[str], figures: Figures) -> None:
     """Add every method's mean and 5th percentile at every budget."""
     space, _ = replay_of(path)
     points = read_grid(path)
     for part, (mean, low) in GOALS.items():
         means = {}
-        for method, run in METHODS.items():
+        for method in methods:
+            run = METHODS[method]
             print(f"{name} at {part:.0%}: {method}", file=sys.stderr, flush=True)
             shares = [reached(space, points, run, part, seed) for seed in range(seeds)]
             means[method] = float(np.mean(shares))
@@ -67,8 +70,33 @@ def compare(name: str, path: Path, seeds: int, figures: Figures) -> None:
             figures.add(
                 f"{key}_p5", float(np.quantile(shares, 0.05)), at_least=low if ours else None
             )
-        ahead = means["ours"] - max(value for key, value in means.items() if key != "ours")
-        figures.add(f"{name}_{part * 100:.0f}_ahead_of_the_next", ahead, at_least=0.0)
+        if others := [value for key, value in means.items() if key != "ours"]:
+            ahead = means["ours"] - max(others)
+            figures.add(f"{name}_{part * 100:.0f}_ahead_of_the_next", ahead, at_least=0.0)
+
+
+def bounds(name: str, path: Path, seeds: int, figures: Figures) -> None:
+    """Add what those reach at every budget who know what no search can know."""
+    space, replay = replay_of(path)
+    points = read_grid(path)
+    scales, noise = laws(space, replay)
+    for part in GOALS:
+        print(f"{name} at {part:.0%}: bounds", file=sys.stderr, flush=True)
+        budget = Budget(part * replay.seconds())
+        reached_by = {
+            f"told_the_best_{count}": told_the_best(replay, count, part * replay.seconds())
+            for count in SHORTLISTS
+        }
+        reached_by["told_the_laws"] = np.array(
+            [
+                told_the_laws(space, Replay(points, seed), scales, noise, budget)
+                for seed in range(seeds)
+            ]
+        )
+        for who, shares in reached_by.items():
+            key = f"{name}_{part * 100:.0f}_{who}"
+            figures.add(f"{key}_mean", float(np.mean(shares)))
+            figures.add(f"{key}_p5", float(np.quantile(shares, 0.05)))
 
 
 def small(points: Sequence[GridPoint]) -> list[GridPoint]:
@@ -135,13 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="20 seeds")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--grid", action="append", choices=[path.stem for path in GRIDS])
+    parser.add_argument("--method", action="append", choices=tuple(METHODS), help="and ours")
     args = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     figures = Figures("search")
     seeds = 20 if args.quick else args.seeds
     paths = [path for path in GRIDS if path.stem in (args.grid or [path.stem])]
+    methods = [one for one in METHODS if one in ("ours", *(args.method or METHODS))]
     for path in paths:
-        compare(path.stem, path, seeds, figures)
+        compare(path.stem, path, seeds, methods, figures)
+        bounds(path.stem, path, seeds, figures)
         compare_small(path.stem, path, seeds, figures)
     kill(paths[0], KILLS, figures)
     report(figures)
