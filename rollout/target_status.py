@@ -1,5 +1,7 @@
 """How the targets of this machine are: what should serve, what does, and what is being tried."""
 
+from typing import Any
+
 from pydantic import BaseModel, Field, computed_field
 
 from weighbridge.core.errors import Unavailable
@@ -7,7 +9,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.engine_watch import last_restart
 from weighbridge.rollout.managed_target import ManagedTarget, open_target
-from weighbridge.rollout.state import known_targets
+from weighbridge.rollout.state import TargetState, known_targets
 from weighbridge.serving.targets.base import Release, Serving
 
 
@@ -110,6 +112,13 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     )
 
 
+def _asked_by_clients(state: TargetState[Any]) -> list[Any]:
+    """Return what serves, and what a rollout has given a share: without a gateway all of it."""
+    rollout = state.rollout
+    new = rollout.next if rollout and rollout.share else None
+    return [revision for revision in (state.current, new) if revision is not None]
+
+
 def serving_at(managed: ManagedTarget, *, ask: bool = True) -> Serving:
     """Return what serves at a target, and where it is asked, whether clients get its answers."""
     state = managed.load_state()
@@ -117,7 +126,7 @@ def serving_at(managed: ManagedTarget, *, ask: bool = True) -> Serving:
     return Serving(
         release=current.release if current else None,
         address=managed.target.address,
-        healthy=ask and current is not None and managed.target.answers_clients(current),
+        healthy=ask and any(map(managed.target.answers_clients, _asked_by_clients(state))),
         detail=state.reason,
         since=current.since if current else 0.0,
     )

@@ -195,6 +195,19 @@ def test_what_a_pod_waits_for_is_in_status_and_ledger_at_once(shop: Lab) -> None
     assert shop.serving() == set()
 
 
+def test_an_address_that_has_turned_to_a_new_version_answers_while_that_is_judged(
+    shop: Lab,
+) -> None:
+    shop.promote("1")
+    shop.policy |= {"step_seconds": 600, "step_deadline": 900}
+    rollout = in_thread(lambda: shop.promote("2"))
+    until(lambda: shop.state.rollout and shop.state.rollout.share == 100)
+    until(lambda: target_status.status(shop.workspace)[0].healthy)
+    target_operations.command("shop", "abort", shop.workspace)
+    rollout.join()
+    assert shop.serving() >= {"1"}
+
+
 def test_a_pod_that_is_ready_and_out_of_reach_is_told(
     shop: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
