@@ -5,6 +5,7 @@ Usage: ``python -m weighbridge.serving.load URL --concurrency 1,4,8``, or ``--ra
 
 import argparse
 import asyncio
+import contextlib
 import ipaddress
 import math
 import sys
@@ -28,7 +29,7 @@ from weighbridge.serving.openai_client import Client, Payload
 from weighbridge.serving.rate_search import highest_rate, lateness
 from weighbridge.serving.steadiness import requests_at
 
-T = TypeVar("T")
+N = TypeVar("N", int, float)
 TIMEOUT: Final = 120.0
 """Seconds that one answer may take."""
 SILENCE_POLL: Final = 0.05
@@ -183,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("url", help="base address, with or without /v1")
     parser.add_argument(
         "--concurrency",
-        type=_each(_count),
+        type=_each(_COUNT),
         default=[1, 4, 8],
         help="one number or several, with commas (1,4,8)",
     )
@@ -193,10 +194,10 @@ def _parser() -> argparse.ArgumentParser:
         help="requests per second instead, as a Poisson process: numbers with commas, or `highest` "
         "for the highest at which the limits hold",
     )
-    parser.add_argument("--ttft", type=_above_0, help="limit in seconds; needed with --rate")
-    parser.add_argument("--tpot", type=_above_0, help="limit in seconds")
+    parser.add_argument("--ttft", type=_ABOVE_0, help="limit in seconds; needed with --rate")
+    parser.add_argument("--tpot", type=_ABOVE_0, help="limit in seconds")
     parser.add_argument(
-        "--percentile", type=_share, default=0.95, help="which must keep them (%(default)s)"
+        "--percentile", type=_SHARE, default=0.95, help="which must keep them (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
     parser.add_argument(
@@ -206,11 +207,11 @@ def _parser() -> argparse.ArgumentParser:
         "made-up questions",
     )
     parser.add_argument(
-        "--requests", type=_count, default=120, help="per concurrency or rate (%(default)s)"
+        "--requests", type=_COUNT, default=120, help="per concurrency or rate (%(default)s)"
     )
-    parser.add_argument("--max-tokens", type=_count, default=64, help="of one answer (%(default)s)")
+    parser.add_argument("--max-tokens", type=_COUNT, default=64, help="of one answer (%(default)s)")
     parser.add_argument(
-        "--max-seconds", type=_above_0, default=60, help="per concurrency or rate (%(default)s)"
+        "--max-seconds", type=_ABOVE_0, default=60, help="per concurrency or rate (%(default)s)"
     )
     parser.add_argument(
         "--remote", action="store_true", help="allow a host other than this machine"
@@ -219,33 +220,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _above_0(text: str) -> float:
-    if math.isfinite(number := float(text)) and number > 0:
-        return number
-    raise argparse.ArgumentTypeError(f"{text} is not above 0")
+def _number(read: Callable[[str], N], fits: Callable[[N], bool], what: str) -> Callable[[str], N]:
+    """Return a type of an option: argparse's own words on a text that is none name a function."""
+
+    def number(text: str) -> N:
+        with contextlib.suppress(ValueError):
+            if fits(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return number
 
 
-def _share(text: str) -> float:
-    if 0 < (number := float(text)) < 1:
-        return number
-    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+_ABOVE_0 = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
+_SHARE = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1")
+_COUNT = _number(int, lambda value: value >= 1, "a whole number from 1 on")
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) >= 1:
-        return number
-    raise argparse.ArgumentTypeError(f"{text} is less than 1")
-
-
-def _each(one: Callable[[str], T]) -> Callable[[str], list[T]]:
-    def numbers(text: str) -> list[T]:
+def _each(one: Callable[[str], N]) -> Callable[[str], list[N]]:
+    def numbers(text: str) -> list[N]:
         return [one(part) for part in text.split(",")]
 
     return numbers
 
 
 def _rates(text: str) -> list[float] | Literal["highest"]:
-    return "highest" if text == "highest" else _each(_above_0)(text)
+    return "highest" if text == "highest" else _each(_ABOVE_0)(text)
 
 
 def _measure(args: argparse.Namespace) -> None:

@@ -262,15 +262,15 @@ def test_the_command_measures_at_rates_too(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--concurrency", "x"], "argument --concurrency: invalid"),
-        (["--concurrency", "1,0"], "argument --concurrency: 0 is less than 1"),
-        (["--rate", "5,abc", "--ttft", "1"], "argument --rate: invalid"),
-        (["--rate", "-5", "--ttft", "1"], "argument --rate: -5 is not above 0"),
-        (["--ttft", "0"], "argument --ttft: 0 is not above 0"),
-        (["--ttft", "nan"], "argument --ttft: nan is not above 0"),
-        (["--percentile", "95"], "argument --percentile: 95 is not between 0 and 1"),
-        (["--requests", "0"], "argument --requests: 0 is less than 1"),
-        (["--max-seconds", "inf"], "argument --max-seconds: inf is not above 0"),
+        (["--concurrency", "x"], "argument --concurrency: 'x' is not a whole number from 1 on"),
+        (["--concurrency", "1,0"], "argument --concurrency: '0' is not a whole number"),
+        (["--rate", "5,abc", "--ttft", "1"], "argument --rate: 'abc' is not a number above 0"),
+        (["--rate", "-5", "--ttft", "1"], "argument --rate: '-5' is not a number above 0"),
+        (["--ttft", "0"], "argument --ttft: '0' is not a number above 0"),
+        (["--ttft", "nan"], "argument --ttft: 'nan' is not a number above 0"),
+        (["--percentile", "95"], "argument --percentile: '95' is not a number between 0 and 1"),
+        (["--requests", "0"], "argument --requests: '0' is not a whole number from 1 on"),
+        (["--max-seconds", "inf"], "argument --max-seconds: 'inf' is not a number above 0"),
     ],
 )
 def test_the_command_refuses_options_that_cannot_be(
