@@ -22,8 +22,8 @@ from weighbridge.tasks.search.visits import Visit
 
 SPREAD: Final = 0.75
 """Part of the budget that goes to settings which tell most about all others, at most: until as many
-have worked as the main effects have parameters. Before, what the model holds to be worth most is a
-guess.
+have worked as the main effects have parameters, or all were tried. Before, what the model holds to
+be worth most is a guess.
 """
 FINALISTS: Final = 4
 HOPEFUL: Final = 150
@@ -87,9 +87,10 @@ class Strategy:
         untried = [number for number in self.space.defaults if not self._is_visited(number, visits)]
         if untried and len(visits) < len(self.space.defaults):
             return untried[0]
-        generator = np.random.default_rng([self.seed, len(visits)])
         worked = sum(visit.failure is None for visit in visits)
-        if worked < self._model.main_effects and used < SPREAD:
+        are_left = len({self._number(visit) for visit in visits}) < len(self.space.settings)
+        if are_left and worked < self._model.main_effects and used < SPREAD:
+            generator = np.random.default_rng([self.seed, len(visits)])
             return self._telling(self.standing(visits, scales=False), visits, generator)
         return self._worthwhile(self.standing(visits))
 
@@ -150,7 +151,7 @@ class Strategy:
         with the most values that were not seen yet.
         """
         known = {*standing.visited.tolist(), *standing.failed}
-        others = np.array([n for n in range(len(standing.noise)) if n not in known] or [0])
+        others = np.array([n for n in range(len(standing.noise)) if n not in known])
         some = generator.permutation(others)[:TRIED_AT_ONCE]
         everybody = np.arange(len(standing.noise))
         gain = (self._left(standing, some, everybody) ** 2).sum(1) / (

@@ -57,6 +57,21 @@ def test_what_fails_is_a_record_and_teaches_the_search() -> None:
     assert "start: no such pair" in result.reasons().values()
 
 
+def test_where_all_were_tried_the_seconds_go_to_one_that_works() -> None:
+    # The engine's defaults fail: fewer work than a model of main effects has parameters.
+    shown = {"start_seconds": 0.5, "run_seconds": 1.0, "noise": 0.05}
+    points = [
+        GridPoint(
+            setting={"threads": 1},
+            start_seconds=0.5,
+            failure=Failure(phase="start", why="no memory"),
+        ),
+        GridPoint(setting={"threads": 2}, repeats=[[100.0]], **shown),
+    ]
+    visits = found(points, trials=10).visits
+    assert [visit.setting["threads"] for visit in visits if visit.failure] == [1]
+
+
 def test_each_loser_keeps_its_reason() -> None:
     result = found()
     tried = {json.dumps(dict(visit.setting), sort_keys=True) for visit in result.visits}
