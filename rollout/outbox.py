@@ -140,6 +140,9 @@ class Outbox:
         entries, told = _entries(content), int(self._records.glance(MIRRORED) or 0)
         # Well below, so that not every entry from now on has it shortened again.
         kept = _shortened(entries, told, most * 3 // 4)
+        if len(kept) == len(entries):
+            # All are needed: MLflow is not told them again for nothing.
+            return
         _warn(entries[told:], kept, self._records.place)
         # In this order, as above.
         self._records.change(MIRRORED, lambda _: b"")

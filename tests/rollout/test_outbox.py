@@ -191,6 +191,16 @@ def test_what_mlflow_has_goes_first_and_without_a_word(
     assert caplog.text == ""
 
 
+def test_where_all_is_needed_mlflow_is_told_nothing_again(
+    small: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedRecords, "OUTBOX_BYTES", 1024)
+    for share in range(20):
+        small.write("going-on", "begin" if share == 0 else "shift", share=share, shown="x" * 99)
+        assert len(small.unmirrored()) == 1
+        small.mirrored(1, keep=True)
+
+
 def test_lines_after_the_outbox_was_shortened_take_numbers_that_are_free(
     small: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
