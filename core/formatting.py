@@ -1,6 +1,10 @@
 """Numbers and texts as people read them."""
 
 import json
+from typing import Final
+
+UNKNOWN: Final = "—"
+"""In a table, where there is no figure."""
 
 
 def quoted(value: object) -> str:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import UNKNOWN, human_seconds, human_size
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import GpuUse, Measurement
-
-UNKNOWN = "—"
 
 
 def engine_use_rows(measurements: Sequence[Measurement]) -> list[dict[str, str]]:

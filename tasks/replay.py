@@ -11,13 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from weighbridge.core.formatting import human_size
+from weighbridge.core.formatting import UNKNOWN, human_size
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import title_of
 
 Agreement = Literal["equal", "inside", "outside", "other bytes", "no interval"]
-UNKNOWN = "—"
 
 
 class ReplayedFigure(BaseModel):

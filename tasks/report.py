@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import UNKNOWN, human_size
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.engine_use import engine_use_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_changes import other_objectives
 from weighbridge.tasks.report_chart import draw, title_of
-from weighbridge.tasks.report_latencies import goodput, latency_rows, told
+from weighbridge.tasks.report_latencies import goodput, latency_rows, seconds, told
 from weighbridge.tasks.report_page import Page, Section, html, markdown
 from weighbridge.tasks.report_quality import fault_rows, score_notes, slice_rows, what_is_counted
 from weighbridge.tasks.report_sections import differing_answers, evidence_rows, on_test_rows
@@ -26,7 +26,6 @@ from weighbridge.tasks.select import Decision
 from weighbridge.tasks.select_args import Goal, SelectArgs
 from weighbridge.tasks.statistics.repeats import mean_interval
 
-_UNKNOWN = "—"
 _Figure = Callable[[LoadFigures], float | None]
 _TOKENS: Final[tuple[str, _Figure]] = ("tokens/s", lambda load: load.tokens_per_second)
 _REQUESTS: Final[tuple[str, _Figure]] = ("requests/s", lambda load: load.requests_per_second)
@@ -228,7 +227,7 @@ def _row(
         f"tokens/s{at_counts}": _each(measured, lambda load: f"{load.tokens_per_second:,.0f}"),
         f"requests/s{at_counts}": _each(measured, lambda load: f"{load.requests_per_second:,.3g}"),
         **{title: tell(measurement) for title, tell in also.items()},
-        "memory": human_size(measurement.peak_memory) if measurement.peak_memory else _UNKNOWN,
+        "memory": human_size(measurement.peak_memory) if measurement.peak_memory else UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
         f"{currency} / M tokens": _number(measurement.cost_per_million_tokens),
         f"{currency} / 1,000 requests": _number(measurement.cost_per_thousand_requests),
@@ -251,7 +250,7 @@ def _repeats(unit: str, figure: _Figure, measurement: Measurement) -> str:
     runs = [value for repeat in measurement.repeats if (value := figure(repeat.load)) is not None]
     found = mean_interval(runs) if len(runs) == len(measurement.repeats) else None
     shown = "{:,.0f} ({:,.0f}–{:,.0f})" if unit == "tokens/s" else "{:,.3g} ({:,.3g}–{:,.3g})"
-    return shown.format(*found) if found else _UNKNOWN
+    return shown.format(*found) if found else UNKNOWN
 
 
 def _verdict(label: str, decision: Decision) -> str:
@@ -301,22 +300,21 @@ def score_figures(scores: Mapping[str, Score]) -> dict[str, dict[str, float | No
 
 
 def _each(loads: Sequence[LoadFigures | None], shown: Callable[[LoadFigures], str]) -> str:
-    return " / ".join(shown(load) if load else _UNKNOWN for load in loads) or _UNKNOWN
+    return " / ".join(shown(load) if load else UNKNOWN for load in loads) or UNKNOWN
 
 
 def _score(score: Score | None) -> str:
-    return _UNKNOWN if score is None else str(score)
+    return UNKNOWN if score is None else str(score)
 
 
 def _ttft(load: LoadFigures | None) -> str:
     if load is None:
-        return _UNKNOWN
-    middle = _UNKNOWN if load.ttft_p50 is None else human_seconds(load.ttft_p50)
-    return f"{middle} / {told(load.ttft, 0.95, load.ttft_p95)}"
+        return UNKNOWN
+    return f"{seconds(load.ttft_p50)} / {told(load.ttft, 0.95, load.ttft_p95)}"
 
 
 def _number(value: float | None) -> str:
-    return _UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.3g}"
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.3g}"
 
 
 def _sentence(text: str) -> str:

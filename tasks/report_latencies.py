@@ -4,14 +4,11 @@ rate of requests these keep their limits.
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
-from weighbridge.core.formatting import human_seconds
+from weighbridge.core.formatting import UNKNOWN, human_seconds
 from weighbridge.serving.latencies import Latencies
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.selection.objective import bracket, figures_at
-
-UNKNOWN: Final = "—"
 
 
 def latency_rows(
@@ -33,7 +30,7 @@ def latency_rows(
                 f"first token p95{at}": told(load.ttft, 0.95, load.ttft_p95),
                 f"time per token p50{at}": told(load.tpot, 0.5, load.tpot_p50),
                 f"time per token p95{at}": told(load.tpot, 0.95, load.tpot_p95),
-                f"pauses p50 / p95{at}": f"{_seconds(load.itl_p50)} / {_seconds(load.itl_p95)}",
+                f"pauses p50 / p95{at}": f"{seconds(load.itl_p50)} / {seconds(load.itl_p95)}",
             }
         )
     return rows
@@ -52,8 +49,9 @@ def goodput(measurement: Measurement) -> str:
 
 def told(latencies: Latencies | None, part: float, alone: float | None) -> str:
     """Return a percentile with its interval; the figure alone of records without single ones."""
-    return latencies.told(part) if latencies and latencies.total else _seconds(alone)
+    return latencies.told(part) if latencies and latencies.total else seconds(alone)
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """Return a latency for people; a dash where none was measured."""
     return UNKNOWN if value is None else human_seconds(value)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from weighbridge.core.formatting import UNKNOWN
 from weighbridge.tasks.answer_faults import FAULTS
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.report_chart import title_of
 from weighbridge.tasks.slices import by_slice
 
-UNKNOWN: Final = "—"
 MOST: Final = 4
 """Candidates whose slices are shown: as many as a page has room for."""
 TEST_ROWS: Final = ", test rows"
