@@ -123,7 +123,8 @@ def check(
         url: of what serves.
         measurement: how it was weighed.
         questions: what is asked now.
-        floor: of the metric; None allows a fall of `MAX_DROP`.
+        floor: of the metric; None allows a fall of `MAX_DROP`, as does one of a metric that is of
+            log-probabilities.
         evidence: of earlier checks; this one's is added.
         rows: that the questions are taken from in turn; 0: as many as are asked.
         metric: label of the one that counts.
@@ -142,6 +143,9 @@ def check(
     )
     if not answers:
         return Judgement(verdict="inconclusive", why="there are no probe questions")
+    if not probe.may_read_texts(metric, metrics):
+        # In nats, say: what is seen of the answers is how many changed.
+        floor = None
     drops = probe.drops_of(
         answers,
         measurement,
@@ -241,8 +245,8 @@ def allowed_mean(max_drop: float, rows: int) -> float:
 def _allowed_drop(measured: Score | None, floor: float | None) -> float:
     if measured is None or floor is None:
         return MAX_DROP
-    # What can be seen of answers is a share of them: a fall in nats or in points of BLEU is none,
-    # and beside it no share would ever be too large.
+    # What can be seen of answers is a share of them: a fall in points of BLEU is none, and beside
+    # it no share would ever be too large.
     if not all(0 <= score <= 1 for score in (measured.value, floor, *measured.per_example)):
         return MAX_DROP
     # A score that was under the floor from the start allows no fall, rather than less than none.

@@ -214,6 +214,14 @@ def judgement_of(
     return Judgement(verdict="pass", why=why, evidence=figures)
 
 
+def may_read_texts(label: str, metrics: Sequence[MetricArgs]) -> bool:
+    """Whether the metric of this label may be computed of answers: not where it is known to be of
+    log-probabilities.
+    """
+    kind = next((args.kind for args in metrics if args.label() == label), label)
+    return kind not in plugins.names("metric") or load_metric(kind).uses == "text"
+
+
 def _scores_before_and_now(
     answered: Sequence[ProbeAnswer],
     measurement: Measurement,

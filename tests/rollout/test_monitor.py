@@ -56,11 +56,14 @@ def test_a_model_that_was_measured_below_the_floor_is_left_alone_while_it_does_n
         assert check(server.url, measurement, QUESTIONS, 0.99).verdict == "pass"
 
 
-def test_a_floor_in_another_unit_than_shares_of_answers_hides_no_fall() -> None:
-    scores = {"nll": nll(0.5).model_copy(update={"per_example": [0.1, 1.4]})}
+@pytest.mark.parametrize(("rows", "floor"), [([0.1, 1.4], 3.0), ([0.1, 0.3], 1.0)])
+def test_a_floor_in_another_unit_than_shares_of_answers_hides_no_fall(
+    rows: list[float], floor: float
+) -> None:
+    scores = {"nll": nll(0.2).model_copy(update={"per_example": rows})}
     model = measured("model").model_copy(update={"scores": scores})
     with serve(Behaviour()) as server:  # no answer is what it was
-        judged = check(server.url, model, QUESTIONS, 3.0, rows=1000, metric="nll")
+        judged = check(server.url, model, QUESTIONS, floor, rows=1000, metric="nll")
     assert (judged.verdict, judged.why.split(" over")[0]) == ("fail", "100% of the answers changed")
 
 
