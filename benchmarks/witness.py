@@ -10,6 +10,7 @@ tiny model does.
 import contextlib
 import hashlib
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psutil
+
+from weighbridge.core.parent_death import die_with_parent
 
 WORK: Final = bytes(4 * 2**20)
 EVERY: Final = 0.1
@@ -79,7 +82,8 @@ def _mean_log(samples: Sequence[Sample], begin: float, end: float) -> float:
 
 
 def work() -> None:
-    """Work until somebody ends this process."""
+    """Work until somebody ends this process, or the one that started it."""
+    die_with_parent(os.getppid())
     while True:
         began = time.monotonic()
         hashlib.sha256(WORK)

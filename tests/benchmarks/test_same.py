@@ -1,12 +1,16 @@
 """What the A/A run makes of its witness: how far the machine drifted, and whether that was seen."""
 
 import math
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from benchmarks.same import net_drift, recognition
 from benchmarks.witness import Sample, change, witness
+from tests.waiting import until
 
 ENDS = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 """Five blocks of a second each."""
@@ -42,6 +46,26 @@ def test_only_what_really_drifted_has_to_be_noticed() -> None:
     drifted, share = recognition([0.0], [False])
     assert drifted == 0
     assert math.isnan(share)
+
+
+def test_a_witness_does_not_outlive_who_started_it() -> None:
+    begin = "import time; from benchmarks.witness import witness\n"
+    begin += "with witness() as beside:\n  while not beside.samples(): time.sleep(0.05)\n"
+    begin += "  print(beside.process.pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", begin]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        beside = psutil.Process(int(started.stdout.readline()))
+        started.kill()
+    until(lambda: has_ended(beside), 20)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    # Nobody may be there to take the status of one whose parent was killed.
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_witness_works_in_a_process_of_its_own_until_its_block_ends() -> None:
