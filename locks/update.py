@@ -91,7 +91,7 @@ def main(names: list[str]) -> None:
     wanted = set(names)
     if not wanted or "torch" in wanted:
         lock_torch()
-    control = {"control": [], "dev": ["--group", "dev", "--all-extras"]}
+    control = {"control": ["--extra", "kubernetes"], "dev": ["--group", "dev", "--all-extras"]}
     for name, extra in control.items():
         if not wanted or name in wanted:
             lock_environment(["pyproject.toml", *extra], LOCKS / f"{name}.lock")

@@ -50,7 +50,7 @@ def ask(
         url: where to.
         body: what is sent.
         headers: with the login.
-        timeout: seconds to connect, and between two pieces of the answer.
+        timeout: seconds between two pieces of the answer; to connect it has five at most.
         configuration: of Kubernetes' client: whom to trust, and which certificate to show.
 
     Raises:
@@ -58,9 +58,10 @@ def ask(
         OSError: a file of the configuration can't be read.
     """
     client = httpx.Client(http2=True, verify=_trust(configuration), trust_env=False)
+    waits = httpx.Timeout(timeout, connect=min(timeout, 5.0))
     try:
         request = client.build_request(
-            method, url, content=body, headers=dict(headers), timeout=timeout
+            method, url, content=body, headers=dict(headers), timeout=waits
         )
         if name := configuration.tls_server_name:
             request.extensions["sni_hostname"] = name
