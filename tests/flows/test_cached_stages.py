@@ -42,7 +42,7 @@ def test_a_search_for_another_objective_is_another_weighing(
 ) -> None:
     def inputs(objective: str, search: dict[str, Any] | None) -> dict[str, Any]:
         document = recipe("file:///model", "file:///data", deploy__target={"kind": "local"})
-        document["weigh"]["search"] = search
+        document["weigh"] |= {"search": search, "requests": 100}  # objective latency takes 75
         document["select"] = {"objective": objective}
         loaded = Recipe.model_validate(document)
         step = cached_stages.weigh_step(anything, anything, anything, loaded, workspace)
