@@ -134,8 +134,8 @@ class Outbox:
 
     def _make_room(self) -> None:
         """Leave out what the ledger can best do without, where the outbox has become too long."""
-        content, most = self._records.glance(LEDGER), self._records.OUTBOX_BYTES
-        if most is None or len(content) < most:
+        most = self._records.OUTBOX_BYTES
+        if most is None or len(content := self._records.glance(LEDGER)) < most:
             return
         entries, told = _entries(content), int(self._records.glance(MIRRORED) or 0)
         # Well below, so that not every entry from now on has it shortened again.

@@ -18,7 +18,7 @@ from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, exact, reasons, unknown
 from weighbridge.tasks.selection.fault_limits import faults_within
 from weighbridge.tasks.selection.objective import NO_COST, Objective, figures_at
-from weighbridge.tasks.selection.score_limit import beyond, needed_rows
+from weighbridge.tasks.selection.score_limit import beyond, how_seen, needed_rows
 from weighbridge.tasks.statistics.paired import not_worse
 from weighbridge.tasks.statistics.quantiles import limit_verdict
 from weighbridge.tasks.statistics.verdict import Verdict
@@ -130,8 +130,8 @@ class Limits:
             return
         lost = worse_by(before, after)
         claim = not_worse(before, after, limit)
-        how = f"; {claim.how}" if claim.how else ""
-        than = f"than the unquantized model's {before.value:.4g} (allowed: {limit:.3g}{how})"
+        allowed = f"(allowed: {limit:.3g}{how_seen(claim)})"
+        than = f"than the unquantized model's {before.value:.4g} {allowed}"
         words = {
             "refuted": f"{label} is {abs(lost):.3g} worse {than}",
             "undecided": f"undecided: {label} may be up to {-claim.low:.3g} worse {than}"

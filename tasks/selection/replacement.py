@@ -16,7 +16,7 @@ from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import SelectArgs
 from weighbridge.tasks.selection.evidence import Evidence, Rows, all_of, unknown
 from weighbridge.tasks.selection.objective import Objective
-from weighbridge.tasks.selection.score_limit import needed_rows
+from weighbridge.tasks.selection.score_limit import how_seen, needed_rows
 from weighbridge.tasks.statistics import paired
 from weighbridge.tasks.statistics.proportions import normal_quantile
 from weighbridge.tasks.statistics.sample_size import quantiles
@@ -98,8 +98,7 @@ def can_test(width: float, margin: float) -> bool:
 
 
 def _evidence(rule: str, rows: Rows, claim: Claim, words: str, seen: bool) -> Evidence:
-    how = f"; {claim.how}" if claim.how else ""
-    why = f"{words} ({claim.low:+.3g} to {claim.high:+.3g}{how}{needed_rows(claim)})"
+    why = f"{words} ({claim.low:+.3g} to {claim.high:+.3g}{how_seen(claim)}{needed_rows(claim)})"
     return Evidence(rule=rule, rows=rows, claim=claim.model_copy(update={"why": why}), seen=seen)
 
 

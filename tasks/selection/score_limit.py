@@ -43,6 +43,11 @@ def _rows_for(score: Score, limit: float) -> int | None:
     return max(rows + 1, math.ceil(rows * ((score.value - end) / distance) ** 2))
 
 
+def how_seen(claim: Claim) -> str:
+    """Return which rows differ, say, to be put after the figures of a claim."""
+    return f"; {claim.how}" if claim.how else ""
+
+
 def needed_rows(claim: Claim) -> str:
     """Return how many rows would decide a claim, to be put after a sentence on it."""
     return f"; {claim.needed:,} rows would decide" if claim.needed else ""
