@@ -1,37 +1,15 @@
 """Reading recipes: every complaint names line, field and what to do."""
 
-import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.configs.recipes import VALID
 from weighbridge.configs.load import load, parse
 from weighbridge.configs.recipe import json_schema
 from weighbridge.core.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VALID = """\
-name: demo
-download:
-  model: file:///models/base
-  data:
-    source: file:///data
-    train: train.jsonl
-finetune:
-  r: 8
-optimize:
-  variants:
-    - kind: gguf
-      quantization: Q8_0
-weigh:
-  engines:
-    - kind: llama_cpp
-deploy:
-  target:
-    kind: local
-    port: 8300
-"""
 
 
 @pytest.mark.parametrize(
@@ -211,106 +189,6 @@ def test_missing_stage_is_named() -> None:
         parse(VALID.replace("weigh:\n  engines:\n    - kind: llama_cpp\n", ""))
 
 
-def test_variables_meant_for_recipes_are_filled_in(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def filled_in(text: str) -> object:
-        return parse(VALID.replace("file:///models/base", text)).model_dump()["download"]["model"]
-
-    monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/not/there")
-    assert filled_in("file://${WEIGHBRIDGE_DEMO}/x")["path"] == "/not/there/x"  # type: ignore[index]
-    monkeypatch.setenv("CASES", str(tmp_path))
-    assert filled_in("file://${CASES}/x")["path"] == f"{tmp_path}/x"  # type: ignore[index]
-    monkeypatch.setenv("WEIGHBRIDGE_RECIPE_VARIABLES", "OTHER,BUCKET")
-    monkeypatch.setenv("BUCKET", "models")
-    assert filled_in("s3://${BUCKET}/x")["bucket"] == "models"  # type: ignore[index]
-    assert filled_in("s3://${NOT_SET:-fallback}/x")["bucket"] == "fallback"  # type: ignore[index]
-
-
-def test_a_variable_within_the_default_of_another_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("WEIGHBRIDGE_DEMO", "/there")
-    nested = "'file://${WEIGHBRIDGE_NONE:-${WEIGHBRIDGE_DEMO}}/x'"
-    with pytest.raises(BadInput, match=r"the default of .*WEIGHBRIDGE_NONE.* names a variable"):
-        parse(VALID.replace("file:///models/base", nested))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DATABASE_URL", "postgresql://user:hidden@host/db"),
-        ("WEIGHBRIDGE_DATABASE_URL", "postgresql://user:hidden@host/db"),
-        ("WEIGHBRIDGE_TRACKING_URI", "http://user:hidden@host"),
-        ("WEIGHBRIDGE_SOURCE", "http://user:hidden@host"),
-        ("PGPASS", "hidden"),
-        ("PGPASS", "/hidden"),
-        ("WEIGHBRIDGE_API_KEY", "hidden"),
-    ],
-)
-def test_other_variables_are_refused_without_their_values(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=name) as caught:
-        parse(VALID.replace("file:///models/base", f"file:///${{{name}}}/base"))
-    assert "hidden" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-ALIASES = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairwise("abcdefgh"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"a: &a [{', '.join('x' * 10)}]\n{ALIASES}\nname: *h", "more than 20,000 values"),
-        (f"name: {'[' * 9000}{']' * 9000}", "more than 40 levels"),
-        ("\n".join(" " * level + "a:" for level in range(300)), "more than 40 levels"),
-        ("name: &a [*a]", "line 1: *a stands inside of itself"),
-        ("name: &a {b: [*a]}", "line 1: *a stands inside of itself"),
-        (f"name: {'x' * 200_000}", "longer than 100,000 characters"),
-        ("name: 2024-13-01", "month must be in 1..12"),
-        (f"name: {'1' * 5000}", "line 1: a number of 5,000 digits"),
-        (f"name: 0x{'f' * 5000}", "line 1: a number of 5,002 digits"),
-        (f"a: {{0b{'1' * 900}: 1}}", "line 1: a number of 902 digits"),
-        ("name: !!pairs [{[a]: b}]", "name: Input should be a valid string"),
-        ("? !!str {=: a}\n: b", "a: unknown key"),
-        ('name: !!int ""', "a value is not what its tag"),
-        ("name: !!bool x", "a value is not what its tag"),
-        ("name: !!timestamp x", "a value is not what its tag"),
-        ("name: !!float _", "a value is not what its tag"),
-        ("port: 010", "line 1: 010 is a number of another base to YAML; write it in decimal"),
-        ("port: 12:30", "line 1: 12:30 is a number of another base to YAML"),
-        ("port: 12:30.5", "line 1: 12:30.5 is a number of another base to YAML"),
-        ('name: "\\ud800"', "line 1: half of a surrogate pair"),
-        (f"a: [{'1, ' * 15_000}1]\n" * 3, "longer than"),
-    ],
-    ids=range(21),
-)
-def test_no_text_takes_long_or_ends_in_a_traceback(text: str, expected: str) -> None:
-    began = time.process_time()
-    with pytest.raises(BadInput) as caught:
-        parse(text)
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert time.process_time() - began < 1
-
-
-def test_aliases_that_stay_small_are_taken() -> None:
-    text = VALID.replace("  r: 8", "  r: &rank 8\n  lora_alpha: *rank")
-    assert parse(text).finetune.lora_alpha == 8
-
-
-def test_what_overrides_a_merged_key_counts() -> None:
-    shared = "finetune:\n  <<: {r: 4, lora_alpha: 64}\n  r: 8"
-    finetune = parse(VALID.replace("finetune:\n  r: 8", shared)).finetune
-    assert (finetune.r, finetune.lora_alpha) == (8, 64)
-    with pytest.raises(BadInput, match=r"line 9, finetune\.r: ") as caught:
-        parse(VALID.replace("finetune:\n  r: 8", shared.replace("r: 8", "r: 0")))
-    assert "(given: 0)" in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "place"),
     [
@@ -452,31 +330,6 @@ def test_a_file_that_is_no_recipe_is_told_in_words(
 def test_missing_file_says_how_to_start(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no such file; run: weighbridge init"):
         load(tmp_path / "none.yaml")
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("PLACE", "name it WEIGHBRIDGE_PLACE, or export WEIGHBRIDGE_RECIPE_VARIABLES=PLACE"),
-        # What it would be called otherwise is a setting.
-        ("CACHE", "in clear; export WEIGHBRIDGE_RECIPE_VARIABLES=CACHE"),
-    ],
-)
-def test_a_refused_variable_is_told_a_name_that_would_do(
-    name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(name, "somewhere")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"name: a-${{{name}}}\n")
-    with pytest.raises(BadInput, match=told):
-        load(recipe)
-
-
-def test_a_variable_between_braces_is_told_to_be_quoted(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("deploy: {target: {kind: local, gateway: {tls: ${WEIGHBRIDGE_TLS}}}}\n")
-    with pytest.raises(BadInput, match=r'in quotes: "\$\{NAME\}"'):
-        load(recipe)
 
 
 NO_FINETUNE = VALID.replace("finetune:\n  r: 8", "finetune: none")
