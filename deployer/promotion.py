@@ -16,7 +16,7 @@ from weighbridge.registry import Binding, Registry, Version
 from weighbridge.registry.ledger import RolloutRecord, record_of
 from weighbridge.rollout import operator_commands, reconcile, target_operations, target_status
 from weighbridge.rollout.managed_target import ManagedTarget
-from weighbridge.rollout.operator_commands import Command
+from weighbridge.rollout.operator_commands import Command, Move
 from weighbridge.rollout.reconcile import ReconcileResult
 from weighbridge.rollout.state import known_targets
 
@@ -37,7 +37,7 @@ class Promotion:
 
     version: Version
     bindings: list[Binding]
-    trigger: str
+    trigger: Move
     at: float
 
     def wake(self, workspace: Workspace) -> bool:
@@ -128,21 +128,21 @@ def rollback(target: str, workspace: Workspace) -> Promotion:
             "run its recipe again",
         )
     version = registry.version(binding.model, number)
-    promotion = _promote(version, reconcile.ROLLBACK, at, registry, workspace)
+    promotion = _promote(version, "rollback", at, registry, workspace)
     # A target that was paused would not go back, and whoever asks for this wants it now.
     target_operations.command(target, "resume", workspace)
     return promotion
 
 
 def _promote(
-    version: Version, trigger: str, at: float, registry: Registry, workspace: Workspace
+    version: Version, trigger: Move, at: float, registry: Registry, workspace: Workspace
 ) -> Promotion:
     bindings = _bindings_of(version.name, registry)
     reconcile.check_servable(version, bindings, registry, workspace)
     # Before the alias moves: MLflow's webhook may be faster than this process.
-    for binding in bindings if trigger == reconcile.ROLLBACK else ():
+    for binding in bindings:
         records = reconcile.managed_target_of(binding, workspace).records
-        operator_commands.note_rollback(records, version.version)
+        operator_commands.note_move(records, version.version, trigger)
     registry.promote(version)
     return Promotion(version, bindings, trigger, at)
 

@@ -192,7 +192,7 @@ def _roll_back(
     fell = f"version {version.version} fell twice in a row"
     logger.warning("%s: %s: back to %s", binding.target, fell, previous)
     # At once: what fell would serve on for as long as harm is being excluded.
-    operator_commands.note_rollback(managed.records, previous)
+    operator_commands.note_move(managed.records, previous, "rollback")
     # The alias first: until it has moved, the deployer would bring the fallen version back.
     registry.promote(registry.version(binding.model, previous))
     announce(rolled_back(binding.target, binding.model, version.version, previous, judgement.why))

@@ -1,5 +1,5 @@
-"""What a person tells a rollout: pause, resume, go on at once, abort, go back. Kept with the
-target's records.
+"""What a person tells a rollout: pause, resume, go on at once, abort; and which version a command
+has made champion. Kept with the target's records.
 """
 
 import time
@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from weighbridge.serving.targets.records import COMMANDS, TargetRecords
 
 Command = Literal["pause", "resume", "now", "abort"]
+Move = Literal["promote", "rollback"]
+"""The commands that move the alias."""
 
-ROLLBACK_SECONDS = 600.0
-"""A rollback that could not begin within that time is a promotion like any other."""
+MOVE_SECONDS = 600.0
+"""A rollout that could not begin within that time is one like any other: it has a canary."""
 
 
 class OperatorCommands(BaseModel):
@@ -26,15 +28,16 @@ class OperatorCommands(BaseModel):
     """Id of the rollout that skips the steps it has left; empty for none."""
     abort: str = ""
     """Id of the rollout that is rolled back; empty for none."""
-    rollback_to: str = ""
-    """Version that somebody went back to: it serves without a canary; empty for none."""
-    rollback_at: float = 0.0
+    moved_to: str = ""
+    """Version that a command has made champion; empty for none."""
+    moved_by: Move = "promote"
+    moved_at: float = 0.0
     """Unix time at which that was asked for."""
 
-    def goes_back_to(self, version: str) -> bool:
-        """Whether this version is what somebody went back to, not long ago."""
-        is_recent = time.time() - self.rollback_at < ROLLBACK_SECONDS
-        return bool(version) and version == self.rollback_to and is_recent
+    def move_to(self, version: str) -> Move | None:
+        """Return the command that made this version champion not long ago, None where none did."""
+        is_recent = time.time() - self.moved_at < MOVE_SECONDS
+        return self.moved_by if version and version == self.moved_to and is_recent else None
 
 
 def read(records: TargetRecords) -> OperatorCommands:
@@ -47,9 +50,18 @@ def glance(records: TargetRecords) -> OperatorCommands:
     return _parse(records.glance(COMMANDS))
 
 
-def note_rollback(records: TargetRecords, version: str) -> None:
-    """Note that this version is gone back to; empty: that no version is, any more."""
-    _change(records, {"rollback_to": version, "rollback_at": time.time()})
+def note_move(records: TargetRecords, version: str, by: Move) -> None:
+    """Note that a command is about to make this version champion.
+
+    What `rollback` has moved to serves without a canary.
+    """
+    _change(records, {"moved_to": version, "moved_by": by, "moved_at": time.time()})
+
+
+def forget_move(records: TargetRecords, version: str) -> None:
+    """Forget that a command made this version champion, if that is what is noted."""
+    if read(records).moved_to == version:
+        _change(records, {"moved_to": ""})
 
 
 def issue(records: TargetRecords, command: Command, rollout: str) -> None:

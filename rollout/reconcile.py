@@ -179,7 +179,7 @@ def _reconcile_locked(
             return _keep(managed, serving, f"no version of {binding.model} has the alias champion")
         if _serves(state, desired):
             managed.change_state(reason="", last_failure=None)
-            _forget_rollback(managed, desired)
+            operator_commands.forget_move(managed.records, desired.version)
             return ReconcileResult("nothing", f"version {serving} serves already", serving)
         if (why := _why_not_tried(managed, state, desired, force)) is not None:
             return _keep(managed, serving, why, desired.version)
@@ -189,7 +189,7 @@ def _reconcile_locked(
             alias = _AliasWatch(binding.model, release.version, registry)
             trigger = _checked(trigger, managed, desired)
             stopped = Rollout(managed, release, trigger, measurement, alias.superseded).run()
-            _forget_rollback(managed, desired)
+            operator_commands.forget_move(managed.records, desired.version)
         # BadInput goes on to the caller: another version would not make the address free.
         except Unavailable as exc:
             why = f"version {desired.version} can't be served: {exc}"
@@ -211,19 +211,14 @@ def _alias_warning(managed: ManagedTarget, binding: Binding, registry: Registry)
 
 
 def _checked(trigger: str, managed: ManagedTarget, version: Version) -> str:
-    """Return the trigger; `rollback`, which skips the canary, exactly where `weighbridge rollback`
-    has noted this version beside the target.
+    """Return the command that moved the alias to this version, else the trigger that is given.
+
+    MLflow's webhook may come before the command's own call; and whoever calls this can say
+    anything, by HTTP or as a parameter of a flow: `rollback`, which skips the canary, is it only
+    where `weighbridge rollback` has noted this version beside the target.
     """
-    # Whoever calls this can say anything: by HTTP, or as a parameter of a flow.
-    if operator_commands.read(managed.records).goes_back_to(version.version):
-        return ROLLBACK
-    return trigger if trigger != ROLLBACK else "reconcile"
-
-
-def _forget_rollback(managed: ManagedTarget, version: Version) -> None:
-    """End the permission to skip the canary of this version: it was for this time alone."""
-    if operator_commands.read(managed.records).rollback_to == version.version:
-        operator_commands.note_rollback(managed.records, "")
+    move = operator_commands.read(managed.records).move_to(version.version)
+    return move or (trigger if trigger != ROLLBACK else "reconcile")
 
 
 def _with_newest_arguments(

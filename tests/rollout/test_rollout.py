@@ -276,22 +276,40 @@ def test_what_was_gone_back_to_skips_the_canary_whoever_asks_but_not_for_ever(
     shop: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.promote("1")
-    operator_commands.note_rollback(shop.managed.records, "2")
-    assert operator_commands.read(shop.managed.records).goes_back_to("2")
-    assert not operator_commands.read(shop.managed.records).goes_back_to("1")
+    records = shop.managed.records
+    operator_commands.note_move(records, "2", "rollback")
+    assert operator_commands.read(records).move_to("2") == "rollback"
+    assert operator_commands.read(records).move_to("1") is None
     with monkeypatch.context() as patch:
-        patch.setattr(operator_commands, "ROLLBACK_SECONDS", 0.0)
-        assert not operator_commands.read(shop.managed.records).goes_back_to("2")
+        patch.setattr(operator_commands, "MOVE_SECONDS", 0.0)
+        assert operator_commands.read(records).move_to("2") is None
     shop.promote("2")
     triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
     assert triggers == ["test", "rollback"]
-    assert not operator_commands.read(shop.managed.records).goes_back_to("2")
+    assert first_step(shop) == "at 100 % of the traffic"
+    assert operator_commands.read(records).move_to("2") is None
+
+
+def test_what_a_command_promoted_is_told_as_that_whoever_comes_first(shop: Machine) -> None:
+    shop.promote("1")
+    operator_commands.note_move(shop.managed.records, "2", "promote")
+    shop.registry.alias = "2"
+    reconcile(shop.binding, shop.registry, shop.workspace, "webhook")  # type: ignore[arg-type]
+    assert shop.serves() == "2"
+    triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
+    assert triggers == ["test", "promote"]
+    assert first_step(shop) == "at 10 % of the traffic", "only what was gone back to skips steps"
+    assert operator_commands.read(shop.managed.records).move_to("2") is None
 
 
 def steps_passed(shop: Machine) -> list[str]:
     """What each step has shown, as the ledger tells it."""
     told = [entry.fields.get("shown", "") for entry in shop.registry.ledger]
     return [shown for shown in told if shown]
+
+
+def first_step(shop: Machine) -> str:
+    return steps_passed(shop)[0].partition(":")[0]
 
 
 def test_a_step_passes_when_harm_is_excluded_and_the_ledger_says_so(shop: Machine) -> None:
