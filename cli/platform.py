@@ -159,7 +159,7 @@ def _print_targets(targets: "list[TargetStatus]") -> None:
             f"{target.serving.name} {target.serving.version}" if target.serving else "—",
             _ago(target.since),
             _ago(target.running_since),
-            target.address,
+            target.address or "—",
         ]
         for target in targets
     ]
@@ -183,7 +183,15 @@ def _remarks(target: "TargetStatus") -> list[str]:
     if target.restarted:
         times = f", {target.restarts} times in a row" if target.restarts > 1 else ""
         lines.append(f"hung {_ago(target.restarted)} ago, and was started again{times}")
-    return [*lines, *([target.detail] if target.detail else [])]
+    if target.detail:
+        lines.append(target.detail)
+    if target.deployer_error:
+        lines.append(
+            "the deployer, which has an environment of its own, could not look after it "
+            f"({_ago(target.deployer_error_at)} ago): {target.deployer_error}. It tries again by "
+            "itself; its log: weighbridge logs deployer"
+        )
+    return lines
 
 
 def _ago(since: float) -> str:

@@ -1,9 +1,11 @@
 """Where the platform's own services listen: chosen by `weighbridge up`, read by everybody else."""
 
 import contextlib
+import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -93,6 +95,27 @@ def watchdog_restarts(home: Path) -> dict[str, float]:
 
 def _file(home: Path) -> Path:
     return home / "run" / "platform.json"
+
+
+def home_mark(home: Path) -> str:
+    """Return what tells a home from the others of a machine, and says nothing of its path."""
+    return hashlib.sha256(str(home).encode()).hexdigest()[:8]
+
+
+def deployer_status(settings: Settings) -> dict[str, Any] | None:
+    """Return what this home's deployer says of itself and its targets; None where it does not.
+
+    One that no `up` has started listens where the settings say, as in a container.
+    """
+    ports = read(settings.home)
+    port = ports.deployer if ports else settings.deployer_port
+    try:
+        answer = loopback.get(f"http://{HOST}:{port}/status")
+        document: dict[str, Any] = answer.json() if answer.is_success else {}
+    except (httpx.HTTPError, ValueError):
+        return None
+    # That of another home may listen there.
+    return document if document.get("home") == home_mark(settings.home) else None
 
 
 def wake_deployer(home: Path, target: str, trigger: str) -> bool:

@@ -8,7 +8,6 @@ what serves is kept as it is.
 Usage: ``python -m weighbridge.deployer.deployer``, started by `weighbridge up`.
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from weighbridge.core import own_secrets
+from weighbridge.core import own_secrets, service_addresses
 from weighbridge.core.errors import Unavailable, WeighbridgeError
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -120,7 +119,7 @@ class Deployer:
     @property
     def tag(self) -> str:
         """The tag on every flow run of this installation's deployer."""
-        home = hashlib.sha256(str(self._settings.home).encode()).hexdigest()[:8]
+        home = service_addresses.home_mark(self._settings.home)
         return f"deployer-{socket.gethostname()}-{home}"
 
     def start(self) -> None:
@@ -191,6 +190,7 @@ class Deployer:
     def status(self) -> dict[str, Any]:
         """Return how it and every target is, as JSON."""
         return {
+            "home": service_addresses.home_mark(self._settings.home),
             "since": self._began,
             "mlflow": self._mlflow,
             "webhook": self._webhook,

@@ -1,10 +1,13 @@
 """How the targets of this machine are: what should serve, what does, and what is being tried."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field, computed_field
 
+from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
+from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.engine_watch import last_restart
@@ -39,6 +42,10 @@ class TargetStatus(BaseModel):
     detail: str = Field(
         "", description="Why it is not the desired version; what drains; aliases that do nothing."
     )
+    deployer_error: str = Field(
+        "", description="What the deployer's last look at it ended in; empty: it ended well."
+    )
+    deployer_error_at: float = Field(0.0, description="Unix time at which that look ended.")
 
     # mypy knows no decorator above `property`; pydantic's manual gives this way.
     @computed_field(  # type: ignore[prop-decorator]
@@ -56,16 +63,38 @@ def status(workspace: Workspace, *, ask: bool = True) -> list[TargetStatus]:
         workspace: this installation's files.
         ask: whether what serves is asked as well; else only the files are read.
     """
+    # The deployer has an environment of its own: what it lacks there can't be seen from here.
+    errors = _deployers_errors(workspace.settings) if ask else {}
     statuses = []
-    for name in known_targets(workspace.settings.home):
-        managed = open_target(name, workspace)
-        try:
-            if managed is not None and _was_asked_for(managed):
-                statuses.append(status_of(managed, ask=ask))
-        # A cluster that does not answer must not hide what serves elsewhere.
-        except Unavailable as exc:
-            statuses.append(_unknown(name, str(exc)))
+    for name in sorted({*known_targets(workspace.settings.home), *errors}):
+        found = _status_if_expected(name, workspace, ask=ask, expected=name in errors)
+        if found is not None:
+            statuses.append(found.model_copy(update=errors.get(name)))
     return statuses
+
+
+def _status_if_expected(
+    name: str, workspace: Workspace, *, ask: bool, expected: bool
+) -> TargetStatus | None:
+    """Return how a target is; None where nothing was ever to serve, unless it is expected."""
+    managed = open_target(name, workspace)
+    try:
+        if managed is not None and (expected or _was_asked_for(managed)):
+            return status_of(managed, ask=ask)
+    # A cluster that does not answer must not hide what serves elsewhere.
+    except Unavailable as exc:
+        return _unknown(name, str(exc))
+    return _unknown(name, "") if expected else None
+
+
+def _deployers_errors(settings: Settings) -> Mapping[str, Mapping[str, Any]]:
+    """Return the fields about it of every target where the deployer's last look went wrong."""
+    deployer = service_addresses.deployer_status(settings) or {}
+    return {
+        name: {"deployer_error": look["detail"], "deployer_error_at": look["at"]}
+        for name, look in deployer.get("targets", {}).items()
+        if look.get("action") == "error"
+    }
 
 
 def _unknown(name: str, why: str) -> TargetStatus:

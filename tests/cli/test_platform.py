@@ -4,17 +4,21 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.deployer.test_deployer import Bench
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
+from tests.waiting import soon
 from weighbridge.cli.main import cli
 from weighbridge.core import service_addresses
-from weighbridge.core.errors import BadInput
+from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.workspace import Workspace
+from weighbridge.registry import Binding
 from weighbridge.rollout import target_operations
 from weighbridge.services.logs import follow
 from weighbridge.services.platform import Platform
@@ -98,6 +102,62 @@ def test_a_service_that_runs_and_does_not_answer_is_not_called_running(
     shown = weighbridge("status", status=4)
     assert "does not answer" in shown
     assert "mlflow: hung 1 min 1 s ago, and was started again" in shown
+
+
+OWN_ENVIRONMENT = "which has an environment of its own, could not look after it"
+NO_CLUSTER = Unavailable("serving in the cluster", "there is no kubeconfig", "set KUBECONFIG")
+TOLD = "ago): serving in the cluster: there is no kubeconfig; set KUBECONFIG. It tries again"
+
+
+@contextmanager
+def failing_deployer(home: Path, monkeypatch: pytest.MonkeyPatch, *targets: str) -> Iterator[Bench]:
+    """A deployer whose first look at each target ends in an error."""
+    bench = Bench(home, *(Binding(target=name, model="demo", deploy={}) for name in targets))
+    bench.work.wrong = dict.fromkeys(targets, NO_CLUSTER)
+    monkeypatch.setenv("WEIGHBRIDGE_DEPLOYER_PORT", bench.deployer.url.rpartition(":")[2])
+    try:
+        bench.start()
+        assert soon(lambda: all("at" in bench.looked_at(name) for name in targets))
+        yield bench
+    finally:
+        bench.close()
+
+
+def test_what_keeps_the_deployer_from_a_target_is_told_where_the_target_answers(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.promote("1")
+    with failing_deployer(shop.workspace.settings.home, monkeypatch, "shop") as bench:
+        shown = " ".join(weighbridge("status").split())
+        assert "shop answers 1" in shown
+        assert f"shop: the deployer, {OWN_ENVIRONMENT}" in shown
+        assert TOLD in shown
+        [seen] = json.loads(weighbridge("status", "--json"))["targets"]
+        assert (seen["healthy"], seen["deployer_error"]) == (True, str(NO_CLUSTER))
+        assert seen["deployer_error_at"] == pytest.approx(time.time(), abs=30)
+        bench.wake()
+        assert soon(lambda: bench.looked_at("shop")["action"] == "nothing")
+        assert "the deployer" not in weighbridge("status")
+        [seen] = json.loads(weighbridge("status", "--json"))["targets"]
+        assert (seen["deployer_error"], seen["deployer_error_at"]) == ("", 0.0)
+
+
+def test_a_target_that_the_deployer_alone_knows_is_down_where_it_cannot_open_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing_deployer(workspace.settings.home, monkeypatch, "cluster"):
+        shown = weighbridge("status", status=4)
+        assert "nothing serves" not in shown
+        assert TOLD in shown
+        [seen] = json.loads(weighbridge("status", "--json", status=4))["targets"]
+        assert (seen["target"], seen["healthy"]) == ("cluster", False)
+
+
+def test_the_deployer_of_another_home_at_the_same_port_is_not_heard(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing_deployer(tmp_path / "another", monkeypatch, "cluster"):
+        assert "nothing serves" in weighbridge("status")
 
 
 def test_logs_of_a_service_and_of_a_targets_versions(workspace: Workspace) -> None:

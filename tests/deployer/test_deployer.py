@@ -160,6 +160,10 @@ class Bench:
     def get(self, path: str) -> Any:
         return loopback.get(f"{self.deployer.url}{path}").json()
 
+    def looked_at(self, target: str) -> Any:
+        """What its status says of a target."""
+        return self.get("/status")["targets"].get(target, {})
+
     def wake(self, **call: str) -> None:
         headers = {"Authorization": f"Bearer {own_secrets.read(self.home, 'deployer')}"}
         url = f"{self.deployer.url}/wake"
