@@ -185,14 +185,17 @@ def is_decided(
     looks: tuple[int, ...],
 ) -> bool:
     """Whether each of the others is faster, not faster, or tied with the first one, and what is
-    shown can be believed.
+    shown can be believed; with no others, whether the machine held its speed.
     """
     claims = [faster(one, runs, min_improvement, looks=looks).verdict for runs in others]
     open_ones = [runs for runs, claim in zip(others, claims, strict=True) if claim == "undecided"]
     if any(tied(one, runs, looks=looks).verdict != "shown" for runs in open_ones):
         return False
+    found = drift(one, again, others, looks=looks)
+    if not others:
+        return not found.is_open
     # A machine that only seems to drift, by the noise of few blocks, does so no more with many.
-    return "shown" not in claims or drift(one, again, others, looks=looks).steady
+    return "shown" not in claims or found.steady
 
 
 @dataclass

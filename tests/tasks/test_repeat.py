@@ -154,6 +154,17 @@ def test_of_a_goodput_the_champion_alone_runs_again_and_tells_how_the_machine_wa
         assert repeated.measurements == [sustained]
 
 
+def test_a_champion_alone_runs_on_where_its_noise_hides_how_the_machine_was(
+    again: Callable[..., Repeated],
+) -> None:
+    runs = Runs({"champion": 500}, pace=lambda block: (1.0, 1.2, 1.0, 1.2, 1.0)[block % 5])
+    sustained = at_rates("sustained", 9.0, 11.0, 10.0)
+    repeated = again(runs, sustained, champion=CHAMPION, objective="goodput")
+    assert len(runs.seen) == 20, "two runs in each of ten blocks"
+    assert repeated.noise
+    assert repeated.noise.drift.steady
+
+
 def test_blocks_are_whole_shuffled_and_the_first_one_runs_twice(
     again: Callable[..., Repeated],
 ) -> None:

@@ -115,6 +115,26 @@ def test_a_machine_that_became_slower_or_cannot_repeat_itself_is_not_steady() ->
     assert not drift(FLAT, [*again[:4], 0.0]).steady
 
 
+def test_runs_too_noisy_to_exclude_a_drift_of_a_tenth_tell_nothing_of_the_machine() -> None:
+    noisy = [80.0, 120.0, 100.0, 120.0, 80.0]
+    again = [121.0, 81.0, 100.0, 79.0, 119.0]
+    found = drift(noisy, again)
+    assert abs(found.change or 1) < 0.03
+    assert not found.steady
+    assert "it is not known whether" in found.why
+    assert "does not exclude a change of 10%" in found.why
+    assert drift(noisy * 8, again * 8, looks=(40,)).steady
+
+
+def test_a_machine_that_became_a_tenth_slower_is_recognised_however_noisy_its_runs_are() -> None:
+    random = np.random.default_rng(2)
+    slower = np.where(np.arange(5) < 2.5, 1.0, 0.9)[:, None]
+    for noise in (0.02, 0.07, 0.15, 0.4):
+        drawn = (slower * np.exp(random.normal(0, noise, (5, 3))) for _ in range(400))
+        believed = sum(drift(*list(runs.T)[:2], [runs[:, 2]]).steady for runs in drawn)
+        assert believed / 400 < 0.05
+
+
 def test_what_ran_beside_the_reference_tells_of_the_machine_too() -> None:
     lucky = [1.0, 1.0, 1.0, 1.05, 1.05]
     assert not drift(lucky, lucky).steady
