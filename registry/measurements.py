@@ -3,9 +3,11 @@ files.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from weighbridge.registry import logged_models, versions
 from weighbridge.registry.connection import Connection
@@ -14,6 +16,10 @@ from weighbridge.registry.versions import CANDIDATE, MEASURED, Version
 
 DOCUMENT = "measurement.json"
 _LABEL, _DIGEST = "candidate", "weighbridge.measurement"
+_TAKEN: Final = re.compile(r"[/\w.\- :]{1,200}")
+"""Labels that MLflow takes as a part of a tag's name. Those of candidates that differ in options,
+such as `llama_cpp(threads=2)/gguf-Q8_0`, are none: they go into the tag's value.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,15 @@ def record(
         for measured in figures:
             run.log_metrics(measured.values, measured.dataset, model_id)
         # Last: who finds this tag finds the whole measurement.
-        versions.tag(connection, version, {f"{MEASURED}{label}": model_id})
+        versions.tag(connection, version, _found_by(label, model_id))
     return model_id
+
+
+def _found_by(label: str, model_id: str) -> dict[str, str]:
+    """Return the tag of a version by which a measurement is found."""
+    if _TAKEN.fullmatch(label):
+        return {f"{MEASURED}{label}": model_id}
+    return {f"{MEASURED}{hashlib.sha256(label.encode()).hexdigest()[:16]}": f"{model_id} {label}"}
 
 
 def _candidate(
@@ -79,7 +92,8 @@ def _candidate(
         model = logged_models.ensure(
             connection,
             run,
-            name=label.replace("/", "-"),
+            # What MLflow refuses in the name of a logged model.
+            name=re.sub(r"[/:.%\"']", "-", label),
             identity=identity,
             artifact=None,
             tags=tags,
@@ -96,11 +110,12 @@ def _as_tags(params: Mapping[str, str]) -> dict[str, str]:
 
 def labels(version: Version) -> dict[str, str]:
     """Return the candidates this version was weighed as: label to logged model."""
-    return {
-        key.removeprefix(MEASURED): value
+    found = {
+        key.removeprefix(MEASURED): value.partition(" ")
         for key, value in version.tags.items()
         if key.startswith(MEASURED)
     }
+    return {label or named: model_id for named, (model_id, _, label) in found.items()}
 
 
 def read(connection: Connection, version: Version, label: str = "") -> str | None:

@@ -260,6 +260,31 @@ def test_a_measurement_is_on_the_candidates_logged_model_once_and_can_be_read_ba
     assert (folder_of(registry, version) / "weighbridge" / "predictions.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["llama_cpp/Q8_0(cache_type_v=f16)", "llama_cpp/Q8_0(cache_type_v=q8_0)"],
+        ["llama_cpp(temperature=0.5,top_p=0.9)/Q8_0", "llama_cpp#2/Q8_0"],
+        [f"vllm(lora_modules={{'a': '{'x' * 240}'}})/whole", "vllm/whole: 100 %"],
+    ],
+)
+def test_candidates_that_differ_in_options_have_their_measurements(
+    labels: list[str], registry: Registry, run: MlflowRun, chain: list[Version]
+) -> None:
+    for label in labels:
+        registry.record_measurement(
+            registry.version("demo", chain[3].version),
+            label,
+            run=run,
+            document=f'{{"label": "{label}"}}',
+            figures=[],
+        )
+    registry.set_challenger(chain[3], labels[1])
+    shown = registry.show("demo", "challenger")
+    assert shown.measurements == {label: f'{{"label": "{label}"}}' for label in labels}
+    assert registry.measurement_of(shown.version) == f'{{"label": "{labels[1]}"}}'
+
+
 def test_an_artifact_lost_from_the_store_comes_back_from_mlflow_and_is_proved(
     registry: Registry, workspace: Workspace, chain: list[Version], make: Make
 ) -> None:
