@@ -17,9 +17,10 @@ from weighbridge.rollout.deploy_args import answers_of_steps
 from weighbridge.serving.engines.base import engine_for
 from weighbridge.tasks import model_check, optimize
 from weighbridge.tasks.data import read_rows
-from weighbridge.tasks.download import Downloaded, Pinned, local_test_rows, missing_bytes, pin
+from weighbridge.tasks.download import Downloaded, Pinned, missing_bytes, pin
 from weighbridge.tasks.finetune_args import FinetuneArgs
 from weighbridge.tasks.optimizers.base import load_optimizer
+from weighbridge.tasks.rows_at_hand import count_test_rows, rows_at_hand
 from weighbridge.tasks.selection import proving_rows
 from weighbridge.tasks.training_memory import training_memory
 
@@ -130,13 +131,8 @@ class _Forecaster:
         """
         recipe, workspace = self.recipe, self.workspace
         pinned = pin(recipe.download, workspace)
-        count = local_test_rows(pinned, recipe.download.data)
-        # Of rows that are cut off train, the number is only about right.
-        if count and recipe.download.data.test:
-            proving_rows.check_count(count, recipe.select, recipe.evaluate)
-        self._tell_evidence(count or 0, "")
         yield from self._forecast(
-            cached_stages.download_step(pinned, recipe, workspace), _download_needs(pinned, self)
+            cached_stages.download_step(pinned, recipe, workspace), self._before_download(pinned)
         )
         downloaded = self.last
         # As in a release: what cannot be made is told before anything is trained.
@@ -176,6 +172,28 @@ class _Forecaster:
             needs=_needs("deploy", recipe, workspace),
         )
 
+    def _before_download(self, pinned: Pinned) -> Iterator[str]:
+        """Look at the rows, as far as they are at hand, and return what the download needs.
+
+        Raises:
+            BadInput: the run would refuse the rows, or they are too few to show the limits.
+        """
+        recipe, workspace = self.recipe, self.workspace
+        args, limits = recipe.download.data, (recipe.select, recipe.evaluate)
+        splits, unread = rows_at_hand(pinned, args, workspace.store)
+        if splits:
+            proving_rows.check_rows(splits["test"], *limits)
+            self._tell_evidence(len(splits["test"]), "")
+        else:
+            count = count_test_rows(pinned, args)
+            # Of rows that are cut off train, the number is only about right.
+            if count and args.test:
+                proving_rows.check_count(count, *limits)
+            self._tell_evidence(count or 0, "")
+            self.evidence.append(f"rows are checked when the data are prepared: {unread}")
+        missing = missing_bytes(pinned, recipe.download, workspace.store)
+        yield f"{missing / 1e6:,.0f} MB to fetch and to keep"
+
     def _tell_evidence(self, rows: int, data: str) -> None:
         self.evidence = [
             *evidence_forecast.lines(rows, self.recipe, data, self.workspace),
@@ -185,6 +203,7 @@ class _Forecaster:
     def _forecast(
         self, step: cached_stages.CachedStage[Any], needs: Iterable[str] = ()
     ) -> Iterator[PlannedStage]:
+        """Return the line of a stage; `needs` is asked only where it has to run."""
         forecast = step.forecast(self.workspace)
         if forecast.value is not None:
             self.last = forecast.value
@@ -193,11 +212,6 @@ class _Forecaster:
         stage_needs = [*needs, *_needs(step.name, self.recipe, self.workspace)]
         yield PlannedStage(stage=step.name, action="run", why=forecast.why, needs=stage_needs)
         raise _Blocked
-
-
-def _download_needs(pinned: Pinned, forecaster: _Forecaster) -> Iterator[str]:
-    missing = missing_bytes(pinned, forecaster.recipe.download, forecaster.workspace.store)
-    yield f"{missing / 1e6:,.0f} MB to fetch and to keep"
 
 
 def _finetune_needs(downloaded: Downloaded, args: FinetuneArgs) -> Iterator[str]:

@@ -10,9 +10,8 @@ In three steps, because a branch or a folder can move between two runs::
 import hashlib
 import json
 import logging
-import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -47,8 +46,6 @@ from weighbridge.tasks.sources.uri import Location
 # 4: numbers that lose digits and other formats' names of roles are refused.
 VERSION: Final = 4
 DIGESTS_AT_ONCE: Final = 8
-COUNTED_BYTES: Final = 100_000_000
-"""As many take a tenth of a second."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,29 +104,16 @@ def pin(args: DownloadArgs, workspace: Workspace) -> Pinned:
 
 
 def _check_local_data(listing: Listing, args: DataArgs) -> None:
+    if paths := paths_here(listing, args):
+        check_first_rows(by_split(listing, args, paths), args)
+
+
+def paths_here(listing: Listing, args: DataArgs) -> dict[str, Path]:
+    """Return where each file of the data lies on this machine; none where they lie elsewhere."""
     source = load_source(args.source.kind)
-    if isinstance(source, OnThisMachine):
-        paths = {file.path: source.local_path(args.source, file) for file in listing.files}
-        check_first_rows(_by_split(listing, args, paths), args)
-
-
-def local_test_rows(pinned: Pinned, args: DataArgs) -> int | None:
-    """Return how many rows test will have, about as many where they are cut off train.
-
-    None for data elsewhere, in another form than one row a line, or too many to count in passing.
-    """
-    source = load_source(args.source.kind)
-    pattern = args.test or args.train
-    if not isinstance(source, OnThisMachine) or not pattern.endswith(".jsonl"):
-        return None
-    files = _matching(pinned.data, args, "test" if args.test else "train")
-    if sum(file.size for file in files) > COUNTED_BYTES:
-        return None
-    rows = 0
-    for file in files:
-        with source.local_path(args.source, file).open("rb") as stream:
-            rows += sum(1 for line in stream if line.strip())
-    return rows if args.test else math.ceil(rows * args.test_fraction)
+    if not isinstance(source, OnThisMachine):
+        return {}
+    return {file.path: source.local_path(args.source, file) for file in listing.files}
 
 
 def identity(pinned: Pinned, args: DownloadArgs) -> dict[str, Any]:
@@ -171,7 +155,7 @@ def missing_bytes(pinned: Pinned, args: DownloadArgs, store: Store) -> int:
 def _bring_model(model: Gathering, listing: Listing) -> Artifact:
     files = model.run("downloading the model")
     # Only when all have come: the index and the shards are checked against each other.
-    paths = _paths(files, model.store)
+    paths = stored_paths(files, model.store)
     if model_files.INDEX in paths:
         shards = {path: blob for path, blob in paths.items() if path.endswith(".safetensors")}
         model_files.check_shards(paths[model_files.INDEX], shards)
@@ -184,19 +168,19 @@ def _bring_data(data: Gathering, listing: Listing, args: DataArgs) -> Artifact:
     The files as they came stay in the store as blobs: another mapping of columns needs no second
     download.
     """
-    paths = _paths(data.run("downloading the data"), data.store)
+    paths = stored_paths(data.run("downloading the data"), data.store)
     with data.store.scratch() as out:
-        counts = prepare(_by_split(listing, args, paths), args, out)
+        counts = prepare(by_split(listing, args, paths), args, out)
         logger.info("data: %s", ", ".join(f"{count} {split}" for split, count in counts.items()))
         return _finish(data, data.store.add(out, "jsonl", listing.origin))
 
 
-def _by_split(
+def by_split(
     listing: Listing, args: DataArgs, paths: Mapping[str, Path]
 ) -> dict[Split, list[tuple[str, Path]]]:
     """Return the name and the local copy of each file, per split that the source has."""
     return {
-        split: [(file.path, paths[file.path]) for file in _matching(listing, args, split)]
+        split: [(file.path, paths[file.path]) for file in matching(listing, args, split)]
         for split in SPLITS
         if args.pattern(split)
     }
@@ -208,7 +192,8 @@ def _finish(files: Gathering, artifact: Artifact) -> Artifact:
     return artifact
 
 
-def _paths(files: list[File], store: Store) -> dict[str, Path]:
+def stored_paths(files: Iterable[File], store: Store) -> dict[str, Path]:
+    """Return where the store keeps each of the files that it has."""
     blobs = {file.path: store.blob(file.sha256) for file in files}
     return {path: blob for path, blob in blobs.items() if blob is not None}
 
@@ -238,7 +223,7 @@ def _content(file: RemoteFile) -> str:
 
 def _choose_data(listing: Listing, args: DataArgs) -> list[RemoteFile]:
     return [
-        file for split in SPLITS if args.pattern(split) for file in _matching(listing, args, split)
+        file for split in SPLITS if args.pattern(split) for file in matching(listing, args, split)
     ]
 
 
@@ -246,7 +231,7 @@ def _unique(files: list[RemoteFile]) -> list[RemoteFile]:
     return list({file.path: file for file in files}.values())
 
 
-def _matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile]:
+def matching(listing: Listing, args: DataArgs, split: Split) -> list[RemoteFile]:
     """Return the files of one split, in the order of their names.
 
     A location that is one file is its own train split.

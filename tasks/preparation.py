@@ -28,6 +28,22 @@ def prepare(
     Raises:
         BadInput: a file is empty or unreadable, or a row has not the shape of the first one.
     """
+    splits = read_splits(files, args)
+    if args.train_on == "all":
+        splits["train"] = [turn for row in splits["train"] for turn in each_turn(row)]
+    for split in SPLITS:
+        write_rows(splits[split], out / f"{split}.jsonl")
+    return {split: len(splits[split]) for split in SPLITS}
+
+
+def read_splits(
+    files: Mapping[Split, list[tuple[str, Path]]], args: DataArgs
+) -> dict[Split, list[Row]]:
+    """Return the rows of all three splits, each held to its form and the splits to each other.
+
+    Raises:
+        BadInput: as `prepare` does.
+    """
     reader = RowReader(args)
     splits = {
         split: [row for name, path in files[split] for row in _rows(name, path, reader)]
@@ -35,13 +51,9 @@ def prepare(
     }
     _cut_off(splits, args)
     check_splits(splits, args)
-    if args.train_on == "all":
-        splits["train"] = [turn for row in splits["train"] for turn in each_turn(row)]
-    elif reader.form == "messages":
+    if args.train_on == "last" and reader.form == "messages":
         _tell_of_other_turns(splits["train"])
-    for split in SPLITS:
-        write_rows(splits[split], out / f"{split}.jsonl")
-    return {split: len(splits[split]) for split in SPLITS}
+    return splits
 
 
 def check_first_rows(

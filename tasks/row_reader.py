@@ -82,7 +82,10 @@ def _name_in(columns: Columns, column: str, what: str) -> str:
     except ValueError as exc:
         raise ValueError(f"the column '{column}' of data.{what} {exc}") from exc
     if not name:
-        raise ValueError(f"the column '{column}' of data.{what} is empty")
+        raise ValueError(
+            f"the column '{column}' of data.{what} is empty; fill it in every row, or leave "
+            f"data.{what} out"
+        )
     return name
 
 

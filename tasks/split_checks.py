@@ -27,9 +27,10 @@ def check_splits(splits: dict[Split, list[Row]], args: DataArgs) -> None:
         _refuse_equal_ids(splits, args.id)
     if args.cluster:
         _refuse_one_cluster(splits, args.cluster)
-    _tell_of_shared_validation(splits)
+    content = {split: [_content(row) for row in splits[split]] for split in SPLITS}
+    _tell_of_shared_validation(content)
     if args.shared_rows != "keep":
-        splits["test"] = _unshared_test(splits, args)
+        splits["test"] = _unshared_test(splits["test"], content, args)
 
 
 def groups_of(rows: Sequence[Row]) -> list[str]:
@@ -79,37 +80,37 @@ def _refuse_one_cluster(splits: Mapping[Split, Sequence[Row]], column: str) -> N
             raise BadInput("preparing the data", wrong, remedy)
 
 
-def _tell_of_shared_validation(splits: Mapping[Split, Sequence[Row]]) -> None:
-    train = {_content(row) for row in splits["train"]}
-    if shared := sum(_content(row) in train for row in splits["validation"]):
+def _tell_of_shared_validation(content: Mapping[Split, Sequence[str]]) -> None:
+    train = set(content["train"])
+    if shared := sum(row in train for row in content["validation"]):
         logger.warning(
             "%d of %d rows of validation are in train as well, which makes its scores better than "
             "they are",
             shared,
-            len(splits["validation"]),
+            len(content["validation"]),
         )
 
 
-def _unshared_test(splits: Mapping[Split, list[Row]], args: DataArgs) -> list[Row]:
-    """Return the rows of test that are in no other split, or refuse that there are others."""
+def _unshared_test(
+    test: list[Row], content: Mapping[Split, Sequence[str]], args: DataArgs
+) -> list[Row]:
+    """Return the rows of test that are in no other split, or refuse that there are others.
+
+    `content` tells of each split what its rows ask and answer, in their order.
+    """
     split_of: dict[str, Split] = {}
     for split in ("validation", "train"):
-        split_of |= {_content(row): split for row in splits[split]}
-    test = splits["test"]
-    shared = [row for row in test if _content(row) in split_of]
+        split_of |= dict.fromkeys(content[split], split)
+    shared = [number for number, row in enumerate(content["test"]) if row in split_of]
     if not shared:
         return test
-    count = f"{len(shared)} of {len(test)} rows of test are in {_splits_of(shared, split_of)}"
+    elsewhere = {split_of[content["test"][number]] for number in shared}
+    where = " and ".join(split for split in SPLITS if split in elsewhere)
+    count = f"{len(shared)} of {len(test)} rows of test are in {where}"
     if args.shared_rows == "refuse" or len(shared) == len(test):
-        first = test.index(shared[0]) + 1
-        wrong = f"{count} as well, the first as row {first}: test proves nothing by them"
+        wrong = f"{count} as well, the first as row {shared[0] + 1}: test proves nothing by them"
         raise BadInput(
             "preparing the data", wrong, "take them out, or set data.shared_rows: drop, or keep"
         )
     logger.warning("%s as well, and were dropped", count)
-    return [row for row in test if _content(row) not in split_of]
-
-
-def _splits_of(rows: Sequence[Row], split_of: Mapping[str, Split]) -> str:
-    found = {split_of[_content(row)] for row in rows}
-    return " and ".join(split for split in SPLITS if split in found)
+    return [row for row, text in zip(test, content["test"], strict=True) if text not in split_of]

@@ -12,6 +12,7 @@ from weighbridge.core.errors import BadInput
 from weighbridge.core.workspace import Workspace
 from weighbridge.flows.evidence_forecast import lines, of_speed
 from weighbridge.flows.plan import plan
+from weighbridge.tasks import rows_at_hand
 from weighbridge.tasks.measurement import Repeat
 from weighbridge.tasks.repeat import Repeated
 from weighbridge.tasks.weigh import Weighed
@@ -97,16 +98,41 @@ def test_what_the_repeats_can_show_of_speeds(workspace: Workspace) -> None:
     assert "where it is 6% faster" in line
 
 
+def sources(folder: Path) -> dict[str, str]:
+    """Where a model and six test rows are, on this machine."""
+    here = f"file://{write_data(folder)}"
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return {"download__model": here, "download__data__source": here}
+
+
 def test_a_plan_refuses_limits_that_the_rows_of_a_file_here_cannot_show(
     tmp_path: Path, workspace: Workspace
 ) -> None:
-    here = f"file://{write_data(tmp_path / 'data')}"
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "data" / name).write_text("{}")
-    sources = {"download__model": here, "download__data__source": here}
+    here = sources(tmp_path / "data")
     with pytest.raises(BadInput, match=r"6 test rows .* select.max_loss 0.05 takes 73 at least"):
-        plan(asked(**sources), workspace)
-    in_doubt = plan(asked(**sources, select__on_doubt="accept"), workspace)
+        plan(asked(**here), workspace)
+    in_doubt = plan(asked(**here, select__on_doubt="accept"), workspace)
     assert in_doubt.stages[0].action == "run"
-    cut_off = plan(asked(**sources, download__data__test=""), workspace)
-    assert cut_off.evidence, "how many rows test will have is only about known"
+    with pytest.raises(BadInput, match=r"3 test rows .* select.max_loss 0.05 takes 73 at least"):
+        plan(asked(**here, download__data__test=""), workspace)
+
+
+def test_a_plan_tells_rows_that_the_run_would_refuse(tmp_path: Path, workspace: Workspace) -> None:
+    here = sources(tmp_path / "data")
+    same = asked(**here, download__data__test="train.jsonl", select__on_doubt="accept")
+    with pytest.raises(BadInput, match=r"rows of test are in train as well, the first as row 1"):
+        plan(same, workspace)
+
+
+def test_a_plan_says_which_rows_it_has_not_read_and_counts_them(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_at_hand, "READ_BYTES", 10)
+    here = sources(tmp_path / "data")
+    with pytest.raises(BadInput, match=r"6 test rows .* select.max_loss 0.05 takes 73 at least"):
+        plan(asked(**here), workspace)
+    cut_off = plan(asked(**here, download__data__test=""), workspace)
+    shown, *_, unread = cut_off.evidence
+    assert "test rows show that" in shown, "how many rows test will have is only about known"
+    assert unread.startswith("rows are checked when the data are prepared: they are ")

@@ -28,7 +28,6 @@ from weighbridge.tasks.download import (
     Downloaded,
     download,
     identity,
-    local_test_rows,
     missing_bytes,
     pin,
 )
@@ -73,24 +72,6 @@ def test_data_may_be_several_files_of_a_pattern(
     )
     got = fetched(here.model_copy(update={"data": data}), workspace).data
     assert [len(read_rows(got, split)) for split in ("train", "validation", "test")] == [20, 7, 7]
-
-
-@pytest.mark.parametrize(
-    ("changes", "count"), [({}, 2), ({"test": "x/test.jsonl"}, 7), ({"train": "x/t.csv"}, None)]
-)
-def test_test_rows_on_this_machine_are_counted_before_anything_is_fetched(
-    here: DownloadArgs,
-    workspace: Workspace,
-    tmp_path: Path,
-    changes: dict[str, str],
-    count: int | None,
-) -> None:
-    write(
-        tmp_path / "data", {"x/test.jsonl": rows(7) + b"\n", "x/t.csv": b"prompt,completion\na,b\n"}
-    )
-    data = here.data.model_copy(update=changes)
-    pinned = pin(here.model_copy(update={"data": data}), workspace)
-    assert local_test_rows(pinned, data) == count
 
 
 def test_the_store_keeps_its_own_copy(
