@@ -306,8 +306,28 @@ def _remedy(why: str, *, begun: bool) -> str:
 def _give_up(child: _Child, why: str, last: str, state: str, client: "SyncPrefectClient") -> None:
     _end(child.run, state, why, client)
     wrong = f"{why}: {last}" if last else why
-    remedy = f"start one: prefect worker start --pool {child.order.place.pool}"
-    child.outcome = Unavailable(child.doing, wrong, "see the pool's page" if last else remedy)
+    start = f"start one: prefect worker start --pool {child.order.place.pool}"
+    remedy = "see the pool's page" if last else start
+    if left := _left_behind(child, client):
+        remedy += f"; {left}"
+    child.outcome = Unavailable(child.doing, wrong, remedy)
+
+
+def _left_behind(child: _Child, client: "SyncPrefectClient") -> str:
+    """Return what a run that has not begun leaves in a cluster, and how to remove it; else "".
+
+    Prefect's worker makes a Job and looks after it no more, cancelled or not: its pod would be
+    waited for until the deadline of the Job.
+    """
+    from prefect.exceptions import PrefectException
+
+    with contextlib.suppress(httpx.HTTPError, PrefectException):
+        run = client.read_flow_run(child.run)
+        namespace, _, job = (run.infrastructure_pid or "").partition(":")
+        pool = client.read_work_pool(child.order.place.pool)
+        if job and run.start_time is None and pool.type == "kubernetes":
+            return f"its Job waits in the cluster still: kubectl -n {namespace} delete job {job}"
+    return ""
 
 
 def _read(runs: Sequence[UUID], client: "SyncPrefectClient") -> Mapping[UUID, "FlowRun"]:
@@ -335,6 +355,8 @@ def _last_warning(run: UUID, client: "SyncPrefectClient") -> str:
 def _cancel(children: Sequence[_Child], client: "SyncPrefectClient") -> None:
     for child in children:
         _end(child.run, "Cancelling", "The release was interrupted.", client)
+        if left := _left_behind(child, client):
+            logger.warning("%s: %s", child.order.title, left)
 
 
 def _end(run: UUID, state: str, why: str, client: "SyncPrefectClient") -> None:

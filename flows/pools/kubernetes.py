@@ -25,6 +25,11 @@ from weighbridge.flows.pools.base import (
     variable,
 )
 
+DEADLINE_SECONDS: Final = 7 * 24 * 3600
+"""A fine-tune that takes longer is begun again from its last checkpoint; what was given up before
+its pod began, which Prefect's worker leaves behind, waits no longer.
+"""
+
 
 def kubernetes_template(defaults: JobDefaults) -> Template:
     """Return the template: secrets are the keys of one Secret of the namespace."""
@@ -59,11 +64,19 @@ def kubernetes_template(defaults: JobDefaults) -> Template:
         "finished_job_ttl": variable(
             "integer", "Seconds for which a job that has ended is kept.", 3600
         ),
+        "active_deadline_seconds": variable(
+            "integer",
+            "Seconds after which a job is ended, whether its pod has begun or waits.",
+            DEADLINE_SECONDS,
+        ),
         "job_watch_timeout_seconds": variable(
-            "integer", "Seconds between two events of a job; none: any."
+            "integer",
+            "Seconds between two events of a job; prefect-kubernetes 0.8 reads it no more.",
         ),
         "pod_watch_timeout_seconds": variable(
-            "integer", "Seconds within which a pod must run, its image pulled.", START_SECONDS
+            "integer",
+            "Seconds within which a pod must run; prefect-kubernetes 0.8 reads it no more.",
+            START_SECONDS,
         ),
         "stream_output": variable("boolean", "Show the output in the worker's.", True),
         "cluster_config": {
@@ -148,6 +161,7 @@ def _job_manifest() -> dict[str, Any]:
         "spec": {
             # Who tries again is the flow: it knows whether that can help.
             "backoffLimit": 0,
+            "activeDeadlineSeconds": value_of("active_deadline_seconds"),
             "ttlSecondsAfterFinished": value_of("finished_job_ttl"),
             "template": {"metadata": {"labels": LABELS}, "spec": pod},
         },

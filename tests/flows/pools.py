@@ -35,15 +35,17 @@ class Pool:
         """What is said of those that crash."""
         self.runs: list[UUID] = []
         self.most_at_once = 0
+        self.infrastructure = ""
+        """What was made for a run, as a worker tells it."""
         self._at_once = 0
         self._workers = workers
         self._ended = threading.Event()
         self._lock = threading.Lock()
 
-    def make(self, worker: bool = True) -> None:
+    def make(self, worker: bool = True, kind: str = "process") -> None:
         with get_client(sync_client=True) as client:
             client.create_work_pool(
-                WorkPoolCreate(name=self.name, type="process", base_job_template=TEMPLATE)
+                WorkPoolCreate(name=self.name, type=kind, base_job_template=TEMPLATE)
             )
             if worker:
                 client.send_worker_heartbeat(self.name, "worker", heartbeat_interval_seconds=30)
@@ -77,6 +79,8 @@ class Pool:
                 run = found.flow_run.id
                 if run not in self.runs:
                     client.set_flow_run_state(run, Pending())
+                    if self.infrastructure:
+                        client.update_flow_run(run, infrastructure_pid=self.infrastructure)
                     self.runs.append(run)
                     return run
         return None

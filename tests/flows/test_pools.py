@@ -211,6 +211,15 @@ def test_a_process_becomes_prefects_engine_itself_out_of_reach_of_the_workers_te
     assert done.stdout == "__main__ [] True\n", done.stderr
 
 
+def test_kubernetes_ends_a_job_that_never_begins_and_a_recipe_says_when() -> None:
+    """By the Job: a pod that no node has taken is nobody else's to end."""
+    job = filled("kubernetes", BIG)["job_manifest"]["spec"]
+    assert job["activeDeadlineSeconds"] == 7 * 24 * 3600
+    assert "activeDeadlineSeconds" not in job["template"]["spec"]
+    longer = filled("kubernetes", BIG, active_deadline_seconds=2_592_000)["job_manifest"]["spec"]
+    assert longer["activeDeadlineSeconds"] == 2_592_000
+
+
 def test_what_a_recipe_says_stands_above_the_defaults() -> None:
     [container] = pod(BIG, memory="1Gi", image="mine")["containers"]
     assert container["resources"]["limits"]["memory"] == "1Gi"

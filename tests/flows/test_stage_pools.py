@@ -27,6 +27,7 @@ from weighbridge.flows.cached_stages import CachedStage
 from weighbridge.flows.prefect_server import prefect_api
 
 STORE = "s3://bucket/team"
+REMOVAL = "kubectl -n ml delete job finetune-x7"
 Compute = Callable[[], Artifact]
 
 
@@ -223,7 +224,7 @@ def test_a_job_that_does_not_begin_ends_within_the_deadline_with_what_its_worker
     pool.fates = ["is not begun"]
     error = ended_with(recipe_of(pool, start_deadline=0.3))
     assert type(error) is Unavailable
-    assert "a worker took it: ErrImagePull: no such image" in str(error)
+    assert str(error).endswith("worker took it: ErrImagePull: no such image; see the pool's page")
 
 
 def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
@@ -241,6 +242,41 @@ def test_what_interrupts_the_release_cancels_what_it_has_handed_over(
         release(recipe_of(pool))
     run = runs_of("stage")[-1]["id"]
     until(lambda: state_of(run).startswith("CANCEL"), 10, poll=0.2)
+
+
+@pytest.fixture
+def cluster(api: None, bucket: Bucket, tmp_path: Path) -> Iterator[Any]:
+    """A pool whose worker makes Jobs in Kubernetes."""
+    from tests.flows.pools import Pool
+
+    pool = Pool(f"cluster-{abs(hash(tmp_path)):x}")
+    pool.make(kind="kubernetes")
+    pool.infrastructure = "ml:finetune-x7"
+    with pool.working():
+        yield pool
+
+
+def test_a_job_that_waits_in_a_cluster_is_named_where_its_run_is_given_up(cluster: Any) -> None:
+    cluster.fates = ["is not begun"]
+    error = ended_with(recipe_of(cluster, start_deadline=0.3))
+    assert error.remedy.endswith("; its Job waits in the cluster still: " + REMOVAL)
+
+
+def test_a_job_that_waits_in_a_cluster_is_named_where_the_release_is_interrupted(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from weighbridge.flows import stage_pools
+
+    # Once the worker has told what it made.
+    def interrupted(child: Any, run: Any, _: object) -> None:
+        if run.infrastructure_pid:
+            raise KeyboardInterrupt
+
+    cluster.fates = ["is not begun"]
+    monkeypatch.setattr(stage_pools, "_look_at_start", interrupted)
+    with caplog.at_level(logging.WARNING, "weighbridge"), pytest.raises(KeyboardInterrupt):
+        release(recipe_of(cluster))
+    assert f"finetune: its Job waits in the cluster still: {REMOVAL}" in caplog.text
 
 
 def test_one_that_cannot_be_begun_cancels_those_that_were_begun_beside_it(pool: Any) -> None:
