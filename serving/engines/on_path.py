@@ -65,6 +65,8 @@ class EngineRow:
     """Words after the program; `{model}`, `{host}` and `{port}` are filled in."""
     options: Mapping[str, tuple[Any, Any]]
     """Type and field of every option. A flag is `--` and its name, as `dashed` says."""
+    numerics: frozenset[str] = frozenset()
+    """Options that change the numbers it computes with, and so its answers."""
     dashed: bool = True
     """Whether flags are written with dashes instead of underscores."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +147,7 @@ def _engine(row: EngineRow) -> type[OnPath]:
         "formats": row.formats,
         "capabilities": capabilities,
         "health": row.health,
+        "numerics": row.numerics,
         "locks": dict.fromkeys(sorted(row.devices), LOCK),
         "__doc__": f"Serves by {row.program}.",
     }
@@ -220,6 +223,7 @@ ROWS: Final = (
             "cuda_graphs": (Word | None, None),
             "cuda_memory_fraction": (float | None, Share),
         },
+        numerics=frozenset({"dtype", "quantize", "kv_cache_dtype"}),
         tokenize=_tgi_tokens,
         formats=frozenset({"safetensors", "compressed_tensors"}),
         not_run="no package index carries text-generation-launcher",
@@ -256,6 +260,7 @@ ROWS: Final = (
             # Not `disable_cuda_graph`: SGLang has retired it.
             "disable_radix_cache": (bool, False),
         },
+        numerics=frozenset({"dtype", "quantization", "kv_cache_dtype"}),
         tokenize=_sglang_tokens,
         formats=frozenset({"safetensors", "compressed_tensors"}),
         logprobs=_sglang_logprobs,

@@ -52,6 +52,7 @@ class Transformers(ShimEngine[TransformersArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cpu", "cuda"}), metrics=True
     )
+    numerics: ClassVar[frozenset[str]] = frozenset({"dtype"})
     server: ClassVar[Path] = Path(__file__).with_name("transformers_server.py")
 
     def device(self) -> str:

@@ -60,6 +60,7 @@ class TritonVllm(Engine[TritonVllmArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cuda"}), metrics=True, extras={"not run": NOT_RUN}
     )
+    numerics: ClassVar[frozenset[str]] = frozenset({"dtype", "quantization"})
     health: ClassVar[str] = "/health/ready"
 
     def device(self) -> str:

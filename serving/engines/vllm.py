@@ -204,6 +204,7 @@ class Vllm(Engine[VllmArgs]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         devices=frozenset({"cuda", "cpu"}), lora=True, metrics=True
     )
+    numerics: ClassVar[frozenset[str]] = frozenset({"dtype", "quantization", "kv_cache_dtype"})
 
     def device(self) -> Device:
         """Return the device that was given; else the GPU where there is one."""

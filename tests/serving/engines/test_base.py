@@ -35,6 +35,17 @@ def test_every_lock_of_an_engine_lies_in_the_tree(name: str) -> None:
     assert all(lock.is_file() for lock in locks.values()), locks
 
 
+@pytest.mark.parametrize("name", plugins.BUILT_IN["engine"])
+def test_options_that_change_the_numbers_are_said_to_so_that_quality_is_measured_under_each(
+    name: str,
+) -> None:
+    engine = engine_class(name)
+    options = set(engine.Args.model_fields)
+    assert engine.numerics <= options
+    formats = ("dtype", "quantiz", "cache_type")
+    assert {one for one in options if any(part in one for part in formats)} <= engine.numerics
+
+
 def test_what_is_registered_and_no_engine_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
