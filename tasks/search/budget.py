@@ -32,13 +32,14 @@ class Budget:
         return self.seconds is None or spent + expected <= self.seconds
 
     def require_one_start(self, visits: Sequence[Visit]) -> None:
-        """Refuse a budget that the first start alone has used up.
+        """Refuse a budget that the first start alone has used up; one that failed says more itself.
 
         Raises:
             BadInput: it has.
         """
-        spent = sum(visit.seconds for visit in visits)
-        if self.seconds is not None and len(visits) == 1 and spent > self.seconds:
+        if self.seconds is None or len(visits) != 1 or visits[0].failure is not None:
+            return
+        if (spent := visits[0].seconds) > self.seconds:
             raise BadInput(
                 "searching",
                 f"one start and its runs take {spent:.1f} s, and the budget is {self.seconds:g} s",

@@ -1,7 +1,7 @@
 """search: a space, somebody who measures, a budget -> the best setting, and why not the others."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,16 @@ import numpy as np
 from weighbridge.core.errors import Unavailable
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.space import Setting, Space, key_of
-from weighbridge.tasks.search.strategy import Standing, Strategy
+from weighbridge.tasks.search.strategy import TIE, Standing, Strategy
 from weighbridge.tasks.search.visits import Measure, Question, Visit
 
 logger = logging.getLogger(__name__)
 
 TOLD: Final = 2.0
 """Standard deviations by which two settings must differ to be told apart."""
-WITHIN_NOISE: Final = ": all finalists are within the noise of these runs; give more seconds"
+LIKELY_FAILS: Final = 0.5
+"""Likelihood of failing from which on a setting is not weighed while there is another."""
+MORE: Final = "is within the noise of these runs; give more seconds or trials"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Found:
     visits: list[Visit]
     standing: Standing
     within_noise: bool
-    """Whether no finalist can be told from the defaults."""
+    """Whether no other finalist can be told from the winner."""
     why: str
     """One sentence."""
 
@@ -43,9 +45,14 @@ class Found:
         return self.space.settings[self.winner]
 
     def best_of(self, numbers: Sequence[int]) -> int:
-        """Return the best of some settings, visited or not, by the lower bound."""
+        """Return the winner where it is one of some settings, else the best of them by the lower
+        bound, visited or not: of those that are not likely to fail.
+        """
+        if self.winner in numbers:
+            return self.winner
         bounds = self.standing.posterior.mean - self.standing.deviation
-        usable = [number for number in numbers if number not in self.standing.failed]
+        failing = self.standing.failing
+        usable = [number for number in numbers if failing[number] < LIKELY_FAILS]
         return max(usable or list(numbers), key=lambda number: bounds[number])
 
     def reasons(self) -> dict[str, str]:
@@ -96,7 +103,8 @@ def search(
             tell(study, trial, visit)
             visits.append(visit)
             logger.info("%s: %s", key_of(setting), _shown(visit))
-            budget.require_one_start(visits)
+    # Of a search that goes on as well: the same budget is refused each time.
+    budget.require_one_start(visits)
     return _found(strategy, visits)
 
 
@@ -115,8 +123,8 @@ def _found(strategy: Strategy, visits: list[Visit]) -> Found:
         )
     finalists = strategy.finalists(standing)
     winner = strategy.winner(standing)
-    default = next((number for number in finalists if number in strategy.space.defaults), None)
-    within = default is not None and _cannot_be_told(standing, winner, default)
+    others = [number for number in finalists if number != winner]
+    within = bool(others) and all(_cannot_be_told(standing, winner, one) for one in others)
     return Found(
         strategy.space,
         winner,
@@ -124,53 +132,60 @@ def _found(strategy: Strategy, visits: list[Visit]) -> Found:
         visits,
         standing,
         within,
-        _why(strategy.space, standing, winner, default, within),
+        _why(strategy.space, standing, finalists, winner, within),
     )
 
 
-def _cannot_be_told(standing: Standing, winner: int, default: int) -> bool:
-    """Whether the best is not faster than the defaults beyond what the noise makes of them."""
-    gain = standing.posterior.mean[winner] - standing.posterior.mean[default]
-    doubt = TOLD * np.hypot(standing.deviation[winner], standing.deviation[default])
-    return winner == default or bool(gain < doubt)
+def _cannot_be_told(standing: Standing, winner: int, other: int) -> bool:
+    """Whether one is not faster than the other beyond what the noise makes of them."""
+    gain = standing.posterior.mean[winner] - standing.posterior.mean[other]
+    doubt = TOLD * np.hypot(standing.deviation[winner], standing.deviation[other])
+    return bool(gain < doubt)
 
 
-def _why(space: Space, standing: Standing, winner: int, default: int | None, within: bool) -> str:
-    tried = len(set(standing.visited.tolist()))
+def _why(
+    space: Space, standing: Standing, finalists: Sequence[int], winner: int, within: bool
+) -> str:
+    tried = len({*standing.visited.tolist(), *standing.failed})
     told = f"of {len(space.settings)} settings {tried} were tried, {len(standing.failed)} failed"
     speed = np.exp(standing.posterior.mean[winner])
     sigma = standing.deviation[winner]
+    default = next((number for number in finalists if number in space.defaults), None)
     return (
         f"{told}; the best has {speed:.4g} (a standard deviation of {100 * sigma:.0f} %)"
-        + ("" if default is None else _against(standing, winner, default))
-        + (
-            ": all finalists are within the noise of these runs; give more seconds"
-            if within
-            else ""
-        )
+        + ("" if default is None else _against(standing, winner, default, within))
+        + (f": every finalist {MORE}" if within else "")
     )
 
 
-def _against(standing: Standing, winner: int, default: int) -> str:
+def _against(standing: Standing, winner: int, default: int, within: bool) -> str:
+    if winner == default:
+        return ", with the engine's defaults"
     gain = np.exp(standing.posterior.mean[winner] - standing.posterior.mean[default]) - 1
-    return f", {100 * gain:+.0f} % against the defaults"
+    doubt = not within and _cannot_be_told(standing, winner, default)
+    return f", {100 * gain:+.0f} % against the defaults" + (f", which {MORE}" if doubt else "")
 
 
 def reasons(found: Found) -> dict[str, str]:
     """Return why each setting that was tried has not won, by its JSON."""
-    said: dict[str, str] = {}
-    best = found.standing.posterior.mean[found.winner]
-    failures: Mapping[str, str] = {
-        key_of(visit.setting): f"{visit.failure.phase}: {visit.failure.why}"
-        for visit in found.visits
-        if visit.failure is not None
+    said = {
+        key_of(found.space.settings[number]): _behind(found, number)
+        for number in dict.fromkeys(found.standing.visited.tolist())
     }
-    said.update(failures)
-    for number in dict.fromkeys(found.standing.visited.tolist()):
-        if number != found.winner:
-            behind = 1 - np.exp(found.standing.posterior.mean[number] - best)
-            doubt = found.standing.deviation[number]
-            said[key_of(found.space.settings[number])] = (
-                f"{100 * behind:.0f} % behind the best, give or take {100 * doubt:.0f} %"
-            )
+    # After the speeds: one that works at times loses for the other times.
+    for visit in found.visits:
+        if visit.failure is not None:
+            said[key_of(visit.setting)] = f"{visit.failure.phase}: {visit.failure.why}"
+    said.pop(key_of(found.setting), None)
     return said
+
+
+def _behind(found: Found, number: int) -> str:
+    standing, winner = found.standing, found.winner
+    behind = 1 - np.exp(standing.posterior.mean[number] - standing.posterior.mean[winner])
+    told = f"{abs(100 * behind):.0f} % {'behind' if behind >= 0 else 'ahead of'} the winner"
+    told += f", give or take {100 * standing.deviation[number]:.0f} %"
+    bounds = standing.lower()
+    if bounds[number] >= bounds.max() - TIE:
+        return f"{told}: as good within {TIE:.0%}, with no fewer changes to the defaults"
+    return told if behind >= 0 else f"{told}: its lower bound is behind"

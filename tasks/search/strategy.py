@@ -60,9 +60,14 @@ class Standing:
         return np.sqrt(self.posterior.variance)
 
     def lower(self, caution: float = CAUTION) -> Floats:
-        """Return the cautious log speed of every setting that worked; others are out."""
+        """Return the cautious log speed of every setting that worked each time; others are out.
+
+        Where none did, of those that worked at all.
+        """
         bounds = np.full(len(self.noise), -np.inf)
-        bounds[self.visited] = (self.posterior.mean - caution * self.deviation)[self.visited]
+        worked = self.visited[~np.isin(self.visited, self.failed)]
+        trusted = worked if len(worked) else self.visited
+        bounds[trusted] = (self.posterior.mean - caution * self.deviation)[trusted]
         return bounds
 
 

@@ -16,6 +16,7 @@ from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.replay import Replay
 from weighbridge.tasks.search.search import Found, search
+from weighbridge.tasks.search.space import Setting
 from weighbridge.tasks.search.visits import Failure, GridPoint, Question, Visit
 
 POINTS = made.grid()
@@ -24,6 +25,16 @@ SPACE = made.space(POINTS)
 
 def found(points: list[GridPoint] = POINTS, *, trials: int = 14, seed: int = 0) -> Found:
     return search(made.space(points), Replay(points, seed), Budget(trials=trials), seed=seed)
+
+
+def point(threads: int, speed: float, noise: float = 0.02) -> GridPoint:
+    return GridPoint(
+        setting={"threads": threads},
+        start_seconds=0.5,
+        run_seconds=1.0,
+        repeats=[[speed]],
+        noise=noise,
+    )
 
 
 def test_it_comes_near_the_best_of_a_noisy_grid_at_half_of_its_visits() -> None:
@@ -77,15 +88,68 @@ def test_each_loser_keeps_its_reason() -> None:
     tried = {json.dumps(dict(visit.setting), sort_keys=True) for visit in result.visits}
     winner = json.dumps(dict(result.setting), sort_keys=True)
     assert set(result.reasons()) == tried - {winner}
-    assert all("behind the best" in why or "start:" in why for why in result.reasons().values())
+    assert all(" the winner, give" in why or "start:" in why for why in result.reasons().values())
 
 
 def test_finalists_within_the_noise_are_said_to_be() -> None:
     flat = made.grid(noise=0.1, spread=0.0)
     result = found(flat, trials=10)
     assert result.within_noise
-    assert "all finalists are within the noise" in result.why
+    assert "every finalist is within the noise" in result.why
     assert "within the noise" not in found(trials=20).why
+
+
+def test_defaults_that_are_far_ahead_are_not_within_the_noise() -> None:
+    points = [point(threads, speed) for threads, speed in ((1, 100.0), (2, 50.0), (4, 30.0))]
+    result = search(made.space(points), Replay(points), Budget(trials=9))
+    assert result.setting == {"threads": 1}
+    assert not result.within_noise
+    assert result.why.endswith("with the engine's defaults")
+
+
+def test_a_gain_that_may_be_noise_is_said_where_other_finalists_are_far_behind() -> None:
+    points = [point(threads, speed) for threads, speed in ((1, 100.0), (2, 102.0), (4, 10.0))]
+    result = search(made.space(points), Replay(points), Budget(trials=12))
+    assert result.setting == {"threads": 2}
+    assert not result.within_noise
+    assert "% against the defaults, which is within the noise" in result.why
+
+
+def test_what_works_at_times_does_not_win_and_says_why() -> None:
+    met: list[Setting] = []
+
+    def dies_again(question: Question) -> Visit:
+        met.append(question.setting)
+        if question.setting == {"threads": 2} and met.count({"threads": 2}) > 1:
+            return Visit(
+                setting=dict(question.setting),
+                start_seconds=0.5,
+                failure=Failure(phase="load", why="killed"),
+            )
+        return Replay(points)(question)
+
+    points = [point(1, 100.0, noise=0.2), point(2, 200.0, noise=0.2)]
+    result = search(made.space(points), dies_again, Budget(trials=12))
+    assert result.setting == {"threads": 1}
+    assert result.reasons() == {'{"threads": 2}': "load: killed"}
+    assert result.best_of([0, 1]) == 0
+
+
+def test_the_winner_is_the_best_of_whatever_holds_it_and_what_will_fail_is_not() -> None:
+    result = found(trials=20)
+    everything = range(len(SPACE.settings))
+    assert result.best_of(everything) == result.winner
+    fails = [number for number in everything if POINTS[number].failure]
+    works = next(number for number in everything if not POINTS[number].failure)
+    assert result.best_of([*fails, works]) == works
+    assert result.best_of(fails) in fails
+
+
+def test_those_that_failed_are_among_those_that_were_tried() -> None:
+    result = found(trials=20)
+    failed = len({json.dumps(dict(visit.setting)) for visit in result.visits if visit.failure})
+    tried = len({json.dumps(dict(visit.setting)) for visit in result.visits})
+    assert result.why.startswith(f"of 36 settings {tried} were tried, {failed} failed")
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 6, 13])
@@ -140,6 +204,24 @@ def test_the_trials_are_optunas_failed_ones_too(tmp_path: Path) -> None:
 def test_a_budget_smaller_than_one_start_is_refused() -> None:
     with pytest.raises(BadInput, match=r"its runs take 1\.5 s, and the budget is 1 s"):
         search(SPACE, Replay(POINTS), Budget(seconds=1))
+
+
+def test_it_is_refused_again_where_the_search_goes_on(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"and the budget is 1 s"):
+            search(SPACE, Replay(POINTS), Budget(seconds=1), storage=tmp_path / "s.journal")
+
+
+def test_a_first_start_that_fails_for_longer_than_the_budget_tells_its_reason() -> None:
+    hangs = [
+        GridPoint(
+            setting={"threads": 1},
+            start_seconds=300,
+            failure=Failure(phase="start", why="it was not ready within 300 s"),
+        )
+    ]
+    with pytest.raises(Unavailable, match="the first: it was not ready within 300 s"):
+        search(made.space(hangs), Replay(hangs), Budget(seconds=60))
 
 
 def test_where_nothing_works_the_first_reason_is_told() -> None:
