@@ -9,7 +9,7 @@ import click
 
 from weighbridge.cli.references import model_and_version
 from weighbridge.core.errors import Unavailable, WeighbridgeError
-from weighbridge.core.formatting import human_size
+from weighbridge.core.formatting import figure, human_size
 from weighbridge.core.settings import Settings
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.engine_use import engine_use
@@ -180,8 +180,8 @@ def _figures(measurement: dict[str, Any]) -> list[list[str]]:
     speed = [
         [
             f"at concurrency {load['concurrency']}",
-            f"{load['tokens_per_second']:.0f} tokens/s, "
-            f"{load['requests_per_second']:.3g} requests/s",
+            f"{load['tokens_per_second']:,.0f} tokens/s, "
+            f"{figure(load['requests_per_second'], zeros=True)} requests/s",
         ]
         for load in measurement["load"]
     ]

@@ -1,6 +1,7 @@
 """Numbers and texts as people read them."""
 
 import json
+import math
 from typing import Final
 
 UNKNOWN: Final = "—"
@@ -39,6 +40,22 @@ def not_utf8(exc: UnicodeDecodeError) -> str:
     return f"it is not UTF-8 text: {exc.reason} at byte {exc.start}"
 
 
+def figure(value: float, digits: int = 3, *, zeros: bool = False) -> str:
+    """Return a number with so many digits that say something, without an exponent unless it is
+    less than a millionth: `59.3`, `1,234`, `0.0000798`.
+
+    Args:
+        value: The number.
+        digits: How many say something; whole numbers keep all of theirs.
+        zeros: Keep those at the end, for figures that stand beside each other: `59.0 / 80.3`.
+    """
+    if not math.isfinite(value) or 0 < abs(value) < 1e-6:
+        return f"{value:.{digits}g}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    text = f"{value:,.{max(digits - 1 - exponent, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and not zeros else text
+
+
 def human_size(size: float) -> str:
     """Return a number of bytes in binary units: `2.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):
@@ -53,3 +70,12 @@ def human_seconds(seconds: float) -> str:
     if abs(seconds) >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1000:.1f} ms" if abs(seconds) < 0.01 else f"{seconds * 1000:.0f} ms"
+
+
+def between_seconds(low: float, high: float) -> str:
+    """Return from when to when something is, with one unit where both ends have the same:
+    `28–40 ms`, `900 ms–1.2 s`.
+    """
+    first, last = human_seconds(low), human_seconds(high)
+    unit = last[last.index(" ") :]
+    return f"{first.removesuffix(unit)}–{last}"

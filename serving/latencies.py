@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.core.formatting import human_seconds
+from weighbridge.core.formatting import UNKNOWN, between_seconds, human_seconds
 from weighbridge.serving.quantiles import fewest_for_interval, interval_ranks, percentile
 
 KEPT: Final = 2000
@@ -68,14 +68,17 @@ class Latencies(BaseModel):
         return _at_rank(soonest, low), _at_rank(self._weighted(self.seen, self.count), high)
 
     def told(self, part: float) -> str:
-        """Return a percentile with its interval for people: `31 ms (28 ms–40 ms)`; of fewer
-        requests than it takes an interval, how many there are.
+        """Return a percentile with its interval for people: `31 ms (28–40 ms)`, `31 ms (at least
+        28 ms)`; of fewer requests than it takes an interval, how many there are.
         """
         found, value = self.interval(part), self.percentile(part)
         if found is None:
-            return f"— ({self.total} of {fewest_for_interval(part)} requests)"
-        ends = "–".join(human_seconds(end) if math.isfinite(end) else "∞" for end in found)
-        return f"{'—' if value is None else human_seconds(value)} ({ends})"
+            return f"{UNKNOWN} ({self.total} of {fewest_for_interval(part)} requests)"
+        told = UNKNOWN if value is None else human_seconds(value)
+        low, high = found
+        if math.isfinite(high):
+            return f"{told} ({between_seconds(low, high)})"
+        return f"{told} ({f'at least {human_seconds(low)}' if math.isfinite(low) else 'no answer'})"
 
     def overruns(self, limit: float) -> tuple[int, int]:
         """Return how many certainly took longer than `limit`, and how many may have."""

@@ -1,6 +1,8 @@
 """What a candidate costs: the price of its machine's hour, over what it answers in one."""
 
-from weighbridge.core.formatting import human_seconds
+from collections.abc import Mapping
+
+from weighbridge.core.formatting import figure, human_seconds
 from weighbridge.serving.engines.devices import nvidia_devices
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.selection.objective import figures_at
@@ -60,24 +62,24 @@ def cost_facts(
     """
     facts, training = {}, None
     if args.price_per_hour is not None:
-        facts["price"] = f"{_prices(args)}; costs are of whole answers {_load(args, concurrency)}"
+        prices = _prices(args.price_per_hour, args.currency)
+        facts["price"] = f"{prices}; costs are of whole answers {_load(args, concurrency)}"
     if winner is not None and (serving := _serving(winner, args.currency)):
         facts["serving the winner"] = serving
     if training_seconds is not None:
         price = args.price_on("cuda" if nvidia_devices() else "cpu")
         training = price * training_seconds / 3600 if price is not None else None
-        cost = f", {training:,.3g} {args.currency}" if training is not None else ""
+        cost = f", {figure(training)} {args.currency}" if training is not None else ""
         facts["training"] = f"{human_seconds(training_seconds)}{cost}"
     if winner is not None and (pays := _break_even(winner, training, args)):
         facts["break-even"] = pays
     return facts
 
 
-def _prices(args: WeighArgs) -> str:
-    price = args.price_per_hour
-    if not isinstance(price, dict):
-        return f"{price:,.4g} {args.currency} an hour"
-    return ", ".join(f"{each:,.4g} {args.currency} an hour on {on}" for on, each in price.items())
+def _prices(price: float | Mapping[str, float], currency: str) -> str:
+    if not isinstance(price, Mapping):
+        return f"{figure(price, 4)} {currency} an hour"
+    return ", ".join(f"{figure(each, 4)} {currency} an hour on {on}" for on, each in price.items())
 
 
 def _load(args: WeighArgs, concurrency: int | None) -> str:
@@ -92,7 +94,7 @@ def _serving(winner: Measurement, currency: str) -> str:
         (winner.cost_per_thousand_requests, "1,000 requests"),
     )
     return ", ".join(
-        f"{cost:,.3g} {currency} per {what}" for cost, what in costs if cost is not None
+        f"{figure(cost)} {currency} per {what}" for cost, what in costs if cost is not None
     )
 
 
@@ -106,15 +108,17 @@ def _break_even(winner: Measurement, training: float | None, args: WeighArgs) ->
         return ""
     if ours is None or not price:
         return f"not known: {'set weigh.price_per_hour' if price is None else 'it costs nothing'}"
-    against = f"{hosted:,.3g} {currency} per million tokens elsewhere"
+    against = f"{figure(hosted)} {currency} per million tokens elsewhere"
     if ours >= hosted:
-        return f"none: at full load a million tokens cost {ours:,.3g} {currency}, against {against}"
+        return (
+            f"none: at full load a million tokens cost {figure(ours)} {currency}, against {against}"
+        )
     paid = (
-        f"; at full load {training / (hosted - ours):,.3g} million tokens pay for the training"
+        f"; at full load {figure(training / (hosted - ours))} million tokens pay for the training"
         if training
         else ""
     )
     return (
-        f"from {price / hosted:,.3g} million tokens an hour on, {ours / hosted:.0%} of what it can "
-        f"answer, against {against}{paid}"
+        f"from {figure(price / hosted)} million tokens an hour on, {ours / hosted:.0%} of what it "
+        f"can answer, against {against}{paid}"
     )

@@ -31,7 +31,7 @@ def engine_use(
     use = {"first token after its start": human_seconds(load_seconds)} if load_seconds else {}
     at = f" at {' / '.join(str(level.concurrency) for level in load)}"
     if any(level.warm_up_requests for level in load):
-        use[f"warm-up{at}"] = _each(
+        use[f"warm-up requests{at}"] = _each(
             load, lambda of: f"{of.warm_up_requests} in {human_seconds(of.warm_up_seconds)}"
         )
     if any(level.cpu_seconds is not None for level in load):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from weighbridge.core.formatting import UNKNOWN, human_size
+from weighbridge.core.formatting import UNKNOWN, figure, human_size
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.engine_use import engine_use_rows
 from weighbridge.tasks.measurement import Measurement
@@ -200,8 +200,8 @@ def _rows(
     if any(measurement.rates for measurement in measurements):
         also["requests/s that keep the limits"] = goodput
     if any(measurement.repeats for measurement in measurements):
-        unit, figure = _REPEATED.get(decision.objective, _TOKENS)
-        also[f"{unit} at {decision.concurrency}, repeated"] = partial(_repeats, unit, figure)
+        unit, value_of = _REPEATED.get(decision.objective, _TOKENS)
+        also[f"{unit} at {decision.concurrency}, repeated"] = partial(_repeats, unit, value_of)
     return [
         _row(measurement, decision, currency, metrics, counts, also) for measurement in measurements
     ]
@@ -225,7 +225,9 @@ def _row(
         **{title_of(key): _score(measurement.scores.get(key)) for key in metrics},
         f"TTFT p50 / p95{f' at {at}' if at else ''}": _ttft(loads.get(at) if at else None),
         f"tokens/s{at_counts}": _each(measured, lambda load: f"{load.tokens_per_second:,.0f}"),
-        f"requests/s{at_counts}": _each(measured, lambda load: f"{load.requests_per_second:,.3g}"),
+        f"requests/s{at_counts}": _each(
+            measured, lambda load: figure(load.requests_per_second, zeros=True)
+        ),
         **{title: tell(measurement) for title, tell in also.items()},
         "memory": human_size(measurement.peak_memory) if measurement.peak_memory else UNKNOWN,
         "size": human_size(measurement.candidate.variant.artifact.size),
@@ -245,12 +247,14 @@ def _notes(measurements: Sequence[Measurement], decision: Decision) -> dict[str,
     return notes
 
 
-def _repeats(unit: str, figure: _Figure, measurement: Measurement) -> str:
+def _repeats(unit: str, value_of: _Figure, measurement: Measurement) -> str:
     """Return the figure that was repeated, at the load that decides: its mean and interval."""
-    runs = [value for repeat in measurement.repeats if (value := figure(repeat.load)) is not None]
+    runs = [value for repeat in measurement.repeats if (value := value_of(repeat.load)) is not None]
     found = mean_interval(runs) if len(runs) == len(measurement.repeats) else None
-    shown = "{:,.0f} ({:,.0f}–{:,.0f})" if unit == "tokens/s" else "{:,.3g} ({:,.3g}–{:,.3g})"
-    return shown.format(*found) if found else UNKNOWN
+    if found is None:
+        return UNKNOWN
+    mean, low, high = map("{:,.0f}".format if unit == "tokens/s" else figure, found)
+    return f"{mean} ({low}–{high})"
 
 
 def _verdict(label: str, decision: Decision) -> str:
@@ -314,7 +318,7 @@ def _ttft(load: LoadFigures | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.3g}"
+    return UNKNOWN if value is None or not math.isfinite(value) else figure(value)
 
 
 def _sentence(text: str) -> str:

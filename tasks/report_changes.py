@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, get_args
 
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import figure, human_seconds, human_size
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select import Decision
@@ -47,7 +47,7 @@ def needed(piece: Evidence, finalist: Measurement | None, decision: Decision) ->
     if not math.isfinite(value) or (value <= 0 and not least):
         return "—"
     beyond = least == (claim.verdict == "shown")
-    return f"a limit {'above' if beyond else 'below'} {_SHOWN.get(piece.rule, _figure)(value)}"
+    return f"a limit {'above' if beyond else 'below'} {_SHOWN.get(piece.rule, figure)(value)}"
 
 
 def _turning_point(
@@ -80,10 +80,6 @@ def _turning_ttft(load: LoadFigures, shown: bool) -> float | None:
     if load.ttft is None:
         return load.ttft_p95
     return turning_limit(load.ttft, shown)
-
-
-def _figure(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def other_objectives(

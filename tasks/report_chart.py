@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.core.formatting import figure
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
@@ -268,7 +269,7 @@ def _draw_limits(panel: "Axes", limits: Mapping[float, Sequence[str]], *, across
     for value, names in limits.items():
         name = ", ".join(names)
         if not low - reach <= value <= high + reach:
-            beyond.append(f"{name} {value:.3g}")
+            beyond.append(f"{name} {figure(value)}")
             continue
         (panel.axhline if across else panel.axvline)(
             value, color=_LIMIT, linestyle=":", linewidth=1.4, zorder=0

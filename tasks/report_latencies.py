@@ -5,7 +5,7 @@ rate of requests these keep their limits.
 import math
 from collections.abc import Sequence
 
-from weighbridge.core.formatting import UNKNOWN, human_seconds
+from weighbridge.core.formatting import UNKNOWN, figure, human_seconds
 from weighbridge.serving.latencies import Latencies
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.selection.objective import bracket, figures_at
@@ -37,14 +37,16 @@ def latency_rows(
 
 
 def goodput(measurement: Measurement) -> str:
-    """Return the requests per second that keep the limits, between the highest rate that was met
-    and the lowest that was missed beyond doubt.
+    """Return the requests per second that keep the limits, with the highest rate at which they are
+    met beyond doubt, and the lowest at which they are missed, where there are such.
     """
     if measurement.sustained is None:
         return UNKNOWN
     met, missed = bracket(measurement)
-    ends = f"{met:,.3g}–{f'{missed:,.3g}' if math.isfinite(missed) else '∞'}"
-    return f"{measurement.sustained:,.3g} ({ends})"
+    decided = [f"met at {figure(met)}"] if met else []
+    decided += [f"missed at {figure(missed)}"] if math.isfinite(missed) else []
+    known = f"limits {', '.join(decided)}" if decided else "not known more closely"
+    return f"{figure(measurement.sustained)} ({known})"
 
 
 def told(latencies: Latencies | None, part: float, alone: float | None) -> str:

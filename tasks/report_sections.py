@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.files import read_json_lines
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import figure, human_seconds, human_size
 from weighbridge.tasks.data import Message, read_rows
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report_changes import needed
@@ -135,18 +136,18 @@ def _lengths(lengths: Sequence[int]) -> str:
 
 
 _LIMITS: Final[Mapping[str, Callable[[float], str]]] = {
-    "floor": "{:.4g}".format,
-    "max_loss": "{:.3g}".format,
-    "max_nll_increase": "{:.3g}".format,
-    "max_kl": "{:.3g}".format,
+    "floor": partial(figure, digits=4),
+    "max_loss": figure,
+    "max_nll_increase": figure,
+    "max_kl": figure,
     "max_length_change": "{:.0%}".format,
     "max_ttft_p95": human_seconds,
-    "min_tokens_per_second": "{:,.4g}".format,
-    "min_requests_per_second": "{:,.4g}".format,
+    "min_tokens_per_second": partial(figure, digits=4),
+    "min_requests_per_second": partial(figure, digits=4),
     "max_memory": human_size,
     "max_size": human_size,
-    "max_cost": "{:,.4g}".format,
-    "max_request_cost": "{:,.4g}".format,
+    "max_cost": partial(figure, digits=4),
+    "max_request_cost": partial(figure, digits=4),
     "max_errors": "{:.0%}".format,
     "max_empty": "{:.1%}".format,
     "max_truncated": "{:.1%}".format,
@@ -185,7 +186,7 @@ def _replacing(select: SelectArgs) -> str:
     if select.objective == "quality":
         return better
     return (
-        f"{better}; or not worse by {select.margin:.3g}, and better in {select.objective} by "
+        f"{better}; or not worse by {figure(select.margin)}, and better in {select.objective} by "
         f"{select.min_improvement:.1%}"
     )
 

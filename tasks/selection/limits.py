@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from weighbridge.core.formatting import human_seconds, human_size, one_line
+from weighbridge.core.formatting import figure, human_seconds, human_size, one_line
 from weighbridge.serving.latencies import Latencies
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
@@ -130,13 +130,13 @@ class Limits:
             return
         lost = worse_by(before, after)
         claim = not_worse(before, after, limit)
-        allowed = f"(allowed: {limit:.3g}{how_seen(claim)})"
-        than = f"than the unquantized model's {before.value:.4g} {allowed}"
+        allowed = f"(allowed: {figure(limit)}{how_seen(claim)})"
+        than = f"than the unquantized model's {figure(before.value, 4)} {allowed}"
         words = {
-            "refuted": f"{label} is {abs(lost):.3g} worse {than}",
-            "undecided": f"undecided: {label} may be up to {-claim.low:.3g} worse {than}"
+            "refuted": f"{label} is {figure(abs(lost))} worse {than}",
+            "undecided": f"undecided: {label} may be up to {figure(-claim.low)} worse {than}"
             f"{needed_rows(claim)}",
-            "shown": f"{label} is at most {max(-claim.low, 0):.3g} worse {than}",
+            "shown": f"{label} is at most {figure(max(-claim.low, 0))} worse {than}",
         }
         yield Evidence(
             rule=rule,
@@ -158,8 +158,8 @@ class Limits:
             return
         change = after / before - 1
         why = (
-            f"its answers have {after:.3g} tokens, the unquantized model's {before:.3g} (allowed: "
-            f"{1 - limit:.0%} to {1 + limit:.0%} of that)"
+            f"its answers have {figure(after)} tokens, the unquantized model's {figure(before)} "
+            f"(allowed: {1 - limit:.0%} to {1 + limit:.0%} of that)"
         )
         yield exact("max_length_change", abs(change) <= limit + _ROUNDING, why, change)
 
@@ -179,9 +179,9 @@ class Limits:
                 "min_tokens_per_second", load.tokens_per_second, least, seen, f"{least:,.0f}"
             )
         if (least := args.min_requests_per_second) is not None:
-            seen = f"{load.requests_per_second:,.3g} requests/s {at}"
+            seen = f"{figure(load.requests_per_second)} requests/s {at}"
             yield _least(
-                "min_requests_per_second", load.requests_per_second, least, seen, f"{least:,.3g}"
+                "min_requests_per_second", load.requests_per_second, least, seen, figure(least)
             )
         if missing := self.objective.missing(measurement):
             yield exact("objective", False, missing)
@@ -210,7 +210,7 @@ class Limits:
             if limit is not None and cost is None:
                 yield exact(rule, False, NO_COST)
             elif limit is not None and cost is not None:
-                yield _most(rule, cost, limit, f"{cost:,.4g} per {per}", f"{limit:,.4g}")
+                yield _most(rule, cost, limit, f"{figure(cost, 4)} per {per}", figure(limit, 4))
         if (most := args.max_memory) is not None:
             seen = f"{human_size(memory)} of memory"
             yield _most("max_memory", memory, most, seen, human_size(most))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from weighbridge.core.formatting import human_seconds, human_size
+from weighbridge.core.formatting import figure, human_seconds, human_size
 from weighbridge.serving.load_figures import LoadFigures
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.select_args import Goal, SelectArgs
@@ -40,19 +40,21 @@ class _Goal:
 
 _GOALS: Mapping[Goal, _Goal] = {
     "throughput": _Goal("fastest", "slower", True, lambda value: f"{value:,.0f} tokens/s"),
-    "cost": _Goal("cheapest", "dearer", False, lambda value: f"{value:,.4g} per million tokens"),
-    "requests": _Goal("fastest", "slower", True, lambda value: f"{value:,.3g} requests/s"),
+    "cost": _Goal(
+        "cheapest", "dearer", False, lambda value: f"{figure(value, 4)} per million tokens"
+    ),
+    "requests": _Goal("fastest", "slower", True, lambda value: f"{figure(value)} requests/s"),
     "request_cost": _Goal(
-        "cheapest", "dearer", False, lambda value: f"{value:,.4g} per 1,000 requests"
+        "cheapest", "dearer", False, lambda value: f"{figure(value, 4)} per 1,000 requests"
     ),
     "latency": _Goal("quickest", "later", False, lambda value: f"p95 TTFT {human_seconds(value)}"),
-    "quality": _Goal("best in quality", "worse in quality", True, lambda value: f"{value:.4g}"),
+    "quality": _Goal("best in quality", "worse in quality", True, lambda value: figure(value, 4)),
     "memory": _Goal("smallest in memory", "larger in memory", False, human_size),
     "goodput": _Goal(
         "best within its limits",
         "slower within its limits",
         True,
-        lambda value: f"{value:,.3g} requests/s that keep the limits",
+        lambda value: f"{figure(value)} requests/s that keep the limits",
     ),
     "size": _Goal("smallest", "larger", False, human_size),
 }
@@ -65,6 +67,13 @@ def bracket(measurement: Measurement) -> tuple[float, float]:
     met = (load.rate or 0.0 for load in measurement.rates if load.objective == "met")
     missed = (load.rate or 0.0 for load in measurement.rates if load.objective == "missed")
     return max(met, default=0.0), min(missed, default=math.inf)
+
+
+def _rate(decided: float) -> str:
+    """Return one end of a bracket in words."""
+    if decided and math.isfinite(decided):
+        return f"{figure(decided)} requests/s"
+    return "no rate that was tried beyond doubt"
 
 
 def _unsteady(champion: Measurement) -> str:
@@ -244,7 +253,7 @@ class Objective:
         The lower end of the repeats' interval decides. A figure that has none, such as a size,
         decides by itself.
         """
-        rule = f"{self.args.objective} better by {self.args.min_improvement:.3g}"
+        rule = f"{self.args.objective} better by {figure(self.args.min_improvement)}"
         mine, yours = self.value(challenger), self.value(champion)
         if mine is None or yours is None:
             return unknown(rule, f"{self.args.objective} was not measured of both")
@@ -281,8 +290,8 @@ class Objective:
             estimate=estimate,
             low=share * mine[0] / yours[1] - 1 if yours[1] else math.inf,
             high=share * mine[1] / yours[0] - 1 if yours[0] else math.inf,
-            why=f"{between}: its limits are met at {mine[0]:.3g} requests/s, the champion's missed "
-            f"at {yours[1]:.3g}{unsteady}",
+            why=f"{between}: its limits are met at {_rate(mine[0])}, the champion's missed at "
+            f"{_rate(yours[1])}{unsteady}",
         )
         return Evidence(rule=rule, claim=claim, seen=estimate >= self.args.min_improvement)
 

@@ -10,7 +10,7 @@ Both may be tried at the full level: who is better is also not worse by a margin
 from dataclasses import dataclass
 from typing import Final
 
-from weighbridge.core.formatting import one_line
+from weighbridge.core.formatting import figure, one_line
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.select_args import SelectArgs
@@ -63,7 +63,7 @@ def replacement(
 
 def _better(yours: Score, mine: Score, rows: Rows, args: SelectArgs) -> Evidence:
     claim = paired.better(yours, mine)
-    between = f"its {args.metric} is {mine.value:.4g} against {yours.value:.4g}"
+    between = f"its {args.metric} is {figure(mine.value, 4)} against {figure(yours.value, 4)}"
     words = {
         "shown": f"{between}, beyond doubt better",
         "refuted": f"{between}, beyond doubt worse",
@@ -74,7 +74,7 @@ def _better(yours: Score, mine: Score, rows: Rows, args: SelectArgs) -> Evidence
 
 def _not_worse(yours: Score, mine: Score, rows: Rows, args: SelectArgs) -> Evidence:
     claim = paired.not_worse(yours, mine, args.margin)
-    than = f"than the champion's by {args.margin:.3g}"
+    than = f"than the champion's by {figure(args.margin)}"
     words = {
         "shown": f"its {args.metric} is not worse {than}",
         "refuted": f"its {args.metric} is worse {than} at least",

@@ -2,6 +2,7 @@
 
 import math
 
+from weighbridge.core.formatting import figure
 from weighbridge.tasks.metrics.base import Score
 from weighbridge.tasks.selection.evidence import Evidence, Rows
 from weighbridge.tasks.statistics.verdict import Claim, Verdict
@@ -20,10 +21,10 @@ def beyond(rule: str, label: str, score: Score, limit: float, rows: Rows) -> Evi
         verdict=verdict, estimate=score.value, low=score.low, high=score.high, why="", needed=needed
     )
     words = {
-        "refuted": f"{label} {score.value:.4g} is {side} the limit {limit:.4g}",
-        "undecided": f"undecided: {label} {score} may be {side} the limit {limit:.4g}"
+        "refuted": f"{label} {figure(score.value, 4)} is {side} the limit {figure(limit, 4)}",
+        "undecided": f"undecided: {label} {score} may be {side} the limit {figure(limit, 4)}"
         f"{needed_rows(claim)}",
-        "shown": f"{label} {score} is not {side} the limit {limit:.4g}",
+        "shown": f"{label} {score} is not {side} the limit {figure(limit, 4)}",
     }
     return Evidence(
         rule=rule,

@@ -25,7 +25,7 @@ def test_what_was_measured_is_told_at_every_concurrency() -> None:
     )
     assert engine_use(2.4, levels, gpu) == {
         "first token after its start": "2.4 s",
-        "warm-up at 1 / 8": "1 in 200 ms / 0 in 0.0 ms",
+        "warm-up requests at 1 / 8": "1 in 200 ms / 0 in 0.0 ms",
         "CPU per request at 1 / 8": "500 ms / —",
         "prompts found in its cache at 1 / 8": "25% / —",
         "graphics cards under load": "2, 3.00 GiB, busy 90% of the time, 1,700 MHz, at least 1,500",

@@ -51,7 +51,7 @@ def test_rows_hold_every_candidate_with_the_same_columns_the_winner_first(
         "NLL": "0.010 (0.009–0.011)",
         "TTFT p50 / p95 at 8": "25 ms / 50 ms",
         "tokens/s at 1 / 8": "450 / 900",
-        "requests/s at 1 / 8": "8 / 16",
+        "requests/s at 1 / 8": "8.00 / 16.0",
         "memory": "50.0 MiB",
         "size": "2.0 MiB",
         "EUR / M tokens": "0.1",

@@ -20,9 +20,9 @@ def test_percentiles_have_their_intervals_and_are_not_told_of_too_few() -> None:
     assert rows == [
         {
             "candidate": "llama_cpp/a",
-            "first token p50 at 8": "50 ms (40 ms–61 ms)",
-            "first token p95 at 8": "95 ms (90 ms–100 ms)",
-            "time per token p50 at 8": "20 ms (20 ms–20 ms)",
+            "first token p50 at 8": "50 ms (40–61 ms)",
+            "first token p95 at 8": "95 ms (90–100 ms)",
+            "time per token p50 at 8": "20 ms (20–20 ms)",
             "time per token p95 at 8": "— (40 of 72 requests)",
             "pauses p50 / p95 at 8": "1.0 ms / 2.0 ms",
         }
@@ -41,14 +41,16 @@ def test_a_goodput_stands_between_the_rates_that_were_decided() -> None:
         for rate, verdict in verdicts
     ]
     one = measured("a").model_copy(update={"rates": rates, "goodput": rates[1]})
-    assert goodput(one) == "7 (5–8)"
-    assert goodput(one.model_copy(update={"rates": rates[:2]})) == "7 (5–∞)"
+    assert goodput(one) == "7 (limits met at 5, missed at 8)"
+    assert goodput(one.model_copy(update={"rates": rates[:2]})) == "7 (limits met at 5)"
+    assert goodput(one.model_copy(update={"rates": rates[1:]})) == "7 (limits missed at 8)"
+    assert goodput(one.model_copy(update={"rates": rates[1:2]})) == "7 (not known more closely)"
     assert goodput(measured("b")) == "—"
     both = [one, measured("b")]
     decision = select(both, REFERENCE, None, SelectArgs())
     page = weighing_report(decision, both, None, "demo", SelectArgs()).page
     told = [row["requests/s that keep the limits"] for row in page.rows]
-    assert sorted(told) == ["7 (5–8)", "—"]
+    assert sorted(told) == ["7 (limits met at 5, missed at 8)", "—"]
 
 
 @pytest.mark.parametrize("form", ["markdown", "html"])
