@@ -69,17 +69,21 @@ def down() -> None:
 def status(as_json: bool) -> None:
     """Say how each service is, and for every target what is to serve, what does, since when.
 
-    Ends with 4 where a target is down, or a service of a platform that was ever brought up.
+    What others run, such as an MLflow server of yours, is asked at its address. Ends with 4 where a
+    target is down, a service of a platform that was ever brought up, or one that others run.
     """
     from weighbridge.core import service_addresses
     from weighbridge.rollout import target_status
+    from weighbridge.services.elsewhere import with_services_elsewhere
     from weighbridge.services.platform import Platform
 
     workspace = Workspace()
-    services = Platform(workspace.settings).services()
+    settings = workspace.settings
+    services = with_services_elsewhere(Platform(settings).services(), settings)
     targets = target_status.status(workspace)
     # Without `up` there is no platform that could be down: `weighbridge run` serves without one.
-    expected = services if service_addresses.read(workspace.settings.home) else []
+    was_up = service_addresses.read(settings.home) is not None
+    expected = [service for service in services if was_up or service.is_elsewhere]
     _show(services, targets, as_json)
     if not all(part.answers for part in expected) or not all(one.healthy for one in targets):
         raise SystemExit(Unavailable.exit_code)
@@ -115,20 +119,25 @@ def _show(services: "list[ServiceStatus]", targets: "list[TargetStatus]", as_jso
         }
         click.echo(json.dumps(document, indent=2))
         return
-    # Targets are shown in any case: `weighbridge run` serves without a platform.
-    if any(service.state != "STOPPED" for service in services):
+    running = [service for service in services if service.state != "STOPPED"]
+    deployer_is_elsewhere = any(one.name == "deployer" and one.is_elsewhere for one in running)
+    # Targets are shown in any case: `weighbridge run` serves without a platform. Nor is somebody's
+    # MLflow one.
+    if deployer_is_elsewhere or not all(service.is_elsewhere for service in running):
         _print_services(services)
     else:
         click.echo("the platform is down; bring it up with: weighbridge up")
+        if running:
+            _print_services(running)
     click.echo()
     if targets:
-        _print_targets(targets)
+        _print_targets(targets, "" if deployer_is_elsewhere else ": weighbridge logs deployer")
     else:
         click.echo("nothing serves; start with: weighbridge run RECIPE")
 
 
 def _print_services(services: "list[ServiceStatus]") -> None:
-    from weighbridge.cli.terminal import table
+    from weighbridge.cli.terminal import sentence, table
 
     rows = [
         [service.name, _health(service), _ago(service.since), service.address or "—"]
@@ -138,17 +147,20 @@ def _print_services(services: "list[ServiceStatus]") -> None:
     for service in services:
         if service.restarted:
             click.echo(f"{service.name}: hung {_ago(service.restarted)} ago, and was started again")
+    if others := [service.name for service in services if service.is_elsewhere]:
+        sentence(f"not run by this installation, but asked: {', '.join(others)}")
 
 
 def _health(service: "ServiceStatus") -> str:
     if service.answers:
         return "[green]answers[/green]"
     # What runs may still start, or hang.
-    state = "does not answer" if service.state == "RUNNING" else service.state.lower()
+    runs = service.state == "RUNNING" or service.is_elsewhere
+    state = "does not answer" if runs else service.state.lower()
     return f"[red]{state}[/red]"
 
 
-def _print_targets(targets: "list[TargetStatus]") -> None:
+def _print_targets(targets: "list[TargetStatus]", deployer_log: str) -> None:
     from weighbridge.cli.terminal import sentence, table
 
     rows = [
@@ -166,11 +178,11 @@ def _print_targets(targets: "list[TargetStatus]") -> None:
     columns = ["target", "health", "desired", "actual", "serves for", "up for", "address"]
     table(columns, rows)
     for target in targets:
-        for line in _remarks(target):
+        for line in _remarks(target, deployer_log):
             sentence(f"{target.target}: {line}")
 
 
-def _remarks(target: "TargetStatus") -> list[str]:
+def _remarks(target: "TargetStatus", deployer_log: str) -> list[str]:
     """Return what else there is to say about a target."""
     lines = []
     if target.phase:
@@ -189,7 +201,7 @@ def _remarks(target: "TargetStatus") -> list[str]:
         lines.append(
             "the deployer, which has an environment of its own, could not look after it "
             f"({_ago(target.deployer_error_at)} ago): {target.deployer_error}. It tries again by "
-            "itself; its log: weighbridge logs deployer"
+            f"itself; see its log{deployer_log}"
         )
     return lines
 

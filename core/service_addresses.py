@@ -102,15 +102,17 @@ def home_mark(home: Path) -> str:
     return hashlib.sha256(str(home).encode()).hexdigest()[:8]
 
 
-def deployer_status(settings: Settings) -> dict[str, Any] | None:
-    """Return what this home's deployer says of itself and its targets; None where it does not.
-
-    One that no `up` has started listens where the settings say, as in a container.
-    """
+def deployer_url(settings: Settings) -> str:
+    """Return the address at which this home's deployer listens, if it runs."""
     ports = read(settings.home)
-    port = ports.deployer if ports else settings.deployer_port
+    # One that no `up` has started goes by the settings, as in a container.
+    return ports.url("deployer") if ports else f"http://{HOST}:{settings.deployer_port}"
+
+
+def deployer_status(settings: Settings) -> dict[str, Any] | None:
+    """Return what this home's deployer says of itself and its targets; None where it does not."""
     try:
-        answer = loopback.get(f"http://{HOST}:{port}/status")
+        answer = loopback.get(f"{deployer_url(settings)}/status")
         document: dict[str, Any] = answer.json() if answer.is_success else {}
     except (httpx.HTTPError, ValueError):
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +20,10 @@ from weighbridge.serving.supervisor import Supervisor
 
 WORKER_LATE = 60.0
 """Seconds after its last heartbeat at which a worker is not there any more."""
+WORKERS: Final = f"work_pools/{deployments.POOL}/workers/filter"
+"""Where Prefect's API tells of the workers of our pool."""
+ELSEWHERE: Final = "ELSEWHERE"
+"""The state of a service that this home does not run (elsewhere.py)."""
 
 
 class ServiceStatus(BaseModel):
@@ -28,7 +33,8 @@ class ServiceStatus(BaseModel):
 
     name: str
     state: str = Field(
-        description="As supervisord says: RUNNING, STARTING, BACKOFF, FATAL, …; STOPPED: not up."
+        description="As supervisord says: RUNNING, STARTING, BACKOFF, FATAL, …; STOPPED: not up; "
+        "ELSEWHERE: not run by this home, and asked at its address."
     )
     since: float = Field(
         0.0, description="Unix time at which its process started; 0: it does not run."
@@ -39,6 +45,11 @@ class ServiceStatus(BaseModel):
         0.0, description="Unix time at which it was started again because it hung; 0: never."
     )
     log: Path
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this home does not run it."""
+        return self.state == ELSEWHERE
 
 
 def all_services(settings: Settings, supervisor: Supervisor) -> list[ServiceStatus]:
@@ -102,15 +113,14 @@ def _answers(name: str, ports: Addresses, supervisor: Supervisor, since: float) 
 def _polls(api: str, home: Path, since: float) -> bool:
     """Whether a worker of our pool, started at this time, tells Prefect that it is there."""
     try:
-        response = loopback.post(
-            f"{api}/work_pools/{deployments.POOL}/workers/filter",
-            {},
-            auth=prefect_settings.login(home),
-        )
+        response = loopback.post(f"{api}/{WORKERS}", {}, auth=prefect_settings.login(home))
     except httpx.HTTPError:
         return False
-    if not response.is_success:
-        return False
+    return response.is_success and is_polled(response, since)
+
+
+def is_polled(response: httpx.Response, since: float) -> bool:
+    """Whether Prefect's answer tells of a worker that is there, and was started after that time."""
     # Prefect goes on calling a worker that was killed, or stands still, ONLINE for a while.
     earliest = max(since, time.time() - WORKER_LATE)
     return any(
