@@ -7,6 +7,7 @@ from collections import Counter
 import httpx
 
 from tests.serving.gateway.upstreams import ASK, Upstream
+from tests.waiting import until
 from weighbridge.serving.gateway.gateway import Gateway
 from weighbridge.serving.gateway.haproxy import NotAnswering
 from weighbridge.serving.gateway.models import Front, GatewayArgs, Route
@@ -65,6 +66,18 @@ def master_of(gateway: Gateway) -> int:
     state = Supervisor(gateway.folder.parents[1]).state("gateway")
     assert state
     return state.pid
+
+
+def ask_and_log(gateway: Gateway, port: int, **headers: str) -> httpx.Response:
+    """Ask, and return the answer once its line is in the log.
+
+    haproxy drops a line that one thread has for the log while another is at it: requests that come
+    one after the other leave every line only where each waits for that of the one before.
+    """
+    before = len(entries(gateway))
+    answer = ask(port, **headers)
+    until(lambda: len(entries(gateway)) > before, otherwise=gateway.log.read_text)
+    return answer
 
 
 def entries(gateway: Gateway) -> list[dict[str, object]]:

@@ -18,6 +18,7 @@ import pytest
 from tests.serving.gateway.gateways import (
     ASK,
     ask,
+    ask_and_log,
     draining,
     entries,
     front,
@@ -40,13 +41,12 @@ from weighbridge.serving.supervisor import Supervisor
 def test_an_answer_says_which_version_gave_it(gateway: Gateway, two: list[Upstream]) -> None:
     port = free_port()
     gateway.apply(front(port, two[0]))
-    answer = ask(port, **{"X-Request-ID": 'mine "7"'})
+    answer = ask_and_log(gateway, port, **{"X-Request-ID": 'mine "7"'})
     assert answer.json() == {"by": "7"}
     assert answer.headers["X-Weighbridge-Version"] == "7"
     assert answer.headers["X-Request-ID"] == 'mine "7"'
     assert len(ask(port).headers["X-Request-ID"]) == 36
     assert two[0].seen[0]["X-Request-ID"] == 'mine "7"'
-    until(lambda: len(entries(gateway)) == 2)
     first = entries(gateway)[0]
     assert (first["server"], first["status"], first["id"], first["path"]) == (
         "7",
