@@ -87,6 +87,11 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """What it ended with, -9 where it was killed; None while it lives."""
+        return self._popen.poll()
+
     def tail(self, lines: int = 8) -> str:
         """Return the last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
@@ -172,7 +172,8 @@ class CandidateBenchmark:
                     raise
                 raise Unavailable(
                     f"measuring {self.candidate.label}",
-                    f"the engine died. Its log ends:\n{running.process.tail()}\n",
+                    f"the engine died with status {running.process.status}. Its log ends:\n"
+                    f"{running.process.tail()}\n",
                     f"whole log: {output}",
                 ) from exc
 
@@ -251,9 +252,25 @@ class CandidateBenchmark:
                 figures = self._run_levels(
                     running, payloads, levels, 1, seconds, TUNING_MAX_SECONDS, tuning=True
                 )
-                return [aim.value(level, peak.bytes) for level in figures]
+                values = [aim.value(level, peak.bytes) for level in figures]
+                for level, value in zip(figures, values, strict=True):
+                    # Neither 0 nor NaN is a speed.
+                    if not value > 0:
+                        self._refuse_without(aim.figure, level, running)
+                return values
 
             yield run
+
+    def _refuse_without(self, figure: str, level: LoadFigures, running: Running) -> NoReturn:
+        """Say why a run has no such figure."""
+        first = f", the first: {level.first_error}" if level.first_error else ""
+        raise Unavailable(
+            f"measuring {self.candidate.label}",
+            f"no {figure} at concurrency {level.concurrency}: of {level.requests} requests "
+            f"{level.errors} failed and {level.unfinished} were not answered in time{first}. "
+            f"The engine's log ends:\n{running.process.tail()}\n",
+            f"whole log: {running.process.log}",
+        )
 
     def _tuning_levels(self) -> list[int]:
         return sorted({min(self.args.concurrency), self.streams})

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
-from weighbridge.core.errors import Unavailable, WeighbridgeError
+from weighbridge.core.errors import WeighbridgeError
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import EngineArgs, engine_class, engine_for
@@ -26,9 +26,18 @@ from weighbridge.tasks.evaluate import EvaluateArgs
 from weighbridge.tasks.measurement import Candidate
 from weighbridge.tasks.search import recorded
 from weighbridge.tasks.search.aim import Aim
+from weighbridge.tasks.search.args import VARIANT, as_taken
 from weighbridge.tasks.search.budget import Budget
 from weighbridge.tasks.search.checks import refused
-from weighbridge.tasks.search.space import CANDIDATE, Branch, Setting, Space, space_of, without
+from weighbridge.tasks.search.space import (
+    CANDIDATE,
+    Branch,
+    Setting,
+    Space,
+    key_of,
+    space_of,
+    without,
+)
 from weighbridge.tasks.search.visits import Failure, Phase, Question, Visit, grid_of, write_grid
 from weighbridge.tasks.weigh_args import WeighArgs
 
@@ -38,7 +47,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # 2: noise is learned with the speeds, and settings that tell most get three quarters.
-VERSION: Final = 2
+# 3: the winner is weighed, none that fails at times wins, and what was refused is in the record.
+VERSION: Final = 3
 GRID: Final = "grid.jsonl"
 """File of everything that was tried, on which another search can be replayed."""
 SUMMARY: Final = "search.json"
@@ -78,6 +88,16 @@ class Live:
         model = candidate.variant.artifact.path
         return engine.sized_for(model, room, max(self.args.concurrency))
 
+    def unsearched(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the arguments, as JSON, under which its engine would run without any search."""
+        try:
+            args = self.args_of({CANDIDATE: candidate.label})
+            (args, *_) = engine_for(args).tunings(machine.cores())
+        # A model that cannot be read, say: the checks tell that of each setting.
+        except WeighbridgeError:
+            args = candidate.engine
+        return args.model_dump(mode="json")
+
     def __call__(self, question: Question) -> Visit:
         """Start the engine and load it briefly; whatever breaks is a record."""
         search = self.args.search
@@ -88,19 +108,21 @@ class Live:
         candidate = self.candidates[question.setting[CANDIDATE]]
         benchmark = self.benchmark(candidate.model_copy(update={"engine": args}))
         setting = dict(question.setting)
-        began, phase, started = time.monotonic(), "start", 0.0
+        phase: Phase = "start"
+        began, started, least = time.monotonic(), 0.0, machine.LeastMemory()
         try:
-            with benchmark.short_runs(self.aim) as run:
+            with least, benchmark.short_runs(self.aim) as run:
                 started, phase = time.monotonic() - began, "load"
                 repeats = [run(search.run_seconds) for _ in range(question.rounds)]
             # With the engine's end, which takes its time as well.
             ran = time.monotonic() - began - started
-            _require_answers(repeats)
         except WeighbridgeError as exc:
             return Visit(
                 setting=setting,
                 start_seconds=time.monotonic() - began,
-                failure=_failure(phase, exc, args),
+                failure=Failure(
+                    phase=phase, why=exc.wrong, memory=least.bytes, arguments=_all_of(args)
+                ),
             )
         return Visit(
             setting=setting,
@@ -146,7 +168,7 @@ def searched(
         VERSION,
         Searched,
         {**depends, "labels": labels},
-        lambda: _search(candidates, data, metrics, args, workspace, aim, fingerprint(depends)),
+        lambda: _search(candidates, data, metrics, args, workspace, aim, depends),
     )
     logger.info("search of options: %s", outcome.value.why)
     return outcome.value
@@ -159,7 +181,7 @@ def _search(
     args: WeighArgs,
     workspace: Workspace,
     aim: Aim,
-    name: str,
+    depends: Mapping[str, Any],
 ) -> Searched:
     # Recipes import this module, and the search brings numpy and Optuna.
     from weighbridge.tasks.search.search import search
@@ -167,11 +189,19 @@ def _search(
     asked = args.search
     assert asked is not None
     live = _live(candidates, data, metrics, args, workspace, aim)
-    space = space_of([_branch(candidate, args) for candidate in candidates], asked.unless)
-    reasons = refused(space, live.candidates, live.args_of)
+    branches = [_branch(candidate, live) for candidate in candidates]
+    whole = space_of(branches, asked.unless)
+    for condition in asked.unless:
+        if len(space_of(branches, [condition]).settings) == len(space_of(branches).settings):
+            logger.warning("search.unless leaves nothing out by %s", json.dumps(condition))
+    reasons = refused(whole, live.candidates, live.args_of)
     for number, why in reasons.items():
-        logger.info("not tried: %s: %s", json.dumps(space.settings[number]), why)
-    space = without(space, reasons)
+        logger.info("not tried: %s: %s", json.dumps(whole.settings[number]), why)
+    space = without(whole, reasons)
+    not_tried = [_refusal(whole.settings[number], why) for number, why in reasons.items()]
+    # With the space: trials of another one, which a new release or a lower limit of memory may
+    # have made of the same recipe, would not be of its settings.
+    name = fingerprint({**depends, "space": space.settings})
     storage = workspace.settings.home / "searches" / f"{name[:16]}.journal"
     budget = Budget(asked.seconds, asked.trials)
     found = search(space, live, budget, seed=asked.seed, storage=storage, name=name)
@@ -187,10 +217,11 @@ def _search(
         "maximized": figure,
         "winner": dict(found.setting),
         "losers": found.reasons(),
+        "not tried": {key_of(one.setting): one.failure.why for one in not_tried if one.failure},
     }
     return Searched(
         candidates=_chosen(candidates, space, chosen.values(), live),
-        record=_record(found.visits, summary, workspace),
+        record=_record([*grid_of(found.visits), *not_tried], summary, workspace),
         why=why,
     )
 
@@ -219,23 +250,43 @@ def _live(
     return live
 
 
-def _branch(candidate: Candidate, args: WeighArgs) -> Branch:
+def _branch(candidate: Candidate, live: Live) -> Branch:
     """Return what is tried of a candidate: what the recipe names, or its engine, and never what the
-    recipe gives with the engine.
+    recipe gives with the engine. The engine's defaults are among it, whatever is named.
     """
-    search = args.search
+    search = live.args.search
     assert search is not None
     engine = engine_for(candidate.engine)
     if engine.record() is not None:
         return recorded.branch(candidate.label, candidate.engine)
     if search.options == "auto":
-        named = engine.choices(machine.cores(), max(args.concurrency))
+        named = engine.choices(machine.cores(), max(live.args.concurrency))
     else:
         named = search.options.get(candidate.engine.kind, {})
     given = candidate.engine.model_fields_set
+    options = {name: values for name, values in named.items() if name not in given}
+    alone = live.unsearched(candidate)
     return Branch(
-        candidate.label, {name: values for name, values in named.items() if name not in given}
+        candidate.label,
+        options,
+        default=_defaults(alone, options, engine.numerics),
+        beside={**alone, VARIANT: candidate.variant.label},
     )
+
+
+def _defaults(
+    alone: Setting, options: Mapping[str, Sequence[Any]], numerics: frozenset[str]
+) -> dict[str, Any]:
+    """Return what an engine has by default of the options that are tried, in the recipe's words.
+
+    Number formats that are not named stay out: each would be weighed as a candidate of its own.
+    """
+    default = {}
+    for name, values in options.items():
+        same = [value for value in values if as_taken(alone["kind"], name, value) == alone[name]]
+        if same or name not in numerics:
+            default[name] = same[0] if same else alone[name]
+    return default
 
 
 def setting_group(space: Space, number: int, live: Live) -> tuple[tuple[str, Any], ...]:
@@ -275,25 +326,20 @@ def _chosen(
     return chosen
 
 
-def _record(visits: Sequence[Visit], summary: Mapping[str, Any], workspace: Workspace) -> Artifact:
+def _refusal(setting: Setting, why: str) -> Visit:
+    """Return the record of a setting that was refused before a start."""
+    options = {name: value for name, value in setting.items() if name != CANDIDATE}
+    failure = Failure(phase="check", why=why, memory=machine.memory(), arguments=options)
+    return Visit(setting=dict(setting), start_seconds=0.0, failure=failure)
+
+
+def _record(grid: Sequence[Visit], summary: Mapping[str, Any], workspace: Workspace) -> Artifact:
     """Keep what was tried as a grid, and why it ended so."""
     with workspace.store.scratch() as scratch:
-        write_grid(scratch / GRID, grid_of(visits))
+        write_grid(scratch / GRID, grid)
         Path(scratch / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
         return workspace.store.add(scratch, "jsonl", {"search": "grid"})
 
 
-def _failure(phase: str, exc: WeighbridgeError, args: EngineArgs) -> Failure:
-    where: Phase = "load" if phase == "load" else "start"
-    return Failure(
-        phase=where,
-        why=exc.wrong,
-        memory=machine.available_memory(),
-        arguments=args.model_dump(mode="json", exclude_none=True),
-    )
-
-
-def _require_answers(repeats: Sequence[Sequence[float]]) -> None:
-    """Refuse runs in which a level has no answer: a speed of 0 is none, and NaN neither."""
-    if not all(speed > 0 for levels in repeats for speed in levels):
-        raise Unavailable("loading it briefly", "not one request was answered in time")
+def _all_of(args: EngineArgs) -> dict[str, Any]:
+    return args.model_dump(mode="json", exclude_none=True)

@@ -26,7 +26,8 @@ SHRUNK: Final = 3
 class Replay:
     """Measures by looking up."""
 
-    def __init__(self, points: Sequence[GridPoint], seed: int = 0) -> None:
+    def __init__(self, grid: Sequence[GridPoint], seed: int = 0) -> None:
+        points = tried_of(grid)
         self.points = {key_of(point.setting): point for point in points}
         self.seed = seed
         self._noise = _noise(points)
@@ -79,13 +80,27 @@ class Replay:
         return sum(point.seconds for point in self.points.values())
 
 
+def tried_of(grid: Sequence[GridPoint]) -> list[GridPoint]:
+    """Return what a search would try: not what free checks refuse.
+
+    Raises:
+        BadInput: they refuse all.
+    """
+    tried = [one for one in grid if one.failure is None or one.failure.phase != "check"]
+    if not tried:
+        raise BadInput(
+            "replaying a recorded grid", f"all of its {len(grid)} settings were refused unseen"
+        )
+    return tried
+
+
 def replay_of(path: Path, seed: int = 0) -> tuple[Space, Replay]:
     """Return the space of a recorded grid, and what answers in it.
 
     Its first point stands for the engine's defaults; where it holds several candidates, each has
     its first.
     """
-    points = read_grid(path)
+    points = tried_of(read_grid(path))
     first: dict[str, int] = {}
     for number, point in enumerate(points):
         first.setdefault(key_of(point.setting.get(CANDIDATE)), number)

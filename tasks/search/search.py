@@ -167,11 +167,10 @@ def _against(standing: Standing, winner: int, default: int, within: bool) -> str
 
 
 def reasons(found: Found) -> dict[str, str]:
-    """Return why each setting that was tried has not won, by its JSON."""
-    said = {
-        key_of(found.space.settings[number]): _behind(found, number)
-        for number in dict.fromkeys(found.standing.visited.tolist())
-    }
+    """Return why each setting that was tried has not won, by its JSON, the nearest first."""
+    mean = found.standing.posterior.mean
+    tried = sorted(set(found.standing.visited.tolist()), key=lambda number: -mean[number])
+    said = {key_of(found.space.settings[number]): _behind(found, number) for number in tried}
     # After the speeds: one that works at times loses for the other times.
     for visit in found.visits:
         if visit.failure is not None:

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from weighbridge.core.errors import BadInput
@@ -27,18 +27,25 @@ class Branch:
 
     candidate: str
     options: Mapping[str, Sequence[Any]]
-    """Values by option; the first of each is what the engine has by default."""
+    """Values by option."""
     listed: Sequence[Setting] = ()
     """Settings one by one in place of all combinations; the first is the default."""
+    default: Setting = field(default_factory=dict)
+    """What the engine has by default, of options of which that is not the first value."""
+    beside: Setting = field(default_factory=dict)
+    """What it runs with beside the options that are tried; conditions may name it as well."""
 
     def settings(self) -> list[Setting]:
-        """Return every combination, the engine's defaults first."""
+        """Return the engine's defaults, and every combination that is another one."""
         if self.listed:
             return [{CANDIDATE: self.candidate, **setting} for setting in self.listed]
-        return [
+        combinations = [
             {CANDIDATE: self.candidate, **dict(zip(self.options, values, strict=True))}
             for values in itertools.product(*self.options.values())
         ]
+        default = {**combinations[0], **self.default}
+        known = key_of(default)
+        return [default, *(one for one in combinations if key_of(one) != known)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ def space_of(branches: Sequence[Branch], unless: Sequence[Mapping[str, Any]] = (
     for branch in branches:
         first, *others = branch.settings()
         defaults.append(len(settings))
-        settings += [first, *(one for one in others if not _left_out(one, unless))]
+        settings += [first]
+        settings += [one for one in others if not _left_out({**branch.beside, **one}, unless)]
     return Space(tuple(settings), tuple(defaults))
 
 
@@ -129,7 +137,7 @@ def without(space: Space, refused: Mapping[int, str]) -> Space:
         raise BadInput(
             "checking the space of the search",
             f"none of its {len(space.settings)} settings can work: {next(iter(refused.values()))}",
-            "change weigh.search.options",
+            "change weigh.search.options, or for less memory weigh.concurrency and weigh.context",
         )
     return Space(
         tuple(space.settings[number] for number in kept),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,8 @@ from weighbridge.tasks.search.aim import Figure
 from weighbridge.tasks.search.space import Setting
 
 Phase = Literal["check", "start", "load", "weigh"]
+FAILED_AT: Final = ("start: ", "load: ", "weigh: ")
+"""How the reason of a setting begins that was tried and failed."""
 
 
 class Failure(BaseModel):
@@ -28,7 +30,11 @@ class Failure(BaseModel):
         description="When it broke: before a start, at it, under load, or somewhere in a weighing."
     )
     why: str = Field(description="With the end of the engine's log.")
-    memory: int | None = Field(None, description="Bytes that the machine had left then.")
+    memory: int | None = Field(
+        None,
+        description="Fewest bytes that the machine had left meanwhile; before a start: all that it "
+        "has.",
+    )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="All arguments of the engine."
     )

@@ -30,7 +30,8 @@ def _point(measured: Measurement, repeated: set[int]) -> GridPoint:
     answered = [levels for levels in rounds if levels and _have_speed(levels)]
     if measured.failure or not answered:
         why = measured.failure or UNANSWERED
-        failure = Failure(phase="weigh", why=why, arguments=options)
+        arguments = measured.candidate.engine.model_dump(mode="json", exclude_none=True)
+        failure = Failure(phase="weigh", why=why, arguments=arguments)
         return GridPoint(setting=setting, start_seconds=measured.load_seconds, failure=failure)
     return GridPoint(
         setting=setting,

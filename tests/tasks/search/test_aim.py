@@ -95,6 +95,8 @@ def test_the_objective_decides_which_options_are_found(
     variant: Variant, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(plugins.BUILT_IN["engine"], "stand_in", engine.PATH)
+    busy = StandInArgs.model_validate(BUSY)
+    monkeypatch.setattr(engine.StandInEngine, "tunings", lambda self, cores: [busy])
     for aim, best in (
         (Aim.of(SelectArgs()), BUSY),
         (Aim.of(SelectArgs(objective="latency", concurrency=2)), QUICK),

@@ -27,6 +27,8 @@ def test_each_candidate_is_a_point_with_options_runs_seconds_or_the_failure(tmp_
     assert (first.start_seconds, first.run_seconds) == (0.4, 4.0)
     assert second.failure is not None
     assert second.failure.why == "it died\nat once"
+    assert second.failure.arguments["kind"] == "llama_cpp"
+    assert second.failure.arguments["ubatch_size"] == 512
     space, replay = replay_of(path)
     assert len(space.settings) == 2
     assert replay.seconds() == 0.4 + 4.0 + 0.4
