@@ -19,6 +19,7 @@ from weighbridge.tasks.evaluate import Evaluated
 from weighbridge.tasks.measurement import Measurement
 from weighbridge.tasks.report import WeighingReport, weighing_report
 from weighbridge.tasks.report_page import Section
+from weighbridge.tasks.report_search import search_facts
 from weighbridge.tasks.report_sections import asked, data_card
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.weigh import Weighed
@@ -53,6 +54,7 @@ def release_report(
     winner = winner_of(decision, weighed)
     measured = next((one for one in weighed.measurements if one.candidate == winner), None)
     costs = cost_facts(measured, training_seconds, recipe.weigh, recipe.select.concurrency)
+    searched = search_facts(weighed.search)
     variants = [variant.label() for variant in recipe.optimize.variants]
     return weighing_report(
         decision,
@@ -67,6 +69,7 @@ def release_report(
             Section(title="The data", facts=data_card(downloaded.data)),
         ],
         sections=[
+            *([Section(title="The search of options", facts=searched)] if searched else []),
             *([Section(title="What it costs", facts=costs)] if costs else []),
             Section(title="How to repeat it", facts=repeat, copied=True),
         ],
