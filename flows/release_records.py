@@ -138,7 +138,7 @@ class ReleaseRecords:
 
     def report(self, report: WeighingReport, workspace: Workspace) -> None:
         """Keep the report with the release's run: as its description, as a page, as a chart."""
-        self.mlflow_run.describe(report.markdown)
+        self.mlflow_run.describe(report.markdown, "The whole is report/report.md of this run.")
         with workspace.store.scratch() as scratch:
             for file in report.save(scratch):
                 self.mlflow_run.attach(file, "report")

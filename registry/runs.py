@@ -37,6 +37,8 @@ _FLUSH_AFTER = 1.0
 """Seconds that live metrics may wait for each other: every write to SQLite waits for the disk."""
 _LONGEST_PARAMETER = 6000
 """Characters that MLflow takes as the value of a parameter."""
+_LONGEST_DESCRIPTION = 8000
+"""Characters that MLflow takes as the value of a tag."""
 _LONGEST_NAME = 250
 _NO_NAME = re.compile(r"[^\w.\- :/]")
 """What no name of a parameter or metric holds."""
@@ -177,8 +179,14 @@ class MlflowRun:
                 self.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
             )
 
-    def describe(self, markdown: str) -> None:
-        """Set the run's description in the UI."""
+    def describe(self, markdown: str, whole: str) -> None:
+        """Set the run's description in the UI; of a long one the beginning, and where the whole is,
+        as a sentence.
+        """
+        if len(markdown) > _LONGEST_DESCRIPTION:
+            # MLflow would cut it within a word, and warn whoever waits for the release.
+            lines, _, _ = markdown[: _LONGEST_DESCRIPTION - len(whole) - 2].rpartition("\n")
+            markdown = f"{lines}\n\n{whole}"
         self.set_tags({NOTE: markdown})
 
     def attach(self, file: Path, folder: str = "") -> None:

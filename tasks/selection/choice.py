@@ -52,7 +52,11 @@ class Choice:
             among = f"{len(self.field)} of {among} that are likeliest to be shown to {deed}"
         best = f"{self.objective.goal.best}{by}"
         if self.chosen is self.best:
-            return f"{label} is the {best} ({figure}) of {among}{self._from_the_next()}"
+            next_best, told = self._from_the_next()
+            # What was only seen is told as that.
+            verb = "was" if told.startswith("not") else "is"
+            apart = f"; from {next_best} it is {told}" if told else ""
+            return f"{label} {verb} the {best} ({figure}) of {among}{apart}"
         return (
             f"{label} ({figure}) is tied with the {best} of {among} "
             f"({self.best.candidate.label}, {self.objective.shown(self.best)}), and has fewer "
@@ -124,14 +128,15 @@ class Choice:
     def _comparison(self, one: Measurement, other: Measurement) -> str:
         return f"{self.objective.shown(one)} against {self.objective.shown(other)}"
 
-    def _from_the_next(self) -> str:
-        """Return whether repeats tell it from the next one, to be put after a sentence."""
+    def _from_the_next(self) -> tuple[str, str]:
+        """Return the label of the next one, and whether repeats tell the two apart; nothing where
+        there is none, or where there are no repeats.
+        """
         others = [one for one in self.compared if one is not self.chosen]
         if not others:
-            return ""
+            return "", ""
         next_best = self.objective.best(others)
-        told = self.objective.told_apart(self.chosen, next_best)
-        return f"; from {next_best.candidate.label} it is {told}" if told else ""
+        return next_best.candidate.label, self.objective.told_apart(self.chosen, next_best)
 
 
 def _holds(measurements: Sequence[Measurement], one: Measurement) -> bool:

@@ -143,3 +143,17 @@ def test_a_metric_of_any_label_is_logged(registry: Registry) -> None:
     run = registry.release("demo", {"recipe": 3}, params={}, tags={})
     run.log_metrics({"hit@1": 0.5, "exact_match": 1.0})
     assert read(registry, run).data.metrics == {"hit_1": 0.5, "exact_match": 1.0}
+
+
+def test_a_description_that_is_too_long_ends_with_a_line_and_says_where_the_whole_is(
+    registry: Registry,
+) -> None:
+    def described(markdown: str) -> str:
+        with stage(registry) as run:
+            run.describe(markdown, "The whole is elsewhere.")
+        return str(read(registry, run).data.tags["mlflow.note.content"])
+
+    assert described("# Short") == "# Short"
+    told = described("a line of twenty-four...\n" * 400)
+    assert 7900 < len(told) <= 8000
+    assert told.endswith("twenty-four...\n\nThe whole is elsewhere.")

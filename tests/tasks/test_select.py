@@ -158,9 +158,11 @@ def test_of_candidates_that_repeats_tie_the_smaller_one_is_chosen_else_the_estim
     assert decide(one, other).winner == "llama_cpp/a"
     in_doubt = decide(repeated(one, *NOISY), repeated(other, *OTHERWISE))
     assert in_doubt.winner == "llama_cpp/a"
+    assert in_doubt.why.startswith("llama_cpp/a was the fastest by repeats (measured once: ")
     assert "from llama_cpp/b it is not told apart by repeats" in in_doubt.why
     assert "not told apart by repeats" in in_doubt.reasons["llama_cpp/b"]
     shown = decide(repeated(one, *STEADY), repeated(other, *OTHERWISE))
+    assert shown.why.startswith("llama_cpp/a is the fastest by repeats (measured once: ")
     assert "it is told apart by repeats (faster is shown" in shown.why
     equal = measured("a", speed=500)
     assert decide(repeated(equal, *STEADY), repeated(other, *OTHERWISE)).winner == "llama_cpp/b"
