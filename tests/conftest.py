@@ -31,7 +31,8 @@ PREFECT_INSIDE = [Path(__file__).parent / folder for folder in ("flows", "deploy
 LONG_FILES = (
     "rollout/test_rollout_faults.py",
     "serving/targets/test_local.py",
-    "serving/test_bento.py",
+    "serving/bento/test_running.py",
+    "serving/bento/test_building.py",
     "registry/test_webhooks.py",
     "tasks/test_package.py",
     "conformance/test_faults.py",

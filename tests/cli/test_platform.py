@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.deployer.test_deployer import Bench
+from tests.deployer.bench import Bench
 from tests.rollout.rollouts import Machine, machine
 from tests.stand_ins.target import Version
 from tests.waiting import soon

@@ -104,3 +104,17 @@ def test_a_text_longer_than_any_header_is_not_read_into_memory(tmp_path: Path) -
         stream.truncate(2**34)
     with pytest.raises(ValueError, match="or that is too long"):
         read_metadata(path)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGML" + bytes(40))
+    with pytest.raises(ValueError, match="no GGUF file"):
+        read_header(tmp_path / "model.gguf")
+
+
+def test_a_cut_off_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(
+        b"GGUF" + (3).to_bytes(4, "little") + (5).to_bytes(8, "little") * 2
+    )
+    with pytest.raises(ValueError, match="ends in the middle"):
+        read_header(tmp_path / "model.gguf")

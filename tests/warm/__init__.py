@@ -22,7 +22,7 @@ ends with the test run. What an origin has to say is in NAME.log in the folder o
 =====================  ============================================================================
 
 Some begin as a user's do, so that the real way is tested too: all that tests/test_packaging.py and
-tests/serving/test_bento.py start, the first release of tests/flows, the first model of
+tests/serving/bento start, the first release of tests/flows, the first model of
 tests/tasks/optimizers/test_compressed_tensors.py, a run and its server in
 tests/flows/test_prefect_server.py, the engine that the conformance suite has end with its parent.
 """

@@ -1,0 +1,24 @@
+"""GGUF variants of a model, made as stage optimize makes them."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.tasks.optimizers.rows import write_rows
+from weighbridge.core.settings import Settings
+from weighbridge.core.workspace import Workspace
+from weighbridge.tasks.measurement import Variant
+from weighbridge.tasks.optimize import OptimizeArgs, optimize
+
+MACHINE_CACHE = Settings().cache
+
+
+def made(
+    variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
+) -> list[Variant]:
+    """Make variants of a model, with rows of our own as data."""
+    weights = workspace.store.add(model, "safetensors", adopt=False)
+    data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
+    args = OptimizeArgs.model_validate(
+        {"variants": [{"kind": "gguf", **variant} for variant in variants]}
+    )
+    return optimize(weights, data, args, workspace).variants
