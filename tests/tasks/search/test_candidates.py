@@ -284,6 +284,20 @@ def test_conditions_name_engines_variants_and_options_that_the_recipe_gives(
     assert said == ['search.unless leaves nothing out by {"context": 0, "threads": 8}']
 
 
+def test_what_the_recipe_gives_stays_and_a_candidate_without_a_setting_is_weighed_as_it_is(
+    variant: Variant, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(6, monkeypatch)
+    asked = args({"stand_in": {"threads": [1, 2], "context": [512]}}).model_copy(
+        update={"engines": [StandInArgs(threads=2), StandInArgs(threads=6)]}
+    )
+    given, refused_one = weigh([variant], data, METRICS, asked, workspace).measurements
+    assert given.candidate.engine.model_dump()["threads"] == 2
+    assert refused_one.candidate.label == "stand_in(threads=6)/whole"
+    assert refused_one.failure is not None
+    assert "6 are too many" in refused_one.failure
+
+
 def test_by_itself_llama_cpp_has_what_costs_no_quality_tried() -> None:
     choices = LlamaCpp(LlamaCppArgs()).choices(2, 8)
     assert choices["threads"] == [1, 2]
