@@ -104,4 +104,16 @@ class ReleaseTarget:
         """Return what serves now, once the version before has finished its requests."""
         while not target_operations.stop_drained(binding.target, self.workspace):
             time.sleep(0.2)
-        return serving_at(managed_target_of(binding, self.workspace))
+        return _once_it_answers(managed_target_of(binding, self.workspace))
+
+
+def _once_it_answers(managed: ManagedTarget) -> Serving:
+    """Return what serves, once clients are answered: what did not run, as after a reboot, was
+    only started again.
+    """
+    deadline = time.monotonic() + managed.args.rollout.start_deadline
+    serving = serving_at(managed)
+    while serving.release and not serving.healthy and time.monotonic() < deadline:
+        time.sleep(0.2)
+        serving = serving_at(managed)
+    return serving

@@ -187,6 +187,16 @@ def test_a_release_is_repeated_from_its_record_and_nothing_else_changes(
     assert refused.stderr.startswith("error: replaying chain 1: it was never weighed")
 
 
+def test_a_run_after_a_reboot_waits_until_the_version_that_serves_answers_again(
+    there: FirstRun, warm: Run
+) -> None:
+    assert warm("down").returncode == 0
+    again = warm("run", there.recipe)
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert "serves already" in stages(again.stdout)["deploy"]
+    assert httpx.get(f"{address(there.recipe)}/v1/models").status_code == 200
+
+
 def test_a_fine_tune_worse_than_its_base_exits_3_and_serves_nothing(
     tmp_path: Path, tiny_model: Path, stages_done: FirstRun, warm: Run
 ) -> None:
