@@ -121,8 +121,9 @@ def _own_stage(contents: ImageContents) -> list[str]:
         f"{python} -m compileall -q --invalidation-mode unchecked-hash {packages}/{name}",
         f"mkdir {_OWN}",
         f"cd {ROOT}",
-        f"find . -path '*/site-packages/{name}*' -type f -o -path '*/bin/{name}' "
-        f"| tar --create --files-from=- | tar --extract --directory={_OWN}",
+        # No pipe: of one, `sh` sees only how its last command ended.
+        f"find . '(' -path '*/site-packages/{name}*' -type f -o -path '*/bin/{name}' ')' "
+        f"-exec cp --archive --parents --target-directory={_OWN} '{{}}' +",
     ]
     return [
         "FROM environment AS own",

@@ -121,6 +121,67 @@ def test_a_change_of_our_own_code_changes_a_small_layer_and_no_environment() -> 
     assert "rm -f /opt/weighbridge/control/lib/python3*/site-packages/weighbridge-*" in compiled
 
 
+def set_apart(folder: Path, commands: Path) -> subprocess.CompletedProcess[str]:
+    """Have `sh` set our own package apart as the build does, of what lies in a folder."""
+    [line] = [line for line in instructions(image_of(CONTROL, PINNED).text) if "find ." in line]
+    last = line.partition("; mkdir ")[2].replace("/build", f"{folder}/build")
+    command = f"set -eu; mkdir {last}".replace("/opt/weighbridge", f"{folder}/opt")
+    path = f"{commands}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, env={"PATH": path}
+    )
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder with our own package in the environment of an image, and another's beside it."""
+    environment = tmp_path / "opt" / "control"
+    packages = environment / "lib" / "python3.11" / "site-packages"
+    for file in (
+        packages / "weighbridge" / "cli" / "main.py",
+        packages / "weighbridge-1.0.dist-info" / "RECORD",
+        packages / "prefect" / "main.py",
+        environment / "bin" / "weighbridge",
+        environment / "bin" / "prefect",
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
+    (environment / "bin" / "weighbridge").chmod(0o755)
+    os.utime(environment / "bin" / "weighbridge", (1, 1))
+    (tmp_path / "build").mkdir()
+    return tmp_path
+
+
+def test_what_our_own_package_adds_is_set_apart_as_it_is(installed: Path) -> None:
+    done = set_apart(installed, installed)
+    assert done.returncode == 0, done.stderr
+    own = installed / "build" / "own"
+    packages = Path("control/lib/python3.11/site-packages")
+    assert {file.relative_to(own) for file in own.rglob("*") if file.is_file()} == {
+        packages / "weighbridge" / "cli" / "main.py",
+        packages / "weighbridge-1.0.dist-info" / "RECORD",
+        Path("control/bin/weighbridge"),
+    }
+    script = (own / "control" / "bin" / "weighbridge").stat()
+    assert (script.st_mode & 0o777, script.st_mtime) == (0o755, 1)
+
+
+@pytest.mark.parametrize("program", ["find", "cp"])
+def test_a_build_ends_where_setting_apart_fails(installed: Path, program: str) -> None:
+    (installed / program).write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    (installed / program).chmod(0o755)
+    done = set_apart(installed, installed)
+    assert done.returncode == 1
+    assert "no room" in done.stderr
+
+
+def test_no_command_of_a_build_hides_how_another_one_ended() -> None:
+    """`sh` has no pipefail everywhere."""
+    for name in image_names():
+        for line in instructions(image_of(name, PINNED).text):
+            assert not re.search(r"[^|]\|[^|]", line), line
+
+
 def test_labels_tell_base_and_lock() -> None:
     labels = dict(re.findall(r'^LABEL (\S+)="(.*)"$', image_of(CONTROL, PINNED).text, re.MULTILINE))
     assert labels["org.opencontainers.image.base.name"] == "registry.example/python"
