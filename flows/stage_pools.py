@@ -46,6 +46,10 @@ _KILLED: Final = re.compile(r"status code:? (137|-9)\b")
 """What Prefect says of a process that got SIGKILL: by hand, or for its memory."""
 _REFUSED: Final = "Failed to submit flow run to infrastructure"
 """What Prefect says where Docker, say, started nothing: it had no image, or no such device."""
+REFUSED_PAUSE: Final = 30.0
+"""Seconds until one that was refused is begun again, of which a registry or a daemon that is being
+restarted needs some; no more than a tenth of the time in which it is to begin.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,8 @@ class _Child:
     run: UUID
     began: float
     retries: int
+    due: float | None = None
+    """When it is begun again; None: its run is under way."""
     outcome: Any = None
     """Its result, or the error that it ended with."""
     lease: Any = None
@@ -118,7 +124,8 @@ class StagePools:
                     children.append(self._begin(order, order.place.retries, client))
                 self._wait(children, client)
             except BaseException:
-                _cancel([child for child in children if child.outcome is None], client)
+                under_way = (child for child in children if child.outcome is None)
+                _cancel([child for child in under_way if child.due is None], client)
                 raise
         return [child.outcome for child in children]
 
@@ -165,6 +172,10 @@ class StagePools:
         """Take note of what has become of a run."""
         from weighbridge.flows import stage
 
+        if child.due is not None:
+            if time.monotonic() >= child.due:
+                self._begin_again(child, client)
+            return
         if run is None or run.state is None:
             self._lost(child, "Prefect has no such run any more", client)
         elif run.state.is_completed():
@@ -209,8 +220,18 @@ class StagePools:
             remedy = _remedy(why, begun=child.lease is not None)
             child.outcome = Unavailable(child.doing, f"{why}{again}", remedy)
             return
-        logger.warning("%s: %s; it is begun again", child.order.title, why)
+        if not why.startswith(_REFUSED):
+            logger.warning("%s: %s; it is begun again", child.order.title, why)
+            self._begin_again(child, client)
+            return
+        # At once, it would be refused again.
+        pause = min(REFUSED_PAUSE, child.order.place.start_deadline / 10)
+        logger.warning("%s: %s; it is begun again in %.0f s", child.order.title, why, pause)
+        child.due = time.monotonic() + pause
+
+    def _begin_again(self, child: _Child, client: "SyncPrefectClient") -> None:
         fresh = self._begin(child.order, child.retries - 1, client)
+        child.due = None
         child.run, child.began, child.retries = fresh.run, fresh.began, fresh.retries
         child.lease, child.seen, child.state, child.without_worker = None, fresh.seen, "", None
 

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 from uuid import UUID
@@ -34,6 +35,8 @@ class Pool:
         self.crash = "the pod was evicted"
         """What is said of those that crash."""
         self.runs: list[UUID] = []
+        self.taken: list[float] = []
+        """When each was taken, by the monotonic clock."""
         self.most_at_once = 0
         self.infrastructure = ""
         """What was made for a run, as a worker tells it."""
@@ -82,6 +85,7 @@ class Pool:
                     if self.infrastructure:
                         client.update_flow_run(run, infrastructure_pid=self.infrastructure)
                     self.runs.append(run)
+                    self.taken.append(time.monotonic())
                     return run
         return None
 

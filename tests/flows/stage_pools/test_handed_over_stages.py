@@ -126,6 +126,38 @@ def test_a_run_that_is_lost_is_begun_again_and_ends_with_the_reason_where_that_d
     assert len(set(names_of(pool.runs))) == 2
 
 
+REFUSED = "Failed to submit flow run to infrastructure: ImageNotFound: no such image"
+
+
+def test_one_that_was_refused_is_begun_again_after_a_while(
+    pool: Any, there: Callable[[Compute], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.fates, pool.crash = ["crashes"], REFUSED
+    there(lambda: made(Workspace()))
+    with caplog.at_level(logging.WARNING, "weighbridge"):
+        release(recipe_of(pool, start_deadline=40))
+    assert "no such image; it is begun again in 4 s" in caplog.text
+    first, second = pool.taken
+    assert second - first >= 4
+
+
+def test_one_that_was_refused_stays_so_where_the_release_is_interrupted_in_between(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.flows.pools import state_of
+    from weighbridge.flows.stage_pools import StagePools
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool.fates, pool.crash = ["crashes"], REFUSED
+    monkeypatch.setattr(StagePools, "_begin_again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        release(recipe_of(pool, start_deadline=1))
+    [run] = pool.runs
+    assert state_of(run) == "CRASHED"
+
+
 def names_of(runs: list[Any]) -> list[str]:
     """The names of the containers, or of whatever a worker starts."""
     from prefect.client.orchestration import get_client
