@@ -95,7 +95,8 @@ class Follower:
             target_operations.command(self.target, "now", self.workspace)
         share = f", {status.share} % of new requests" if status.share else ""
         paused = ", paused" if status.paused else ""
-        self.on_progress(f"{self.target}: version {version}: {status.phase}{share}{paused}")
+        waits = f" ({status.waits_for})" if status.waits_for else ""
+        self.on_progress(f"{self.target}: version {version}: {status.phase}{share}{paused}{waits}")
 
 
 def promote(name: str, which: str, workspace: Workspace) -> Promotion:

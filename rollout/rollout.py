@@ -35,6 +35,8 @@ AT_ONCE = {"steps": (100,), "step_seconds": 0.0, "exclude_harm": "never"}
 """Going back must be quick, and goes to what has served already."""
 MEMORY_EVERY = 1.0
 """Seconds between two looks at a version's memory: adding up its processes costs more than POLL."""
+TELL_EVERY = 10.0
+"""Seconds between two notes of what a step waits for: each is a write, in a cluster to its API."""
 SWAP_RESERVE = 1.05
 """What a version needs beside the old one, over its measured peak."""
 DEFAULT_MAX_TOKENS = 128
@@ -144,7 +146,7 @@ class Rollout:
             verdict = self._of_never_run() if waits_for else "fail"
             self._tick(deadline, f"it gave no completion{waits}", verdict)
         self._evidence["start_seconds"] = time.monotonic() - began
-        self._enter("admit", admitted=True, shown="")
+        self._enter("admit", admitted=True)
 
     def _tell_what_it_waits_for(self) -> str:
         """Write down at once what the new version waits for, as whoever runs it says, and return
@@ -158,8 +160,7 @@ class Rollout:
             logger.warning("%s: %s: %s", self._managed.name, self._release.bento, waits_for)
             self._managed.outbox.write(self._ongoing.id, "waiting", why=waits_for)
         self._waits_for = waits_for
-        self._ongoing = self._ongoing.model_copy(update={"shown": waits_for})
-        self._managed.change_state(rollout=self._ongoing)
+        self._tell(waits_for)
         return waits_for
 
     def _as_reached(self, revision: Revision) -> Revision:
@@ -235,6 +236,7 @@ class Rollout:
         to be compared again at the step before. Raise RolloutStopped where it failed.
         """
         began = time.monotonic()
+        tell_due = began + TELL_EVERY
         self._canary.begin_step()
         while not self._skips_steps():
             self._tick()
@@ -253,6 +255,9 @@ class Rollout:
             if waited > self._policy.step_deadline:
                 self._accept(judgement, f"at {share} % of the traffic")
                 return True
+            if (now := time.monotonic()) >= tell_due:
+                tell_due = now + TELL_EVERY
+                self._tell(judgement.why)
             self._canary.ask()
         return True
 
@@ -292,9 +297,15 @@ class Rollout:
         changes = {
             key: value for key, value in fields.items() if key in OngoingRollout.model_fields
         }
-        self._ongoing = self._ongoing.model_copy(update={"phase": phase, **changes})
+        changes |= {"phase": phase, "waits_for": ""}
+        self._ongoing = self._ongoing.model_copy(update=changes)
         self._managed.change_state(rollout=self._ongoing)
         self._managed.route()
+
+    def _tell(self, waits_for: str) -> None:
+        """Write down what a step waits for, for whoever follows it."""
+        self._ongoing = self._ongoing.model_copy(update={"waits_for": waits_for})
+        self._managed.change_state(rollout=self._ongoing)
 
     def _note(self, shown: str) -> None:
         """Keep what a step has shown for the ledger and the state, which the next phase writes."""

@@ -44,6 +44,7 @@ class OngoingRollout(BaseModel, Generic[R]):
     )
     share: int = Field(0, description="Percent of new requests that it gets.")
     shown: str = Field("", description="What its last step has shown, in a sentence.")
+    waits_for: str = Field("", description="What this step waits for, in a sentence.")
     swap: bool = Field(
         False, description="Memory does not hold both: the old one was stopped first."
     )

@@ -38,6 +38,7 @@ class TargetStatus(BaseModel):
     rollout: str = Field("", description="Id of that rollout.")
     trying: str = Field("", description="Version that is being rolled out.")
     share: int = Field(0, description="Percent of new requests that it gets.")
+    waits_for: str = Field("", description="What the step of the rollout waits for.")
     paused: bool = False
     detail: str = Field(
         "", description="Why it is not the desired version; what drains; aliases that do nothing."
@@ -118,6 +119,7 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
     remarks = [
         state.reason,
         rollout.shown if rollout else "",
+        f"waits: {rollout.waits_for}" if rollout and rollout.waits_for else "",
         f"{draining} drains" if draining else "",
         managed.target.problem() if ask else "",
         state.alias_warning,
@@ -136,6 +138,7 @@ def status_of(managed: ManagedTarget, *, ask: bool) -> TargetStatus:
         rollout=rollout.id if rollout else "",
         trying=rollout.next.release.version if rollout else "",
         share=rollout.share if rollout else 0,
+        waits_for=rollout.waits_for if rollout else "",
         paused=operator_commands.read(managed.records).paused,
         detail="; ".join(remark for remark in remarks if remark),
     )

@@ -22,7 +22,7 @@ from weighbridge.deployer import promotion
 from weighbridge.deployer.deployer import Deployer
 from weighbridge.registry import Binding
 from weighbridge.registry.ledger import RolloutRecord, record_of
-from weighbridge.rollout import operator_commands, target_status
+from weighbridge.rollout import operator_commands, rollout, target_operations, target_status
 
 
 class Models(FakeRegistry):
@@ -126,6 +126,28 @@ def test_promote_wakes_the_deployer_and_waits_for_it(shop: Machine, deployer: De
     assert time.monotonic() - began < Settings().reconcile_seconds
     # It is written down a moment after the rollout has ended.
     until(lambda: deployer.status()["targets"]["shop"]["version"] == "2")
+
+
+def test_what_a_step_waits_for_is_told_by_promote_and_status_and_gone_with_the_step(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighbridge("promote", "demo", "1")
+    monkeypatch.setattr(rollout, "TELL_EVERY", 0.0)
+    shop.world.busy = False
+    shop.policy |= {"exclude_harm": "always", "step_deadline": 60}
+    told: list[str] = []
+
+    def go_on_once_told(text: str) -> None:
+        if not told and "10 % of new requests (not excluded yet: 20 points of extra" in text:
+            told.append(" ".join(weighbridge("status").split()))
+            target_operations.command("shop", "now", shop.workspace)
+
+    promotion.promote("demo", "2", shop.workspace).follow(
+        shop.workspace, now=False, on_progress=go_on_once_told
+    )
+    assert "waits: not excluded yet: 20 points of extra errors" in told[0]
+    assert "waits" not in weighbridge("status")
+    assert shop.serves() == "2"
 
 
 @pytest.mark.usefixtures("deployer")
