@@ -40,6 +40,13 @@ def test_a_space_without_a_setting_that_can_work_is_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_defaults_are_found_again_where_others_before_them_are_refused() -> None:
+    space = without(space_of([BRANCH, OTHER]), {0: "too large", 2: "too large"})
+    assert [space.settings[number] for number in space.defaults] == [
+        {"candidate": "vllm/whole", "max_num_seqs": 8}
+    ]
+
+
 def test_a_space_of_more_settings_than_can_be_thought_about_is_refused() -> None:
     huge = Branch("a", {str(number): list(range(10)) for number in range(6)})
     with pytest.raises(BadInput, match="1,000,000 settings, and 20,000 are the most"):

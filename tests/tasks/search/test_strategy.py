@@ -1,7 +1,9 @@
 """What is tried next, and who has won."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from weighbridge.tasks.search.space import Branch, Setting, space_of
@@ -32,12 +34,47 @@ def test_each_candidates_defaults_come_first() -> None:
         seen.append(visit(TWO.settings[default]))
 
 
-def test_every_value_is_seen_before_one_is_left_out() -> None:
-    strategy, seen = Strategy(SPACE, 0), [visit(SPACE.settings[0])]
-    while len(seen) < 3:
-        seen.append(visit(SPACE.settings[strategy.next(seen, 0.1)]))
-    for name, values in OPTIONS.items():
-        assert {one.setting[name] for one in seen} == set(values)
+def test_values_that_nobody_has_seen_come_before_others() -> None:
+    space = space_of([Branch("a", {**OPTIONS, "threads": [1, 2, 3, 4, 5, 6]})])
+    strategy, seen = Strategy(space, 0), [visit(space.settings[0])]
+    while len(seen) < 6:
+        seen.append(visit(space.settings[strategy.next(seen, 0.1)]))
+    assert {one.setting["threads"] for one in seen} == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_visit_to_what_is_suspected_to_fail_is_worth_less() -> None:
+    strategy = Strategy(SPACE, 0)
+    seen = [
+        visit(SPACE.settings[0], 100),
+        visit(setting(threads=2), 150),
+        visit(setting(slots=4), 150),
+        visit(setting(flash="off"), 100),
+        visit(setting(threads=2, slots=4), 165),
+        visit(setting(threads=4, flash="off"), None),
+    ]
+    standing = strategy.standing(seen)
+    trusted = replace(standing, failing=np.zeros_like(standing.failing))
+    assert SPACE.settings[strategy._worthwhile(trusted)]["threads"] == 4
+    assert SPACE.settings[strategy._worthwhile(standing)]["threads"] == 2
+
+
+def test_a_few_visits_that_agree_do_not_hide_an_option_while_it_looks_round() -> None:
+    strategy = Strategy(SPACE, 0)
+    seen = [visit(setting(**{name: value})) for name in OPTIONS for value in OPTIONS[name][:2]]
+    unseen = SPACE.number(setting(threads=4))
+    looking = strategy.standing(seen, scales=False).deviation[unseen]
+    assert looking > 1.5 * strategy.standing(seen).deviation[unseen]
+
+
+def test_more_rounds_on_one_start_tell_more_but_less_than_more_starts() -> None:
+    strategy = Strategy(SPACE, 0)
+
+    def deviation(*visits: Visit) -> float:
+        return float(strategy.standing(visits).deviation[0])
+
+    twice = visit(SPACE.settings[0]).model_copy(update={"repeats": [[100.0], [100.0]]})
+    once, starts = deviation(visit(SPACE.settings[0])), [visit(SPACE.settings[0])] * 2
+    assert deviation(*starts) < deviation(twice) < once
 
 
 def test_what_fails_is_not_met_again_by_the_value_that_it_failed_of() -> None:
