@@ -76,10 +76,12 @@ def status(as_json: bool) -> None:
     from weighbridge.rollout import target_status
     from weighbridge.services.elsewhere import with_services_elsewhere
     from weighbridge.services.platform import Platform
+    from weighbridge.services.service_status import with_deployers_trouble
 
     workspace = Workspace()
     settings = workspace.settings
     services = with_services_elsewhere(Platform(settings).services(), settings)
+    services = with_deployers_trouble(services, settings)
     targets = target_status.status(workspace)
     # Without `up` there is no platform that could be down: `weighbridge run` serves without one.
     was_up = service_addresses.read(settings.home) is not None
@@ -147,6 +149,11 @@ def _print_services(services: "list[ServiceStatus]") -> None:
     for service in services:
         if service.restarted:
             click.echo(f"{service.name}: hung {_ago(service.restarted)} ago, and was started again")
+        if service.detail:
+            sentence(
+                f"{service.name}: it looks after no target, and what serves goes on: "
+                f"{service.detail}"
+            )
     if others := [service.name for service in services if service.is_elsewhere]:
         sentence(f"not run by this installation, but asked: {', '.join(others)}")
 

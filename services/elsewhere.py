@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import httpx
 
 from weighbridge.core import service_addresses
-from weighbridge.core.service_addresses import WATCHDOG
 from weighbridge.core.settings import Settings
 from weighbridge.flows.prefect_settings import users_api
 from weighbridge.registry.mlflow_errors import without_login
@@ -27,9 +26,9 @@ def with_services_elsewhere(
 ) -> list[ServiceStatus]:
     """Return the services of this home, and those that others run in the place of its own."""
     elsewhere = {service.name: service for service in _services_elsewhere(settings)}
-    # Whoever runs the deployer there runs these two or not, and looks after all of them.
-    gone = {"worker", WATCHDOG} if "deployer" in elsewhere else set()
-    services = {service.name: service for service in own if service.name not in gone}
+    # Whoever runs the deployer runs the others or not: none of them is this home's to start.
+    ours = ["gateway"] if "deployer" in elsewhere else [service.name for service in own]
+    services = {service.name: service for service in own if service.name in ours}
     order = ["gateway", *SERVICES]
     return sorted((services | elsewhere).values(), key=lambda service: order.index(service.name))
 

@@ -1,7 +1,7 @@
 """How a service of the platform is: what supervisord says of it, and whether it answers."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ class ServiceStatus(BaseModel):
         0.0, description="Unix time at which it was started again because it hung; 0: never."
     )
     log: Path
+    detail: str = Field("", description="What keeps it from its work, as it says itself.")
 
     @property
     def is_elsewhere(self) -> bool:
@@ -63,6 +64,18 @@ def all_services(settings: Settings, supervisor: Supervisor) -> list[ServiceStat
         services = [gateway_status(settings.home, supervisor), *others]
     return [
         service.model_copy(update={"restarted": restarts.get(service.name, 0.0)})
+        for service in services
+    ]
+
+
+def with_deployers_trouble(
+    services: Sequence[ServiceStatus], settings: Settings
+) -> list[ServiceStatus]:
+    """Return the services, and with the deployer why it looks after no target, where that is so."""
+    mlflow = (service_addresses.deployer_status(settings) or {}).get("mlflow", {})
+    trouble = mlflow["detail"] if mlflow.get("answers") is False else ""
+    return [
+        service.model_copy(update={"detail": trouble}) if service.name == "deployer" else service
         for service in services
     ]
 

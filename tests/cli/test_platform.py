@@ -153,6 +153,21 @@ def test_a_target_that_the_deployer_alone_knows_is_down_where_it_cannot_open_it(
         assert (seen["target"], seen["healthy"]) == ("cluster", False)
 
 
+def test_a_deployer_that_cannot_work_with_mlflow_says_why(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing_deployer(workspace.settings.home, monkeypatch) as bench:
+        assert "looks after no target" not in weighbridge("status")
+        bench.mlflow.down = "two homes on one SQLite"
+        bench.wake()
+        assert soon(lambda: bench.get("/status")["mlflow"]["answers"] is False)
+        shown = weighbridge("status")
+        assert "deployer: it looks after no target, and what serves goes on: asking M" in shown
+        services = json.loads(weighbridge("status", "--json"))["services"]
+        [deployer] = [service for service in services if service["name"] == "deployer"]
+        assert deployer["detail"] == "asking MLflow: two homes on one SQLite"
+
+
 def test_the_deployer_of_another_home_at_the_same_port_is_not_heard(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,14 @@ def test_who_is_refused_by_prefect_says_nothing_of_the_worker(
     assert found["prefect"]["answers"]
 
 
+def test_beside_a_deployer_that_was_not_brought_up_nothing_else_is_expected(
+    container: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEIGHBRIDGE_TRACKING_URI")
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert list(services()) == ["gateway", "deployer"]
+
+
 def test_an_mlflow_of_somebodys_is_no_platform(elsewhere: Elsewhere, workspace: Workspace) -> None:
     code, shown = status()
     assert code == 0, shown
