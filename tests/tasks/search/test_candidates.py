@@ -298,6 +298,19 @@ def test_what_the_recipe_gives_stays_and_a_candidate_without_a_setting_is_weighe
     assert "6 are too many" in refused_one.failure
 
 
+def test_every_setting_has_room_for_the_highest_load(
+    variant: Variant, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weighbridge.serving.engines.llama_cpp.trained_context", lambda _: 2048)
+    candidate = Candidate(label="a", variant=variant, engine=LlamaCppArgs(ubatch_size=128))
+    asked = args({"stand_in": {}}).model_copy(update={"concurrency": [1, 8, 4]})
+    live = Live({"a": candidate}, {"a": 512}, data, METRICS, asked, workspace)
+    for options, sized in (({}, (8, 4096)), ({"parallel": 2}, (2, 1024))):
+        engine_args = live.args_of({"candidate": "a", **options}).model_dump()
+        assert (engine_args["parallel"], engine_args["ctx_size"]) == sized
+        assert engine_args["ubatch_size"] == 128
+
+
 def test_by_itself_llama_cpp_has_what_costs_no_quality_tried() -> None:
     choices = LlamaCpp(LlamaCppArgs()).choices(2, 8)
     assert choices["threads"] == [1, 2]
