@@ -23,7 +23,7 @@ from weighbridge.tasks.search.checks import refused
 from weighbridge.tasks.search.replay import replay_of
 from weighbridge.tasks.search.space import Branch, space_of
 from weighbridge.tasks.search.visits import Failure, Question, Visit, read_grid
-from weighbridge.tasks.weigh import weigh
+from weighbridge.tasks.weigh import inputs_of, weigh
 from weighbridge.tasks.weigh_args import WeighArgs
 
 METRICS = EvaluateArgs.model_validate({"metrics": [{"kind": "exact_match"}]})
@@ -296,6 +296,31 @@ def test_what_the_recipe_gives_stays_and_a_candidate_without_a_setting_is_weighe
     assert refused_one.candidate.label == "stand_in(threads=6)/whole"
     assert refused_one.failure is not None
     assert "6 are too many" in refused_one.failure
+
+
+def test_another_budget_searches_again_and_measures_no_candidate_again(
+    variant: Variant, data: Artifact, workspace: Workspace
+) -> None:
+    candidate = Candidate(label="a", variant=variant, engine=StandInArgs())
+    few, many = (args({"stand_in": {"threads": [1, 2]}}, trials=trials) for trials in (1, 4))
+    assert inputs_of(candidate, data, METRICS, few, workspace) == inputs_of(
+        candidate, data, METRICS, many, workspace
+    )
+    first, second = (weigh([variant], data, METRICS, asked, workspace) for asked in (few, many))
+    assert first.search is not None
+    assert second.search is not None
+    assert "1 were tried" in (first.search.path / SUMMARY).read_text()
+    assert "2 were tried" in (second.search.path / SUMMARY).read_text()
+
+
+def test_the_same_variant_under_another_name_is_searched_under_that(
+    variant: Variant, data: Artifact, workspace: Workspace
+) -> None:
+    asked = args({"stand_in": {"threads": [2]}}, trials=1)
+    for label in ("whole", "renamed"):
+        named = variant.model_copy(update={"label": label})
+        (measured,) = weigh([named], data, METRICS, asked, workspace).measurements
+        assert measured.candidate.label == f"stand_in/{label}"
 
 
 def test_every_setting_has_room_for_the_highest_load(

@@ -56,6 +56,11 @@ def test_visits_make_a_grid_that_can_be_read_again(tmp_path: Path) -> None:
     assert replay.seconds() == 5
 
 
+def test_ratios_count_at_every_load_and_not_the_larger_figures_of_the_higher_ones() -> None:
+    visit = Visit(setting={}, start_seconds=1, repeats=[[10.0, 1000.0], [100.0, 100.0]])
+    assert np.exp(visit.log_speeds()) == pytest.approx([100.0, 100.0])
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"), [("", "it has no line"), ('{"setting": 3}\n', "line 1: "), (None, "No such")]
 )
