@@ -278,6 +278,11 @@ class Live:
             return float(loopback.get(url).json()["since"])
         return 0.0
 
+    def deployer_is_idle(self) -> bool:
+        """Whether it is at work at no target: what is stopped in a write keeps the database."""
+        status = loopback.get(f"{self.ports.url('deployer')}/status").json()
+        return not any(target["busy_since"] for target in status["targets"].values())
+
     def well(self, seconds: float = 90) -> None:
         """Wait until every service answers."""
         until(

@@ -197,6 +197,7 @@ def test_hints_that_nobody_took_are_made_up_for(shop: Live) -> None:
     """Longer than MLflow tries to deliver them."""
     old, new, deployer = shop.good, shop.other, shop.pid("deployer")
     with Crowd(shop.url, HABITS, model=MODEL) as crowd:
+        until(shop.deployer_is_idle, 30)
         os.kill(deployer, signal.SIGSTOP)
         try:
             shop.alias(old)
