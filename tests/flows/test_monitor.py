@@ -85,7 +85,8 @@ class Scene:
     def _redeploy(self, binding: Binding, *_: object, force: bool) -> ReconcileResult:
         assert force, "the version before must be tried even if it failed once"
         records = home_records("demo", self.workspace.settings.home)
-        assert operator_commands.read(records).goes_back_to(self.champion), "it must be quick"
+        move = operator_commands.read(records).move_to(self.champion)
+        assert move == "rollback", "it must be quick"
         self.redeployed.append(self.champion)
         self.state.current = self._revision(self.champion)
         return ReconcileResult("deployed", f"version {self.champion} serves", self.champion)
