@@ -3,9 +3,9 @@ has made champion. Kept with the target's records.
 """
 
 import time
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from weighbridge.serving.targets.records import COMMANDS, TargetRecords
 
@@ -34,6 +34,15 @@ class OperatorCommands(BaseModel):
     moved_at: float = 0.0
     """Unix time at which that was asked for."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_earlier_names(cls, document: Any) -> Any:
+        """Read a rollback as earlier releases noted it."""
+        if not isinstance(document, dict) or "rollback_to" not in document:
+            return document
+        to, at = document["rollback_to"], document.get("rollback_at", 0.0)
+        return {"moved_to": to, "moved_by": "rollback", "moved_at": at} | document
+
     def move_to(self, version: str) -> Move | None:
         """Return the command that made this version champion not long ago, None where none did."""
         is_recent = time.time() - self.moved_at < MOVE_SECONDS
@@ -60,8 +69,16 @@ def note_move(records: TargetRecords, version: str, by: Move) -> None:
 
 def forget_move(records: TargetRecords, version: str) -> None:
     """Forget that a command made this version champion, if that is what is noted."""
+
+    def changed(content: bytes) -> bytes:
+        commands = _parse(content)
+        # Another move may have been noted since the look below.
+        if commands.moved_to != version:
+            return content
+        return commands.model_copy(update={"moved_to": ""}).model_dump_json().encode()
+
     if read(records).moved_to == version:
-        _change(records, {"moved_to": ""})
+        records.change(COMMANDS, changed)
 
 
 def issue(records: TargetRecords, command: Command, rollout: str) -> None:
