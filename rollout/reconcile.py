@@ -187,8 +187,8 @@ def _reconcile_locked(
         try:
             release, measurement = _releasable(managed, desired, registry)
             alias = _AliasWatch(binding.model, release.version, registry)
-            trigger = _checked(trigger, managed, desired)
-            stopped = Rollout(managed, release, trigger, measurement, alias.superseded).run()
+            checked = _checked(trigger, managed, desired)
+            stopped = Rollout(managed, release, checked, measurement, alias.superseded).run()
             operator_commands.forget_move(managed.records, desired.version)
         # BadInput goes on to the caller: another version would not make the address free.
         except Unavailable as exc:

@@ -302,6 +302,24 @@ def test_what_a_command_promoted_is_told_as_that_whoever_comes_first(shop: Machi
     assert operator_commands.read(shop.managed.records).move_to("2") is None
 
 
+def test_what_supersedes_a_promoted_version_is_not_told_as_promoted(
+    shop: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weighbridge.rollout.reconcile.ALIAS_POLL", 0.01)
+    shop.promote("1")
+    operator_commands.note_move(shop.managed.records, "2", "promote")
+    shop.registry.alias, shop.policy["step_seconds"] = "2", 30
+    given = (shop.binding, shop.registry, shop.workspace, "webhook")
+    worker = Thread(target=reconcile, args=given)
+    worker.start()
+    _until(lambda: shop.state.rollout is not None and shop.state.rollout.share == 10)
+    shop.registry.alias, shop.policy["step_seconds"] = "3", 0
+    worker.join(20)
+    assert shop.serves() == "3"
+    triggers = [entry.fields["trigger"] for entry in shop.registry.ledger if entry.event == "begin"]
+    assert triggers == ["test", "promote", "webhook"]
+
+
 def steps_passed(shop: Machine) -> list[str]:
     """What each step has shown, as the ledger tells it."""
     told = [entry.fields.get("shown", "") for entry in shop.registry.ledger]
