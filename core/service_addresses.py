@@ -113,11 +113,12 @@ def deployer_status(settings: Settings) -> dict[str, Any] | None:
     """Return what this home's deployer says of itself and its targets; None where it does not."""
     try:
         answer = loopback.get(f"{deployer_url(settings)}/status")
-        document: dict[str, Any] = answer.json() if answer.is_success else {}
+        document = answer.json() if answer.is_success else None
     except (httpx.HTTPError, ValueError):
         return None
-    # That of another home may listen there.
-    return document if document.get("home") == home_mark(settings.home) else None
+    # That of another home may listen there, or any other program.
+    ours = isinstance(document, dict) and document.get("home") == home_mark(settings.home)
+    return document if ours else None
 
 
 def wake_deployer(home: Path, target: str, trigger: str) -> bool:

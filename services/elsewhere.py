@@ -73,7 +73,8 @@ def _answers(url: str) -> bool:
         # verify: which certificates a client of it takes is that client's to know, and nothing
         # that is a secret is sent.
         return not httpx.get(url, timeout=TIMEOUT, verify=False).is_server_error
-    except httpx.HTTPError:
+    # An address may be none.
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 
@@ -89,6 +90,7 @@ def _polls(api: str) -> bool | None:
             auth=(user, password) if separator else None,
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
-    except httpx.HTTPError:
+        return is_polled(response, since=0.0) if response.is_success else None
+    # ValueError: a page to log in at, say, in place of JSON.
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return None
-    return is_polled(response, since=0.0) if response.is_success else None

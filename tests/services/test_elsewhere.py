@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.deployer.test_deployer import Bench
+from tests.deployer.bench import Bench
 from tests.stand_ins.http_server import Handler, Server
 from weighbridge.cli.main import cli
 from weighbridge.core import service_addresses
@@ -27,18 +27,24 @@ class Elsewhere:
         self.status = {"/health": 200, "/api/health": 200}
         self.heartbeat = time.time()
         """Of the worker, a Unix time."""
+        self.pages: dict[str, bytes] = {}
+        """What is answered at a path in place of what belongs there."""
         elsewhere = self
 
         class Answers(Handler):
             def do_GET(self) -> None:
                 assert "Authorization" not in self.headers, "nobody needs to log in for that"
-                self.answer(status=elsewhere.status[self.path])
+                page = elsewhere.pages.get(self.path, b"")
+                self.answer(page, elsewhere.status[self.path])
 
             def do_POST(self) -> None:
                 self.body()
                 login = f"Basic {base64.b64encode(LOGIN.encode()).decode()}"
                 if self.path != f"/api/{WORKERS}" or self.headers["Authorization"] != login:
                     self.answer(status=401)
+                    return
+                if page := elsewhere.pages.get(self.path):
+                    self.answer(page)
                     return
                 heartbeat = datetime.fromtimestamp(elsewhere.heartbeat, UTC).isoformat()
                 self.answer_json([{"status": "ONLINE", "last_heartbeat_time": heartbeat}])
@@ -116,6 +122,29 @@ def test_who_is_refused_by_prefect_says_nothing_of_the_worker(
     found = services()
     assert "worker" not in found
     assert found["prefect"]["answers"]
+
+
+def test_a_page_in_place_of_prefects_answer_says_nothing_of_the_worker(
+    container: Elsewhere,
+) -> None:
+    container.pages[f"/api/{WORKERS}"] = b"<html>log in</html>"
+    assert "worker" not in services()
+
+
+def test_an_address_that_is_none_does_not_answer(
+    elsewhere: Elsewhere, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://localhost:port/api")
+    prefect = services()["prefect"]
+    assert (prefect["address"], prefect["answers"]) == ("http://localhost:port/api", False)
+
+
+def test_another_program_at_the_deployers_port_is_no_deployer(
+    elsewhere: Elsewhere, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.status["/status"], elsewhere.pages["/status"] = 200, b'["well"]'
+    monkeypatch.setenv("WEIGHBRIDGE_DEPLOYER_PORT", elsewhere.server.url.rpartition(":")[2])
+    assert services()["deployer"]["state"] == "STOPPED"
 
 
 def test_beside_a_deployer_that_was_not_brought_up_nothing_else_is_expected(
