@@ -1,5 +1,6 @@
 """How engine options are searched, as a recipe says it."""
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -69,14 +70,13 @@ def check_options(args: SearchArgs, engines: list[EngineArgs]) -> None:
             _check_condition(kinds, name, values if isinstance(values, list) else [values])
 
 
-def as_taken(kind: str, name: str, value: Any) -> Any:
-    """Return a value as the engine takes it, as JSON.
+def as_taken(args: type[EngineArgs], options: Mapping[str, Any], name: str) -> Any:
+    """Return the value of an option as the engine takes it with all of these, as JSON.
 
     Raises:
-        ValidationError: it takes no such value.
+        ValidationError: it takes them not.
     """
-    taken = engine_class(kind).Args.model_validate({"kind": kind, name: value})
-    return taken.model_dump(mode="json")[name]
+    return args.model_validate(options).model_dump(mode="json")[name]
 
 
 def _check_condition(kinds: list[str], name: str, values: list[Any]) -> None:
@@ -108,10 +108,14 @@ def _takes_anything(kind: str) -> bool:
     return engine_class(kind).Args.model_config.get("extra") == "allow"
 
 
+def _alone(kind: str, name: str, value: Any) -> Any:
+    return as_taken(engine_class(kind).Args, {"kind": kind, name: value}, name)
+
+
 def _wrong(kind: str, name: str, value: Any) -> str | None:
     """Return why an engine does not take a value; None where it does."""
     try:
-        as_taken(kind, name, value)
+        _alone(kind, name, value)
     except ValidationError as exc:
         return str(exc.errors()[0]["msg"])
     return None
@@ -133,6 +137,6 @@ def _check_option(kind: str, name: str, values: list[Any]) -> None:
     for value in values:
         if wrong := _wrong(kind, name, value):
             raise ValueError(f"search.options: {kind}.{name} {value!r}: {wrong}")
-        if (same := as_taken(kind, name, value)) in taken:
+        if (same := _alone(kind, name, value)) in taken:
             raise ValueError(f"search.options: {kind}.{name} has {same!r} twice")
         taken.append(same)

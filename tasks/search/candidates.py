@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
@@ -269,13 +269,13 @@ def _branch(candidate: Candidate, live: Live) -> Branch:
     return Branch(
         candidate.label,
         options,
-        default=_defaults(alone, options, engine.numerics),
+        default=_defaults(candidate.engine, alone, options),
         beside={**alone, VARIANT: candidate.variant.label},
     )
 
 
 def _defaults(
-    alone: Setting, options: Mapping[str, Sequence[Any]], numerics: frozenset[str]
+    engine: EngineArgs, alone: Setting, options: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """Return what an engine has by default of the options that are tried, in the recipe's words.
 
@@ -283,10 +283,20 @@ def _defaults(
     """
     default = {}
     for name, values in options.items():
-        same = [value for value in values if as_taken(alone["kind"], name, value) == alone[name]]
-        if same or name not in numerics:
+        same = [value for value in values if _is_taken_as(engine, name, value, alone[name])]
+        if same or name not in engine_for(engine).numerics:
             default[name] = same[0] if same else alone[name]
     return default
+
+
+def _is_taken_as(engine: EngineArgs, name: str, value: Any, other: Any) -> bool:
+    """Whether a value, beside what the recipe gives with the engine, is this one in its words."""
+    given = engine.model_dump(exclude_unset=True)
+    try:
+        return bool(as_taken(type(engine), {**given, name: value}, name) == other)
+    # The checks tell that of each setting.
+    except ValidationError:
+        return False
 
 
 def setting_group(space: Space, number: int, live: Live) -> tuple[tuple[str, Any], ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from tests.stand_ins import engine
 from tests.stand_ins.engine import StandInArgs
@@ -252,6 +252,24 @@ def test_the_engines_defaults_are_tried_whatever_is_named(
     # What the engine is weighed with where nothing is searched: the first that it would tune.
     assert [point.setting["threads"] for point in points] == [1, 8, 6]
     assert found.measurements[0].candidate.engine.model_dump()["threads"] == 1
+
+
+def test_an_engine_that_takes_no_option_without_another_is_searched(
+    variant: Variant, data: Artifact, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SizedArgs(StandInArgs):
+        @model_validator(mode="after")
+        def _has_a_context(self) -> "SizedArgs":
+            if not self.context:
+                raise ValueError("it takes a context")
+            return self
+
+    asked = args("auto").model_copy(update={"engines": [SizedArgs(context=512)]})
+    monkeypatch.setattr(engine.StandInEngine, "Args", SizedArgs)
+    found = weigh([variant], data, METRICS, asked, workspace)
+    assert found.search is not None
+    points = read_grid(found.search.path / GRID)
+    assert sorted(point.setting["threads"] for point in points) == [1, 2, 8]
 
 
 def test_a_default_comes_first_wherever_it_is_named() -> None:
