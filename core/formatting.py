@@ -49,6 +49,7 @@ def figure(value: float, digits: int = 3, *, zeros: bool = False) -> str:
         digits: How many say something; whole numbers keep all of theirs.
         zeros: Keep those at the end, for figures that stand beside each other: `59.0 / 80.3`.
     """
+    value += 0.0  # of a zero with a sign: without it
     if not math.isfinite(value) or 0 < abs(value) < 1e-6:
         return f"{value:.{digits}g}"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
