@@ -153,7 +153,7 @@ def test_one_that_was_refused_stays_so_where_the_release_is_interrupted_in_betwe
     pool.fates, pool.crash = ["crashes"], REFUSED
     monkeypatch.setattr(StagePools, "_begin_again", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        release(recipe_of(pool, start_deadline=1))
+        release(recipe_of(pool, start_deadline=10))
     [run] = pool.runs
     assert state_of(run) == "CRASHED"
 

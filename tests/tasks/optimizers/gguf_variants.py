@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.tasks.optimizers.rows import write_rows
-from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.tasks.measurement import Variant
 from weighbridge.tasks.optimize import OptimizeArgs, optimize
-
-MACHINE_CACHE = Settings().cache
 
 
 def made(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests import adapters
-from tests.tasks.optimizers.gguf_variants import MACHINE_CACHE, made
+from tests.conftest import MACHINE_CACHE
+from tests.tasks.optimizers.gguf_variants import made
 from tests.tasks.optimizers.rows import write_rows
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure

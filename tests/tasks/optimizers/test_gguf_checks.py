@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.tasks.optimizers.gguf_variants import MACHINE_CACHE, made
+from tests.conftest import MACHINE_CACHE
+from tests.tasks.optimizers.gguf_variants import made
 from tests.tasks.optimizers.pre_tokenizers import BYTES, bpe, split
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
