@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.formatting import one_line
 from weighbridge.registry import Binding
 from weighbridge.rollout.reconcile import ReconcileResult
 
@@ -90,7 +91,7 @@ class TargetWorker:
             if not isinstance(exc, WeighbridgeError):
                 logger.exception("%s: this look broke off", self.binding.target)
             version = self._last.get("version", "")
-            outcome = {"action": "error", "detail": str(exc), "version": version}
+            outcome = {"action": "error", "detail": one_line(exc), "version": version}
         before = (self._last.get("action"), self._last.get("detail"))
         # A look every few seconds would fill the log with the same line.
         is_news = outcome["action"] != "nothing" and before != (

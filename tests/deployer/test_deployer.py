@@ -186,12 +186,21 @@ def test_an_error_at_a_target_is_in_its_status_and_it_is_tried_again(bench: Benc
     assert soon(lambda: bench.get("/status")["targets"]["demo"]["action"] == "nothing")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(28, "No space left on device")])
-def test_no_error_ends_a_targets_thread(bench: Bench, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("a\nbug"), "a bug"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_no_error_ends_a_targets_thread_and_each_is_told_in_one_line(
+    bench: Bench, error: Exception, told: str
+) -> None:
     bench.work.wrong["demo"] = error
     bench.start()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "error")
-    assert str(error) in bench.get("/status")["targets"]["demo"]["detail"]
+    assert bench.get("/status")["targets"]["demo"]["detail"] == told
     bench.wake()
     assert soon(lambda: bench.get("/status")["targets"]["demo"].get("action") == "nothing")
 
