@@ -20,6 +20,7 @@ from weighbridge.tasks.measurement import Candidate, Measurement
 from weighbridge.tasks.optimize import Optimized
 from weighbridge.tasks.package import Packaged
 from weighbridge.tasks.repeat import Repeated
+from weighbridge.tasks.search import candidates as search_candidates
 from weighbridge.tasks.search.aim import Aim
 from weighbridge.tasks.select import Decision
 from weighbridge.tasks.selection.machines import are_alike
@@ -149,7 +150,7 @@ def weigh_step(
     }
     aim = Aim.of(recipe.select)
     if recipe.weigh.search is not None:
-        inputs["aim"] = aim
+        inputs |= {"aim": aim, "search": search_candidates.VERSION}
     return CachedStage(
         "weigh",
         weigh.VERSION,

@@ -12,6 +12,7 @@ from weighbridge.core.workspace import Workspace
 from weighbridge.flows import cached_stages
 from weighbridge.tasks import weigh
 from weighbridge.tasks.optimizers.gguf import Gguf
+from weighbridge.tasks.search import candidates as search_candidates
 
 
 def optimize_inputs(workspace: Workspace) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def test_variants_are_made_again_where_their_optimizer_or_its_environment_is_ano
         assert optimize_inputs(workspace) != before
 
 
-def test_a_search_for_another_objective_is_another_weighing(
+def test_a_search_for_another_objective_or_in_another_way_is_another_weighing(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def inputs(objective: str, search: dict[str, Any] | None) -> dict[str, Any]:
@@ -53,3 +54,7 @@ def test_a_search_for_another_objective_is_another_weighing(
     few = {"trials": 3}
     assert inputs("latency", few) != inputs("throughput", few)
     assert inputs("latency", None) == inputs("throughput", None)
+    before, without = inputs("latency", few), inputs("latency", None)
+    monkeypatch.setattr(search_candidates, "VERSION", 99)
+    assert inputs("latency", few) != before
+    assert inputs("latency", None) == without
