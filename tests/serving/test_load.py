@@ -164,11 +164,12 @@ def test_where_nothing_came_no_percentile_is_known() -> None:
 
 def test_time_per_token_is_of_the_request_and_pieces_are_not_spread_out() -> None:
     words = " ".join("abcdefghijklmnop")
-    with serve(Behaviour(default=words, token_delay=0.02, per_piece=4)) as server:
+    # Long pauses: what a busy processor adds to one is little beside them.
+    with serve(Behaviour(default=words, token_delay=0.1, per_piece=4)) as server:
         figures = run_load(server.url, [{**one, "max_tokens": 16} for one in payloads(6)], 1)
     assert figures.answer_tokens == 16
     assert figures.itl_p50
-    assert 0.02 <= figures.itl_p50 < 0.03
+    assert 0.1 <= figures.itl_p50 < 0.15
     # Four pieces of four tokens: (last - first) / 15.
     assert figures.tpot_p50 == pytest.approx(3 * figures.itl_p50 / 15, rel=0.1)
 

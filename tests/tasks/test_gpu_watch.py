@@ -77,6 +77,9 @@ class Library(types.ModuleType):
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, library: Library, *, on_gpu: bool) -> GpuUse | None:
+    """What is seen of cards in so many looks as come. Give utilizations whose mean is a fraction of
+    two: that of many tenths is off by a last digit.
+    """
     monkeypatch.setitem(sys.modules, "pynvml", library)
     with GpuWatch(US, on_gpu, interval=0.001) as watch:
         soon(lambda: library.questions > 3 * len(library.cards), 10)
@@ -86,18 +89,18 @@ def seen(monkeypatch: pytest.MonkeyPatch, library: Library, *, on_gpu: bool) -> 
 
 def test_the_cards_of_the_engines_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     of_others = Card(used=9 << 30, processes={1: 9 << 30}, gpu=100)
-    ours = Card(used=9 << 30, processes={1: 1 << 30, os.getpid(): 2 << 30}, gpu=40)
+    ours = Card(used=9 << 30, processes={1: 1 << 30, os.getpid(): 2 << 30}, gpu=50)
     assert seen(monkeypatch, Library(of_others, ours), on_gpu=True) == GpuUse(
-        cards=1, memory=2 << 30, utilization=0.4, clock_mhz=1500, lowest_clock_mhz=1500
+        cards=1, memory=2 << 30, utilization=0.5, clock_mhz=1500, lowest_clock_mhz=1500
     )
 
 
 def test_where_the_driver_names_no_process_all_that_is_taken_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cards = Card(used=1 << 30, gpu=20, clock=1000), Card(used=2 << 30, gpu=60, clock=2000)
+    cards = Card(used=1 << 30, gpu=25, clock=1000), Card(used=2 << 30, gpu=75, clock=2000)
     assert seen(monkeypatch, Library(*cards), on_gpu=True) == GpuUse(
-        cards=2, memory=3 << 30, utilization=0.4, clock_mhz=1500, lowest_clock_mhz=1000
+        cards=2, memory=3 << 30, utilization=0.5, clock_mhz=1500, lowest_clock_mhz=1000
     )
 
 

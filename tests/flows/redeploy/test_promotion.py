@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.crowd import Crowd
-from tests.flows.live import MODEL, Live
+from tests.flows.live import MODEL, SELDOM, Live
 from tests.flows.redeploy.conftest import HABITS
 from tests.waiting import until
 from weighbridge.deployer.promotion import promote
@@ -69,9 +69,14 @@ def test_a_burst_of_promotions_ends_in_the_last_and_that_is_deployed_once(shop: 
         shop.serves(new)
         shop.rolled_out(new, asked)
     assert crowd.problems == []
-    outcomes = [one.outcome for one in shop.registry.history(MODEL) if one.began >= asked]
-    assert outcomes.count("serving") == 1
-    assert set(outcomes) <= {"serving", "superseded"}
+
+    def outcomes() -> list[str]:
+        return [one.outcome for one in shop.registry.history(MODEL) if one.began >= asked]
+
+    # The ledger is told after the fact, and of those that were superseded first.
+    until(lambda: "serving" in outcomes(), 30, lambda: f"{outcomes()}", poll=SELDOM)
+    assert outcomes().count("serving") == 1
+    assert set(outcomes()) <= {"serving", "superseded"}
 
 
 def test_an_alias_that_is_gone_takes_nothing_away(shop: Live) -> None:
