@@ -80,9 +80,11 @@ def status(as_json: bool) -> None:
 
     workspace = Workspace()
     settings = workspace.settings
-    services = with_services_elsewhere(Platform(settings).services(), settings)
-    services = with_deployers_trouble(services, settings)
-    targets = target_status.status(workspace)
+    # Once: one that hangs takes its time to be given up.
+    deployer = service_addresses.deployer_status(settings)
+    services = with_services_elsewhere(Platform(settings).services(), settings, deployer)
+    services = with_deployers_trouble(services, deployer)
+    targets = target_status.status(workspace, deployer=deployer)
     # Without `up` there is no platform that could be down: `weighbridge run` serves without one.
     was_up = service_addresses.read(settings.home) is not None
     expected = [service for service in services if was_up or service.is_elsewhere]

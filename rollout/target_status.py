@@ -5,9 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, computed_field
 
-from weighbridge.core import service_addresses
 from weighbridge.core.errors import Unavailable
-from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
 from weighbridge.rollout import operator_commands
 from weighbridge.rollout.engine_watch import last_restart
@@ -57,15 +55,18 @@ class TargetStatus(BaseModel):
         return self.desired_version
 
 
-def status(workspace: Workspace, *, ask: bool = True) -> list[TargetStatus]:
+def status(
+    workspace: Workspace, *, ask: bool = True, deployer: Mapping[str, Any] | None = None
+) -> list[TargetStatus]:
     """Return how every target of this machine is, from its state and its address; no MLflow.
 
     Args:
         workspace: this installation's files.
         ask: whether what serves is asked as well; else only the files are read.
+        deployer: what the deployer says of itself and its targets; None where nobody knows.
     """
     # The deployer has an environment of its own: what it lacks there can't be seen from here.
-    errors = _deployers_errors(workspace.settings) if ask else {}
+    errors = _deployers_errors(deployer or {})
     statuses = []
     for name in sorted({*known_targets(workspace.settings.home), *errors}):
         found = _status_if_expected(name, workspace, ask=ask, expected=name in errors)
@@ -88,9 +89,8 @@ def _status_if_expected(
     return _unknown(name, "") if expected else None
 
 
-def _deployers_errors(settings: Settings) -> Mapping[str, Mapping[str, Any]]:
+def _deployers_errors(deployer: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """Return the fields about it of every target where the deployer's last look went wrong."""
-    deployer = service_addresses.deployer_status(settings) or {}
     return {
         name: {"deployer_error": look["detail"], "deployer_error_at": look["at"]}
         for name, look in deployer.get("targets", {}).items()

@@ -5,7 +5,8 @@ They are an MLflow server of the user's, and a Prefect; and where a deployer ans
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import httpx
 
@@ -22,10 +23,16 @@ TIMEOUT = 5.0
 
 
 def with_services_elsewhere(
-    own: Sequence[ServiceStatus], settings: Settings
+    own: Sequence[ServiceStatus], settings: Settings, deployer: Mapping[str, Any] | None
 ) -> list[ServiceStatus]:
-    """Return the services of this home, and those that others run in the place of its own."""
-    elsewhere = {service.name: service for service in _services_elsewhere(settings)}
+    """Return the services of this home, and those that others run in the place of its own.
+
+    Args:
+        own: as this home's supervisord knows them.
+        settings: of this home.
+        deployer: what the deployer says of itself; None where it does not answer.
+    """
+    elsewhere = {service.name: service for service in _services_elsewhere(settings, deployer)}
     # Whoever runs the deployer runs the others or not: none of them is this home's to start.
     ours = ["gateway"] if "deployer" in elsewhere else [service.name for service in own]
     services = {service.name: service for service in own if service.name in ours}
@@ -33,7 +40,9 @@ def with_services_elsewhere(
     return sorted((services | elsewhere).values(), key=lambda service: order.index(service.name))
 
 
-def _services_elsewhere(settings: Settings) -> list[ServiceStatus]:
+def _services_elsewhere(
+    settings: Settings, deployer: Mapping[str, Any] | None
+) -> list[ServiceStatus]:
     logs = Supervisor(settings.home).logs
 
     def service(name: str, address: str, answers: bool, since: float = 0.0) -> ServiceStatus:
@@ -53,7 +62,6 @@ def _services_elsewhere(settings: Settings) -> list[ServiceStatus]:
         return found
     if api := _bare(users_api() or ""):
         found.append(service("prefect", api, _answers(f"{api}/health")))
-    deployer = service_addresses.deployer_status(settings)
     if deployer is not None:
         address = service_addresses.deployer_url(settings)
         found.append(service("deployer", address, answers=True, since=deployer["since"]))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,10 +69,15 @@ def all_services(settings: Settings, supervisor: Supervisor) -> list[ServiceStat
 
 
 def with_deployers_trouble(
-    services: Sequence[ServiceStatus], settings: Settings
+    services: Sequence[ServiceStatus], deployer: Mapping[str, Any] | None
 ) -> list[ServiceStatus]:
-    """Return the services, and with the deployer why it looks after no target, where that is so."""
-    mlflow = (service_addresses.deployer_status(settings) or {}).get("mlflow", {})
+    """Return the services, and with the deployer why it looks after no target, where that is so.
+
+    Args:
+        services: all of them.
+        deployer: what the deployer says of itself; None where it does not answer.
+    """
+    mlflow = (deployer or {}).get("mlflow", {})
     trouble = mlflow["detail"] if mlflow.get("answers") is False else ""
     return [
         service.model_copy(update={"detail": trouble}) if service.name == "deployer" else service
