@@ -10,8 +10,8 @@ import pytest
 
 from tests import adapters
 from tests.conftest import MACHINE_CACHE
-from tests.tasks.optimizers.gguf_variants import made
 from tests.tasks.optimizers.rows import write_rows
+from tests.tasks.optimizers.variants import made
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.environments import ensure
 from weighbridge.core.gguf_header import read_header
@@ -45,7 +45,7 @@ def variants(
 ) -> dict[str, Variant]:
     """The three variants of the demo, of the tiny model."""
     wanted = [{"quantization": name} for name in ("F16", "Q8_0", "Q4_0")]
-    found = made(wanted, tiny_model, shared, tmp_path_factory.mktemp("data"))
+    found = made("gguf", wanted, tiny_model, shared, tmp_path_factory.mktemp("data"))
     return {variant.label: variant for variant in found}
 
 
@@ -174,7 +174,7 @@ def test_an_adapter_beside_its_base_answers_as_the_two_do_in_transformers(
 def test_the_same_model_gives_the_same_bytes_elsewhere(
     variants: dict[str, Variant], tiny_model: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
-    again = made([{"quantization": "Q4_0"}], tiny_model, workspace, tmp_path)[0]
+    again = made("gguf", [{"quantization": "Q4_0"}], tiny_model, workspace, tmp_path)[0]
     assert again.artifact.digest == variants["gguf-Q4_0"].artifact.digest
 
 
@@ -186,7 +186,7 @@ def test_k_quants_and_importance_matrices_come_from_llama_cpps_own_tools(
     model = wide_model(tmp_path / "wide")
     weighted_too: dict[str, Any] = {"quantization": "Q4_K_M", "imatrix": True}
     wanted = [{"quantization": "Q4_K_M"}, weighted_too, {"quantization": "Q6_K"}]
-    plain, weighted, six = made(wanted, model, workspace, tmp_path)
+    plain, weighted, six = made("gguf", wanted, model, workspace, tmp_path)
     assert types_in(plain)["blk.0.ffn_up.weight"] == "Q4_K"
     assert types_in(six)["blk.0.ffn_up.weight"] == "Q6_K"
     assert weighted.facts["imatrix_rows"] == "40"

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
-from tests.tasks.optimizers.gguf_variants import made
 from tests.tasks.optimizers.pre_tokenizers import BYTES, bpe, split
+from tests.tasks.optimizers.variants import made
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -109,7 +109,7 @@ def test_a_model_with_another_pre_tokenizer_is_refused_in_one_line(
     steps = bpe(split(r"\w+|\W+"), BYTES)["pre_tokenizer"]
     model = with_tokenizer(tiny_model, tmp_path / "model", pre_tokenizer=steps)
     with pytest.raises(BadInput, match=r"making gguf-Q8_0: .*no pre-tokenizer like") as caught:
-        made([{}], model, workspace, tmp_path)
+        made("gguf", [{}], model, workspace, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_a_conversion_that_cuts_texts_otherwise_does_not_count(
     with pytest.raises(
         BadInput, match=r"proving gguf-Q8_0: the engine cuts texts otherwise.*around"
     ) as caught:
-        made([{}], model, workspace, tmp_path)
+        made("gguf", [{}], model, workspace, tmp_path)
     assert "\n" not in str(caught.value)
     assert not list((workspace.settings.home / "stages" / "optimize.variant").glob("*.json"))
 

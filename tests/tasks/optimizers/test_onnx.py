@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import MACHINE_CACHE
-from tests.tasks.optimizers.rows import write_rows
+from tests.tasks.optimizers.variants import made
 from weighbridge.core.errors import BadInput, Unavailable
 from weighbridge.core.settings import Settings
 from weighbridge.core.workspace import Workspace
@@ -17,21 +17,8 @@ from weighbridge.serving.engine_process import serve
 from weighbridge.serving.engines.onnx import Onnx as Engine
 from weighbridge.serving.engines.onnx import OnnxArgs as EngineArgs
 from weighbridge.tasks.measurement import Variant
-from weighbridge.tasks.optimize import OptimizeArgs, optimize
 from weighbridge.tasks.optimizers import onnx
 from weighbridge.tasks.optimizers.onnx import Onnx, OnnxArgs
-
-
-def made(
-    variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
-) -> list[Variant]:
-    """Make variants of a model, with rows of our own as data."""
-    weights = workspace.store.add(model, "safetensors", adopt=False)
-    data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
-    args = OptimizeArgs.model_validate(
-        {"variants": [{"kind": "onnx", **variant} for variant in variants]}
-    )
-    return optimize(weights, data, args, workspace).variants
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,7 @@ def variants(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         Settings(home=tmp_path_factory.mktemp("onnx") / "home", cache=MACHINE_CACHE)
     )
     wanted = [{"precision": "int4"}, {"precision": "fp16"}]
-    found = made(wanted, tiny_model, workspace, tmp_path_factory.mktemp("data"))
+    found = made("onnx", wanted, tiny_model, workspace, tmp_path_factory.mktemp("data"))
     return {variant.label: variant for variant in found}
 
 
@@ -182,7 +169,7 @@ def test_sixteen_bits_say_what_transformers_says(
 def test_the_same_model_gives_the_same_bytes_elsewhere(
     variants: dict[str, Variant], tiny_model: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
-    again = made([{"precision": "int4"}], tiny_model, workspace, tmp_path)[0]
+    again = made("onnx", [{"precision": "int4"}], tiny_model, workspace, tmp_path)[0]
     assert again.artifact.digest == variants["onnx-int4"].artifact.digest
 
 
@@ -194,5 +181,5 @@ def test_a_build_that_cuts_texts_otherwise_does_not_count(
     with pytest.raises(
         BadInput, match=r"proving onnx-int4: the engine cuts texts otherwise.*around"
     ):
-        made([{}], tiny_model, workspace, tmp_path)
+        made("onnx", [{}], tiny_model, workspace, tmp_path)
     assert not list((workspace.settings.home / "stages" / "optimize.variant").glob("*.json"))

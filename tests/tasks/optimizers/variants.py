@@ -1,4 +1,4 @@
-"""GGUF variants of a model, made as stage optimize makes them."""
+"""Variants of a model, made as stage optimize makes them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from weighbridge.tasks.optimize import OptimizeArgs, optimize
 
 
 def made(
-    variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
+    kind: str, variants: list[dict[str, Any]], model: Path, workspace: Workspace, scratch: Path
 ) -> list[Variant]:
-    """Make variants of a model, with rows of our own as data."""
+    """Make variants of a model by one optimizer, with rows of our own as data."""
     weights = workspace.store.add(model, "safetensors", adopt=False)
     data = workspace.store.add(write_rows(scratch / "rows"), "jsonl", adopt=False)
     args = OptimizeArgs.model_validate(
-        {"variants": [{"kind": "gguf", **variant} for variant in variants]}
+        {"variants": [{"kind": kind, **variant} for variant in variants]}
     )
     return optimize(weights, data, args, workspace).variants
