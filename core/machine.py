@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -52,31 +51,6 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:")
     )
     return max(0, min([available, *(limit - used for limit, used in _memory_limits())]))
-
-
-class LeastMemory:
-    """Looks at `available_memory` until its block ends: what a process took is free again by then,
-    and one that took too much has been killed.
-    """
-
-    def __init__(self, interval: float = 0.5) -> None:
-        # A look takes 1.2 ms: with this interval 0.2 % of a core.
-        self.bytes = available_memory()
-        self._interval = interval
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "LeastMemory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(self._interval):
-            self.bytes = min(self.bytes, available_memory())
 
 
 def let_waiting_threads_sleep() -> None:

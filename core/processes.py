@@ -10,16 +10,18 @@ import socket
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import psutil
 
+from weighbridge.core import machine
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.formatting import one_line
 from weighbridge.core.parent_death import die_with_parent
@@ -257,17 +259,15 @@ def cpu_seconds(group: int) -> float:
     return total
 
 
-class PeakMemory:
-    """Samples the memory of a process group until stopped: see `memory_of`."""
+class _Sampler(ABC):
+    """Samples on a thread of its own, from the beginning of its block to the end."""
 
-    def __init__(self, group: int, interval: float = 0.25) -> None:
-        self.bytes = 0
-        self._group = group
+    def __init__(self, interval: float) -> None:
         self._interval = interval
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -275,12 +275,41 @@ class PeakMemory:
         self._done.set()
         self._thread.join()
 
+    @abstractmethod
+    def _sample(self) -> None: ...
+
     def _watch(self) -> None:
         while True:
-            pids = [process.pid for process in members(self._group)]
-            self.bytes = max(self.bytes, memory_of(pids))
+            self._sample()
             if self._done.wait(self._interval):
                 return
+
+
+class PeakMemory(_Sampler):
+    """Samples the memory of a process group until stopped: see `memory_of`."""
+
+    def __init__(self, group: int, interval: float = 0.25) -> None:
+        super().__init__(interval)
+        self.bytes = 0
+        self._group = group
+
+    def _sample(self) -> None:
+        pids = [process.pid for process in members(self._group)]
+        self.bytes = max(self.bytes, memory_of(pids))
+
+
+class LeastMemory(_Sampler):
+    """Samples `machine.available_memory` until its block ends: what a process took is free again by
+    then, and one that took too much has been killed.
+    """
+
+    def __init__(self, interval: float = 0.5) -> None:
+        # A look takes 1.2 ms: with this interval 0.2 % of a core.
+        super().__init__(interval)
+        self.bytes = machine.available_memory()
+
+    def _sample(self) -> None:
+        self.bytes = min(self.bytes, machine.available_memory())
 
 
 def memory_of(pids: Iterable[int]) -> int:

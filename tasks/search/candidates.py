@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from weighbridge.core import machine
 from weighbridge.core.artifact import Artifact
 from weighbridge.core.errors import WeighbridgeError
+from weighbridge.core.processes import LeastMemory
 from weighbridge.core.stage_cache import fingerprint
 from weighbridge.core.workspace import Workspace
 from weighbridge.serving.engines.base import EngineArgs, engine_class, engine_for
@@ -109,7 +110,7 @@ class Live:
         benchmark = self.benchmark(candidate.model_copy(update={"engine": args}))
         setting = dict(question.setting)
         phase: Phase = "start"
-        began, started, least = time.monotonic(), 0.0, machine.LeastMemory()
+        began, started, least = time.monotonic(), 0.0, LeastMemory()
         try:
             with least, benchmark.short_runs(self.aim) as run:
                 started, phase = time.monotonic() - began, "load"

@@ -1,7 +1,6 @@
 """What a container's limits leave of the machine, whichever version of control groups it has."""
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,22 +106,6 @@ def test_what_a_limit_leaves_is_available_and_cached_files_are_no_use_of_it(
         },
     )
     assert machine.available_memory() == 14 * MEBIBYTE < unlimited
-
-
-def test_the_least_memory_is_known_after_it_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = threading.Event()
-    left = iter([900, 100])
-
-    def available() -> int:
-        now = next(left, None)
-        if now is None:
-            seen.set()
-        return 800 if now is None else now
-
-    monkeypatch.setattr(machine, "available_memory", available)
-    with machine.LeastMemory(interval=0.01) as least:
-        assert seen.wait(10)
-    assert least.bytes == 100
 
 
 def test_a_machine_without_control_groups_has_no_limits(

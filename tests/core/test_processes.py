@@ -4,14 +4,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.waiting import soon
+from weighbridge.core import machine
 from weighbridge.core.errors import Unavailable
 from weighbridge.core.processes import (
+    LeastMemory,
     PeakMemory,
     Process,
     cpu_seconds,
@@ -147,3 +150,19 @@ def test_a_file_that_another_process_maps_as_well_counts_whole(tmp_path: Path) -
 def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="starting child"):
         Process("child", ["/nowhere/program"], log=tmp_path / "log", cwd=tmp_path)
+
+
+def test_the_least_memory_is_known_after_it_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = threading.Event()
+    left = iter([900, 100])
+
+    def available() -> int:
+        now = next(left, None)
+        if now is None:
+            seen.set()
+        return 800 if now is None else now
+
+    monkeypatch.setattr(machine, "available_memory", available)
+    with LeastMemory(interval=0.01) as least:
+        assert seen.wait(10)
+    assert least.bytes == 100
